@@ -1,0 +1,135 @@
+"""Flower's ClientApp: messages in, messages out. The work itself is `ClientRuntime`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedlab.clients.deployed import setup_from_context
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
+from fedlab.engine.messages import ARRAYS, CONFIG, EXTRAS, METRICS, NUM_EXAMPLES, REDUCE
+from fedlab.engine.messages import array_record, config_record, required, to_numpy, to_record
+from fedlab.order import Order
+
+STATE = "fedlab.state"
+
+
+@dataclass(frozen=True)
+class ClientAppFactory:
+    """Builds the ClientApp in the process that will run it; picklable.
+
+    Args:
+        setup: what the app serves.
+    """
+
+    setup: ClientSetup
+
+    def __call__(self) -> ClientApp:
+        runtime = ClientRuntime(self.setup)
+        return make_app(lambda context: runtime)
+
+
+def make_app(runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
+    """A ClientApp over a runtime.
+
+    Args:
+        runtime_for: the runtime for a message's context.
+    """
+    app = ClientApp()
+
+    @app.query("profile")
+    def profile(message: Message, context: Context) -> Message:
+        runtime, client = runtime_for(context), _client(context)
+        data = runtime.setup.federated
+        facts = ConfigRecord(
+            {
+                "client": client,
+                "name": data.partition[client].name,
+                "train": data.num_train(client),
+                "test": data.num_test(client),
+                "shape": [int(n) for n in runtime.task.input_shape],
+                "classes": list(runtime.task.class_names),
+                "clients": data.num_clients,
+                "device": runtime.device.type,
+            }
+        )
+        return Message(RecordDict({CONFIG: facts}), reply_to=message)
+
+    @app.query("prepare")
+    def prepare(message: Message, context: Context) -> Message:
+        runtime = runtime_for(context)
+        answer = runtime.prepare(_client(context), _order(message), _version(context))
+        return _reply(message, context, answer, copy=True)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        runtime = runtime_for(context)
+        settings = dict(required(config_record, message.content, CONFIG))
+        shared = array_record(message.content, EXTRAS)
+        try:
+            answer = runtime.train(
+                _client(context),
+                _order(message),
+                to_numpy(required(array_record, message.content, ARRAYS)),
+                to_numpy(shared) if shared is not None else {},
+                settings,
+                _version(context),
+            )
+        except MissingSharedError:
+            return Message(RecordDict({"fedlab.missing": ConfigRecord({"shared": True})}), reply_to=message)
+        # a summed reply is consumed before the next client touches the resident model, any other outlives it
+        return _reply(message, context, answer, copy=REDUCE not in settings)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        runtime = runtime_for(context)
+        arrays = to_numpy(required(array_record, message.content, ARRAYS))
+        sums, values, count = runtime.evaluate(_client(context), _order(message), arrays, _version(context))
+        content = RecordDict({"sums": to_record(sums), METRICS: MetricRecord({**values, NUM_EXAMPLES: count})})
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -> Message:
+    arrays = {name: value.detach().clone() if copy else value for name, value in answer.arrays.items()}
+    content = RecordDict({METRICS: MetricRecord({**answer.metrics, NUM_EXAMPLES: answer.examples})})
+    if arrays:
+        content[ARRAYS] = to_record(arrays)
+    if answer.results:
+        content[EXTRAS] = to_record({name: value.detach().clone() for name, value in answer.results.items()})
+    if answer.version is not None:
+        context.state[STATE] = ConfigRecord({"version": answer.version})
+    return Message(content, reply_to=message)
+
+
+def _client(context: Context) -> int:
+    return int(context.node_config["partition-id"])
+
+
+def _order(message: Message) -> Order:
+    return Order.from_json(str(required(config_record, message.content, "fedlab")["order"]))
+
+
+def _version(context: Context) -> int | None:
+    record = context.state.get(STATE)
+    return int(record["version"]) if isinstance(record, ConfigRecord) else None  # type: ignore[arg-type]  # an int was stored
+
+
+_deployed: dict[str, ClientRuntime] = {}
+
+
+def _deployed_runtime(context: Context) -> ClientRuntime:
+    key = str(context.run_config.get("config-json"))
+    if key not in _deployed:
+        setup = setup_from_context(context.run_config, context.node_config, context.run_id)
+        torch.set_num_threads(setup.config.engine.threads)
+        _deployed[key] = ClientRuntime(setup)
+    return _deployed[key]
+
+
+app = make_app(_deployed_runtime)

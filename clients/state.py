@@ -1,0 +1,78 @@
+"""Lasting tensors of clients, one small file per client and version.
+
+Flower's ``Context.state`` carries only a version number; it moves on when the engine accepts a reply. A client that
+is repeated after a crash therefore starts from the version before, whatever the crashed attempt had written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from fedlab.context import ClientState
+from fedlab.errors import CheckpointError
+from fedlab.runfolder import write_atomic
+
+
+class StateStore:
+    """Client states below one folder.
+
+    Args:
+        root: folder of this run on this machine; created when first written to.
+        device: where states hand out their tensors.
+    """
+
+    def __init__(self, root: Path, device: torch.device | str = "cpu") -> None:
+        self.root, self.device = root, device
+
+    def load(self, client: int, version: int | None) -> ClientState:
+        """The state a client had at `version`; None is a client that has none yet.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        if version is None:
+            return ClientState(device=self.device)
+        path = self._path(client, version)
+        try:
+            return ClientState(safetensors.torch.load(_verified(path.read_bytes())), self.device)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(
+                f"state of client {client}", str(path), "the file written in that round", str(error)
+            ) from error
+
+    def save(self, client: int, version: int, state: ClientState, keep_from: int) -> None:
+        """Write a version and drop those nobody can ask for again.
+
+        Args:
+            keep_from: round of the last checkpoint; the newest version up to it stays, for resuming.
+        """
+        raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
+        write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw)
+        versions = sorted(v for v in self._versions(client) if v <= min(keep_from, version - 1))
+        for old in versions[:-1]:
+            self._path(client, old).unlink(missing_ok=True)
+
+    def latest(self, client: int) -> ClientState | None:
+        """The newest state of a client, for looking at it; None where it has none."""
+        versions = self._versions(client)
+        return self.load(client, max(versions)) if versions else None
+
+    def _versions(self, client: int) -> list[int]:
+        return [int(path.stem) for path in self._folder(client).glob("*.state") if path.stem.isdigit()]
+
+    def _folder(self, client: int) -> Path:
+        return self.root / f"{client // 1000:04d}" / f"{client:07d}"
+
+    def _path(self, client: int, version: int) -> Path:
+        return self._folder(client) / f"{version:06d}.state"
+
+
+def _verified(raw: bytes) -> bytes:
+    if hashlib.blake2b(raw[16:], digest_size=16).digest() != raw[:16]:
+        raise ValueError("its hash does not match its content: the file is torn or was changed")
+    return raw[16:]

@@ -1,0 +1,56 @@
+"""Everything about a configuration that can be known wrong before work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fedlab.config import Config
+from fedlab.data.partition import check_steps
+from fedlab.data.sources import source_settings
+from fedlab.engine import check_engine
+from fedlab.errors import ConfigErrors, InputError
+from fedlab.job import make_method
+from fedlab.method import Method
+from fedlab.models import check_model
+from fedlab.server.sampling import make_sampler
+from fedlab.server.strategies import make_strategy
+
+
+def check_config(config: Config, *, method: Method | None = None, strategy: object = None) -> list[str]:
+    """Validate every component's settings and the machine.
+
+    Args:
+        config: the configuration.
+        method: a method object that replaces ``config.method``.
+        strategy: a strategy object that replaces ``config.federation.strategy``.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        ConfigErrors: everything that is wrong, in one go.
+    """
+    errors: list[InputError] = []
+
+    def attempt(work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except ConfigErrors as several:
+            errors.extend(several.errors)
+        except InputError as error:
+            errors.append(error)
+        return None
+
+    chosen = method or attempt(lambda: make_method(config.method))
+    attempt(lambda: check_model(config.model))
+    attempt(lambda: source_settings(config.data.source))
+    attempt(lambda: check_steps(config.data.partition))
+    attempt(lambda: make_sampler(config.federation.sampler, config.seed))
+    if strategy is None:
+        attempt(lambda: make_strategy(config.federation.strategy))
+    attempt(lambda: check_engine(config.engine))
+    warnings = attempt(lambda: chosen.check(config)) if chosen is not None else None
+    if errors:
+        raise ConfigErrors(errors)
+    return list(warnings or [])

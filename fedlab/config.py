@@ -1,0 +1,291 @@
+"""The run configuration: typed sections, strict keys, dotted overrides.
+
+A component (method, model, source, partition step, strategy, sampler) is a mapping with a ``name``; its other
+keys are that component's own settings and are validated by its ``Settings`` class once the registry has found it.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every configuration class: unknown keys are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class Component(BaseModel):
+    """A named component with settings of its own, e.g. ``{name: dirichlet, alpha: 0.5}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    name: str = Field(min_length=1)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+ComponentField = Annotated[Component, BeforeValidator(_named)]
+
+
+class DataConfig(Section):
+    """Where samples come from and how clients share them."""
+
+    source: ComponentField = Field(description="data source; see `fedlab list datasets`")
+    partition: tuple[ComponentField, ...] = Field(
+        default=(Component(name="iid", clients=5),),  # type: ignore[call-arg]  # component settings are extra keys
+        description="partition steps, each splitting every part of the one before; client counts multiply",
+    )
+    mean: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
+        default=(0.5,), description="subtracted per channel from images in [0, 1]; one tuple, or one per domain"
+    )
+    std: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
+        default=(0.5,), description="divisor per channel after `mean`; one tuple, or one per domain"
+    )
+
+
+class TrainingConfig(Section):
+    """Local training of a client between two exchanges."""
+
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.01, gt=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    batch_size: Positive = 32
+    local_epochs: Positive = 1
+    local_steps: Positive | None = Field(default=None, description="stop a client's round after so many steps")
+    drop_last: bool = False
+    clip_norm: float | None = Field(default=None, gt=0, description="clip the gradient's global L2 norm")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="learning-rate schedule over the global step of the whole run"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the schedule, in global steps")
+
+
+class FederationConfig(Section):
+    """Rounds, participation and aggregation."""
+
+    rounds: Positive = 10
+    strategy: ComponentField = Component(name="fedavg")
+    sampler: ComponentField = Component(name="uniform")
+    on_client_error: Literal["stop", "skip"] = Field(
+        default="stop", description="stop: end the run with the client's traceback; skip: average who remains"
+    )
+    timeout: float = Field(default=3600.0, gt=0, description="seconds the server waits for a phase's replies")
+
+
+class ExchangeConfig(Section):
+    """Changes to what the method exchanges."""
+
+    local: tuple[str, ...] = Field(
+        default=(),
+        description="shell patterns of state names that stay on the client (FedPer: model.head.*); "
+        "'norm' stands for every normalisation layer (FedBN)",
+    )
+
+
+class EvaluationConfig(Section):
+    """Federated evaluation on the clients' test samples."""
+
+    every: Positive = Field(default=1, description="rounds between evaluations; the last round always counts")
+    batch_size: Positive = 256
+
+
+class EngineConfig(Section):
+    """Where client work runs."""
+
+    name: Literal["ray", "inline", "flower"] = "ray"
+    workers: Positive | None = Field(default=None, description="ray and flower: client processes; default: one a core")
+    threads: Positive = Field(default=1, description="torch threads of each process, the server's too")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus_per_worker: float | None = Field(default=None, gt=0, description="fraction of a GPU each worker may use")
+    address: str | None = Field(default=None, description="address of a running Ray cluster")
+    chunk: Positive | None = Field(default=None, description="clients per dispatch; default: adapts to the cohort")
+    retries: int = Field(default=1, ge=0, description="how often a client whose worker died is repeated")
+
+
+class TrackingConfig(Section):
+    """What a run writes."""
+
+    folder: str = Field(default="runs", description="parent of the run folder")
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    console: Literal["auto", "live", "plain", "quiet"] = "auto"
+    tensorboard: bool = True
+    mlflow: str | None = Field(default=None, description="MLflow tracking URI; needs the extra fedlab-sim[mlflow]")
+    checkpoint_every: Positive = Field(default=10, description="rounds between checkpoints; the last is always kept")
+    cache: str | None = Field(default=None, description="folder for reusable results; default: the user's cache folder")
+
+
+class Config(Section):
+    """One run, completely. Two runs with equal configurations give equal results."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    method: ComponentField
+    model: ComponentField = Component(name="convnet")
+    data: DataConfig
+    training: TrainingConfig = TrainingConfig()
+    federation: FederationConfig = FederationConfig()
+    exchange: ExchangeConfig = ExchangeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    engine: EngineConfig = EngineConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML, every default spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
+        """A copy with dotted keys replaced, e.g. ``{"method.lambda_reg": 5}``."""
+        raw = self.model_dump(mode="json")
+        for key, value in overrides.items():
+            set_dotted(raw, key, value)
+        return parse(Config, raw)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def parse(section: type[S], raw: object, prefix: str = "") -> S:
+    """Validate `raw` as `section`.
+
+    Raises:
+        ConfigErrors: every wrong key and value found, with dotted names and suggestions.
+    """
+    if not isinstance(raw, Mapping):
+        raise ConfigErrors([ConfigError(prefix or "configuration", raw, "a mapping of keys to values")])
+    try:
+        return section.model_validate(dict(raw))
+    except ValidationError as error:
+        raise ConfigErrors([_explain(section, detail, prefix) for detail in error.errors()]) from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply ``dotted.key=value`` overrides.
+
+    Raises:
+        ConfigErrors: unreadable file, YAML error, unknown key or bad value.
+    """
+    return parse(Config, apply_overrides(read_yaml(path), overrides))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read with the safe loader."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigErrors([ConfigError("config", str(path), "a readable YAML file", str(error))]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigErrors([ConfigError("config", str(path), "valid YAML", " ".join(str(error).split()))]) from error
+    if not isinstance(raw, dict):
+        raise ConfigErrors([ConfigError("config", str(path), "a YAML mapping at the top", f"found {type(raw).__name__}")])
+    return raw
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`raw` with ``dotted.key=value`` strings applied; values are read as YAML (``1e-3`` too), lists by index."""
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigErrors([ConfigError("--set", override, "dotted.key=value", "e.g. --set training.lr=0.1")])
+        set_dotted(raw, key.strip(), _scalar(text))
+    return raw
+
+
+def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
+    """Set ``a.b.0.c`` inside nested mappings and lists, creating mappings on the way."""
+    *parents, last = key.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        here = _step(here, part, ".".join(parents[: depth + 1]))
+    if isinstance(here, list):
+        here[_index(here, last, key)] = value
+    else:
+        here[last] = value
+
+
+def _step(here: Any, part: str, key: str) -> Any:
+    if isinstance(here, list):
+        index = _index(here, part, key)
+        if isinstance(here[index], str):
+            here[index] = {"name": here[index]}
+        return here[index]
+    child = here.get(part)
+    if child is None:
+        child = here[part] = {}
+    elif isinstance(child, str):  # a component written by its bare name
+        child = here[part] = {"name": child}
+    elif not isinstance(child, (dict, list)):
+        raise ConfigErrors([ConfigError(key, child, "a section with keys below it", "shorten the dotted key")])
+    return child
+
+
+def _index(items: list[Any], part: str, key: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    raise ConfigErrors([ConfigError(key, part, f"an index below {len(items)}", "lists are addressed by number")])
+
+
+def _scalar(text: str) -> object:
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value) if any(c.isdigit() for c in value) else value
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(section: type[BaseModel], detail: Any, prefix: str) -> InputError:
+    location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part in _UNION_TAGS))
+    key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
+    if detail["type"] == "extra_forbidden":
+        owner = _section_at(section, location[:-1])
+        hint = did_you_mean(str(location[-1]), owner.model_fields) if owner else ""
+        return ConfigError(key, detail["input"], "no such key", hint)
+    if detail["type"] == "missing":
+        return ConfigError(key, None, "a value: this key is required", f"set {key}")
+    expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return ConfigError(key, detail["input"], expected)
+
+
+# pydantic names the branch of a union inside an error's location; users wrote no such key
+_UNION_TAGS = frozenset({"tuple[float, ...]", "dict[str,tuple[float, ...]]", "function-before[_named(), Component]"})
+
+
+def _section_at(section: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = section
+    for part in location:
+        field = current.model_fields.get(str(part)) if current else None
+        current = _inner_section(field.annotation) if field else None
+    return current
+
+
+def _inner_section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return next((found for arg in typing.get_args(annotation) if (found := _inner_section(arg))), None)
+    return None

@@ -1,0 +1,313 @@
+"""What a method's hooks get to work with: verbs and facts, never plumbing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.config import TrainingConfig
+from fedlab.errors import FedLabError
+from fedlab.method import Batch, Plan, Step, Task
+from fedlab.seeding import torch_generator
+
+
+Placed = TypeVar("Placed", Tensor, nn.Module)
+
+
+class NotFiniteError(FedLabError):
+    """A loss became NaN or infinite."""
+
+
+class Optimiser:
+    """A torch optimiser with its learning-rate schedule over the global step.
+
+    Args:
+        optimiser: the wrapped optimiser.
+        clip_norm: largest global L2 norm of the gradient, None for no limit.
+        factor: learning-rate factor as a function of the global step.
+    """
+
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        clip_norm: float | None = None,
+        factor: Callable[[int], float] | None = None,
+    ) -> None:
+        self.torch, self.clip_norm, self._factor = optimiser, clip_norm, factor
+        self._base = [group["lr"] for group in optimiser.param_groups]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.torch.param_groups for p in group["params"]]
+
+    def set_step(self, global_step: int) -> None:
+        """Apply the schedule for the step about to be taken."""
+        if self._factor is not None:
+            for group, base in zip(self.torch.param_groups, self._base, strict=True):
+                group["lr"] = base * self._factor(global_step)
+
+
+class WorkContext:
+    """Verbs shared by client and server work.
+
+    Args:
+        task: facts about the job.
+        networks: networks by role, on `device`.
+        training: the run's training section.
+        device: where work happens.
+        seed: the run's seed.
+        round: federated round, 0 before the first.
+        rounds: rounds of the run.
+        plan: what this round asks for.
+        scope: purpose prefix of every draw, e.g. ``("client", 3)``.
+        preflight: loops run once only; the point is to meet errors, not to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        networks: nn.ModuleDict,
+        training: TrainingConfig,
+        device: torch.device,
+        seed: int,
+        round: int,
+        rounds: int,
+        plan: Plan,
+        scope: tuple[str | int, ...],
+        preflight: bool = False,
+    ) -> None:
+        self.task, self.networks, self.training, self.device = task, networks, training, device
+        self.seed, self.round, self.rounds, self.plan = seed, round, rounds, plan
+        self.preflight = preflight
+        self._scope = scope
+        self._logged: dict[str, list[float]] = {}
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator for one purpose, a function of (seed, this client or server, round, purpose)."""
+        return torch_generator(self.seed, *self._scope, self.round, *purpose)
+
+    def place(self, value: Placed) -> Placed:
+        """A tensor or module on the device of this work."""
+        return value.to(self.device)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """``range(count)``; a single step in preflight."""
+        yield from range(min(count, 1) if self.preflight else count)
+
+    def optimiser(self, params: Iterable[Any], **overrides: Any) -> Optimiser:
+        """A fresh optimiser: the run's training section, changed by `overrides`.
+
+        Args:
+            params: tensors or parameter groups.
+            overrides: ``optimiser``, ``lr``, ``momentum``, ``weight_decay``, ``clip_norm``.
+        """
+        unknown = set(overrides) - {"optimiser", "lr", "momentum", "weight_decay", "clip_norm"}
+        if unknown:
+            raise TypeError(f"unknown optimiser settings: {sorted(unknown)}")
+        settings = {**self.training.model_dump(), **overrides}
+        common = {"lr": settings["lr"], "weight_decay": settings["weight_decay"]}
+        if settings["optimiser"] == "sgd":
+            return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), settings["clip_norm"])
+        kind = torch.optim.AdamW if settings["optimiser"] == "adamw" else torch.optim.Adam
+        return Optimiser(kind(params, **common), settings["clip_norm"])
+
+    def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
+        """Backward, clip and one optimiser step on the sum of `terms`; returns its value and logs every term.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite; nothing has been changed.
+        """
+        named = dict(terms) if isinstance(terms, Mapping) else {"loss": terms}
+        total = torch.stack([term.reshape(()) for term in named.values()]).sum()
+        value = float(total.detach())
+        if not math.isfinite(value):
+            values = ", ".join(f"{name} = {float(term.detach())}" for name, term in named.items())
+            raise NotFiniteError(
+                f"the loss is not finite in round {self.round}: {values}. Lower the learning rate "
+                f"(training.lr = {self.training.lr}) or set training.clip_norm."
+            )
+        optimiser.torch.zero_grad(set_to_none=True)
+        # only what this optimiser moves: a matching loss also reaches network weights through its double backward
+        torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
+        self._before_update(optimiser)
+        if optimiser.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(optimiser.parameters, optimiser.clip_norm)
+        optimiser.torch.step()
+        for name, term in named.items():
+            self.log(name, float(term.detach()))
+        return value
+
+    def _before_update(self, optimiser: Optimiser) -> None:
+        """Hook for gradient corrections."""
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision as configured; wrap forward passes written outside `Method.loss` in it."""
+        if self.training.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def log(self, name: str, value: float) -> None:
+        """Record a value; the round's mean of each name is reported."""
+        self._logged.setdefault(name, []).append(float(value))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean of every logged name."""
+        return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
+
+
+class ClientState(MutableMapping[str, Tensor]):
+    """A client's own tensors, kept between rounds on the client's side, handed out on the device.
+
+    Assigning marks the state as changed; changing a tensor in place does not.
+
+    Args:
+        tensors: what the client kept, on the CPU.
+        device: where tensors are handed out.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu") -> None:
+        self._tensors, self._device = dict(tensors or {}), device
+        self.changed = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].to(self._device)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._tensors[name] = value.detach().cpu().contiguous()
+        self.changed = True
+
+    def __delitem__(self, name: str) -> None:
+        del self._tensors[name]
+        self.changed = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class FitContext(WorkContext, ABC):
+    """A client's round. Attributes beside those of `WorkContext`:
+
+    ``data``: the client's training columns as tensors on the device; ``state``: its lasting tensors;
+    ``shared``: tensors received from the server, on the device; ``examples``: the client's weight, the number of
+    training samples unless `fit` changes it; ``fingerprint``: hash of the client's data.
+    """
+
+    data: dict[str, Tensor]
+    state: ClientState
+    shared: dict[str, Tensor]
+    examples: int
+    fingerprint: str
+
+    @abstractmethod
+    def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
+        """The default loop: `Method.loss` and `after_step` over `batches` with the run's optimiser.
+
+        Args:
+            columns: samples to train on instead of ``data``.
+        """
+
+    @abstractmethod
+    def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
+        """Batches of ``training.local_epochs`` epochs over `columns` (default ``data``), in the method's own way."""
+
+    @abstractmethod
+    def cached(
+        self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """`compute()`, or its result from an earlier run with the same (name, data fingerprint, seed, key)."""
+
+    def data_generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator that depends on the data, not on who holds it: equal data, equal draws."""
+        return torch_generator(self.seed, "data", self.fingerprint, *purpose)
+
+
+class ServerContext(WorkContext):
+    """The server's part of a round.
+
+    Args:
+        before: state sent to the clients in this round, on the device.
+        after: aggregated state, on the device; ``networks`` hold it too.
+        tensors: the server's lasting tensors; every one is shared with the clients and sent again when assigned.
+        results: what clients sent beside the weights, by client id.
+    """
+
+    def __init__(
+        self,
+        *,
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        tensors: MutableMapping[str, Tensor],
+        results: Mapping[int, Mapping[str, Tensor]],
+        **work: Any,
+    ) -> None:
+        super().__init__(**work)
+        self.before, self.after, self.tensors, self.results = before, after, tensors, results
+
+
+class EvaluationContext(WorkContext):
+    """A client's evaluation.
+
+    Args:
+        data: the client's test columns as tensors on the device.
+        batch_size: samples per forward pass.
+    """
+
+    def __init__(self, *, data: Mapping[str, Tensor], batch_size: int, **work: Any) -> None:
+        super().__init__(**work)
+        self.data, self.batch_size = data, batch_size
+
+    def batches(self) -> Iterator[Batch]:
+        """Test samples in order."""
+        count = len(next(iter(self.data.values()), ()))
+        starts = range(0, count, self.batch_size)
+        for start in starts[:1] if self.preflight else starts:
+            yield {name: values[start : start + self.batch_size] for name, values in self.data.items()}
+
+    def classification(self, predict: Callable[[Batch], Tensor]) -> Mapping[str, np.ndarray]:
+        """Confusion matrix and loss sum of `predict`, which returns logits (n, K)."""
+        from fedlab.metrics import Classification
+
+        metric = Classification(self.task.num_classes)
+        for batch in self.batches():
+            with self.autocast():
+                logits = predict(batch)
+            metric.update(logits.float(), batch["label"])
+        return metric.state()
+
+
+class FigureContext:
+    """What `Method.figures` may look at.
+
+    Args:
+        task: facts about the job.
+        round: rounds finished.
+        tensors: the server's tensors.
+        client_names: one per client.
+        client_state: a simulated client's own state read from its disk, or None: a deployed node shows nothing.
+        denormalise: normalised images (n, C, H, W) → [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        round: int,
+        tensors: Mapping[str, Tensor],
+        client_names: tuple[str, ...],
+        client_state: Callable[[int], Mapping[str, Tensor] | None],
+        denormalise: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.task, self.round, self.tensors = task, round, tensors
+        self.client_names, self.client_state, self.denormalise = client_names, client_state, denormalise

@@ -1,0 +1,104 @@
+"""Samples in memory: named columns of equal length, whatever the modality."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from fedlab.errors import DataError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`n` samples as columns.
+
+    Args:
+        columns: name → array whose first axis is the sample. Reserved names: ``image`` (n, C, H, W), uint8 or
+            float32 in [0, 1]; ``label`` (n,) int64 class indices; ``domain`` (n,) int64 index into `domain_names`;
+            ``group`` (n,) int64 natural owner (writer, site, speaker), index into `group_names`.
+        class_names: one name per class.
+        domain_names: one name per domain; a single ``""``-free default where the source has only one.
+        group_names: one name per natural owner, empty where there is none.
+
+    Raises:
+        DataError: columns of different lengths, labels outside the classes, NaN or infinite values.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    class_names: tuple[str, ...] = ()
+    domain_names: tuple[str, ...] = ("all",)
+    group_names: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError("data columns", lengths, "equal numbers of samples in every column")
+        for name, values in self.columns.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                bad = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+                raise DataError(
+                    f"data column {name!r}", f"NaN or infinite value in sample {bad}", "finite numbers", "clean the data"
+                )
+        for name, names in (("label", self.class_names), ("domain", self.domain_names), ("group", self.group_names)):
+            values = self.columns.get(name)
+            if values is None or not len(values):
+                continue
+            if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= len(names):
+                raise DataError(
+                    f"data column {name!r}",
+                    f"values from {values.min()} to {values.max()}, dtype {values.dtype}",
+                    f"integers from 0 to {len(names) - 1}",
+                )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def select(self, indices: np.ndarray) -> Samples:
+        """The samples at `indices`, in that order."""
+        return replace(self, columns={name: values[indices] for name, values in self.columns.items()})
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every value, name, type and shape: equal data, equal fingerprint."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.class_names, self.domain_names, self.group_names)).encode())
+        for name in sorted(self.columns):
+            values = np.ascontiguousarray(self.columns[name])
+            digest.update(f"{name}:{values.dtype.str}:{values.shape}".encode())
+            digest.update(values.data if values.size else b"")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a source delivers: disjoint train and test samples with the same names.
+
+    Raises:
+        DataError: train and test disagree on class, domain or group names.
+    """
+
+    name: str
+    train: Samples
+    test: Samples
+
+    def __post_init__(self) -> None:
+        for names in ("class_names", "domain_names", "group_names"):
+            if getattr(self.train, names) != getattr(self.test, names):
+                raise DataError(
+                    f"{self.name}: {names}", getattr(self.test, names), f"those of train: {getattr(self.train, names)}"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.blake2b(f"{self.train.fingerprint}{self.test.fingerprint}".encode(), digest_size=16).hexdigest()

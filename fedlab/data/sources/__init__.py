@@ -1,0 +1,86 @@
+"""Where samples come from: the registry of data sources and the calls that use it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+from fedlab.config import Component, Section, parse
+from fedlab.data.samples import Dataset
+from fedlab.errors import DataError
+from fedlab.registry import Registry
+
+SOURCES = Registry(
+    "source",
+    {
+        "digits": "fedlab.data.sources.digits:Digits",
+        "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
+        "hub": "fedlab.data.sources.hub:Hub",
+        "folder": "fedlab.data.sources.folder:Folder",
+        "npz": "fedlab.data.sources.npz:Npz",
+        "union": "fedlab.data.sources.union:Union",
+    },
+    "fedlab.sources",
+)
+
+
+class Source(Protocol):
+    """What a data source offers; the first line of its docstring is its entry in `fedlab list datasets`."""
+
+    Settings: ClassVar[type[Section]]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def load(self, seed: int) -> Dataset:
+        """The samples; `seed` is the run's, and only a source that means to differ between runs uses it."""
+        ...
+
+    def missing(self) -> str | None:
+        """What data is not on this machine and how to get it, found without loading or downloading anything."""
+        ...
+
+
+def build_source(component: Component, key: str = "data.source") -> Source:
+    """The source a component names, its settings validated, nothing loaded.
+
+    Args:
+        component: name and settings.
+        key: configuration key of the component, for error messages.
+
+    Raises:
+        ConfigError: no such source.
+        ConfigErrors: wrong settings.
+    """
+    source_class = SOURCES.find(component.name, f"{key}.name")
+    source: Source = source_class(parse(source_class.Settings, component.settings, key))
+    return source
+
+
+def source_settings(component: Component) -> Section:
+    """The validated settings of a source; touches no data.
+
+    Raises:
+        ConfigError: no such source.
+        ConfigErrors: wrong settings.
+    """
+    source_class = SOURCES.find(component.name, "data.source.name")
+    settings: Section = parse(source_class.Settings, component.settings, "data.source")
+    return settings
+
+
+def load_source(component: Component, seed: int) -> Dataset:
+    """Load the data set a component names.
+
+    Args:
+        component: name and settings of the source.
+        seed: the run's seed.
+
+    Raises:
+        ConfigError: no such source.
+        ConfigErrors: wrong settings.
+        DataError: the data is missing, unreadable or cannot be used as asked.
+    """
+    dataset = build_source(component).load(seed)
+    for split, samples in (("train", dataset.train), ("test", dataset.test)):
+        if not len(samples):
+            raise DataError("data.source", component.name, f"at least one {split} sample", "see the source's settings")
+    return dataset

@@ -1,0 +1,91 @@
+"""Several sources as one federated data set, one domain each."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from fedlab.config import ComponentField, Section
+from fedlab.data.images import as_float
+from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources import Source, build_source
+from fedlab.errors import DataError
+
+
+class UnionSettings(Section):
+    """Settings of the union source."""
+
+    sources: dict[str, ComponentField] = Field(
+        min_length=1, description="domain name → source; all of one image shape and number of classes"
+    )
+
+
+class Union:
+    """Several data sources side by side, each one a domain."""
+
+    Settings = UnionSettings
+
+    def __init__(self, settings: UnionSettings) -> None:
+        self.parts: dict[str, Source] = {
+            name: build_source(component, f"data.source.sources.{name}") for name, component in settings.sources.items()
+        }
+
+    def missing(self) -> str | None:
+        reports = {name: source.missing() for name, source in self.parts.items()}
+        return "\n".join(f"{name}: {report}" for name, report in reports.items() if report) or None
+
+    def load(self, seed: int) -> Dataset:
+        datasets = {}
+        for name, source in self.parts.items():
+            try:
+                datasets[name] = source.load(seed)
+            except DataError as error:
+                key = error.key.replace("data.source", f"data.source.sources.{name}", 1)
+                raise DataError(key, error.value, error.expected, error.fix) from error
+        first_name, first = next(iter(datasets.items()))
+        for name, dataset in datasets.items():
+            _agree(name, dataset, first_name, first)
+        return Dataset(
+            "union",
+            _join({name: dataset.train for name, dataset in datasets.items()}),
+            _join({name: dataset.test for name, dataset in datasets.items()}),
+        )
+
+
+def _agree(name: str, dataset: Dataset, first_name: str, first: Dataset) -> None:
+    shape, wanted = dataset.train["image"].shape[1:], first.train["image"].shape[1:]
+    if shape != wanted:
+        raise DataError(
+            f"data.source.sources.{name}",
+            f"images of shape {shape}",
+            f"{wanted}, as in {first_name!r}",
+            "set the same size and channels for all sources",
+        )
+    if dataset.train.num_classes != first.train.num_classes:
+        raise DataError(
+            f"data.source.sources.{name}",
+            f"{dataset.train.num_classes} classes",
+            f"{first.train.num_classes}, as in {first_name!r}",
+            "sources of one union need the same classes in the same order",
+        )
+
+
+def _join(parts: dict[str, Samples]) -> Samples:
+    """One Samples of all parts; owners are kept where every part has them, as ``domain/owner``."""
+    samples = list(parts.values())
+    images = [part["image"] for part in samples]
+    if len({image.dtype for image in images}) > 1:
+        images = [as_float(image) for image in images]
+    columns = {
+        "image": np.concatenate(images),
+        "label": np.concatenate([part["label"] for part in samples]),
+        "domain": np.repeat(np.arange(len(samples)), [len(part) for part in samples]),
+    }
+    group_names: list[str] = []
+    if all("group" in part.columns for part in samples):
+        groups = []
+        for name, part in parts.items():
+            groups.append(part["group"] + len(group_names))
+            group_names += [f"{name}/{owner}" for owner in part.group_names]
+        columns["group"] = np.concatenate(groups)
+    return Samples(columns, samples[0].class_names, tuple(parts), tuple(group_names))

@@ -1,0 +1,21 @@
+"""Networks used as fixed functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """`module` without gradients of its own; gradients still flow through it to its inputs. Undone on leaving."""
+    before = [(p, p.requires_grad) for p in module.parameters()]
+    for p, _ in before:
+        p.requires_grad_(False)
+    try:
+        yield module
+    finally:
+        for p, required in before:
+            p.requires_grad_(required)

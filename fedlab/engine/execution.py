@@ -1,0 +1,191 @@
+"""Running a chunk of messages through the client app, the same way in every engine."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
+from fedlab.engine.reduction import ExactSum, Reduction
+
+ClientAppFactory = Callable[[], ClientApp]
+
+RUN_ID = 1
+_TASK_ID = 1
+_FIRST_NODE = 1000  # Flower reserves small node ids, 1 for the SuperLink among them
+
+
+def node_of(client: int) -> int:
+    """Flower's node id of a FedLab client."""
+    return client + _FIRST_NODE
+
+
+def client_of(node: int) -> int:
+    """FedLab's client id of a Flower node."""
+    return node - _FIRST_NODE
+
+
+def set_task_identity() -> None:
+    """Tell Flower which run this process works for; without it no Message can be built."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, _TASK_ID, SUPERLINK_NODE_ID
+
+
+@dataclass
+class ChunkResult:
+    """What came of a chunk.
+
+    Args:
+        replies: one per message, in order; fewer if it stopped at an error.
+        states: client → its packed state, None where it is empty; clients that raised are missing.
+        total: sum of the replies' ``arrays``, if asked for.
+    """
+
+    replies: list[Message] = field(default_factory=list)
+    states: dict[int, bytes | None] = field(default_factory=dict)
+    total: ExactSum | None = None
+
+
+class ClientRunner:
+    """The client app and what all its clients share.
+
+    Args:
+        app: the client app, built in this process.
+        num_clients: number of clients of the federation.
+        run_config: given to every client; each gets a copy.
+    """
+
+    def __init__(self, app: ClientApp, num_clients: int, run_config: UserConfig) -> None:
+        self._app, self._num_clients, self._run_config = app, num_clients, run_config
+
+    def run_chunk(
+        self,
+        content: RecordDict,
+        metadatas: Sequence[Metadata],
+        states: Mapping[int, bytes],
+        reduction: Reduction | None = None,
+        total: ExactSum | None = None,
+        stop_at_error: bool = False,
+    ) -> ChunkResult:
+        """Run one message after the other.
+
+        An exception becomes an error reply with its traceback, and that client's state stays as it was.
+
+        Args:
+            content: shared by all messages; never changed.
+            metadatas: one per message.
+            states: packed state by client, where there is one.
+            reduction: sum the replies' ``arrays`` instead of returning them.
+            total: the sum to add to; a new one by default.
+            stop_at_error: leave out the messages after the first error.
+        """
+        result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
+        for metadata in metadatas:
+            client = client_of(metadata.dst_node_id)
+            # the overload for engines is not in Flower's signatures
+            message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
+            state = result.states[client] if client in result.states else states.get(client)
+            context = self._context(client, state)
+            try:
+                reply = self._checked(self._app(message, context), message)
+                packed = pack_state(context.state)
+                if not reply.has_error():
+                    _take(reply, result.total, reduction)
+            except (Exception, SystemExit):  # a client that calls sys.exit must not end the worker
+                error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc())
+                reply = Message(error, reply_to=message)
+            else:
+                result.states[client] = packed
+            result.replies.append(reply)
+            if stop_at_error and reply.has_error():
+                break
+        return result
+
+    def _context(self, client: int, state: bytes | None) -> Context:
+        return Context(
+            run_id=RUN_ID,
+            node_id=node_of(client),
+            node_config={PARTITION_ID_KEY: client, NUM_PARTITIONS_KEY: self._num_clients},
+            state=unpack_state(state),
+            run_config=dict(self._run_config),
+        )
+
+    @staticmethod
+    def _checked(reply: object, message: Message) -> Message:
+        if not isinstance(reply, Message):
+            raise TypeError(f"the client app returned {type(reply).__name__}: expected a flwr.app.Message")
+        if reply.metadata.reply_to_message_id != message.metadata.message_id:
+            raise ValueError("the client app returned a message that is no reply: use Message(..., reply_to=message)")
+        return reply
+
+
+def copy_content(content: RecordDict) -> RecordDict:
+    """A copy that may be changed freely; the arrays, which are read-only, stay shared."""
+    result = RecordDict()
+    for key, record in content.items():
+        fresh = record.copy()
+        if isinstance(fresh, ConfigRecord | MetricRecord):
+            for name, value in fresh.items():
+                if isinstance(value, list):
+                    fresh[name] = value.copy()  # type: ignore[assignment]  # the same type as before
+        result[key] = fresh
+    return result
+
+
+def share_content(content: RecordDict, copy: bool = False) -> RecordDict:
+    """A copy whose arrays are decoded once for all readers and can be shared between processes.
+
+    Args:
+        content: any records.
+        copy: copy the memory of the arrays as well.
+    """
+    result = copy_content(content)
+    for record in result.values():
+        if isinstance(record, ArrayRecord):
+            for name, array in record.items():
+                record[name] = array if isinstance(array, NdArray) and not copy else _decoded(array)
+    return result
+
+
+def pack_state(state: RecordDict) -> bytes | None:
+    """A client's state as bytes, None if it is empty."""
+    if not state:
+        return None
+    return pickle.dumps(share_content(state), protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def unpack_state(state: bytes | None) -> RecordDict:
+    """The reverse of `pack_state`."""
+    if state is None:
+        return RecordDict()
+    result: RecordDict = pickle.loads(state)
+    return result
+
+
+def _take(reply: Message, total: ExactSum | None, reduction: Reduction | None) -> None:
+    """Move the reply's arrays into the sum, and free the rest from memory the client will use again.
+
+    Arrays of a reply often are the parameters of a model that the next client trains.
+    """
+    arrays = None
+    if reduction is not None:
+        arrays = array_record(reply.content, ARRAYS)
+        reply.content.pop(ARRAYS, None)
+    reply.content = share_content(reply.content, copy=True)
+    if arrays is not None and reduction is not None and total is not None:
+        total.add(to_numpy(arrays), client_weight(reply.content, reduction))
+
+
+def _decoded(array: Array) -> Array:
+    if array.stype == "numpy.ndarray":
+        return NdArray(array.numpy())
+    # bytes of the user's own format; a fresh Array drops caches that cannot be pickled
+    return Array(array.dtype, array.shape, array.stype, array.data)

@@ -1,0 +1,59 @@
+"""Every client in this process, one after the other: debugging, tests, ordinary tracebacks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from flwr.app.user_config import UserConfig
+
+from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner
+from fedlab.engine.grid import Batch, Chunk, Progress, SimulationGrid
+
+
+class InlineGrid(SimulationGrid):
+    """A grid without workers. Pushed messages are run when replies are pulled.
+
+    Args:
+        factory: builds the client app; called once, here.
+        num_clients: clients of the federation.
+        run_config: given to every client.
+        on_progress: see `SimulationGrid`.
+        fail_fast: see `SimulationGrid`.
+    """
+
+    def __init__(
+        self,
+        factory: ClientAppFactory,
+        num_clients: int,
+        run_config: UserConfig | None = None,
+        *,
+        on_progress: Progress | None = None,
+        fail_fast: bool = False,
+    ) -> None:
+        super().__init__(num_clients, on_progress=on_progress, fail_fast=fail_fast)
+        self._runner = ClientRunner(factory(), num_clients, run_config or {})
+        self._queue: deque[Chunk] = deque()
+
+    def close(self) -> None:
+        self._queue.clear()
+
+    def _chunk_size(self, messages: int) -> int:
+        return 1
+
+    def _submit(self, chunks: Iterable[Chunk]) -> None:
+        self._queue.extend(chunks)
+
+    def _collect(self, timeout: float | None) -> list[tuple[Chunk, ChunkResult]]:
+        if not self._queue:
+            return []
+        chunk = self._queue.popleft()
+        payload = chunk.payload
+        metadatas = [message.metadata for message in chunk.messages]
+        result = self._runner.run_chunk(
+            payload.content, metadatas, self._states_of(chunk), payload.reduction, chunk.batch.total
+        )
+        return [(chunk, result)]
+
+    def _cancel(self, batch: Batch) -> None:
+        self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)

@@ -1,0 +1,87 @@
+"""What this machine has, what the configuration asks of it, and pinning threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
+
+from fedlab.config import EngineConfig
+from fedlab.errors import MachineError
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An engine configuration with its defaults filled in for this machine.
+
+    Args:
+        device: ``cpu`` or ``cuda``, where clients and server compute.
+        workers: client processes; 1 for the inline engine.
+        gpus_per_worker: share of a GPU each worker reserves; 0 on the CPU.
+    """
+
+    device: str
+    workers: int
+    gpus_per_worker: float
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def pin_threads(threads: int) -> None:
+    """Let torch, BLAS and OpenMP use `threads` threads in this process.
+
+    Results depend on the number of threads, and idle OpenMP threads of several workers slow each other down.
+    """
+    for variable in _THREAD_VARIABLES:  # for libraries that are loaded later
+        os.environ[variable] = str(threads)
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # numpy's BLAS is loaded already
+
+
+def check_engine(config: EngineConfig) -> Placement:
+    """Check that this machine can do what the configuration asks, before any work starts.
+
+    Raises:
+        MachineError: a GPU is asked for where none is, or Ray is not installed.
+    """
+    if config.name in ("ray", "flower") and importlib.util.find_spec("ray") is None:
+        raise MachineError(
+            "engine.name", config.name, "the package ray", "pip install 'flwr[simulation]', or set engine.name: inline"
+        )
+    # the GPUs of a cluster need not be in the machine that drives it
+    remote = config.name != "inline" and config.address is not None
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not gpus and not remote:
+        if config.device == "cuda":
+            raise MachineError(
+                "engine.device",
+                "cuda",
+                "a CUDA GPU that torch can use",
+                "set engine.device: auto, or run fedlab doctor",
+            )
+        if config.gpus_per_worker is not None:
+            raise MachineError(
+                "engine.gpus_per_worker", config.gpus_per_worker, "a CUDA GPU that torch can use", "remove the setting"
+            )
+    device = "cuda" if config.device == "cuda" or (config.device == "auto" and gpus) else "cpu"
+    workers = 1 if config.name == "inline" else config.workers or max(1, cores() // config.threads)
+    return Placement(device, workers, _gpu_share(config, workers, gpus) if device == "cuda" else 0.0)
+
+
+def _gpu_share(config: EngineConfig, workers: int, gpus: int) -> float:
+    if config.gpus_per_worker is not None:
+        return config.gpus_per_worker
+    if not gpus:  # a remote cluster: one each unless told otherwise
+        return 1.0
+    # so that every GPU holds the same whole number of workers
+    return min(1.0, 1.0 / -(-workers // gpus))

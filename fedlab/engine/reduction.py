@@ -1,0 +1,238 @@
+"""Exact weighted sums of client arrays: the same bits for every order and grouping of the clients.
+
+Float addition is not associative, so plain partial sums would differ with the number of workers. Here every term
+``weight · x`` is first rounded to a fixed grid, by adding and subtracting a large constant (the classic
+pre-rounding of Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013). Sums of grid points are
+exact in float64 as long as they stay inside the range of the grid, and exact sums do not depend on the order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from fedlab.errors import FedLabError
+
+DEFAULT_RANGE_BITS = 13
+GROWTH_BITS = 5
+"""A server value may grow by this many powers of two in one round before its range is left."""
+
+_BLOCK = 32_768  # float64 elements: the scratch buffer stays in the second-level cache
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the engine may sum the ``arrays`` of a cohort before they reach the server.
+
+    Args:
+        weight: ``examples`` weighs each client by its metric ``num-examples``, ``uniform`` by 1.
+        log2_scale: k with 2^k ≥ the sum of all weights of the cohort; see `log2_scale`.
+        range_bits: tensors that need another range than the default; see `range_bits_for`.
+    """
+
+    weight: Literal["examples", "uniform"] = "examples"
+    log2_scale: int = 0
+    range_bits: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text a message carries."""
+        return json.dumps(
+            {"weight": self.weight, "log2_scale": self.log2_scale, "range_bits": dict(self.range_bits)}, sort_keys=True
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Reduction:
+        """The reverse of `to_json`.
+
+        Raises:
+            FedLabError: not the text of a reduction.
+        """
+        try:
+            raw = json.loads(text)
+            weight, scale, bits = raw["weight"], int(raw["log2_scale"]), raw.get("range_bits", {})
+            if weight not in ("examples", "uniform"):
+                raise ValueError(f"unknown weight {weight!r}")
+            return cls(weight, scale, {str(name): int(value) for name, value in bits.items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FedLabError(
+                f"a message asks for the reduction {text!r}, which cannot be read: {error!r}. "
+                "Build it with Reduction(...).to_json()"
+            ) from error
+
+    def start(self) -> ExactSum:
+        """An empty sum of this kind."""
+        return ExactSum(self.log2_scale, self.range_bits)
+
+
+def log2_scale(total_weight: float) -> int:
+    """The smallest k ≥ 0 with 2^k ≥ `total_weight`."""
+    return max(0, math.ceil(total_weight) - 1).bit_length()
+
+
+def range_bits_for(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Range bits of those tensors whose present values leave too little room in the default range.
+
+    Args:
+        arrays: the server's current values, any shapes; integer arrays are skipped.
+
+    Raises:
+        FedLabError: a value is NaN or infinite.
+    """
+    needed = {}
+    for name, values in arrays.items():
+        if values.dtype.kind != "f" or values.size == 0:
+            continue
+        peak = _peak(values)
+        if not math.isfinite(peak):
+            raise FedLabError(f"tensor {name!r} of the server holds {peak}: the run diverged before this round")
+        bits = math.frexp(peak)[1] + GROWTH_BITS + 2
+        if bits > DEFAULT_RANGE_BITS:
+            needed[name] = bits
+    return needed
+
+
+class ExactSum:
+    """Weighted sums of named float arrays and the total weight of each name.
+
+    With range bits R and scale 2^k, values must stay below 2^(R-2) in magnitude and weights must be whole numbers
+    whose sum is at most 2^k. Then |Σ w·x| < 2^(R-2+k), each term is rounded to the grid 2^(R+k-53), and every
+    partial sum is exact. By default R = 13: values up to 2048; the rounding of one client's term, relative to the
+    full weight 2^k, is at most 2^-41.
+
+    Args:
+        log2_scale: k.
+        range_bits: R of the tensors that need another than the default.
+    """
+
+    def __init__(self, log2_scale: int = 0, range_bits: Mapping[str, int] | None = None) -> None:
+        self._scale = log2_scale
+        self._range_bits = dict(range_bits or {})
+        self._sums: dict[str, np.ndarray] = {}
+        self._weights: dict[str, float] = {}
+        self._dtypes: dict[str, np.dtype] = {}
+
+    def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
+        """Add ``weight · arrays``; a name may be missing where a client does not hold it.
+
+        Args:
+            arrays: float arrays; the shape and dtype of a name are the same for all clients.
+            weight: a whole number ≥ 0, such as a count of samples.
+
+        Raises:
+            FedLabError: a value is NaN, infinite or out of range, an array is not of floats or differs in shape,
+                or the weights exceed the scale. Nothing has been added then.
+        """
+        if not (weight >= 0 and float(weight).is_integer()):
+            raise FedLabError(f"a client's weight is {weight}: expected a whole number ≥ 0, such as a count of samples")
+        for name, values in arrays.items():
+            self._check(name, values)
+            self._check_weight(name, weight)
+        scratch = np.empty(_BLOCK)
+        for name, values in arrays.items():
+            total = self._entry(name, values.shape, values.dtype)
+            _accumulate(total, values.reshape(-1), float(weight), self._grid_constant(name), scratch)
+            self._weights[name] += float(weight)
+
+    def merge(self, other: ExactSum) -> None:
+        """Add another partial sum of the same cohort.
+
+        Raises:
+            FedLabError: the two differ in scale, ranges, shapes or dtypes, or together exceed the scale.
+        """
+        if (self._scale, self._range_bits) != (other._scale, other._range_bits):
+            raise FedLabError("partial sums of different scale or range cannot be merged: use one reduction a round")
+        for name, values in other._sums.items():
+            self._check_same(name, values.shape, other._dtypes[name])
+            self._check_weight(name, other._weights[name])
+        for name, values in other._sums.items():
+            if name in self._sums:
+                self._sums[name] += values
+                self._weights[name] += other._weights[name]
+            else:  # the other's array may be read-only memory of the object store
+                self._sums[name], self._dtypes[name] = values.copy(), other._dtypes[name]
+                self._weights[name] = other._weights[name]
+
+    def mean(self) -> dict[str, np.ndarray]:
+        """Weighted means in the dtype the clients sent; names whose total weight is 0 have none and are left out."""
+        return {
+            name: np.asarray(total / self._weights[name], dtype=self._dtypes[name])
+            for name, total in self._sums.items()
+            if self._weights[name] > 0
+        }
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, str]]:
+        """The sums Σ w·x (float64), the total weights Σ w and the clients' dtypes, by name."""
+        return dict(self._sums), dict(self._weights), {name: dtype.name for name, dtype in self._dtypes.items()}
+
+    @classmethod
+    def from_state(
+        cls, sums: Mapping[str, np.ndarray], weights: Mapping[str, float], dtypes: Mapping[str, str]
+    ) -> ExactSum:
+        """A finished sum from what `state` gave: it has its means, but nothing more can be added."""
+        total = cls()
+        total._sums, total._weights = dict(sums), dict(weights)
+        total._dtypes = {name: np.dtype(dtypes[name]) for name in sums}
+        return total
+
+    def _check(self, name: str, values: np.ndarray) -> None:
+        if values.dtype.kind != "f":
+            raise FedLabError(
+                f"tensor {name!r} has dtype {values.dtype}: only floats can be averaged; "
+                "exchange integer buffers as copies or keep them local"
+            )
+        self._check_same(name, values.shape, values.dtype)
+        limit = 2.0 ** (self._bits(name) - 2)
+        peak = _peak(values) if values.size else 0.0
+        if not peak < limit:  # written so that NaN fails too
+            raise FedLabError(
+                f"tensor {name!r} holds the value {peak:g} at its peak, expected finite values below {limit:g}; "
+                "the client's training has most likely diverged: lower training.lr or set training.clip_norm"
+            )
+
+    def _check_same(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if name in self._sums and (self._sums[name].shape, self._dtypes[name]) != (shape, dtype):
+            raise FedLabError(
+                f"tensor {name!r} comes as {dtype}{list(shape)} from one client and as "
+                f"{self._dtypes[name]}{list(self._sums[name].shape)} from another: they cannot be averaged"
+            )
+
+    def _check_weight(self, name: str, weight: float) -> None:
+        if not self._weights.get(name, 0.0) + weight <= 2.0**self._scale:
+            raise FedLabError(
+                f"the clients' weights for tensor {name!r} add up to more than 2^{self._scale}: "
+                "log2_scale must cover the whole cohort"
+            )
+
+    def _entry(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if name not in self._sums:
+            self._sums[name], self._weights[name], self._dtypes[name] = np.zeros(shape), 0.0, dtype
+        return self._sums[name].reshape(-1)
+
+    def _bits(self, name: str) -> int:
+        return self._range_bits.get(name, DEFAULT_RANGE_BITS)
+
+    def _grid_constant(self, name: str) -> float:
+        # 1.5·2^(e-1) plus or minus anything below 2^(e-2) stays in [2^(e-1), 2^e), where float64 has one spacing
+        return 1.5 * 2.0 ** (self._bits(name) + self._scale - 1)
+
+
+def _accumulate(total: np.ndarray, values: np.ndarray, weight: float, constant: float, scratch: np.ndarray) -> None:
+    """``total += round_to_grid(weight · values)``, block by block for the cache."""
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
+        term = scratch[: len(block)]
+        term[:] = block
+        term *= weight
+        term += constant
+        term -= constant
+        total[start : start + _BLOCK] += term
+
+
+def _peak(values: np.ndarray) -> float:
+    """The largest magnitude; NaN where there is one (min and max both carry it)."""
+    return max(float(values.max()), -float(values.min()))

@@ -1,0 +1,107 @@
+"""Flower's own simulation, kept to compare FedLab's engines with: the same apps give the same results."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation.run_simulation import _run_simulation
+from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.run import Run
+from flwr.supercore.telemetry import EventType
+
+from fedlab.config import EngineConfig
+from fedlab.engine.execution import RUN_ID, ClientAppFactory, set_task_identity
+from fedlab.engine.machine import check_engine, pin_threads
+
+_runs = itertools.count()
+_built: dict[str, ClientApp] = {}
+
+
+class _FactoryApp(ClientApp):
+    """Builds the client app once in each worker process, although Flower pickles its app into every message.
+
+    It also hands the run configuration on, which Flower's simulation leaves empty for an app without a bundle.
+    """
+
+    def __init__(self, factory: ClientAppFactory, run_config: UserConfig, threads: int) -> None:
+        super().__init__()
+        self._factory, self._given, self._threads = factory, run_config, threads
+        self._token = f"{os.getpid()}-{next(_runs)}"
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        if self._token not in _built:
+            pin_threads(self._threads)
+            _built.clear()
+            _built[self._token] = self._factory()
+        inner = Context(context.run_id, context.node_id, context.node_config, context.state, dict(self._given))
+        reply = _built[self._token](message, inner)
+        context.state = inner.state
+        return reply
+
+
+def run_stock(
+    main: Callable[[Grid, Context], None],
+    factory: ClientAppFactory,
+    num_clients: int,
+    run_config: UserConfig,
+    config: EngineConfig,
+) -> None:
+    """Run a server main and a client app in Flower's simulation.
+
+    It ends with ``ray.shutdown()``, whoever started Ray, and its node ids are random.
+
+    Raises:
+        MachineError: see `check_engine`.
+        Exception: whatever `main` raises.
+    """
+    placement = check_engine(config)
+    set_task_identity()
+    server_app = ServerApp()
+    server_app.main()(main)
+    run = Run.create_empty(RUN_ID)
+    run.primary_task_id = 1
+    run.federation_id = NOOP_FEDERATION_ID
+    init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    if config.address is None:
+        init["num_cpus"] = placement.workers * config.threads
+    else:
+        init = {"address": config.address, "log_to_driver": False, "logging_level": logging.ERROR}
+    with _undisturbed():
+        _run_simulation(
+            num_supernodes=num_clients,
+            exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
+            client_app=_FactoryApp(factory, run_config, config.threads),
+            server_app=server_app,
+            server_app_context=Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config)),
+            run=run,
+            backend_config={
+                "init_args": init,
+                "client_resources": {"num_cpus": config.threads, "num_gpus": placement.gpus_per_worker},
+            },
+        )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep Flower's progress lines off the console and its change of PYTHONPATH out of this process."""
+    logger, path = logging.getLogger("flwr"), os.environ.get("PYTHONPATH")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if path is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = path

@@ -1,0 +1,94 @@
+"""Every error a user can meet: it says which key, which value, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedLabError(Exception):
+    """Base of all errors FedLab raises on purpose; the CLI prints them without a traceback."""
+
+
+class InputError(FedLabError):
+    """A value the user gave cannot be used.
+
+    Args:
+        key: dotted name of the offending setting, file or argument (``data.partition.1.alpha``).
+        value: what was found there.
+        expected: what would have been accepted.
+        fix: one sentence, what to do about it.
+    """
+
+    def __init__(self, key: str, value: object, expected: str, fix: str = "") -> None:
+        self.key, self.value, self.expected, self.fix = key, value, expected, fix
+        lines = [f"{key} = {_short(value)}", f"  expected: {expected}"]
+        if fix:
+            lines.append(f"  to do:    {fix}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type, tuple[str, object, str, str]]:
+        return type(self), (self.key, self.value, self.expected, self.fix)
+
+
+class ConfigError(InputError):
+    """The configuration is wrong."""
+
+
+class DataError(InputError):
+    """The data is missing, unreadable or cannot be used as asked."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint or run folder is missing, torn or of another kind."""
+
+
+class MachineError(InputError):
+    """This machine lacks what the configuration asks of it."""
+
+
+class ConfigErrors(FedLabError):
+    """Several configuration errors found in one pass.
+
+    Args:
+        errors: the single errors, in the order of the file.
+    """
+
+    def __init__(self, errors: list[InputError]) -> None:
+        self.errors = errors
+        super().__init__("\n".join(str(error) for error in errors))
+
+    def __reduce__(self) -> tuple[type, tuple[list[InputError]]]:
+        return type(self), (self.errors,)
+
+
+class ClientError(FedLabError):
+    """Work on one client failed.
+
+    Args:
+        client: FedLab client id, or -1 where the engine no longer knows it.
+        round: federated round, 0 before the first.
+        phase: ``prepare``, ``train`` or ``evaluate``.
+        reason: the client's own traceback or the engine's explanation.
+    """
+
+    def __init__(self, client: int, round: int, phase: str, reason: str) -> None:
+        self.client, self.round, self.phase, self.reason = client, round, phase, reason
+        super().__init__(f"client {client} failed in round {round}, phase {phase}:\n{reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[int, int, str, str]]:
+        return type(self), (self.client, self.round, self.phase, self.reason)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known words, or the whole list where none is close."""
+    choices = sorted(set(known))
+    close = difflib.get_close_matches(word, choices, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "known: " + ", ".join(choices) if choices else ""
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,245 @@
+"""From a configuration to a finished run folder, and back."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fedlab.check import check_config
+from fedlab.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.clients.app import ClientAppFactory
+from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.state import StateStore
+from fedlab.config import Component, Config, apply_overrides, load_config, parse, read_yaml
+from fedlab.data.federated import FederatedData
+from fedlab.data.partition import summary
+from fedlab.data.samples import Dataset
+from fedlab.data.sources import load_source
+from fedlab.engine import check_engine, launch
+from fedlab.errors import CheckpointError, ConfigError, FedLabError
+from fedlab.job import METHODS, build_networks, make_method, make_task
+from fedlab.method import Method
+from fedlab.paths import cache_folder
+from fedlab.preflight import preflight
+from fedlab.report import write_report
+from fedlab.runfolder import RunFolder, write_atomic
+from fedlab.server.loop import FederatedLoop
+from fedlab.server.setup import ServerSetup
+from fedlab.server.strategies import make_strategy
+from fedlab.session import open_session
+from fedlab.tracking import History
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import Strategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Args:
+        folder: its run folder.
+        config: its frozen configuration.
+        method: its method object; None where only the configuration names it and it cannot be imported here.
+    """
+
+    folder: RunFolder
+    config: Config
+    method: Method | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    @cached_property
+    def history(self) -> History:
+        """Rounds, evaluations, bytes and seconds."""
+        return History.from_jsonl(self.folder.events)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The last evaluation: ``clients``, ``mean`` and ``pooled``."""
+        return self.history.evaluations[-1] if self.history.evaluations else {}
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where to find what."""
+        names = ("config", "events", "metrics", "figures", "checkpoints", "report")
+        return {name: getattr(self.folder, name) for name in names}
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last complete checkpoint.
+
+        Raises:
+            CheckpointError: there is none yet.
+        """
+        found = latest_checkpoint(self.folder.checkpoints)
+        if found is None:
+            raise CheckpointError("run", str(self.path), "a complete checkpoint", "the run ended before its first one")
+        return found
+
+    @cached_property
+    def model(self) -> nn.ModuleDict:
+        """Networks by role with the last checkpoint's weights, in evaluation mode, on the CPU."""
+        tensors, meta = load_checkpoint(self.checkpoint)
+        method = self.method or make_method(self.config.method)
+        task = make_task(self.config, meta["input_shape"], meta["class_names"], meta["clients"])
+        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))
+        prefix = "network/"
+        networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        return networks.eval()
+
+
+def configure(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """A configuration from a method's name, a YAML file, a mapping or a `Config`, with ``dotted.key=value`` overrides.
+
+    Raises:
+        ConfigErrors, ConfigError: no such method or file, unknown keys, bad values.
+    """
+    if isinstance(source, Config):
+        return parse(Config, apply_overrides(source.model_dump(mode="json"), overrides)) if overrides else source
+    if isinstance(source, Mapping):
+        return parse(Config, apply_overrides(dict(source), overrides))
+    if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
+        return load_config(source, overrides)
+    if source not in METHODS.builtin:
+        METHODS.find(source, "METHOD or CONFIG")
+        raise ConfigError("METHOD or CONFIG", source, "a built-in method or a YAML file", "write a YAML file for it")
+    packaged = importlib.resources.files(f"fedlab.methods.{source}") / "config.yaml"
+    with importlib.resources.as_file(packaged) as path:
+        return parse(Config, apply_overrides(read_yaml(path), overrides))
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Config,
+    *,
+    method: Method | type[Method] | None = None,
+    strategy: Strategy | type[Strategy] | None = None,
+    data: Dataset | None = None,
+    overrides: Sequence[str] = (),
+    command: str | None = None,
+) -> Run:
+    """Run a federation and write its run folder.
+
+    Args:
+        config: a built-in method's name, a YAML file, a mapping or a `Config`.
+        method: a method of your own; its settings are taken from ``config.method`` where it is a class.
+        strategy: a Flower strategy of your own, object or class.
+        data: samples of your own instead of ``config.data.source``.
+        overrides: ``dotted.key=value`` strings.
+        command: how to repeat this run, shown in the report.
+
+    Raises:
+        InputError, ConfigErrors: something is wrong with the input; no worker was started.
+        ClientError: a client failed.
+    """
+    config = configure(config, overrides)
+    chosen = _method(config, method)
+    if method is not None:
+        config = config.model_copy(update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())})
+    rule: Strategy | None = strategy() if isinstance(strategy, type) else strategy
+    if rule is not None:
+        described = Component(name=_reference(rule))
+        federation = config.federation.model_copy(update={"strategy": described})
+        config = config.model_copy(update={"federation": federation})
+    warnings = check_config(config, method=chosen, strategy=rule)
+    dataset = data if data is not None else load_source(config.data.source, config.seed)
+    federated = FederatedData(dataset, config.data, config.seed)
+    rule = rule if rule is not None else make_strategy(config.federation.strategy)
+    placement = check_engine(config.engine)
+
+    folder = RunFolder.create(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
+    write_atomic(folder.partition, json.dumps(summary(federated.partition, dataset), indent=1))
+    setup = ClientSetup(
+        config=config,
+        method=chosen,
+        federated=federated,
+        state_root=folder.path.resolve() / "clients",
+        cache_root=cache_folder(config.tracking.cache).resolve(),
+    )
+    loops: list[FederatedLoop] = []
+    try:
+        with open_session(config, folder, engine=config.engine.name, workers=placement.workers, command=command) as tracker:
+            for warning in warnings:
+                tracker.emit("warning", message=warning)
+            tracker.emit("phase_start", round=0, phase="preflight", total=1)
+            parameters = preflight(setup)
+            tracker.start(device=placement.device, clients=federated.num_clients, model_parameters=parameters)
+            server = ServerSetup(
+                config=config,
+                method=chosen,
+                strategy=rule,
+                tracker=tracker,
+                folder=folder,
+                denormalise=federated.denormalise,
+                client_states=StateStore(setup.state_root),
+            )
+
+            def main(grid: Grid, context: Context) -> None:
+                loops.append(FederatedLoop(grid, server))
+                loops[-1].run()
+
+            launch(
+                config.engine,
+                main,
+                ClientAppFactory(setup),
+                federated.num_clients,
+                {},
+                on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
+                fail_fast=config.federation.on_client_error == "stop",
+            )
+    finally:
+        _report(folder)
+    return Run(folder, config, chosen)
+
+
+def load(path: str | Path) -> Run:
+    """A run from its folder, finished or not.
+
+    Raises:
+        CheckpointError: not a run folder.
+        ConfigErrors: its configuration was changed or is of another version.
+    """
+    folder = RunFolder.open(Path(path))
+    return Run(folder, load_config(folder.config))
+
+
+def _method(config: Config, method: Method | type[Method] | None) -> Method:
+    if method is None:
+        return make_method(config.method)
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method(parse(method.Settings, config.method.settings, "method"))
+    raise ConfigError("method", method, "a fedlab.Method, object or class")
+
+
+def _reference(component: object) -> str:
+    kind = type(component)
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _report(folder: RunFolder) -> None:
+    """The report must not hide the error a run ended with, nor turn a finished run into a failed one."""
+    try:
+        write_report(folder.path)
+    except (OSError, ValueError, KeyError, FedLabError):
+        log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
+
+
+
+

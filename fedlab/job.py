@@ -1,0 +1,78 @@
+"""From a configuration to the objects both sides work with: method, task, networks, device."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import fedlab.methods
+from fedlab.config import Component, Config, parse
+from fedlab.errors import ConfigError, MachineError
+from fedlab.method import Method, Task
+from fedlab.models import build_model, seeded_init
+from fedlab.registry import Registry
+from fedlab.seeding import derive_seed
+
+METHODS = Registry(
+    "method",
+    {
+        info.name: f"fedlab.methods.{info.name}.method:METHOD"
+        for info in pkgutil.iter_modules(fedlab.methods.__path__)
+        if info.ispkg
+    },
+    "fedlab.methods",
+)
+
+
+def make_method(component: Component) -> Method:
+    """The configured method, its settings validated.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown method or setting.
+    """
+    found = METHODS.find(component.name)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigError("method.name", component.name, "a subclass of fedlab.Method", f"found {found!r}")
+    return found(parse(found.Settings, component.settings, "method"))
+
+
+def make_task(config: Config, input_shape: Sequence[int], class_names: Sequence[str], num_clients: int) -> Task:
+    """The facts a method may build on."""
+    shape = tuple(input_shape)
+
+    def make(name: str | None, seed: int | None, settings: Mapping[str, Any]) -> nn.Module:
+        component = Component(name=name, **settings) if name else config.model
+        if seed is None:
+            return build_model(component, shape, len(class_names))
+        with seeded_init(seed):
+            return build_model(component, shape, len(class_names))
+
+    return Task(len(class_names), shape, tuple(class_names), num_clients, config.model.name, make)
+
+
+def build_networks(method: Method, task: Task, seed: int, device: torch.device) -> nn.ModuleDict:
+    """The method's networks in their initial state, which depends on the seed only."""
+    with seeded_init(derive_seed(seed, "init")):
+        return nn.ModuleDict(method.build(task)).to(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for ``engine.device``; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        MachineError: a GPU is asked for where none is.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise MachineError(
+            "engine.device", name, "a CUDA device: this process sees none", "set engine.device=cpu, or see fedlab doctor"
+        )
+    use_gpu = available and name != "cpu"
+    if use_gpu:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    return torch.device("cuda" if use_gpu else "cpu")

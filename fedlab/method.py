@@ -1,0 +1,219 @@
+"""The interface every method implements: one paper's ideas, no plumbing.
+
+A method is stateless: what lasts lives in the networks, in ``ctx.state`` (a client's own tensors) and in
+``ctx.tensors`` (the server's). The same object may serve many clients in any order.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.config import Section
+
+if TYPE_CHECKING:
+    from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
+    from fedlab.pictures import Picture
+
+Batch = dict[str, Any]
+Plan = Mapping[str, bool | int | float | str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may know of the job before it sees a sample.
+
+    Args:
+        num_classes: number of classes, 0 where there are none.
+        input_shape: shape of one sample's main column, (C, H, W) for images.
+        class_names: one per class.
+        num_clients: registered clients.
+        model_name: the run's ``model.name``.
+        make_model: builds a model by component name with the configured (default) settings, initialised from a seed.
+    """
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    num_clients: int
+    model_name: str
+    make_model: Callable[..., nn.Module] = field(repr=False)
+
+    def model(self, name: str | None = None, *, seed: int | None = None, **settings: Any) -> nn.Module:
+        """The configured model, or the one called `name`.
+
+        Args:
+            name: a model of the registry; None is the run's ``model`` section.
+            seed: initialisation seed; None draws from the generator in force, which inside `Method.build` is the run's.
+            settings: the named model's settings.
+        """
+        return self.make_model(name, seed, settings)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands when a batch is used.
+
+    Args:
+        round: federated round, from 1.
+        epoch: local epoch, from 0.
+        index: step within this round, from 0.
+        global_step: step over the whole run, ``(round - 1) * steps_per_round + index``, so that schedules go on
+            across rounds.
+        total_steps: ``rounds * steps_per_round`` of this client.
+        plan: what the server asked of this round.
+        shared: tensors the server holds and every client has a copy of.
+    """
+
+    round: int
+    epoch: int
+    index: int
+    global_step: int
+    total_steps: int
+    plan: Plan
+    shared: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Group:
+    """State that is exchanged in one way.
+
+    Args:
+        name: shown in the communication table.
+        members: shell patterns over state names, which are ``<role>.<name in the network's state_dict>``. The first
+            group that matches a name owns it.
+        mode: ``average`` is sent down and up and averaged; ``server`` is sent down only, `Method.server_update`
+            maintains it; ``local`` stays in the client's state; ``frozen`` never travels and must be equal everywhere,
+            which is checked by hash.
+        weight: how clients count in the average.
+        buffers: ``average`` treats floating-point buffers as parameters, ``local`` keeps them on the client. Integer
+            buffers never travel.
+    """
+
+    name: str
+    members: tuple[str, ...] = ("*",)
+    mode: Literal["average", "server", "local", "frozen"] = "average"
+    weight: Literal["examples", "uniform"] = "examples"
+    buffers: Literal["average", "local"] = "average"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How a method wants its batches.
+
+    Args:
+        sampler: (columns, batch size, generator) → index arrays, one per batch, for one epoch; default: shuffled.
+        collate: (batch, generator) → batch, e.g. several crops of each sample or hard negatives of each caption.
+    """
+
+    sampler: Callable[[Mapping[str, Tensor], int, torch.Generator], Iterable[Tensor]] | None = None
+    collate: Callable[[Batch, torch.Generator], Batch] | None = None
+
+
+class Method(ABC):
+    """Base of all methods. Required: `build`, and `loss` unless `fit` is replaced.
+
+    Args:
+        settings: an instance of the class's `Settings`; default: all defaults.
+    """
+
+    class Settings(Section):
+        """A method without settings."""
+
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    modality: ClassVar[str] = "image"
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = settings if settings is not None else self.Settings()
+
+    # networks and exchange
+
+    @abstractmethod
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        """Networks by role, initialised. Called under the run's initialisation seed: equal on every client."""
+
+    def exchange(self) -> tuple[Group, ...]:
+        """What travels; default: everything, averaged by number of samples."""
+        return (Group("model"),)
+
+    def check(self, config: Any) -> list[str]:
+        """Warnings about a configuration this method can run but probably should not; raise ConfigError to refuse."""
+        return []
+
+    # before the first round
+
+    def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
+        """A client's answer to the one query before round 1 (statistics, counts); {} asks nothing."""
+        return {}
+
+    def server_prepare(self, ctx: ServerContext) -> None:
+        """Set up server tensors; ``ctx.results`` holds the clients' `prepare` answers."""
+
+    # on the client, every round
+
+    def plan(self, round: int, rounds: int) -> Plan:
+        """What the server asks of the clients in a round: stages, flags, numbers. Scalars only."""
+        return {}
+
+    def batches(self) -> Batches:
+        """Sampler and collate of local training."""
+        return Batches()
+
+    def param_groups(self, networks: nn.ModuleDict) -> list[dict[str, Any]]:
+        """Optimiser parameter groups; default: all trainable parameters in one."""
+        return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Named scalar terms; their sum is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither loss() nor fit()")
+
+    def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
+        """EMA, centre or queue updates after an optimiser step."""
+
+    def fit(self, ctx: FitContext) -> None:
+        """One client's work in one round."""
+        ctx.train()
+
+    def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
+        """Tensors sent up beside the weights, unaveraged, for `server_update`."""
+        return {}
+
+    # on the server, every round
+
+    def server_update(self, ctx: ServerContext) -> None:
+        """Server-side work after aggregation: ``ctx.before`` → ``ctx.after``; may change networks and tensors."""
+
+    # evaluation and pictures
+
+    def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Predictions for a batch, logits (n, K) for classification; default: the only network's output."""
+        (network,) = networks.values()
+        output: Tensor = network(batch["image"])
+        return output
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        """Sufficient statistics on a client's test samples, merged by addition; default: classification."""
+        return ctx.classification(lambda batch: self.predict(ctx.networks, batch))
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        """Metric values from (merged) statistics of `evaluate`."""
+        from fedlab.metrics import Classification
+
+        metric = Classification(task.num_classes)
+        metric.merge(sums)
+        return {name: value for name, value in metric.compute().items() if isinstance(value, float)}
+
+    def figures(self, ctx: FigureContext) -> dict[str, Picture]:
+        """Named pictures for the report, drawn before round 1, after it, and at the end."""
+        return {}
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this method replaces the base class's `hook`."""
+        return getattr(type(self), hook) is not getattr(Method, hook)

@@ -1,0 +1,36 @@
+"""What the server tells every client of a phase, beside tensors and the strategy's own settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Order:
+    """One phase of one round.
+
+    Args:
+        round: federated round, 0 before the first.
+        rounds: rounds of the run.
+        plan: the method's `plan` for the round.
+        shared: name → version of every server tensor the clients must hold.
+        frozen: hash of the frozen network state, the same on all participants.
+        keep_from: round of the last checkpoint; client states older than it may be dropped.
+    """
+
+    round: int
+    rounds: int
+    plan: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    shared: Mapping[str, int] = field(default_factory=dict)
+    frozen: str = ""
+    keep_from: int = 0
+
+    def to_json(self) -> str:
+        """JSON text; equal orders give equal text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Order:
+        return cls(**json.loads(text))

@@ -1,0 +1,24 @@
+"""Plain local training: minimise cross-entropy on the client's own samples (FedAvg's ClientUpdate)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlab.method import Batch, Method, Step, Task
+
+
+class Supervised(Method):
+    """Local supervised training (McMahan et al. 2017, algorithm 1, ClientUpdate)."""
+
+    title = "Supervised local training"
+    paper = "McMahan et al. 2017, arXiv 1602.05629"
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        return {"model": task.model()}
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(networks["model"](batch["image"]), batch["label"])}
+
+
+METHOD = Supervised

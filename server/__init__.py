@@ -1,0 +1,1 @@
+"""The server side: Flower's ServerApp, the round loop, strategies, sampling and evaluation."""

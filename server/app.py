@@ -1,0 +1,46 @@
+"""Flower's ServerApp: the same round loop in a simulation and in a deployment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedlab.clients.deployed import config_from_run
+from fedlab.config import Config
+from fedlab.data.normalise import denormaliser
+from fedlab.job import make_method
+from fedlab.runfolder import RunFolder
+from fedlab.server.loop import FederatedLoop
+from fedlab.server.setup import ServerSetup
+from fedlab.server.strategies import make_strategy
+from fedlab.session import open_session
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run on a deployed grid; results go to the run folder on the ServerApp's machine."""
+    config = config_from_run(context.run_config)
+    torch.set_num_threads(config.engine.threads)
+    folder = RunFolder.create(
+        Path(os.environ.get("FEDLAB_RUNS", config.tracking.folder)),
+        config.tracking.name,
+        config.method.name,
+        config.seed,
+    )
+    with open_session(config, folder, engine="deployment", workers=0) as tracker:
+        setup = ServerSetup(
+            config=config,
+            method=make_method(config.method),
+            strategy=make_strategy(config.federation.strategy),
+            tracker=tracker,
+            folder=folder,
+            denormalise=denormaliser(config.data),
+            expected_clients=int(str(context.run_config.get("expected-clients", 1))),
+        )
+        FederatedLoop(grid, setup).run()

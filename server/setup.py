@@ -1,0 +1,40 @@
+"""What the server needs for one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedlab.clients.state import StateStore
+from fedlab.config import Config
+from fedlab.method import Method
+from fedlab.runfolder import RunFolder
+from fedlab.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class ServerSetup:
+    """One run, from the server's side.
+
+    Args:
+        config: the run's configuration.
+        method: the method object.
+        strategy: aggregation rule.
+        tracker: where events go.
+        folder: the run folder.
+        denormalise: normalised images → [0, 1], for pictures.
+        client_states: states of the simulated clients on this machine; None in a deployment.
+        expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
+    """
+
+    config: Config
+    method: Method
+    strategy: Strategy
+    tracker: Tracker
+    folder: RunFolder
+    denormalise: Callable[[Tensor], Tensor]
+    client_states: StateStore | None = None
+    expected_clients: int | None = None

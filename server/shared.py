@@ -1,0 +1,61 @@
+"""Tensors the server shares with all clients: versions, and who holds which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+
+from torch import Tensor
+
+
+class SharedTensors(MutableMapping[str, Tensor]):
+    """The server's lasting tensors. Assigning one makes a new version, which every client is sent once."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self.versions: dict[str, int] = {}
+        self._held: dict[int, dict[str, int]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        # a copy: clients of this process may still hold the version before
+        self._tensors[name] = value.detach().clone()
+        self.versions[name] = self.versions.get(name, 0) + 1
+
+    def __delitem__(self, name: str) -> None:
+        del self._tensors[name]
+        del self.versions[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def outdated(self, client: int) -> tuple[str, ...]:
+        """Names a client must be sent."""
+        held = self._held.get(client, {})
+        return tuple(name for name in sorted(self._tensors) if held.get(name) != self.versions[name])
+
+    def delivered(self, client: int) -> None:
+        """A client has answered, so it holds every current version."""
+        self._held[client] = dict(self.versions)
+
+    def forget(self, client: int) -> None:
+        """A client says it holds nothing (a node that lost its disk)."""
+        self._held.pop(client, None)
+
+    def bytes_of(self, names: tuple[str, ...]) -> int:
+        """Payload bytes of some tensors."""
+        return sum(self._tensors[name].numel() * self._tensors[name].element_size() for name in names)
+
+    def book(self) -> dict[str, object]:
+        """Versions and holders, for a checkpoint."""
+        return {"versions": dict(self.versions), "held": {str(c): dict(v) for c, v in self._held.items()}}
+
+    def restore(self, tensors: Mapping[str, Tensor], book: Mapping[str, Mapping[str, object]]) -> None:
+        """Take over tensors and `book` of a checkpoint."""
+        self._tensors = dict(tensors)
+        self.versions = {name: int(str(version)) for name, version in book["versions"].items()}
+        self._held = {int(client): dict(held) for client, held in book["held"].items()}  # type: ignore[call-overload]  # JSON

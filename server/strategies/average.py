@@ -1,0 +1,116 @@
+"""Weighted averaging, and the algorithms that leave the server with nothing but that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from pydantic import Field
+
+from fedlab.config import Section
+from fedlab.engine.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
+from fedlab.engine.reduction import Reduction, log2_scale, range_bits_for
+
+Weight = Literal["examples", "uniform"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The participants of one round.
+
+    Args:
+        nodes: Flower node ids, by ascending client id.
+        examples: training samples of each.
+        weight_of: how each tensor's average weighs the clients.
+    """
+
+    nodes: tuple[int, ...]
+    examples: tuple[int, ...]
+    weight_of: Mapping[str, Weight]
+
+
+class AveragingStrategy(Strategy):
+    """Base of FedLab's strategies: the loop says who takes part, clients are averaged exactly, `server_step` follows.
+
+    The average does not depend on the order of the clients or on how the engine groups them.
+    """
+
+    class Settings(Section):
+        """No settings."""
+
+    cohort: Cohort
+
+    def __init__(self, settings: Any = None) -> None:
+        self.settings: Any = settings if settings is not None else self.Settings()
+
+    def client_settings(self, server_round: int) -> dict[str, float]:
+        """What the client half of the algorithm needs to know."""
+        return {}
+
+    def server_step(
+        self, server_round: int, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray]
+    ) -> Mapping[str, np.ndarray]:
+        """New server arrays from those sent out and the clients' average."""
+        return mean
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._current = to_numpy(arrays)
+        ranges = range_bits_for({name: self._current[name] for name in self.cohort.weight_of})
+        totals = {"examples": sum(self.cohort.examples), "uniform": len(self.cohort.nodes)}
+        self._reductions: dict[Weight, Reduction] = {
+            weight: Reduction(weight, log2_scale(totals[weight]), ranges)
+            for weight in sorted(set(self.cohort.weight_of.values()))
+        }
+        config = ConfigRecord({**config, **self.client_settings(server_round)})
+        if len(self._reductions) == 1:
+            (reduction,) = self._reductions.values()
+            config[REDUCE] = reduction.to_json()
+        content = RecordDict({ARRAYS: arrays, CONFIG: config})
+        return [Message(content, node, "train") for node in self.cohort.nodes]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        answers = [reply for reply in replies if not reply.has_error()]
+        if not answers:
+            return None, None
+        mean: dict[str, np.ndarray] = {}
+        for weight, reduction in self._reductions.items():
+            averaged = exact_sum(answers, reduction).mean()
+            mean.update({n: v for n, v in averaged.items() if self.cohort.weight_of.get(n) == weight})
+        return to_record(self.server_step(server_round, self._current, mean)), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        content = RecordDict({ARRAYS: arrays, CONFIG: config})
+        return [Message(content, node, "evaluate") for node in self.cohort.nodes]
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return None
+
+    def summary(self) -> None:
+        """Nothing to print: the configuration says it all."""
+
+
+class FedAvg(AveragingStrategy):
+    """Federated averaging (McMahan et al. 2017, algorithm 1)."""
+
+
+class FedProx(AveragingStrategy):
+    """FedAvg whose clients minimise L(w) + (μ/2)·‖w − x‖² (Li et al. 2020, eq. 2)."""
+
+    class Settings(Section):
+        """Settings of FedProx."""
+
+        mu: float = Field(default=0.01, ge=0, description="μ; the paper tunes it in {0.001, 0.01, 0.1, 0.5, 1}")
+
+    def client_settings(self, server_round: int) -> dict[str, float]:
+        return {"proximal-mu": float(self.settings.mu)}

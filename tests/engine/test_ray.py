@@ -1,0 +1,177 @@
+"""The grid on Ray: the inline grid's bits, and workers that die."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.inline import InlineGrid
+from fedlab.engine.messages import exact_sum, metric_record, requested_reduction, to_record
+from fedlab.engine.raygrid import RayGrid
+from fedlab.errors import MachineError
+
+Ask = Callable[..., list[Message]]
+
+
+def wait_for_workers(grid: RayGrid, number: int) -> list[int]:
+    """Workers start in the background; a cheap round lets the grid notice those that are up."""
+    for _ in range(600):
+        if len(grid.worker_pids()) == number:
+            return grid.worker_pids()
+        grid.pull_messages([])
+        time.sleep(0.05)
+    raise AssertionError(f"{grid.worker_pids()} are up, not {number} workers")
+
+
+def digest(grid: SimulationGrid, ask: Ask, *, reduce: bool = True, **config: object) -> str:
+    """Hash of three rounds' averages, each computed from the one before."""
+    result = hashlib.sha256()
+    for round in range(3):
+        messages = ask(grid, range(12), reduce=True, **{"server-round": round}, **config)
+        reduction = requested_reduction(messages[0].content)
+        assert reduction is not None
+        if not reduce:
+            del messages[0].content["config"]["fedlab.reduce"]  # type: ignore[union-attr]  # a config record
+        replies = grid.send_and_receive(messages)
+        assert [reply.metadata.src_node_id for reply in replies] == [1000 + client for client in range(12)]
+        for name, values in sorted(exact_sum(replies, reduction).mean().items()):
+            result.update(name.encode() + values.tobytes())
+        counts = [metric_record(reply.content, "metrics") for reply in replies]
+        result.update(str([metrics and metrics["count"] for metrics in counts]).encode())
+    return result.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected(factory: Callable[[], ClientApp], ask: Ask) -> str:
+    return digest(InlineGrid(factory, 12, {"secret": 5}), ask)
+
+
+def test_one_worker_gives_the_bits_of_the_inline_grid(
+    ray_running: None, factory: Callable[[], ClientApp], ask: Ask, expected: str
+) -> None:
+    grid = RayGrid(factory, 12, {"secret": 5}, workers=1)
+    try:
+        assert digest(grid, ask) == expected
+        # a worker that dies between two rounds
+        os.kill(wait_for_workers(grid, 1)[0], signal.SIGKILL)
+        grid.restore_client_states({})
+        assert digest(grid, ask) == expected
+    finally:
+        grid.close()
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_two_workers_give_the_bits_of_the_inline_grid(
+    two_workers: RayGrid, ask: Ask, expected: str, reduce: bool
+) -> None:
+    assert digest(two_workers, ask, reduce=reduce) == expected
+
+
+def test_a_worker_killed_in_mid_round_changes_nothing(
+    two_workers: RayGrid, ask: Ask, expected: str, tmp_path: Path
+) -> None:
+    before = wait_for_workers(two_workers, 2)
+    assert digest(two_workers, ask, kill=[4], once=str(tmp_path / "killed")) == expected
+    assert (tmp_path / "killed").exists()
+    after = wait_for_workers(two_workers, 2)
+    assert len(set(before) & set(after)) == 1
+
+
+def test_a_client_that_always_kills_its_worker_is_the_only_one_lost(two_workers: RayGrid, ask: Ask) -> None:
+    replies = two_workers.send_and_receive(ask(two_workers, range(8), kill=[5]))
+    assert [reply.has_error() for reply in replies] == [client == 5 for client in range(8)]
+    error = replies[5].error
+    assert error.code == ErrorCode.CLIENT_APP_CRASHED
+    assert error.reason is not None
+    assert "died while it ran client 5 (attempt 2 of 2)" in error.reason
+    assert two_workers.client_of(replies[5].metadata.src_node_id) == 5
+    healthy = two_workers.send_and_receive(ask(two_workers, range(8)))
+    assert not any(reply.has_error() for reply in healthy)
+    counts = [metric_record(reply.content, "metrics") for reply in healthy]
+    assert [metrics and metrics["count"] for metrics in counts] == [2, 2, 2, 2, 2, 1, 2, 2]
+
+
+def test_push_and_pull_do_not_wait(two_workers: RayGrid, ask: Ask) -> None:
+    content = RecordDict({"arrays": to_record({"w": np.ones(3, np.float32)}), "config": ConfigRecord()})
+    first = two_workers.push_messages([Message(content, 1003, "train")])
+    second = two_workers.push_messages([Message(content, 1003, "train"), Message(content, 1001, "train")])
+    ids, replies = {*first, *second}, []
+    while ids:
+        for reply in two_workers.pull_messages(ids):
+            ids.remove(reply.metadata.reply_to_message_id)
+            replies.append(reply)
+        time.sleep(0.01)
+    assert sorted(reply.metadata.src_node_id for reply in replies) == [1001, 1003, 1003]
+    metrics = {reply.metadata.reply_to_message_id: metric_record(reply.content, "metrics") for reply in replies}
+    # both messages to client 3 were run in order, and its state went from the first to the second
+    counts = [metrics[message_id] for message_id in (first[0], second[0])]
+    assert [found and found["count"] for found in counts] == [1, 2]
+
+
+def test_failing_fast_and_late_clients(ray_running: None, factory: Callable[[], ClientApp], ask: Ask) -> None:
+    grid = RayGrid(factory, 12, {"secret": 5}, workers=7, chunk=3, fail_fast=True)  # there is room for two
+    try:
+        grid.send_and_receive(ask(grid, range(12)))
+        assert len(wait_for_workers(grid, 2)) == 2
+        replies = grid.send_and_receive(ask(grid, range(12), **{"raise": [1]}))
+        assert replies[1].error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+        assert "RuntimeError: client 1 is broken" in (replies[1].error.reason or "")
+        assert 2 not in {grid.client_of(reply.metadata.src_node_id) for reply in replies}  # after 1 in its chunk
+        late = grid.send_and_receive(ask(grid, range(2), hang=[1]), timeout=3.0)
+        assert late[1].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+        assert not any(reply.has_error() for reply in grid.send_and_receive(ask(grid, range(12))))
+    finally:
+        grid.close()
+
+
+def test_threads_are_pinned_in_workers(ray_running: None) -> None:
+    def build() -> ClientApp:
+        import torch
+        from flwr.app import MetricRecord
+        from threadpoolctl import threadpool_info
+
+        app = ClientApp()
+
+        @app.query()
+        def threads(message: Message, context: object) -> Message:
+            pools = [int(pool["num_threads"]) for pool in threadpool_info()]
+            answer = MetricRecord({"torch": torch.get_num_threads(), "pools": pools})
+            return Message(RecordDict({"metrics": answer}), reply_to=message)
+
+        return app
+
+    grid = RayGrid(build, 1, workers=1)
+    try:
+        (reply,) = grid.send_and_receive([Message(RecordDict(), 1000, "query")])
+    finally:
+        grid.close()
+    metrics = metric_record(reply.content, "metrics")
+    assert metrics is not None
+    assert metrics["torch"] == 1
+    assert set(metrics["pools"]) == {1}  # type: ignore[arg-type]  # a list
+
+
+def test_a_factory_that_fails_shows_its_own_error(ray_running: None) -> None:
+    def broken() -> ClientApp:
+        raise KeyError("no such model")
+
+    with pytest.raises(KeyError, match="no such model"):
+        RayGrid(broken, 1, workers=2)
+
+
+def test_workers_that_cannot_start_are_a_machine_error(ray_running: None, factory: Callable[[], ClientApp]) -> None:
+    with pytest.raises(MachineError, match="no worker could be started: 64 CPUs asked, the cluster has 2 CPUs"):
+        RayGrid(factory, 1, workers=1, threads=64)
+    with pytest.raises(MachineError, match=r"engine\.workers = .*did not start within 0 s"):
+        RayGrid(factory, 1, workers=1, start_timeout=0.0)
