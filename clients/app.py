@@ -6,13 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
-from fedlab.engine.messages import ARRAYS, CONFIG, EXTRAS, METRICS, NUM_EXAMPLES, REDUCE
-from fedlab.engine.messages import array_record, config_record, required, to_numpy, to_record
+from fedlab.engine.messages import (
+    ARRAYS,
+    CONFIG,
+    EXTRAS,
+    METRICS,
+    NUM_EXAMPLES,
+    REDUCE,
+    array_record,
+    config_record,
+    required,
+    to_numpy,
+    to_record,
+)
 from fedlab.order import Order
 
 STATE = "fedlab.state"

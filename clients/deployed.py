@@ -31,9 +31,7 @@ def config_from_run(run_config: Mapping[str, object]) -> Config:
     return parse(Config, raw)
 
 
-def setup_from_context(
-    run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int
-) -> ClientSetup:
+def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int) -> ClientSetup:
     """The setup of the client on this node.
 
     Args:

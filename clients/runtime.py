@@ -136,7 +136,9 @@ class ClientRuntime:
         self.networks.eval()
         data = self.setup.federated.client(client)
         context = EvaluationContext(
-            data=self._columns(data.test), batch_size=self.setup.config.evaluation.batch_size, **self._work(order, client)
+            data=self._columns(data.test),
+            batch_size=self.setup.config.evaluation.batch_size,
+            **self._work(order, client),
         )
         with torch.inference_mode():
             sums = self.method.evaluate(context)
@@ -209,7 +211,7 @@ class ClientRuntime:
     def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
         if not state.changed:
             return version
-        self.store.save(client, order.round, state, order.keep_from)
+        self.store.save(client, order.round, state, version, order.keep_from)
         return order.round
 
 

@@ -45,16 +45,18 @@ class StateStore:
                 f"state of client {client}", str(path), "the file written in that round", str(error)
             ) from error
 
-    def save(self, client: int, version: int, state: ClientState, keep_from: int) -> None:
+    def save(self, client: int, version: int, state: ClientState, loaded: int | None, keep_from: int) -> None:
         """Write a version and drop those nobody can ask for again.
 
         Args:
+            loaded: the version `state` was loaded from, which stays: this attempt's reply may yet be lost.
             keep_from: round of the last checkpoint; the newest version up to it stays, for resuming.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
         write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw)
-        versions = sorted(v for v in self._versions(client) if v <= min(keep_from, version - 1))
-        for old in versions[:-1]:
+        versions = self._versions(client)
+        kept = {version, loaded, max((v for v in versions if v <= keep_from), default=None)}
+        for old in set(versions) - kept:
             self._path(client, old).unlink(missing_ok=True)
 
     def latest(self, client: int) -> ClientState | None:

@@ -124,9 +124,7 @@ class LocalTrainer(FitContext):
             if self._steps_taken == taken_before:  # fewer samples than the sampler needs for one batch
                 return
 
-    def _shuffled(
-        self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator
-    ) -> Iterator[Tensor]:
+    def _shuffled(self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(_length(columns), generator=generator)
         for indices in order.split(batch_size):
             if len(indices) == batch_size or not self.training.drop_last:
@@ -138,9 +136,7 @@ class LocalTrainer(FitContext):
         rounding = math.floor if self.training.drop_last else math.ceil
         return rounding(samples / self.training.batch_size) * self.training.local_epochs
 
-    def cached(
-        self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
         identity = {
             "name": name,

@@ -197,7 +197,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigErrors([ConfigError("config", str(path), "valid YAML", " ".join(str(error).split()))]) from error
     if not isinstance(raw, dict):
-        raise ConfigErrors([ConfigError("config", str(path), "a YAML mapping at the top", f"found {type(raw).__name__}")])
+        raise ConfigErrors(
+            [ConfigError("config", str(path), "a YAML mapping at the top", f"found {type(raw).__name__}")]
+        )
     return raw
 
 

@@ -17,7 +17,6 @@ from fedlab.errors import FedLabError
 from fedlab.method import Batch, Plan, Step, Task
 from fedlab.seeding import torch_generator
 
-
 Placed = TypeVar("Placed", Tensor, nn.Module)
 
 
@@ -182,7 +181,8 @@ class ClientState(MutableMapping[str, Tensor]):
         return self._tensors[name].to(self._device)
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        self._tensors[name] = value.detach().cpu().contiguous()
+        # a copy: the method may go on changing its tensor, and two names must not share memory
+        self._tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         self.changed = True
 
     def __delitem__(self, name: str) -> None:
@@ -223,9 +223,7 @@ class FitContext(WorkContext, ABC):
         """Batches of ``training.local_epochs`` epochs over `columns` (default ``data``), in the method's own way."""
 
     @abstractmethod
-    def cached(
-        self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """`compute()`, or its result from an earlier run with the same (name, data fingerprint, seed, key)."""
 
     def data_generator(self, *purpose: str | int) -> torch.Generator:

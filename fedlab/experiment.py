@@ -150,7 +150,9 @@ def run(
     config = configure(config, overrides)
     chosen = _method(config, method)
     if method is not None:
-        config = config.model_copy(update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())})
+        config = config.model_copy(
+            update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())}
+        )
     rule: Strategy | None = strategy() if isinstance(strategy, type) else strategy
     if rule is not None:
         described = Component(name=_reference(rule))
@@ -173,12 +175,13 @@ def run(
     )
     loops: list[FederatedLoop] = []
     try:
-        with open_session(config, folder, engine=config.engine.name, workers=placement.workers, command=command) as tracker:
+        with open_session(
+            config, folder, engine=config.engine.name, workers=placement.workers, command=command
+        ) as tracker:
             for warning in warnings:
                 tracker.emit("warning", message=warning)
             tracker.emit("phase_start", round=0, phase="preflight", total=1)
-            parameters = preflight(setup)
-            tracker.start(device=placement.device, clients=federated.num_clients, model_parameters=parameters)
+            preflight(setup)
             server = ServerSetup(
                 config=config,
                 method=chosen,
@@ -239,7 +242,3 @@ def _report(folder: RunFolder) -> None:
         write_report(folder.path)
     except (OSError, ValueError, KeyError, FedLabError):
         log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
-
-
-
-

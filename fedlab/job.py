@@ -69,7 +69,10 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise MachineError(
-            "engine.device", name, "a CUDA device: this process sees none", "set engine.device=cpu, or see fedlab doctor"
+            "engine.device",
+            name,
+            "a CUDA device: this process sees none",
+            "set engine.device=cpu, or see fedlab doctor",
         )
     use_gpu = available and name != "cpu"
     if use_gpu:

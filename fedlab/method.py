@@ -19,7 +19,7 @@ from fedlab.config import Section
 
 if TYPE_CHECKING:
     from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
-    from fedlab.pictures import Picture
+    from fedlab.pictures import ImageGrid, Picture
 
 Batch = dict[str, Any]
 Plan = Mapping[str, bool | int | float | str]
@@ -212,6 +212,10 @@ class Method(ABC):
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         """Named pictures for the report, drawn before round 1, after it, and at the end."""
+        return {}
+
+    def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
+        """What the run leaves behind besides weights, by name: tensors (safetensors) and image sheets (PNG)."""
         return {}
 
     def overrides(self, hook: str) -> bool:

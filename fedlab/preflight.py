@@ -16,11 +16,8 @@ from fedlab.order import Order
 from fedlab.server.shared import SharedTensors
 
 
-def preflight(setup: ClientSetup, client: int = 0) -> int:
+def preflight(setup: ClientSetup, client: int = 0) -> None:
     """Every hook of the method once, on one client; nothing is kept.
-
-    Returns:
-        The number of parameters of the method's networks.
 
     Raises:
         Whatever the method, the model or the data raise.
@@ -64,4 +61,3 @@ def preflight(setup: ClientSetup, client: int = 0) -> int:
         trained = runtime.train(client, order, arrays, extras, {}, version)
         method.server_update(server(1, plan, before, trained.results))
         runtime.evaluate(client, order, arrays, trained.version)
-        return sum(p.numel() for p in runtime.networks.parameters())

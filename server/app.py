@@ -10,7 +10,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedlab.clients.deployed import config_from_run
-from fedlab.config import Config
 from fedlab.data.normalise import denormaliser
 from fedlab.job import make_method
 from fedlab.runfolder import RunFolder

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -17,14 +18,25 @@ from torch import Tensor
 
 from fedlab.checkpoint import save_checkpoint
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.messages import ARRAYS, EXTRAS, METRICS, NUM_EXAMPLES
-from fedlab.engine.messages import array_record, config_record, metric_record, required, to_numpy, to_record
+from fedlab.engine.messages import (
+    ARRAYS,
+    EXTRAS,
+    METRICS,
+    NUM_EXAMPLES,
+    array_record,
+    config_record,
+    metric_record,
+    required,
+    to_numpy,
+    to_record,
+)
 from fedlab.errors import ClientError, FedLabError
 from fedlab.exchange import Exchange
 from fedlab.job import build_networks, choose_device, make_task
 from fedlab.method import Plan
 from fedlab.order import Order
-from fedlab.pictures import save_picture
+from fedlab.pictures import ImageGrid, save_picture, save_sheet
+from fedlab.runfolder import write_atomic
 from fedlab.seeding import derive_seed
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
@@ -72,6 +84,14 @@ class FederatedLoop:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
         """
         rounds, began = self.config.federation.rounds, time.perf_counter()
+        self.tracker.emit(
+            "federation",
+            clients=self.task.num_clients,
+            parameters=sum(p.numel() for p in self.networks.parameters()),
+            device=str(self.device),
+            input_shape=self.task.input_shape,
+            classes=self.task.class_names,
+        )
         self._prepare()
         self._figures(0)
         for round in range(1, rounds + 1):
@@ -81,6 +101,7 @@ class FederatedLoop:
                 self._figures(round)
             if round % self.config.tracking.checkpoint_every == 0 or round == rounds:
                 self._checkpoint(round)
+        self._artifacts()
 
     def progress(self, done: int, total: int) -> None:
         """The engine's word on how far the present phase is."""
@@ -94,6 +115,7 @@ class FederatedLoop:
             messages = [Message(content, self.directory.node(c), "query.prepare") for c in self.clients]
             with self._phase(0, "prepare", len(messages)):
                 results = self._results(self._send(messages, 0, "prepare"))
+            self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
         with self._phase(0, "server", 0):
             self.method.server_prepare(self._server_context(0, {}, self.state, results))
 
@@ -117,9 +139,8 @@ class FederatedLoop:
             self.method.server_update(server)
         evaluation = self._evaluate(round) if self._evaluates(round) else None
         up = {k: v * len(trained) for k, v in self.exchange.bytes_by_group(self.exchange.up).items()}
-        extra = sum(t.numel() * t.element_size() for sent_up in results.values() for t in sent_up.values())
-        if extra:
-            up["results"] = extra
+        if results:
+            up["results"] = _bytes(results)
         groups = {name: {"down": down.get(name, 0), "up": up.get(name, 0)} for name in {**down, **up}}
         elapsed = time.perf_counter() - began
         self.tracker.emit(
@@ -160,6 +181,7 @@ class FederatedLoop:
 
     def _complete(self, messages: list[Message], order: ConfigRecord, *, with_shared: bool) -> int:
         """Add the order, and the shared tensors a client lacks; messages with equal content share one object."""
+
         def lacks(message: Message) -> tuple[str, ...]:
             return self.shared.outdated(self.directory.client(message.metadata.dst_node_id)) if with_shared else ()
 
@@ -196,7 +218,9 @@ class FederatedLoop:
                     raise failure
                 self.tracker.emit("warning", message=str(failure))
         if len(replies) < len(messages):
-            late = f"{len(messages) - len(replies)} of {len(messages)} clients did not answer in round {round} ({phase})"
+            late = (
+                f"{len(messages) - len(replies)} of {len(messages)} clients did not answer in round {round} ({phase})"
+            )
             if stop:
                 raise FedLabError(f"{late} within federation.timeout = {self.config.federation.timeout} s")
             self.tracker.emit("warning", message=late)
@@ -276,9 +300,8 @@ class FederatedLoop:
             record = None if reply.has_error() else array_record(reply.content, EXTRAS)
             if record is not None:
                 client = self.directory.client(reply.metadata.src_node_id)
-                results[client] = {
-                    name: torch.from_numpy(values).to(self.device) for name, values in to_numpy(record, copy=True).items()
-                }
+                arrays = to_numpy(record, copy=True)
+                results[client] = {name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()}
         return results
 
     def _client_metrics(self, round: int, answers: list[Message]) -> dict[str, float]:
@@ -307,7 +330,8 @@ class FederatedLoop:
             self.strategy.cohort = Cohort(nodes, (), {})
         with _flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
             messages = list(self.strategy.configure_evaluate(round, arrays, ConfigRecord(), self.grid))
-        self._complete(messages, self._order(round, self.method.plan(round, self.config.federation.rounds)), with_shared=False)
+        plan = self.method.plan(round, self.config.federation.rounds)
+        self._complete(messages, self._order(round, plan), with_shared=False)
         with self._phase(round, "evaluate", len(messages)):
             replies = [reply for reply in self._send(messages, round, "evaluate") if not reply.has_error()]
             own = self.strategy.aggregate_evaluate(round, [_plain(*pair) for pair in _alike(replies)])
@@ -320,8 +344,29 @@ class FederatedLoop:
     def _figures(self, round: int) -> None:
         if not self.method.overrides("figures"):
             return
+        for name, picture in self.method.figures(self._look(round)).items():
+            path = save_picture(picture, self.setup.folder.figures / f"{name}-{round:04d}.png")
+            where = path.relative_to(self.setup.folder.path).as_posix()
+            self.tracker.emit(
+                "figure", name=name, round=round, path=where, title=picture.title, caption=picture.caption
+            )
+
+    def _artifacts(self) -> None:
+        if not self.method.overrides("artifacts"):
+            return
+        for name, content in self.method.artifacts(self._look(self.config.federation.rounds)).items():
+            target = self.setup.folder.artifacts / name
+            if isinstance(content, ImageGrid):
+                path = save_sheet(content, target.with_name(f"{name}.png"), scale=2)
+            else:
+                path = target.with_name(f"{name}.safetensors")
+                tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+                write_atomic(path, safetensors.torch.save(tensors))
+            self.tracker.emit("artifact", name=name, path=path.relative_to(self.setup.folder.path).as_posix())
+
+    def _look(self, round: int) -> FigureContext:
         states = self.setup.client_states
-        context = FigureContext(
+        return FigureContext(
             task=self.task,
             round=round,
             tensors={name: self.shared[name].cpu() for name in self.shared},
@@ -329,17 +374,18 @@ class FederatedLoop:
             client_state=lambda client: states.latest(client) if states is not None else None,
             denormalise=self.setup.denormalise,
         )
-        for name, picture in self.method.figures(context).items():
-            path = save_picture(picture, self.setup.folder.figures / f"{name}-{round:04d}.png")
-            self.tracker.emit(
-                "figure", name=name, round=round, path=path.relative_to(self.setup.folder.path).as_posix(),
-                title=getattr(picture, "title", name), caption=getattr(picture, "caption", ""),
-            )  # fmt: skip
 
     def _checkpoint(self, round: int) -> None:
         tensors = {f"network/{name}": value.cpu() for name, value in self.state.items()}
         tensors |= {f"shared/{name}": self.shared[name].cpu() for name in self.shared}
-        meta = {"round": round, "seed": self.config.seed, "shared": self.shared.book()}
+        meta = {
+            "round": round,
+            "seed": self.config.seed,
+            "shared": self.shared.book(),
+            "input_shape": list(self.task.input_shape),
+            "class_names": list(self.task.class_names),
+            "clients": self.task.num_clients,
+        }
         path = save_checkpoint(self.setup.folder.checkpoints / f"round_{round:06d}", tensors, meta)
         self.checkpointed = round
         self.tracker.emit("checkpoint", round=round, path=path.relative_to(self.setup.folder.path).as_posix())
@@ -363,6 +409,10 @@ def _flower_sampling(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
+
+
+def _bytes(results: Mapping[int, Mapping[str, Tensor]]) -> int:
+    return sum(t.numel() * t.element_size() for sent in results.values() for t in sent.values())
 
 
 def _scalars(record: MetricRecord) -> dict[str, float]:

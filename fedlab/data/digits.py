@@ -228,9 +228,7 @@ def _half_width(cells: torch.Tensor) -> np.ndarray:
     return width
 
 
-def _colour_pair(
-    n: int, rng: np.random.Generator, contrast: float, saturation: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _colour_pair(n: int, rng: np.random.Generator, contrast: float, saturation: float) -> tuple[np.ndarray, np.ndarray]:
     """Two random colours (n, 3, 1, 1) each, whose luminances differ by at least `contrast`."""
     colours = rng.random((n, 2, 3, 1, 1), dtype=np.float32)
     poor = np.ones(n, dtype=bool)

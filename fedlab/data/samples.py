@@ -41,7 +41,10 @@ class Samples:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
                 raise DataError(
-                    f"data column {name!r}", f"NaN or infinite value in sample {bad}", "finite numbers", "clean the data"
+                    f"data column {name!r}",
+                    f"NaN or infinite value in sample {bad}",
+                    "finite numbers",
+                    "clean the data",
                 )
         for name, names in (("label", self.class_names), ("domain", self.domain_names), ("group", self.group_names)):
             values = self.columns.get(name)

@@ -6,7 +6,7 @@ are not used: each call builds a reference cycle that keeps large arrays alive u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -122,6 +122,18 @@ def metric_record(content: RecordDict, key: str) -> MetricRecord | None:
         TypeError: there is a record of another kind.
     """
     return _record(content, key, MetricRecord)
+
+
+def required(look_up: Callable[[RecordDict, str], Record | None], content: RecordDict, key: str) -> Record:
+    """The record that `look_up` (`array_record` and its siblings) finds under `key`.
+
+    Raises:
+        FedLabError: there is none.
+    """
+    record = look_up(content, key)
+    if record is None:
+        raise FedLabError(f"a message lacks the record {key!r}; it holds {', '.join(map(repr, content)) or 'nothing'}")
+    return record
 
 
 def requested_reduction(content: RecordDict) -> Reduction | None:

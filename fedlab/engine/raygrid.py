@@ -228,7 +228,7 @@ class RayGrid(SimulationGrid):
             raise MachineError(
                 "engine.workers",
                 f"no worker could be started: {reason}",
-                f"room on the cluster, which has {_total('CPU'):g} CPUs and {_total('GPU'):g} GPUs",
+                f"room on the cluster: {_free('CPU')} CPUs and {_free('GPU')} GPUs are free",
                 "look at Ray's logs (/tmp/ray/session_latest/logs), free the machine, or set engine.name: inline",
             )
         log.warning("a worker could not be started and %d go on without it: %s", self._size, reason)
@@ -294,7 +294,7 @@ def _fitting(workers: int, threads: int, gpus: float) -> int:
             "engine.workers",
             workers,
             f"a node with {threads} CPUs and {gpus:g} GPUs for each; no worker could be started: {workers * threads} "
-            f"CPUs asked, the cluster has {_total('CPU'):g} CPUs and {_total('GPU'):g} GPUs",
+            f"CPUs asked, the cluster has {_total('CPU')} CPUs and {_total('GPU')} GPUs",
             "lower engine.threads or engine.gpus_per_worker, or add nodes",
         )
     if room < workers:
@@ -302,5 +302,9 @@ def _fitting(workers: int, threads: int, gpus: float) -> int:
     return min(room, workers)
 
 
-def _total(resource: str) -> float:
-    return float(ray.cluster_resources().get(resource, 0))
+def _total(resource: str) -> str:
+    return f"{ray.cluster_resources().get(resource, 0):g}"
+
+
+def _free(resource: str) -> str:
+    return f"{ray.available_resources().get(resource, 0):g} of {_total(resource)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,9 @@ from flwr.supercore.telemetry import EventType
 from fedlab.config import EngineConfig
 from fedlab.engine.execution import RUN_ID, ClientAppFactory, set_task_identity
 from fedlab.engine.machine import check_engine, pin_threads
+from fedlab.errors import FedLabError
 
+_REGISTRATION_TIMEOUT = 120.0  # seconds
 _runs = itertools.count()
 _built: dict[str, ClientApp] = {}
 
@@ -67,7 +70,17 @@ def run_stock(
     placement = check_engine(config)
     set_task_identity()
     server_app = ServerApp()
-    server_app.main()(main)
+
+    @server_app.main()
+    def main_with_all_nodes(grid: Grid, context: Context) -> None:
+        # Flower starts the server's thread before it registers the nodes
+        deadline = time.monotonic() + _REGISTRATION_TIMEOUT
+        while (nodes := len(list(grid.get_node_ids()))) < num_clients:
+            if time.monotonic() > deadline:
+                raise FedLabError(f"Flower's simulation registered {nodes} of {num_clients} nodes and then no more")
+            time.sleep(0.02)
+        main(grid, context)
+
     run = Run.create_empty(RUN_ID)
     run.primary_task_id = 1
     run.federation_id = NOOP_FEDERATION_ID

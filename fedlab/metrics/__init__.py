@@ -1,0 +1,8 @@
+"""Metrics as sums that merge exactly: update → state → merge → compute, never averages of averages."""
+
+from __future__ import annotations
+
+from fedlab.metrics.classification import Classification
+from fedlab.metrics.sums import SumMetrics
+
+__all__ = ["Classification", "SumMetrics"]

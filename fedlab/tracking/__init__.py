@@ -1,0 +1,8 @@
+"""What a run tells the world: one stream of events, read by files, TensorBoard, MLflow and the console."""
+
+from __future__ import annotations
+
+from fedlab.tracking.history import History
+from fedlab.tracking.tracker import Event, Sink, Tracker
+
+__all__ = ["Event", "History", "Sink", "Tracker"]

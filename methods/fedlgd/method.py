@@ -24,8 +24,8 @@ from fedlab.distill.matching import distribution_matching, gradient_distance, ps
 from fedlab.distill.mmd import rbf_mmd
 from fedlab.distill.statistics import average_statistics, class_statistics
 from fedlab.method import Batch, Group, Method, Plan, Step, Task
-from fedlab.methods.fedlgd.pictures import contact_sheets
-from fedlab.pictures import Picture
+from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
+from fedlab.pictures import ImageGrid, Picture
 
 
 class FedLGD(Method):
@@ -114,10 +114,12 @@ class FedLGD(Method):
         labels = self._labels(keep.nonzero().flatten(), "local")
         generator = ctx.data_generator("local images")
         if self.settings.init == "real":
-            images = torch.cat([self._real(ctx, c, self.settings.ipc_local, generator) for c in labels.unique().tolist()])
+            images = torch.cat(
+                [self._real(ctx, c, self.settings.ipc_local, generator) for c in labels.unique().tolist()]
+            )
         else:
             images = self._coloured(ctx.place(self._noise(len(labels), ctx.task, generator)), labels, mean, std)
-        ctx.state["initial"] = ctx.state["images"] = images
+        ctx.state["images"] = images
         ctx.state["labels"] = labels
 
     def _coloured(self, noise: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -254,6 +256,9 @@ class FedLGD(Method):
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         return contact_sheets(ctx, self.settings.ipc_global)
+
+    def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
+        return virtual_sets(ctx, self._global_labels)
 
 
 METHOD = FedLGD

@@ -1,6 +1,8 @@
-"""Contact sheets of FedLGD's virtual images."""
+"""FedLGD's virtual images to look at and to keep."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -21,16 +23,13 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
             columns=classes,
             title=f"Global virtual images {when}",
             caption="One column per class; distilled by the server from the aggregated update.",
+            column_labels=ctx.task.class_names,
         )
     rows: list[Tensor] = []
     names: list[str] = []
-    for client, name in enumerate(ctx.client_names[:20]):
-        state = ctx.client_state(client)
-        if state is None or "images" not in state:
-            continue
-        images = ctx.denormalise(state["images"])
+    for name, state in _local_sets(ctx, most=20):
+        images, labels = ctx.denormalise(state["images"]), state["labels"]
         row = torch.full((classes, *images.shape[1:]), 0.5)
-        labels = state["labels"]
         for c in labels.unique().tolist():
             row[c] = images[labels == c][0]
         rows.append(row)
@@ -42,5 +41,29 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
             title=f"Local virtual images {when}",
             caption="One row per client, one image per class, read from the simulated clients' own disks.",
             row_labels=tuple(names),
+            column_labels=ctx.task.class_names,
         )
     return sheets
+
+
+def virtual_sets(
+    ctx: FigureContext, global_labels: Callable[[Tensor], Tensor]
+) -> dict[str, Mapping[str, Tensor] | ImageGrid]:
+    """The final virtual sets in normalised space with labels, and each as a sheet of pictures (columns: classes)."""
+    kept: dict[str, Mapping[str, Tensor] | ImageGrid] = {}
+    sets = {f"virtual-local-{name}": (state["images"], state["labels"]) for name, state in _local_sets(ctx)}
+    if "images" in ctx.tensors:
+        sets["virtual-global"] = ctx.tensors["images"], global_labels(ctx.tensors["images"])
+    for name, (images, labels) in sets.items():
+        kept[name] = {"images": images, "labels": labels}
+        classes = len(labels.unique())
+        by_class = ctx.denormalise(images).reshape(classes, -1, *images.shape[1:]).transpose(0, 1)
+        kept[f"{name}-sheet"] = ImageGrid(by_class.reshape(-1, *images.shape[1:]), columns=classes)
+    return kept
+
+
+def _local_sets(ctx: FigureContext, most: int | None = None) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    for client, name in enumerate(ctx.client_names[:most]):
+        state = ctx.client_state(client)
+        if state is not None and "images" in state:
+            yield name, state

@@ -115,8 +115,8 @@ def inline() -> Iterator[InlineGrid]:
 
 @pytest.fixture(scope="session")
 def ray_running() -> Iterator[None]:
-    """Ray with two CPUs for all tests."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    """One Ray for all tests, with room for the shared workers and for a test's own."""
+    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
 

@@ -84,7 +84,9 @@ class Hub:
             if (self.path / "dataset_dict.json").is_file():
                 splits = datasets.load_from_disk(str(self.path))
                 if name not in splits:
-                    raise DataError(f"data.source.{split}", name, f"one of {', '.join(splits)}", did_you_mean(name, splits))
+                    raise DataError(
+                        f"data.source.{split}", name, f"one of {', '.join(splits)}", did_you_mean(name, splits)
+                    )
                 return splits[name]
             if (self.path / "state.json").is_file():
                 raise DataError(
@@ -124,7 +126,9 @@ class Hub:
             )
         names = getattr(dataset.features[settings.label_column], "names", None)
         if names is not None and len(labels) and labels.min() < 0:
-            raise DataError(f"data.source.{split}", getattr(settings, split), "labelled samples", "use a labelled split")
+            raise DataError(
+                f"data.source.{split}", getattr(settings, split), "labelled samples", "use a labelled split"
+            )
         return {
             "image": self._images(dataset),
             "label": labels.astype(np.int64) if names is not None else labels,

@@ -1,0 +1,98 @@
+"""Pictures and tables of a partition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+_FEW, _SOME = 30, 120
+
+
+def plot_partition(summary: dict[str, Any]) -> Figure:
+    """Clients × classes: stacked bars for a few clients, a matrix for some, a sorted picture for many.
+
+    Args:
+        summary: what `fedlab.data.partition.summary` returns.
+    """
+    from matplotlib.figure import Figure
+
+    counts = np.array([client["train"] for client in summary["clients"]])
+    clients, classes = counts.shape
+    height = float(np.clip(1.3 + 0.28 * min(clients, _SOME), 2.4, 16))
+    figure = Figure(figsize=(8, height if clients <= _SOME else 5), layout="constrained")
+    axes = figure.add_subplot()
+    if clients <= _FEW and classes <= 20:
+        _bars(axes, summary, counts)
+    else:
+        _matrix(figure, axes, summary, counts)
+    skew = summary["skew"]
+    axes.set_title(
+        f"{clients} clients, {skew['samples']:,} training samples · label entropy {skew['label_entropy_mean']:.2f} of "
+        f"{skew['label_entropy_global']:.2f} bits · EMD {skew['label_emd_mean']:.2f}",
+        fontsize=9,
+        loc="left",
+    )
+    return figure
+
+
+def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if counts.shape[1] <= 10 else "tab20"]
+    rows = np.arange(len(counts))
+    left = np.zeros(len(counts))
+    for index, name in enumerate(summary["classes"]):
+        axes.barh(rows, counts[:, index], left=left, color=palette(index), label=name, height=0.78)
+        left += counts[:, index]
+    axes.set_yticks(rows, [_label(client) for client in summary["clients"]], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("training samples")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="class", fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
+    many = len(counts) > _SOME
+    # beyond that clients have no room for names; sorting by their commonest class shows the structure instead
+    order = np.lexsort((-counts.max(axis=1), counts.argmax(axis=1))) if many else np.arange(len(counts))
+    shares = counts[order] / np.maximum(counts[order].sum(axis=1, keepdims=True), 1)
+    picture = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(picture, ax=axes)
+    bar.set_label("share of the client's samples", fontsize=8)
+    axes.set_xticks(
+        np.arange(counts.shape[1]), summary["classes"], fontsize=8, rotation=0 if counts.shape[1] <= 12 else 90
+    )
+    axes.set_xlabel("class")
+    if many:
+        axes.set_ylabel(f"{len(counts):,} clients, by their commonest class")
+    else:
+        axes.set_yticks(np.arange(len(counts)), [_label(client) for client in summary["clients"]], fontsize=7)
+
+
+def _label(client: dict[str, Any]) -> str:
+    name, domain = client["name"], client["domain"]
+    return name if domain in ("all", "mixed", name) or domain in name else f"{name} ({domain})"
+
+
+def partition_table(summary: dict[str, Any], limit: int = 60) -> Table:
+    """Clients × classes as a table, the first `limit` clients."""
+    from rich.table import Table
+
+    clients = summary["clients"]
+    more = f", the first {limit} shown" if len(clients) > limit else ""
+    table = Table(title=f"Training samples of {len(clients)} clients{more}")
+    table.add_column("client")
+    for name in summary["classes"]:
+        table.add_column(str(name), justify="right")
+    table.add_column("train", justify="right", style="bold")
+    table.add_column("test", justify="right")
+    for client in clients[:limit]:
+        cells = [str(count) if count else "·" for count in client["train"]]
+        table.add_row(_label(client), *cells, str(sum(client["train"])), str(sum(client["test"])))
+    return table

@@ -1,0 +1,217 @@
+"""Who holds which sample: a pure function of (data, partition steps, seed)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from fedlab.config import Component, parse
+from fedlab.data.samples import Dataset
+from fedlab.data.skew import skew_figures
+from fedlab.registry import Registry
+from fedlab.seeding import numpy_generator
+
+PARTITIONERS = Registry(
+    "partition step",
+    {
+        name: f"fedlab.data.partitioners:{name.title()}"
+        for name in ("iid", "dirichlet", "pathological", "shard", "size", "natural", "domain", "corruption")
+    },
+    "fedlab.partitioners",
+)
+
+
+@dataclass(frozen=True)
+class ClientPart:
+    """What one client holds.
+
+    Args:
+        name: unique and readable, ``mnist`` or ``fog-2``.
+        train: ascending indices into the train samples.
+        test: ascending indices into the test samples.
+        corruption: (name, severity) applied to the client's images, or None.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    corruption: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Index lists of many clients in two arrays: client i holds ``order[offsets[i]:offsets[i + 1]]``."""
+
+    order: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def by_owner(cls, owner: np.ndarray, count: int) -> Ragged:
+        """From the owner of every sample; negative owners hold nothing."""
+        order = np.argsort(owner, kind="stable")
+        offsets = np.searchsorted(owner[order], np.arange(count + 1))
+        return cls(order, offsets)
+
+    @classmethod
+    def joined(cls, lists: Sequence[np.ndarray]) -> Ragged:
+        """From one list per client."""
+        order = np.concatenate(lists) if lists else np.empty(0, np.int64)
+        return cls(order, np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.order[self.offsets[index] : self.offsets[index + 1]]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A step's division of one part.
+
+    Args:
+        train: positions within the part's train samples, one list per new part.
+        test: the same for its test samples.
+        names: what tells the new parts apart.
+        corruptions: (name, severity) of each new part, where the step corrupts.
+    """
+
+    train: Ragged
+    test: Ragged
+    names: Sequence[str]
+    corruptions: Sequence[tuple[str, int]] | None = None
+
+
+class Partition(Sequence[ClientPart]):
+    """All clients' parts, stored compactly and built on access.
+
+    Args:
+        train: train indices by client.
+        test: test indices by client.
+        names: one per client.
+        corruptions: one per client.
+        fingerprint: hash of data, steps and seed.
+    """
+
+    def __init__(
+        self,
+        train: Ragged,
+        test: Ragged,
+        names: Sequence[str],
+        corruptions: Sequence[tuple[str, int] | None],
+        fingerprint: str,
+    ) -> None:
+        self.train, self.test, self.names, self.corruptions = train, test, list(names), list(corruptions)
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> ClientPart: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ClientPart]: ...
+    def __getitem__(self, index: int | slice) -> ClientPart | list[ClientPart]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        i = index % len(self)
+        return ClientPart(self.names[i], np.sort(self.train[i]), np.sort(self.test[i]), self.corruptions[i])
+
+
+def make_steps(steps: Sequence[Component]) -> list[Any]:
+    """The partition steps, their settings validated.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown step or setting.
+    """
+    made = []
+    for index, step in enumerate(steps):
+        key = f"data.partition.{index}"
+        found = PARTITIONERS.find(step.name, f"{key}.name")
+        made.append(found(parse(found.Settings, step.settings, key), key))
+    return made
+
+
+def check_steps(steps: Sequence[Component]) -> None:
+    """Validate the steps' settings without data."""
+    make_steps(steps)
+
+
+def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partition:
+    """Apply `steps` one after the other, each dividing every part of the one before.
+
+    Raises:
+        DataError: a step cannot be carried out; the largest feasible value is named.
+    """
+    made = make_steps(steps)
+    described = json.dumps([step.model_dump(mode="json") for step in steps], sort_keys=True)
+    fingerprint = hashlib.blake2b(f"{dataset.fingerprint}{described}{seed}".encode(), digest_size=16).hexdigest()
+    train = Ragged.joined([np.arange(len(dataset.train))])
+    test = Ragged.joined([np.arange(len(dataset.test))])
+    names: list[str] = [""]
+    corruptions: list[tuple[str, int] | None] = [None]
+    for depth, step in enumerate(made):
+        trains, tests, new_names = [], [], []
+        new_corruptions: list[tuple[str, int] | None] = []
+        for part in range(len(names)):
+            generator = numpy_generator(seed, "partition", depth, part)
+            mine_train, mine_test = train[part], test[part]
+            split: Split = step.split(dataset, mine_train, mine_test, generator)
+            trains.append(Ragged(mine_train[split.train.order], split.train.offsets))
+            tests.append(Ragged(mine_test[split.test.order], split.test.offsets))
+            new_names += [f"{names[part]}-{name}" if names[part] else name for name in split.names]
+            new_corruptions += split.corruptions or [corruptions[part]] * len(split.names)
+        train, test = _concatenate(trains), _concatenate(tests)
+        names, corruptions = new_names, new_corruptions
+    if names == [""]:
+        names = ["all"]
+    return Partition(train, test, names, corruptions, fingerprint)
+
+
+def summary(parts: Partition, dataset: Dataset) -> dict[str, Any]:
+    """Counts by client and class with the skew figures; JSON-able, read by charts, tables and the report."""
+    train, test = (
+        class_counts(parts.train, dataset.train["label"], dataset.train.num_classes),
+        class_counts(parts.test, dataset.test["label"], dataset.test.num_classes),
+    )
+    domains = dataset.train.columns.get("domain")
+    clients = []
+    for index, name in enumerate(parts.names):
+        mine = parts.train[index]
+        held = np.unique(domains[mine]) if domains is not None else np.zeros(1, np.int64)
+        corruption = parts.corruptions[index]
+        clients.append(
+            {
+                "name": name,
+                "domain": dataset.train.domain_names[int(held[0])] if len(held) == 1 else "mixed",
+                "corruption": f"{corruption[0]} {corruption[1]}" if corruption else "",
+                "train": train[index].tolist(),
+                "test": test[index].tolist(),
+            }
+        )
+    return {"classes": list(dataset.train.class_names), "clients": clients, "skew": skew_figures(train)}
+
+
+def class_counts(parts: Ragged, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Samples by client and class, (clients, classes)."""
+    owner = np.repeat(np.arange(len(parts)), parts.sizes)
+    held = labels[parts.order[parts.offsets[0] : parts.offsets[-1]]]
+    flat = np.bincount(owner * num_classes + held, minlength=len(parts) * num_classes)
+    return flat.reshape(len(parts), num_classes)
+
+
+def _concatenate(parts: Sequence[Ragged]) -> Ragged:
+    orders = [part.order[part.offsets[0] : part.offsets[-1]] for part in parts]
+    sizes = np.concatenate([part.sizes for part in parts])
+    return Ragged(np.concatenate(orders), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))

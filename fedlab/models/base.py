@@ -1,0 +1,93 @@
+"""What the networks share: the interface, initialisation, normalisation layers, input checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, assert_never
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.errors import ConfigError
+
+Norm = Literal["instance", "batch", "group", "none"]
+_GROUPS = 4
+
+
+class FeatureClassifier(Protocol):
+    """A classification network whose penultimate representation can be used on its own.
+
+    Args:
+        feature_dim: d.
+        head: maps features (n, d) to logits (n, K).
+    """
+
+    feature_dim: int
+    head: nn.Module
+
+    def features(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) → (n, d), what the head receives."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) → logits (n, K) = head(features(x))."""
+        ...
+
+
+@contextmanager
+def seeded_init(seed: int) -> Iterator[None]:
+    """Parameters created inside depend on `seed` only; the global CPU generator is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed every GPU as well
+        yield
+
+
+def norm_layer(kind: Norm, channels: int) -> nn.Module:
+    """A normalisation layer with scale and shift for maps of `channels` channels.
+
+    ``instance`` is group normalisation with one channel per group: the same maths as `nn.InstanceNorm2d`, and faster
+    on the CPU, twice so where its gradient is differentiated again.
+    """
+    match kind:
+        case "instance":
+            return nn.GroupNorm(channels, channels)
+        case "group":
+            return nn.GroupNorm(_GROUPS, channels)
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "none":
+            return nn.Identity()
+        case _:
+            assert_never(kind)
+
+
+def groups_fit(kind: Norm, channels: int) -> bool:
+    """Whether `channels` can be normalised in this way."""
+    return kind != "group" or channels % _GROUPS == 0
+
+
+def image_shape(
+    model: str, input_shape: Sequence[int], num_classes: int, smallest: int = 1, fix: str = ""
+) -> tuple[int, int, int]:
+    """`input_shape` as (C, H, W).
+
+    Args:
+        model: the model's name, for the message.
+        input_shape: shape of one sample.
+        num_classes: K.
+        smallest: least height and width the model can take.
+        fix: what to do about images that are too small.
+
+    Raises:
+        ConfigError: no image, too small an image, or no classes.
+    """
+    if num_classes < 1:
+        raise ConfigError("model.name", model, "data with labels: this model classifies", "choose a labelled source")
+    found = f"{model} for samples of shape {'x'.join(map(str, input_shape))}"
+    if len(input_shape) != 3:
+        raise ConfigError("model.name", found, "images, of shape channels x height x width", "choose an image source")
+    channels, height, width = input_shape
+    if channels < 1 or min(height, width) < smallest:
+        raise ConfigError("model.name", found, f"images of at least {smallest}x{smallest} pixels", fix)
+    return channels, height, width

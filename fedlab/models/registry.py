@@ -1,0 +1,66 @@
+"""From a configuration's ``model`` section to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from fedlab.config import Component, Section, parse
+from fedlab.errors import ConfigError
+from fedlab.registry import Registry
+
+MODELS = Registry(
+    "model",
+    {
+        "convnet": "fedlab.models.convnet:ConvNet",
+        "logistic": "fedlab.models.logistic:Logistic",
+        "resnet18": "fedlab.models.resnet:ResNet18",
+        "simple_cnn": "fedlab.models.simple_cnn:SimpleCNN",
+    },
+    "fedlab.models",
+)
+
+
+def build_model(component: Component, input_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """The model called ``component.name``, its weights drawn from torch's default generator.
+
+    Args:
+        component: name and settings.
+        input_shape: shape of one sample, (C, H, W) for images.
+        num_classes: K.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown model or setting, or an input the model cannot take.
+    """
+    model, settings = _resolve(component)
+    network: nn.Module = model(settings, tuple(input_shape), num_classes)
+    return network
+
+
+def check_model(component: Component) -> None:
+    """Refuse what can be known wrong before the data is.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown model or setting.
+    """
+    _resolve(component)
+
+
+def _resolve(component: Component) -> tuple[Any, Section]:
+    model = MODELS.find(component.name)
+    settings = getattr(model, "Settings", None)
+    if not (
+        isinstance(model, type)
+        and issubclass(model, nn.Module)
+        and isinstance(settings, type)
+        and issubclass(settings, Section)
+    ):
+        raise ConfigError(
+            "model.name",
+            component.name,
+            "a torch.nn.Module class with a nested class Settings(fedlab.config.Section)",
+            "see fedlab/models/logistic.py for the smallest one",
+        )
+    return model, parse(settings, component.settings, "model")

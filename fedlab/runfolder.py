@@ -1,0 +1,134 @@
+"""The folder a run leaves behind: what lies where, and writing that a crash cannot tear."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fedlab.errors import CheckpointError, ConfigError
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a file whole or not at all; folders above it are made.
+
+    Readers see the old content or the new one, also after a crash or a loss of power.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of one run are.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, name: str | None, method: str, seed: int) -> RunFolder:
+        """A new folder below `parent`: `name`, or method, seed and time; a run is never written over another.
+
+        Raises:
+            ConfigError: `name` is taken, or the folder cannot be made.
+        """
+        base = name or f"{method.rpartition(':')[2]}-seed{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        for attempt in range(1, 1000):
+            path = parent / (base if attempt == 1 else f"{base}-{attempt}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError as error:
+                if name is not None:
+                    raise ConfigError(
+                        "tracking.name", name, f"a name not yet used in {parent}", "choose another, or remove that run"
+                    ) from error
+                continue
+            except OSError as error:
+                raise ConfigError(
+                    "tracking.folder", str(parent), "a folder that can be written to", str(error)
+                ) from error
+            return cls(path)
+        raise ConfigError("tracking.folder", str(parent), "fewer runs of one name and second", "set tracking.name")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            CheckpointError: no run lies there.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise CheckpointError("run", str(path), "a run folder, which holds a config.yaml", "see the folder runs/")
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The frozen configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and command, as JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def partition(self) -> Path:
+        """Samples by client and class with the skew figures, as JSON."""
+        return self.path / "partition.json"
+
+    @property
+    def events(self) -> Path:
+        """All that happened, one JSON object a line."""
+        return self.path / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """Values by round as a table: CSV with the columns round, scope, metric, value."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder per checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def clients(self) -> Path:
+        """Lasting states of the simulated clients."""
+        return self.path / "clients"
+
+    @property
+    def figures(self) -> Path:
+        """Pictures the method drew."""
+        return self.path / "figures"
+
+    @property
+    def artifacts(self) -> Path:
+        """What the method made: safetensors and PNG files."""
+        return self.path / "artifacts"
+
+    @property
+    def report(self) -> Path:
+        """The report, one self-contained HTML page."""
+        return self.path / "report.html"

@@ -1,0 +1,108 @@
+"""A run's events, read back."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlab.tracking.tracker import Event
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in a run; each entry has the fields of its event, see `fedlab.tracking.tracker`.
+
+    Args:
+        events: in order.
+    """
+
+    events: Sequence[Event] = ()
+
+    @classmethod
+    def from_jsonl(cls, path: Path) -> History:
+        """From an event file; a last line cut short by a crash is left out. Empty where there is no file."""
+        return cls(tuple(_read(path)))
+
+    def of(self, kind: str) -> list[Event]:
+        """All events of one kind."""
+        return [event for event in self.events if event["event"] == kind]
+
+    @property
+    def start(self) -> Event:
+        """``run_start`` and ``federation`` in one; empty where the run did not get that far."""
+        merged: Event = {}
+        for event in (*self.of("federation")[-1:], *self.of("run_start")[-1:]):
+            merged |= event
+        return merged
+
+    @property
+    def end(self) -> Event:
+        """``run_end``; empty where the run was killed or is still going."""
+        found = self.of("run_end")
+        return found[-1] if found else {}
+
+    @property
+    def rounds(self) -> list[Event]:
+        """One entry per finished round."""
+        return self.of("round")
+
+    @property
+    def evaluations(self) -> list[Event]:
+        """One entry per evaluation."""
+        return self.of("evaluation")
+
+    @property
+    def warnings(self) -> list[str]:
+        """Texts of all warnings."""
+        return [str(event["message"]) for event in self.of("warning")]
+
+    def series(self, metric: str, scope: str = "mean") -> list[tuple[int, float]]:
+        """(round, value) of an evaluation metric.
+
+        Args:
+            metric: such as ``accuracy``.
+            scope: ``mean``, ``pooled``, ``strategy``, or a client's name.
+        """
+        points = []
+        for event in self.evaluations:
+            values = event[scope] if scope in ("mean", "pooled", "strategy") else event["clients"].get(scope, {})
+            if values.get(metric) is not None:
+                points.append((int(event["round"]), float(values[metric])))
+        return points
+
+    def logged(self, name: str, side: str = "train") -> list[tuple[int, float]]:
+        """(round, value) of what clients (``train``) or server (``server``) logged."""
+        return [
+            (int(event["round"]), float(event[side][name]))
+            for event in self.rounds
+            if event[side].get(name) is not None
+        ]
+
+    def bytes_total(self) -> tuple[int, int]:
+        """Payload bytes (down, up) of the whole run."""
+        counted = [*self.of("prepared"), *self.rounds]
+        return sum(e["bytes_down"] for e in counted), sum(e["bytes_up"] for e in counted)
+
+    def seconds_by_phase(self) -> dict[str, float]:
+        """Seconds spent in each phase."""
+        spent: dict[str, float] = defaultdict(float)
+        for event in self.of("phase_end"):
+            spent[event["phase"]] += event["seconds"]
+        return dict(spent)
+
+
+def _read(path: Path) -> Iterable[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict) and "event" in event:
+                yield event

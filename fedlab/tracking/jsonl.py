@@ -1,0 +1,30 @@
+"""Events in a file, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedlab.tracking.tracker import Event
+
+_NOT_KEPT = frozenset({"progress"})
+
+
+class JsonlSink:
+    """Appends to `path`; every line reaches the operating system before the next event.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, event: Event) -> None:
+        if event["event"] not in _NOT_KEPT:
+            self._file.write(json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

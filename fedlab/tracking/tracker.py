@@ -1,0 +1,94 @@
+"""The stream of events of one run, and who listens.
+
+====================  ====================================================================================
+event                 fields
+====================  ====================================================================================
+``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command``
+``warning``           ``message``
+``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
+``progress``          ``round, phase, done, total``: not kept in the file
+``phase_end``         ``round, phase, seconds``
+``federation``        ``clients, parameters, device, input_shape, classes``
+``prepared``          ``bytes_down, bytes_up``: of the query before round 1
+``client``            ``round, client, metrics``
+``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``
+``evaluation``        ``round, clients, mean, pooled, strategy``
+``figure``            ``name, round, path, title, caption``
+``artifact``          ``name, path``
+``checkpoint``        ``round, path``
+``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``
+====================  ====================================================================================
+
+Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
+payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Event = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """A listener."""
+
+    def write(self, event: Event) -> None:
+        """Take note of an event: ``event`` is its kind, ``time`` seconds since the epoch, the rest its fields."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class Tracker:
+    """Hands events on.
+
+    Args:
+        essential: sinks whose failure ends the run.
+        others: sinks that are dropped with a warning when they fail; a broken display must not cost a result.
+    """
+
+    def __init__(self, essential: Sequence[Sink] = (), others: Sequence[Sink] = ()) -> None:
+        self._essential, self._others = list(essential), list(others)
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Publish one event; arrays and numpy scalars become plain values, NaN and infinity become None."""
+        record = {"event": event, "time": time.time(), **{name: plain(value) for name, value in fields.items()}}
+        for sink in self._essential:
+            sink.write(record)
+        for sink in list(self._others):
+            try:
+                sink.write(record)
+            except Exception as error:
+                self._others.remove(sink)
+                log.warning("%s failed and is left out from now on: %s", type(sink).__name__, error)
+
+    def close(self) -> None:
+        """Close all sinks."""
+        for sink in [*self._essential, *self._others]:
+            try:
+                sink.close()
+            except Exception as error:
+                log.warning("%s could not be closed: %s", type(sink).__name__, error)
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | range):
+        return [plain(part) for part in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)
