@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,9 +61,9 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
             {
                 "client": client,
                 "name": data.partition[client].name,
-                "train": data.num_train(client),
+                "train": runtime.examples(client),
                 "test": data.num_test(client),
-                "shape": [int(n) for n in runtime.task.input_shape],
+                "columns": json.dumps(runtime.task.columns),
                 "classes": list(runtime.task.class_names),
                 "clients": data.num_clients,
                 "device": runtime.device.type,
@@ -113,6 +114,8 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
         content[ARRAYS] = to_record(arrays)
     if answer.results:
         content[EXTRAS] = to_record({name: value.detach().clone() for name, value in answer.results.items()})
+    if answer.withheld:
+        content["fedlab.withheld"] = ConfigRecord({"groups": list(answer.withheld)})
     if answer.version is not None:
         context.state[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)

@@ -12,9 +12,10 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.sources import load_source
 from fedlab.errors import ConfigError
 from fedlab.job import make_method
-from fedlab.paths import cache_folder, flower_home
+from fedlab.paths import flower_home
 
 CONFIG_KEY = "config-json"
+PARTITION_ID = "partition-id"
 
 
 def config_from_run(run_config: Mapping[str, object]) -> Config:
@@ -32,28 +33,39 @@ def config_from_run(run_config: Mapping[str, object]) -> Config:
 
 
 def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int) -> ClientSetup:
-    """The setup of the client on this node.
+    """The setup of the client on this node. All that the node keeps lies below its own ``state-dir``.
 
     Args:
         run_config: holds the run's configuration under ``config-json``.
-        node_config: ``partition-id``, and optionally ``state-dir``, where the node keeps its own state.
+        node_config: ``partition-id``, and optionally ``state-dir``, by default in Flower's folder.
         run_id: Flower's id of the run, which keeps runs apart.
+
+    Raises:
+        ConfigError, ConfigErrors: the configuration is wrong, or the node is none of the partition's clients.
+        DataError: the data cannot be loaded on this node.
     """
     config = config_from_run(run_config)
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
-    client = int(str(node_config.get("partition-id", -1)))
-    if not 0 <= client < data.num_clients:
-        raise ConfigError(
-            "node-config partition-id",
-            client,
-            f"0 to {data.num_clients - 1}: the run's partition has {data.num_clients} clients",
-            'start the node with --node-config "partition-id=I"',
-        )
-    root = Path(str(node_config.get("state-dir", flower_home() / "fedlab-state")))
+    client = _partition_id(node_config, data.num_clients)
+    # by default one folder per client: the nodes of one machine share Flower's folder
+    default = flower_home() / "fedlab" / f"client-{client}"
+    root = Path(str(node_config.get("state-dir", default))).expanduser().resolve()
     return ClientSetup(
         config=config,
         method=make_method(config.method),
         federated=data,
         state_root=root / f"run-{run_id}",
-        cache_root=cache_folder(config.tracking.cache),
+        cache_root=root / "cache",  # not the submitter's tracking.cache: private results must not leave the folder
+    )
+
+
+def _partition_id(node_config: Mapping[str, object], clients: int) -> int:
+    given = node_config.get(PARTITION_ID)
+    if isinstance(given, int) and 0 <= given < clients:
+        return given
+    raise ConfigError(
+        f"node-config {PARTITION_ID}",
+        given,
+        f"0 to {clients - 1}: the run's partition has {clients} clients",
+        f'start the node with --node-config "{PARTITION_ID}=I"',
     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedlab.clients.corrections import requested
+from fedlab.clients.received import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import Config
@@ -21,8 +22,8 @@ from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
 from fedlab.errors import FedLabError
-from fedlab.exchange import Exchange
-from fedlab.job import build_networks, choose_device, make_task
+from fedlab.exchange import NETWORK, Exchange, Exchanges
+from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
 
@@ -49,18 +50,28 @@ class ClientSetup:
 
 
 class MissingSharedError(FedLabError):
-    """The client has no current copy of a server tensor; the server sends it again."""
+    """This machine lacks the current version of a server tensor; the server sends it again."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A client's answer: network state to send (views of the resident model), results, metrics, weight, state."""
+    """A client's answer.
+
+    Args:
+        arrays: network state to send, views of the resident model.
+        results: tensors beside the weights.
+        metrics: means of what was logged, by name.
+        examples: the client's weight.
+        version: of its state.
+        withheld: averaged groups it does not contribute to.
+    """
 
     arrays: dict[str, Tensor]
     results: dict[str, Tensor]
     metrics: dict[str, float]
     examples: int
     version: int | None
+    withheld: tuple[str, ...] = ()
 
 
 class ClientRuntime:
@@ -74,18 +85,26 @@ class ClientRuntime:
         config, self.setup, self.method = setup.config, setup, setup.method
         data = setup.federated
         self.device = choose_device(config.engine.device)
-        self.task = make_task(config, data.image_shape, data.class_names, data.num_clients)
+        self.task = make_task(config, data.columns, data.class_names, data.num_clients)
         self.networks = build_networks(self.method, self.task, config.seed, self.device)
-        self.exchange = Exchange(self.networks, self.method.exchange(), config.exchange.local)
+        self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.store = StateStore(setup.state_root, self.device)
+        self.received = ReceivedTensors(setup.state_root / "received", self.device)
         self._live = self.networks.state_dict()
-        self._initial = {name: self._live[name].clone() for name in self.exchange.local}
-        self._frozen = self.exchange.frozen_hash(self._live)
+        self._initial: dict[str, Tensor] = {}
+        self._held_once: dict[str, int] = {}
+        self._frozen: dict[tuple[str, ...], str] = {}
+
+    def examples(self, client: int) -> int:
+        """A client's weight in averages by examples."""
+        if not self.method.overrides("examples"):
+            return self.setup.federated.num_train(client)
+        return self.method.examples(self._columns(self.setup.federated.client(client).train))
 
     def prepare(self, client: int, order: Order, version: int | None) -> Trained:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
-        trainer = self._trainer(client, order, state, {}, {})
+        trainer = self._trainer(client, order, state, self.exchanges.enter(order.plan), {}, {})
         results = self.method.prepare(trainer)
         return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, order, state, version))
 
@@ -107,40 +126,50 @@ class ClientRuntime:
             version: the client's state version.
 
         Raises:
-            MissingSharedError: a server tensor is neither in `shared` nor in the client's state.
+            MissingSharedError: a server tensor has never been sent to this machine.
             FedLabError: frozen networks differ from the server's.
         """
         began = time.perf_counter()
         state = self.store.load(client, version)
-        self._load(arrays, state)
-        if order.frozen != self._frozen:
+        exchange = self.exchanges.enter(order.plan)
+        tensors = self._receive(client, order, shared)
+        self._load(exchange, arrays, state)
+        frozen = self._frozen_hash(exchange)
+        if order.frozen != frozen:
             raise FedLabError(
-                f"frozen networks differ between server ({order.frozen}) and client {client} ({self._frozen}): "
+                f"frozen networks differ between server ({order.frozen}) and client {client} ({frozen}): "
                 "every participant must load the same checkpoint"
             )
-        trainer = self._trainer(client, order, state, self._receive(client, order, shared, state), settings)
+        trainer = self._trainer(client, order, state, exchange, tensors, settings)
         self.method.fit(trainer)
         results = self.method.client_result(trainer)
-        for name in self.exchange.local:
-            if not torch.equal(self._live[name], self._initial[name]):
-                state[f"network/{name}"] = self._live[name].clone()
+        for name in exchange.local:
+            if not torch.equal(self._live[name], self._start(name)):
+                state[f"network/{name}"] = self._live[name]
+        withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
+        sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
         metrics = {**trainer.metrics, "seconds": time.perf_counter() - began}
-        sent = {name: self._live[name] for name in self.exchange.up}
-        return Trained(sent, results, metrics, trainer.examples, self._save(client, order, state, version))
+        kept = self._save(client, order, state, version)
+        return Trained(sent, results, metrics, trainer.examples, kept, withheld)
 
     def evaluate(
         self, client: int, order: Order, arrays: Mapping[str, np.ndarray], version: int | None
     ) -> tuple[Mapping[str, np.ndarray], dict[str, float], int]:
         """Sufficient statistics, their values and the number of test samples of one client."""
-        self._load(arrays, self.store.load(client, version) if self.exchange.local else ClientState())
+        state = self.store.load(client, version)
+        exchange = self.exchanges.enter(order.plan)
+        self._load(exchange, arrays, state)
         self.networks.eval()
         data = self.setup.federated.client(client)
         context = EvaluationContext(
             data=self._columns(data.test),
+            train_data=lambda: self._columns(data.train),
+            state=state,
             batch_size=self.setup.config.evaluation.batch_size,
-            **self._work(order, client),
+            scope=("client", client),
+            **self._work(order),
         )
-        with torch.inference_mode():
+        with torch.no_grad():
             sums = self.method.evaluate(context)
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
@@ -150,63 +179,84 @@ class ClientRuntime:
         client: int,
         order: Order,
         state: ClientState,
-        shared: dict[str, Tensor],
+        exchange: Exchange,
+        shared: Mapping[str, Tensor],
         settings: Mapping[str, object],
     ) -> LocalTrainer:
         data = self.setup.federated.client(client)
-        work = self._work(order, client)
-        del work["scope"]
+        columns = self._columns(data.train)
         return LocalTrainer(
             method=self.method,
-            data=self._columns(data.train),
+            data=columns,
             state=state,
             shared=shared,
             client=client,
+            client_name=data.name,
+            examples=self.method.examples(columns),
             fingerprint=data.fingerprint,
             cache=self.setup.cache_root,
             correct=partial(requested, settings),
-            **work,
+            evaluating=exchange.fixed_roles,
+            **self._work(order),
         )
 
-    def _work(self, order: Order, client: int) -> dict[str, Any]:
+    def _work(self, order: Order) -> dict[str, Any]:
         config = self.setup.config
         return {
             "task": self.task,
             "networks": self.networks,
-            "training": config.training,
+            "training": stage_training(config.training, self.method, order.plan),
             "device": self.device,
             "seed": config.seed,
             "round": order.round,
             "rounds": order.rounds,
             "plan": order.plan,
-            "scope": ("client", client),
             "preflight": self.setup.preflight,
         }
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(values).to(self.device) for name, values in samples.columns.items()}
+        return on_device(samples, self.device)
 
     @torch.no_grad()
-    def _load(self, arrays: Mapping[str, np.ndarray], state: ClientState) -> None:
+    def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState) -> None:
         """Give the resident networks this client's full starting state."""
-        for name in self.exchange.down:
+        for name in exchange.down:
             _copy(self._live[name], arrays[name])
-        for name in self.exchange.local:
-            self._live[name].copy_(state.get(f"network/{name}", self._initial[name]))
+        for name in exchange.local:
+            self._live[name].copy_(state[f"network/{name}"] if f"network/{name}" in state else self._start(name))
 
-    def _receive(
-        self, client: int, order: Order, sent: Mapping[str, np.ndarray], state: ClientState
-    ) -> dict[str, Tensor]:
-        received: dict[str, Tensor] = {}
-        for name, wanted in order.shared.items():
-            held = state.get(f"shared-version/{name}")
+    def _start(self, name: str) -> Tensor:
+        """The value a state was built with; made anew when first needed, as the resident one has been trained."""
+        if name not in self._initial:
+            built = build_networks(self.method, self.task, self.setup.config.seed, self.device).state_dict()
+            local = {n for exchange in self.exchanges for n in exchange.local}
+            self._initial = {n: built[n] for n in local}
+        return self._initial[name]
+
+    def _frozen_hash(self, exchange: Exchange) -> str:
+        if exchange.frozen not in self._frozen:
+            self._frozen[exchange.frozen] = exchange.frozen_hash(self._live)
+        return self._frozen[exchange.frozen]
+
+    def _receive(self, client: int, order: Order, sent: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """The server's tensors at the versions ordered; those that are network state go into the networks."""
+        tensors: dict[str, Tensor] = {}
+        for name, version in order.shared.items():
             if name in sent:
-                state[f"shared/{name}"] = torch.from_numpy(np.array(sent[name]))
-                state[f"shared-version/{name}"] = torch.tensor(wanted)
-            elif held is None or int(held) != wanted:
-                raise MissingSharedError(f"client {client} lacks version {wanted} of the shared tensor {name!r}")
-            received[name] = state[f"shared/{name}"]
-        return received
+                self.received.put(name, version, sent[name])
+            network = name.removeprefix(NETWORK)
+            if name != network and self._held_once.get(network) == version:
+                continue
+            held = self.received.get(name, version)
+            if held is None:
+                raise MissingSharedError(f"client {client} lacks version {version} of the shared tensor {name!r}")
+            if name == network:
+                tensors[name] = held
+            else:
+                with torch.no_grad():
+                    self._live[network].copy_(held)
+                self._held_once[network] = version
+        return tensors
 
     def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
         if not state.changed:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,19 @@ from torch import Tensor
 from fedlab.clients.corrections import Correction
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, FitContext, Optimiser
+from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Step
 from fedlab.runfolder import write_atomic
 
 
-def schedule(training: TrainingConfig, total_steps: int) -> Callable[[int], float]:
-    """Learning-rate factor over the global step: linear warm-up, then constant or cosine to zero."""
-
-    def factor(step: int) -> float:
-        if step < training.warmup_steps:
-            return (step + 1) / training.warmup_steps
-        if training.schedule == "constant":
-            return 1.0
-        done = (step - training.warmup_steps) / max(1, total_steps - training.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
+def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:
+    """Factor of the learning rate at a global step: linear warm-up, then constant or cosine to zero."""
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    if training.schedule == "constant":
+        return 1.0
+    done = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class LocalTrainer(FitContext):
@@ -44,9 +42,12 @@ class LocalTrainer(FitContext):
         state: the client's lasting tensors.
         shared: tensors received from the server, on the device.
         client: FedLab client id.
+        client_name: its name in the partition.
+        examples: the client's weight.
         fingerprint: hash of the client's data.
         cache: folder of results that outlive a run.
         correct: makes the gradient corrections asked for, given the trainable parameters.
+        evaluating: roles that are not trained.
     """
 
     def __init__(
@@ -55,86 +56,99 @@ class LocalTrainer(FitContext):
         method: Method,
         data: dict[str, Tensor],
         state: ClientState,
-        shared: dict[str, Tensor],
+        shared: Mapping[str, Tensor],
         client: int,
+        client_name: str,
+        examples: int,
         fingerprint: str,
         cache: Path,
         correct: Callable[[Sequence[Tensor]], list[Correction]],
+        evaluating: Sequence[str] = (),
         **work: Any,
     ) -> None:
         super().__init__(scope=("client", client), **work)
         self.method, self.data, self.state, self.shared = method, data, state, shared
-        self.examples = _length(data)
-        self.fingerprint, self._cache = fingerprint, cache
-        self._steps_taken = 0
-        self._corrected: Optimiser | None = None
+        self.client, self.client_name, self.examples, self.fingerprint = client, client_name, examples, fingerprint
+        self.scratch = {}
+        self._cache, self._evaluating = cache, evaluating
+        self._calls = 0
         self._corrections = correct([p for p in self.networks.parameters() if p.requires_grad])
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        optimiser = self.optimiser(self.method.param_groups(self.networks))
-        self._corrected = optimiser
+        optimiser = self.optimiser(self._trainable_groups())
         self.networks.train()
+        for role in self._evaluating:
+            self.networks[role].eval()
+        self.method.set_modes(self.networks, self.plan)
         for batch, step in self.batches(columns):
-            optimiser.set_step(step.global_step)
+            optimiser.set(partial(self._scheduled, step))
             with self.autocast():
                 terms = self.method.loss(self.networks, batch, step)
-            self.step(terms, optimiser)
-            self.method.after_step(self.networks, step)
+            if terms:
+                self.step(terms, optimiser)
+                self.method.after_step(self.networks, step)
 
-    def optimiser(self, params: Any, **overrides: Any) -> Optimiser:
-        made = super().optimiser(params, **overrides)
-        if self.training.schedule != "constant" or self.training.warmup_steps:
-            made._factor = schedule(self.training, max(1, self.rounds * self._steps_per_round(_length(self.data))))
-        return made
+    def _trainable_groups(self) -> list[dict[str, Any]]:
+        groups = self.method.param_groups(self.networks, self.plan)
+        if not any(p.requires_grad for group in groups for p in group["params"]):
+            raise FedLabError(
+                f"{type(self.method).__name__} has nothing to train in round {self.round}: "
+                "param_groups() gave no parameter that requires a gradient; see exchange()"
+            )
+        return groups
+
+    def _scheduled(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        own = self.method.schedule(step, group)
+        if "lr" in own:
+            return own
+        return {"lr": group["lr"] * schedule_factor(self.training, step.global_step, step.total_steps), **own}
 
     def _before_update(self, optimiser: Optimiser) -> None:
-        if optimiser is self._corrected:
-            for correction in self._corrections:
-                correction.apply(optimiser.parameters)
+        for correction in self._corrections:
+            correction.apply(optimiser.parameters)
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
         columns = self.data if columns is None else columns
-        spec = self.method.batches()
-        per_round = self._steps_per_round(_length(columns))
+        spec = self.method.batches(self.plan)
+        sampler = spec.sampler or self._shuffled
+        call, self._calls = self._calls, self._calls + 1
         limit = 1 if self.preflight else self.training.local_steps
+        per_round, index = self.training.local_steps, 0
         for epoch in range(self.training.local_epochs if limit is None else 2**31):
-            generator = self.generator("batches", epoch)
-            sampler = spec.sampler or self._shuffled
-            taken_before = self._steps_taken
-            for indices in sampler(columns, self.training.batch_size, generator):
+            generator = self.generator("batches", call, epoch)
+            drawn = list(sampler(columns, self.training.batch_size, generator))
+            if per_round is None:
+                per_round = len(drawn) * self.training.local_epochs
+            for indices in drawn:
                 batch: Batch = {name: values[indices.to(values.device)] for name, values in columns.items()}
                 if spec.collate is not None:
                     batch = spec.collate(batch, generator)
-                index = self._steps_taken
-                yield (
-                    batch,
-                    Step(
-                        round=self.round,
-                        epoch=epoch,
-                        index=index,
-                        global_step=(self.round - 1) * per_round + index,
-                        total_steps=self.rounds * per_round,
-                        plan=self.plan,
-                        shared=self.shared,
-                    ),
-                )
-                self._steps_taken += 1
-                if limit is not None and self._steps_taken >= limit:
+                yield batch, self._step(epoch, index, per_round)
+                index += 1
+                if limit is not None and index >= limit:
                     return
-            if self._steps_taken == taken_before:  # fewer samples than the sampler needs for one batch
+            if not drawn:  # fewer samples than the sampler needs for one batch
                 return
 
+    def _step(self, epoch: int, index: int, per_round: int) -> Step:
+        return Step(
+            round=self.round,
+            epoch=epoch,
+            index=index,
+            per_round=per_round,
+            global_step=(self.round - 1) * per_round + index,
+            total_steps=self.rounds * per_round,
+            plan=self.plan,
+            shared=self.shared,
+            scratch=self.scratch,
+            log=self.log,
+        )
+
     def _shuffled(self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        order = torch.randperm(_length(columns), generator=generator)
-        for indices in order.split(batch_size):
+        order = torch.randperm(len(next(iter(columns.values()), ())), generator=generator)
+        for indices in order.split(batch_size) if len(order) else ():
             if len(indices) == batch_size or not self.training.drop_last:
                 yield indices
-
-    def _steps_per_round(self, samples: int) -> int:
-        if self.training.local_steps is not None:
-            return self.training.local_steps
-        rounding = math.floor if self.training.drop_last else math.ceil
-        return rounding(samples / self.training.batch_size) * self.training.local_epochs
 
     def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
@@ -158,7 +172,3 @@ class LocalTrainer(FitContext):
         if not self.preflight:
             write_atomic(path, safetensors.torch.save(result))
         return result
-
-
-def _length(columns: Mapping[str, Tensor]) -> int:
-    return len(next(iter(columns.values()), ()))

@@ -18,6 +18,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     # cuBLAS needs a fixed workspace for repeatable matrix products
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }

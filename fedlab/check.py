@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlab.config import Config
 from fedlab.data.partition import check_steps
-from fedlab.data.sources import source_settings
+from fedlab.data.sources import build_source
 from fedlab.engine import check_engine
 from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method
@@ -15,6 +15,7 @@ from fedlab.method import Method
 from fedlab.models import check_model
 from fedlab.server.sampling import make_sampler
 from fedlab.server.strategies import make_strategy
+from fedlab.session import check_tracking
 
 
 def check_config(config: Config, *, method: Method | None = None, strategy: object = None) -> list[str]:
@@ -44,13 +45,29 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
 
     chosen = method or attempt(lambda: make_method(config.method))
     attempt(lambda: check_model(config.model))
-    attempt(lambda: source_settings(config.data.source))
+    attempt(lambda: build_source(config.data.source))
     attempt(lambda: check_steps(config.data.partition))
     attempt(lambda: make_sampler(config.federation.sampler, config.seed))
     if strategy is None:
         attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_engine(config.engine))
+    attempt(lambda: check_tracking(config.tracking))
     warnings = attempt(lambda: chosen.check(config)) if chosen is not None else None
     if errors:
         raise ConfigErrors(errors)
     return list(warnings or [])
+
+
+def check_data(config: Config, dataset: Dataset | None = None) -> FederatedData:
+    """Load the data and divide it among the clients; what is wrong with either shows here.
+
+    Args:
+        config: a configuration that `check_config` accepts.
+        dataset: samples that replace ``config.data.source``.
+
+    Raises:
+        DataError: the data is missing, unreadable or unusable, or the partition is impossible.
+        ConfigError: statistics that do not fit the data.
+    """
+    dataset = dataset if dataset is not None else load_source(config.data.source, config.seed)
+    return FederatedData(dataset, config.data, config.seed)

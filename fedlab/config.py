@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+from fedlab.yamltree import dump_yaml, load_yaml, unshared
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -151,7 +151,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The configuration as YAML, every default spelled out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
         """A copy with dotted keys replaced, e.g. ``{"method.lambda_reg": 5}``."""
@@ -175,7 +175,7 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
     try:
         return section.model_validate(dict(raw))
     except ValidationError as error:
-        raise ConfigErrors([_explain(section, detail, prefix) for detail in error.errors()]) from None
+        raise ConfigErrors(_explain(section, error.errors(include_url=False), prefix)) from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -188,14 +188,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read with the safe loader."""
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigErrors: unreadable file, YAML error, or something else than a mapping.
+    """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigErrors([ConfigError("config", str(path), "a readable YAML file", str(error))]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigErrors([ConfigError("config", str(path), "valid YAML", " ".join(str(error).split()))]) from error
+    except ValueError as error:
+        raise ConfigErrors([ConfigError("config", str(path), "a valid YAML file", str(error))]) from error
     if not isinstance(raw, dict):
         raise ConfigErrors(
             [ConfigError("config", str(path), "a YAML mapping at the top", f"found {type(raw).__name__}")]
@@ -203,75 +207,95 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return raw
 
 
-def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`raw` with ``dotted.key=value`` strings applied; values are read as YAML (``1e-3`` too), lists by index."""
+def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `raw` with ``dotted.key=value`` strings applied; values are read as YAML, lists addressed by index.
+
+    Raises:
+        ConfigErrors: an override without a key, or one whose key leads nowhere.
+    """
+    try:
+        changed: dict[str, Any] = unshared(raw)
+    except ValueError as error:
+        raise ConfigErrors(
+            [ConfigError("configuration", raw, "a configuration of sensible size", str(error))]
+        ) from None
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigErrors([ConfigError("--set", override, "dotted.key=value", "e.g. --set training.lr=0.1")])
-        set_dotted(raw, key.strip(), _scalar(text))
-    return raw
+        try:
+            value = load_yaml(text)
+        except ValueError:  # Windows paths, patterns: text that only looks like YAML
+            value = text
+        set_dotted(changed, key.strip(), value)
+    return changed
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
-    """Set ``a.b.0.c`` inside nested mappings and lists, creating mappings on the way."""
+    """Set ``a.b.0.c`` inside nested mappings and lists, creating mappings on the way.
+
+    Raises:
+        ConfigErrors: an index outside its list, or a key below something that has none.
+    """
     *parents, last = key.split(".")
     here: Any = raw
     for depth, part in enumerate(parents):
-        here = _step(here, part, ".".join(parents[: depth + 1]))
-    if isinstance(here, list):
-        here[_index(here, last, key)] = value
-    else:
-        here[last] = value
-
-
-def _step(here: Any, part: str, key: str) -> Any:
-    if isinstance(here, list):
-        index = _index(here, part, key)
-        if isinstance(here[index], str):
-            here[index] = {"name": here[index]}
-        return here[index]
-    child = here.get(part)
-    if child is None:
-        child = here[part] = {}
-    elif isinstance(child, str):  # a component written by its bare name
-        child = here[part] = {"name": child}
-    elif not isinstance(child, (dict, list)):
-        raise ConfigErrors([ConfigError(key, child, "a section with keys below it", "shorten the dotted key")])
-    return child
+        where: Any = _index(here, part, key) if isinstance(here, list) else part
+        child = here[where] if isinstance(here, list) else here.get(part)
+        if child is None:
+            child = here[where] = {}
+        elif isinstance(child, str):  # a component written by its bare name
+            child = here[where] = {"name": child}
+        elif not isinstance(child, (dict, list)):
+            inner = ".".join(parents[: depth + 1])
+            raise ConfigErrors([ConfigError(inner, child, "a section with keys below it", f"set {inner} itself")])
+        here = child
+    here[_index(here, last, key) if isinstance(here, list) else last] = value
 
 
 def _index(items: list[Any], part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(items):
+    # not int() on whatever looks like a number: it takes neither superscripts nor thousands of digits
+    if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     raise ConfigErrors([ConfigError(key, part, f"an index below {len(items)}", "lists are addressed by number")])
 
 
-def _scalar(text: str) -> object:
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return text
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value) if any(c.isdigit() for c in value) else value
-        except ValueError:
-            return value
-    return value
+def _explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> list[InputError]:
+    """One error per key; where a value may be of several kinds, pydantic complains once for each."""
+    errors: dict[str, InputError] = {}
+    for detail in details:
+        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part in _UNION_TAGS))
+        key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
+        error = _explain_one(section, detail, key, location)
+        if key in errors and errors[key].expected != error.expected:
+            error = ConfigError(key, error.value, f"{errors[key].expected}, or {error.expected}", error.fix)
+        errors[key] = error
+    # of a value that may be a list or a mapping, what is wrong inside it says more than that it is not the other
+    return [e for key, e in errors.items() if not any(k.startswith(f"{key}.") for k in errors if k != key)]
 
 
-def _explain(section: type[BaseModel], detail: Any, prefix: str) -> InputError:
-    location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part in _UNION_TAGS))
-    key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
-    if detail["type"] == "extra_forbidden":
+def _explain_one(
+    section: type[BaseModel], detail: Mapping[str, Any], key: str, location: tuple[Any, ...]
+) -> InputError:
+    kind, value = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
         owner = _section_at(section, location[:-1])
-        hint = did_you_mean(str(location[-1]), owner.model_fields) if owner else ""
-        return ConfigError(key, detail["input"], "no such key", hint)
-    if detail["type"] == "missing":
+        return ConfigError(
+            key, value, "no such key", did_you_mean(str(location[-1]), owner.model_fields if owner else ())
+        )
+    if kind == "invalid_key":
+        return ConfigError(key, value, "keys that are text", "quote the key")
+    if kind == "missing":
         return ConfigError(key, None, "a value: this key is required", f"set {key}")
+    if kind == "model_type":
+        component = detail["ctx"]["class_name"] == Component.__name__
+        fix = "write {name: …}, or the name alone" if component else ""
+        return ConfigError(key, value, "a name with settings" if component else "a mapping of keys to values", fix)
     expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(key, detail["input"], expected)
+    return ConfigError(key, value, _PLAIN.get(expected, expected))
 
+
+_PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
 
 # pydantic names the branch of a union inside an error's location; users wrote no such key
 _UNION_TAGS = frozenset({"tuple[float, ...]", "dict[str,tuple[float, ...]]", "function-before[_named(), Component]"})

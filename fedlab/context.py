@@ -25,32 +25,27 @@ class NotFiniteError(FedLabError):
 
 
 class Optimiser:
-    """A torch optimiser with its learning-rate schedule over the global step.
+    """A torch optimiser whose parameter groups can follow a schedule.
 
     Args:
         optimiser: the wrapped optimiser.
         clip_norm: largest global L2 norm of the gradient, None for no limit.
-        factor: learning-rate factor as a function of the global step.
     """
 
-    def __init__(
-        self,
-        optimiser: torch.optim.Optimizer,
-        clip_norm: float | None = None,
-        factor: Callable[[int], float] | None = None,
-    ) -> None:
-        self.torch, self.clip_norm, self._factor = optimiser, clip_norm, factor
-        self._base = [group["lr"] for group in optimiser.param_groups]
+    def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float | None = None) -> None:
+        self.torch, self.clip_norm = optimiser, clip_norm
+        self.initial: list[Mapping[str, Any]] = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
+        ]
 
     @property
     def parameters(self) -> list[Tensor]:
         return [p for group in self.torch.param_groups for p in group["params"]]
 
-    def set_step(self, global_step: int) -> None:
-        """Apply the schedule for the step about to be taken."""
-        if self._factor is not None:
-            for group, base in zip(self.torch.param_groups, self._base, strict=True):
-                group["lr"] = base * self._factor(global_step)
+    def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
+        """Set each group to what `values` makes of the group's initial settings."""
+        for group, initial in zip(self.torch.param_groups, self.initial, strict=True):
+            group.update(values(initial))
 
 
 class WorkContext:
@@ -101,11 +96,41 @@ class WorkContext:
         """``range(count)``; a single step in preflight."""
         yield from range(min(count, 1) if self.preflight else count)
 
+    def iterate(
+        self,
+        columns: Mapping[str, Tensor],
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        shuffle: str | None = None,
+    ) -> Iterator[Batch]:
+        """Plain batches of any samples: passes over a memory bank, training on the server. A single one in preflight.
+
+        Args:
+            columns: tensors of one length.
+            batch_size: default: the run's ``training.batch_size``.
+            epochs: passes.
+            shuffle: purpose of the draws; None keeps the order.
+        """
+        size, count = batch_size or self.training.batch_size, len(next(iter(columns.values()), ()))
+        for epoch in range(epochs):
+            order = None
+            if shuffle is not None:
+                order = torch.randperm(count, generator=self.generator("iterate", shuffle, epoch))
+            for start in range(0, count, size):
+                part = slice(start, start + size)
+                yield {
+                    name: values[part] if order is None else values[order[part].to(values.device)]
+                    for name, values in columns.items()
+                }
+                if self.preflight:
+                    return
+
     def optimiser(self, params: Iterable[Any], **overrides: Any) -> Optimiser:
         """A fresh optimiser: the run's training section, changed by `overrides`.
 
         Args:
-            params: tensors or parameter groups.
+            params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
             overrides: ``optimiser``, ``lr``, ``momentum``, ``weight_decay``, ``clip_norm``.
         """
         unknown = set(overrides) - {"optimiser", "lr", "momentum", "weight_decay", "clip_norm"}
@@ -199,14 +224,18 @@ class ClientState(MutableMapping[str, Tensor]):
 class FitContext(WorkContext, ABC):
     """A client's round. Attributes beside those of `WorkContext`:
 
-    ``data``: the client's training columns as tensors on the device; ``state``: its lasting tensors;
-    ``shared``: tensors received from the server, on the device; ``examples``: the client's weight, the number of
-    training samples unless `fit` changes it; ``fingerprint``: hash of the client's data.
+    ``client`` and ``client_name``: who this is; ``data``: the client's training columns as tensors on the device;
+    ``state``: its lasting tensors; ``shared``: tensors received from the server, on the device; ``scratch``: objects
+    that live for this round, which `Method.loss` and `after_step` see; ``examples``: the client's weight;
+    ``fingerprint``: hash of the client's data.
     """
 
+    client: int
+    client_name: str
     data: dict[str, Tensor]
     state: ClientState
-    shared: dict[str, Tensor]
+    shared: Mapping[str, Tensor]
+    scratch: dict[str, Any]
     examples: int
     fingerprint: str
 
@@ -224,7 +253,10 @@ class FitContext(WorkContext, ABC):
 
     @abstractmethod
     def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """`compute()`, or its result from an earlier run with the same (name, data fingerprint, seed, key)."""
+        """`compute()`, or its result from an earlier run with the same (name, data fingerprint, seed, key).
+
+        Tensors come back on the CPU.
+        """
 
     def data_generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator that depends on the data, not on who holds it: equal data, equal draws."""
@@ -237,7 +269,9 @@ class ServerContext(WorkContext):
     Args:
         before: state sent to the clients in this round, on the device.
         after: aggregated state, on the device; ``networks`` hold it too.
-        tensors: the server's lasting tensors; every one is shared with the clients and sent again when assigned.
+        tensors: lasting tensors shared with the clients; one is sent again when it is assigned.
+        state: lasting tensors that never leave the server.
+        data: columns of the sample sets the server holds, by name, on the device.
         results: what clients sent beside the weights, by client id.
     """
 
@@ -247,11 +281,14 @@ class ServerContext(WorkContext):
         before: Mapping[str, Tensor],
         after: Mapping[str, Tensor],
         tensors: MutableMapping[str, Tensor],
+        state: MutableMapping[str, Tensor],
+        data: Mapping[str, Mapping[str, Tensor]],
         results: Mapping[int, Mapping[str, Tensor]],
         **work: Any,
     ) -> None:
-        super().__init__(**work)
-        self.before, self.after, self.tensors, self.results = before, after, tensors, results
+        super().__init__(scope=("server",), **work)
+        self.before, self.after, self.tensors, self.state = before, after, tensors, state
+        self.data, self.results = data, results
 
 
 class EvaluationContext(WorkContext):
@@ -259,19 +296,26 @@ class EvaluationContext(WorkContext):
 
     Args:
         data: the client's test columns as tensors on the device.
+        train_data: makes its training columns, for probes and nearest neighbours.
+        state: the client's lasting tensors; changes are not kept.
         batch_size: samples per forward pass.
     """
 
-    def __init__(self, *, data: Mapping[str, Tensor], batch_size: int, **work: Any) -> None:
+    def __init__(
+        self,
+        *,
+        data: Mapping[str, Tensor],
+        train_data: Callable[[], Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+        batch_size: int,
+        **work: Any,
+    ) -> None:
         super().__init__(**work)
-        self.data, self.batch_size = data, batch_size
+        self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
 
     def batches(self) -> Iterator[Batch]:
         """Test samples in order."""
-        count = len(next(iter(self.data.values()), ()))
-        starts = range(0, count, self.batch_size)
-        for start in starts[:1] if self.preflight else starts:
-            yield {name: values[start : start + self.batch_size] for name, values in self.data.items()}
+        return self.iterate(self.data, self.batch_size)
 
     def classification(self, predict: Callable[[Batch], Tensor]) -> Mapping[str, np.ndarray]:
         """Confusion matrix and loss sum of `predict`, which returns logits (n, K)."""

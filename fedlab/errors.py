@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -89,6 +90,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return "known: " + ", ".join(choices) if choices else ""
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 120
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = _BRIEF.maxset = 8
+
+
 def _short(value: object, limit: int = 120) -> str:
-    text = repr(value)
+    """At most `limit` characters, however large, deep or endless the value is."""
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        text = "a number of thousands of digits"
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from fedlab.errors import ConfigError
-from fedlab.method import Group
+from fedlab.method import Group, Method, Plan
 
 _NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
@@ -18,6 +18,8 @@ _NORM_LAYERS = (
     nn.LayerNorm,
     nn.modules.instancenorm._InstanceNorm,
 )
+NETWORK = "network/"
+"""Prefix that tells network state from other tensors of the same record or file."""
 LOCAL = Group("kept by exchange.local", mode="local")
 
 
@@ -45,19 +47,23 @@ class Exchange:
             if group is None:
                 raise ConfigError("method.exchange", name, "a group for every network state", "add it to exchange()")
             local_buffer = name in buffers and (group.buffers == "local" or not value.is_floating_point())
-            if group.mode != "frozen" and (name in kept or local_buffer):
+            if (group.mode == "average" and (name in kept or local_buffer)) or (
+                group.mode == "server" and name in kept
+            ):
                 group = LOCAL
             self.group_of[name] = group
-        self.down = tuple(n for n, g in self.group_of.items() if g.mode in ("average", "server"))
-        self.up = tuple(n for n, g in self.group_of.items() if g.mode == "average")
-        self.local = tuple(n for n, g in self.group_of.items() if g.mode == "local")
-        self.frozen = tuple(n for n, g in self.group_of.items() if g.mode == "frozen")
+        self.down = self._of("average", "server")
+        self.up = self._of("average")
+        self.averaged = tuple(dict.fromkeys(self.group_of[name].name for name in self.up))
+        self.once = self._of("once")
+        self.local = self._of("local")
+        self.frozen = self._of("frozen")
+        self.fixed = self._of("server", "once", "frozen")
+        trained = {name.partition(".")[0] for name in set(state) - set(self.fixed)}
+        self.fixed_roles = tuple(role for role in networks if role not in trained)
 
-    @property
-    def weighting(self) -> str | None:
-        """``examples`` or ``uniform`` where all averaged groups agree, else None."""
-        found = {self.group_of[name].weight for name in self.up}
-        return found.pop() if len(found) == 1 else None
+    def _of(self, *modes: str) -> tuple[str, ...]:
+        return tuple(name for name, group in self.group_of.items() if group.mode in modes)
 
     def bytes_by_group(self, names: Iterable[str]) -> dict[str, int]:
         """Payload bytes of `names`, by group."""
@@ -70,6 +76,39 @@ class Exchange:
     def frozen_hash(self, state: Mapping[str, Tensor]) -> str:
         """Hash of the frozen state, equal on every participant or the run is refused."""
         return hash_tensors({name: state[name] for name in self.frozen}) if self.frozen else ""
+
+
+class Exchanges:
+    """A method's exchange over one set of networks, in whatever stage a round's plan says.
+
+    Args:
+        networks: networks by role, as built.
+        method: says what travels.
+        local: patterns of state names that always stay on the client.
+
+    Raises:
+        ConfigError: see `Exchange`.
+    """
+
+    def __init__(self, networks: nn.ModuleDict, method: Method, local: Iterable[str] = ()) -> None:
+        self._networks, self._method, self._local = networks, method, tuple(local)
+        self._trainable = {name for name, p in networks.named_parameters() if p.requires_grad}
+        self._made: dict[tuple[Group, ...], Exchange] = {}
+
+    def __iter__(self) -> Iterator[Exchange]:
+        """Those entered so far."""
+        return iter(self._made.values())
+
+    def enter(self, plan: Plan) -> Exchange:
+        """The exchange of a round with this plan; state it does not train loses its gradients, the rest regains them."""
+        groups = tuple(self._method.exchange(plan))
+        if groups not in self._made:
+            self._made[groups] = Exchange(self._networks, groups, self._local)
+        exchange = self._made[groups]
+        fixed = set(exchange.fixed)
+        for name, p in self._networks.named_parameters():
+            p.requires_grad_(name in self._trainable and name not in fixed)
+        return exchange
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import logging
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from fedlab.data.samples import Dataset
 from fedlab.data.sources import load_source
 from fedlab.engine import check_engine, launch
 from fedlab.errors import CheckpointError, ConfigError, FedLabError
-from fedlab.job import METHODS, build_networks, make_method, make_task
+from fedlab.job import METHODS, build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
 from fedlab.paths import cache_folder
 from fedlab.preflight import preflight
@@ -97,7 +98,7 @@ class Run:
         """Networks by role with the last checkpoint's weights, in evaluation mode, on the CPU."""
         tensors, meta = load_checkpoint(self.checkpoint)
         method = self.method or make_method(self.config.method)
-        task = make_task(self.config, meta["input_shape"], meta["class_names"], meta["clients"])
+        task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"])
         networks = build_networks(method, task, self.config.seed, torch.device("cpu"))
         prefix = "network/"
         networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -116,12 +117,26 @@ def configure(source: str | Path | Mapping[str, Any] | Config, overrides: Sequen
         return parse(Config, apply_overrides(dict(source), overrides))
     if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
         return load_config(source, overrides)
-    if source not in METHODS.builtin:
-        METHODS.find(source, "METHOD or CONFIG")
-        raise ConfigError("METHOD or CONFIG", source, "a built-in method or a YAML file", "write a YAML file for it")
-    packaged = importlib.resources.files(f"fedlab.methods.{source}") / "config.yaml"
-    with importlib.resources.as_file(packaged) as path:
-        return parse(Config, apply_overrides(read_yaml(path), overrides))
+    packaged = method_folder(source, "METHOD or CONFIG") / "config.yaml"
+    if not packaged.is_file():
+        raise ConfigError(
+            "METHOD or CONFIG", source, "a method that brings a config.yaml", "write a YAML file that names it"
+        )
+    return parse(Config, apply_overrides(read_yaml(packaged), overrides))
+
+
+def method_folder(name: str, key: str) -> Path:
+    """The folder a method's module lies in, where its config.yaml is.
+
+    Args:
+        name: as in ``method.name``.
+        key: what the name was given as, for the error message.
+
+    Raises:
+        ConfigError: no such method.
+    """
+    module = sys.modules[METHODS.find(name, key).__module__]
+    return Path(module.__file__ or "").parent
 
 
 def run(
@@ -180,8 +195,11 @@ def run(
         ) as tracker:
             for warning in warnings:
                 tracker.emit("warning", message=warning)
+            began = time.perf_counter()
             tracker.emit("phase_start", round=0, phase="preflight", total=1)
             preflight(setup)
+            device = choose_device(config.engine.device)
+            tracker.emit("phase_end", round=0, phase="preflight", seconds=time.perf_counter() - began)
             server = ServerSetup(
                 config=config,
                 method=chosen,
@@ -189,6 +207,7 @@ def run(
                 tracker=tracker,
                 folder=folder,
                 denormalise=federated.denormalise,
+                data={name: on_device(federated.server(name), device) for name in dataset.server},
                 client_states=StateStore(setup.state_root),
             )
 

@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fedlab.methods
-from fedlab.config import Component, Config, parse
+from fedlab.config import Component, Config, TrainingConfig, parse
+from fedlab.data.samples import Samples
 from fedlab.errors import ConfigError, MachineError
-from fedlab.method import Method, Task
+from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init
 from fedlab.registry import Registry
 from fedlab.seeding import derive_seed
 
+_MAIN_COLUMNS = ("image", "audio", "points", "text")  # a sample's shape is that of the first there is
 METHODS = Registry(
     "method",
     {
@@ -40,9 +42,12 @@ def make_method(component: Component) -> Method:
     return found(parse(found.Settings, component.settings, "method"))
 
 
-def make_task(config: Config, input_shape: Sequence[int], class_names: Sequence[str], num_clients: int) -> Task:
+def make_task(
+    config: Config, columns: Mapping[str, tuple[str, Sequence[int]]], class_names: Sequence[str], num_clients: int
+) -> Task:
     """The facts a method may build on."""
-    shape = tuple(input_shape)
+    described = {name: (dtype, tuple(shape)) for name, (dtype, shape) in columns.items()}
+    shape = next((described[name][1] for name in _MAIN_COLUMNS if name in described), ())
 
     def make(name: str | None, seed: int | None, settings: Mapping[str, Any]) -> nn.Module:
         component = Component(name=name, **settings) if name else config.model
@@ -51,13 +56,28 @@ def make_task(config: Config, input_shape: Sequence[int], class_names: Sequence[
         with seeded_init(seed):
             return build_model(component, shape, len(class_names))
 
-    return Task(len(class_names), shape, tuple(class_names), num_clients, config.model.name, make)
+    return Task(len(class_names), shape, tuple(class_names), num_clients, config.model.name, described, make)
+
+
+def stage_training(training: TrainingConfig, method: Method, plan: Plan) -> TrainingConfig:
+    """The training section in a round with this plan.
+
+    Raises:
+        ConfigErrors: the method changes it to something invalid.
+    """
+    changes = method.training(plan)
+    return parse(TrainingConfig, {**training.model_dump(), **changes}, "training") if changes else training
 
 
 def build_networks(method: Method, task: Task, seed: int, device: torch.device) -> nn.ModuleDict:
     """The method's networks in their initial state, which depends on the seed only."""
     with seeded_init(derive_seed(seed, "init")):
         return nn.ModuleDict(method.build(task)).to(device)
+
+
+def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:
+    """The columns of some samples as tensors, without a copy on the CPU."""
+    return {name: torch.from_numpy(values).to(device) for name, values in samples.columns.items()}
 
 
 def choose_device(name: str) -> torch.device:

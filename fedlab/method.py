@@ -35,6 +35,7 @@ class Task:
         class_names: one per class.
         num_clients: registered clients.
         model_name: the run's ``model.name``.
+        columns: every column's dtype and shape per sample, ``{"image": ("float32", (3, 28, 28))}``.
         make_model: builds a model by component name with the configured (default) settings, initialised from a seed.
     """
 
@@ -43,6 +44,7 @@ class Task:
     class_names: tuple[str, ...]
     num_clients: int
     model_name: str
+    columns: Mapping[str, tuple[str, tuple[int, ...]]]
     make_model: Callable[..., nn.Module] = field(repr=False)
 
     def model(self, name: str | None = None, *, seed: int | None = None, **settings: Any) -> nn.Module:
@@ -64,20 +66,26 @@ class Step:
         round: federated round, from 1.
         epoch: local epoch, from 0.
         index: step within this round, from 0.
-        global_step: step over the whole run, ``(round - 1) * steps_per_round + index``, so that schedules go on
-            across rounds.
-        total_steps: ``rounds * steps_per_round`` of this client.
+        per_round: steps of this client in one round.
+        global_step: step over the whole run, ``(round - 1) * per_round + index``, so that schedules go on across
+            rounds.
+        total_steps: ``rounds * per_round``.
         plan: what the server asked of this round.
         shared: tensors the server holds and every client has a copy of.
+        scratch: whatever `fit` left in ``ctx.scratch`` for this round: a memory bank, a teacher's last outputs.
+        log: records a value, as ``ctx.log`` does.
     """
 
     round: int
     epoch: int
     index: int
+    per_round: int
     global_step: int
     total_steps: int
     plan: Plan
     shared: Mapping[str, Tensor]
+    scratch: dict[str, Any]
+    log: Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -88,9 +96,11 @@ class Group:
         name: shown in the communication table.
         members: shell patterns over state names, which are ``<role>.<name in the network's state_dict>``. The first
             group that matches a name owns it.
-        mode: ``average`` is sent down and up and averaged; ``server`` is sent down only, `Method.server_update`
-            maintains it; ``local`` stays in the client's state; ``frozen`` never travels and must be equal everywhere,
-            which is checked by hash.
+        mode: ``average`` is sent down and up and averaged. ``server`` is sent down every round, only the server
+            changes it (in `Method.server_update`). ``once`` is sent down when a client first needs it, kept there and
+            not trained: teachers, codebooks, a backbone after its stage. ``local`` stays in the client's state,
+            starting from the weights `Method.build` made. ``frozen`` never travels: every participant builds it from
+            the same checkpoint, which is checked by hash.
         weight: how clients count in the average.
         buffers: ``average`` treats floating-point buffers as parameters, ``local`` keeps them on the client. Integer
             buffers never travel.
@@ -98,7 +108,7 @@ class Group:
 
     name: str
     members: tuple[str, ...] = ("*",)
-    mode: Literal["average", "server", "local", "frozen"] = "average"
+    mode: Literal["average", "server", "once", "local", "frozen"] = "average"
     weight: Literal["examples", "uniform"] = "examples"
     buffers: Literal["average", "local"] = "average"
 
@@ -139,8 +149,11 @@ class Method(ABC):
     def build(self, task: Task) -> dict[str, nn.Module]:
         """Networks by role, initialised. Called under the run's initialisation seed: equal on every client."""
 
-    def exchange(self) -> tuple[Group, ...]:
-        """What travels; default: everything, averaged by number of samples."""
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """What travels in a round with this plan; default: everything, averaged by number of samples.
+
+        State of groups that are neither averaged nor local is not trained: no gradients, evaluation mode.
+        """
         return (Group("model"),)
 
     def check(self, config: Any) -> list[str]:
@@ -154,7 +167,7 @@ class Method(ABC):
         return {}
 
     def server_prepare(self, ctx: ServerContext) -> None:
-        """Set up server tensors; ``ctx.results`` holds the clients' `prepare` answers."""
+        """Set up server tensors, or train a teacher on server data; ``ctx.results`` holds the `prepare` answers."""
 
     # on the client, every round
 
@@ -162,16 +175,39 @@ class Method(ABC):
         """What the server asks of the clients in a round: stages, flags, numbers. Scalars only."""
         return {}
 
-    def batches(self) -> Batches:
+    def training(self, plan: Plan) -> Mapping[str, Any]:
+        """Changes to the run's ``training`` section in a round with this plan, e.g. a stage's learning rate."""
+        return {}
+
+    def batches(self, plan: Plan) -> Batches:
         """Sampler and collate of local training."""
         return Batches()
 
-    def param_groups(self, networks: nn.ModuleDict) -> list[dict[str, Any]]:
-        """Optimiser parameter groups; default: all trainable parameters in one."""
+    def examples(self, columns: Mapping[str, Tensor]) -> int:
+        """A client's weight in averages by examples; default: its number of training samples."""
+        return len(next(iter(columns.values()), ()))
+
+    def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
+        """Optimiser parameter groups, with any of ``name``, ``lr`` and ``weight_decay``; default: all trainable ones."""
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 
+    def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        """Optimiser values of a parameter group for the step about to be taken.
+
+        Args:
+            step: which step.
+            group: what `param_groups` returned, with the run's values where it named none.
+
+        Returns:
+            ``lr``, ``weight_decay`` or ``momentum``; what is missing follows the run's ``training.schedule``.
+        """
+        return {}
+
+    def set_modes(self, networks: nn.ModuleDict, plan: Plan) -> None:
+        """Change training or evaluation mode before local training; roles that are not trained are in evaluation mode."""
+
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is minimised."""
+        """Named scalar terms; their sum is minimised. {} skips the batch."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss() nor fit()")
 
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
@@ -180,6 +216,10 @@ class Method(ABC):
     def fit(self, ctx: FitContext) -> None:
         """One client's work in one round."""
         ctx.train()
+
+    def contributes(self, ctx: FitContext, group: str) -> bool:
+        """Whether this client sends an averaged group after `fit`; groups nobody sends stay as they are."""
+        return True
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
         """Tensors sent up beside the weights, unaveraged, for `server_update`."""
@@ -209,6 +249,10 @@ class Method(ABC):
         metric = Classification(task.num_classes)
         metric.merge(sums)
         return {name: value for name, value in metric.compute().items() if isinstance(value, float)}
+
+    def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
+        """Metric values on data the server holds (``ctx.data``): query and gallery, held-out domains, probes."""
+        return {}
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         """Named pictures for the report, drawn before round 1, after it, and at the end."""

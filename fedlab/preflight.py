@@ -3,61 +3,93 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.context import ServerContext
-from fedlab.method import Plan
+from fedlab.errors import FedLabError
+from fedlab.exchange import NETWORK
+from fedlab.job import on_device, stage_training
+from fedlab.method import Method, Plan
 from fedlab.order import Order
 from fedlab.server.shared import SharedTensors
 
 
 def preflight(setup: ClientSetup, client: int = 0) -> None:
-    """Every hook of the method once, on one client; nothing is kept.
+    """Every hook of the method once, on one client and in every stage; nothing is kept.
 
     Raises:
+        FedLabError: local work changes state that is not to be trained.
         Whatever the method, the model or the data raise.
     """
-    rounds, method = setup.config.federation.rounds, setup.method
+    rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
     with tempfile.TemporaryDirectory(prefix="fedlab-preflight-") as folder:
         runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)))
         live = runtime.networks.state_dict()
-        shared = SharedTensors()
+        shared, private = SharedTensors(), dict[str, Tensor]()
+        held = {name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server}
 
-        def server(round: int, plan: Plan, before: dict[str, Tensor], results: dict[str, Tensor]) -> ServerContext:
+        def server(
+            round: int, plan: Plan, before: Mapping[str, Tensor], results: Mapping[str, Tensor]
+        ) -> ServerContext:
             return ServerContext(
                 before=before,
                 after=live,
                 tensors=shared,
+                state=private,
+                data=held,
                 results={client: results},
                 task=runtime.task,
                 networks=runtime.networks,
-                training=setup.config.training,
+                training=stage_training(config.training, method, plan),
                 device=runtime.device,
-                seed=setup.config.seed,
+                seed=config.seed,
                 round=round,
                 rounds=rounds,
                 plan=plan,
-                scope=("server",),
                 preflight=True,
             )
 
-        version, answer = None, {}
+        version: int | None = None
+        answer: Mapping[str, Tensor] = {}
         if method.overrides("prepare"):
             prepared = runtime.prepare(client, Order(0, rounds), None)
             version, answer = prepared.version, prepared.results
         method.server_prepare(server(0, {}, {}, answer))
 
-        plan = method.plan(1, rounds)
-        before = {name: live[name].clone() for name in runtime.exchange.down}
-        arrays = {name: value.cpu().numpy() for name, value in before.items()}
-        extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
-        frozen = runtime.exchange.frozen_hash(live)
-        order = Order(1, rounds, plan, dict(shared.versions), frozen)
-        trained = runtime.train(client, order, arrays, extras, {}, version)
-        method.server_update(server(1, plan, before, trained.results))
-        runtime.evaluate(client, order, arrays, trained.version)
+        for round, plan in _stages(method, rounds):
+            exchange = runtime.exchanges.enter(plan)
+            before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
+            arrays = {name: before[name].cpu().numpy() for name in exchange.down}
+            for name in exchange.once:
+                shared[f"{NETWORK}{name}"] = live[name]
+            extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
+            order = Order(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
+            trained = runtime.train(client, order, arrays, extras, {}, version)
+            changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
+            if changed:
+                raise FedLabError(
+                    f"local work changes {changed[0]!r} in round {round}, which exchange() does not let a client train: "
+                    "put it into a group that is averaged or local, or leave it alone"
+                )
+            version = trained.version
+            method.server_update(server(round, plan, before, trained.results))
+            runtime.evaluate(client, order, arrays, version)
+            if method.overrides("server_evaluate"):
+                method.server_evaluate(server(round, plan, {}, {}))
+
+
+def _stages(method: Method, rounds: int) -> list[tuple[int, Plan]]:
+    """The first round of every kind of plan; numbers may change every round, flags and names make a new kind."""
+    kinds: dict[object, tuple[int, Plan]] = {}
+    for round in range(1, rounds + 1):
+        plan = method.plan(round, rounds)
+        flags = tuple(sorted((name, value) for name, value in plan.items() if isinstance(value, bool | str)))
+        kinds.setdefault((flags, tuple(method.exchange(plan))), (round, plan))
+    return list(kinds.values())

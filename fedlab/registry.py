@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from fedlab.config import Component, Section, parse
 from fedlab.errors import ConfigError, did_you_mean
 
 
@@ -43,7 +45,7 @@ class Registry:
             return _load(name, key)
         points = self._entry_points()
         if name in points:
-            return points[name].load()
+            return _load(points[name].value, key)
         raise ConfigError(
             key,
             name,
@@ -51,17 +53,60 @@ class Registry:
             did_you_mean(name, [*self.builtin, *points]),
         )
 
+    def configured(self, component: Component, key: str) -> tuple[Any, Any]:
+        """The class a component names and its settings, validated by the class's own ``Settings``.
+
+        Args:
+            component: name and settings.
+            key: configuration key of the component.
+
+        Raises:
+            ConfigError: no such component, or not a class with settings.
+            ConfigErrors: wrong settings.
+        """
+        found = self.find(component.name, f"{key}.name")
+        settings = getattr(found, "Settings", None)
+        if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, Section)):
+            raise ConfigError(
+                f"{key}.name", component.name, f"a {self.kind} class with a nested class Settings(fedlab.config.Section)"
+            )
+        return found, parse(settings, component.settings, key)
+
+    def origin(self, name: str) -> str:
+        """Where the component called `name` comes from: built in, or the distribution that registers it."""
+        if name in self.builtin:
+            return "built-in"
+        point = self._entry_points()[name]
+        return f"entry point of {point.dist.name}" if point.dist else "entry point"
+
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
 
 
+_REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+
+
+def _load_plugin(point: importlib.metadata.EntryPoint, key: str) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # importing someone else's package may raise anything
+        raise ConfigError(
+            key,
+            point.name,
+            f"an installed plug-in that can be imported: {point.value}",
+            f"mend or remove its package ({type(error).__name__}: {error})",
+        ) from error
+
+
 def _load(reference: str, key: str) -> Any:
+    if not _REFERENCE.fullmatch(reference):
+        raise ConfigError(key, reference, "module:Class, both dotted names", "e.g. mypackage.mymodule:MyClass")
     module_name, _, attribute = reference.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # "" and "..x" are no module names
         raise ConfigError(
             key, reference, "an importable module:Class", f"{error}; is its folder on PYTHONPATH?"
         ) from error

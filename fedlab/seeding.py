@@ -16,8 +16,12 @@ Purpose = str | int
 
 def derive_seed(seed: int, *purpose: Purpose) -> int:
     """A 63-bit seed for one purpose, e.g. ``derive_seed(run_seed, "batches", round, client)``."""
-    text = "\x1f".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in purpose)])
+    text = "\x1f".join([str(int(seed)), *(_text(part) for part in purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _text(part: Purpose) -> str:
+    return f"str:{part}" if isinstance(part, str) else f"int:{int(part)}"  # NumPy integers count as Python's
 
 
 def torch_generator(seed: int, *purpose: Purpose, device: torch.device | str = "cpu") -> torch.Generator:

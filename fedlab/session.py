@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib import metadata
+from types import FrameType
 
 import torch
 
-from fedlab.config import Config
+from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.tracking import Sink, Tracker
+from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink
+from fedlab.tracking.mlflow import MlflowSink, check_mlflow
+from fedlab.tracking.table import CsvSink
+from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
+
+log = logging.getLogger(__name__)
 
 _PACKAGES = ("fedlab-sim", "flwr", "ray", "torch", "numpy", "flwr-datasets", "datasets", "safetensors", "scikit-learn")
 _VARIABLES = ("OMP_", "MKL_", "CUBLAS_", "OPENBLAS_", "FLWR_", "RAY_")
@@ -38,32 +48,46 @@ def open_session(
     """
     write_atomic(folder.config, config.to_yaml())
     write_atomic(folder.environment, json.dumps(environment(command), indent=1))
-    tracker = Tracker([JsonlSink(folder.events)], _displays(config, folder))
+    displays = _displays(config, folder)
+    tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics)], displays)
     began = time.perf_counter()
-    status, error = "completed", ""
-    tracker.emit(
-        "run_start",
-        folder=str(folder.path),
-        method=config.method.name,
-        strategy=config.federation.strategy.name,
-        model=config.model.name,
-        seed=config.seed,
-        rounds=config.federation.rounds,
-        engine=engine,
-        workers=workers,
-        command=command,
-    )
-    try:
-        yield tracker
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    except BaseException as problem:
-        status, error = "failed", f"{type(problem).__name__}: {problem}"
-        raise
-    finally:
-        tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error)
-        tracker.close()
+    with closing(tracker), _termination_interrupts():
+        tracker.emit(
+            "run_start",
+            folder=str(folder.path),
+            method=config.method.name,
+            strategy=config.federation.strategy.name,
+            model=config.model.name,
+            seed=config.seed,
+            rounds=config.federation.rounds,
+            engine=engine,
+            workers=workers,
+            command=command,
+        )
+        try:
+            yield tracker
+        except BaseException as problem:
+            # SystemExit is how Ray and Flower pass a SIGTERM on
+            stopped = isinstance(problem, KeyboardInterrupt | SystemExit)
+            error = "" if stopped else f"{type(problem).__name__}: {problem}"
+            try:
+                _end(tracker, "interrupted" if stopped else "failed", began, error)
+            except Exception:  # a full disk, say; the run's own error is the one to show
+                log.exception("the end of the run could not be recorded")
+            raise
+        _end(tracker, "completed", began)
+
+
+def check_tracking(tracking: TrackingConfig) -> None:
+    """Check that what the configuration wants to write to is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if tracking.tensorboard:
+        check_tensorboard()
+    if tracking.mlflow is not None:
+        check_mlflow(tracking.mlflow)
 
 
 def environment(command: str | None = None) -> dict[str, object]:
@@ -89,4 +113,37 @@ def _version(package: str) -> str | None:
 
 
 def _displays(config: Config, folder: RunFolder) -> list[Sink]:
-    return []
+    """The console first, as the terminal must be given back before MLflow keeps anyone waiting."""
+    tracking, console = config.tracking, make_console(config.tracking.console)
+    displays = [console] if console is not None else []
+    if tracking.tensorboard:
+        displays.append(TensorBoardSink(folder.tensorboard, folder.path))
+    if tracking.mlflow is not None:
+        displays.append(MlflowSink(tracking.mlflow, config, folder.path))
+    return displays
+
+
+def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
+    tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM, which containers and batch systems send, end a run like Ctrl-C does.
+
+    A handler that the program or Flower has installed is left alone. Ray's replaces this one during a run and raises
+    SystemExit.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

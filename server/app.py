@@ -15,8 +15,10 @@ from fedlab.job import make_method
 from fedlab.runfolder import RunFolder
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
-from fedlab.server.strategies import make_strategy
+from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.session import open_session
+
+EXPECTED = "expected-clients"
 
 app = ServerApp()
 
@@ -26,20 +28,26 @@ def main(grid: Grid, context: Context) -> None:
     """Run on a deployed grid; results go to the run folder on the ServerApp's machine."""
     config = config_from_run(context.run_config)
     torch.set_num_threads(config.engine.threads)
+    method, strategy = make_method(config.method), make_strategy(config.federation.strategy)
     folder = RunFolder.create(
         Path(os.environ.get("FEDLAB_RUNS", config.tracking.folder)),
         config.tracking.name,
         config.method.name,
         config.seed,
     )
-    with open_session(config, folder, engine="deployment", workers=0) as tracker:
-        setup = ServerSetup(
-            config=config,
-            method=make_method(config.method),
-            strategy=make_strategy(config.federation.strategy),
-            tracker=tracker,
-            folder=folder,
-            denormalise=denormaliser(config.data),
-            expected_clients=int(str(context.run_config.get("expected-clients", 1))),
-        )
-        FederatedLoop(grid, setup).run()
+    try:
+        with open_session(config, folder, engine="deployment", workers=0) as tracker:
+            setup = ServerSetup(
+                config=config,
+                method=method,
+                strategy=strategy,
+                tracker=tracker,
+                folder=folder,
+                denormalise=denormaliser(config.data),
+                expected_clients=int(str(context.run_config.get(EXPECTED, 0))) or None,
+            )
+            loop = FederatedLoop(grid, setup)
+            check_participants(strategy, len(loop.clients))
+            loop.run()
+    finally:
+        report_quietly(folder.path)

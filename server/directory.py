@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -13,16 +15,19 @@ from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.messages import CONFIG, config_record, required
 from fedlab.errors import ClientError, MachineError
 
+log = logging.getLogger(__name__)
+_PAUSE = 0.5  # seconds between two looks at the connected nodes
+
 
 @dataclass(frozen=True)
 class Profile:
-    """A client's facts: sample counts, sample shape, class names, registered clients of its partition."""
+    """A client's facts: weight, test samples, columns, class names, registered clients of its partition."""
 
     client: int
     name: str
     train: int
     test: int
-    shape: tuple[int, ...]
+    columns: Mapping[str, tuple[str, tuple[int, ...]]]
     classes: tuple[str, ...]
     clients: int
 
@@ -32,33 +37,26 @@ class Directory:
 
     Args:
         grid: where the clients are.
-        expected: clients to wait for where the grid does not know them beforehand (a deployment).
-        timeout: seconds to wait for them and for their profiles.
+        expected: clients to wait for where the grid does not know them beforehand (a deployment); None waits for every
+            client of the partition.
+        timeout: seconds to wait for them, and for their profiles.
 
     Raises:
         MachineError: too few clients came, or two claim one id.
+        ClientError: a node could not say who it is.
     """
 
     def __init__(self, grid: Grid, expected: int | None, timeout: float) -> None:
         self._grid, self._timeout = grid, timeout
         self._profiles: dict[int, Profile] = {}
+        self._node: dict[int, int] = {}
+        self._client: dict[int, int] = {}
+        self._simulated: SimulationGrid | None = None
+        self.clients: Sequence[int]
         if isinstance(grid, SimulationGrid):
             self._simulated, self.clients = grid, range(grid.num_clients)
-            return
-        self._simulated = None
-        nodes = self._wait(expected or 1)
-        self._node: dict[int, int] = {}
-        for node, profile in self._ask(nodes):
-            if profile.client in self._node:
-                raise MachineError(
-                    "node-config partition-id",
-                    profile.client,
-                    "a different number on every node",
-                    "two nodes were started with the same partition-id",
-                )
-            self._node[profile.client], self._profiles[profile.client] = node, profile
-        self._client = {node: client for client, node in self._node.items()}
-        self.clients: Sequence[int] = sorted(self._node)
+        else:
+            self.clients = self._gather(expected)
 
     def node(self, client: int) -> int:
         """Flower's node id of a client."""
@@ -79,44 +77,77 @@ class Directory:
             self._profiles[profile.client] = profile
         return [self._profiles[client] for client in wanted]
 
+    def _gather(self, expected: int | None) -> list[int]:
+        """Wait for the nodes of a deployment and learn which client each of them is."""
+        deadline = time.monotonic() + self._timeout
+        wanted = expected or 1
+        while len(self._client) < wanted:
+            nodes = self._wait(wanted, deadline)
+            for node, profile in self._ask([node for node in nodes if node not in self._client]):
+                other = self._node.setdefault(profile.client, node)
+                if other != node:
+                    raise MachineError(
+                        "node-config partition-id",
+                        profile.client,
+                        "a different number on every node",
+                        f"nodes {other} and {node} have the same: start one of them with another partition-id",
+                    )
+                self._client[node], self._profiles[profile.client] = profile.client, profile
+                wanted = expected or profile.clients
+        return sorted(self._node)
+
+    def _wait(self, expected: int, deadline: float) -> list[int]:
+        """Ids of the connected nodes, at least so many."""
+        told = -1
+        while len(nodes := sorted(self._grid.get_node_ids())) < expected:
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    "federation.timeout",
+                    self._timeout,
+                    f"{expected} connected nodes within so many seconds, {len(nodes)} came",
+                    "start the missing SuperNodes, or submit the run with a smaller expected-clients",
+                )
+            if told != len(nodes):
+                told = len(nodes)
+                log.warning("%d of %d nodes are connected: waiting for the others", told, expected)
+            time.sleep(_PAUSE)
+        return nodes
+
     def _ask(self, nodes: Sequence[int]) -> list[tuple[int, Profile]]:
         if not nodes:
             return []
         content = RecordDict()
         messages = [Message(content, node, "query.profile") for node in nodes]
+        replies = list(self._grid.send_and_receive(messages, timeout=self._timeout))
+        sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         answers: list[tuple[int, Profile]] = []
-        for reply in self._grid.send_and_receive(messages, timeout=self._timeout):
+        for reply in replies:
+            node = sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             if reply.has_error():
-                raise ClientError(-1, 0, "profile", reply.error.reason or f"error {reply.error.code}")
-            answers.append((reply.metadata.src_node_id, _profile(required(config_record, reply.content, CONFIG))))
+                reason = reply.error.reason or f"error {reply.error.code}"
+                raise ClientError(self.client(node), 0, "profile", f"node {node}: {reason}")
+            answers.append((node, _profile(required(config_record, reply.content, CONFIG))))
         if len(answers) < len(nodes):
+            silent = sorted(set(nodes) - {node for node, _ in answers})
             raise MachineError(
-                "federation.timeout", self._timeout, f"profiles of {len(nodes)} clients, {len(answers)} came"
+                "federation.timeout",
+                self._timeout,
+                f"profiles of {len(nodes)} clients within so many seconds, {len(answers)} came",
+                f"see the logs of node {', '.join(map(str, silent))}",
             )
         return answers
-
-    def _wait(self, expected: int) -> list[int]:
-        deadline = time.monotonic() + self._timeout
-        while len(nodes := sorted(self._grid.get_node_ids())) < expected:
-            if time.monotonic() > deadline:
-                raise MachineError(
-                    "federation.timeout", self._timeout, f"{expected} connected nodes, {len(nodes)} came", "start them"
-                )
-            time.sleep(0.5)
-        return nodes
 
 
 def _profile(record: ConfigRecord) -> Profile:
     facts: dict[str, object] = dict(record)
-    shape, classes = facts["shape"], facts["classes"]
-    assert isinstance(shape, list)
+    classes = facts["classes"]
     assert isinstance(classes, list)
     return Profile(
         client=int(str(facts["client"])),
         name=str(facts["name"]),
         train=int(str(facts["train"])),
         test=int(str(facts["test"])),
-        shape=tuple(int(n) for n in shape),
+        columns={name: (dtype, tuple(shape)) for name, (dtype, shape) in json.loads(str(facts["columns"])).items()},
         classes=tuple(str(name) for name in classes),
         clients=int(str(facts["clients"])),
     )

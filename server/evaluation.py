@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,26 +20,29 @@ class Evaluation:
         clients: metric values of every client that holds test samples, by client name.
         mean: unweighted means over those clients.
         pooled: values of all test samples together.
+        server: what the method measured on the server's own data.
         strategy: what the strategy's own `aggregate_evaluate` made of the replies.
     """
 
     clients: Mapping[str, Mapping[str, float]]
     mean: Mapping[str, float]
     pooled: Mapping[str, float]
+    server: Mapping[str, float] = field(default_factory=dict)
     strategy: Mapping[str, float] = field(default_factory=dict)
-
-    def with_strategy(self, values: Mapping[str, float]) -> Evaluation:
-        """This evaluation with the strategy's own figures."""
-        return replace(self, strategy=values)
 
     def as_event(self) -> dict[str, Any]:
         """Fields of the ``evaluation`` event."""
-        return {"clients": self.clients, "mean": self.mean, "pooled": self.pooled, "strategy": self.strategy}
+        return {"clients": self.clients, "mean": self.mean, "pooled": self.pooled, "server": self.server, "strategy": self.strategy}
 
 
-def merge_evaluations(method: Method, task: Task, sums: Mapping[str, Mapping[str, np.ndarray]]) -> Evaluation:
-    """Per-client, mean and pooled values from the clients' statistics; clients without test samples do not count."""
-    held = {name: client for name, client in sums.items() if any(np.any(values) for values in client.values())}
+def merge_evaluations(method: Method, task: Task, held: Mapping[str, Mapping[str, np.ndarray]]) -> Evaluation:
+    """Per-client, mean and pooled values.
+
+    Args:
+        method: knows what its statistics mean.
+        task: facts about the job.
+        held: statistics of the clients that hold test samples, by client name.
+    """
     clients = {name: method.evaluation_values(client, task) for name, client in held.items()}
     total: dict[str, np.ndarray] = {}
     for client in held.values():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,8 @@ from fedlab.engine.messages import (
     to_record,
 )
 from fedlab.errors import ClientError, FedLabError
-from fedlab.exchange import Exchange
-from fedlab.job import build_networks, choose_device, make_task
+from fedlab.exchange import NETWORK, Exchanges
+from fedlab.job import build_networks, choose_device, make_task, stage_training
 from fedlab.method import Plan
 from fedlab.order import Order
 from fedlab.pictures import ImageGrid, save_picture, save_sheet
@@ -64,12 +66,13 @@ class FederatedLoop:
         self.directory = Directory(grid, setup.expected_clients, config.federation.timeout)
         self.clients = self.directory.clients
         (first,) = self.directory.profiles(self.clients[:1])
-        self.task = make_task(config, first.shape, first.classes, first.clients)
+        self.task = make_task(config, first.columns, first.classes, first.clients)
         self.networks = build_networks(self.method, self.task, config.seed, self.device)
-        self.exchange = Exchange(self.networks, self.method.exchange(), config.exchange.local)
+        self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
+        self.exchange = self.exchanges.enter(self.method.plan(1, config.federation.rounds))
         self.state = self.networks.state_dict()
-        self.frozen = self.exchange.frozen_hash(self.state)
         self.shared = SharedTensors()
+        self.private: dict[str, Tensor] = {}
         self.sampler = make_sampler(config.federation.sampler, config.seed)
         self.checkpointed = 0
         self._seconds: dict[str, float] = {}
@@ -83,9 +86,11 @@ class FederatedLoop:
         Raises:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
         """
-        rounds, began = self.config.federation.rounds, time.perf_counter()
+        rounds = self.config.federation.rounds
         self.tracker.emit(
             "federation",
+            title=self.method.title,
+            paper=self.method.paper,
             clients=self.task.num_clients,
             parameters=sum(p.numel() for p in self.networks.parameters()),
             device=str(self.device),
@@ -94,6 +99,7 @@ class FederatedLoop:
         )
         self._prepare()
         self._figures(0)
+        began = time.perf_counter()  # preparation says nothing about the time the rounds take
         for round in range(1, rounds + 1):
             self._seconds = {}
             self._round(round, rounds, began)
@@ -121,6 +127,7 @@ class FederatedLoop:
 
     def _round(self, round: int, rounds: int, began: float) -> None:
         plan = self.method.plan(round, rounds)
+        self._enter(plan)
         before = {name: self.state[name].clone() for name in self.exchange.down}
         sent = to_record(before)
         messages, down = self._compose(round, plan, sent)
@@ -138,7 +145,7 @@ class FederatedLoop:
             server = self._server_context(round, before, self.state, results, plan)
             self.method.server_update(server)
         evaluation = self._evaluate(round) if self._evaluates(round) else None
-        up = {k: v * len(trained) for k, v in self.exchange.bytes_by_group(self.exchange.up).items()}
+        up = self._bytes_up(answers)
         if results:
             up["results"] = _bytes(results)
         groups = {name: {"down": down.get(name, 0), "up": up.get(name, 0)} for name in {**down, **up}}
@@ -159,6 +166,24 @@ class FederatedLoop:
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
 
+    def _enter(self, plan: Plan) -> None:
+        """Take up the exchange of a round; what is to be sent once becomes a new version where it has changed."""
+        self.exchange = self.exchanges.enter(plan)
+        for name in self.exchange.once:
+            held = self.shared.get(f"{NETWORK}{name}")
+            if held is None or not torch.equal(held, self.state[name]):
+                self.shared[f"{NETWORK}{name}"] = self.state[name]
+
+    def _bytes_up(self, answers: list[Message]) -> dict[str, int]:
+        """Payload bytes that came back, by group."""
+        sizes, total = self.exchange.bytes_by_group(self.exchange.up), Counter[str]()
+        for reply in answers:
+            record = config_record(reply.content, "fedlab.withheld")
+            withheld = record["groups"] if record is not None else ()
+            assert isinstance(withheld, list | tuple)
+            total.update({group: size for group, size in sizes.items() if group not in withheld})
+        return dict(total)
+
     # messages
 
     def _compose(self, round: int, plan: Plan, arrays: ArrayRecord) -> tuple[list[Message], dict[str, int]]:
@@ -175,12 +200,16 @@ class FederatedLoop:
             messages = list(self.strategy.configure_train(round, arrays, ConfigRecord(), self.grid))
         down = {k: v * len(messages) for k, v in self.exchange.bytes_by_group(self.exchange.down).items()}
         shared = self._complete(messages, self._order(round, plan), with_shared=True)
-        if shared:
-            down["shared"] = shared
+        for group, size in shared.items():
+            down[group] = down.get(group, 0) + size
         return messages, down
 
-    def _complete(self, messages: list[Message], order: ConfigRecord, *, with_shared: bool) -> int:
-        """Add the order, and the shared tensors a client lacks; messages with equal content share one object."""
+    def _complete(self, messages: list[Message], order: ConfigRecord, *, with_shared: bool) -> dict[str, int]:
+        """Add the order, and the shared tensors a client lacks; messages with equal content share one object.
+
+        Returns:
+            Bytes of shared tensors, by exchange group.
+        """
 
         def lacks(message: Message) -> tuple[str, ...]:
             return self.shared.outdated(self.directory.client(message.metadata.dst_node_id)) if with_shared else ()
@@ -198,7 +227,12 @@ class FederatedLoop:
                         extras[names] = to_record({name: self.shared[name] for name in names})
                     contents[key][EXTRAS] = extras[names]
             message.content = contents[key]
-        return sum(self.shared.bytes_of(names) for _, _, names in todo)
+        sizes: dict[str, int] = {}
+        for name, times in Counter(name for _, _, names in todo for name in names).items():
+            state = name.removeprefix(NETWORK)
+            group = "shared" if state == name else self.exchange.group_of[state].name
+            sizes[group] = sizes.get(group, 0) + times * self.shared.bytes_of(name)
+        return sizes
 
     def _send(self, messages: list[Message], round: int, phase: str) -> list[Message]:
         """All replies by client id; failures end the run or are left out, as configured."""
@@ -250,7 +284,7 @@ class FederatedLoop:
             rounds=self.config.federation.rounds,
             plan=plan,
             shared=dict(self.shared.versions),
-            frozen=self.frozen,
+            frozen=self.exchange.frozen_hash(self.state),
             keep_from=self.checkpointed,
         )
         return ConfigRecord({"order": order.to_json()})
@@ -282,16 +316,17 @@ class FederatedLoop:
             before=before,
             after=after,
             tensors=self.shared,
+            state=self.private,
+            data=self.setup.data,
             results=results,
             task=self.task,
             networks=self.networks,
-            training=self.config.training,
+            training=stage_training(self.config.training, self.method, plan or {}),
             device=self.device,
             seed=self.config.seed,
             round=round,
             rounds=self.config.federation.rounds,
             plan=plan or {},
-            scope=("server",),
         )
 
     def _results(self, replies: Iterable[Message]) -> dict[int, Mapping[str, Tensor]]:
@@ -337,9 +372,16 @@ class FederatedLoop:
             own = self.strategy.aggregate_evaluate(round, [_plain(*pair) for pair in _alike(replies)])
             clients = [self.directory.client(reply.metadata.src_node_id) for reply in replies]
             names = [profile.name for profile in self.directory.profiles(clients)]
-            sums = [to_numpy(required(array_record, reply.content, "sums")) for reply in replies]
-            merged = merge_evaluations(self.method, self.task, dict(zip(names, sums, strict=True)))
-        return merged if own is None else merged.with_strategy(_scalars(own))
+            held = {
+                name: to_numpy(required(array_record, reply.content, "sums"))
+                for name, reply in zip(names, replies, strict=True)
+                if _scalars(required(metric_record, reply.content, METRICS))[NUM_EXAMPLES]
+            }
+            merged = merge_evaluations(self.method, self.task, held)
+            if self.method.overrides("server_evaluate"):
+                context = self._server_context(round, {}, self.state, {}, plan)
+                merged = replace(merged, server=self.method.server_evaluate(context))
+        return merged if own is None else replace(merged, strategy=_scalars(own))
 
     def _figures(self, round: int) -> None:
         if not self.method.overrides("figures"):
@@ -369,20 +411,21 @@ class FederatedLoop:
         return FigureContext(
             task=self.task,
             round=round,
-            tensors={name: self.shared[name].cpu() for name in self.shared},
+            tensors={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
             client_names=tuple(profile.name for profile in self.directory.profiles(self.clients)),
             client_state=lambda client: states.latest(client) if states is not None else None,
             denormalise=self.setup.denormalise,
         )
 
     def _checkpoint(self, round: int) -> None:
-        tensors = {f"network/{name}": value.cpu() for name, value in self.state.items()}
-        tensors |= {f"shared/{name}": self.shared[name].cpu() for name in self.shared}
+        tensors = {f"{NETWORK}{name}": value.cpu() for name, value in self.state.items()}
+        tensors |= {f"shared/{name}": self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)}
+        tensors |= {f"server/{name}": value.cpu() for name, value in self.private.items()}
         meta = {
             "round": round,
             "seed": self.config.seed,
             "shared": self.shared.book(),
-            "input_shape": list(self.task.input_shape),
+            "columns": self.task.columns,
             "class_names": list(self.task.class_names),
             "clients": self.task.num_clients,
         }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
@@ -26,6 +26,7 @@ class ServerSetup:
         tracker: where events go.
         folder: the run folder.
         denormalise: normalised images → [0, 1], for pictures.
+        data: columns of the sample sets the server holds, by name.
         client_states: states of the simulated clients on this machine; None in a deployment.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
@@ -36,5 +37,6 @@ class ServerSetup:
     tracker: Tracker
     folder: RunFolder
     denormalise: Callable[[Tensor], Tensor]
+    data: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     client_states: StateStore | None = None
     expected_clients: int | None = None

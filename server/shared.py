@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ class SharedTensors(MutableMapping[str, Tensor]):
         self._tensors: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}
         self._held: dict[int, dict[str, int]] = {}
+        self._count = 0  # over all names: a tensor that is dropped and made again must not repeat a version
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -21,7 +23,8 @@ class SharedTensors(MutableMapping[str, Tensor]):
     def __setitem__(self, name: str, value: Tensor) -> None:
         # a copy: clients of this process may still hold the version before
         self._tensors[name] = value.detach().clone()
-        self.versions[name] = self.versions.get(name, 0) + 1
+        self._count += 1
+        self.versions[name] = self._count
 
     def __delitem__(self, name: str) -> None:
         del self._tensors[name]
@@ -46,16 +49,18 @@ class SharedTensors(MutableMapping[str, Tensor]):
         """A client says it holds nothing (a node that lost its disk)."""
         self._held.pop(client, None)
 
-    def bytes_of(self, names: tuple[str, ...]) -> int:
-        """Payload bytes of some tensors."""
-        return sum(self._tensors[name].numel() * self._tensors[name].element_size() for name in names)
+    def bytes_of(self, name: str) -> int:
+        """Payload bytes of a tensor."""
+        return self._tensors[name].numel() * self._tensors[name].element_size()
 
     def book(self) -> dict[str, object]:
         """Versions and holders, for a checkpoint."""
-        return {"versions": dict(self.versions), "held": {str(c): dict(v) for c, v in self._held.items()}}
+        held = {str(client): dict(versions) for client, versions in self._held.items()}
+        return {"count": self._count, "versions": dict(self.versions), "held": held}
 
-    def restore(self, tensors: Mapping[str, Tensor], book: Mapping[str, Mapping[str, object]]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], book: Mapping[str, Any]) -> None:
         """Take over tensors and `book` of a checkpoint."""
         self._tensors = dict(tensors)
-        self.versions = {name: int(str(version)) for name, version in book["versions"].items()}
-        self._held = {int(client): dict(held) for client, held in book["held"].items()}  # type: ignore[call-overload]  # JSON
+        self._count = int(book["count"])
+        self.versions = {name: int(version) for name, version in book["versions"].items()}
+        self._held = {int(client): dict(held) for client, held in book["held"].items()}

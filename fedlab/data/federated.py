@@ -12,7 +12,7 @@ from fedlab.config import DataConfig
 from fedlab.data.normalise import check_statistics, denormaliser, normalise
 from fedlab.data.partition import partition
 from fedlab.data.samples import Dataset, Samples
-from fedlab.errors import DataError
+from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import derive_seed
 
 _CACHE_BYTES = 512 * 2**20
@@ -61,12 +61,21 @@ class FederatedData:
         if not len(dataset.train):
             raise DataError("data.source", dataset.name, "training samples: there are none")
         self.dataset, self.config, self.seed = dataset, config, seed
-        shape = dataset.train["image"].shape[1:] if "image" in dataset.train.columns else ()
-        self.image_shape: tuple[int, ...] = tuple(int(n) for n in shape)
-        if shape:
-            check_statistics(config, int(shape[0]), dataset.train.domain_names)
+        self.input_shape = dataset.train.shape
+        for samples in (dataset.train, *dataset.server.values()):
+            if "image" in samples.columns:
+                check_statistics(config, samples["image"].shape[1], samples.domain_names)
         self.partition = partition(dataset, config.partition, seed)
         self._ready: OrderedDict[int, ClientData] = OrderedDict()
+        self._server: dict[str, Samples] = {}
+
+    @property
+    def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Every column's dtype and shape per sample, as clients see it: images are float32."""
+        return {
+            name: ("float32" if name == "image" else values.dtype.name, values.shape[1:])
+            for name, values in self.dataset.train.columns.items()
+        }
 
     @property
     def num_clients(self) -> int:
@@ -103,6 +112,19 @@ class FederatedData:
             held -= self._ready.popitem(last=False)[1].nbytes
         return data
 
+    def server(self, name: str) -> Samples:
+        """Samples the server holds, normalised as the clients' are.
+
+        Raises:
+            DataError: the data set has none of that name.
+        """
+        held = self.dataset.server
+        if name not in held:
+            raise DataError("server data", name, "samples the data set keeps for the server", did_you_mean(name, held))
+        if name not in self._server:
+            self._server[name] = self._prepare(held[name], np.arange(len(held[name])), None, name)
+        return self._server[name]
+
     def denormalise(self, images: Any) -> Any:
         """Normalised images → [0, 1], clipped; for pictures."""
         return denormaliser(self.config)(images)
@@ -124,4 +146,4 @@ class FederatedData:
         return Samples({**chosen.columns, "image": ready}, chosen.class_names, chosen.domain_names, chosen.group_names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": OrderedDict()}
+        return {**self.__dict__, "_ready": OrderedDict(), "_server": {}}

@@ -62,8 +62,13 @@ def denormaliser(data: DataConfig) -> Callable[[Tensor], Tensor]:
 def _average(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> list[float]:
     if not isinstance(given, dict):
         return list(given)
-    columns = zip(*given.values(), strict=True)
-    return [sum(values) / len(values) for values in columns]
+    return [float(mean) for mean in _table(list(given.values())).mean(axis=0)]
+
+
+def _table(statistics: Sequence[tuple[float, ...]]) -> np.ndarray:
+    """One row per domain; a single number stands for every channel."""
+    channels = max(len(values) for values in statistics)
+    return np.array([np.broadcast_to(values, channels) for values in statistics], np.float32)
 
 
 def _per_sample(
@@ -74,6 +79,6 @@ def _per_sample(
 ) -> np.ndarray:
     if not isinstance(given, dict):
         return np.asarray(given, np.float32).reshape(1, -1, 1, 1)
-    table = np.asarray([given[name] for name in names], np.float32)
+    table = _table([given[name] for name in names])
     chosen = table[domains if domains is not None else np.zeros(count, np.int64)]
     return chosen[:, :, None, None]

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from fedlab.errors import DataError
+
+
+_MAIN_COLUMNS = ("image", "audio", "points", "tokens")
 
 
 @dataclass(frozen=True)
@@ -17,15 +21,17 @@ class Samples:
     """`n` samples as columns.
 
     Args:
-        columns: name → array whose first axis is the sample. Reserved names: ``image`` (n, C, H, W), uint8 or
+        columns: name → numeric array whose first axis is the sample. Reserved names: ``image`` (n, C, H, W), uint8 or
             float32 in [0, 1]; ``label`` (n,) int64 class indices; ``domain`` (n,) int64 index into `domain_names`;
-            ``group`` (n,) int64 natural owner (writer, site, speaker), index into `group_names`.
+            ``group`` (n,) int64 natural owner (writer, site, speaker), index into `group_names`. All are optional, and
+            columns of other names reach the method as they are.
         class_names: one name per class.
         domain_names: one name per domain; a single ``""``-free default where the source has only one.
         group_names: one name per natural owner, empty where there is none.
 
     Raises:
-        DataError: columns of different lengths, labels outside the classes, NaN or infinite values.
+        DataError: columns of different lengths or of a type no tensor holds, labels outside the classes, NaN or
+            infinite values.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -34,6 +40,8 @@ class Samples:
     group_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
+        for name, values in self.columns.items():
+            _check_type(name, values)
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             raise DataError("data columns", lengths, "equal numbers of samples in every column")
@@ -50,11 +58,11 @@ class Samples:
             values = self.columns.get(name)
             if values is None or not len(values):
                 continue
-            if values.dtype.kind not in "iu" or values.min() < 0 or values.max() >= len(names):
+            if values.dtype.kind not in "iu" or values.ndim != 1 or values.min() < 0 or values.max() >= len(names):
                 raise DataError(
                     f"data column {name!r}",
-                    f"values from {values.min()} to {values.max()}, dtype {values.dtype}",
-                    f"integers from 0 to {len(names) - 1}",
+                    f"values from {values.min()} to {values.max()}, dtype {values.dtype}, shape {values.shape}",
+                    f"integers from 0 to {len(names) - 1}, shape (n,)" if names else f"no such column without {name}_names",
                 )
 
     def __len__(self) -> int:
@@ -66,6 +74,12 @@ class Samples:
     def select(self, indices: np.ndarray) -> Samples:
         """The samples at `indices`, in that order."""
         return replace(self, columns={name: values[indices] for name, values in self.columns.items()})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's main column: the first there is of image, audio, points and tokens."""
+        name = next((name for name in _MAIN_COLUMNS if name in self.columns), None)
+        return tuple(int(n) for n in self.columns[name].shape[1:]) if name else ()
 
     @property
     def num_classes(self) -> int:
@@ -85,17 +99,35 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source delivers: disjoint train and test samples with the same names.
+    """What a source delivers: disjoint train and test samples with the same columns and names.
+
+    Args:
+        name: name of the data set.
+        train: samples to be divided among the clients.
+        test: likewise.
+        server: samples the server holds, by name: a public set, query and gallery, support images. They are not
+            divided and may have columns and names of their own.
 
     Raises:
-        DataError: train and test disagree on class, domain or group names.
+        DataError: train and test disagree on columns, shape, or class, domain or group names; images that are no
+            images.
     """
 
     name: str
     train: Samples
     test: Samples
+    server: Mapping[str, Samples] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
+            if "image" in samples.columns:
+                _check_images(f"{self.name}: {split}", samples["image"])
+        for what, ours, theirs in (
+            ("columns", sorted(self.test.columns), sorted(self.train.columns)),
+            ("shape of a sample", self.test.shape, self.train.shape),
+        ):
+            if ours != theirs:
+                raise DataError(f"{self.name}: {what}", ours, f"those of train: {theirs}")
         for names in ("class_names", "domain_names", "group_names"):
             if getattr(self.train, names) != getattr(self.test, names):
                 raise DataError(
@@ -104,4 +136,32 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.blake2b(f"{self.train.fingerprint}{self.test.fingerprint}".encode(), digest_size=16).hexdigest()
+        held = [(name, self.server[name].fingerprint) for name in sorted(self.server)]
+        text = repr((self.train.fingerprint, self.test.fingerprint, held))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _check_type(name: str, values: np.ndarray) -> None:
+    fix = "encode text as integers; pad sequences of different lengths to one"
+    if not isinstance(values, np.ndarray) or not values.ndim:
+        raise DataError(f"data column {name!r}", type(values).__name__, "an array with the samples as first axis", fix)
+    try:
+        torch.from_numpy(np.empty(0, values.dtype))
+        known = values.dtype.kind in "biuf"
+    except TypeError:
+        known = False
+    if not known:
+        raise DataError(f"data column {name!r}", f"dtype {values.dtype}", "numbers or truth values a tensor holds", fix)
+
+
+def _check_images(key: str, images: np.ndarray) -> None:
+    described = f"shape {images.shape}, dtype {images.dtype}"
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
+        raise DataError(f"{key} images", described, "(n, C, H, W), uint8 or float32", "fedlab.from_arrays converts them")
+    if images.dtype == np.float32 and images.size and not (images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            f"{key} images",
+            f"values from {images.min():g} to {images.max():g}",
+            "values in [0, 1]",
+            "divide by the largest value; normalisation is set by data.mean and data.std",
+        )

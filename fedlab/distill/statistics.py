@@ -43,7 +43,7 @@ def class_statistics(images: Tensor, labels: Tensor, num_classes: int, legacy: b
         variance, mu = torch.var_mean(pixels, dim=(0, 2, 3), correction=0)
         if legacy:
             share = len(pixels) / len(images)
-            variance, mu = share * (variance + mu.square()) - (share * mu).square(), share * mu
+            variance, mu = share * variance + share * (1 - share) * mu.square(), share * mu
         mean[c], std[c] = mu, variance.sqrt()
     return ClassStatistics(mean.float(), std.float(), present)
 

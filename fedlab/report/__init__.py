@@ -1,7 +1,8 @@
+"""What a run amounts to: one self-contained HTML page, and tables for the terminal."""
+
 from __future__ import annotations
 
-from pathlib import Path
+from fedlab.report.page import write_report
+from fedlab.report.tables import result_table
 
-
-def write_report(path: Path) -> Path:
-    return path
+__all__ = ["result_table", "write_report"]

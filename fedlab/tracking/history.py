@@ -98,7 +98,7 @@ class History:
 def _read(path: Path) -> Iterable[dict[str, Any]]:
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:  # a crash may have cut a character in two
         for line in file:
             try:
                 event = json.loads(line)

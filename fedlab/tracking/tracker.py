@@ -8,7 +8,7 @@ event                 fields
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
 ``progress``          ``round, phase, done, total``: not kept in the file
 ``phase_end``         ``round, phase, seconds``
-``federation``        ``clients, parameters, device, input_shape, classes``
+``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
 ``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``
@@ -29,6 +29,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,14 +70,20 @@ class Tracker:
             except Exception as error:
                 self._others.remove(sink)
                 log.warning("%s failed and is left out from now on: %s", type(sink).__name__, error)
+                _close(sink)
 
     def close(self) -> None:
-        """Close all sinks."""
-        for sink in [*self._essential, *self._others]:
-            try:
-                sink.close()
-            except Exception as error:
-                log.warning("%s could not be closed: %s", type(sink).__name__, error)
+        """Close all sinks, also when a second Ctrl-C comes while the first is dealt with."""
+        with ExitStack() as closing:
+            for sink in reversed([*self._others, *self._essential]):
+                closing.callback(_close, sink)
+
+
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except Exception as error:
+        log.warning("%s could not be closed: %s", type(sink).__name__, error)
 
 
 def plain(value: Any) -> Any:

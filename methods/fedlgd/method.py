@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,14 +17,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fedlab.config import Section
-from fedlab.context import FigureContext, FitContext, ServerContext
+from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill import dsa
 from fedlab.distill.contrastive import supervised_contrastive
 from fedlab.distill.freezing import frozen
-from fedlab.distill.matching import distribution_matching, gradient_distance, pseudo_gradient
+from fedlab.distill.matching import GradientDistance, distribution_matching, gradient_distance, pseudo_gradient
 from fedlab.distill.mmd import rbf_mmd
-from fedlab.distill.statistics import average_statistics, class_statistics
+from fedlab.distill.statistics import ClassStatistics, average_statistics, class_statistics
 from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.methods.fedlgd import diagnostic
 from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
 from fedlab.pictures import ImageGrid, Picture
 
@@ -50,15 +52,15 @@ class FedLGD(Method):
         lambda_reg: float = Field(default=10.0, ge=0, description="λ of the regulariser")
         reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regulariser")
         temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
-        gm_distance: Literal["rowcos", "mse", "cos"] = Field(default="rowcos", description="between gradients")
+        gm_distance: GradientDistance = Field(default="rowcos", description="between gradients")
         init: Literal["normal", "noise", "real"] = Field(
             default="normal", description="first virtual images: class statistics, N(0, 1), or real images (leaks data)"
         )
         legacy_init_stats: bool = Field(default=False, description="the release's class statistics, divided wrongly")
         missing_class: Literal["drop", "keep"] = Field(
-            default="drop", description="classes a client has no image of: leave out of D̃_i, or keep as noise"
+            default="drop", description="classes a client has no image of: leave out of D̃_i, or keep as N(0, 1) noise"
         )
-        dsa_ops: tuple[Literal["color", "crop", "cutout", "flip", "scale", "rotate"], ...] = Field(
+        dsa_ops: tuple[dsa.Op, ...] = Field(
             default=("color", "crop", "cutout", "scale", "rotate"),
             description="augmentations of distribution matching; flip is wrong for digits",
         )
@@ -66,87 +68,100 @@ class FedLGD(Method):
         refresh_extractor: Literal["server", "random"] = Field(default="server", description="ψ of a refresh")
         train_on_global: bool = Field(default=True, description="train on D̃_i ∪ D̃_g, as released, or on D̃_i alone")
         gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialised (frozen anchors)")
+        diagnose: bool = Field(default=False, description="after the last round, test a model trained on D̃_g alone")
 
     def check(self, config: Any) -> list[str]:
-        s, rounds = self.settings, config.federation.rounds
-        warnings = []
-        if s.updates * s.spacing > rounds:
-            warnings.append(f"method.updates · spacing = {s.updates * s.spacing} exceeds {rounds} rounds")
-        if s.init == "real":
-            warnings.append("method.init = real starts from private images: virtual images then leak them")
-        if config.training.weight_decay and s.gm_enabled and s.updates:
-            warnings.append("training.weight_decay adds θ to the gradient that the server matches")
-        return warnings
+        s, rounds, training = self.settings, config.federation.rounds, config.training
+        matches = s.gm_enabled and s.updates and s.ipc_global
+        warnings = {
+            f"method.updates · spacing = {s.updates * s.spacing} exceeds {rounds} rounds": (
+                s.updates * s.spacing > rounds
+            ),
+            "method.init = real starts from private images: virtual images then leak them": s.init == "real",
+            "training.weight_decay adds θ to the gradient that the server matches": matches and training.weight_decay,
+            f"training.optimiser = {training.optimiser}: the update the server matches is then no sum of gradients": (
+                matches and training.optimiser != "sgd"
+            ),
+            "method.diagnose needs global images: method.ipc_global is 0": s.diagnose and not s.ipc_global,
+        }
+        return [text for text, holds in warnings.items() if holds]
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        return {"model": task.model()}
+        extra = {diagnostic.ROLE: task.model()} if self._diagnoses else {}
+        return {"model": task.model(), **extra}
 
-    def exchange(self) -> tuple[Group, ...]:
-        return (Group("model", weight="uniform"),)
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        model = Group("model", members=("model",), weight="uniform")
+        return (model, diagnostic.group(plan)) if self._diagnoses else (model,)
 
     def plan(self, round: int, rounds: int) -> Plan:
         """§3.6: server rounds t = 0, d, …, updates·d; clients refresh in those but t = 0; CE only in all of them."""
         t, s = round - 1, self.settings
         selected = s.updates > 0 and t % s.spacing == 0 and t <= s.spacing * s.updates
-        return {"selected": selected, "refresh": selected and t > 0, "contrastive": not selected}
+        last = self._diagnoses and round == rounds
+        return {"selected": selected, "refresh": selected and t > 0, "contrastive": not selected, "diagnose": last}
 
-    # initialisation
+    @property
+    def _diagnoses(self) -> bool:
+        return bool(self.settings.diagnose and self.settings.ipc_global)
+
+    # initialisation (§3.3)
 
     def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
-        mean, std, present = self._statistics(ctx)
-        self._initialise(ctx, mean, std, present)
-        return {"mean": mean, "std": std, "present": present}
+        return self._initialise(ctx)._asdict()
 
     def server_prepare(self, ctx: ServerContext) -> None:
         answers = [ctx.results[client] for client in sorted(ctx.results)]
-        mean, std, _ = average_statistics([(a["mean"], a["std"], a["present"].bool()) for a in answers])
+        statistics = average_statistics([(a["mean"], a["std"], a["present"].bool()) for a in answers])
         if self.settings.ipc_global:
-            classes = torch.arange(ctx.task.num_classes)
-            noise = self._noise(self.settings.ipc_global * len(classes), ctx.task, ctx.generator("global images"))
-            ctx.tensors["images"] = self._coloured(ctx.place(noise), self._labels(classes, "global"), mean, std)
+            labels = self._labels(torch.arange(ctx.task.num_classes, device=ctx.device), self.settings.ipc_global)
+            ctx.tensors["images"] = self._noise(ctx, labels, statistics, ctx.generator("global images"))
 
-    def _statistics(self, ctx: FitContext) -> tuple[Tensor, Tensor, Tensor]:
-        s = self.settings
-        return class_statistics(ctx.data["image"], ctx.data["label"], ctx.task.num_classes, legacy=s.legacy_init_stats)
-
-    def _initialise(self, ctx: FitContext, mean: Tensor, std: Tensor, present: Tensor) -> None:
-        keep = torch.ones_like(present) if self.settings.missing_class == "keep" else present
-        labels = self._labels(keep.nonzero().flatten(), "local")
+    def _initialise(self, ctx: FitContext) -> ClassStatistics:
+        s, held = self.settings, (ctx.data["image"], ctx.data["label"])
+        statistics = class_statistics(*held, ctx.task.num_classes, legacy=s.legacy_init_stats)
+        keep = statistics.present | (s.missing_class == "keep")
+        labels = self._labels(keep.nonzero().flatten(), s.ipc_local)
         generator = ctx.data_generator("local images")
-        if self.settings.init == "real":
-            images = torch.cat(
-                [self._real(ctx, c, self.settings.ipc_local, generator) for c in labels.unique().tolist()]
-            )
-        else:
-            images = self._coloured(ctx.place(self._noise(len(labels), ctx.task, generator)), labels, mean, std)
-        ctx.state["images"] = images
-        ctx.state["labels"] = labels
+        images = self._noise(ctx, labels, statistics, generator)
+        if s.init == "real":
+            for c in statistics.present.nonzero().flatten().tolist():
+                order = self._real(ctx, c, s.ipc_local, generator)
+                images[labels == c] = order.repeat(-(-s.ipc_local // len(order)), 1, 1, 1)[: s.ipc_local]
+        ctx.state["images"], ctx.state["labels"] = images, labels
+        return statistics
 
-    def _coloured(self, noise: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def _noise(
+        self, ctx: FitContext | ServerContext, labels: Tensor, statistics: ClassStatistics, generator: torch.Generator
+    ) -> Tensor:
+        """Pixels N(μ_c, σ_c) per channel; N(0, 1) for classes nobody knows, since a constant image has no gradient."""
+        noise = ctx.place(torch.randn(len(labels), *ctx.task.input_shape, generator=generator))
         if self.settings.init == "noise":
             return noise
-        return noise * std[labels][:, :, None, None] + mean[labels][:, :, None, None]
+        std = statistics.std.masked_fill(~statistics.present[:, None], 1.0)
+        return noise * std[labels][:, :, None, None] + statistics.mean[labels][:, :, None, None]
 
     @staticmethod
-    def _noise(count: int, task: Task, generator: torch.Generator) -> Tensor:
-        return torch.randn(count, *task.input_shape, generator=generator)
+    def _labels(classes: Tensor, per_class: int) -> Tensor:
+        return classes.repeat_interleave(per_class)
 
-    def _labels(self, classes: Tensor, side: Literal["local", "global"]) -> Tensor:
-        return classes.repeat_interleave(self.settings.ipc_local if side == "local" else self.settings.ipc_global)
+    def _global_labels(self, images: Tensor) -> Tensor:
+        per_class = self.settings.ipc_global
+        return self._labels(torch.arange(len(images) // per_class, device=images.device), per_class)
 
-    # the client's round
+    # the client's round (§3.7)
 
     def fit(self, ctx: FitContext) -> None:
+        s = self.settings
         if "images" not in ctx.state:  # joined after the query before round 1
-            self._initialise(ctx, *self._statistics(ctx))
+            self._initialise(ctx)
         if "warm" not in ctx.state:
-            ctx.state["images"] = ctx.place(self._warm_up(ctx))
+            ctx.state["images"] = self._warm_up(ctx)
             ctx.state["warm"] = torch.ones(1)
         if ctx.plan["refresh"]:
-            random = self.settings.refresh_extractor == "random"
-            ctx.state["images"] = self._match(ctx, self.settings.dm_steps, random, "refresh", ctx.round)
+            ctx.state["images"] = self._match(ctx, s.dm_steps, s.refresh_extractor == "random", "refresh", ctx.round)
         images, labels = ctx.state["images"], ctx.state["labels"]
-        if self.settings.train_on_global and "images" in ctx.shared:
+        if s.train_on_global and "images" in ctx.shared:
             images = torch.cat([images, ctx.shared["images"]])
             labels = torch.cat([labels, self._global_labels(ctx.shared["images"])])
         ctx.train({"image": images, "label": labels})
@@ -157,31 +172,23 @@ class FedLGD(Method):
             return self._match(ctx, s.warmup_steps, False, "warm-up")
         settings = ("ipc_local", "warmup_steps", "lr_img", "img_momentum", "real_batch", "init", "legacy_init_stats")
         key = s.model_dump(mode="json", include={*settings, "missing_class", "dsa_ops"})
-        extractor = repr(self._random_extractor(ctx.task, seed=0))
-        found = ctx.cached(
-            "fedlgd-warmup",
-            {**key, "extractor": extractor},
-            lambda: {"images": self._match(ctx, s.warmup_steps, True, "warm-up")},
-        )
-        return found["images"]
+        key["extractor"] = repr(self._random_extractor(ctx.task, seed=0))
+        found = ctx.cached("fedlgd-warmup", key, lambda: {"images": self._match(ctx, s.warmup_steps, True, "warm-up")})
+        return ctx.place(found["images"])
 
     def _match(self, ctx: FitContext, steps: int, random: bool, *purpose: str | int) -> Tensor:
         """Distribution matching (§3.5): Σ_c ‖mean ψ(A(x)) − mean ψ(A(x̃))‖², pixels moved by SGD."""
         s, labels = self.settings, ctx.state["labels"]
         generator = ctx.data_generator(*purpose)
-        virtual = ctx.state["images"].clone().requires_grad_()
-        optimiser = ctx.optimiser(
-            [virtual], optimiser="sgd", lr=s.lr_img, momentum=s.img_momentum, weight_decay=0.0, clip_norm=None
-        )
-        held = {int(c) for c in ctx.data["label"].unique()}
+        virtual, optimiser = self._pixels(ctx, ctx.state["images"])
+        held = set(ctx.data["label"].unique().tolist())
         classes = [c for c in labels.unique().tolist() if c in held]
+        ψ = ctx.networks["model"].eval()
         losses = []
         for _ in ctx.steps(steps):
-            ψ = ctx.networks["model"]
             if random:
-                seed = int(torch.randint(2**62, (), generator=generator))
-                ψ = ctx.place(self._random_extractor(ctx.task, seed))
-            real = [self._real(ctx, c, s.real_batch, generator, exact=False) for c in classes]
+                ψ = ctx.place(self._random_extractor(ctx.task, int(torch.randint(2**62, (), generator=generator))))
+            real = [self._real(ctx, c, s.real_batch, generator) for c in classes]
             real_labels = torch.cat([labels.new_full((len(x),), c) for x, c in zip(real, classes, strict=True)])
             draws = {c: dsa.draw(s.dsa_ops, ctx.task.input_shape, generator) for c in classes} if s.dsa_ops else {}
             with frozen(ψ):
@@ -190,9 +197,7 @@ class FedLGD(Method):
                 features = ψ.features(dsa.apply_per_class(virtual, labels, draws))
             loss = distribution_matching(target, features, real_labels, labels, classes)
             losses.append(ctx.step({"dm": loss}, optimiser))
-        if losses:
-            ctx.log("dm_first", losses[0])
-            ctx.log("dm_last", losses[-1])
+        self._log_ends(ctx, "dm", losses)
         return virtual.detach()
 
     @staticmethod
@@ -201,13 +206,22 @@ class FedLGD(Method):
         return task.model(None if task.model_name == "convnet" else "convnet", seed=seed)
 
     @staticmethod
-    def _real(ctx: FitContext, c: int, count: int, generator: torch.Generator, exact: bool = True) -> Tensor:
-        """`count` real images of class `c` without replacement; `exact` repeats images where there are too few."""
+    def _real(ctx: FitContext, c: int, most: int, generator: torch.Generator) -> Tensor:
+        """Real images of class `c` without replacement."""
         found = (ctx.data["label"] == c).nonzero().flatten()
-        order = torch.randperm(len(found), generator=generator)
-        if exact and len(order) < count:
-            order = order.repeat(-(-count // max(1, len(order))))
-        return ctx.data["image"][found[ctx.place(order[:count])]]
+        return ctx.data["image"][found[ctx.place(torch.randperm(len(found), generator=generator)[:most])]]
+
+    def _pixels(self, ctx: FitContext | ServerContext, images: Tensor) -> tuple[Tensor, Any]:
+        """A copy of `images` to be optimised, and its optimiser."""
+        s, pixels = self.settings, images.clone().requires_grad_()
+        plain = {"optimiser": "sgd", "weight_decay": 0.0, "clip_norm": None}
+        return pixels, ctx.optimiser([pixels], lr=s.lr_img, momentum=s.img_momentum, **plain)
+
+    @staticmethod
+    def _log_ends(ctx: FitContext | ServerContext, name: str, losses: list[float]) -> None:
+        for end, loss in (("first", losses[:1]), ("last", losses[-1:])):
+            for value in loss:
+                ctx.log(f"{name}_{end}", value)
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """§3.7: CE, plus λ·L_con (§3.8) in the rounds that are not selected."""
@@ -223,36 +237,42 @@ class FedLGD(Method):
                 terms["contrastive"] = s.lambda_reg * supervised_contrastive(both, labels, s.temperature)
         return terms
 
-    def _global_labels(self, images: Tensor) -> Tensor:
-        classes = torch.arange(len(images) // self.settings.ipc_global, device=images.device)
-        return self._labels(classes, "global")
-
     # the server's round
 
     def server_update(self, ctx: ServerContext) -> None:
         """Federated gradient matching (§3.9) at the old weights θ_t."""
         s = self.settings
-        if not (ctx.plan["selected"] and s.gm_enabled and "images" in ctx.tensors):
-            return
-        model = ctx.networks["model"]
-        names = [name for name, p in model.named_parameters() if f"model.{name}" in ctx.before]
-        θ = {name: ctx.before[f"model.{name}"].clone().requires_grad_() for name in names}
-        after: Mapping[str, Tensor] = ctx.after
-        g_real = pseudo_gradient([θ[n].detach() for n in names], [after[f"model.{n}"] for n in names], ctx.training.lr)
-        virtual = ctx.tensors["images"].clone().requires_grad_()
+        if ctx.plan["selected"] and s.gm_enabled and "images" in ctx.tensors:
+            ctx.tensors["images"] = self._match_gradient(ctx)
+        if ctx.plan["diagnose"]:
+            diagnostic.train(ctx, ctx.tensors["images"], self._global_labels(ctx.tensors["images"]), s.ipc_global)
+
+    def _match_gradient(self, ctx: ServerContext) -> Tensor:
+        s, model = self.settings, ctx.networks["model"].eval()
+        old, new = ({n.removeprefix("model."): v for n, v in side.items()} for side in (ctx.before, ctx.after))
+        θ = {name: old[name].clone().requires_grad_() for name, _ in model.named_parameters() if name in old}
+        g_real = pseudo_gradient([old[name] for name in θ], [new[name] for name in θ], ctx.training.lr)
+        virtual, optimiser = self._pixels(ctx, ctx.tensors["images"])
         labels = self._global_labels(virtual)
-        optimiser = ctx.optimiser(
-            [virtual], optimiser="sgd", lr=s.lr_img, momentum=s.img_momentum, weight_decay=0.0, clip_norm=None
-        )
         losses = []
         for _ in ctx.steps(s.gm_steps):
-            ce = F.cross_entropy(functional_call(model, θ, virtual), labels)
+            ce = F.cross_entropy(functional_call(model, {**old, **θ}, virtual), labels)
             g_syn = torch.autograd.grad(ce, list(θ.values()), create_graph=True)
             losses.append(ctx.step({"gm": gradient_distance(g_syn, g_real, s.gm_distance)}, optimiser))
-        ctx.tensors["images"] = virtual
-        if losses:
-            ctx.log("gm_first", losses[0])
-            ctx.log("gm_last", losses[-1])
+        self._log_ends(ctx, "gm", losses)
+        return virtual.detach()
+
+    # evaluation and pictures
+
+    def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
+        logits: Tensor = networks["model"](batch["image"])
+        return logits
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        return {**super().evaluate(ctx), **diagnostic.evaluate(ctx)}
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        return super().evaluation_values(sums, task) | diagnostic.values(sums, task)
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         return contact_sheets(ctx, self.settings.ipc_global)

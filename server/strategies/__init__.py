@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
 
 from fedlab.config import Component, parse
-from fedlab.errors import ConfigError, did_you_mean
+from fedlab.errors import ConfigError
 from fedlab.registry import Registry
+from fedlab.server.strategies.arguments import check_participants, construct
 from fedlab.server.strategies.average import AveragingStrategy
+
+__all__ = ["STRATEGIES", "check_participants", "make_strategy"]
 
 _FLOWER = (
     "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedMedian", "FedProx", "FedTrimmedAvg", "FedYogi",
@@ -38,16 +40,6 @@ def make_strategy(component: Component) -> Strategy:
     found: Any = STRATEGIES.find(component.name, f"{key}.name")
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise ConfigError(f"{key}.name", component.name, "a subclass of flwr.serverapp.strategy.Strategy")
-    constructor: Any = found
     if issubclass(found, AveragingStrategy):
-        strategy: Strategy = constructor(parse(found.Settings, component.settings, key))
-        return strategy
-    accepted = [name for name in inspect.signature(found.__init__).parameters if name != "self"]
-    for name, value in component.settings.items():
-        if name not in accepted:
-            raise ConfigError(f"{key}.{name}", value, "an argument of the strategy", did_you_mean(name, accepted))
-    try:
-        made: Strategy = constructor(**component.settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(key, component.settings, f"arguments {component.name} accepts", str(error)) from error
-    return made
+        return found(parse(found.Settings, component.settings, key))
+    return construct(found, component)

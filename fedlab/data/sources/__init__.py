@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from fedlab.config import Component, Section, parse
+from fedlab.config import Component, Section
 from fedlab.data.samples import Dataset
 from fedlab.errors import DataError
 from fedlab.registry import Registry
@@ -50,21 +50,9 @@ def build_source(component: Component, key: str = "data.source") -> Source:
         ConfigError: no such source.
         ConfigErrors: wrong settings.
     """
-    source_class = SOURCES.find(component.name, f"{key}.name")
-    source: Source = source_class(parse(source_class.Settings, component.settings, key))
+    source_class, settings = SOURCES.configured(component, key)
+    source: Source = source_class(settings)
     return source
-
-
-def source_settings(component: Component) -> Section:
-    """The validated settings of a source; touches no data.
-
-    Raises:
-        ConfigError: no such source.
-        ConfigErrors: wrong settings.
-    """
-    source_class = SOURCES.find(component.name, "data.source.name")
-    settings: Section = parse(source_class.Settings, component.settings, "data.source")
-    return settings
 
 
 def load_source(component: Component, seed: int) -> Dataset:

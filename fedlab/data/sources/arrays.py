@@ -107,7 +107,7 @@ def _labels(values: Pair, class_names: Sequence[str] | None) -> tuple[Pair, tupl
         return encode(values)
     top = max((int(part.max()) for part in values if len(part)), default=0)
     low = min((int(part.min()) for part in values if len(part)), default=0)
-    names = tuple(class_names) if class_names is not None else tuple(str(label) for label in range(top + 1))
+    names = tuple(str(name) for name in (class_names if class_names is not None else range(top + 1)))
     if low < 0 or top >= len(names):
         raise DataError("y_train, y_test", f"labels from {low} to {top}", f"integers from 0 to {len(names) - 1}")
     return (values[0].astype(np.int64), values[1].astype(np.int64)), names
@@ -128,5 +128,5 @@ def _check_codes(key: str, values: Pair) -> None:
                 "one integer or text per sample, shape (n,)",
                 "one-hot labels: y.argmax(axis=1); a column: y.ravel()",
             )
-    if values[0].dtype.kind == "U" != values[1].dtype.kind == "U":
+    if (values[0].dtype.kind == "U") != (values[1].dtype.kind == "U"):
         raise DataError(f"{key}_test", f"dtype {values[1].dtype}", f"the kind of {key}_train: {values[0].dtype}")

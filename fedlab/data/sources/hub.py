@@ -116,14 +116,7 @@ class Hub:
         if settings.limit is not None and settings.limit < len(dataset):
             rng = numpy_generator(settings.data_seed, "hub limit", split)
             dataset = dataset.select(np.sort(rng.permutation(len(dataset))[: settings.limit]))
-        labels = np.asarray(dataset[settings.label_column][:])
-        if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-            raise DataError(
-                "data.source.label_column",
-                settings.label_column,
-                "one integer or text for every sample",
-                f"it holds {dataset.features[settings.label_column]}",
-            )
+        labels = _values(dataset, "label_column", settings.label_column)
         names = getattr(dataset.features[settings.label_column], "names", None)
         if names is not None and len(labels) and labels.min() < 0:
             raise DataError(
@@ -133,7 +126,7 @@ class Hub:
             "image": self._images(dataset),
             "label": labels.astype(np.int64) if names is not None else labels,
             "names": tuple(names) if names is not None else None,
-            "group": np.asarray(dataset[settings.group_column][:]) if settings.group_column else None,
+            "group": _values(dataset, "group_column", settings.group_column) if settings.group_column else None,
         }
 
     def _images(self, dataset: Any) -> np.ndarray:
@@ -141,21 +134,34 @@ class Hub:
 
         size, channels, column = self.settings.size, self.settings.channels, self.settings.image_column
         images = np.empty((len(dataset), channels, size, size), dtype=np.uint8)
-        row = -1
+        row = 0  # the sample that is being read, for the message
         try:
-            for row, picture in enumerate(dataset.select_columns([column])):
+            for picture in dataset.select_columns([column]):
                 value = picture[column]
                 if not isinstance(value, Image.Image):
                     value = Image.fromarray(np.asarray(value, dtype=np.uint8))
                 images[row] = decode(value, size, channels)
+                row += 1
         except (OSError, ValueError, TypeError, SyntaxError) as error:
             raise DataError(
                 "data.source.image_column",
-                f"{column!r}, sample {row + 1 if row < 0 else row}",
+                f"{column!r}, sample {row}",
                 "a readable image, or an array of 0 to 255",
                 f"repair the data set ({error})",
             ) from error
         return images
+
+
+def _values(dataset: Any, key: str, column: str) -> np.ndarray:
+    values = np.asarray(dataset[column][:])
+    if values.ndim != 1 or values.dtype.kind not in "iuU":
+        raise DataError(
+            f"data.source.{key}",
+            column,
+            "one integer or text for every sample",
+            f"it holds {dataset.features[column]}, perhaps with gaps",
+        )
+    return values
 
 
 def _hub_cache() -> Path:

@@ -54,7 +54,7 @@ class Npz:
                 *(arrays[key] for key in _REQUIRED),
                 domains=(arrays["domain_train"], arrays["domain_test"]) if "domain_train" in arrays else None,
                 groups=(arrays["group_train"], arrays["group_test"]) if "group_train" in arrays else None,
-                class_names=[str(name) for name in arrays["class_names"]] if "class_names" in arrays else None,
+                class_names=[str(name) for name in np.atleast_1d(arrays["class_names"])] if "class_names" in arrays else None,
                 name=self.path.stem,
             )
         except DataError as error:
@@ -70,7 +70,7 @@ class Npz:
                 for key in archive.files:
                     if key in _REQUIRED or key in _OPTIONAL:
                         arrays[key] = archive[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
             raise DataError(
                 "data.source.path",
                 f"{self.path}" + (f" [{key}]" if key else ""),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from pydantic import Field
 
@@ -45,42 +47,66 @@ class Union:
         first_name, first = next(iter(datasets.items()))
         for name, dataset in datasets.items():
             _agree(name, dataset, first_name, first)
+        server = {
+            f"{name}/{held}": _of_domain(index, samples, tuple(datasets))
+            for index, (name, dataset) in enumerate(datasets.items())
+            for held, samples in dataset.server.items()
+        }
         return Dataset(
             "union",
             _join({name: dataset.train for name, dataset in datasets.items()}),
             _join({name: dataset.test for name, dataset in datasets.items()}),
+            server,
         )
 
 
 def _agree(name: str, dataset: Dataset, first_name: str, first: Dataset) -> None:
-    shape, wanted = dataset.train["image"].shape[1:], first.train["image"].shape[1:]
-    if shape != wanted:
+    key = f"data.source.sources.{name}"
+    if _columns(dataset.train) != _columns(first.train):
         raise DataError(
-            f"data.source.sources.{name}",
-            f"images of shape {shape}",
-            f"{wanted}, as in {first_name!r}",
-            "set the same size and channels for all sources",
+            key,
+            f"columns {_columns(dataset.train)}",
+            f"{_columns(first.train)}, as in {first_name!r}",
+            "unite sources of one kind",
         )
+    for column in _columns(first.train):
+        shape, wanted = dataset.train[column].shape[1:], first.train[column].shape[1:]
+        if shape != wanted:
+            raise DataError(
+                key,
+                f"{column}s of shape {shape}",
+                f"{wanted}, as in {first_name!r}",
+                "set the same size and channels for all sources",
+            )
     if dataset.train.num_classes != first.train.num_classes:
         raise DataError(
-            f"data.source.sources.{name}",
+            key,
             f"{dataset.train.num_classes} classes",
             f"{first.train.num_classes}, as in {first_name!r}",
             "sources of one union need the same classes in the same order",
         )
 
 
+def _columns(samples: Samples) -> list[str]:
+    return sorted(set(samples.columns) - {"domain", "group"})
+
+
+def _of_domain(index: int, samples: Samples, domains: tuple[str, ...]) -> Samples:
+    """The samples as ones of a single domain of the union."""
+    columns = {**samples.columns, "domain": np.full(len(samples), index, np.int64)}
+    return replace(samples, columns=columns, domain_names=domains)
+
+
 def _join(parts: dict[str, Samples]) -> Samples:
     """One Samples of all parts; owners are kept where every part has them, as ``domain/owner``."""
     samples = list(parts.values())
-    images = [part["image"] for part in samples]
-    if len({image.dtype for image in images}) > 1:
-        images = [as_float(image) for image in images]
-    columns = {
-        "image": np.concatenate(images),
-        "label": np.concatenate([part["label"] for part in samples]),
-        "domain": np.repeat(np.arange(len(samples)), [len(part) for part in samples]),
-    }
+    columns = {}
+    for column in _columns(samples[0]):
+        values = [part[column] for part in samples]
+        if column == "image" and len({images.dtype for images in values}) > 1:
+            values = [as_float(images) for images in values]
+        columns[column] = np.concatenate(values)
+    columns["domain"] = np.repeat(np.arange(len(samples)), [len(part) for part in samples])
     group_names: list[str] = []
     if all("group" in part.columns for part in samples):
         groups = []

@@ -1,0 +1,85 @@
+# `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+# the first interpreter that is new enough; choose another with `make demo PYTHON=/path/to/python3.12`
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$p"; break; fi; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INPUTS := pyproject.toml setup.py constraints.txt
+# pytest's marker expression; .ci/run widens it where Chromium is installed
+TESTS ?= not slow and not browser
+ARGS ?=
+
+.PHONY: help demo test test-slow test-browser lint format typecheck reproduce doctor wheel hooks clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo '  ARGS="…" is passed on, e.g. make test ARGS="-k fedlgd"; PYTHON=… chooses the interpreter of a new .venv'
+
+demo: $(VENV)/.installed ## set up, then run FedLGD on the built-in digits (about 6 minutes on 2 cores)
+	$(BIN)/fedlab run fedlgd $(ARGS)
+
+test: $(VENV)/.installed-dev ## set up with the development tools, then run the tests
+	$(BIN)/python -m pytest -m '$(TESTS)' $(ARGS)
+
+test-slow: $(VENV)/.installed-dev ## run the long experiments
+	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)
+
+test-browser: $(VENV)/.installed-dev ## look at a report in headless Chromium
+	$(BIN)/python -m pytest -m browser $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev ## mend style and formatting where that can be done by machine
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# a static checker cannot follow clients/ → fedlab.clients in place, so it reads what a user would install
+typecheck: $(VENV)/.installed-dev ## check the types of the built wheel
+	rm -rf .typing
+	$(BIN)/python -m build --no-isolation --outdir .typing/dist . >/dev/null
+	$(PIP) install --quiet --no-deps --no-index --target .typing/site .typing/dist/*.whl
+	cd .typing/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p fedlab
+
+reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
+	$(BIN)/fedlab reproduce fedlgd $(ARGS)
+
+doctor: $(VENV)/.installed ## say what is wrong with this machine and how to mend it
+	$(BIN)/fedlab doctor
+
+wheel: $(VENV)/.installed-dev ## build dist/*.whl
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+hooks: $(VENV)/.installed-dev ## run the checks of .pre-commit-config.yaml before every commit
+	$(BIN)/pre-commit install
+
+clean: ## remove what was built, keep .venv and runs/
+	rm -rf build dist .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv too
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@if [ -z '$(PYTHON)' ] || ! '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo 'FedLab needs Python 3.11 or newer; found: $(or $(PYTHON),none). Install one, or: make PYTHON=/path/to/python3.12 …' >&2; \
+		exit 1; fi
+	@'$(PYTHON)' -m venv $(VENV) || { rm -rf $(VENV); \
+		echo 'No virtual environment could be made. Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+
+$(VENV)/.installed: $(INPUTS) | $(BIN)/python
+	@echo 'Installing FedLab into $(VENV): several minutes the first time …'
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(INPUTS) | $(BIN)/python
+	@echo 'Installing FedLab and its development tools into $(VENV): several minutes the first time …'
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.installed

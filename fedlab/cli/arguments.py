@@ -1,0 +1,63 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Engine(StrEnum):
+    """Engines that can be asked for."""
+
+    RAY = "ray"
+    INLINE = "inline"
+    FLOWER = "flower"
+
+
+def _methods(incomplete: str) -> list[str]:
+    """Built-in methods, found without importing them: completion must be quick."""
+    import pkgutil
+
+    import fedlab.methods
+
+    return [m.name for m in pkgutil.iter_modules(fedlab.methods.__path__) if m.name.startswith(incomplete)]
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="METHOD|CONFIG",
+        help="A method's name (see `fedlab list methods`) or a YAML file.",
+        autocompletion=_methods,
+        show_default=False,
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.lr=0.1; may be repeated."),
+]
+EngineOption = Annotated[Engine | None, typer.Option("--engine", help="Short for --set engine.name=…")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set engine.workers=…")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; short for --set tracking.console=quiet")]
+Plain = Annotated[bool, typer.Option("--plain", help="Progress as plain lines; short for --set tracking.console=plain")]
+
+
+def shorthands(quiet: bool = False, plain: bool = False, **values: object) -> list[str]:
+    """Overrides for the options that were given.
+
+    Args:
+        quiet: no progress; wins over `plain`.
+        plain: progress as plain lines.
+        values: dotted key with ``__`` for the dot → value, None where the option was not given.
+    """
+    console = "quiet" if quiet else "plain" if plain else None
+    given = {**values, "tracking__console": console}
+    return [
+        # as JSON, which is YAML: a name such as 2024 must stay text
+        f"{key.replace('__', '.')}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in given.items()
+        if value is not None
+    ]

@@ -1,0 +1,112 @@
+"""Every key of a configuration explained: value, type, default, meaning."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from rich.table import Table
+from rich.text import Text
+
+from fedlab.config import Component, Config
+from fedlab.data.partition import PARTITIONERS
+from fedlab.data.sources import SOURCES
+from fedlab.job import METHODS
+from fedlab.models import MODELS
+from fedlab.registry import Registry
+from fedlab.server.sampling import SAMPLERS
+from fedlab.server.strategies import STRATEGIES
+
+_REGISTRIES: Mapping[str, Registry] = {
+    "method": METHODS,
+    "model": MODELS,
+    "data.source": SOURCES,
+    "data.partition": PARTITIONERS,
+    "federation.strategy": STRATEGIES,
+    "federation.sampler": SAMPLERS,
+}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_UNSET = object()
+Row = tuple[str, str, str, str, str]
+
+
+def description_table(config: Config) -> Table:
+    """One row per key, the settings of the chosen components among them."""
+    table = Table("key", "value", "type", "default", "meaning", show_lines=False)
+    for row in describe(config):
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    return table
+
+
+def describe(config: Config) -> Iterator[Row]:
+    """(key, value, type, default, meaning) of every key in the order of the file."""
+    yield from _section(type(config), config, "")
+
+
+def _section(kind: type[BaseModel], values: BaseModel, prefix: str) -> Iterator[Row]:
+    schema = kind.model_json_schema()
+    for name, field in kind.model_fields.items():
+        key, value = f"{prefix}{name}", getattr(values, name)
+        default = _UNSET if field.is_required() else field.get_default(call_default_factory=True)
+        if isinstance(value, Component):
+            yield from _component(key, key, value, default, field.description or "")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Component):
+            for index, step in enumerate(value):
+                yield from _component(key, f"{key}.{index}", step, _UNSET, field.description or "")
+        elif isinstance(value, BaseModel):
+            yield from _section(type(value), value, f"{key}.")
+        else:
+            kind_text = _type(schema["properties"][name], schema.get("$defs", {}))
+            yield key, _text(value), kind_text, _text(default), field.description or ""
+
+
+def _component(registry: str, key: str, component: Component, default: object, meaning: str) -> Iterator[Row]:
+    found = _REGISTRIES[registry].find(component.name, f"{key}.name") if registry in _REGISTRIES else None
+    named = default.name if isinstance(default, Component) else default
+    about = (inspect.getdoc(found) or "").partition("\n")[0] if found is not None else ""
+    yield f"{key}.name", component.name, "component", _text(named), " — ".join(t for t in (meaning, about) if t)
+    settings = getattr(found, "Settings", None)
+    if isinstance(settings, type) and issubclass(settings, BaseModel):
+        yield from _section(settings, settings.model_validate(component.settings), f"{key}.")
+        return
+    parameters = inspect.signature(found).parameters if found is not None else {}
+    for name, parameter in parameters.items():  # a Flower strategy: constructor arguments
+        empty = parameter.default is parameter.empty
+        value = component.settings.get(name, _UNSET if empty else parameter.default)
+        annotation = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
+        yield f"{key}.{name}", _text(value), annotation, _text(_UNSET if empty else parameter.default), ""
+
+
+def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2].lower()
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_type(choice, definitions) for choice in schema["anyOf"]))
+    if "const" in schema:
+        return _text(schema["const"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        return f"list of {_type(schema.get('items', {}), definitions)}"
+    if kind == "object":
+        inner = schema.get("additionalProperties")
+        return f"mapping to {_type(inner, definitions)}" if isinstance(inner, dict) else "mapping"
+    bounds = [f"{sign} {schema[name]:g}" for name, sign in _BOUNDS.items() if name in schema]
+    return " ".join([kind, ", ".join(bounds)]).strip()
+
+
+def _text(value: object) -> str:
+    if value is _UNSET:
+        return ""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else getattr(value, "__name__", repr(value))

@@ -1,0 +1,28 @@
+"""`fedlab doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedlab.cli.failures import FAILED
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Also start Ray and run one small federated round.")] = False,
+) -> None:
+    """Say what is wrong with this machine and how to mend it; exit code 1 if FedLab cannot work."""
+    from fedlab.doctor import examine
+
+    failed = 0
+    for finding in examine(deep=deep):
+        failed += finding.status == "fail"
+        mark = typer.style(f"{finding.status:<5}", fg=_COLOURS[finding.status], bold=True)
+        typer.echo(f"{mark} {finding.subject:<12} {finding.text}")
+        if finding.remedy:
+            typer.echo(f"{'':<18} → {finding.remedy}")
+    if failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,51 @@
+"""How a command ends that did not succeed: the message and the exit code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fedlab.errors import ConfigErrors, FedLabError, InputError
+
+if TYPE_CHECKING:
+    import click
+
+INPUT, FAILED, INTERRUPTED = 2, 1, 130
+_ARGUMENTS = "fedlab.arguments"
+
+
+class Commands(TyperGroup):
+    """The command group; errors made on purpose end as a message on stderr, all others keep their traceback.
+
+    Exit codes: 2 the input was wrong, 1 a run failed, 130 Ctrl-C. ``FEDLAB_DEBUG=1`` shows every traceback.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (FedLabError, KeyboardInterrupt) as problem:
+            if os.environ.get("FEDLAB_DEBUG", "0") not in ("", "0"):
+                raise
+            notes = getattr(problem, "__notes__", [])
+            if isinstance(problem, KeyboardInterrupt):
+                typer.echo("\n" + " · ".join(["interrupted", *notes]), err=True)
+                raise typer.Exit(INTERRUPTED) from None
+            typer.echo("\n".join([_titled(str(problem)), *notes]), err=True)
+            raise typer.Exit(INPUT if isinstance(problem, (InputError, ConfigErrors)) else FAILED) from None
+
+
+def command_line(ctx: typer.Context) -> str:
+    """The command as it was typed, ready for a shell."""
+    return shlex.join(["fedlab", *ctx.meta[_ARGUMENTS]])
+
+
+def _titled(message: str) -> str:
+    return typer.style("error", fg="red", bold=True) + f": {message}"

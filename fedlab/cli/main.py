@@ -1,0 +1,61 @@
+"""The command `fedlab`: one file per group of commands, assembled here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedlab.cli.catalogue import list_components
+from fedlab.cli.configuration import config_app
+from fedlab.cli.doctor import doctor
+from fedlab.cli.failures import Commands
+from fedlab.cli.partition import partition
+from fedlab.cli.reproduce import reproduce
+from fedlab.cli.run import run
+from fedlab.cli.runs import report, show
+
+app = typer.Typer(
+    name="fedlab",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        from fedlab._environment import DISTRIBUTION
+
+        typer.echo(f"fedlab {version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Federated learning with local distillation over heterogeneous clients.
+
+    Start with `fedlab run fedlgd`; `fedlab doctor` says what is wrong with this machine.
+    """
+
+
+app.command()(run)
+app.command("list")(list_components)
+app.command()(show)
+app.command()(report)
+app.command()(partition)
+app.add_typer(config_app, name="config")
+app.command()(reproduce)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="fedlab")

@@ -1,0 +1,74 @@
+"""`fedlab partition`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedlab.cli.arguments import Sets, Source
+from fedlab.errors import ConfigError
+
+_FORMATS = (".png", ".svg", ".pdf")
+_SKEW = {
+    "size_min": "samples of the smallest client",
+    "size_median": "samples of the median client",
+    "size_max": "samples of the largest client",
+    "size_gini": "Gini index of the sizes (0 equal, 1 one client holds all)",
+    "label_entropy_mean": "label entropy of a client, mean (bits)",
+    "label_entropy_min": "label entropy of a client, smallest (bits)",
+    "label_entropy_global": "label entropy of all samples (bits)",
+    "label_emd_mean": "distance of a client's labels to all labels, mean (0 to 2)",
+    "label_emd_max": "distance of a client's labels to all labels, largest",
+}
+
+
+def partition(
+    source: Source,
+    sets: Sets = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder or file (.png, .svg, .pdf) of the chart.", show_default="partition.png")
+    ] = Path("partition.png"),
+) -> None:
+    """Draw and tabulate how the clients share the data, without training."""
+    from rich.console import Console
+
+    from fedlab.data.charts import partition_table
+    from fedlab.data.federated import FederatedData
+    from fedlab.data.partition import check_steps, summary
+    from fedlab.data.sources import load_source
+    from fedlab.experiment import configure
+
+    path = _chart_path(out)
+    config = configure(source, sets or ())
+    check_steps(config.data.partition)
+    dataset = load_source(config.data.source, config.seed)
+    parts = summary(FederatedData(dataset, config.data, config.seed).partition, dataset)
+    _draw(parts, path)
+    Console().print(partition_table(parts))
+    for key, meaning in _SKEW.items():
+        typer.echo(f"{meaning:<60} {parts['skew'][key]:>10.4g}")
+    typer.echo(f"chart: {path}")
+
+
+def _chart_path(out: Path) -> Path:
+    if out.is_dir() or not out.suffix:
+        return out / "partition.png"
+    if out.suffix.lower() not in _FORMATS:
+        raise ConfigError("--out", str(out), f"a folder, or a file that ends in {', '.join(_FORMATS)}")
+    return out
+
+
+def _draw(parts: dict[str, Any], path: Path) -> None:
+    import io
+
+    from fedlab.data.charts import plot_partition
+    from fedlab.runfolder import write_atomic
+
+    picture = io.BytesIO()
+    plot_partition(parts).savefig(picture, format=path.suffix[1:].lower(), dpi=150)
+    try:
+        write_atomic(path, picture.getvalue())
+    except OSError as error:
+        raise ConfigError("--out", str(path), "a place that can be written to", str(error)) from error

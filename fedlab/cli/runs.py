@@ -1,0 +1,70 @@
+"""`fedlab show` and `fedlab report`: finished runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedlab.experiment import Run
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+
+
+def show(path: RunPath) -> None:
+    """Print what a run was, its results, and where its files are."""
+    from rich.console import Console
+
+    from fedlab.experiment import load
+    from fedlab.report.tables import result_table
+
+    run = load(path)
+    config = run.config
+    typer.echo(
+        f"{run.path}: {config.method.name}, {config.model.name}, {config.federation.strategy.name}, seed {config.seed}, "
+        f"{len(run.history.rounds)} of {config.federation.rounds} rounds"
+    )
+    if command := run.history.start.get("command"):
+        typer.echo(f"command: {command}")
+    Console().print(result_table(run.history))
+    for warning in run.history.warnings:
+        typer.echo(f"warning: {warning}")
+    for line in _checkpoints(run):
+        typer.echo(line)
+    for name, place in run.paths.items():
+        if place.exists():
+            typer.echo(f"{name:<12} {place}")
+
+
+def report(
+    path: RunPath,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write a run's report again and print where it is."""
+    from fedlab.report import write_report
+    from fedlab.runfolder import RunFolder
+
+    folder = RunFolder.open(path)
+    write_report(folder.path)
+    uri = folder.report.resolve().as_uri()
+    typer.echo(f"report: {uri}")
+    if browse and typer.launch(uri):
+        typer.echo("no browser was found: open the address above", err=True)
+
+
+def _checkpoints(run: Run) -> list[str]:
+    """The newest checkpoint that can be used, and those that cannot."""
+    from fedlab.checkpoint import load_checkpoint
+    from fedlab.errors import CheckpointError
+
+    lines = []
+    for path in sorted(run.folder.checkpoints.glob("round_*"), reverse=True):
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            lines.append(f"warning: broken checkpoint\n{error}")
+        else:
+            return [*lines, f"{'checkpoint':<12} {path}"]
+    return [*lines, "checkpoint   none that can be used"]

@@ -1,0 +1,64 @@
+"""How much released images and models say about the samples they were made from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FALSE_POSITIVE_RATES = (0.01, 0.001)
+
+
+def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[str, float]:
+    """Attack by loss threshold: a sample with a low loss is held for a training sample.
+
+    Args:
+        member_losses: (n,) losses of training samples.
+        other_losses: (m,) losses of samples not trained on; best as many.
+
+    Returns:
+        ``auroc`` (0.5: the attack learns nothing) and the true-positive rates ``tpr_at_1%`` and ``tpr_at_0.1%`` at
+        those false-positive rates. A rate below 1 / m means that no sample at all is wrongly taken for a member.
+
+    Raises:
+        ValueError: one side is empty.
+
+    Source: Yeom et al. 2018, arXiv 1709.01604 (threshold); Carlini et al. 2022, arXiv 2112.03570 (rates).
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    if not len(member_losses) or not len(other_losses):
+        raise ValueError(f"{len(member_losses)} member and {len(other_losses)} other losses, expected some of each")
+    scores = -torch.cat([member_losses, other_losses]).detach().cpu().double().numpy()
+    truth = np.repeat([1, 0], [len(member_losses), len(other_losses)])
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    rates = {f"tpr_at_{100 * rate:g}%": float(true[false <= rate].max()) for rate in FALSE_POSITIVE_RATES}
+    return {"auroc": float(roc_auc_score(truth, scores)), **rates}
+
+
+def memorisation(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
+    """Distance of each virtual image to the nearest private image, over that to the nearest held-out image.
+
+    Around 1 the virtual images are as near to strangers as to the images they were made from; 0 is a copy.
+
+    Args:
+        virtual: (m, …).
+        private: (n, …), what the virtual images were made from.
+        held_out: (n, …), other images of the same kind; as many, since nearest distances fall with their number.
+
+    Returns:
+        (m,) float64; 1 where both distances are 0.
+
+    Raises:
+        ValueError: different numbers of private and held-out images, or none.
+    """
+    if len(private) != len(held_out) or not len(private):
+        raise ValueError(f"{len(private)} private and {len(held_out)} held-out images, expected as many of each")
+    near, far = _nearest(virtual, private), _nearest(virtual, held_out)
+    return torch.where((near == 0) & (far == 0), torch.ones_like(near), near / far)
+
+
+def _nearest(points: Tensor, candidates: Tensor) -> Tensor:
+    x, y = points.flatten(1).double(), candidates.flatten(1).double()
+    nearest = (y.square().sum(1) - 2 * x @ y.T).argmin(1)
+    return torch.linalg.vector_norm(x - y[nearest], dim=1)  # exact for copies, which the matrix product is not

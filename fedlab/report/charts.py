@@ -1,0 +1,187 @@
+"""The report's charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from fedlab.data.charts import plot_partition
+from fedlab.report.svg import INK, SERIES, inline_svg, page_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = Mapping[int, float]
+_MARKERS = "os^DvPX*"
+_SIZE = (5.6, 3.3)
+_LABEL_GAP = 0.072  # a line of text as a share of the axes' height
+_MOST_MARKERS = 40
+
+
+def lines_chart(
+    name: str, series: Mapping[str, Points], *, ylabel: str, percent: bool = False, mean: Points | None = None
+) -> Markup:
+    """Values over rounds: a labelled line each, or the spread where there are more than colours.
+
+    Args:
+        name: unique on the page.
+        series: by label.
+        ylabel: quantity and unit.
+        percent: values are shares.
+        mean: drawn boldly on top.
+    """
+    from matplotlib.figure import Figure
+
+    scale = 100.0 if percent else 1.0
+    scaled = {label: {round: scale * value for round, value in points.items()} for label, points in series.items()}
+    bold = {round: scale * value for round, value in (mean or {}).items()}
+    with page_style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        few = len(scaled) <= len(SERIES)
+        labels = _lines(axes, scaled) if few else _spread(axes, scaled)
+        if bold:
+            axes.plot(list(bold), list(bold.values()), color=INK, linewidth=2.6, zorder=4, **_marker("o", len(bold)))
+            labels.append(("mean", bold[max(bold)], INK))
+        axes.set_ylabel(ylabel)
+        _rounds_axis(axes)
+        axes.margins(y=0.08)
+        _end_labels(axes, labels)
+        how = "One line per item" if few else "The spread over all clients"
+        ends = ", ".join(f"{label} {value:.4g}" for label, value, _ in labels)
+        return inline_svg(figure, name, f"{ylabel} over rounds. {how}; at the end: {ends}.")
+
+
+def stacked_chart(
+    name: str, panels: Mapping[str, Mapping[str, Points]], *, unit: str, factor: float = 1.0
+) -> Markup:
+    """Amounts per round, stacked by part; a panel below the other for each of `panels`.
+
+    Args:
+        name: unique on the page.
+        panels: panel → part → amount by round.
+        unit: of the axis.
+        factor: divides the amounts.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    parts = list(dict.fromkeys(part for stack in panels.values() for part in stack))
+    colours = {part: SERIES[index % len(SERIES)] for index, part in enumerate(parts)}
+    rounds = [round for stack in panels.values() for points in stack.values() for round in points]
+    first, last = min(rounds), max(rounds)
+    edges = np.arange(first, last + 2) - 0.5
+    with page_style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        drawn = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (panel, stack) in zip(drawn, panels.items(), strict=True):
+            base = np.zeros(len(edges) - 1)
+            for part, points in stack.items():
+                top = base + np.array([points.get(round, 0.0) for round in range(first, last + 1)]) / factor
+                axes.stairs(top, edges, baseline=base, fill=True, color=colours[part], linewidth=0)
+                base = top
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
+        _rounds_axis(drawn[-1])
+        keys = [Patch(color=colours[part], label=part) for part in parts]
+        figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
+        what = " and ".join(panel for panel in panels if panel) or "Amounts"
+        return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
+
+
+def partition_chart(name: str, summary: Mapping[str, Any]) -> Markup:
+    """Who holds how many samples of which class."""
+    with page_style():
+        figure = plot_partition(dict(summary))
+        _narrow(figure)
+        clients, classes = len(summary["clients"]), len(summary["classes"])
+        alt = f"Training samples of {clients} clients by class, {classes} classes; the skew figures are in the table."
+        return inline_svg(figure, name, alt)
+
+
+def _narrow(figure: Figure) -> None:
+    """The page says elsewhere what the title says, and a phone is narrow."""
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(min(width, 6.4), height)
+    figure.axes[0].set_title("")
+    figure.axes[0].grid(False)
+
+
+def _lines(axes: Axes, series: Mapping[str, Points]) -> list[tuple[str, float, str]]:
+    labels = []
+    for (label, points), colour, marker in zip(series.items(), SERIES, _MARKERS, strict=False):
+        axes.plot(list(points), list(points.values()), color=colour, **_marker(marker, len(points)))
+        labels.append((label, points[max(points)], colour))
+    return labels
+
+
+def _spread(axes: Axes, series: Mapping[str, Points]) -> list[tuple[str, float, str]]:
+    """Quartiles, extremes and median of many clients, round by round."""
+    rounds = sorted({round for points in series.values() for round in points})
+    levels = [
+        np.percentile([p[round] for p in series.values() if round in p], [0, 25, 50, 75, 100]) for round in rounds
+    ]
+    low, lower, median, upper, high = np.array(levels).T
+    if len(rounds) == 1:  # an area over a single round would have no width
+        rounds, low, lower, median, upper, high = (
+            [rounds[0] - 0.1, rounds[0] + 0.1],
+            *(level.repeat(2) for level in (low, lower, median, upper, high)),
+        )
+    axes.fill_between(rounds, low, high, color=SERIES[0], alpha=0.15, linewidth=0)
+    axes.fill_between(rounds, lower, upper, color=SERIES[0], alpha=0.3, linewidth=0)
+    axes.plot(rounds, median, color=SERIES[0])
+    names = ("lowest", "25 %", "median", "75 %", "highest")
+    return [
+        (label, float(level[-1]), SERIES[0])
+        for label, level in zip(names, (low, lower, median, upper, high), strict=True)
+    ]
+
+
+def _marker(marker: str, points: int) -> dict[str, Any]:
+    return {"marker": marker if points <= _MOST_MARKERS else "", "markeredgewidth": 0}
+
+
+def _rounds_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
+    """Names beside the lines' ends, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    ordered = sorted(labels, key=lambda label: label[1])
+    heights = _apart([(value - low) / ((high - low) or 1.0) for _, value, _ in ordered], _LABEL_GAP)
+    for (label, _, colour), height in zip(ordered, heights, strict=True):
+        axes.annotate(
+            shorten(label),
+            (1.02, height),
+            xycoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=9,
+            fontweight="bold" if colour == INK else "normal",
+            annotation_clip=False,
+        )
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights, each at least `gap` above the one before, moved as little as simple means allow."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else max(height, 0.0))
+    ceiling = max(1.0, gap * (len(placed) - 1))
+    for index in range(len(placed) - 1, -1, -1):
+        placed[index] = min(placed[index], ceiling)
+        ceiling = placed[index] - gap
+    return placed
+
+
+def shorten(label: str, most: int = 18) -> str:
+    """A label that leaves room for the chart."""
+    return label if len(label) <= most else label[: most - 1] + "…"

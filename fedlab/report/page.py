@@ -1,0 +1,89 @@
+"""The report of a run: one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import importlib.resources
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from markupsafe import Markup
+
+from fedlab.report import sections
+from fedlab.report.record import Record
+from fedlab.report.values import moment
+from fedlab.runfolder import write_atomic
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def write_report(path: Path) -> Path:
+    """Write ``report.html`` into a run folder, from nothing but that folder; the same folder gives the same bytes.
+
+    The run may be finished, failed, interrupted or still going; parts it has not got are left out.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        CheckpointError: no run lies there.
+    """
+    record = Record.open(path)
+    write_atomic(record.folder.report, render(record))
+    return record.folder.report
+
+
+def render(record: Record) -> str:
+    """The page."""
+    from jinja2 import Environment, StrictUndefined
+
+    here = importlib.resources.files(__package__)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+    style = Markup((here / "style.css").read_text(encoding="utf-8"))  # ours, and CSS knows no entities
+    return template.render(style=style, **_content(record))
+
+
+def _content(record: Record) -> dict[str, Any]:
+    unread: list[str] = []
+
+    def part(name: str, build: Callable[[Record], T], default: T) -> T:
+        """A part of the page; files edited or damaged by hand cost that part alone, and the page says so."""
+        try:
+            return build(record)
+        except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
+            log.warning("%s: the report leaves out %s: %s: %s", record.folder.path, name, type(error).__name__, error)
+            unread.append(name)
+            return default
+
+    start = record.history.start
+    method = str(start.get("method") or record.setting("method", "name") or "FedLab run")
+    events = record.history.events
+    return {
+        "title": str(start.get("title") or method),
+        "method": method,
+        "paper": str(start.get("paper") or ""),
+        "name": record.folder.path.resolve().name,
+        "status": record.status,
+        "error": str(record.history.end.get("error") or "") if record.status == "failed" else "",
+        "last_event": moment(events[-1].get("time")) if events else "",
+        "rounds_done": max(record.rounds, default=0),
+        "rounds_planned": part("rounds", lambda r: r.rounds_planned, 0),
+        "facts": part("settings", sections.facts, []),
+        "headline": part("headline figures", sections.headline, []),
+        "last_round": max(record.evaluations, default=0),
+        "results": part("results", sections.results_table, None),
+        "curves": part("curves", lambda r: list(sections.curves(r)), []),
+        "partition": part("partition", sections.partition, None),
+        "pictures": part("pictures", sections.pictures, []),
+        "communication": part("communication", sections.communication, None),
+        "times": part("time", sections.times, None),
+        "warnings": part("warnings", lambda r: r.history.warnings, []),
+        "repeat": part("how to repeat it", sections.repeat, {}),
+        "unread": unread,
+    }

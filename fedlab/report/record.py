@@ -1,0 +1,139 @@
+"""What a run folder holds, as far as it got."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fedlab.report.values import is_number, metric_names
+from fedlab.runfolder import RunFolder
+from fedlab.tracking import Event, History
+
+Status = Literal["completed", "failed", "interrupted", "open"]
+
+
+def run_status(history: History) -> Status:
+    """How the run ended; ``open`` where no end is recorded since it was last started: still running, or killed."""
+    ends = [event for event in history.events if event["event"] in ("run_start", "run_end")]
+    status = ends[-1].get("status") if ends else None
+    return status if status in ("completed", "failed", "interrupted") else "open"
+
+
+def main_metric(history: History) -> str | None:
+    """The metric to show first: accuracy where there is one."""
+    names = metric_names(values for event in history.evaluations for values in _scopes(event))
+    return names[0] if names else None
+
+
+def _scopes(evaluation: Event) -> list[Mapping[str, Any]]:
+    return [evaluation.get("mean") or {}, *(evaluation.get("clients") or {}).values()]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as the report sees it; whatever is missing or torn is empty.
+
+    Args:
+        folder: the run folder.
+        history: its events.
+    """
+
+    folder: RunFolder
+    history: History
+
+    @classmethod
+    def open(cls, path: Path) -> Record:
+        """Read a run folder.
+
+        Raises:
+            CheckpointError: no run lies there.
+        """
+        folder = RunFolder.open(path)
+        return cls(folder, History.from_jsonl(folder.events))
+
+    @cached_property
+    def config_text(self) -> str:
+        """The frozen configuration as written."""
+        return self.folder.config.read_text(encoding="utf-8", errors="replace")
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The frozen configuration."""
+        try:
+            raw = yaml.safe_load(self.config_text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            return {}
+        return raw if isinstance(raw, dict) else {}
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions, machine and command."""
+        return _json(self.folder.environment)
+
+    @cached_property
+    def partition(self) -> dict[str, Any]:
+        """Samples by client and class; see `fedlab.data.partition.summary`."""
+        return _json(self.folder.partition)
+
+    @cached_property
+    def client_facts(self) -> dict[str, dict[str, Any]]:
+        """The partition's entry of every client, by name."""
+        return {client["name"]: client for client in self.partition.get("clients", [])}
+
+    @property
+    def status(self) -> Status:
+        return run_status(self.history)
+
+    @cached_property
+    def rounds(self) -> dict[int, Event]:
+        """The last event of every finished round: a resumed run repeats those after its checkpoint."""
+        return dict(sorted((event["round"], event) for event in self.history.rounds))
+
+    @cached_property
+    def evaluations(self) -> dict[int, Event]:
+        """The last evaluation of every evaluated round."""
+        return dict(sorted((event["round"], event) for event in self.history.evaluations))
+
+    @property
+    def rounds_planned(self) -> int:
+        """Rounds asked for, 0 where unknown."""
+        return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or 0)
+
+    def setting(self, *keys: str) -> Any:
+        """A value of the configuration, None where there is none."""
+        here: Any = self.config
+        for key in keys:
+            here = here.get(key) if isinstance(here, dict) else None
+        return here
+
+    def metric_over_rounds(self, metric: str, scope: str, client: str | None = None) -> dict[int, float]:
+        """Values by round of ``mean`` or ``pooled``, or of one of the ``clients``."""
+        found = {}
+        for round, event in self.evaluations.items():
+            values = event[scope] if client is None else event["clients"].get(client, {})
+            if is_number(values.get(metric)):
+                found[round] = float(values[metric])
+        return found
+
+    def logged(self, side: Literal["train", "server"]) -> dict[str, dict[int, float]]:
+        """By name and round, what clients (their weighted mean) or the server logged."""
+        found: dict[str, dict[int, float]] = {}
+        for round, event in self.rounds.items():
+            for name, value in event[side].items():
+                if is_number(value):
+                    found.setdefault(name, {})[round] = float(value)
+        return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

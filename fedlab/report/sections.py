@@ -1,0 +1,391 @@
+"""The report's parts: from a run's record to what the template shows."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fedlab.report.charts import lines_chart, partition_chart, stacked_chart
+from fedlab.report.record import Record, main_metric
+from fedlab.report.values import (
+    best_of,
+    byte_unit,
+    human_bytes,
+    human_seconds,
+    is_number,
+    is_share,
+    metric_label,
+    metric_names,
+    metric_value,
+    moment,
+    number,
+    plural,
+    words,
+)
+
+_FOLD_CLIENTS = 25
+_SPREAD_CLIENTS = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the row.
+
+    Args:
+        columns: headings.
+        rows: cells by row.
+        summary: rows set apart below the others.
+        note: below the table.
+        text_columns: columns after the first that hold words instead of figures.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    summary: Sequence[Sequence[str]] = ()
+    note: str = ""
+    text_columns: int = 0
+
+    @property
+    def folded(self) -> bool:
+        """Too long to be met unasked."""
+        return len(self.rows) > _FOLD_CLIENTS
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its heading and, where it needs one, an explanation."""
+
+    title: str
+    svg: Markup
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One of a method's figures at one moment."""
+
+    when: str
+    title: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A method's figures of one name, in order of their rounds."""
+
+    title: str
+    caption: str
+    shots: Sequence[Shot] = field(default_factory=tuple)
+
+
+def headline(record: Record) -> list[tuple[str, str, str]]:
+    """(name, value, remark) of the figures to see first."""
+    figures: list[tuple[str, str, str]] = []
+    metric = main_metric(record.history)
+    if metric and record.evaluations:
+        mean = record.metric_over_rounds(metric, "mean")
+        pooled = record.metric_over_rounds(metric, "pooled")
+        last = max(record.evaluations)
+        name = metric_label(metric)
+        if last in mean:
+            figures.append((f"{name}, mean of clients", metric_value(metric, mean[last]), f"after round {last}"))
+        if last in pooled:
+            figures.append((f"{name}, pooled", metric_value(metric, pooled[last]), "all test samples together"))
+        better = best_of(metric)
+        if better and len(mean) > 1:
+            best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
+            remark = f"mean of clients, round {best}; chosen on test data, so too good an estimate"
+            figures.append(("Best round", metric_value(metric, mean[best]), remark))
+    if record.rounds:
+        down, up = record.history.bytes_total()
+        figures.append(("Sent to clients", human_bytes(down), _per_round(down, record)))
+        figures.append(("Sent to server", human_bytes(up), _per_round(up, record)))
+    seconds = wall_seconds(record)
+    if seconds is not None:
+        figures.append(("Wall time", human_seconds(seconds), _engine(record)))
+    return figures
+
+
+def _per_round(count: int, record: Record) -> str:
+    return f"{human_bytes(count / len(record.rounds))} a round"
+
+
+def _engine(record: Record) -> str:
+    start = record.history.start
+    workers = start.get("workers")
+    return f"{start.get('engine', '')} engine" + (f", {plural(workers, 'worker')}" if workers else "")
+
+
+def wall_seconds(record: Record) -> float | None:
+    """From the start to the end, or to the last event where no end is recorded; None where nothing is."""
+    if record.status != "open" and is_number(record.history.end.get("seconds")):
+        return float(record.history.end["seconds"])
+    starts = [event.get("time") for event in record.history.of("run_start")]
+    times = [event.get("time") for event in record.history.events]
+    if not starts or not is_number(starts[-1]) or not is_number(times[-1]):
+        return None
+    return float(times[-1] - starts[-1])
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """(name, value) of what was run."""
+    start = record.history.start
+    parts = record.setting("data", "partition") or []
+    done, planned = len(record.rounds), record.rounds_planned
+    shape = start.get("input_shape")
+    found = [
+        ("Data", component(record.setting("data", "source"))),
+        ("Partition", " → ".join(component(part) for part in parts)),
+        ("Seed", str(start.get("seed", record.setting("seed")))),
+        ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),
+        ("Clients", f"{start['clients']:,}" if is_number(start.get("clients")) else ""),
+        ("Strategy", str(start.get("strategy") or component(record.setting("federation", "strategy")))),
+        ("Model", str(start.get("model") or component(record.setting("model")))),
+        ("Parameters", f"{start['parameters']:,}" if is_number(start.get("parameters")) else ""),
+        ("Input", " × ".join(str(side) for side in shape) if shape else ""),
+        ("Started", moment(start.get("time"))),
+    ]
+    return [(name, value) for name, value in found if value and value != "None"]
+
+
+def component(raw: Any) -> str:
+    """A component with its settings in one line: ``dirichlet (alpha 0.5)``."""
+    if not isinstance(raw, Mapping):
+        return str(raw or "")
+    settings = ", ".join(f"{key} {value}" for key, value in raw.items() if key != "name")
+    return str(raw.get("name", "")) + (f" ({settings})" if settings else "")
+
+
+def results_table(record: Record) -> Table | None:
+    """The last evaluation by client, with the mean and the pooled values."""
+    if not record.evaluations:
+        return None
+    event = record.evaluations[max(record.evaluations)]
+    clients: Mapping[str, Mapping[str, Any]] = event["clients"]
+    metrics = metric_names([event["mean"], event["pooled"], *clients.values()])
+    with_domain = any(_domain(record, name) for name in clients)
+    tests = {name: sum(record.client_facts[name]["test"]) for name in clients if name in record.client_facts}
+
+    def row(name: str, values: Mapping[str, Any], samples: int | None, domain: str = "") -> list[str]:
+        shown = [metric_value(metric, values.get(metric)) for metric in metrics]
+        held = ["–" if samples is None else f"{samples:,}"] if tests else []
+        return [name, *([domain] if with_domain else []), *shown, *held]
+
+    rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in clients.items()]
+    summary = [row("Unweighted mean", event["mean"], None), row("Pooled", event["pooled"], sum(tests.values()))]
+    if event.get("strategy"):
+        summary.append(row("Strategy’s own", event["strategy"], None))
+    if len(clients) > _SPREAD_CLIENTS:
+        for label, pick in (("Lowest", min), ("Median", statistics.median), ("Highest", max)):
+            held = {m: [v[m] for v in clients.values() if is_number(v.get(m))] for m in metrics}
+            summary.append(row(label, {m: pick(values) for m, values in held.items() if values}, None))
+    columns = ["Client", *(["Domain"] if with_domain else []), *map(metric_label, metrics)]
+    return Table(
+        [*columns, *(["Test samples"] if tests else [])],
+        rows,
+        summary,
+        "Mean: every client counts alike. Pooled: every test sample counts alike.",
+        text_columns=int(with_domain),
+    )
+
+
+def _domain(record: Record, name: str) -> str:
+    """Where it says more than the client's name."""
+    domain = str(record.client_facts.get(name, {}).get("domain", ""))
+    return "" if domain in ("all", "mixed", name) else domain
+
+
+def curves(record: Record) -> Iterator[Chart]:
+    """Evaluation metrics by client, then what clients and server logged."""
+    names = list(dict.fromkeys(name for event in record.evaluations.values() for name in event["clients"]))
+    first = main_metric(record.history)
+    shown = [first] if first else []
+    shown += [name for name in ("loss",) if name != first and record.metric_over_rounds(name, "mean")]
+    for metric in shown:
+        series = {name: record.metric_over_rounds(metric, "clients", name) for name in names}
+        series = {name: points for name, points in series.items() if points}
+        label = metric_label(metric).lower()
+        many = "Dark band: the middle half of the clients; light band: all of them." if len(series) > 8 else ""
+        yield Chart(
+            f"Test {label}",
+            lines_chart(
+                f"test-{_slug(metric)}",
+                series,
+                ylabel=f"test {label}" + (" (%)" if is_share(metric) else ""),
+                percent=is_share(metric),
+                mean=record.metric_over_rounds(metric, "mean"),
+            ),
+            many,
+        )
+    for side, who in (("train", "Training"), ("server", "Server")):
+        logged = record.logged("train" if side == "train" else "server")
+        logged.pop("seconds", None)
+        note = "Mean over the clients of a round, weighted by their samples." if side == "train" else ""
+        for stem, group in _families(logged).items():
+            svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)")
+            yield Chart(f"{who}: {stem}", svg, note)
+
+
+def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Mapping[int, float]]]:
+    """A value and its ``_first`` and ``_last`` share one chart; any others may differ by orders of magnitude."""
+    families: dict[str, dict[str, Mapping[int, float]]] = defaultdict(dict)
+    for name, points in logged.items():
+        families[name.removesuffix("_first").removesuffix("_last")][name] = points
+    return families
+
+
+def _slug(name: str) -> str:
+    """Safe inside an id whatever the name: letters and digits stay, all else is spelled by its code."""
+    return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
+
+
+def partition(record: Record) -> tuple[Chart, Table] | None:
+    """Who holds what, with the skew figures."""
+    summary = record.partition
+    if not summary.get("clients"):
+        return None
+    skew = summary["skew"]
+    rows = [
+        ("Clients", f"{skew['clients']:,}"),
+        ("Training samples", f"{skew['samples']:,}"),
+        ("Samples of a client: least, median, most", _three(skew["size_min"], skew["size_median"], skew["size_max"])),
+        ("Gini of sizes (0 equal)", number(skew["size_gini"])),
+        ("Label entropy, mean of clients (bits)", number(skew["label_entropy_mean"])),
+        ("Label entropy, lowest client (bits)", number(skew["label_entropy_min"])),
+        ("Label entropy, all samples (bits)", number(skew["label_entropy_global"])),
+        ("Earth mover’s distance to all, mean (0–2)", number(skew["label_emd_mean"])),
+        ("Earth mover’s distance to all, largest (0–2)", number(skew["label_emd_max"])),
+    ]
+    chart = Chart("Training samples by client and class", partition_chart("partition", summary))
+    return chart, Table(("Skew", "Value"), rows)
+
+
+def _three(*values: float) -> str:
+    return " / ".join(f"{value:,.0f}" for value in values)
+
+
+def pictures(record: Record) -> list[Pictures]:
+    """The method's figures by name."""
+    events: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for event in record.history.of("figure"):
+        events[event["name"]][event["round"]] = event
+    groups = []
+    for name, by_round in events.items():
+        shots = [
+            Shot(_when(round, record), event["title"] or words(name), source)
+            for round, event in sorted(by_round.items())
+            if (source := _picture(record.folder.path, event["path"]))
+        ]
+        if shots:
+            groups.append(Pictures(words(name), next(iter(by_round.values()))["caption"], shots))
+    return groups
+
+
+def _when(round: int, record: Record) -> str:
+    if round == 0:
+        return "Before round 1"
+    return f"After round {round}" + (", the last" if round == record.rounds_planned and round > 1 else "")
+
+
+def _picture(folder: Path, name: str) -> str | None:
+    """A PNG of this run as data URI; a path that leads out of the folder is not followed."""
+    path = folder / name
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        return None
+    content = path.read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def communication(record: Record) -> tuple[Table, Chart] | None:
+    """Payload bytes by exchange group, in total, a round, and a client and round."""
+    if not record.rounds:
+        return None
+    down: dict[str, dict[int, float]] = defaultdict(dict)
+    up: dict[str, dict[int, float]] = defaultdict(dict)
+    for round, event in record.rounds.items():
+        for group, count in event["bytes"].items():
+            down[group][round], up[group][round] = count["down"], count["up"]
+    rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
+    before = [event for event in record.history.of("prepared") if event["bytes_down"] or event["bytes_up"]][-1:]
+
+    def row(name: str, sent: float, received: float) -> list[str]:
+        cells = [sent, received, sent / rounds, received / rounds]
+        cells += [sent / turns, received / turns] if turns else []
+        return [name, *map(human_bytes, cells), *(["–"] * 2 if not turns else [])]
+
+    rows = [row(group, sum(down[group].values()), sum(up[group].values())) for group in down]
+    for event in before:
+        rows.append(["query before round 1", *map(human_bytes, (event["bytes_down"], event["bytes_up"])), *["–"] * 4])
+    total_down = sum(event["bytes_down"] for event in (*before, *record.rounds.values()))
+    total_up = sum(event["bytes_up"] for event in (*before, *record.rounds.values()))
+    table = Table(
+        ("Group", "Down", "Up", "Down, a round", "Up, a round", "Down, a client and round", "Up, a client and round"),
+        rows,
+        [row("Total", total_down, total_up)],
+        "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted.",
+    )
+    unit, factor = byte_unit(max(max(event["bytes_down"], event["bytes_up"]) for event in record.rounds.values()))
+    panels = {"down": {k: v for k, v in down.items() if any(v.values())}} | {
+        "up": {k: v for k, v in up.items() if any(v.values())}
+    }
+    panels = {name: stack for name, stack in panels.items() if stack}
+    if not panels:
+        return table, Chart("", Markup())
+    svg = stacked_chart("traffic", panels, unit=unit, factor=factor)
+    return table, Chart("Bytes per round", svg)
+
+
+def times(record: Record) -> tuple[Table, Chart | None] | None:
+    """Seconds by phase."""
+    phases = record.history.seconds_by_phase()
+    if not phases:
+        return None
+    whole = max(wall_seconds(record) or 0.0, sum(phases.values()))
+    rest = whole - sum(phases.values())
+    spent = {**phases, **({"other (start, pictures, files)": rest} if rest > 0.001 * whole else {})}
+    rows = [[words(name), human_seconds(s), f"{100 * s / (whole or 1):.1f} %"] for name, s in spent.items()]
+    table = Table(("Phase", "Time", "Share"), rows, [["Whole run", human_seconds(whole), "100.0 %"]])
+    by_phase: dict[str, dict[int, float]] = defaultdict(dict)
+    for round, event in record.rounds.items():
+        for phase, seconds in event["seconds"].items():
+            by_phase[phase][round] = seconds
+    if not by_phase:
+        return table, None
+    return table, Chart("Seconds per round", stacked_chart("time", {"": by_phase}, unit="seconds"))
+
+
+def repeat(record: Record) -> dict[str, Any]:
+    """How to run it again."""
+    environment = record.environment
+    hardware = [
+        ("Platform", environment.get("platform")),
+        ("Processor", f"{environment.get('cores')} cores, {environment.get('cpu_capability')}"),
+        ("GPUs", ", ".join(environment.get("gpus") or []) or "none"),
+        ("Device used", record.history.start.get("device")),
+        ("Python", environment.get("python")),
+    ]
+    versions = [(name, version) for name, version in (environment.get("packages") or {}).items() if version]
+    variables = list((environment.get("variables") or {}).items())
+    return {
+        "command": environment.get("command") or record.history.start.get("command"),
+        "from_folder": shlex.join(_again(record)),
+        "hardware": [(name, str(value)) for name, value in hardware if value] if environment else [],
+        "versions": versions,
+        "variables": variables,
+        "config": record.config_text,
+    }
+
+
+def _again(record: Record) -> list[str]:
+    name = record.setting("tracking", "name")
+    return ["fedlab", "run", "config.yaml", *(["--set", "tracking.name=null"] if name else [])]

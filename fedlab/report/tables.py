@@ -1,0 +1,97 @@
+"""A run's results for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedlab.report.record import run_status
+from fedlab.report.values import human_bytes, human_seconds, metric_label, metric_names, metric_value, plural
+from fedlab.tracking import History
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+_MOST_CLIENTS = 40
+_STATUS = {
+    "completed": ("completed", "bold green"),
+    "failed": ("failed", "bold red"),
+    "interrupted": ("interrupted", "bold yellow"),
+    "open": ("no end recorded: still running, or killed", "bold yellow"),
+}
+
+
+def result_table(history: History) -> Group:
+    """The last evaluation by client, bytes and seconds, and how the run ended; what there is not is left out.
+
+    Args:
+        history: the run's events.
+    """
+    from rich.console import Group
+
+    parts = [_evaluation(history), *_traffic(history), *_times(history), _status(history)]
+    return Group(*(part for part in parts if part is not None))
+
+
+def _evaluation(history: History) -> Table | None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not history.evaluations:
+        return None
+    event = history.evaluations[-1]
+    clients = event["clients"]
+    metrics = metric_names([event["mean"], event["pooled"], *clients.values()])
+    table = Table(title=f"Results after round {event['round']}", title_justify="left", title_style="bold")
+    table.add_column("client", overflow="fold")
+    for metric in metrics:
+        table.add_column(metric_label(metric).replace("Accuracy", "accuracy"), justify="right", no_wrap=True)
+    rows = list(clients.items())[:_MOST_CLIENTS]
+    for name, values in rows:
+        # names are the user's: text, never rich's markup
+        table.add_row(Text(name), *(metric_value(metric, values.get(metric)) for metric in metrics))
+    if len(rows) < len(clients):
+        table.add_row(Text(f"… {plural(len(clients) - len(rows), 'client')} more, see the report", style="dim"))
+    table.add_section()
+    summary = [("unweighted mean", event["mean"]), ("pooled", event["pooled"])]
+    summary += [("strategy's own", event["strategy"])] if event.get("strategy") else []
+    for name, values in summary:
+        table.add_row(name, *(metric_value(metric, values.get(metric)) for metric in metrics), style="bold")
+    return table
+
+
+def _traffic(history: History) -> list[Text]:
+    from rich.text import Text
+
+    if not history.rounds:
+        return []
+    down, up = history.bytes_total()
+    rounds = len(history.rounds)
+    each = f"{human_bytes(down / rounds)} down, {human_bytes(up / rounds)} up a round"
+    return [Text(f"traffic  {human_bytes(down)} down, {human_bytes(up)} up ({each})")]
+
+
+def _times(history: History) -> list[Text]:
+    from rich.text import Text
+
+    phases = history.seconds_by_phase()
+    if not phases:
+        return []
+    return [Text("time     " + ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in phases.items()))]
+
+
+def _status(history: History) -> Text:
+    from rich.text import Text
+
+    status = run_status(history)
+    words, style = _STATUS[status]
+    line = Text("status   ").append(words, style=style)
+    if status != "open":
+        line.append(f" after {human_seconds(history.end['seconds'])}")
+    planned = history.start.get("rounds")
+    line.append(f", {max((event['round'] for event in history.rounds), default=0)}")
+    line.append(f" of {plural(planned, 'round')}" if planned else " rounds")
+    if status == "failed" and history.end.get("error"):
+        line.append(f"\n{history.end['error']}")
+    return line

@@ -1,0 +1,109 @@
+"""Figures in words: metric names, percentages, bytes, seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+_NAMES = {"f1_macro": "F1 (macro)", "auroc": "AUROC", "map": "mAP", "miou": "mIoU", "rmse": "RMSE", "mae": "MAE"}
+_FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
+_HIGH = ("accuracy", "f1", "auroc", "precision", "recall", "iou", "dice", "map")
+_LOW = ("loss", "error", "rmse", "mae", "mse", "perplexity")
+
+
+def metric_names(values: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All metrics that hold a number somewhere: accuracy first where there is one, losses last."""
+    names = {name for found in values for name, value in found.items() if is_number(value)}
+
+    def rank(name: str) -> tuple[int, str]:
+        if name in _FIRST:
+            return _FIRST.index(name), name
+        return len(_FIRST) + (best_of(name) is min), name
+
+    return sorted(names, key=rank)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` can be shown and compared; NaN and infinity cannot."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is shown in percent."""
+    return name.endswith("accuracy")
+
+
+def best_of(name: str) -> Any:
+    """`max` or `min`, whichever is better of a metric, None where the name does not tell."""
+    words = name.lower().replace("@", "_").split("_")
+    if any(word in words for word in _LOW):
+        return min
+    return max if any(word in words for word in _HIGH) else None
+
+
+def metric_label(name: str) -> str:
+    """A metric's name in words."""
+    return _NAMES.get(name) or words(name)
+
+
+def words(name: str) -> str:
+    """An identifier as a phrase: ``virtual-global`` → ``Virtual global``."""
+    text = name.replace("_", " ").replace("-", " ").strip()
+    return text[:1].upper() + text[1:]
+
+
+def metric_value(name: str, value: Any) -> str:
+    """A metric's value, accuracies in percent, a dash where there is none."""
+    if not is_number(value):
+        return "–"
+    return f"{100 * value:.1f} %" if is_share(name) else number(value)
+
+
+def number(value: float) -> str:
+    """Three or four significant digits."""
+    if value == 0 or 0.01 <= abs(value) < 10:
+        return f"{value:.3f}"
+    if 10 <= abs(value) < 1e5:
+        return f"{value:,.1f}"
+    return f"{value:.2e}"
+
+
+def human_bytes(count: float) -> str:
+    """Bytes in decimal units, as in papers on communication cost."""
+    unit, factor = byte_unit(count)
+    return f"{count / factor:.0f} B" if unit == "B" else f"{count / factor:.{_digits(count / factor)}f} {unit}"
+
+
+def byte_unit(largest: float) -> tuple[str, float]:
+    """The unit that suits values up to `largest`, and its size in bytes."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if largest >= 999.5 * 1000.0 ** (power - 1):
+            return unit, 1000.0**power
+    return "B", 1.0
+
+
+def _digits(value: float) -> int:
+    return 2 if value < 10 else 1 if value < 100 else 0
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration, its unit by size."""
+    if seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.{1 if seconds >= 9.95 else 2}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def moment(time: Any) -> str:
+    """Seconds since the epoch as date and time; UTC, so that a report is the same wherever it is written."""
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC" if is_number(time) else ""
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 round``, ``1,000 rounds``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,257 @@
+"""Progress on the standard error stream, so that standard output stays free for results.
+
+A terminal shows one display that is redrawn in place; log files and notebooks get a line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedlab.tracking.tracker import Event, Sink
+
+_LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
+_MOST_LOSSES = 3
+_PHASES = {
+    "preflight": "checking one client and one batch",
+    "launch": "starting workers",
+    "prepare": "preparing",
+    "train": "training",
+    "server": "server",
+    "evaluate": "evaluating",
+}
+
+
+def make_console(mode: str, console: Console | None = None) -> Sink | None:
+    """The display for ``tracking.console``; None for ``quiet``.
+
+    Args:
+        mode: ``auto`` redraws on a terminal and writes lines elsewhere; ``live`` redraws also where no terminal is
+            seen, as in a container without one, but for notebooks; ``plain`` always writes lines.
+        console: where to; default: standard error.
+    """
+    if mode == "quiet":
+        return None
+    console = console or Console(stderr=True, force_terminal=True if mode == "live" else None)
+    # FORCE_COLOR makes rich take any file for a terminal
+    redraws = mode == "live" or (mode == "auto" and console.file.isatty())
+    if redraws and console.is_interactive and not console.is_jupyter:
+        return LiveConsole(console)
+    return PlainConsole(console)
+
+
+class Standing:
+    """Where a run stands, according to its events."""
+
+    def __init__(self) -> None:
+        self.title, self.folder = "", ""
+        self.began = self.phase_began = time.time()
+        self.rounds = self.round = self.finished = 0
+        self.phase, self.done, self.total = "", 0, 0
+        self.losses = ""
+        self.metric, self.value, self.best, self.clients = "", 0.0, (0.0, 0), 0
+        self.ends: float | None = None
+        self.outcome = ""
+
+    def update(self, event: Event) -> None:
+        """Take one event into account."""
+        match event["event"]:
+            case "run_start":
+                parts = (event["method"], event["strategy"], event["model"], f"seed {event['seed']}")
+                self.title, self.folder = " · ".join(parts), event["folder"]
+                self.began, self.rounds = event["time"], event["rounds"]
+            case "phase_start":
+                self.round, self.phase, self.phase_began = event["round"], event["phase"], event["time"]
+                self.done, self.total = 0, event["total"]
+            case "progress":
+                self.done, self.total = event["done"], event["total"]
+            case "phase_end" if event["phase"] == "preflight":
+                self.phase, self.done, self.total = "launch", 0, 0  # until the first phase begins
+            case "phase_end":
+                self.done = self.total
+            case "round":
+                self.finished, self.ends = event["round"], event["time"] + event["eta_seconds"]
+                sides = (_losses(side, event[side]) for side in ("train", "server"))
+                self.losses = "  ".join(side for side in sides if side)
+            case "evaluation":
+                self._evaluated(event["round"], event["mean"], len(event["clients"]))
+            case "run_end":
+                self.outcome = f"{event['status']} after {duration(event['seconds'])}"
+                if event["error"]:
+                    self.outcome += f": {event['error'].splitlines()[0]}"
+
+    def _evaluated(self, round: int, mean: Mapping[str, float | None], clients: int) -> None:
+        metric = headline(mean)
+        value = mean.get(metric)
+        if value is None:
+            self.metric = ""
+            return
+        better = value < self.best[0] if metric == "loss" else value > self.best[0]
+        if self.best[1] == 0 or better:
+            self.best = (value, round)
+        self.metric, self.value, self.clients = metric, value, clients
+
+    @property
+    def round_text(self) -> str:
+        """``round 3/40``; before the first, how many there will be."""
+        return f"round {self.round}/{self.rounds}" if self.round else f"before round 1 of {self.rounds}"
+
+    @property
+    def phase_text(self) -> str:
+        """What is going on, and on how many clients."""
+        clients = f" {self.done}/{self.total} clients" if self.total and self.phase != "preflight" else ""
+        return _PHASES.get(self.phase, self.phase) + clients
+
+    @property
+    def score(self) -> str:
+        """The last evaluation's mean, and the best one where that was another."""
+        if not self.metric:
+            return ""
+        best = f", best {self.best[0]:.3f} in round {self.best[1]}" if self.best[0] != self.value else ""
+        return f"{self.metric} {self.value:.3f} (mean of {self.clients} clients{best})"
+
+    def time_text(self, now: float) -> str:
+        """Time gone and time left; before the first round is over, as far as the present phase tells."""
+        text = duration(now - self.began)
+        if self.ends is not None:
+            return f"{text}, {duration(max(0.0, self.ends - now))} left"
+        if 0 < self.done < self.total:
+            left = (now - self.phase_began) / self.done * (self.total - self.done)
+            return f"{text}, {duration(left)} left in this phase"
+        return text
+
+
+class PlainConsole:
+    """A line per evaluation, per phase until the first round is over, and after any longer silence.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._standing, self._last = console, Standing(), 0.0
+
+    def write(self, event: Event) -> None:
+        self._standing.update(event)
+        line = self._line(event)
+        if line:
+            self._last = event["time"]
+            self._console.print(Text(line), soft_wrap=True)
+
+    def close(self) -> None:
+        pass
+
+    def _line(self, event: Event) -> str:
+        standing, due = self._standing, event["time"] - self._last >= _LINE_EVERY
+        match event["event"]:
+            case "run_start":
+                return f"{standing.title} · {standing.rounds} rounds → {standing.folder}"
+            case "warning":
+                return f"warning: {event['message']}"
+            case "phase_start" if due or event["round"] <= 1:
+                return f"{standing.round_text}  {standing.phase_text}"
+            case "progress" if due:
+                return f"{standing.round_text}  {standing.phase_text}  {standing.time_text(event['time'])}"
+            case "round" if due and standing.phase != "evaluate":  # else the evaluation's line follows at once
+                return self._result(event, "")
+            case "evaluation":
+                return self._result(event, standing.score)
+            case "run_end":
+                return standing.outcome
+        return ""
+
+    def _result(self, event: Event, score: str) -> str:
+        standing = self._standing
+        parts = (standing.round_text, standing.losses, score, standing.time_text(event["time"]))
+        return "  ".join(part for part in parts if part)
+
+
+class LiveConsole:
+    """One display, redrawn in place from the run's start to its end; warnings scroll by above it.
+
+    Args:
+        console: a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._standing = console, Standing()
+        self._live = Live(
+            console=console,
+            get_renderable=self._render,
+            refresh_per_second=2,
+            # what a program prints into a pipe must arrive there
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    def write(self, event: Event) -> None:
+        self._standing.update(event)
+        if event["event"] == "run_start":
+            self._live.start()
+        elif event["event"] == "warning":
+            self._console.print(Text(f"warning: {event['message']}", style="yellow"))
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _render(self) -> RenderableType:
+        standing = self._standing
+        table = Table.grid(padding=(0, 2))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_row(Text("run", style="bold"), Text(standing.title))
+        table.add_row("", Text(standing.folder, style="dim"))
+        table.add_row(
+            Text(standing.round_text, style="bold"),
+            ProgressBar(total=max(1, standing.rounds), completed=standing.finished, width=40),
+        )
+        if standing.outcome:
+            table.add_row(Text("ended", style="bold"), Text(standing.outcome))
+        else:
+            working = ProgressBar(
+                total=max(1, standing.total), completed=standing.done, width=40, pulse=not standing.total
+            )
+            table.add_row(Text(standing.phase_text), working)
+            table.add_row(Text("time", style="bold"), Text(standing.time_text(time.time())))
+        table.add_row(Text("losses", style="bold"), Text(standing.losses or "–"))
+        table.add_row(Text("result", style="bold"), Text(standing.score or "–", style="green"))
+        return table
+
+
+def headline(values: Mapping[str, Any]) -> str:
+    """The one metric to show: accuracy, else the first that is no loss."""
+    return min(values, key=lambda name: (name != "accuracy", name == "loss"), default="")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``3.2 s``, ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _losses(side: str, values: Mapping[str, float | None]) -> str:
+    """The first few of what `side` logged; a loss's own ``_first`` and ``_last`` values belong to its details."""
+
+    def detail(name: str) -> bool:
+        base, _, ending = name.rpartition("_")
+        return name == "seconds" or (ending in ("first", "last") and base in values)
+
+    shown = [f"{name} {_number(value)}" for name, value in values.items() if not detail(name)]
+    return " ".join([side, *shown[:_MOST_LOSSES]]) if shown else ""
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else f"{value:.3g}"

@@ -1,0 +1,114 @@
+"""Parameters, metrics and pictures for an MLflow tracking server or database."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlab.config import Config
+from fedlab.errors import ConfigError
+from fedlab.tracking.table import Row, rows
+from fedlab.tracking.tracker import Event
+
+EXPERIMENT = "fedlab"
+_STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_METRICS_A_CALL, _PARAMETERS_A_CALL, _LONGEST_PARAMETER = 1000, 100, 500  # what every MLflow server takes
+_NOT_IN_A_NAME = re.compile(r"[^\w\-. :/]")
+_DEFAULTS = {
+    # MLflow's own 7 retries keep a run waiting for several minutes whenever the server is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+def check_mlflow(uri: str) -> None:
+    """Raise ConfigError where MLflow is missing."""
+    if importlib.util.find_spec("mlflow") is None:
+        raise ConfigError(
+            "tracking.mlflow",
+            uri,
+            "the package mlflow, which is not installed",
+            "pip install 'fedlab-sim[mlflow]', or leave tracking.mlflow out",
+        )
+
+
+class MlflowSink:
+    """Records one MLflow run in the experiment ``fedlab``, or in the one that ``MLFLOW_EXPERIMENT_NAME`` names.
+
+    Args:
+        uri: MLflow tracking URI, such as ``http://host:5000`` or ``sqlite:///mlflow.db``.
+        config: gives the parameters.
+        root: the run folder: names the run; paths of figures start from it.
+
+    Raises:
+        ConfigError: MLflow is missing, or cannot use `uri`.
+    """
+
+    def __init__(self, uri: str, config: Config, root: Path) -> None:
+        check_mlflow(uri)
+        for variable, value in _DEFAULTS.items():
+            os.environ.setdefault(variable, value)
+        from mlflow.tracking import MlflowClient
+
+        self._root = root
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            self._run = self._client.create_run(self._experiment(), run_name=root.name).info.run_id
+            self._describe(config)
+        except Exception as error:  # each of MLflow's stores raises exceptions of its own
+            reason = " ".join(str(error).split())
+            raise ConfigError("tracking.mlflow", uri, "a tracking URI that MLflow can use", reason) from error
+
+    def write(self, event: Event) -> None:
+        self._log(list(rows(event)), int(event["time"] * 1000))
+        if event["event"] == "figure":
+            self._client.log_artifact(self._run, str(self._root / event["path"]), "figures")
+        elif event["event"] == "run_end":
+            if event["error"]:
+                self._client.set_tag(self._run, "error", event["error"])
+            self._client.set_terminated(self._run, _STATUS[event["status"]])
+
+    def close(self) -> None:
+        pass
+
+    def _describe(self, config: Config) -> None:
+        from mlflow.entities import Param
+
+        parameters = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(config.model_dump(mode="json"))]
+        for part in _parts(parameters, _PARAMETERS_A_CALL):
+            self._client.log_batch(self._run, params=part)
+        self._client.log_artifact(self._run, str(self._root / "config.yaml"))
+
+    def _log(self, found: Sequence[Row], milliseconds: int) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(_NOT_IN_A_NAME.sub("_", row.tag), row.value, milliseconds, row.round) for row in found]
+        for part in _parts(metrics, _METRICS_A_CALL):
+            self._client.log_batch(self._run, metrics=part)
+
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        known = self._client.get_experiment_by_name(name)
+        return str(known.experiment_id if known else self._client.create_experiment(name))
+
+
+def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and texts of all values in nested mappings and lists; ``data.partition.0.name`` for instance."""
+    if isinstance(value, Mapping) and value:
+        for key, part in value.items():
+            yield from flatten(part, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+        for index, part in enumerate(value):
+            yield from flatten(part, f"{prefix}.{index}")
+    else:
+        yield prefix, str(value)
+
+
+def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,86 @@
+"""Every number of a run in one table, a row each."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedlab.tracking.tracker import Event
+
+COLUMNS = ("round", "scope", "metric", "value")
+
+
+class Row(NamedTuple):
+    """One number.
+
+    Args:
+        round: when; 0 is before the first round.
+        scope: ``mean``, ``pooled``, ``strategy`` or a client's name for evaluation metrics; ``train`` and ``server``
+            for what they logged; ``bytes`` and ``seconds``.
+        metric: what it is: a metric's name, a direction (``down``, ``up``, ``model/down``) or a phase.
+        value: NaN where it was not finite.
+        evaluated: it comes from an evaluation.
+    """
+
+    round: int
+    scope: str
+    metric: str
+    value: float
+    evaluated: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Name that puts charts which belong together side by side: one evaluation metric in all its scopes."""
+        return f"{self.metric}/{self.scope}" if self.evaluated else f"{self.scope}/{self.metric}"
+
+
+def rows(event: Event) -> Iterator[Row]:
+    """The numbers in an event."""
+    match event["event"]:
+        case "phase_end":
+            yield Row(event["round"], "seconds", event["phase"], event["seconds"])
+        case "prepared":
+            yield from _rows(0, "bytes", {"down": event["bytes_down"], "up": event["bytes_up"]})
+        case "round":
+            round = event["round"]
+            yield from _rows(round, "train", event["train"])
+            yield from _rows(round, "server", event["server"])
+            yield from _rows(round, "bytes", {"down": event["bytes_down"], "up": event["bytes_up"]})
+            for group, counted in event["bytes"].items():
+                yield from _rows(round, "bytes", {f"{group}/{way}": number for way, number in counted.items()})
+        case "evaluation":
+            scopes = {scope: event[scope] for scope in ("mean", "pooled", "strategy")}
+            for scope, values in [*scopes.items(), *event["clients"].items()]:
+                yield from _rows(event["round"], scope, values, evaluated=True)
+
+
+def _rows(round: int, scope: str, values: Mapping[str, Any], *, evaluated: bool = False) -> Iterable[Row]:
+    for metric, value in values.items():
+        yield Row(round, scope, metric, math.nan if value is None else float(value), evaluated)
+
+
+class CsvSink:
+    """Appends to `path`; every row reaches the operating system before the next event.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        if self._file.tell() == 0:
+            self._writer.writerow(COLUMNS)
+            self._file.flush()
+
+    def write(self, event: Event) -> None:
+        found = [row[: len(COLUMNS)] for row in rows(event)]
+        if found:
+            self._writer.writerows(found)
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()

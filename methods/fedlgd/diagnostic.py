@@ -1,0 +1,49 @@
+"""What the global virtual images teach on their own (§3.10): a fresh model trained on D̃_g, tested on every client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab.context import EvaluationContext, ServerContext
+from fedlab.method import Group, Plan, Task
+from fedlab.metrics import Classification
+
+ROLE = "virtual_only"
+_PREFIX = f"{ROLE}/"
+
+
+def group(plan: Plan) -> Group:
+    """The fresh model's exchange: it stays as built until the last round, when the clients receive it."""
+    return Group(ROLE, members=(ROLE,), mode="server" if plan.get("diagnose") else "frozen")
+
+
+def train(ctx: ServerContext, images: Tensor, labels: Tensor, batch_size: int) -> None:
+    """As many epochs over D̃_g as a client has seen of its own set, with the run's optimiser."""
+    model = ctx.networks[ROLE].train().requires_grad_()
+    optimiser = ctx.optimiser(model.parameters())
+    epochs = ctx.rounds * ctx.training.local_epochs
+    for batch in ctx.iterate({"image": images, "label": labels}, batch_size, epochs, shuffle=ROLE):
+        ctx.step({f"{ROLE}_ce": F.cross_entropy(model(batch["image"]), batch["label"])}, optimiser)
+    model.eval().requires_grad_(False)
+
+
+def evaluate(ctx: EvaluationContext) -> dict[str, np.ndarray]:
+    """The fresh model's statistics on a client's test samples, in the last round."""
+    if not ctx.plan.get("diagnose"):
+        return {}
+    sums = ctx.classification(lambda batch: ctx.networks[ROLE](batch["image"]))
+    return {_PREFIX + name: value for name, value in sums.items()}
+
+
+def values(sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+    """Its metric values, from (merged) statistics."""
+    own = {name.removeprefix(_PREFIX): value for name, value in sums.items() if name.startswith(_PREFIX)}
+    if not own:
+        return {}
+    metric = Classification(task.num_classes)
+    metric.merge(own)
+    return {f"{ROLE}_{name}": value for name, value in metric.compute().items()}

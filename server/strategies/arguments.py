@@ -1,0 +1,97 @@
+"""The constructor arguments of a Flower strategy as settings of the configuration."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from typing import Any, ClassVar
+
+from flwr.serverapp.strategy import Strategy
+from pydantic import ConfigDict, create_model
+
+from fedlab.config import Component, Section, parse
+from fedlab.engine.messages import ARRAYS, CONFIG
+from fedlab.errors import ConfigError
+
+_KEY = "federation.strategy"
+_FIXED = {"arrayrecord_key": ARRAYS, "configrecord_key": CONFIG}
+
+
+class _Arguments(Section):
+    """Arguments of any type; those that only Python can express keep their defaults."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+
+def construct(kind: type[Strategy], component: Component) -> Strategy:
+    """A strategy from the settings of its component, checked against its constructor's annotations.
+
+    Raises:
+        ConfigError, ConfigErrors: an argument that is unknown, missing, of the wrong type, or refused by the class.
+    """
+    arguments = parse(_model(kind), component.settings, _KEY)
+    given = {name: getattr(arguments, name) for name in component.settings}
+    constructor: Any = kind
+    try:
+        strategy: Strategy = constructor(**given)
+    except (TypeError, ValueError) as error:
+        blamed = next((name for name in given if re.search(rf"\b{name}\b", str(error))), None)
+        key, value = (f"{_KEY}.{blamed}", given[blamed]) if blamed else (_KEY, component.settings)
+        raise ConfigError(key, value, f"what {component.name} accepts", str(error)) from error
+    return strategy
+
+
+def check_participants(strategy: Strategy, clients: int) -> None:
+    """Refuse what Flower's strategies would wait for without end: more nodes than the federation has.
+
+    Raises:
+        ConfigError: the strategy asks for more clients than there are.
+    """
+    while isinstance(wrapped := getattr(strategy, "strategy", None), Strategy):  # differential privacy
+        strategy = wrapped
+    for phase in ("train", "evaluate"):
+        fraction = getattr(strategy, f"fraction_{phase}", None)
+        if fraction is None or (fraction == 0 and phase == "evaluate"):
+            continue
+        if not 0 < fraction <= 1:
+            raise ConfigError(f"{_KEY}.fraction_{phase}", fraction, "a share of the clients, above 0 and at most 1")
+        for name in (f"min_{phase}_nodes", "min_available_nodes"):
+            least = getattr(strategy, name, 0)
+            if least > clients:
+                raise ConfigError(
+                    f"{_KEY}.{name}", least, f"at most {clients}, the clients of the federation", f"set {name}"
+                )
+
+
+def _model(kind: type[Strategy]) -> type[Section]:
+    fields: dict[str, Any] = {}
+    for name, (annotation, default) in _parameters(kind).items():
+        if name not in _FIXED and "Callable" not in str(annotation):
+            fields[name] = (annotation, ... if default is inspect.Parameter.empty else default)
+    return create_model(f"{kind.__name__}Arguments", __base__=_Arguments, **fields)
+
+
+def _parameters(kind: type) -> dict[str, tuple[Any, Any]]:
+    """Name → (annotation, default), followed into the base classes while a constructor takes ``**kwargs``."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for owner in kind.__mro__:
+        if "__init__" not in vars(owner) or owner is object:
+            continue
+        constructor: Any = owner.__init__
+        hints = _hints(constructor)
+        passes_on = False
+        for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                found.setdefault(parameter.name, (hints.get(parameter.name, Any), parameter.default))
+            passes_on |= parameter.kind is parameter.VAR_KEYWORD
+        if not passes_on:
+            break
+    return found
+
+
+def _hints(constructor: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(constructor)
+    except NameError:  # names imported for type checkers only: the constructor itself must do the checking
+        return {}

@@ -1,0 +1,174 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+Sources = list[Any]
+
+# Lowest first. A part may import parts of lower rows and itself; a part is what follows ``fedlab.`` in a module's name.
+LAYERS = (
+    ("errors", "seeding", "paths", "order", "_environment"),
+    ("yamltree", "runfolder"),
+    ("config", "pictures", "checkpoint"),
+    ("registry", "tracking", "engine"),
+    ("distill", "models", "data", "metrics", "session", "report"),
+    ("method", "context", "exchange"),
+    ("methods",),
+    ("job",),
+    ("clients",),
+    ("server",),
+    ("check", "preflight"),
+    ("experiment",),
+    ("reproduce",),
+    ("cli",),
+)
+RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
+
+# ``method`` says what a hook gets (``context``), and a context what its method looks like; ``exchange`` applies a
+# method's groups. One subject in three files.
+TOGETHER = {"method", "context", "exchange"}
+
+# what the server side knows of a client: where a simulated client's state lies on this machine, for pictures
+SERVER_MAY_KNOW = {"fedlab.clients.state"}
+
+FLOWER_ALLOWED = ("fedlab.clients.app", "fedlab.server", "fedlab.server.*", "fedlab.engine", "fedlab.engine.*")
+
+# pure computation: a method reads no file, starts nothing, prints nothing
+METHOD_LIBRARIES = {"torch", "numpy", "pydantic", "transformers", "kornia"}
+METHOD_STANDARD = {
+    "__future__", "abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "math", "operator",
+    "typing",
+}  # fmt: skip
+METHOD_PARTS = {"config", "context", "data", "distill", "errors", "method", "metrics", "models", "pictures"}
+
+# each costs a second or more, so what needs one imports it when it needs it
+HEAVY = {
+    "datasets", "flwr_datasets", "kornia", "matplotlib", "mlflow", "mlxtend", "pandas", "scipy", "seaborn", "sklearn",
+    "tensorboard", "torchmetrics", "transformers",
+}  # fmt: skip
+
+
+def part_of(module: str) -> str:
+    """``fedlab.data.images`` → ``data``; the package itself is ''."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def offences(sources: Sources, wrong: Callable[[Any, Any], bool]) -> list[str]:
+    """Every import for which `wrong(source, import)` holds."""
+    return [
+        f"{source.shown}:{found.line}: {found.module} {found.name}"
+        for source in sources
+        for found in source.imports
+        if wrong(source, found)
+    ]
+
+
+def inside(source: Any, top: str) -> bool:
+    return str(source.module).startswith(f"fedlab.{top}.")
+
+
+def test_imports_are_absolute_and_never_by_a_bare_folder_name(sources: Sources) -> None:
+    bare = {"clients", "server", "methods", "tests"}
+    assert not offences(sources, lambda _, found: found.module.startswith(".") or found.module.split(".")[0] in bare)
+
+
+def test_every_part_has_a_layer(sources: Sources) -> None:
+    parts = {part_of(source.module) for source in sources} - {""}
+    assert not parts - set(RANK), "give each of these a row in LAYERS"
+    assert not set(RANK) - parts, "these no longer exist"
+
+
+def test_imports_point_down(sources: Sources) -> None:
+    def upward(source: Any, found: Any) -> bool:
+        mine, theirs = part_of(source.module), part_of(found.module)
+        if found.module == "fedlab" or not found.module.startswith("fedlab.") or mine == theirs or not mine:
+            return False
+        return RANK[theirs] >= RANK[mine] and not {mine, theirs} <= TOGETHER
+
+    assert not offences(sources, upward)
+
+
+def test_the_package_itself_is_never_imported_from_inside(sources: Sources) -> None:
+    """``from fedlab import run`` inside the package would depend on its lazy attributes."""
+    assert not offences(sources, lambda _, found: found.module == "fedlab" and found.name != "_environment")
+
+
+def test_the_server_knows_of_clients_only_where_their_state_lies(sources: Sources) -> None:
+    assert not offences(
+        sources,
+        lambda source, found: (
+            inside(source, "server")
+            and found.module.startswith("fedlab.clients")
+            and found.module not in SERVER_MAY_KNOW
+        ),
+    )
+
+
+def test_flower_is_imported_only_at_its_edges(sources: Sources) -> None:
+    def strays(source: Any, found: Any) -> bool:
+        if found.module.split(".")[0] != "flwr" or any(fnmatchcase(source.module, name) for name in FLOWER_ALLOWED):
+            return False
+        # annotations of the public API may name Flower's types; nothing is loaded for them
+        return not (source.module == "fedlab.experiment" and not found.top_level)
+
+    assert not offences(sources, strays)
+
+
+def test_ray_is_imported_only_by_the_engine(sources: Sources) -> None:
+    assert not offences(
+        sources, lambda source, found: found.module.split(".")[0] == "ray" and part_of(source.module) != "engine"
+    )
+
+
+def test_heavy_libraries_are_imported_only_inside_functions(sources: Sources) -> None:
+    assert not offences(sources, lambda _, found: found.top_level and found.module.split(".")[0] in HEAVY)
+
+
+def test_methods_import_nothing_but_mathematics(sources: Sources) -> None:
+    def foreign(source: Any, found: Any) -> bool:
+        top = found.module.split(".")[0]
+        if not inside(source, "methods"):
+            return False
+        if top == "fedlab":
+            folder = ".".join(source.module.split(".")[:3])
+            own = found.module == folder or found.module.startswith(f"{folder}.")
+            return not own and part_of(found.module) not in METHOD_PARTS
+        if top in sys.stdlib_module_names:
+            return top not in METHOD_STANDARD
+        return top not in METHOD_LIBRARIES
+
+    assert not offences(sources, foreign)
+
+
+def test_no_method_imports_another(sources: Sources) -> None:
+    def other(source: Any, found: Any) -> bool:
+        if not (inside(source, "methods") and found.module.startswith("fedlab.methods")):
+            return False
+        return found.module.split(".")[2:3] != source.module.split(".")[2:3]
+
+    assert not offences(sources, other)
+
+
+def test_methods_never_choose_a_device(sources: Sources) -> None:
+    found = [
+        f"{source.shown}:{call.lineno}: {ast.unparse(call)}"
+        for source in sources
+        if inside(source, "methods")
+        for call in ast.walk(source.tree)
+        if isinstance(call, ast.Call) and _moves(call)
+    ]
+    assert not found, "use ctx.place"
+
+
+def _moves(call: ast.Call) -> bool:
+    if not isinstance(call.func, ast.Attribute):
+        return False
+    if call.func.attr in ("cuda", "cpu"):
+        return True
+    asked = " ".join(ast.unparse(argument) for argument in [*call.args, *call.keywords])
+    return call.func.attr == "to" and any(word in asked for word in ("device", "cuda", "cpu"))
