@@ -17,8 +17,11 @@ from fedlab.engine.messages import (
     CONFIG,
     EXTRAS,
     METRICS,
+    MISSING,
     NUM_EXAMPLES,
+    ORDER,
     REDUCE,
+    WITHHELD,
     array_record,
     config_record,
     required,
@@ -92,7 +95,7 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
                 _version(context),
             )
         except MissingSharedError:
-            return Message(RecordDict({"fedlab.missing": ConfigRecord({"shared": True})}), reply_to=message)
+            return _missing(message)
         # a summed reply is consumed before the next client touches the resident model, any other outlives it
         return _reply(message, context, answer, copy=REDUCE not in settings)
 
@@ -100,7 +103,17 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
         arrays = to_numpy(required(array_record, message.content, ARRAYS))
-        sums, values, count = runtime.evaluate(_client(context), _order(message), arrays, _version(context))
+        shared = array_record(message.content, EXTRAS)
+        try:
+            sums, values, count = runtime.evaluate(
+                _client(context),
+                _order(message),
+                arrays,
+                to_numpy(shared) if shared is not None else {},
+                _version(context),
+            )
+        except MissingSharedError:
+            return _missing(message)
         content = RecordDict({"sums": to_record(sums), METRICS: MetricRecord({**values, NUM_EXAMPLES: count})})
         return Message(content, reply_to=message)
 
@@ -115,7 +128,7 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
     if answer.results:
         content[EXTRAS] = to_record({name: value.detach().clone() for name, value in answer.results.items()})
     if answer.withheld:
-        content["fedlab.withheld"] = ConfigRecord({"groups": list(answer.withheld)})
+        content[WITHHELD] = ConfigRecord({"groups": list(answer.withheld)})
     if answer.version is not None:
         context.state[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)
@@ -126,7 +139,11 @@ def _client(context: Context) -> int:
 
 
 def _order(message: Message) -> Order:
-    return Order.from_json(str(required(config_record, message.content, "fedlab")["order"]))
+    return Order.from_json(str(required(config_record, message.content, ORDER)["order"]))
+
+
+def _missing(message: Message) -> Message:
+    return Message(RecordDict({MISSING: ConfigRecord({"shared": True})}), reply_to=message)
 
 
 def _version(context: Context) -> int | None:

@@ -153,11 +153,21 @@ class ClientRuntime:
         return Trained(sent, results, metrics, trainer.examples, kept, withheld)
 
     def evaluate(
-        self, client: int, order: Order, arrays: Mapping[str, np.ndarray], version: int | None
+        self,
+        client: int,
+        order: Order,
+        arrays: Mapping[str, np.ndarray],
+        shared: Mapping[str, np.ndarray],
+        version: int | None,
     ) -> tuple[Mapping[str, np.ndarray], dict[str, float], int]:
-        """Sufficient statistics, their values and the number of test samples of one client."""
+        """Sufficient statistics, their values and the number of test samples of one client.
+
+        Raises:
+            MissingSharedError: network state that is sent once has never been sent to this machine.
+        """
         state = self.store.load(client, version)
         exchange = self.exchanges.enter(order.plan)
+        self._receive(client, order, shared)
         self._load(exchange, arrays, state)
         self.networks.eval()
         data = self.setup.federated.client(client)

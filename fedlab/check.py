@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlab.config import Config
+from fedlab.data.federated import FederatedData
 from fedlab.data.partition import check_steps
-from fedlab.data.sources import build_source
+from fedlab.data.samples import Dataset
+from fedlab.data.sources import build_source, load_source
 from fedlab.engine import check_engine
 from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method

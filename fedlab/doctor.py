@@ -88,7 +88,9 @@ def packages() -> Iterator[Finding]:
     try:
         refuse_foreign_install()
     except ImportError as error:
-        yield Finding("fail", "fedlab", str(error).partition(". ")[0], f"pip uninstall fedlab && pip install {DISTRIBUTION}")
+        yield Finding(
+            "fail", "fedlab", str(error).partition(". ")[0], f"pip uninstall fedlab && pip install {DISTRIBUTION}"
+        )
     try:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -181,7 +183,9 @@ def cores() -> Iterator[Finding]:
         yield Finding("warn", "cores", f"this container may use only {share:g} of them", remedy)
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > count:
-        yield Finding("warn", "threads", f"OMP_NUM_THREADS={threads} on {count} cores", "unset it: engine.threads rules")
+        yield Finding(
+            "warn", "threads", f"OMP_NUM_THREADS={threads} on {count} cores", "unset it: engine.threads rules"
+        )
 
 
 def _cpu_quota() -> float | None:

@@ -100,7 +100,7 @@ class Exchanges:
         return iter(self._made.values())
 
     def enter(self, plan: Plan) -> Exchange:
-        """The exchange of a round with this plan; state it does not train loses its gradients, the rest regains them."""
+        """The exchange of a round with this plan; only state that it trains requires gradients from now on."""
         groups = tuple(self._method.exchange(plan))
         if groups not in self._made:
             self._made[groups] = Exchange(self._networks, groups, self._local)

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,28 +15,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fedlab.check import check_config
+from fedlab.check import check_config, check_data
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.state import StateStore
 from fedlab.config import Component, Config, apply_overrides, load_config, parse, read_yaml
-from fedlab.data.federated import FederatedData
 from fedlab.data.partition import summary
 from fedlab.data.samples import Dataset
-from fedlab.data.sources import load_source
 from fedlab.engine import check_engine, launch
 from fedlab.errors import CheckpointError, ConfigError, FedLabError
 from fedlab.job import METHODS, build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
 from fedlab.paths import cache_folder
 from fedlab.preflight import preflight
-from fedlab.report import write_report
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
-from fedlab.server.strategies import make_strategy
-from fedlab.session import open_session
+from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.session import open_session, report_quietly
 from fedlab.tracking import History
 
 if TYPE_CHECKING:
@@ -174,20 +171,23 @@ def run(
         federation = config.federation.model_copy(update={"strategy": described})
         config = config.model_copy(update={"federation": federation})
     warnings = check_config(config, method=chosen, strategy=rule)
-    dataset = data if data is not None else load_source(config.data.source, config.seed)
-    federated = FederatedData(dataset, config.data, config.seed)
+    federated = check_data(config, data)
     rule = rule if rule is not None else make_strategy(config.federation.strategy)
+    check_participants(rule, federated.num_clients)
     placement = check_engine(config.engine)
-
-    folder = RunFolder.create(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
-    write_atomic(folder.partition, json.dumps(summary(federated.partition, dataset), indent=1))
     setup = ClientSetup(
         config=config,
         method=chosen,
         federated=federated,
-        state_root=folder.path.resolve() / "clients",
+        state_root=Path(),
         cache_root=cache_folder(config.tracking.cache).resolve(),
     )
+    preflight(setup)
+
+    # from here on a run exists; all that can be refused has been
+    folder = RunFolder.create(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
+    write_atomic(folder.partition, json.dumps(summary(federated.partition, federated.dataset), indent=1))
+    setup = replace(setup, state_root=folder.path.resolve() / "clients")
     loops: list[FederatedLoop] = []
     try:
         with open_session(
@@ -195,11 +195,6 @@ def run(
         ) as tracker:
             for warning in warnings:
                 tracker.emit("warning", message=warning)
-            began = time.perf_counter()
-            tracker.emit("phase_start", round=0, phase="preflight", total=1)
-            preflight(setup)
-            device = choose_device(config.engine.device)
-            tracker.emit("phase_end", round=0, phase="preflight", seconds=time.perf_counter() - began)
             server = ServerSetup(
                 config=config,
                 method=chosen,
@@ -207,7 +202,7 @@ def run(
                 tracker=tracker,
                 folder=folder,
                 denormalise=federated.denormalise,
-                data={name: on_device(federated.server(name), device) for name in dataset.server},
+                data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
                 client_states=StateStore(setup.state_root),
             )
 
@@ -224,8 +219,11 @@ def run(
                 on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
                 fail_fast=config.federation.on_client_error == "stop",
             )
+    except BaseException as problem:
+        problem.add_note(f"run folder: {folder.path}, report: {folder.report}")
+        raise
     finally:
-        _report(folder)
+        report_quietly(folder)
     return Run(folder, config, chosen)
 
 
@@ -253,11 +251,3 @@ def _method(config: Config, method: Method | type[Method] | None) -> Method:
 def _reference(component: object) -> str:
     kind = type(component)
     return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _report(folder: RunFolder) -> None:
-    """The report must not hide the error a run ended with, nor turn a finished run into a failed one."""
-    try:
-        write_report(folder.path)
-    except (OSError, ValueError, KeyError, FedLabError):
-        log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)

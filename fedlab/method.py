@@ -188,7 +188,7 @@ class Method(ABC):
         return len(next(iter(columns.values()), ()))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        """Optimiser parameter groups, with any of ``name``, ``lr`` and ``weight_decay``; default: all trainable ones."""
+        """Optimiser parameter groups, each with its own ``lr`` or ``weight_decay`` if need be; default: all in one."""
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
@@ -204,7 +204,7 @@ class Method(ABC):
         return {}
 
     def set_modes(self, networks: nn.ModuleDict, plan: Plan) -> None:
-        """Change training or evaluation mode before local training; roles that are not trained are in evaluation mode."""
+        """Change training or evaluation mode before local training; roles that are not trained evaluate already."""
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Named scalar terms; their sum is minimised. {} skips the batch."""

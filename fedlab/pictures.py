@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedlab.runfolder import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+_DPI, _FONT = 120, 9
+_LONGEST = 32  # characters of a label
+_CELL, _LARGEST = 56, 80  # pixels of an image's longer side: aimed at, and at most
+_LINE, _PAD = 24, 8  # pixels of a line of text, and around things
 
 
 @dataclass(frozen=True)
@@ -59,60 +69,107 @@ def save_picture(picture: Picture, path: Path) -> Path:
     """Write a picture as PNG; returns `path`."""
     figure = _figure_of(picture) if isinstance(picture, ImageGrid) else picture.figure
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     write_atomic(path, buffer.getvalue())
     return path
 
 
 def save_sheet(grid: ImageGrid, path: Path, scale: int = 1) -> Path:
-    """Write the pixels of a grid alone as PNG, one pixel of white between images; returns `path`.
+    """Write the pixels of a grid alone as PNG, a white line between images; returns `path`.
 
     Args:
         scale: whole-number magnification.
     """
     from PIL import Image
 
-    sheet = _mosaic(grid, gap=1).repeat(scale, axis=0).repeat(scale, axis=1)
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "PNG")
+    Image.fromarray(_mosaic(grid, scale)).save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
     return path
 
 
-def _mosaic(grid: ImageGrid, gap: int) -> np.ndarray:
-    """The grid as one picture, (rows, columns, 3) uint8."""
-    pixels = np.rint(grid.images.detach().cpu().float().clamp(0, 1).numpy() * 255).astype(np.uint8)
-    if pixels.shape[1] == 1:
-        pixels = pixels.repeat(3, axis=1)
-    n, _, height, width = pixels.shape
-    columns = min(grid.columns, n) or 1
-    rows = -(-n // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+def _shape(grid: ImageGrid) -> tuple[int, int]:
+    """Rows and columns; an empty grid has one empty place."""
+    columns = max(1, min(grid.columns, len(grid.images)))
+    return max(1, -(-len(grid.images) // columns)), columns
+
+
+def _mosaic(grid: ImageGrid, scale: int) -> np.ndarray:
+    """The grid as one picture, (height, width, 3) uint8, every image pixel a square of `scale` pixels.
+
+    Values outside [0, 1] are clipped and NaN is black: a picture of a run that diverged must not end it.
+    """
+    images = torch.nan_to_num(grid.images.detach().cpu().float(), nan=0.0).clamp(0, 1)
+    pixels = np.rint(images.numpy() * 255).astype(np.uint8)
+    if pixels.shape[1] != 3:
+        pixels = pixels[:, :1].repeat(3, axis=1)
+    _, _, height, width = pixels.shape
+    rows, columns = _shape(grid)
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 255, np.uint8)
     for index, image in enumerate(pixels):
-        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
         sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    return sheet
+    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _figure_of(grid: ImageGrid) -> Figure:
+    """Title, sheet and labels; the sheet is placed pixel by pixel, so that small images stay crisp."""
+    from matplotlib import rc_context, rcdefaults
     from matplotlib.figure import Figure
 
-    sheet = _mosaic(grid, gap=2)
+    grid = replace(grid, images=_reduced(grid.images))
     height, width = grid.images.shape[2:]
-    rows, columns = -(-len(grid.images) // grid.columns), min(grid.columns, len(grid.images))
-    cell = 0.55
-    labels = max((len(label) for label in grid.row_labels), default=0) * 0.075
-    figure = Figure(figsize=(max(3.0, columns * cell + labels + 0.3), rows * cell * height / width + 0.8))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_title(grid.title, fontsize=9, loc="left")
-    axes.set_xticks(
-        [column * (width + 2) + width / 2 for column in range(len(grid.column_labels))], grid.column_labels, fontsize=7
-    )
-    axes.set_yticks(
-        [row * (height + 2) + height / 2 for row in range(len(grid.row_labels))], grid.row_labels, fontsize=7
-    )
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    scale = max(1, round(_CELL / max(height, width)))
+    sheet, (rows, columns) = _mosaic(grid, scale), _shape(grid)
+    down, right = (height + 1) * scale, (width + 1) * scale
+    with rc_context(), warnings.catch_warnings():
+        rcdefaults()
+        # names come from data: they may be in any script, and a $ in one is no formula
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure = Figure(dpi=_DPI)
+
+        def write(text: str, size: float = _FONT) -> Text:
+            shown = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+            return figure.text(0, 0, shown, fontsize=size, parse_math=False, va="center")
+
+        title = figure.text(0, 0, grid.title, fontsize=_FONT + 1, parse_math=False, va="center")
+        beside = [write(name) for name in grid.row_labels[:rows]]
+        under = [write(name) for name in grid.column_labels[:columns]]
+        upright = max(map(_width, under), default=0) > right
+        inset = _PAD + (max(map(_width, beside)) + _PAD if beside else 0)
+        above = _PAD + (_LINE if grid.title else 0)
+        below = _PAD + (max(map(_width, under)) + _PAD if upright else _LINE if under else 0)
+        total_width = inset + max(sheet.shape[1], _width(title)) + _PAD
+        total_height = above + sheet.shape[0] + below
+        figure.set_size_inches(total_width / _DPI, total_height / _DPI)
+        figure.figimage(sheet, inset, below)
+
+        def place(text: Text, left: float, top: float, **look: Any) -> None:
+            text.set(position=(left / total_width, 1 - top / total_height), **look)
+
+        place(title, inset, _PAD + _LINE / 2 - 2)
+        for row, text in enumerate(beside):
+            place(text, inset - _PAD, above + row * down + height * scale / 2, ha="right")
+        foot = above + sheet.shape[0]
+        for column, text in enumerate(under):
+            middle = inset + column * right + width * scale / 2
+            if upright:
+                place(text, middle, foot + _PAD, ha="center", va="top", rotation=90)
+            else:
+                place(text, middle, foot + _PAD + _LINE / 2 - 2, ha="center")
     return figure
+
+
+def _reduced(images: Tensor) -> Tensor:
+    """Large images made small enough for a contact sheet."""
+    side = max(images.shape[2:])
+    if side <= _LARGEST or not len(images):
+        return images
+    height, width = (max(1, round(length * _LARGEST / side)) for length in images.shape[2:])
+    return F.interpolate(images.detach().float(), size=(height, width), mode="area")
+
+
+def _width(text: Text) -> int:
+    return math.ceil(text.get_window_extent().width)

@@ -33,7 +33,9 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
         runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)))
         live = runtime.networks.state_dict()
         shared, private = SharedTensors(), dict[str, Tensor]()
-        held = {name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server}
+        held = {
+            name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server
+        }
 
         def server(
             round: int, plan: Plan, before: Mapping[str, Tensor], results: Mapping[str, Tensor]
@@ -75,12 +77,12 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
                 raise FedLabError(
-                    f"local work changes {changed[0]!r} in round {round}, which exchange() does not let a client train: "
-                    "put it into a group that is averaged or local, or leave it alone"
+                    f"local work changes {changed[0]!r} in round {round}, which exchange() does not let a client "
+                    "train: put it into a group that is averaged or local, or leave it alone"
                 )
             version = trained.version
             method.server_update(server(round, plan, before, trained.results))
-            runtime.evaluate(client, order, arrays, version)
+            runtime.evaluate(client, order, arrays, extras, version)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
 

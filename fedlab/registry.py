@@ -68,7 +68,9 @@ class Registry:
         settings = getattr(found, "Settings", None)
         if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, Section)):
             raise ConfigError(
-                f"{key}.name", component.name, f"a {self.kind} class with a nested class Settings(fedlab.config.Section)"
+                f"{key}.name",
+                component.name,
+                f"a {self.kind} class with a nested class Settings(fedlab.config.Section)",
             )
         return found, parse(settings, component.settings, key)
 
@@ -86,18 +88,6 @@ class Registry:
 _REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
-def _load_plugin(point: importlib.metadata.EntryPoint, key: str) -> Any:
-    try:
-        return point.load()
-    except Exception as error:  # importing someone else's package may raise anything
-        raise ConfigError(
-            key,
-            point.name,
-            f"an installed plug-in that can be imported: {point.value}",
-            f"mend or remove its package ({type(error).__name__}: {error})",
-        ) from error
-
-
 def _load(reference: str, key: str) -> Any:
     if not _REFERENCE.fullmatch(reference):
         raise ConfigError(key, reference, "module:Class, both dotted names", "e.g. mypackage.mymodule:MyClass")
@@ -106,7 +96,7 @@ def _load(reference: str, key: str) -> Any:
         value: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             value = getattr(value, part)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # "" and "..x" are no module names
+    except (ImportError, AttributeError) as error:
         raise ConfigError(
             key, reference, "an importable module:Class", f"{error}; is its folder on PYTHONPATH?"
         ) from error

@@ -19,6 +19,8 @@ import torch
 
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
+from fedlab.errors import FedLabError
+from fedlab.report import write_report
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.tracking import Sink, Tracker
 from fedlab.tracking.console import make_console
@@ -88,6 +90,14 @@ def check_tracking(tracking: TrackingConfig) -> None:
         check_tensorboard()
     if tracking.mlflow is not None:
         check_mlflow(tracking.mlflow)
+
+
+def report_quietly(folder: RunFolder) -> None:
+    """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
+    try:
+        write_report(folder.path)
+    except (OSError, ValueError, KeyError, FedLabError):
+        log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
 
 
 def environment(command: str | None = None) -> dict[str, object]:

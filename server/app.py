@@ -16,7 +16,7 @@ from fedlab.runfolder import RunFolder
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
-from fedlab.session import open_session
+from fedlab.session import open_session, report_quietly
 
 EXPECTED = "expected-clients"
 
@@ -50,4 +50,4 @@ def main(grid: Grid, context: Context) -> None:
             check_participants(strategy, len(loop.clients))
             loop.run()
     finally:
-        report_quietly(folder.path)
+        report_quietly(folder)

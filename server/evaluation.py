@@ -32,7 +32,13 @@ class Evaluation:
 
     def as_event(self) -> dict[str, Any]:
         """Fields of the ``evaluation`` event."""
-        return {"clients": self.clients, "mean": self.mean, "pooled": self.pooled, "server": self.server, "strategy": self.strategy}
+        return {
+            "clients": self.clients,
+            "mean": self.mean,
+            "pooled": self.pooled,
+            "server": self.server,
+            "strategy": self.strategy,
+        }
 
 
 def merge_evaluations(method: Method, task: Task, held: Mapping[str, Mapping[str, np.ndarray]]) -> Evaluation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -36,14 +36,15 @@ class SharedTensors(MutableMapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def outdated(self, client: int) -> tuple[str, ...]:
-        """Names a client must be sent."""
+    def outdated(self, client: int, wanted: Iterable[str]) -> tuple[str, ...]:
+        """Those of the `wanted` names a client must be sent."""
         held = self._held.get(client, {})
-        return tuple(name for name in sorted(self._tensors) if held.get(name) != self.versions[name])
+        return tuple(name for name in sorted(wanted) if held.get(name) != self.versions[name])
 
-    def delivered(self, client: int) -> None:
-        """A client has answered, so it holds every current version."""
-        self._held[client] = dict(self.versions)
+    def delivered(self, client: int, versions: Mapping[str, int]) -> None:
+        """A client has done what it could only do with these versions, so it holds them."""
+        if versions:
+            self._held.setdefault(client, {}).update(versions)
 
     def forget(self, client: int) -> None:
         """A client says it holds nothing (a node that lost its disk)."""

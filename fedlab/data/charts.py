@@ -12,6 +12,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _FEW, _SOME = 30, 120
+# told apart by colour-blind readers too: Petroff 2021, arXiv 2107.02270
+_PALETTE = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
 
 
 def plot_partition(summary: dict[str, Any]) -> Figure:
@@ -44,11 +57,13 @@ def plot_partition(summary: dict[str, Any]) -> Figure:
 def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     from matplotlib import colormaps
 
-    palette = colormaps["tab10" if counts.shape[1] <= 10 else "tab20"]
+    classes = counts.shape[1]
+    few = classes <= len(_PALETTE)
+    colours = _PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
     rows = np.arange(len(counts))
     left = np.zeros(len(counts))
     for index, name in enumerate(summary["classes"]):
-        axes.barh(rows, counts[:, index], left=left, color=palette(index), label=name, height=0.78)
+        axes.barh(rows, counts[:, index], left=left, color=colours[index], label=name, height=0.78)
         left += counts[:, index]
     axes.set_yticks(rows, [_label(client) for client in summary["clients"]], fontsize=8)
     axes.invert_yaxis()

@@ -61,7 +61,6 @@ class FederatedData:
         if not len(dataset.train):
             raise DataError("data.source", dataset.name, "training samples: there are none")
         self.dataset, self.config, self.seed = dataset, config, seed
-        self.input_shape = dataset.train.shape
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
                 check_statistics(config, samples["image"].shape[1], samples.domain_names)

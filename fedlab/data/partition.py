@@ -10,9 +10,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from fedlab.config import Component, parse
-from fedlab.data.samples import Dataset
+from fedlab.config import Component
+from fedlab.data.samples import Dataset, Samples
 from fedlab.data.skew import skew_figures
+from fedlab.errors import ConfigError
 from fedlab.registry import Registry
 from fedlab.seeding import numpy_generator
 
@@ -138,8 +139,10 @@ def make_steps(steps: Sequence[Component]) -> list[Any]:
     made = []
     for index, step in enumerate(steps):
         key = f"data.partition.{index}"
-        found = PARTITIONERS.find(step.name, f"{key}.name")
-        made.append(found(parse(found.Settings, step.settings, key), key))
+        found, settings = PARTITIONERS.configured(step, key)
+        made.append(found(settings, key))
+        if getattr(found, "corrupts", False) and sum(getattr(other, "corrupts", False) for other in made) > 1:
+            raise ConfigError(f"{key}.name", step.name, "one corruption step at most", "remove the others")
     return made
 
 
@@ -162,6 +165,7 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     names: list[str] = [""]
     corruptions: list[tuple[str, int] | None] = [None]
     for depth, step in enumerate(made):
+        step.check(dataset, train, names)
         trains, tests, new_names = [], [], []
         new_corruptions: list[tuple[str, int] | None] = []
         for part in range(len(names)):
@@ -181,9 +185,10 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
 
 def summary(parts: Partition, dataset: Dataset) -> dict[str, Any]:
     """Counts by client and class with the skew figures; JSON-able, read by charts, tables and the report."""
+    classes = list(dataset.train.class_names) if "label" in dataset.train.columns else ["unlabelled"]
     train, test = (
-        class_counts(parts.train, dataset.train["label"], dataset.train.num_classes),
-        class_counts(parts.test, dataset.test["label"], dataset.test.num_classes),
+        class_counts(part, labels_or_zero(samples), len(classes))
+        for part, samples in ((parts.train, dataset.train), (parts.test, dataset.test))
     )
     domains = dataset.train.columns.get("domain")
     clients = []
@@ -200,7 +205,12 @@ def summary(parts: Partition, dataset: Dataset) -> dict[str, Any]:
                 "test": test[index].tolist(),
             }
         )
-    return {"classes": list(dataset.train.class_names), "clients": clients, "skew": skew_figures(train)}
+    return {"classes": classes, "clients": clients, "skew": skew_figures(train)}
+
+
+def labels_or_zero(samples: Samples) -> np.ndarray:
+    """The labels; where there are none all samples count as one class."""
+    return samples.columns["label"] if "label" in samples.columns else np.zeros(len(samples), np.int64)
 
 
 def class_counts(parts: Ragged, labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -9,40 +9,81 @@ draws (Dirichlet with a small α) or build one table per client, which a hundred
 from __future__ import annotations
 
 import bisect
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.corruptions import CORRUPTIONS
-from fedlab.data.partition import Ragged, Split, class_counts
+from fedlab.data.partition import Ragged, Split, class_counts, labels_or_zero
 from fedlab.data.samples import Dataset, Samples
-from fedlab.errors import ConfigError, DataError, did_you_mean
+from fedlab.errors import DataError, did_you_mean
 
 
-class _Step:
-    """Common to all steps: settings and the configuration key for messages."""
+class Step(ABC):
+    """Base of all steps.
+
+    Args:
+        settings: an instance of the class's `Settings`.
+        key: the step's configuration key, for messages.
+    """
 
     class Settings(Section):
         """No settings."""
 
+    corrupts: ClassVar[bool] = False
+    parts_key: ClassVar[str] = "clients"
+    each_key: ClassVar[str] = ""  # the setting that asks for several samples for each part
+
     def __init__(self, settings: Any, key: str) -> None:
         self.settings, self.key = settings, key
 
-    def _need(self, clients: int, samples: int, each: int = 1) -> None:
-        if clients * each > samples:
+    @abstractmethod
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        """Divide one part, which `check` has found divisible."""
+
+    def parts(self) -> int | None:
+        """How many parts are asked for; None where the data decides."""
+        clients: int | None = getattr(self.settings, "clients", None)
+        return clients
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        """The fewest and the most parts that a part with these training samples can be divided into."""
+        return 1, len(train) // (getattr(self.settings, self.each_key) if self.each_key else 1)
+
+    def check(self, dataset: Dataset, train: Ragged, names: Sequence[str]) -> None:
+        """Refuse what cannot be done to every one of the parts `train`.
+
+        Raises:
+            DataError: the wanted number of parts is impossible; the feasible ones are named.
+        """
+        wanted = self.parts()
+        if wanted is None:
+            return
+        ranges = np.array([self.feasible(dataset, train[part]) for part in range(len(train))])
+        fewest, most = int(ranges[:, 0].max()), int(ranges[:, 1].min())
+        if fewest <= wanted <= most:
+            return
+        tightest = int(ranges[:, 0].argmax() if wanted < fewest else ranges[:, 1].argmin())
+        where = f" of {names[tightest]!r}" if names[tightest] else ""
+        has = f"the {train.sizes[tightest]} training samples{where}"
+        if fewest > most:
+            each = getattr(self.settings, self.each_key, None)
+            key = f"{self.key}.{self.each_key}" if self.each_key else self.key
             raise DataError(
-                f"{self.key}.clients",
-                clients,
-                f"at most {samples // each} for {samples} training samples"
-                + (f" with at least {each} each" if each > 1 else ""),
-                "lower it, or use more data",
+                key, each, f"a smaller number: no number of {self.parts_key} suits {has}", "or use more data"
             )
+        limits = f"at most {most}" if wanted > most else f"at least {fewest}"
+        fix = "lower it, or use more data" if wanted > most else "raise it"
+        raise DataError(f"{self.key}.{self.parts_key}", wanted, f"{limits} for {has}", self.advice or fix)
+
+    advice: ClassVar[str] = ""
 
 
-class Iid(_Step):
+class Iid(Step):
     """Equal random parts."""
 
     class Settings(Section):
@@ -52,11 +93,10 @@ class Iid(_Step):
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
-        self._need(clients, len(train))
         return Split(_equal(len(train), clients, rng), _equal(len(test), clients, rng), _numbered(clients))
 
 
-class Dirichlet(_Step):
+class Dirichlet(Step):
     """Label skew: each class is divided by a draw from Dirichlet(α) (Hsu et al. 2019, arXiv 1909.06335).
 
     Clients that end below ``min_samples`` are topped up, one sample at a time, from whoever then holds the most. So
@@ -70,9 +110,10 @@ class Dirichlet(_Step):
         alpha: float = Field(default=0.5, ge=1e-6, le=1e6, description="concentration α; small is skewed")
         min_samples: Positive = Field(default=1, description="training samples every part gets at least")
 
+    each_key = "min_samples"
+
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         s = self.settings
-        self._need(s.clients, len(train), s.min_samples)
         labels = _labels(self, dataset.train, train)
         owner = np.empty(len(train), np.int64)
         for c in np.unique(labels):
@@ -80,13 +121,13 @@ class Dirichlet(_Step):
             bounds = np.floor(np.cumsum(_proportions(rng, s.alpha, s.clients)) * len(members) + 1e-9).astype(np.int64)
             owner[members] = np.minimum(np.searchsorted(bounds, np.arange(len(members)), side="right"), s.clients - 1)
         _top_up(owner, s.clients, s.min_samples, rng)
-        return _matched(self, dataset, owner, s.clients, train, test, rng)
+        return _matched(dataset, owner, s.clients, train, test, rng)
 
 
-class Pathological(_Step):
+class Pathological(Step):
     """Each client holds samples of a fixed number of classes (McMahan et al. 2017's non-IID setting, by class).
 
-    Classes are dealt from shuffled decks, so that every class is used and all are held by about as many clients.
+    Every class is used, and all are held by about as many clients, as far as they have samples for them.
     """
 
     class Settings(Section):
@@ -95,39 +136,34 @@ class Pathological(_Step):
         clients: Positive = Field(description="parts")
         classes: Positive = Field(default=2, description="classes of each part")
 
+    each_key = "classes"
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        each, sizes = self.settings.classes, self._class_sizes(dataset, train)
+        # k clients need k · each places, of which a class offers one for each sample and client; the surplus is
+        # concave in k and 0 at 0
+        most = bisect.bisect_left(
+            range(1, len(train) // each + 1), True, key=lambda k: np.minimum(sizes, k).sum() < k * each
+        )
+        return -(-len(sizes) // each), most
+
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         s = self.settings
         labels = _labels(self, dataset.train, train)
-        held = np.unique(labels)
-        if s.classes > len(held):
-            raise DataError(f"{self.key}.classes", s.classes, f"at most {len(held)}, the classes there are", "lower it")
-        if s.clients * s.classes < len(held):
-            fewest = -(-len(held) // s.clients)
-            raise DataError(
-                f"{self.key}.classes",
-                s.classes,
-                f"at least {fewest}: {s.clients} clients must cover {len(held)} classes",
-                "raise it, or use more clients",
-            )
-        holders = _deal(held, s.clients, s.classes, rng)
+        held, sizes = np.unique(labels, return_counts=True)
+        holders = _deal(sizes, s.clients, s.classes, rng)
         owner = np.empty(len(train), np.int64)
-        for c in held:
+        for c, among in zip(held, holders, strict=True):
             members = rng.permutation(np.flatnonzero(labels == c))
-            among = holders[int(c)]
-            if len(among) > len(members):
-                raise DataError(
-                    f"{self.key}.clients",
-                    s.clients,
-                    f"at most {len(members) * len(held) // s.classes}: class {dataset.train.class_names[int(c)]!r} has "
-                    f"{len(members)} training samples for {len(among)} clients",
-                    "lower it, or lower classes",
-                )
-            for client, share in zip(among, np.array_split(members, len(among)), strict=True):
-                owner[share] = client
-        return _matched(self, dataset, owner, s.clients, train, test, rng)
+            owner[members] = np.repeat(among, _sizes(len(members), len(among)))
+        return _matched(dataset, owner, s.clients, train, test, rng)
+
+    def _class_sizes(self, dataset: Dataset, train: np.ndarray) -> np.ndarray:
+        sizes = np.bincount(_labels(self, dataset.train, train))
+        return sizes[sizes > 0]
 
 
-class Shard(_Step):
+class Shard(Step):
     """Samples sorted by label are cut into equal shards, and each client gets some (McMahan et al. 2017, §3)."""
 
     class Settings(Section):
@@ -136,9 +172,10 @@ class Shard(_Step):
         clients: Positive = Field(description="parts")
         shards: Positive = Field(default=2, description="shards of each part")
 
+    each_key = "shards"
+
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         s = self.settings
-        self._need(s.clients, len(train), s.shards)
         labels = _labels(self, dataset.train, train)
         shuffled = rng.permutation(len(train))
         ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
@@ -146,10 +183,10 @@ class Shard(_Step):
         shard_of = np.repeat(np.arange(count), _sizes(len(train), count))
         owner = np.empty(len(train), np.int64)
         owner[ordered] = rng.permutation(count)[shard_of] // s.shards
-        return _matched(self, dataset, owner, s.clients, train, test, rng)
+        return _matched(dataset, owner, s.clients, train, test, rng)
 
 
-class Size(_Step):
+class Size(Step):
     """Quantity skew: random parts whose sizes grow linearly, quadratically or exponentially (flwr-datasets)."""
 
     class Settings(Section):
@@ -158,23 +195,22 @@ class Size(_Step):
         clients: Positive = Field(description="parts")
         rule: Literal["linear", "square", "exponential"] = "linear"
 
+    advice = "lower it, choose a flatter rule, or use more data"
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        clients = self.settings.clients
+        if self._part_sizes(len(train), clients) is not None:
+            return 1, clients
+        # feasible counts come before infeasible ones
+        candidates = range(1, min(clients, len(train) + 1))
+        return 1, bisect.bisect_left(candidates, True, key=lambda k: self._part_sizes(len(train), k) is None)
+
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
         sizes = self._part_sizes(len(train), clients)
-        if sizes is None:
-            # feasible counts come before infeasible ones
-            feasible = bisect.bisect_left(
-                range(1, clients), True, key=lambda k: self._part_sizes(len(train), k) is None
-            )
-            raise DataError(
-                f"{self.key}.clients",
-                clients,
-                f"at most {feasible} for {len(train)} training samples under the {self.settings.rule} rule",
-                "lower it, or choose a flatter rule",
-            )
         owner = np.empty(len(train), np.int64)
         owner[rng.permutation(len(train))] = np.repeat(np.arange(clients), sizes)
-        return _matched(self, dataset, owner, clients, train, test, rng)
+        return _matched(dataset, owner, clients, train, test, rng)
 
     def _part_sizes(self, samples: int, clients: int) -> list[int] | None:
         """The rule's sizes, None where some client would get nothing."""
@@ -192,54 +228,70 @@ class Size(_Step):
             return None
 
 
-class Natural(_Step):
+class Natural(Step):
     """One client per natural owner: writer, site, speaker (the data's ``group`` column)."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         return _by_column(self, dataset, "group", dataset.train.group_names, train, test)
 
 
-class Domain(_Step):
+class Domain(Step):
     """One client per domain of the data."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         return _by_column(self, dataset, "domain", dataset.train.domain_names, train, test)
 
 
-class Corruption(_Step):
+def _known(names: Any) -> Any:
+    for name in () if names == "all" else names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"names of corruptions, and {name!r} is none; {did_you_mean(name, CORRUPTIONS)}")
+    if names != "all" and (not names or len(set(names)) < len(names)):
+        raise ValueError("at least one corruption, each at most once")
+    return names
+
+
+class Corruption(Step):
     """One client per image corruption, as in CIFAR-10-C (Hendrycks & Dietterich 2019)."""
 
     class Settings(Section):
         """Settings of the corruption step."""
 
-        corruptions: Literal["all"] | tuple[str, ...] = Field(default="all", description="names, or all 19")
+        corruptions: Annotated[Literal["all"] | tuple[str, ...], AfterValidator(_known)] = Field(
+            default="all", description="names, or all 19"
+        )
         severity: int = Field(default=3, ge=1, le=5)
         images: Literal["split", "repeat"] = Field(
             default="split", description="split: disjoint images; repeat: every corruption of every image"
         )
 
-    def __init__(self, settings: Any, key: str) -> None:
-        super().__init__(settings, key)
-        for name in () if settings.corruptions == "all" else settings.corruptions:
-            if name not in CORRUPTIONS:
-                raise ConfigError(f"{key}.corruptions", name, "a corruption", did_you_mean(name, CORRUPTIONS))
+    corrupts = True
+    parts_key = "corruptions"
+
+    def parts(self) -> int:
+        return len(self._names())
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        if "image" not in dataset.train.columns:
+            raise DataError(f"{self.key}.name", "corruption", "image data", "remove the step")
+        return 1, self.parts() if self.settings.images == "repeat" else len(train)
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
-        if "image" not in dataset.train.columns:
-            raise DataError(self.key, "corruption", "image data", "remove the step")
-        s = self.settings
-        names = CORRUPTIONS if s.corruptions == "all" else s.corruptions
+        names = self._names()
         count = len(names)
-        if s.images == "repeat":
+        if self.settings.images == "repeat":
             parts = [Ragged.joined([np.arange(len(part))] * count) for part in (train, test)]
         else:
-            self._need(count, len(train))
             parts = [_equal(len(part), count, rng) for part in (train, test)]
-        return Split(parts[0], parts[1], names, [(name, s.severity) for name in names])
+        return Split(parts[0], parts[1], names, [(name, self.settings.severity) for name in names])
+
+    def _names(self) -> tuple[str, ...]:
+        chosen: Literal["all"] | tuple[str, ...] = self.settings.corruptions
+        return CORRUPTIONS if chosen == "all" else chosen
 
 
 def _by_column(
-    step: _Step, dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray
+    step: Step, dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray
 ) -> Split:
     if column not in dataset.train.columns:
         raise DataError(
@@ -257,7 +309,6 @@ def _by_column(
 
 
 def _matched(
-    step: _Step,
     dataset: Dataset,
     owner: np.ndarray,
     clients: int,
@@ -267,8 +318,8 @@ def _matched(
 ) -> Split:
     """Divide the test samples as the training samples are divided, class by class (largest remainder)."""
     parts = Ragged.by_owner(owner, clients)
-    train_labels, test_labels = _labels(step, dataset.train, train), _labels(step, dataset.test, test)
-    counts = class_counts(parts, train_labels, dataset.train.num_classes)
+    train_labels, test_labels = labels_or_zero(dataset.train)[train], labels_or_zero(dataset.test)[test]
+    counts = class_counts(parts, train_labels, max(1, dataset.train.num_classes))
     test_owner = np.full(len(test), -1, np.int64)
     for c in np.unique(test_labels):
         members = rng.permutation(np.flatnonzero(test_labels == c))
@@ -278,7 +329,7 @@ def _matched(
     return Split(parts, Ragged.by_owner(test_owner, clients), _numbered(clients))
 
 
-def _labels(step: _Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
+def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
     if "label" not in samples.columns:
         raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labelled data", "choose another step")
     labels: np.ndarray = samples["label"][indices]
@@ -346,16 +397,28 @@ def _spare_level(sizes: np.ndarray, needed: int, least: int) -> int:
     return low
 
 
-def _deal(classes: np.ndarray, clients: int, each: int, rng: np.random.Generator) -> dict[int, list[int]]:
-    """Clients of every class: `each` distinct classes per client, classes used as evenly as possible."""
-    used = dict.fromkeys(classes.tolist(), 0)
-    holders: dict[int, list[int]] = {c: [] for c in used}
+def _deal(sizes: np.ndarray, clients: int, each: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Clients of every class: `each` distinct classes per client, no class with more clients than samples.
+
+    The places of a class are as equal as sizes allow; taking the classes with most places left always works out
+    (Ryser 1957).
+    """
+    left = _places(np.minimum(sizes, clients), clients * each, rng)
+    chosen = np.empty((clients, each), np.int64)
     for client in range(clients):
-        order = rng.permutation(classes).tolist()
-        for c in sorted(order, key=lambda c: used[c])[:each]:  # stable: ties stay in shuffled order
-            used[c] += 1
-            holders[c].append(client)
-    return holders
+        chosen[client] = np.argsort(-left - rng.random(len(left)))[:each]
+        left[chosen[client]] -= 1
+    who = np.repeat(rng.permutation(clients), each)
+    return [np.sort(who[chosen.ravel() == c]) for c in range(len(sizes))]
+
+
+def _places(caps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    """Integers up to `caps` that sum to `total`, as equal as possible."""
+    level = bisect.bisect_right(range(int(caps.max()) + 1), total, key=lambda n: np.minimum(caps, n).sum()) - 1
+    places = np.minimum(caps, level)
+    more = rng.permutation(np.flatnonzero(caps > level))[: total - places.sum()]
+    places[more] += 1
+    return places
 
 
 def _numbered(clients: int) -> list[str]:

@@ -13,9 +13,6 @@ import torch
 from fedlab.errors import DataError
 
 
-_MAIN_COLUMNS = ("image", "audio", "points", "tokens")
-
-
 @dataclass(frozen=True)
 class Samples:
     """`n` samples as columns.
@@ -62,7 +59,9 @@ class Samples:
                 raise DataError(
                     f"data column {name!r}",
                     f"values from {values.min()} to {values.max()}, dtype {values.dtype}, shape {values.shape}",
-                    f"integers from 0 to {len(names) - 1}, shape (n,)" if names else f"no such column without {name}_names",
+                    f"integers from 0 to {len(names) - 1}, shape (n,)"
+                    if names
+                    else f"no such column without {name}_names",
                 )
 
     def __len__(self) -> int:
@@ -74,12 +73,6 @@ class Samples:
     def select(self, indices: np.ndarray) -> Samples:
         """The samples at `indices`, in that order."""
         return replace(self, columns={name: values[indices] for name, values in self.columns.items()})
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one sample's main column: the first there is of image, audio, points and tokens."""
-        name = next((name for name in _MAIN_COLUMNS if name in self.columns), None)
-        return tuple(int(n) for n in self.columns[name].shape[1:]) if name else ()
 
     @property
     def num_classes(self) -> int:
@@ -109,7 +102,7 @@ class Dataset:
             divided and may have columns and names of their own.
 
     Raises:
-        DataError: train and test disagree on columns, shape, or class, domain or group names; images that are no
+        DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
             images.
     """
 
@@ -122,12 +115,9 @@ class Dataset:
         for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
             if "image" in samples.columns:
                 _check_images(f"{self.name}: {split}", samples["image"])
-        for what, ours, theirs in (
-            ("columns", sorted(self.test.columns), sorted(self.train.columns)),
-            ("shape of a sample", self.test.shape, self.train.shape),
-        ):
-            if ours != theirs:
-                raise DataError(f"{self.name}: {what}", ours, f"those of train: {theirs}")
+        ours, theirs = ({n: v.shape[1:] for n, v in sorted(part.columns.items())} for part in (self.test, self.train))
+        if ours != theirs:
+            raise DataError(f"{self.name}: columns and shapes of test", ours, f"those of train: {theirs}")
         for names in ("class_names", "domain_names", "group_names"):
             if getattr(self.train, names) != getattr(self.test, names):
                 raise DataError(
@@ -157,7 +147,9 @@ def _check_type(name: str, values: np.ndarray) -> None:
 def _check_images(key: str, images: np.ndarray) -> None:
     described = f"shape {images.shape}, dtype {images.dtype}"
     if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
-        raise DataError(f"{key} images", described, "(n, C, H, W), uint8 or float32", "fedlab.from_arrays converts them")
+        raise DataError(
+            f"{key} images", described, "(n, C, H, W), uint8 or float32", "fedlab.from_arrays converts them"
+        )
     if images.dtype == np.float32 and images.size and not (images.min() >= 0 and images.max() <= 1):
         raise DataError(
             f"{key} images",

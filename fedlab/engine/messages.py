@@ -22,6 +22,11 @@ CONFIG = "config"
 METRICS = "metrics"
 EXTRAS = "extras"
 NUM_EXAMPLES = "num-examples"
+ORDER = "fedlab"
+MISSING = "fedlab.missing"
+"""Record of a reply whose client lacks a tensor and did nothing."""
+WITHHELD = "fedlab.withheld"
+"""Record of a reply that leaves out averaged groups: their names under ``groups``."""
 
 REDUCE = "fedlab.reduce"
 """Key of the config record: the JSON of a `Reduction` the engine may carry out."""
@@ -172,8 +177,14 @@ def attach_sum(reply: Message, total: ExactSum) -> None:
     reply.content[SUM_DTYPES] = ConfigRecord(dict(dtypes))
 
 
-def summed(replies: Iterable[Message]) -> ExactSum | None:
-    """The sum that the engine formed of the replies' arrays, or None where it left them in the replies."""
+def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
+    """The sum that the engine formed of the replies' arrays, or None where it left them in the replies.
+
+    Args:
+        replies: of one or several calls of the grid, each of which may hold a sum.
+        reduction: what was asked for.
+    """
+    total: ExactSum | None = None
     for reply in replies:
         if reply.has_error():
             continue
@@ -181,12 +192,17 @@ def summed(replies: Iterable[Message]) -> ExactSum | None:
         weights = metric_record(reply.content, SUM_WEIGHTS)
         dtypes = config_record(reply.content, SUM_DTYPES)
         if sums is not None and weights is not None and dtypes is not None:
-            return ExactSum.from_state(
+            part = ExactSum.from_state(
                 to_numpy(sums),
                 {name: float(weight) for name, weight in weights.items() if not isinstance(weight, list)},
                 {name: str(dtype) for name, dtype in dtypes.items()},
+                reduction,
             )
-    return None
+            if total is None:
+                total = part
+            else:
+                total.merge(part)
+    return total
 
 
 def exact_sum(replies: Iterable[Message], reduction: Reduction) -> ExactSum:
@@ -196,7 +212,7 @@ def exact_sum(replies: Iterable[Message], reduction: Reduction) -> ExactSum:
         FedLabError: a reply's arrays cannot be summed; it names the node and the tensor.
     """
     replies = list(replies)
-    total = summed(replies)
+    total = summed(replies, reduction)
     if total is not None:
         return total
     total = reduction.start()

@@ -171,11 +171,17 @@ class ExactSum:
 
     @classmethod
     def from_state(
-        cls, sums: Mapping[str, np.ndarray], weights: Mapping[str, float], dtypes: Mapping[str, str]
+        cls,
+        sums: Mapping[str, np.ndarray],
+        weights: Mapping[str, float],
+        dtypes: Mapping[str, str],
+        reduction: Reduction,
     ) -> ExactSum:
-        """A finished sum from what `state` gave: it has its means, but nothing more can be added."""
-        total = cls()
-        total._sums, total._weights = dict(sums), dict(weights)
+        """A sum from what `state` gave and the reduction it was formed under."""
+        total = reduction.start()
+        # of its own: the arrays may be read-only memory of the object store
+        total._sums = {name: np.array(values) for name, values in sums.items()}
+        total._weights = dict(weights)
         total._dtypes = {name: np.dtype(dtypes[name]) for name in sums}
         return total
 

@@ -23,7 +23,13 @@ _MOST_MARKERS = 40
 
 
 def lines_chart(
-    name: str, series: Mapping[str, Points], *, ylabel: str, percent: bool = False, mean: Points | None = None
+    name: str,
+    series: Mapping[str, Points],
+    *,
+    ylabel: str,
+    span: tuple[int, int],
+    percent: bool = False,
+    mean: Points | None = None,
 ) -> Markup:
     """Values over rounds: a labelled line each, or the spread where there are more than colours.
 
@@ -31,6 +37,7 @@ def lines_chart(
         name: unique on the page.
         series: by label.
         ylabel: quantity and unit.
+        span: first and last round of the axis.
         percent: values are shares.
         mean: drawn boldly on top.
     """
@@ -48,17 +55,15 @@ def lines_chart(
             axes.plot(list(bold), list(bold.values()), color=INK, linewidth=2.6, zorder=4, **_marker("o", len(bold)))
             labels.append(("mean", bold[max(bold)], INK))
         axes.set_ylabel(ylabel)
-        _rounds_axis(axes)
+        _rounds_axis(axes, span)
         axes.margins(y=0.08)
-        _end_labels(axes, labels)
-        how = "One line per item" if few else "The spread over all clients"
+        if len(labels) > 1:
+            _end_labels(axes, labels)
         ends = ", ".join(f"{label} {value:.4g}" for label, value, _ in labels)
-        return inline_svg(figure, name, f"{ylabel} over rounds. {how}; at the end: {ends}.")
+        return inline_svg(figure, name, f"{ylabel} over rounds; at the end: {ends}.")
 
 
-def stacked_chart(
-    name: str, panels: Mapping[str, Mapping[str, Points]], *, unit: str, factor: float = 1.0
-) -> Markup:
+def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit: str, factor: float = 1.0) -> Markup:
     """Amounts per round, stacked by part; a panel below the other for each of `panels`.
 
     Args:
@@ -69,6 +74,7 @@ def stacked_chart(
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     parts = list(dict.fromkeys(part for stack in panels.values() for part in stack))
     colours = {part: SERIES[index % len(SERIES)] for index, part in enumerate(parts)}
@@ -86,29 +92,53 @@ def stacked_chart(
                 base = top
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
-        _rounds_axis(drawn[-1])
+            axes.yaxis.set_major_locator(MaxNLocator(5 if len(panels) == 1 else 3))
+        _rounds_axis(drawn[-1], (first, last))
         keys = [Patch(color=colours[part], label=part) for part in parts]
         figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
         what = " and ".join(panel for panel in panels if panel) or "Amounts"
         return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
 
 
+def cost_chart(name: str, points: Sequence[tuple[float, float]], *, xlabel: str, ylabel: str, percent: bool) -> Markup:
+    """A quantity against what it cost.
+
+    Args:
+        name: unique on the page.
+        points: (cost, value), by cost.
+        xlabel: cost and unit.
+        ylabel: quantity and unit.
+        percent: values are shares.
+    """
+    from matplotlib.figure import Figure
+
+    costs, values = np.array(points).T
+    with page_style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(costs, values * (100 if percent else 1), color=INK, **_marker("o", len(points)))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set_xlim(left=0)
+        return inline_svg(figure, name, f"{ylabel} against {xlabel}.")
+
+
 def partition_chart(name: str, summary: Mapping[str, Any]) -> Markup:
     """Who holds how many samples of which class."""
     with page_style():
         figure = plot_partition(dict(summary))
-        _narrow(figure)
         clients, classes = len(summary["clients"]), len(summary["classes"])
+        _narrow(figure, clients)
         alt = f"Training samples of {clients} clients by class, {classes} classes; the skew figures are in the table."
         return inline_svg(figure, name, alt)
 
 
-def _narrow(figure: Figure) -> None:
+def _narrow(figure: Figure, clients: int) -> None:
     """The page says elsewhere what the title says, and a phone is narrow."""
     width, height = figure.get_size_inches()
-    figure.set_size_inches(min(width, 6.4), height)
-    figure.axes[0].set_title("")
-    figure.axes[0].grid(False)
+    figure.set_size_inches(min(width, _SIZE[0]), min(height, max(_SIZE[1], 1.3 + 0.14 * clients)))
+    figure.axes[0].set_title("", loc="left")
+    for axes in figure.axes:
+        axes.grid(False)
 
 
 def _lines(axes: Axes, series: Mapping[str, Points]) -> list[tuple[str, float, str]]:
@@ -145,9 +175,12 @@ def _marker(marker: str, points: int) -> dict[str, Any]:
     return {"marker": marker if points <= _MOST_MARKERS else "", "markeredgewidth": 0}
 
 
-def _rounds_axis(axes: Axes) -> None:
+def _rounds_axis(axes: Axes, span: tuple[int, int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    first, last = span
+    margin = max(0.5, 0.03 * (last - first))
+    axes.set_xlim(first - margin, last + margin)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

@@ -52,14 +52,14 @@ def render(record: Record) -> str:
 def _content(record: Record) -> dict[str, Any]:
     unread: list[str] = []
 
-    def part(name: str, build: Callable[[Record], T], default: T) -> T:
+    def part(name: str, build: Callable[[Record], T]) -> T | None:
         """A part of the page; files edited or damaged by hand cost that part alone, and the page says so."""
         try:
             return build(record)
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:
             log.warning("%s: the report leaves out %s: %s: %s", record.folder.path, name, type(error).__name__, error)
             unread.append(name)
-            return default
+            return None
 
     start = record.history.start
     method = str(start.get("method") or record.setting("method", "name") or "FedLab run")
@@ -72,18 +72,18 @@ def _content(record: Record) -> dict[str, Any]:
         "status": record.status,
         "error": str(record.history.end.get("error") or "") if record.status == "failed" else "",
         "last_event": moment(events[-1].get("time")) if events else "",
-        "rounds_done": max(record.rounds, default=0),
-        "rounds_planned": part("rounds", lambda r: r.rounds_planned, 0),
-        "facts": part("settings", sections.facts, []),
-        "headline": part("headline figures", sections.headline, []),
-        "last_round": max(record.evaluations, default=0),
-        "results": part("results", sections.results_table, None),
-        "curves": part("curves", lambda r: list(sections.curves(r)), []),
-        "partition": part("partition", sections.partition, None),
-        "pictures": part("pictures", sections.pictures, []),
-        "communication": part("communication", sections.communication, None),
-        "times": part("time", sections.times, None),
-        "warnings": part("warnings", lambda r: r.history.warnings, []),
-        "repeat": part("how to repeat it", sections.repeat, {}),
+        "rounds_done": part("rounds", lambda r: max(r.rounds, default=0)) or 0,
+        "rounds_planned": part("rounds", lambda r: r.rounds_planned),
+        "facts": part("settings", sections.facts),
+        "headline": part("headline figures", sections.headline),
+        "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
+        "results": part("results", sections.results_table),
+        "curves": part("curves", lambda r: list(sections.curves(r))),
+        "partition": part("partition", sections.partition),
+        "pictures": part("pictures", sections.pictures),
+        "communication": part("communication", sections.communication),
+        "times": part("time", sections.times),
+        "warnings": part("warnings", lambda r: r.history.warnings),
+        "repeat": part("how to repeat it", sections.repeat),
         "unread": unread,
     }

@@ -105,6 +105,11 @@ class Record:
         """Rounds asked for, 0 where unknown."""
         return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or 0)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last round that anything is known of, so that all curves share one axis."""
+        return 1, max(1, *self.rounds, *self.evaluations)
+
     def setting(self, *keys: str) -> Any:
         """A value of the configuration, None where there is none."""
         here: Any = self.config

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedlab.report.charts import lines_chart, partition_chart, stacked_chart
+from fedlab.report.charts import cost_chart, lines_chart, partition_chart, stacked_chart
 from fedlab.report.record import Record, main_metric
 from fedlab.report.values import (
     best_of,
@@ -24,6 +24,7 @@ from fedlab.report.values import (
     is_share,
     metric_label,
     metric_names,
+    metric_phrase,
     metric_value,
     moment,
     number,
@@ -94,28 +95,24 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
         mean = record.metric_over_rounds(metric, "mean")
         pooled = record.metric_over_rounds(metric, "pooled")
         last = max(record.evaluations)
-        name = metric_label(metric)
+        name = metric_phrase(metric)
         if last in mean:
-            figures.append((f"{name}, mean of clients", metric_value(metric, mean[last]), f"after round {last}"))
+            figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"over clients, after round {last}"))
         if last in pooled:
-            figures.append((f"{name}, pooled", metric_value(metric, pooled[last]), "all test samples together"))
+            figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), "over all test samples"))
         better = best_of(metric)
         if better and len(mean) > 1:
             best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
-            remark = f"mean of clients, round {best}; chosen on test data, so too good an estimate"
-            figures.append(("Best round", metric_value(metric, mean[best]), remark))
+            remark = f"round {best}, chosen on test data"
+            figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
     if record.rounds:
         down, up = record.history.bytes_total()
-        figures.append(("Sent to clients", human_bytes(down), _per_round(down, record)))
-        figures.append(("Sent to server", human_bytes(up), _per_round(up, record)))
+        figures.append(("Sent to clients", human_bytes(down), "all rounds, down"))
+        figures.append(("Sent to server", human_bytes(up), "all rounds, up"))
     seconds = wall_seconds(record)
     if seconds is not None:
         figures.append(("Wall time", human_seconds(seconds), _engine(record)))
     return figures
-
-
-def _per_round(count: int, record: Record) -> str:
-    return f"{human_bytes(count / len(record.rounds))} a round"
 
 
 def _engine(record: Record) -> str:
@@ -212,7 +209,7 @@ def curves(record: Record) -> Iterator[Chart]:
     for metric in shown:
         series = {name: record.metric_over_rounds(metric, "clients", name) for name in names}
         series = {name: points for name, points in series.items() if points}
-        label = metric_label(metric).lower()
+        label = metric_phrase(metric)
         many = "Dark band: the middle half of the clients; light band: all of them." if len(series) > 8 else ""
         yield Chart(
             f"Test {label}",
@@ -221,6 +218,7 @@ def curves(record: Record) -> Iterator[Chart]:
                 series,
                 ylabel=f"test {label}" + (" (%)" if is_share(metric) else ""),
                 percent=is_share(metric),
+                span=record.span,
                 mean=record.metric_over_rounds(metric, "mean"),
             ),
             many,
@@ -228,9 +226,9 @@ def curves(record: Record) -> Iterator[Chart]:
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")
         logged.pop("seconds", None)
-        note = "Mean over the clients of a round, weighted by their samples." if side == "train" else ""
+        note = "Mean over a round’s clients, weighted by samples." if side == "train" else "Logged by the server."
         for stem, group in _families(logged).items():
-            svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)")
+            svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
             yield Chart(f"{who}: {stem}", svg, note)
 
 
@@ -306,43 +304,71 @@ def _picture(folder: Path, name: str) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def communication(record: Record) -> tuple[Table, Chart] | None:
-    """Payload bytes by exchange group, in total, a round, and a client and round."""
+def communication(record: Record) -> tuple[Table, list[Chart]] | None:
+    """Payload bytes by exchange group: in total, a round, and a client and round."""
     if not record.rounds:
         return None
-    down: dict[str, dict[int, float]] = defaultdict(dict)
-    up: dict[str, dict[int, float]] = defaultdict(dict)
-    for round, event in record.rounds.items():
-        for group, count in event["bytes"].items():
-            down[group][round], up[group][round] = count["down"], count["up"]
+    groups = dict.fromkeys(group for event in record.rounds.values() for group in event["bytes"])
+    empty = {"down": 0, "up": 0}
+    sent = {
+        way: {group: {r: e["bytes"].get(group, empty)[way] for r, e in record.rounds.items()} for group in groups}
+        for way in ("down", "up")
+    }
     rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
-    before = [event for event in record.history.of("prepared") if event["bytes_down"] or event["bytes_up"]][-1:]
+    query = record.history.of("prepared")[-1:]
 
-    def row(name: str, sent: float, received: float) -> list[str]:
-        cells = [sent, received, sent / rounds, received / rounds]
-        cells += [sent / turns, received / turns] if turns else []
-        return [name, *map(human_bytes, cells), *(["–"] * 2 if not turns else [])]
+    def row(name: str, down: float, up: float, *, once: tuple[float, float] = (0, 0)) -> list[str]:
+        cells = [human_bytes(down + once[0]), human_bytes(up + once[1])]
+        cells += [human_bytes(down / rounds), human_bytes(up / rounds)]
+        return cells_of(name, cells + ([human_bytes(down / turns), human_bytes(up / turns)] if turns else []))
 
-    rows = [row(group, sum(down[group].values()), sum(up[group].values())) for group in down]
-    for event in before:
-        rows.append(["query before round 1", *map(human_bytes, (event["bytes_down"], event["bytes_up"])), *["–"] * 4])
-    total_down = sum(event["bytes_down"] for event in (*before, *record.rounds.values()))
-    total_up = sum(event["bytes_up"] for event in (*before, *record.rounds.values()))
+    def cells_of(name: str, cells: list[str]) -> list[str]:
+        return [name, *cells, *["–"] * (6 - len(cells))]
+
+    totals = [(sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups]
+    rows = [row(group, *total) for group, total in zip(groups, totals, strict=True)]
+    once = (sum(event["bytes_down"] for event in query), sum(event["bytes_up"] for event in query))
+    if any(once):
+        rows.append(cells_of("query before round 1", [human_bytes(count) for count in once]))
     table = Table(
         ("Group", "Down", "Up", "Down, a round", "Up, a round", "Down, a client and round", "Up, a client and round"),
         rows,
-        [row("Total", total_down, total_up)],
+        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), once=once)],
         "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted.",
     )
-    unit, factor = byte_unit(max(max(event["bytes_down"], event["bytes_up"]) for event in record.rounds.values()))
-    panels = {"down": {k: v for k, v in down.items() if any(v.values())}} | {
-        "up": {k: v for k, v in up.items() if any(v.values())}
+    return table, [*_traffic(record, sent), *_cost(record, sum(once))]
+
+
+def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:
+    panels = {
+        way: {group: points for group, points in stack.items() if any(points.values())} for way, stack in sent.items()
     }
-    panels = {name: stack for name, stack in panels.items() if stack}
-    if not panels:
-        return table, Chart("", Markup())
-    svg = stacked_chart("traffic", panels, unit=unit, factor=factor)
-    return table, Chart("Bytes per round", svg)
+    panels = {way: stack for way, stack in panels.items() if stack}
+    if panels:
+        unit, factor = byte_unit(max(max(e["bytes_down"], e["bytes_up"]) for e in record.rounds.values()))
+        yield Chart("Bytes per round", stacked_chart("traffic", panels, unit=unit, factor=factor))
+
+
+def _cost(record: Record, before: float) -> Iterator[Chart]:
+    """What a metric cost in traffic, the usual way to compare federated methods."""
+    metric = main_metric(record.history)
+    mean = record.metric_over_rounds(metric, "mean") if metric else {}
+    spent, points = before, []
+    for round, event in record.rounds.items():
+        spent += event["bytes_down"] + event["bytes_up"]
+        if round in mean:
+            points.append((spent, mean[round]))
+    if metric and len(points) > 1 and spent:
+        unit, factor = byte_unit(spent)
+        label = metric_phrase(metric)
+        svg = cost_chart(
+            "cost",
+            [(count / factor, value) for count, value in points],
+            xlabel=f"payload so far, down and up ({unit})",
+            ylabel=f"mean test {label}" + (" (%)" if is_share(metric) else ""),
+            percent=is_share(metric),
+        )
+        yield Chart(f"Mean test {label} against traffic", svg)
 
 
 def times(record: Record) -> tuple[Table, Chart | None] | None:

@@ -88,4 +88,3 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     head = Markup('<svg class="chart" viewBox="{}" role="img" aria-label="{}">').format(view, alt)
     # matplotlib has escaped every text inside
     return head + Markup(text[text.index(">") + 1 :].strip())
-

@@ -48,6 +48,12 @@ def metric_label(name: str) -> str:
     return _NAMES.get(name) or words(name)
 
 
+def metric_phrase(name: str) -> str:
+    """A metric's name inside a phrase: ``mean accuracy``, ``mean F1 (macro)``."""
+    label = metric_label(name)
+    return label if name in _NAMES else label[:1].lower() + label[1:]
+
+
 def words(name: str) -> str:
     """An identifier as a phrase: ``virtual-global`` → ``Virtual global``."""
     text = name.replace("_", " ").replace("-", " ").strip()

@@ -25,7 +25,7 @@ _PHASES = {
     "launch": "starting workers",
     "prepare": "preparing",
     "train": "training",
-    "server": "server",
+    "server": "working on the server",
     "evaluate": "evaluating",
 }
 
@@ -71,8 +71,8 @@ class Standing:
             case "phase_start":
                 self.round, self.phase, self.phase_began = event["round"], event["phase"], event["time"]
                 self.done, self.total = 0, event["total"]
-            case "progress":
-                self.done, self.total = event["done"], event["total"]
+            case "progress" if (event["phase"], event["total"]) == (self.phase, self.total):
+                self.done = event["done"]  # others are of questions the server asks in between
             case "phase_end" if event["phase"] == "preflight":
                 self.phase, self.done, self.total = "launch", 0, 0  # until the first phase begins
             case "phase_end":
@@ -107,8 +107,10 @@ class Standing:
     @property
     def phase_text(self) -> str:
         """What is going on, and on how many clients."""
-        clients = f" {self.done}/{self.total} clients" if self.total and self.phase != "preflight" else ""
-        return _PHASES.get(self.phase, self.phase) + clients
+        words = _PHASES.get(self.phase, self.phase)
+        if not self.total or self.phase == "preflight":
+            return words
+        return f"{words} {self.done}/{self.total} clients" if self.done else f"{words} {self.total} clients"
 
     @property
     def score(self) -> str:
@@ -121,9 +123,9 @@ class Standing:
     def time_text(self, now: float) -> str:
         """Time gone and time left; before the first round is over, as far as the present phase tells."""
         text = duration(now - self.began)
-        if self.ends is not None:
+        if self.ends is not None and self.finished < self.rounds:
             return f"{text}, {duration(max(0.0, self.ends - now))} left"
-        if 0 < self.done < self.total:
+        if self.ends is None and 0 < self.done < self.total:
             left = (now - self.phase_began) / self.done * (self.total - self.done)
             return f"{text}, {duration(left)} left in this phase"
         return text
@@ -204,25 +206,26 @@ class LiveConsole:
     def _render(self) -> RenderableType:
         standing = self._standing
         table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, style="bold")
         table.add_column(overflow="fold")
-        table.add_row(Text("run", style="bold"), Text(standing.title))
+        table.add_row("run", Text(standing.title))
         table.add_row("", Text(standing.folder, style="dim"))
-        table.add_row(
-            Text(standing.round_text, style="bold"),
-            ProgressBar(total=max(1, standing.rounds), completed=standing.finished, width=40),
-        )
+        table.add_row("rounds", _bar(standing.finished, standing.rounds, standing.round_text))
         if standing.outcome:
-            table.add_row(Text("ended", style="bold"), Text(standing.outcome))
+            table.add_row("ended", Text(standing.outcome))
         else:
-            working = ProgressBar(
-                total=max(1, standing.total), completed=standing.done, width=40, pulse=not standing.total
-            )
-            table.add_row(Text(standing.phase_text), working)
-            table.add_row(Text("time", style="bold"), Text(standing.time_text(time.time())))
-        table.add_row(Text("losses", style="bold"), Text(standing.losses or "–"))
-        table.add_row(Text("result", style="bold"), Text(standing.score or "–", style="green"))
+            table.add_row("now", _bar(standing.done, standing.total, standing.phase_text))
+            table.add_row("time", Text(standing.time_text(time.time())))
+        table.add_row("losses", Text(standing.losses or "–"))
+        table.add_row("result", Text(standing.score or "–", style="green"))
         return table
+
+
+def _bar(done: int, total: int, text: str) -> Table:
+    """A bar with its meaning beside it; it pulses where nobody knows how much there is to do."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(ProgressBar(total=total or 1, completed=done, width=30, pulse=not total), Text(text))
+    return grid
 
 
 def headline(values: Mapping[str, Any]) -> str:

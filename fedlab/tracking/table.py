@@ -59,7 +59,7 @@ def rows(event: Event) -> Iterator[Row]:
 
 def _rows(round: int, scope: str, values: Mapping[str, Any], *, evaluated: bool = False) -> Iterable[Row]:
     for metric, value in values.items():
-        yield Row(round, scope, metric, math.nan if value is None else float(value), evaluated)
+        yield Row(round, scope, metric, math.nan if value is None else value, evaluated)
 
 
 class CsvSink:

@@ -7,27 +7,30 @@ arXiv 2303.02278. Symbols: D̃_i a client's virtual images, D̃_g the global one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedlab.config import Section
 from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill import dsa
 from fedlab.distill.contrastive import supervised_contrastive
 from fedlab.distill.freezing import frozen
-from fedlab.distill.matching import GradientDistance, distribution_matching, gradient_distance, pseudo_gradient
+from fedlab.distill.matching import distribution_matching, gradient_distance, pseudo_gradient
 from fedlab.distill.mmd import rbf_mmd
 from fedlab.distill.statistics import ClassStatistics, average_statistics, class_statistics
 from fedlab.method import Batch, Group, Method, Plan, Step, Task
 from fedlab.methods.fedlgd import diagnostic
 from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
+from fedlab.methods.fedlgd.settings import FedLGDSettings
 from fedlab.pictures import ImageGrid, Picture
+
+_CHUNK = (
+    64  # images of a forward pass without gradients: maps above 32 MB are allocated anew each time, which doubles it
+)
 
 
 class FedLGD(Method):
@@ -36,39 +39,7 @@ class FedLGD(Method):
     title = "FedLGD"
     paper = "Huang et al. 2023, arXiv 2303.02278"
 
-    class Settings(Section):
-        """Settings; defaults are the paper's for its DIGITS benchmark."""
-
-        ipc_local: int = Field(default=50, ge=1, description="virtual images per class of a client")
-        ipc_global: int = Field(default=10, ge=0, description="global virtual images per class; 0 is none")
-        warmup_steps: int = Field(default=10_000, ge=0, description="matching steps before a client's first round")
-        dm_steps: int = Field(default=100, ge=0, description="distribution-matching steps of a refresh")
-        gm_steps: int = Field(default=500, ge=0, description="gradient-matching steps of a server update")
-        lr_img: float = Field(default=1.0, gt=0, description="learning rate of the pixels")
-        img_momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of the pixels")
-        real_batch: int = Field(default=256, ge=1, description="real images of a class per matching step, at most")
-        spacing: int = Field(default=5, ge=1, description="rounds between selected rounds")
-        updates: int = Field(default=10, ge=0, description="selected rounds are 0, d, …, updates·d; 0 selects none")
-        lambda_reg: float = Field(default=10.0, ge=0, description="λ of the regulariser")
-        reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regulariser")
-        temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
-        gm_distance: GradientDistance = Field(default="rowcos", description="between gradients")
-        init: Literal["normal", "noise", "real"] = Field(
-            default="normal", description="first virtual images: class statistics, N(0, 1), or real images (leaks data)"
-        )
-        legacy_init_stats: bool = Field(default=False, description="the release's class statistics, divided wrongly")
-        missing_class: Literal["drop", "keep"] = Field(
-            default="drop", description="classes a client has no image of: leave out of D̃_i, or keep as N(0, 1) noise"
-        )
-        dsa_ops: tuple[dsa.Op, ...] = Field(
-            default=("color", "crop", "cutout", "scale", "rotate"),
-            description="augmentations of distribution matching; flip is wrong for digits",
-        )
-        warmup_extractor: Literal["random", "server"] = Field(default="random", description="ψ of the warm-up")
-        refresh_extractor: Literal["server", "random"] = Field(default="server", description="ψ of a refresh")
-        train_on_global: bool = Field(default=True, description="train on D̃_i ∪ D̃_g, as released, or on D̃_i alone")
-        gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialised (frozen anchors)")
-        diagnose: bool = Field(default=False, description="after the last round, test a model trained on D̃_g alone")
+    Settings = FedLGDSettings
 
     def check(self, config: Any) -> list[str]:
         s, rounds, training = self.settings, config.federation.rounds, config.training
@@ -83,6 +54,9 @@ class FedLGD(Method):
                 matches and training.optimiser != "sgd"
             ),
             "method.diagnose needs global images: method.ipc_global is 0": s.diagnose and not s.ipc_global,
+            "model.norm = batch does nothing in random extractors, which have no statistics; the paper's is instance": (
+                config.model.settings.get("norm") == "batch"
+            ),
         }
         return [text for text, holds in warnings.items() if holds]
 
@@ -114,20 +88,20 @@ class FedLGD(Method):
         answers = [ctx.results[client] for client in sorted(ctx.results)]
         statistics = average_statistics([(a["mean"], a["std"], a["present"].bool()) for a in answers])
         if self.settings.ipc_global:
-            labels = self._labels(torch.arange(ctx.task.num_classes, device=ctx.device), self.settings.ipc_global)
+            labels = torch.arange(ctx.task.num_classes, device=ctx.device).repeat_interleave(self.settings.ipc_global)
             ctx.tensors["images"] = self._noise(ctx, labels, statistics, ctx.generator("global images"))
 
     def _initialise(self, ctx: FitContext) -> ClassStatistics:
         s, held = self.settings, (ctx.data["image"], ctx.data["label"])
         statistics = class_statistics(*held, ctx.task.num_classes, legacy=s.legacy_init_stats)
         keep = statistics.present | (s.missing_class == "keep")
-        labels = self._labels(keep.nonzero().flatten(), s.ipc_local)
+        labels = keep.nonzero().flatten().repeat_interleave(s.ipc_local)
         generator = ctx.data_generator("local images")
         images = self._noise(ctx, labels, statistics, generator)
         if s.init == "real":
             for c in statistics.present.nonzero().flatten().tolist():
-                order = self._real(ctx, c, s.ipc_local, generator)
-                images[labels == c] = order.repeat(-(-s.ipc_local // len(order)), 1, 1, 1)[: s.ipc_local]
+                found = self._real(ctx, c, s.ipc_local, generator)
+                images[labels == c] = found.repeat(-(-s.ipc_local // len(found)), 1, 1, 1)[: s.ipc_local]
         ctx.state["images"], ctx.state["labels"] = images, labels
         return statistics
 
@@ -141,13 +115,9 @@ class FedLGD(Method):
         std = statistics.std.masked_fill(~statistics.present[:, None], 1.0)
         return noise * std[labels][:, :, None, None] + statistics.mean[labels][:, :, None, None]
 
-    @staticmethod
-    def _labels(classes: Tensor, per_class: int) -> Tensor:
-        return classes.repeat_interleave(per_class)
-
     def _global_labels(self, images: Tensor) -> Tensor:
         per_class = self.settings.ipc_global
-        return self._labels(torch.arange(len(images) // per_class, device=images.device), per_class)
+        return torch.arange(len(images) // per_class, device=images.device).repeat_interleave(per_class)
 
     # the client's round (§3.7)
 
@@ -183,17 +153,17 @@ class FedLGD(Method):
         virtual, optimiser = self._pixels(ctx, ctx.state["images"])
         held = set(ctx.data["label"].unique().tolist())
         classes = [c for c in labels.unique().tolist() if c in held]
-        ψ = ctx.networks["model"].eval()
-        losses = []
+        ψ, losses = ctx.networks["model"], []
         for _ in ctx.steps(steps):
             if random:
                 ψ = ctx.place(self._random_extractor(ctx.task, int(torch.randint(2**62, (), generator=generator))))
             real = [self._real(ctx, c, s.real_batch, generator) for c in classes]
             real_labels = torch.cat([labels.new_full((len(x),), c) for x, c in zip(real, classes, strict=True)])
             draws = {c: dsa.draw(s.dsa_ops, ctx.task.input_shape, generator) for c in classes} if s.dsa_ops else {}
-            with frozen(ψ):
+            with frozen(ψ.eval()):
                 with torch.no_grad():
-                    target = ψ.features(dsa.apply_per_class(torch.cat(real), real_labels, draws))
+                    parts = dsa.apply_per_class(torch.cat(real), real_labels, draws).split(_CHUNK)
+                    target = torch.cat([ψ.features(part) for part in parts])
                 features = ψ.features(dsa.apply_per_class(virtual, labels, draws))
             loss = distribution_matching(target, features, real_labels, labels, classes)
             losses.append(ctx.step({"dm": loss}, optimiser))

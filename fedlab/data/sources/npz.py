@@ -54,7 +54,9 @@ class Npz:
                 *(arrays[key] for key in _REQUIRED),
                 domains=(arrays["domain_train"], arrays["domain_test"]) if "domain_train" in arrays else None,
                 groups=(arrays["group_train"], arrays["group_test"]) if "group_train" in arrays else None,
-                class_names=[str(name) for name in np.atleast_1d(arrays["class_names"])] if "class_names" in arrays else None,
+                class_names=[str(name) for name in np.atleast_1d(arrays["class_names"])]
+                if "class_names" in arrays
+                else None,
                 name=self.path.stem,
             )
         except DataError as error:

@@ -1,0 +1,61 @@
+"""What the server leaves in the run folder: pictures, artifacts, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from fedlab.checkpoint import save_checkpoint
+from fedlab.context import FigureContext
+from fedlab.pictures import ImageGrid, save_picture, save_sheet
+from fedlab.runfolder import write_atomic
+from fedlab.server.setup import ServerSetup
+
+
+class Records:
+    """Writes to the run folder and tells the tracker.
+
+    Args:
+        setup: the run.
+    """
+
+    def __init__(self, setup: ServerSetup) -> None:
+        self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
+        self.checkpointed = 0
+        """Round of the last checkpoint."""
+
+    def figures(self, look: FigureContext) -> None:
+        """Draw the method's pictures."""
+        if not self._method.overrides("figures"):
+            return
+        for name, picture in self._method.figures(look).items():
+            path = save_picture(picture, self._folder.figures / f"{name}-{look.round:04d}.png")
+            words = {"title": picture.title, "caption": picture.caption}
+            self._tracker.emit("figure", name=name, round=look.round, path=self._relative(path), **words)
+
+    def artifacts(self, look: FigureContext) -> None:
+        """Keep what the method made."""
+        if not self._method.overrides("artifacts"):
+            return
+        for name, content in self._method.artifacts(look).items():
+            target = self._folder.artifacts / name
+            if isinstance(content, ImageGrid):
+                path = save_sheet(content, target.with_name(f"{name}.png"), scale=2)
+            else:
+                path = target.with_name(f"{name}.safetensors")
+                tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+                write_atomic(path, safetensors.torch.save(tensors))
+            self._tracker.emit("artifact", name=name, path=self._relative(path))
+
+    def checkpoint(self, round: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Write the checkpoint of a round."""
+        path = save_checkpoint(self._folder.checkpoints / f"round_{round:06d}", tensors, {"round": round, **meta})
+        self.checkpointed = round
+        self._tracker.emit("checkpoint", round=round, path=self._relative(path))
+
+    def _relative(self, path: Path) -> str:
+        return path.relative_to(self._folder.path).as_posix()

@@ -1,0 +1,69 @@
+"""Reading clients' replies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from flwr.app import Message, MetricRecord, RecordDict
+
+from fedlab.engine.messages import (
+    ARRAYS,
+    METRICS,
+    NUM_EXAMPLES,
+    WITHHELD,
+    array_record,
+    config_record,
+    metric_record,
+    required,
+)
+
+
+def metrics_of(reply: Message) -> dict[str, float]:
+    """A reply's scalar metrics."""
+    return scalars(required(metric_record, reply.content, METRICS))
+
+
+def scalars(record: MetricRecord) -> dict[str, float]:
+    """The scalars of a record."""
+    return {name: float(value) for name, value in record.items() if not isinstance(value, list)}
+
+
+def weighted_means(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Means over clients, weighted by examples; a metric counts for the clients that report it."""
+    sums: dict[str, list[float]] = {}
+    weights: dict[str, list[float]] = {}
+    for client in metrics:
+        weight = client.get(NUM_EXAMPLES, 1.0)
+        for name, value in client.items():
+            if name != NUM_EXAMPLES:
+                sums.setdefault(name, []).append(weight * value)
+                weights.setdefault(name, []).append(weight)
+    return {name: math.fsum(values) / (math.fsum(weights[name]) or 1.0) for name, values in sums.items()}
+
+
+def withheld_groups(reply: Message) -> frozenset[str]:
+    """Averaged groups the client did not contribute to."""
+    record = config_record(reply.content, WITHHELD)
+    groups = record["groups"] if record is not None else ()
+    return frozenset(map(str, groups)) if isinstance(groups, list | tuple) else frozenset()
+
+
+def as_flower_expects(replies: list[Message]) -> list[Message]:
+    """Replies with one array and one metric record each, whose names agree; Flower's strategies refuse others."""
+    common: set[str] | None = None
+    for reply in replies:
+        names = set(required(metric_record, reply.content, METRICS))
+        common = names if common is None else common & names
+    return [_reduced(reply, common or set()) for reply in replies]
+
+
+def _reduced(reply: Message, names: set[str]) -> Message:
+    metrics: dict[str, Any] = {k: v for k, v in required(metric_record, reply.content, METRICS).items() if k in names}
+    content = RecordDict({METRICS: MetricRecord(metrics)})
+    arrays = array_record(reply.content, ARRAYS)
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    # the overload for engines is not in Flower's signatures
+    return Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]
