@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
@@ -48,13 +51,14 @@ class ClientAppFactory:
         return make_app(lambda context: runtime)
 
 
-def make_app(runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
+def make_app(runtime_for: Callable[[Context], ClientRuntime], *mods: Mod) -> ClientApp:
     """A ClientApp over a runtime.
 
     Args:
         runtime_for: the runtime for a message's context.
+        mods: Flower mods around every message.
     """
-    app = ClientApp()
+    app = ClientApp(mods=list(mods))
 
     @app.query("profile")
     def profile(message: Message, context: Context) -> Message:
@@ -163,4 +167,12 @@ def _deployed_runtime(context: Context) -> ClientRuntime:
     return _deployed[key]
 
 
-app = make_app(_deployed_runtime)
+def _with_traceback(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Tell the server where a client failed; a SuperNode would send the exception without its traceback."""
+    try:
+        return call_next(message, context)
+    except Exception:
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=message)
+
+
+app = make_app(_deployed_runtime, _with_traceback)

@@ -59,7 +59,7 @@ class WorkContext:
         seed: the run's seed.
         round: federated round, 0 before the first.
         rounds: rounds of the run.
-        plan: what this round asks for.
+        plan: what this round asks for; before the first round, what that will ask for.
         scope: purpose prefix of every draw, e.g. ``("client", 3)``.
         preflight: loops run once only; the point is to meet errors, not to train.
     """

@@ -17,7 +17,7 @@ from typing import Any
 
 from fedlab.check import check_config
 from fedlab.config import Config, EngineConfig
-from fedlab.errors import FedLabError, MachineError
+from fedlab.errors import FedLabError
 
 THIN_APP = '''\
 # All of the app that is sent to a SuperLink. Its components lie in the installed package fedlab-sim, which every
@@ -43,6 +43,7 @@ expected-clients = 0     # nodes to wait for; 0 is every client of the partition
 '''
 
 _POLL = 2.0  # seconds between two looks at a run; Flower's own processes look every 3 s
+_PATIENCE = 5  # looks in a row that may fail
 _CALL_TIMEOUT = 120.0  # seconds for one call of Flower's command line
 
 
@@ -119,14 +120,20 @@ def wait(run: int, superlink: str, on_change: Callable[[Status], None] = lambda 
     Raises:
         DeploymentError: it failed or was stopped.
     """
-    last: Status | None = None
-    while last is None or not last.finished:
-        if last is not None:
-            time.sleep(_POLL)
-        now = status(run, superlink)
+    last, missed = Status("unknown", ""), 0
+    while not last.finished:
+        try:
+            now, missed = status(run, superlink), 0
+        except DeploymentError:  # a run of days must not be given up for a network that is away for seconds
+            missed += 1
+            if missed > _PATIENCE:
+                raise
+            now = last
         if now != last:
             on_change(now)
         last = now
+        if not last.finished:
+            time.sleep(_POLL)
     if not last.completed:
         raise DeploymentError(f"run {run} ended as {last.status}\n{last.details}".rstrip())
 
@@ -137,9 +144,7 @@ def _flwr(*arguments: str) -> dict[str, Any]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_CALL_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise MachineError(
-            "--superlink", arguments[1], f"a SuperLink that answers within {_CALL_TIMEOUT:g} s", "is it running?"
-        ) from error
+        raise DeploymentError(f"flwr {arguments[0]}: no answer within {_CALL_TIMEOUT:g} s") from error
     start = done.stdout.find("{")
     try:
         answer: dict[str, Any] = json.loads(done.stdout[start:])

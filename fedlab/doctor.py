@@ -1,4 +1,7 @@
-"""What is wrong with this machine and how to mend it. Imports torch and the rest inside the checks: they may be broken."""
+"""What is wrong with this machine and how to mend it.
+
+Torch and all other packages are imported inside the checks, since they may be what is broken.
+"""
 
 from __future__ import annotations
 

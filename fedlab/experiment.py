@@ -24,7 +24,7 @@ from fedlab.config import Component, Config, apply_overrides, load_config, parse
 from fedlab.data.partition import summary
 from fedlab.data.samples import Dataset
 from fedlab.engine import check_engine, launch
-from fedlab.errors import CheckpointError, ConfigError, FedLabError
+from fedlab.errors import CheckpointError, ConfigError
 from fedlab.job import METHODS, build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
 from fedlab.paths import cache_folder
@@ -182,7 +182,10 @@ def run(
         state_root=Path(),
         cache_root=cache_folder(config.tracking.cache).resolve(),
     )
+    began = time.perf_counter()
     preflight(setup)
+    checked = time.perf_counter() - began
+    device = choose_device(config.engine.device)
 
     # from here on a run exists; all that can be refused has been
     folder = RunFolder.create(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
@@ -195,6 +198,7 @@ def run(
         ) as tracker:
             for warning in warnings:
                 tracker.emit("warning", message=warning)
+            tracker.emit("phase_end", round=0, phase="preflight", seconds=checked)
             server = ServerSetup(
                 config=config,
                 method=chosen,

@@ -58,12 +58,13 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
                 preflight=True,
             )
 
+        first = method.plan(1, rounds)
         version: int | None = None
         answer: Mapping[str, Tensor] = {}
         if method.overrides("prepare"):
-            prepared = runtime.prepare(client, Order(0, rounds), None)
+            prepared = runtime.prepare(client, Order(0, rounds, first), None)
             version, answer = prepared.version, prepared.results
-        method.server_prepare(server(0, {}, {}, answer))
+        method.server_prepare(server(0, first, {}, answer))
 
         for round, plan in _stages(method, rounds):
             exchange = runtime.exchanges.enter(plan)

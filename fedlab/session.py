@@ -19,7 +19,6 @@ import torch
 
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
-from fedlab.errors import FedLabError
 from fedlab.report import write_report
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.tracking import Sink, Tracker
@@ -69,7 +68,7 @@ def open_session(
         try:
             yield tracker
         except BaseException as problem:
-            # SystemExit is how Ray and Flower pass a SIGTERM on
+            # SystemExit is how Flower, and Ray where the program has started it, pass a SIGTERM on
             stopped = isinstance(problem, KeyboardInterrupt | SystemExit)
             error = "" if stopped else f"{type(problem).__name__}: {problem}"
             try:
@@ -96,7 +95,7 @@ def report_quietly(folder: RunFolder) -> None:
     """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
     try:
         write_report(folder.path)
-    except (OSError, ValueError, KeyError, FedLabError):
+    except Exception:
         log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
 
 
@@ -141,8 +140,7 @@ def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
 def _termination_interrupts() -> Iterator[None]:
     """Let SIGTERM, which containers and batch systems send, end a run like Ctrl-C does.
 
-    A handler that the program or Flower has installed is left alone. Ray's replaces this one during a run and raises
-    SystemExit.
+    A handler that the program or Flower has installed is left alone.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

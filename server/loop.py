@@ -101,15 +101,15 @@ class FederatedLoop:
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
     def _prepare(self) -> None:
-        results: Results = {}
+        plan, results = self._plan(1), dict[int, Mapping[str, Tensor]]()
         if self.method.overrides("prepare"):
             content = RecordDict()
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.clients]
             with self._phase(0, "prepare", len(messages)):
-                results = self._results(self.courier.carry(messages, self._order(0, {}, ()), "prepare").answers)
+                results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
             self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
         with self._phase(0, "server", 0):
-            self.method.server_prepare(self._server_context(0, {}, {}, self.state, results))
+            self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
 
     def _round(self, round: int, rounds: int, began: float) -> None:
         plan = self._plan(round)

@@ -19,7 +19,6 @@ from torch import nn
 import fedlab
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.job import METHODS
-from fedlab.method import Step
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SMALL = (

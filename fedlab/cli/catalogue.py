@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Iterator
@@ -59,21 +60,20 @@ def rows(kind: Kind) -> Iterator[Row]:
         yield name, _about(registry, name), registry.origin(name)
 
 
+_REGISTRIES = {
+    Kind.METHODS: "fedlab.job:METHODS",
+    Kind.DATASETS: "fedlab.data.sources:SOURCES",
+    Kind.MODELS: "fedlab.models:MODELS",
+    Kind.STRATEGIES: "fedlab.server.strategies:STRATEGIES",
+    Kind.PARTITIONS: "fedlab.data.partition:PARTITIONERS",
+    Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
+}
+
+
 def _registry(kind: Kind) -> Registry:
-    """The registry, imported alone: strategies bring flwr, methods bring torch."""
-    match kind:
-        case Kind.METHODS:
-            from fedlab.job import METHODS as registry
-        case Kind.DATASETS:
-            from fedlab.data.sources import SOURCES as registry
-        case Kind.MODELS:
-            from fedlab.models import MODELS as registry
-        case Kind.STRATEGIES:
-            from fedlab.server.strategies import STRATEGIES as registry
-        case Kind.PARTITIONS:
-            from fedlab.data.partition import PARTITIONERS as registry
-        case _:
-            from fedlab.server.sampling import SAMPLERS as registry
+    """A kind's registry, imported alone: strategies bring flwr, methods bring torch."""
+    module, _, name = _REGISTRIES[kind].partition(":")
+    registry: Registry = getattr(importlib.import_module(module), name)
     return registry
 
 

@@ -22,10 +22,8 @@ def show(path: RunPath) -> None:
 
     run = load(path)
     config = run.config
-    typer.echo(
-        f"{run.path}: {config.method.name}, {config.model.name}, {config.federation.strategy.name}, seed {config.seed}, "
-        f"{len(run.history.rounds)} of {config.federation.rounds} rounds"
-    )
+    parts = (config.method.name, config.model.name, config.federation.strategy.name, f"seed {config.seed}")
+    typer.echo(f"{run.path}: {', '.join(parts)}, {len(run.history.rounds)} of {config.federation.rounds} rounds")
     if command := run.history.start.get("command"):
         typer.echo(f"command: {command}")
     Console().print(result_table(run.history))

@@ -62,14 +62,18 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     colours = _PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
     rows = np.arange(len(counts))
     left = np.zeros(len(counts))
-    for index, name in enumerate(summary["classes"]):
-        axes.barh(rows, counts[:, index], left=left, color=colours[index], label=name, height=0.78)
+    bars = []
+    for index in range(classes):
+        bars.append(axes.barh(rows, counts[:, index], left=left, color=colours[index], height=0.78))
         left += counts[:, index]
-    axes.set_yticks(rows, [_label(client) for client in summary["clients"]], fontsize=8)
+    axes.set_yticks(rows, [shorten(_label(client)) for client in summary["clients"]], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("training samples")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="class", fontsize=7, title_fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    # labels of their own would be left out where they start with an underscore
+    names = [shorten(name) for name in summary["classes"]]
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    axes.legend(bars, names, title="class", fontsize=7, title_fontsize=8, frameon=False, **place)
 
 
 def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
@@ -81,13 +85,21 @@ def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndar
     bar = figure.colorbar(picture, ax=axes)
     bar.set_label("share of the client's samples", fontsize=8)
     axes.set_xticks(
-        np.arange(counts.shape[1]), summary["classes"], fontsize=8, rotation=0 if counts.shape[1] <= 12 else 90
+        np.arange(counts.shape[1]),
+        [shorten(name) for name in summary["classes"]],
+        fontsize=8,
+        rotation=0 if counts.shape[1] <= 12 else 90,
     )
     axes.set_xlabel("class")
     if many:
         axes.set_ylabel(f"{len(counts):,} clients, by their commonest class")
     else:
-        axes.set_yticks(np.arange(len(counts)), [_label(client) for client in summary["clients"]], fontsize=7)
+        axes.set_yticks(np.arange(len(counts)), [shorten(_label(client)) for client in summary["clients"]], fontsize=7)
+
+
+def shorten(label: str, most: int = 24) -> str:
+    """A label that leaves room for the picture."""
+    return label if len(label) <= most else label[: most - 1] + "…"
 
 
 def _label(client: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from fedlab.data.images import as_float, luminance, to_uint8
+from fedlab.data.warping import lerp, smear, smooth, warp, zoom
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 
@@ -109,20 +110,20 @@ def _speckle_noise(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _gaussian_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
-    return _smooth(x, (0.4, 0.6, 0.7, 0.8, 1.0)[level] * _scale(x))
+    return smooth(x, (0.4, 0.6, 0.7, 0.8, 1.0)[level] * _scale(x))
 
 
 def _glass_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     sigma, iterations = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))[level]
     reach, (height, width) = round(_scale(x)), x.shape[2:]
-    pixels = _smooth(x, sigma * _scale(x))
+    pixels = smooth(x, sigma * _scale(x))
     rows, columns = np.indices((height, width))
     inside = (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
     image, channel = np.arange(len(x))[:, None, None, None], np.arange(x.shape[1])[:, None, None]
     for _ in range(iterations):
         down, right = np.moveaxis(draws.integers(-reach, reach, 2, height, width) * inside, 1, 0)
         pixels = pixels[image, channel, (rows + down)[:, None], (columns + right)[:, None]]
-    return _smooth(pixels, sigma * _scale(x))
+    return smooth(pixels, sigma * _scale(x))
 
 
 def _defocus_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -136,12 +137,12 @@ def _defocus_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 def _motion_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     radius, sigma = np.array(((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))[level]) * _scale(x)
-    return _smear(x, radius, sigma, draws.uniform(-45, 45))
+    return smear(x, radius, sigma, draws.uniform(-45, 45))
 
 
 def _zoom_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     factors = 1 + 0.01 * np.arange((6, 11, 16, 21, 26)[level])
-    return (x + sum(_zoom(x, factor) for factor in factors)) / np.float32(len(factors) + 1)
+    return (x + sum(zoom(x, factor) for factor in factors)) / np.float32(len(factors) + 1)
 
 
 def _fog(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -154,7 +155,7 @@ def _frost(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     keep, ice = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[level]
     # feathers of ice: ridges of a rough cloud, drawn out along one direction, in patches of another cloud
     ridges = 1 - np.abs(2 * _plasma(draws, x, 1.5) - 1)
-    feathers = _smear(ridges**2, 4 * _scale(x), 1.2 * _scale(x), draws.uniform(0, 180))
+    feathers = smear(ridges**2, 4 * _scale(x), 1.2 * _scale(x), draws.uniform(0, 180))
     texture = np.clip(0.15 + 0.85 * feathers * (0.4 + 1.2 * _plasma(draws, x, 2)), 0, 1)
     return keep * x + ice * texture * _tint(x, (200, 225, 255))
 
@@ -167,9 +168,9 @@ def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     )[level]
-    flakes = _stretch(_zoom(mean + spread * draws.normal(1, *_base(x)), zoom), x)
+    flakes = _stretch(zoom(mean + spread * draws.normal(1, *_base(x)), zoom), x)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
-    flakes = _smear(flakes, radius * _scale(x), sigma * _scale(x), draws.uniform(-135, -45))
+    flakes = smear(flakes, radius * _scale(x), sigma * _scale(x), draws.uniform(-135, -45))
     grey = luminance(x) if x.shape[1] == 3 else x
     whitened = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5)
     return whitened + flakes + flakes[:, :, ::-1, ::-1]
@@ -183,10 +184,10 @@ def _spatter(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
         (0.65, 0.1, 0.7, 0.69, 0.6, True),
         (0.65, 0.1, 0.5, 0.68, 0.6, True),
     )[level]
-    liquid = _smooth(mean + spread * draws.normal(1, *_base(x)), sigma)
+    liquid = smooth(mean + spread * draws.normal(1, *_base(x)), sigma)
     liquid[liquid < threshold] = 0
     if mud:
-        drops = _smooth((liquid > 0).astype(np.float32), strength)
+        drops = smooth((liquid > 0).astype(np.float32), strength)
         drops[drops < 0.8] = 0
         drops = _stretch(drops, x)
         return x * (1 - drops) + drops * _tint(x, (63, 42, 20))
@@ -262,7 +263,7 @@ def _elastic_transform(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
         local = draws.uniform(-1, 1, 2, *_base(x))
         local = ndimage.gaussian_filter(local, (0, 0, sigma * base, sigma * base), mode="reflect", truncate=3)
         points += (strength * base * scale * _stretch(local, x)).transpose(0, 2, 3, 1)
-    return _warp(x, points[..., 0], points[..., 1])
+    return warp(x, points[..., 0], points[..., 1])
 
 
 _OPERATIONS: dict[str, Callable[[np.ndarray, int, _Draws], np.ndarray]] = {
@@ -305,72 +306,14 @@ def _tint(x: np.ndarray, rgb: tuple[int, int, int]) -> np.ndarray:
     return colour if x.shape[1] == 3 else luminance(colour)
 
 
-def _smooth(x: np.ndarray, sigma: float) -> np.ndarray:
-    return np.asarray(ndimage.gaussian_filter(x, (0, 0, sigma, sigma), mode="nearest"))
-
-
-def _smear(x: np.ndarray, radius: float, sigma: float, degrees: np.ndarray) -> np.ndarray:
-    """Motion blur: a one-sided Gaussian of standard deviation `sigma` along each image's own direction."""
-    taps = np.exp(-0.5 * (np.arange(2 * int(radius) + 1) / sigma) ** 2)
-    taps = (taps[taps > 1e-3] / taps[taps > 1e-3].sum()).astype(np.float32)
-    margin, (height, width) = len(taps), x.shape[2:]
-    padded = np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="edge")
-    direction = np.stack((np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))), axis=1)
-    smeared = np.zeros_like(x)
-    for distance, tap in enumerate(taps):
-        offsets = margin + np.rint(distance * direction).astype(np.int64)
-        for top, left in np.unique(offsets, axis=0):
-            members = np.flatnonzero((offsets == (top, left)).all(axis=1))
-            smeared[members] += tap * padded[members, :, top : top + height, left : left + width]
-    return smeared
-
-
-def _zoom(x: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of each image, magnified to the whole."""
-    rows, columns = ((np.arange(side) - (side - 1) / 2) / factor + (side - 1) / 2 for side in x.shape[2:])
-    return _lerp(_lerp(x, rows, 2), columns, 3)
-
-
 def _stretch(texture: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Textures at the height and width of the images `x`."""
     if texture.shape[2:] == x.shape[2:]:
         return texture
     for axis in (2, 3):
         ratio = texture.shape[axis] / x.shape[axis]
-        texture = _lerp(texture, (np.arange(x.shape[axis]) + 0.5) * ratio - 0.5, axis)
+        texture = lerp(texture, (np.arange(x.shape[axis]) + 0.5) * ratio - 0.5, axis)
     return texture
-
-
-def _lerp(x: np.ndarray, positions: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation along one axis, at the same positions in every image."""
-    positions = np.clip(positions, 0, x.shape[axis] - 1)
-    low = np.minimum(positions.astype(np.int64), max(x.shape[axis] - 2, 0))
-    part = (positions - low).astype(np.float32)
-    part = part[:, None] if axis == 2 else part
-    below, above = np.take(x, low, axis=axis), np.take(x, np.minimum(low + 1, x.shape[axis] - 1), axis=axis)
-    return np.asarray(below + (above - below) * part)
-
-
-def _warp(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Bilinear samples at (n, H, W) positions, mirrored at the borders."""
-    n, channels, height, width = x.shape
-    image, channel = np.arange(n)[:, None, None, None], np.arange(channels)[:, None, None]
-    low_row, low_column = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
-    down = (rows - low_row).astype(np.float32)[:, None]
-    right = (columns - low_column).astype(np.float32)[:, None]
-
-    def at(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        return x[image, channel, _mirror(row, height)[:, None], _mirror(column, width)[:, None]]
-
-    upper = at(low_row, low_column) * (1 - right) + at(low_row, low_column + 1) * right
-    lower = at(low_row + 1, low_column) * (1 - right) + at(low_row + 1, low_column + 1) * right
-    return np.asarray(upper * (1 - down) + lower * down)
-
-
-def _mirror(position: np.ndarray, length: int) -> np.ndarray:
-    period = max(2 * (length - 1), 1)
-    position = np.abs(position) % period
-    return np.minimum(position, period - position)
 
 
 def _plasma(draws: _Draws, x: np.ndarray, decay: float) -> np.ndarray:

@@ -18,6 +18,14 @@ from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.corruptions import CORRUPTIONS
+from fedlab.data.dividing import (
+    apportion,
+    deal_classes,
+    dirichlet_shares,
+    equal_parts,
+    equal_sizes,
+    top_up,
+)
 from fedlab.data.partition import Ragged, Split, class_counts, labels_or_zero
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
@@ -72,15 +80,21 @@ class Step(ABC):
         has = f"the {train.sizes[tightest]} training samples{where}"
         if fewest > most:
             each = getattr(self.settings, self.each_key, None)
-            key = f"{self.key}.{self.each_key}" if self.each_key else self.key
             raise DataError(
-                key, each, f"a smaller number: no number of {self.parts_key} suits {has}", "or use more data"
+                f"{self.key}.{self.each_key or self.parts_key}",
+                wanted if each is None else each,
+                f"{self.instead(dataset, train[tightest])}: no number of {self.parts_key} suits {has} as it is",
+                "change it, or use more data",
             )
         limits = f"at most {most}" if wanted > most else f"at least {fewest}"
         fix = "lower it, or use more data" if wanted > most else "raise it"
         raise DataError(f"{self.key}.{self.parts_key}", wanted, f"{limits} for {has}", self.advice or fix)
 
     advice: ClassVar[str] = ""
+
+    def instead(self, dataset: Dataset, train: np.ndarray) -> str:
+        """What the setting `each_key` should be where no number of parts is feasible with it."""
+        return f"at most {len(train) // (self.parts() or 1) or len(train)}"
 
 
 class Iid(Step):
@@ -93,7 +107,7 @@ class Iid(Step):
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
-        return Split(_equal(len(train), clients, rng), _equal(len(test), clients, rng), _numbered(clients))
+        return Split(equal_parts(len(train), clients, rng), equal_parts(len(test), clients, rng), _numbered(clients))
 
 
 class Dirichlet(Step):
@@ -118,9 +132,11 @@ class Dirichlet(Step):
         owner = np.empty(len(train), np.int64)
         for c in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == c))
-            bounds = np.floor(np.cumsum(_proportions(rng, s.alpha, s.clients)) * len(members) + 1e-9).astype(np.int64)
+            bounds = np.floor(np.cumsum(dirichlet_shares(rng, s.alpha, s.clients)) * len(members) + 1e-9).astype(
+                np.int64
+            )
             owner[members] = np.minimum(np.searchsorted(bounds, np.arange(len(members)), side="right"), s.clients - 1)
-        _top_up(owner, s.clients, s.min_samples, rng)
+        top_up(owner, s.clients, s.min_samples, rng)
         return _matched(dataset, owner, s.clients, train, test, rng)
 
 
@@ -151,12 +167,16 @@ class Pathological(Step):
         s = self.settings
         labels = _labels(self, dataset.train, train)
         held, sizes = np.unique(labels, return_counts=True)
-        holders = _deal(sizes, s.clients, s.classes, rng)
+        holders = deal_classes(sizes, s.clients, s.classes, rng)
         owner = np.empty(len(train), np.int64)
         for c, among in zip(held, holders, strict=True):
             members = rng.permutation(np.flatnonzero(labels == c))
-            owner[members] = np.repeat(among, _sizes(len(members), len(among)))
+            owner[members] = np.repeat(among, equal_sizes(len(members), len(among)))
         return _matched(dataset, owner, s.clients, train, test, rng)
+
+    def instead(self, dataset: Dataset, train: np.ndarray) -> str:
+        held = len(self._class_sizes(dataset, train))
+        return f"at most {held}, the classes there are" if self.settings.classes > held else f"{held}, all the classes"
 
     def _class_sizes(self, dataset: Dataset, train: np.ndarray) -> np.ndarray:
         sizes = np.bincount(_labels(self, dataset.train, train))
@@ -180,7 +200,7 @@ class Shard(Step):
         shuffled = rng.permutation(len(train))
         ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
         count = s.clients * s.shards
-        shard_of = np.repeat(np.arange(count), _sizes(len(train), count))
+        shard_of = np.repeat(np.arange(count), equal_sizes(len(train), count))
         owner = np.empty(len(train), np.int64)
         owner[ordered] = rng.permutation(count)[shard_of] // s.shards
         return _matched(dataset, owner, s.clients, train, test, rng)
@@ -223,9 +243,10 @@ class Size(Step):
         rule = kinds[self.settings.rule](num_partitions=clients)
         rule.dataset = datasets.Dataset.from_dict({"index": np.arange(samples)})
         try:
-            return [len(rule.partition_id_to_indices[part]) for part in range(clients)]
+            count = rule.num_partitions  # asking for it makes the rule work the sizes out
         except ValueError:
             return None
+        return [int(rule.partition_id_to_size[part]) for part in range(count)]
 
 
 class Natural(Step):
@@ -282,7 +303,7 @@ class Corruption(Step):
         if self.settings.images == "repeat":
             parts = [Ragged.joined([np.arange(len(part))] * count) for part in (train, test)]
         else:
-            parts = [_equal(len(part), count, rng) for part in (train, test)]
+            parts = [equal_parts(len(part), count, rng) for part in (train, test)]
         return Split(parts[0], parts[1], names, [(name, self.settings.severity) for name in names])
 
     def _names(self) -> tuple[str, ...]:
@@ -325,7 +346,7 @@ def _matched(
         members = rng.permutation(np.flatnonzero(test_labels == c))
         total = counts[:, c].sum()
         if total:
-            test_owner[members] = np.repeat(np.arange(clients), _apportion(counts[:, c] / total, len(members)))
+            test_owner[members] = np.repeat(np.arange(clients), apportion(counts[:, c] / total, len(members)))
     return Split(parts, Ragged.by_owner(test_owner, clients), _numbered(clients))
 
 
@@ -334,91 +355,6 @@ def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
         raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labelled data", "choose another step")
     labels: np.ndarray = samples["label"][indices]
     return labels
-
-
-def _equal(samples: int, clients: int, rng: np.random.Generator) -> Ragged:
-    sizes = _sizes(samples, clients)
-    return Ragged(rng.permutation(samples), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-
-
-def _sizes(samples: int, parts: int) -> np.ndarray:
-    return np.full(parts, samples // parts) + (np.arange(parts) < samples % parts)
-
-
-def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
-    """Integers near ``shares * total`` that sum to `total`; ties go to the lower index."""
-    exact = shares * total
-    whole = np.floor(exact + 1e-9).astype(np.int64)
-    rest = np.argsort(-(exact - whole), kind="stable")[: total - whole.sum()]
-    whole[rest] += 1
-    return whole
-
-
-def _proportions(rng: np.random.Generator, alpha: float, clients: int) -> np.ndarray:
-    """A Dirichlet draw that does not underflow to 0/0 for small α: normalised gamma draws, in logarithms.
-
-    Gamma(α) = Gamma(α + 1) · U^(1/α) (Marsaglia & Tsang 2000).
-    """
-    logs = np.log(rng.standard_gamma(alpha + 1, clients)) + np.log1p(-rng.random(clients)) / alpha
-    weights = np.exp(logs - logs.max())
-    shares: np.ndarray = weights / weights.sum()
-    return shares
-
-
-def _top_up(owner: np.ndarray, clients: int, least: int, rng: np.random.Generator) -> None:
-    sizes = np.bincount(owner, minlength=clients)
-    short = np.flatnonzero(sizes < least)
-    if not len(short):
-        return
-    needed = int((least - sizes[short]).sum())
-    # what the richest can spare, richest first, is the same as taking one sample at a time from the then richest
-    level = _spare_level(sizes, needed, least)
-    spare = np.maximum(sizes - level, 0)
-    excess = int(spare.sum()) - needed
-    for client in np.flatnonzero(spare)[::-1][:excess]:
-        spare[client] -= 1
-    order = np.argsort(owner, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    moved = np.concatenate(
-        [rng.permutation(order[starts[c] : starts[c + 1]])[: spare[c]] for c in np.flatnonzero(spare)]
-    )
-    owner[rng.permutation(moved)] = np.repeat(short, least - sizes[short])
-
-
-def _spare_level(sizes: np.ndarray, needed: int, least: int) -> int:
-    """The highest size to which the rich can be cut so that at least `needed` samples become free."""
-    low, high = least, int(sizes.max())
-    while low < high:
-        middle = (low + high + 1) // 2
-        if np.maximum(sizes - middle, 0).sum() >= needed:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _deal(sizes: np.ndarray, clients: int, each: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Clients of every class: `each` distinct classes per client, no class with more clients than samples.
-
-    The places of a class are as equal as sizes allow; taking the classes with most places left always works out
-    (Ryser 1957).
-    """
-    left = _places(np.minimum(sizes, clients), clients * each, rng)
-    chosen = np.empty((clients, each), np.int64)
-    for client in range(clients):
-        chosen[client] = np.argsort(-left - rng.random(len(left)))[:each]
-        left[chosen[client]] -= 1
-    who = np.repeat(rng.permutation(clients), each)
-    return [np.sort(who[chosen.ravel() == c]) for c in range(len(sizes))]
-
-
-def _places(caps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
-    """Integers up to `caps` that sum to `total`, as equal as possible."""
-    level = bisect.bisect_right(range(int(caps.max()) + 1), total, key=lambda n: np.minimum(caps, n).sum()) - 1
-    places = np.minimum(caps, level)
-    more = rng.permutation(np.flatnonzero(caps > level))[: total - places.sum()]
-    places[more] += 1
-    return places
 
 
 def _numbered(clients: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.data.charts import plot_partition
+from fedlab.data.charts import plot_partition, shorten
 from fedlab.report.svg import INK, SERIES, inline_svg, page_style
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit
             axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
             axes.yaxis.set_major_locator(MaxNLocator(5 if len(panels) == 1 else 3))
         _rounds_axis(drawn[-1], (first, last))
-        keys = [Patch(color=colours[part], label=part) for part in parts]
+        keys = [Patch(color=colours[part], label=shorten(part)) for part in parts]
         figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
         what = " and ".join(panel for panel in panels if panel) or "Amounts"
         return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
@@ -192,7 +192,7 @@ def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
     heights = _apart([(value - low) / ((high - low) or 1.0) for _, value, _ in ordered], _LABEL_GAP)
     for (label, _, colour), height in zip(ordered, heights, strict=True):
         axes.annotate(
-            shorten(label),
+            shorten(label, 18),
             (1.02, height),
             xycoords="axes fraction",
             color=colour,
@@ -213,8 +213,3 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
         placed[index] = min(placed[index], ceiling)
         ceiling = placed[index] - gap
     return placed
-
-
-def shorten(label: str, most: int = 18) -> str:
-    """A label that leaves room for the chart."""
-    return label if len(label) <= most else label[: most - 1] + "…"

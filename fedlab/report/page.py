@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
-from fedlab.report import sections
+from fedlab.report import costs, sections
 from fedlab.report.record import Record
 from fedlab.report.values import moment
 from fedlab.runfolder import write_atomic
@@ -49,6 +49,11 @@ def render(record: Record) -> str:
     return template.render(style=style, **_content(record))
 
 
+def _subtitle(record: Record) -> str:
+    data, seed = record.setting("data", "source", "name"), record.setting("seed")
+    return ", ".join([f"on {data}"] * bool(data) + [f"seed {seed}"] * (seed is not None))
+
+
 def _content(record: Record) -> dict[str, Any]:
     unread: list[str] = []
 
@@ -66,7 +71,7 @@ def _content(record: Record) -> dict[str, Any]:
     events = record.history.events
     return {
         "title": str(start.get("title") or method),
-        "method": method,
+        "subtitle": part("settings", _subtitle),
         "paper": str(start.get("paper") or ""),
         "name": record.folder.path.resolve().name,
         "status": record.status,
@@ -81,8 +86,8 @@ def _content(record: Record) -> dict[str, Any]:
         "curves": part("curves", lambda r: list(sections.curves(r))),
         "partition": part("partition", sections.partition),
         "pictures": part("pictures", sections.pictures),
-        "communication": part("communication", sections.communication),
-        "times": part("time", sections.times),
+        "communication": part("communication", costs.communication),
+        "times": part("time", costs.times),
         "warnings": part("warnings", lambda r: r.history.warnings),
         "repeat": part("how to repeat it", sections.repeat),
         "unread": unread,

@@ -126,6 +126,27 @@ class Record:
                 found[round] = float(values[metric])
         return found
 
+    def wall_seconds(self) -> float | None:
+        """From the start to the end, or to the last event where no end is recorded; None where nothing is."""
+        if self.status != "open" and is_number(self.history.end.get("seconds")):
+            return float(self.history.end["seconds"])
+        starts = [event.get("time") for event in self.history.of("run_start")]
+        times = [event.get("time") for event in self.history.events]
+        if not starts or not is_number(starts[-1]) or not is_number(times[-1]):
+            return None
+        return float(times[-1] - starts[-1])
+
+    def query_bytes(self) -> tuple[int, int]:
+        """Payload bytes (down, up) of the query before round 1."""
+        found = self.history.of("prepared")[-1:]
+        return sum(event["bytes_down"] for event in found), sum(event["bytes_up"] for event in found)
+
+    def bytes_total(self) -> tuple[int, int]:
+        """Payload bytes (down, up); rounds that a resumed run repeated count once, as in its result."""
+        down, up = self.query_bytes()
+        events = self.rounds.values()
+        return down + sum(event["bytes_down"] for event in events), up + sum(event["bytes_up"] for event in events)
+
     def logged(self, side: Literal["train", "server"]) -> dict[str, dict[int, float]]:
         """By name and round, what clients (their weighted mean) or the server logged."""
         found: dict[str, dict[int, float]] = {}

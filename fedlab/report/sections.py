@@ -6,18 +6,15 @@ import base64
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from fedlab.report.charts import cost_chart, lines_chart, partition_chart, stacked_chart
+from fedlab.report.blocks import Chart, Pictures, Shot, Table
+from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.record import Record, main_metric
 from fedlab.report.values import (
     best_of,
-    byte_unit,
     human_bytes,
     human_seconds,
     is_number,
@@ -32,59 +29,7 @@ from fedlab.report.values import (
     words,
 )
 
-_FOLD_CLIENTS = 25
 _SPREAD_CLIENTS = 12
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names the row.
-
-    Args:
-        columns: headings.
-        rows: cells by row.
-        summary: rows set apart below the others.
-        note: below the table.
-        text_columns: columns after the first that hold words instead of figures.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    summary: Sequence[Sequence[str]] = ()
-    note: str = ""
-    text_columns: int = 0
-
-    @property
-    def folded(self) -> bool:
-        """Too long to be met unasked."""
-        return len(self.rows) > _FOLD_CLIENTS
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its heading and, where it needs one, an explanation."""
-
-    title: str
-    svg: Markup
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One of a method's figures at one moment."""
-
-    when: str
-    title: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A method's figures of one name, in order of their rounds."""
-
-    title: str
-    caption: str
-    shots: Sequence[Shot] = field(default_factory=tuple)
 
 
 def headline(record: Record) -> list[tuple[str, str, str]]:
@@ -106,10 +51,10 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
             remark = f"round {best}, chosen on test data"
             figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
     if record.rounds:
-        down, up = record.history.bytes_total()
+        down, up = record.bytes_total()
         figures.append(("Sent to clients", human_bytes(down), "all rounds, down"))
         figures.append(("Sent to server", human_bytes(up), "all rounds, up"))
-    seconds = wall_seconds(record)
+    seconds = record.wall_seconds()
     if seconds is not None:
         figures.append(("Wall time", human_seconds(seconds), _engine(record)))
     return figures
@@ -119,17 +64,6 @@ def _engine(record: Record) -> str:
     start = record.history.start
     workers = start.get("workers")
     return f"{start.get('engine', '')} engine" + (f", {plural(workers, 'worker')}" if workers else "")
-
-
-def wall_seconds(record: Record) -> float | None:
-    """From the start to the end, or to the last event where no end is recorded; None where nothing is."""
-    if record.status != "open" and is_number(record.history.end.get("seconds")):
-        return float(record.history.end["seconds"])
-    starts = [event.get("time") for event in record.history.of("run_start")]
-    times = [event.get("time") for event in record.history.events]
-    if not starts or not is_number(starts[-1]) or not is_number(times[-1]):
-        return None
-    return float(times[-1] - starts[-1])
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
@@ -302,92 +236,6 @@ def _picture(folder: Path, name: str) -> str | None:
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         return None
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def communication(record: Record) -> tuple[Table, list[Chart]] | None:
-    """Payload bytes by exchange group: in total, a round, and a client and round."""
-    if not record.rounds:
-        return None
-    groups = dict.fromkeys(group for event in record.rounds.values() for group in event["bytes"])
-    empty = {"down": 0, "up": 0}
-    sent = {
-        way: {group: {r: e["bytes"].get(group, empty)[way] for r, e in record.rounds.items()} for group in groups}
-        for way in ("down", "up")
-    }
-    rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
-    query = record.history.of("prepared")[-1:]
-
-    def row(name: str, down: float, up: float, *, once: tuple[float, float] = (0, 0)) -> list[str]:
-        cells = [human_bytes(down + once[0]), human_bytes(up + once[1])]
-        cells += [human_bytes(down / rounds), human_bytes(up / rounds)]
-        return cells_of(name, cells + ([human_bytes(down / turns), human_bytes(up / turns)] if turns else []))
-
-    def cells_of(name: str, cells: list[str]) -> list[str]:
-        return [name, *cells, *["–"] * (6 - len(cells))]
-
-    totals = [(sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups]
-    rows = [row(group, *total) for group, total in zip(groups, totals, strict=True)]
-    once = (sum(event["bytes_down"] for event in query), sum(event["bytes_up"] for event in query))
-    if any(once):
-        rows.append(cells_of("query before round 1", [human_bytes(count) for count in once]))
-    table = Table(
-        ("Group", "Down", "Up", "Down, a round", "Up, a round", "Down, a client and round", "Up, a client and round"),
-        rows,
-        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), once=once)],
-        "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted.",
-    )
-    return table, [*_traffic(record, sent), *_cost(record, sum(once))]
-
-
-def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:
-    panels = {
-        way: {group: points for group, points in stack.items() if any(points.values())} for way, stack in sent.items()
-    }
-    panels = {way: stack for way, stack in panels.items() if stack}
-    if panels:
-        unit, factor = byte_unit(max(max(e["bytes_down"], e["bytes_up"]) for e in record.rounds.values()))
-        yield Chart("Bytes per round", stacked_chart("traffic", panels, unit=unit, factor=factor))
-
-
-def _cost(record: Record, before: float) -> Iterator[Chart]:
-    """What a metric cost in traffic, the usual way to compare federated methods."""
-    metric = main_metric(record.history)
-    mean = record.metric_over_rounds(metric, "mean") if metric else {}
-    spent, points = before, []
-    for round, event in record.rounds.items():
-        spent += event["bytes_down"] + event["bytes_up"]
-        if round in mean:
-            points.append((spent, mean[round]))
-    if metric and len(points) > 1 and spent:
-        unit, factor = byte_unit(spent)
-        label = metric_phrase(metric)
-        svg = cost_chart(
-            "cost",
-            [(count / factor, value) for count, value in points],
-            xlabel=f"payload so far, down and up ({unit})",
-            ylabel=f"mean test {label}" + (" (%)" if is_share(metric) else ""),
-            percent=is_share(metric),
-        )
-        yield Chart(f"Mean test {label} against traffic", svg)
-
-
-def times(record: Record) -> tuple[Table, Chart | None] | None:
-    """Seconds by phase."""
-    phases = record.history.seconds_by_phase()
-    if not phases:
-        return None
-    whole = max(wall_seconds(record) or 0.0, sum(phases.values()))
-    rest = whole - sum(phases.values())
-    spent = {**phases, **({"other (start, pictures, files)": rest} if rest > 0.001 * whole else {})}
-    rows = [[words(name), human_seconds(s), f"{100 * s / (whole or 1):.1f} %"] for name, s in spent.items()]
-    table = Table(("Phase", "Time", "Share"), rows, [["Whole run", human_seconds(whole), "100.0 %"]])
-    by_phase: dict[str, dict[int, float]] = defaultdict(dict)
-    for round, event in record.rounds.items():
-        for phase, seconds in event["seconds"].items():
-            by_phase[phase][round] = seconds
-    if not by_phase:
-        return table, None
-    return table, Chart("Seconds per round", stacked_chart("time", {"": by_phase}, unit="seconds"))
 
 
 def repeat(record: Record) -> dict[str, Any]:

@@ -51,13 +51,13 @@ def metric_label(name: str) -> str:
 def metric_phrase(name: str) -> str:
     """A metric's name inside a phrase: ``mean accuracy``, ``mean F1 (macro)``."""
     label = metric_label(name)
-    return label if name in _NAMES else label[:1].lower() + label[1:]
+    return label if name in _NAMES or not name.islower() else label[:1].lower() + label[1:]
 
 
 def words(name: str) -> str:
     """An identifier as a phrase: ``virtual-global`` → ``Virtual global``."""
     text = name.replace("_", " ").replace("-", " ").strip()
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text.islower() else text
 
 
 def metric_value(name: str, value: Any) -> str:

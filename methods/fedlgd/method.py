@@ -61,8 +61,10 @@ class FedLGD(Method):
         return [text for text, holds in warnings.items() if holds]
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        extra = {diagnostic.ROLE: task.model()} if self._diagnoses else {}
-        return {"model": task.model(), **extra}
+        networks = {"model": task.model()}
+        if self._diagnoses:
+            networks[diagnostic.ROLE] = task.model()
+        return networks
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         model = Group("model", members=("model",), weight="uniform")
@@ -219,7 +221,10 @@ class FedLGD(Method):
 
     def _match_gradient(self, ctx: ServerContext) -> Tensor:
         s, model = self.settings, ctx.networks["model"].eval()
-        old, new = ({n.removeprefix("model."): v for n, v in side.items()} for side in (ctx.before, ctx.after))
+        old, new = (
+            {n.removeprefix("model."): v for n, v in side.items() if n.startswith("model.")}
+            for side in (ctx.before, ctx.after)
+        )
         θ = {name: old[name].clone().requires_grad_() for name, _ in model.named_parameters() if name in old}
         g_real = pseudo_gradient([old[name] for name in θ], [new[name] for name in θ], ctx.training.lr)
         virtual, optimiser = self._pixels(ctx, ctx.tensors["images"])

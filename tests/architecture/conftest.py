@@ -53,13 +53,20 @@ def _imports(node: ast.AST, top_level: bool) -> Iterator[Import]:
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, "", child.lineno, top_level) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
-            dots = "." * child.level
-            yield from (Import(f"{dots}{child.module or ''}", a.name, child.lineno, top_level) for a in child.names)
+            module = "." * child.level + (child.module or "")
+            yield from (Import(_whole(module, a.name), a.name, child.lineno, top_level) for a in child.names)
         elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             yield from _imports(child, top_level=False)
         else:
             is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             yield from _imports(child, top_level and not is_function)
+
+
+def _whole(module: str, name: str) -> str:
+    """``from fedlab import config`` imports the module ``fedlab.config``."""
+    places = ROOT / name, ROOT / "fedlab" / name, ROOT / "fedlab" / f"{name}.py"
+    is_part = module == "fedlab" and any(place.exists() for place in places)
+    return f"fedlab.{name}" if is_part else module
 
 
 @pytest.fixture(scope="session")

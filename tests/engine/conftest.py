@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import ray.cloudpickle
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -111,14 +109,6 @@ def inline() -> Iterator[InlineGrid]:
     grid = InlineGrid(build_app, 12, RUN_CONFIG)
     yield grid
     grid.close()
-
-
-@pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
-    """One Ray for all tests, with room for the shared workers and for a test's own."""
-    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

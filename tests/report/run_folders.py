@@ -145,6 +145,4 @@ def _draw(path: Path, tracker: Tracker, round: int, caption: str) -> None:
         images = torch.rand(20, 3, 28, 28, generator=torch.Generator().manual_seed(round))
         grid = ImageGrid(images, 10, f"{label}, round {round}", caption, column_labels=tuple("0123456789"))
         where = save_picture(grid, path / "figures" / f"{name}-{round:04d}.png").relative_to(path)
-        tracker.emit(
-            "figure", name=name, round=round, path=where.as_posix(), title=grid.title, caption=grid.caption
-        )
+        tracker.emit("figure", name=name, round=round, path=where.as_posix(), title=grid.title, caption=grid.caption)

@@ -1,0 +1,97 @@
+"""What a run cost: bytes and seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from fedlab.report.blocks import Chart, Table
+from fedlab.report.charts import cost_chart, stacked_chart
+from fedlab.report.record import Record, main_metric
+from fedlab.report.values import byte_unit, human_bytes, human_seconds, is_share, metric_phrase, words
+
+
+def communication(record: Record) -> tuple[Table, list[Chart]] | None:
+    """Payload bytes by exchange group: in total, a round, and a client and round."""
+    if not record.rounds:
+        return None
+    groups = dict.fromkeys(group for event in record.rounds.values() for group in event["bytes"])
+    empty = {"down": 0, "up": 0}
+    sent = {
+        way: {group: {r: e["bytes"].get(group, empty)[way] for r, e in record.rounds.items()} for group in groups}
+        for way in ("down", "up")
+    }
+    rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
+
+    def row(name: str, down: float, up: float, *, once: tuple[float, float] = (0, 0)) -> list[str]:
+        cells = [human_bytes(down + once[0]), human_bytes(up + once[1])]
+        cells += [human_bytes(down / rounds), human_bytes(up / rounds)]
+        return cells_of(name, cells + ([human_bytes(down / turns), human_bytes(up / turns)] if turns else []))
+
+    def cells_of(name: str, cells: list[str]) -> list[str]:
+        return [name, *cells, *["–"] * (6 - len(cells))]
+
+    totals = [(sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups]
+    rows = [row(group, *total) for group, total in zip(groups, totals, strict=True)]
+    once = record.query_bytes()
+    if any(once):
+        rows.append(cells_of("query before round 1", [human_bytes(count) for count in once]))
+    table = Table(
+        ("Group", "Down", "Up", "Down per round", "Up per round", "Down per client", "Up per client"),
+        rows,
+        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), once=once)],
+        "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted. "
+        "Per client: in each round it takes part in.",
+    )
+    return table, [*_traffic(record, sent), *_cost(record, sum(once))]
+
+
+def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:
+    panels = {
+        way: {group: points for group, points in stack.items() if any(points.values())} for way, stack in sent.items()
+    }
+    panels = {way: stack for way, stack in panels.items() if stack}
+    if panels:
+        unit, factor = byte_unit(max(max(e["bytes_down"], e["bytes_up"]) for e in record.rounds.values()))
+        yield Chart("Bytes per round", stacked_chart("traffic", panels, unit=unit, factor=factor))
+
+
+def _cost(record: Record, before: float) -> Iterator[Chart]:
+    """What a metric cost in traffic, the usual way to compare federated methods."""
+    metric = main_metric(record.history)
+    mean = record.metric_over_rounds(metric, "mean") if metric else {}
+    spent, points = before, []
+    for round, event in record.rounds.items():
+        spent += event["bytes_down"] + event["bytes_up"]
+        if round in mean:
+            points.append((spent, mean[round]))
+    if metric and len(points) > 1 and spent:
+        unit, factor = byte_unit(spent)
+        label = metric_phrase(metric)
+        svg = cost_chart(
+            "cost",
+            [(count / factor, value) for count, value in points],
+            xlabel=f"payload so far, down and up ({unit})",
+            ylabel=f"mean test {label}" + (" (%)" if is_share(metric) else ""),
+            percent=is_share(metric),
+        )
+        yield Chart(f"Mean test {label} against traffic", svg)
+
+
+def times(record: Record) -> tuple[Table, Chart | None] | None:
+    """Seconds by phase."""
+    phases = record.history.seconds_by_phase()
+    if not phases:
+        return None
+    whole = max(record.wall_seconds() or 0.0, sum(phases.values()))
+    rest = whole - sum(phases.values())
+    spent = {**phases, **({"other (start, pictures, files)": rest} if rest > 0.001 * whole else {})}
+    rows = [[words(name), human_seconds(s), f"{100 * s / (whole or 1):.1f} %"] for name, s in spent.items()]
+    table = Table(("Phase", "Time", "Share"), rows, [["Whole run", human_seconds(whole), "100.0 %"]])
+    by_phase: dict[str, dict[int, float]] = defaultdict(dict)
+    for round, event in record.rounds.items():
+        for phase, seconds in event["seconds"].items():
+            by_phase[phase][round] = seconds
+    if not by_phase:
+        return table, None
+    return table, Chart("Seconds per round", stacked_chart("time", {"": by_phase}, unit="seconds"))

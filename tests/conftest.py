@@ -1,0 +1,40 @@
+"""What all tests share: one thread, a cache of their own, one Ray."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("fedlab", deadline=None)
+hypothesis.settings.load_profile("fedlab")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FEDLAB_CACHE", str(folder))
+        environment.setenv("HF_HOME", str(folder / "huggingface"))
+        environment.setenv("HF_HUB_OFFLINE", "1")
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    from fedlab.engine.machine import pin_threads
+
+    pin_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    """One Ray for all tests, with room for the shared workers and for a test's own."""
+    import ray
+
+    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -1,0 +1,162 @@
+"""A client or the server at work on its own, and small runs in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fedlab
+from fedlab.clients.trainer import LocalTrainer
+from fedlab.config import Config, parse
+from fedlab.context import ClientState, ServerContext
+from fedlab.data.samples import Samples
+from fedlab.exchange import Exchanges
+from fedlab.job import build_networks, make_method, make_task
+
+CPU = torch.device("cpu")
+CLASSES = 4
+SHAPE = (3, 12, 12)
+
+
+class Bench:
+    """One method with its networks, and contexts to call its hooks with."""
+
+    def __init__(self, folder: Path, method: Mapping[str, Any], **sections: Any) -> None:
+        base = {"model": {"name": "convnet", "width": 8, "depth": 2}, "data": {"source": "digits"}}
+        self.config = parse(Config, {**base, "method": method, **sections})
+        self.folder = folder
+        self.method = make_method(self.config.method)
+        columns = {"image": ("float32", SHAPE), "label": ("int64", ())}
+        self.task = make_task(self.config, columns, [str(c) for c in range(CLASSES)], 2)
+        self.networks = build_networks(self.method, self.task, self.config.seed, CPU)
+        self.exchanges = Exchanges(self.networks, self.method)
+        self.shared: dict[str, Tensor] = {}
+
+    def data(self, seed: int = 0, classes: tuple[int, ...] = (0, 1, 2, 3), per_class: int = 6) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.tensor(classes).repeat(per_class)
+        return {"image": torch.randn(len(labels), *SHAPE, generator=generator) + 0.2 * seed, "label": labels}
+
+    def client(
+        self,
+        data: dict[str, Tensor] | None = None,
+        *,
+        state: ClientState | None = None,
+        round: int = 1,
+        client: int = 0,
+        plan: Mapping[str, bool] | None = None,
+    ) -> LocalTrainer:
+        data = self.data() if data is None else data
+        names = tuple(str(c) for c in range(CLASSES))
+        plan = self.method.plan(round, self.config.federation.rounds) if plan is None else plan
+        self.exchanges.enter(plan)
+        return LocalTrainer(
+            method=self.method,
+            data=data,
+            state=ClientState() if state is None else state,
+            shared=self.shared,
+            client=client,
+            client_name=str(client),
+            examples=len(data["label"]),
+            fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
+            cache=self.folder / "cache",
+            correct=lambda parameters: [],
+            **self._work(round, plan),
+        )
+
+    def server(
+        self,
+        round: int = 0,
+        *,
+        before: Mapping[str, Tensor] | None = None,
+        results: Mapping[int, Mapping[str, Tensor]] | None = None,
+    ) -> ServerContext:
+        plan = self.method.plan(round, self.config.federation.rounds) if round else {}
+        return ServerContext(
+            before=before or {},
+            after=self.networks.state_dict(),
+            tensors=self.shared,
+            state={},
+            data={},
+            results=results or {},
+            **self._work(round, plan),
+        )
+
+    def prepare(self, *clients: dict[str, Tensor]) -> list[ClientState]:
+        """The query before round 1; returns the clients' states."""
+        states = [ClientState() for _ in clients]
+        answers = {
+            i: self.method.prepare(self.client(data, state=state, client=i, round=0, plan={}))
+            for i, (data, state) in enumerate(zip(clients, states, strict=True))
+        }
+        self.method.server_prepare(self.server(results=answers))
+        return states
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.networks.state_dict().items()}
+
+    def _work(self, round: int, plan: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "networks": self.networks,
+            "training": self.config.training,
+            "device": CPU,
+            "seed": self.config.seed,
+            "round": round,
+            "rounds": self.config.federation.rounds,
+            "plan": plan,
+        }
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., Bench]:
+    """``bench(lambda_reg=0, training={"lr": 0.1})`` sets FedLGD's settings and other sections."""
+
+    def make(**settings: Any) -> Bench:
+        sections = {key: settings.pop(key) for key in ("training", "federation", "model", "seed") if key in settings}
+        small = {"ipc_local": 3, "ipc_global": 2, "warmup_steps": 2, "dm_steps": 2, "gm_steps": 3, "real_batch": 5}
+        return Bench(tmp_path, {"name": "fedlgd", **small, **settings}, **sections)
+
+    return make
+
+
+SMALL_RUN: dict[str, Any] = {
+    "method": {
+        "name": "fedlgd",
+        "ipc_local": 3,
+        "ipc_global": 2,
+        "warmup_steps": 2,
+        "dm_steps": 2,
+        "gm_steps": 2,
+        "real_batch": 4,
+        "spacing": 2,
+        "updates": 1,
+        "lambda_reg": 1.0,
+    },
+    "model": {"name": "convnet", "width": 8, "depth": 2},
+    "data": {"source": {"name": "shifted_digits", "train_per_class": 5, "test_size": 60}, "partition": ["domain"]},
+    "training": {"lr": 0.05, "batch_size": 32},
+    "federation": {"rounds": 5},
+    "evaluation": {"every": 5},
+    "engine": {"name": "inline", "device": "cpu"},
+}
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., fedlab.Run]:
+    """``run("method.lambda_reg=0", method=…)``: a small run in this process, equal ones sharing their warm-up."""
+    root = tmp_path_factory.mktemp("methods")
+    tracking = {
+        "folder": str(root / "runs"), "cache": str(root / "cache"), "console": "quiet", "tensorboard": False
+    }  # fmt: skip
+
+    def start(*overrides: str, **arguments: Any) -> fedlab.Run:
+        config = parse(Config, {**SMALL_RUN, "tracking": tracking})
+        return fedlab.run(config, overrides=overrides, **arguments)
+
+    return start

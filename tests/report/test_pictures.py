@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedlab.pictures import ImageGrid, Plot, save_picture, save_sheet
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def contains(picture: np.ndarray, part: np.ndarray) -> bool:
+    """Whether `part` occurs in `picture`, pixel for pixel."""
+    height, width = part.shape[:2]
+    corners = np.argwhere((picture == part[0, 0]).all(axis=2))
+    return any(np.array_equal(picture[y : y + height, x : x + width], part) for y, x in corners)
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width"), [(3, 28, 28), (1, 28, 28), (3, 8, 8), (1, 40, 16), (3, 64, 64)]
+)
+def test_every_pixel_becomes_an_equal_square(tmp_path: Path, channels: int, height: int, width: int) -> None:
+    image = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(1))
+    path = save_picture(ImageGrid(image, 5, "Title", row_labels=("row",), column_labels=("c",)), tmp_path / "a.png")
+    scale = max(1, round(56 / max(height, width)))
+    raw = np.rint(image[0].expand(3, -1, -1).numpy() * 255).astype(int).transpose(1, 2, 0)
+    assert contains(pixels(path), raw.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def test_images_go_row_by_row(tmp_path: Path) -> None:
+    shades = torch.linspace(0, 1, 5).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
+    sheet = pixels(save_sheet(ImageGrid(shades, columns=3), tmp_path / "s.png"))
+    assert sheet.shape == (5, 8, 3)
+    assert sheet[0, [0, 3, 6], 0].tolist() == [0, 64, 128]
+    assert sheet[3, [0, 3], 0].tolist() == [191, 255]
+    assert (sheet[:, 2] == 255).all(), "a white line between columns"
+    assert (sheet[3:, 6:] == 255).all(), "an empty place is white"
+
+
+def test_a_magnified_sheet_is_the_sheet_with_larger_pixels(tmp_path: Path) -> None:
+    grid = ImageGrid(torch.rand(4, 3, 3, 5), columns=2)
+    small, large = pixels(save_sheet(grid, tmp_path / "1.png")), pixels(save_sheet(grid, tmp_path / "3.png", scale=3))
+    assert np.array_equal(large, small.repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_values_that_are_no_colours_are_clipped_and_nan_is_black(tmp_path: Path) -> None:
+    values = torch.tensor([math.nan, math.inf, -math.inf, 7.0, -7.0]).reshape(5, 1, 1, 1).expand(5, 3, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sheet = pixels(save_sheet(ImageGrid(values, columns=5), tmp_path / "s.png"))
+        save_picture(ImageGrid(values, columns=5), tmp_path / "p.png")
+    assert sheet[0, ::2, 0].tolist() == [0, 255, 0, 255, 0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+def test_any_number_of_images_makes_a_picture(tmp_path: Path, count: int) -> None:
+    path = save_picture(ImageGrid(torch.zeros(count, 1, 28, 28), 10, "Many"), tmp_path / "a.png")
+    rows, columns = max(1, math.ceil(count / 10)), max(1, min(10, count))
+    height, width = pixels(path).shape[:2]
+    assert height >= rows * 58 - 2
+    assert width >= columns * 58 - 2
+
+
+def test_large_images_are_reduced(tmp_path: Path) -> None:
+    grid = ImageGrid(torch.rand(40, 3, 224, 112), 10, "Large")
+    assert pixels(save_picture(grid, tmp_path / "a.png")).shape[1] < 10 * 41 + 40
+
+
+def test_labels_make_room_for_themselves_and_mean_what_they_say(tmp_path: Path) -> None:
+    images = torch.zeros(2, 1, 28, 28)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bare = pixels(save_picture(ImageGrid(images, 1), tmp_path / "bare.png"))
+        labelled = pixels(
+            save_picture(
+                ImageGrid(
+                    images,
+                    1,
+                    "$\\frac{$ <b>",
+                    row_labels=("a client with quite a long name", "$x^$ 日本"),
+                    column_labels=("a class name that does not fit",),
+                ),
+                tmp_path / "labelled.png",
+            )
+        )
+    assert labelled.shape[1] > bare.shape[1] + 150
+    assert labelled.shape[0] > bare.shape[0] + 150, "the class name stands upright"
+    for edge in (labelled[0], labelled[-1], labelled[:, 0], labelled[:, -1]):
+        assert (edge == 255).all(), "nothing is cut off"
+
+
+def test_equal_pictures_are_equal_files_and_a_plot_is_saved_as_drawn(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    grid = ImageGrid(torch.ones(1, 3, 4, 4) * 0.5, 1, "t")
+    assert save_picture(grid, tmp_path / "a.png").read_bytes() == save_picture(grid, tmp_path / "b.png").read_bytes()
+    figure = Figure(figsize=(2, 1))
+    figure.add_subplot().plot([0, 1])
+    assert pixels(save_picture(Plot(figure), tmp_path / "c.png")).shape == (120, 240, 3)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fedlab.tracking.console import LiveConsole, PlainConsole, duration, headline, make_console
+
+Stream = list[dict[str, Any]]
+MakeEvent = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "JUPYTER_COLUMNS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def plain_lines(events: Stream) -> list[str]:
+    out = io.StringIO()
+    sink = PlainConsole(Console(file=out, width=40))
+    for event in events:
+        sink.write(event)
+    sink.close()
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_of_a_short_run(stream: Stream) -> None:
+    assert plain_lines(stream) == [
+        "fedlgd · fedavg · convnet · seed 3 · 2 rounds → runs/r",
+        "before round 1 of 2  preparing 2 clients",
+        "round 1/2  training 2 clients",
+        "round 2/2  train ce 0.707  server gm 12.2  accuracy 0.625 (mean of 2 clients)  7.0 s",
+        "completed after 7.5 s",
+    ]
+
+
+def test_a_log_is_never_silent_for_long_nor_flooded(stream: Stream, event: MakeEvent) -> None:
+    progress = [event("progress", 10 + n, round=1, phase="train", done=n, total=100) for n in range(1, 100)]
+    begin = event("phase_start", 10, round=1, phase="train", total=100)
+    lines = plain_lines([stream[0], begin, *progress])
+    assert lines[1:] == [
+        "round 1/2  training 100 clients",
+        "round 1/2  training 20/100 clients  30 s, 1 min 20 s left in this phase",
+        "round 1/2  training 40/100 clients  50 s, 1 min 00 s left in this phase",
+        "round 1/2  training 60/100 clients  1 min 10 s, 40 s left in this phase",
+        "round 1/2  training 80/100 clients  1 min 30 s, 20 s left in this phase",
+    ]
+
+
+def test_a_slow_round_without_evaluation_gets_its_line(stream: Stream, event: MakeEvent) -> None:
+    finished = next(e for e in stream if e["event"] == "round")
+    slow = {**finished, "rounds": 9, "time": event("", 60)["time"], "eta_seconds": 400.0}
+    assert plain_lines([stream[0], *stream[5:7], slow])[-1] == (
+        "round 1/2  train ce nan  server gm 12.2  1 min 00 s, 6 min 40 s left"
+    )
+
+
+def test_questions_between_phases_do_not_count_as_progress(stream: Stream, event: MakeEvent) -> None:
+    begin = event("phase_start", 10, round=2, phase="server", total=0)
+    asked = event("progress", 40, round=2, phase="server", done=4, total=4)
+    assert plain_lines([stream[0], begin, asked])[-1] == "round 2/2  working on the server  40 s"
+
+
+def test_the_best_result_is_named_where_it_is_another(stream: Stream) -> None:
+    evaluation = stream[-2]
+    worse = {**evaluation, "round": 3, "mean": {"accuracy": 0.5}}
+    assert "accuracy 0.500 (mean of 2 clients, best 0.625 in round 2)" in plain_lines([evaluation, worse])[-1]
+    unknown = {**evaluation, "round": 4, "mean": {"accuracy": None}}
+    assert "accuracy" not in plain_lines([evaluation, unknown])[-1]
+
+
+def test_messages_are_shown_as_they_are(event: MakeEvent) -> None:
+    failure = event("run_end", 65, status="failed", seconds=65.2, error="ValueError: [/bold] in\nfile [red]x")
+    lines = plain_lines([event("warning", 1, message="client [bold]7[/] failed :smile:"), failure])
+    assert lines == [
+        "warning: client [bold]7[/] failed :smile:",
+        "failed after 1 min 05 s: ValueError: [/bold] in",
+    ]
+
+
+def test_the_live_display_shows_the_run_and_gives_the_terminal_back(stream: Stream, event: MakeEvent) -> None:
+    out = io.StringIO()
+    streams = sys.stdout, sys.stderr
+    sink = make_console("live", Console(file=out, force_terminal=True, width=100))
+    assert isinstance(sink, LiveConsole)
+    for entry in stream[:-1]:
+        sink.write(entry)
+    sink.write(event("warning", 7, message="careful [/x]"))
+    sink.write(stream[-1])
+    sink.close()
+    sink.close()
+    assert (sys.stdout, sys.stderr) == streams
+    shown = out.getvalue()
+    for text in ("fedlgd · fedavg", "careful [/x]", "round 2/2", "accuracy 0.625", "completed after 7.5 s"):
+        assert text in shown
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # the cursor is visible again
+
+
+def test_no_color_leaves_colours_out(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = io.StringIO()
+    sink = LiveConsole(Console(file=out, force_terminal=True, width=100))
+    for entry in stream:
+        sink.write(entry)
+    sink.close()
+    assert not any(f"\x1b[{colour}m" in out.getvalue() for colour in range(30, 50))
+    assert "accuracy 0.625" in out.getvalue()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("mode", "file", "environment", "expected"),
+    [
+        ("auto", Terminal, {}, LiveConsole),
+        ("auto", io.StringIO, {}, PlainConsole),
+        ("auto", io.StringIO, {"FORCE_COLOR": "1"}, PlainConsole),
+        ("auto", Terminal, {"TERM": "dumb"}, PlainConsole),
+        ("plain", Terminal, {}, PlainConsole),
+        ("quiet", Terminal, {}, type(None)),
+    ],
+)
+def test_the_display_fits_where_it_goes(
+    monkeypatch: pytest.MonkeyPatch, mode: str, file: type[io.StringIO], environment: dict[str, str], expected: type
+) -> None:
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    assert type(make_console(mode, Console(file=file(), _environ=os.environ))) is expected
+
+
+def test_live_is_forced_where_no_terminal_is_seen_but_not_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert type(make_console("live")) is LiveConsole
+    notebook = Console(file=io.StringIO(), force_terminal=True, force_jupyter=True)
+    assert type(make_console("live", notebook)) is PlainConsole
+
+
+def test_progress_goes_to_standard_error(stream: Stream, capsys: pytest.CaptureFixture[str]) -> None:
+    sink = make_console("plain")
+    assert sink is not None
+    sink.write(stream[0])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "fedlgd · fedavg" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_headline_is_accuracy_else_the_first_metric_that_is_no_loss() -> None:
+    assert headline({"a": 1, "accuracy": 1, "loss": 1}) == "accuracy"
+    assert headline({"loss": 1, "map": 1, "recall": 1}) == "map"
+    assert headline({"loss": 1}) == "loss"
+    assert headline({}) == ""
