@@ -240,7 +240,7 @@ class TestYaml:
         )
     )
     @example(["1e-3", "1e3", "1.5e+7", "2024-01-01", "yes", "null", "0x1", "1:30", "~", "", "!a", "&a", "*a"])
-    @settings(max_examples=150)
+    @settings(max_examples=80)
     def test_what_is_written_is_read_back_equal(self, tree: Any) -> None:
         read = load_yaml(dump_yaml(tree))
         assert read == unshared(tree)
@@ -327,16 +327,18 @@ class TestFuzz:
         assert parse(Config, load_yaml(config.to_yaml())).to_yaml() == config.to_yaml()
 
     @given(TREES)
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     def test_any_nested_value(self, tree: Any) -> None:
         self.accepted(lambda: parse(Config, apply_overrides(tree if isinstance(tree, dict) else {"data": tree}, [])))
 
     @given(st.sampled_from(sorted(Config.model_fields)), TREES)
-    @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     def test_any_section(self, section: str, tree: Any) -> None:
         self.accepted(lambda: parse(Config, apply_overrides({**MINIMAL, section: tree}, [])))
 
-    @given(st.text(alphabet="abmethodsouc:.[]{}&*!|>-?#'\"%@`,\n\t 0123456789e~<=_", max_size=60) | st.binary(max_size=60))
+    @given(
+        st.text(alphabet="abmethodsouc:.[]{}&*!|>-?#'\"%@`,\n\t 0123456789e~<=_", max_size=60) | st.binary(max_size=60)
+    )
     @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_any_file(self, tmp_path: Path, text: str | bytes) -> None:
         path = tmp_path / "fuzz.yaml"

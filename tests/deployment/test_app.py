@@ -1,0 +1,59 @@
+"""The thin app: what is sent to a SuperLink, checked without starting one."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.cli.config_utils import load_and_validate
+
+from fedlab.clients.deployed import CONFIG_KEY, config_from_run, setup_from_context
+from fedlab.deploy import THIN_APP
+from fedlab.errors import ConfigError
+from fedlab.server.app import EXPECTED
+
+APP = Path(__file__).parents[2] / "docker" / "app"
+TINY = (
+    '{"method": {"name": "supervised"}, "data": {"source": {"name": "digits", "domains": ["synth"], '
+    '"train_per_domain": 20, "test_per_domain": 10}, "partition": [{"name": "iid", "clients": 2}]}}'
+)
+
+
+def test_the_folder_holds_nothing_but_what_submit_sends() -> None:
+    assert [path.name for path in APP.iterdir()] == ["pyproject.toml"]
+    assert (APP / "pyproject.toml").read_text() == THIN_APP
+
+
+def test_flower_accepts_it_and_finds_both_components() -> None:
+    config, warnings = load_and_validate(APP / "pyproject.toml")
+    assert warnings == []
+    assert config == tomllib.loads(THIN_APP)
+    assert config["project"]["dependencies"] == []
+    assert set(config["tool"]["flwr"]["app"]["config"]) == {CONFIG_KEY, EXPECTED}
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [({}, "None"), ({"partition-id": 2}, "2"), ({"partition-id": -1}, "-1"), ({"partition-id": "a"}, "'a'")],
+)
+def test_a_node_that_is_no_client_of_the_partition_is_told_so(given: dict[str, object], shown: str) -> None:
+    with pytest.raises(ConfigError, match=rf"node-config partition-id = {shown}\n  expected: 0 to 1: .* 2 clients"):
+        setup_from_context({CONFIG_KEY: TINY}, given, 1)
+
+
+def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = TINY.replace('"data"', '"tracking": {"cache": "/elsewhere"}, "data"')
+    setup = setup_from_context({CONFIG_KEY: text}, {"partition-id": 1, "state-dir": str(tmp_path / "mine")}, 7)
+    assert setup.state_root == tmp_path / "mine" / "run-7"
+    assert setup.cache_root == tmp_path / "mine" / "cache"
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
+    setups = [setup_from_context({CONFIG_KEY: TINY}, {"partition-id": client}, 7) for client in (0, 1)]
+    assert len({setup.state_root for setup in setups} | {setup.cache_root for setup in setups}) == 4
+    assert all(setup.state_root.is_relative_to(tmp_path / "home") for setup in setups)
+
+
+@pytest.mark.parametrize("text", ["{", "", "[1]", "5"])
+def test_a_run_configuration_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(Exception, match="config-json|configuration"):
+        config_from_run({CONFIG_KEY: text})

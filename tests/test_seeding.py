@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedlab.seeding import derive_seed, numpy_generator, torch_generator
+
+PURPOSES = st.lists(st.text(max_size=3) | st.integers(0, 5), max_size=3)
+
+
+def test_a_seed_is_the_same_on_every_machine() -> None:
+    assert [derive_seed(0), derive_seed(7, "init")] == [4246866556266386882, 6814445399046354404]
+
+
+@given(st.integers(0, 2**63), PURPOSES)
+def test_a_seed_fits_every_generator(seed: int, purpose: list[str | int]) -> None:
+    derived = derive_seed(seed, *purpose)
+    assert 0 <= derived < 2**63
+    torch_generator(seed, *purpose)
+
+
+@given(PURPOSES, PURPOSES)
+def test_different_purposes_draw_differently(one: list[str | int], other: list[str | int]) -> None:
+    assert (derive_seed(0, *one) == derive_seed(0, *other)) == (one == other)
+
+
+def test_a_number_and_its_text_are_different_purposes() -> None:
+    assert derive_seed(0, 1) != derive_seed(0, "1")
+    assert derive_seed(1) != derive_seed(0, 1)
+
+
+def test_numpy_integers_count_as_integers() -> None:
+    assert derive_seed(3, "client", int(np.int64(5))) == derive_seed(3, "client", np.int64(5))  # type: ignore[arg-type]
+    assert derive_seed(np.int32(3), "client") == derive_seed(3, "client")  # type: ignore[arg-type]
+
+
+def test_no_global_generator_is_touched() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    torch.rand(3, generator=torch_generator(0, "x"))
+    numpy_generator(0, "x").random(3)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index]
