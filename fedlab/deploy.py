@@ -19,7 +19,7 @@ from fedlab.check import check_config
 from fedlab.config import Config, EngineConfig
 from fedlab.errors import FedLabError
 
-THIN_APP = '''\
+THIN_APP = """\
 # All of the app that is sent to a SuperLink. Its components lie in the installed package fedlab-sim, which every
 # machine must have. The dependencies stay empty: Flower would install any into a new environment for every run.
 [project]
@@ -40,7 +40,7 @@ clientapp = "fedlab.clients.app:app"
 [tool.flwr.app.config]
 config-json = "{}"       # the run's configuration
 expected-clients = 0     # nodes to wait for; 0 is every client of the partition
-'''
+"""
 
 _POLL = 2.0  # seconds between two looks at a run; Flower's own processes look every 3 s
 _PATIENCE = 5  # looks in a row that may fail

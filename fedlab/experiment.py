@@ -165,9 +165,10 @@ def run(
         config = config.model_copy(
             update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())}
         )
-    rule: Strategy | None = strategy() if isinstance(strategy, type) else strategy
+    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
     if rule is not None:
-        described = Component(name=_reference(rule))
+        settings = config.federation.strategy.settings if isinstance(strategy, type) else {}
+        described = Component(name=_reference(rule), **settings)
         federation = config.federation.model_copy(update={"strategy": described})
         config = config.model_copy(update={"federation": federation})
     warnings = check_config(config, method=chosen, strategy=rule)

@@ -210,7 +210,8 @@ class TestYaml:
             "a: !!python/object/apply:os.system [ls]", "a: !!int ''", "a: !!float ''", "a: !!bool maybe",
             "a: !!timestamp x", "a: !!binary '='", "a: !!set {b}", "a: !mine 3", "seed: 1\nseed: 2",
             "training: {lr: 1, lr: 1}", "a: " + "[" * 5000, "a: " + "9" * 5000, "a: 0x" + "f" * 5000,
-            "a: &a [*a]", "a: &a {b: *a}", "a: *nothing", "1:2:3:4:5:" + "6:" * 400 + "7.5: 1", "a: 1" + ":1" * 300 + ".5",
+            "a: &a [*a]", "a: &a {b: *a}", "a: *nothing",
+            "1:2:3:4:5:" + "6:" * 400 + "7.5: 1", "a: 1" + ":1" * 300 + ".5",
         ],
     )  # fmt: skip
     def test_a_bad_document_is_refused(self, text: str | bytes, tmp_path: Path) -> None:
@@ -302,7 +303,8 @@ KEYS = (
     st.sampled_from(
         [
             "seed", "method", "model", "data", "training", "federation", "engine", "tracking", "exchange", "name",
-            "source", "partition", "mean", "std", "strategy", "sampler", "lr", "batch_size", "local", "rounds", "0", "1",
+            "source", "partition", "mean", "std", "strategy", "sampler", "lr", "batch_size", "local", "rounds", "0",
+            "1",
         ]
     )
     | st.text(max_size=5) | st.integers(0, 3) | st.none() | st.tuples(st.integers(0, 1))
@@ -321,8 +323,7 @@ class TestFuzz:
     def accepted(work: Any) -> None:
         try:
             config = work()
-        except (ConfigError, ConfigErrors) as error:
-            assert str(error)
+        except (ConfigError, ConfigErrors):
             return
         assert parse(Config, load_yaml(config.to_yaml())).to_yaml() == config.to_yaml()
 

@@ -3,12 +3,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +92,7 @@ def test_sigterm_ends_a_run_as_interrupted_and_its_handler_is_put_back(tmp_path:
         pytest.raises(KeyboardInterrupt),
         open_session(make_config(tmp_path), folder, engine="inline", workers=1),
     ):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        signal.raise_signal(signal.SIGTERM)
     assert History.from_jsonl(folder.events).end["status"] == "interrupted"
     assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
 
@@ -105,7 +102,7 @@ def test_a_handler_of_the_program_is_left_alone(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with open_session(make_config(tmp_path), new_folder(tmp_path), engine="inline", workers=1):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]

@@ -50,6 +50,6 @@ def show(
         return
     from rich.console import Console
 
-    from fedlab.cli.describe import description_table
+    from fedlab.cli.describe import description
 
-    Console().print(description_table(config))
+    Console().print(description(config), end="")

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from rich.table import Table
 from rich.text import Text
 
 from fedlab.config import Component, Config
@@ -33,12 +32,14 @@ _UNSET = object()
 Row = tuple[str, str, str, str, str]
 
 
-def description_table(config: Config) -> Table:
-    """One row per key, the settings of the chosen components among them."""
-    table = Table("key", "value", "type", "default", "meaning", show_lines=False)
-    for row in describe(config):
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    return table
+def description(config: Config) -> Text:
+    """Two lines per key, the settings of the chosen components among them."""
+    text = Text()
+    for key, value, kind, default, meaning in describe(config):
+        text.append(key, style="bold").append(f" = {value}\n")
+        facts = (kind, f"default {default}" if default else "", meaning)
+        text.append("    " + " · ".join(fact for fact in facts if fact) + "\n", style="dim")
+    return text
 
 
 def describe(config: Config) -> Iterator[Row]:

@@ -161,14 +161,14 @@ def _frost(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
-    mean, spread, zoom, threshold, radius, sigma, keep = (
+    mean, spread, magnified, threshold, radius, sigma, keep = (
         (0.1, 0.2, 1.0, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1.0, 0.5, 10, 4, 0.9),
         (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     )[level]
-    flakes = _stretch(zoom(mean + spread * draws.normal(1, *_base(x)), zoom), x)
+    flakes = _stretch(zoom(mean + spread * draws.normal(1, *_base(x)), magnified), x)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
     flakes = smear(flakes, radius * _scale(x), sigma * _scale(x), draws.uniform(-135, -45))
     grey = luminance(x) if x.shape[1] == 3 else x

@@ -138,7 +138,7 @@ def _check_type(name: str, values: np.ndarray) -> None:
     try:
         torch.from_numpy(np.empty(0, values.dtype))
         known = values.dtype.kind in "biuf"
-    except TypeError:
+    except (TypeError, ValueError):
         known = False
     if not known:
         raise DataError(f"data column {name!r}", f"dtype {values.dtype}", "numbers or truth values a tensor holds", fix)

@@ -131,7 +131,7 @@ def apply_per_class(images: Tensor, labels: Tensor, draws: Mapping[int, Draw]) -
     ordered, order = torch.sort(labels, stable=True)
     is_sorted = torch.equal(ordered, labels)
     classes, counts = torch.unique_consecutive(ordered, return_counts=True)
-    parts = (images if is_sorted else images[order]).split(counts.tolist())
+    parts = torch.split(images if is_sorted else images[order], counts.tolist())
     augmented = [apply(part, draws[c]) if c in draws else part for c, part in zip(classes.tolist(), parts, strict=True)]
     together = torch.cat(augmented)
     return together if is_sorted else together[torch.argsort(order)]

@@ -86,7 +86,8 @@ def gradient_distance(
 
 def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
-    return 1 - (a * b).sum(-1) / (norms + _EPSILON)
+    distance: Tensor = 1 - (a * b).sum(-1) / (norms + _EPSILON)
+    return distance
 
 
 def pseudo_gradient(before: Sequence[Tensor], after: Sequence[Tensor], lr: float) -> list[Tensor]:

@@ -46,7 +46,7 @@ class Classification:
         cells = torch.bincount(labels * k + logits.argmax(dim=1), minlength=k * k)
         self._confusion += cells.reshape(k, k).numpy()
         losses = F.cross_entropy(logits, labels, reduction="none")
-        self._loss_sum += ((losses * _GRID).round() / _GRID).sum().numpy()
+        self._loss_sum += np.float64(((losses * _GRID).round() / _GRID).sum())
 
     def state(self) -> dict[str, np.ndarray]:
         """Sums to be merged by addition: ``confusion`` (K, K) int64, row = label, column = prediction; ``loss_sum``

@@ -25,7 +25,7 @@ def client_distance(features: Sequence[Tensor], labels: Sequence[Tensor]) -> dic
     Source: in numbers what Huang et al. 2023, arXiv 2303.02278, show as t-SNE plots.
     """
     ratios: dict[int, float] = {}
-    for c in sorted({int(c) for own in labels for c in own.unique()}):
+    for c in torch.unique(torch.cat([*labels])).tolist():
         held = [x[y == c].double() for x, y in zip(features, labels, strict=True) if (y == c).any()]
         if len(held) < 2:
             continue

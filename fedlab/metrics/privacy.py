@@ -61,4 +61,5 @@ def memorisation(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
 def _nearest(points: Tensor, candidates: Tensor) -> Tensor:
     x, y = points.flatten(1).double(), candidates.flatten(1).double()
     nearest = (y.square().sum(1) - 2 * x @ y.T).argmin(1)
-    return torch.linalg.vector_norm(x - y[nearest], dim=1)  # exact for copies, which the matrix product is not
+    distance: Tensor = torch.linalg.vector_norm(x - y[nearest], dim=1)  # exact for copies, unlike the matrix product
+    return distance

@@ -42,7 +42,7 @@ class SumMetrics:
 
     @staticmethod
     def _add(metric: Metric, sums: Mapping[str, Tensor]) -> None:
-        for state, value in metric.metric_state.items():
+        for state, value in _tensors(metric).items():
             wide = torch.float64 if value.is_floating_point() else torch.int64
             setattr(metric, state, value.to(wide) + sums[state].to(value.device, wide))
 
@@ -56,7 +56,7 @@ class SumMetrics:
         return {
             f"{name}.{state}": value.cpu().numpy().copy()
             for name, metric in self._metrics.items()
-            for state, value in metric.metric_state.items()
+            for state, value in _tensors(metric).items()
         }
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
@@ -70,6 +70,11 @@ class SumMetrics:
             # merged sums are as good as updates, which is all torchmetrics knows of
             warnings.filterwarnings("ignore", message="The ``compute`` method of metric", category=UserWarning)
             return {name: _plain(metric.compute()) for name, metric in self._metrics.items()}
+
+
+def _tensors(metric: Metric) -> dict[str, Tensor]:
+    """The metric's states; `SumMetrics` accepts no lists."""
+    return {name: value for name, value in metric.metric_state.items() if isinstance(value, Tensor)}
 
 
 def _plain(value: Any) -> Any:

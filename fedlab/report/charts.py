@@ -156,14 +156,13 @@ def _spread(axes: Axes, series: Mapping[str, Points]) -> list[tuple[str, float, 
         np.percentile([p[round] for p in series.values() if round in p], [0, 25, 50, 75, 100]) for round in rounds
     ]
     low, lower, median, upper, high = np.array(levels).T
+    across = np.array(rounds, dtype=float)
     if len(rounds) == 1:  # an area over a single round would have no width
-        rounds, low, lower, median, upper, high = (
-            [rounds[0] - 0.1, rounds[0] + 0.1],
-            *(level.repeat(2) for level in (low, lower, median, upper, high)),
-        )
-    axes.fill_between(rounds, low, high, color=SERIES[0], alpha=0.15, linewidth=0)
-    axes.fill_between(rounds, lower, upper, color=SERIES[0], alpha=0.3, linewidth=0)
-    axes.plot(rounds, median, color=SERIES[0])
+        across = across + np.array([-0.1, 0.1])
+        low, lower, median, upper, high = (level.repeat(2) for level in (low, lower, median, upper, high))
+    axes.fill_between(across, low, high, color=SERIES[0], alpha=0.15, linewidth=0)
+    axes.fill_between(across, lower, upper, color=SERIES[0], alpha=0.3, linewidth=0)
+    axes.plot(across, median, color=SERIES[0])
     names = ("lowest", "25 %", "median", "75 %", "highest")
     return [
         (label, float(level[-1]), SERIES[0])

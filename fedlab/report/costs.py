@@ -83,7 +83,7 @@ def times(record: Record) -> tuple[Table, Chart | None] | None:
     phases = record.history.seconds_by_phase()
     if not phases:
         return None
-    whole = max(record.wall_seconds() or 0.0, sum(phases.values()))
+    whole = record.wall_seconds() or sum(phases.values())
     rest = whole - sum(phases.values())
     spent = {**phases, **({"other (start, pictures, files)": rest} if rest > 0.001 * whole else {})}
     rows = [[words(name), human_seconds(s), f"{100 * s / (whole or 1):.1f} %"] for name, s in spent.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,8 +83,11 @@ class Record:
 
     @cached_property
     def client_facts(self) -> dict[str, dict[str, Any]]:
-        """The partition's entry of every client, by name."""
-        return {client["name"]: client for client in self.partition.get("clients", [])}
+        """The partition's entry of every client, by name; a damaged file costs the page no other part."""
+        clients = self.partition.get("clients")
+        if not isinstance(clients, list):
+            return {}
+        return {found["name"]: found for found in clients if isinstance(found, dict) and {"name", "test"} <= set(found)}
 
     @property
     def status(self) -> Status:
@@ -93,12 +96,12 @@ class Record:
     @cached_property
     def rounds(self) -> dict[int, Event]:
         """The last event of every finished round: a resumed run repeats those after its checkpoint."""
-        return dict(sorted((event["round"], event) for event in self.history.rounds))
+        return _by_round(self.history.rounds)
 
     @cached_property
     def evaluations(self) -> dict[int, Event]:
         """The last evaluation of every evaluated round."""
-        return dict(sorted((event["round"], event) for event in self.history.evaluations))
+        return _by_round(self.history.evaluations)
 
     @property
     def rounds_planned(self) -> int:
@@ -127,14 +130,16 @@ class Record:
         return found
 
     def wall_seconds(self) -> float | None:
-        """From the start to the end, or to the last event where no end is recorded; None where nothing is."""
+        """From the start to the end, or to the last event where no end is recorded; None where nothing is.
+
+        What is done before the run's clock starts is counted where it is recorded as a phase.
+        """
+        phases = sum(self.history.seconds_by_phase().values())
         if self.status != "open" and is_number(self.history.end.get("seconds")):
-            return float(self.history.end["seconds"])
-        starts = [event.get("time") for event in self.history.of("run_start")]
-        times = [event.get("time") for event in self.history.events]
-        if not starts or not is_number(starts[-1]) or not is_number(times[-1]):
-            return None
-        return float(times[-1] - starts[-1])
+            return max(float(self.history.end["seconds"]), phases)
+        times = [event["time"] for event in self.history.events if is_number(event.get("time"))]
+        starts = [event["time"] for event in self.history.of("run_start") if is_number(event.get("time"))]
+        return max(float(times[-1] - starts[-1]), phases) if starts else None
 
     def query_bytes(self) -> tuple[int, int]:
         """Payload bytes (down, up) of the query before round 1."""
@@ -155,6 +160,11 @@ class Record:
                 if is_number(value):
                     found.setdefault(name, {})[round] = float(value)
         return found
+
+
+def _by_round(events: Iterable[Event]) -> dict[int, Event]:
+    last = {event["round"]: event for event in events}
+    return {round: last[round] for round in sorted(last)}
 
 
 def _json(path: Path) -> dict[str, Any]:

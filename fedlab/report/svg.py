@@ -81,6 +81,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue()
     text = re.sub(r"<!--.*?-->\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page; ours has it
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub("|".join(_VARIABLES), lambda found: f"var({_VARIABLES[found[0]]})", text)
     opening = re.search(r'viewBox="([^"]+)"', text)

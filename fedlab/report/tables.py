@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlab.report.record import run_status
-from fedlab.report.values import human_bytes, human_seconds, metric_label, metric_names, metric_value, plural
+from fedlab.report.values import human_bytes, human_seconds, metric_names, metric_phrase, metric_value, plural
 from fedlab.tracking import History
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _evaluation(history: History) -> Table | None:
     table = Table(title=f"Results after round {event['round']}", title_justify="left", title_style="bold")
     table.add_column("client", overflow="fold")
     for metric in metrics:
-        table.add_column(metric_label(metric).replace("Accuracy", "accuracy"), justify="right", no_wrap=True)
+        table.add_column(metric_phrase(metric), justify="right", no_wrap=True)
     rows = list(clients.items())[:_MOST_CLIENTS]
     for name, values in rows:
         # names are the user's: text, never rich's markup
@@ -67,9 +67,7 @@ def _traffic(history: History) -> list[Text]:
     if not history.rounds:
         return []
     down, up = history.bytes_total()
-    rounds = len(history.rounds)
-    each = f"{human_bytes(down / rounds)} down, {human_bytes(up / rounds)} up a round"
-    return [Text(f"traffic  {human_bytes(down)} down, {human_bytes(up)} up ({each})")]
+    return [Text(f"traffic  {human_bytes(down)} down, {human_bytes(up)} up")]
 
 
 def _times(history: History) -> list[Text]:

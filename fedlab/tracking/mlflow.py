@@ -28,7 +28,8 @@ _DEFAULTS = {
 
 def check_mlflow(uri: str) -> None:
     """Raise ConfigError where MLflow is missing."""
-    if importlib.util.find_spec("mlflow") is None:
+    found = importlib.util.find_spec("mlflow")
+    if found is None or found.origin is None:  # a mere folder of that name has no origin
         raise ConfigError(
             "tracking.mlflow",
             uri,

@@ -39,15 +39,14 @@ class FedLGD(Method):
     title = "FedLGD"
     paper = "Huang et al. 2023, arXiv 2303.02278"
 
-    Settings = FedLGDSettings
+    class Settings(FedLGDSettings):
+        """Settings; defaults are the paper's for its DIGITS benchmark."""
 
     def check(self, config: Any) -> list[str]:
         s, rounds, training = self.settings, config.federation.rounds, config.training
-        matches = s.gm_enabled and s.updates and s.ipc_global
+        matches, last = s.gm_enabled and s.updates and s.ipc_global, s.updates * s.spacing
         warnings = {
-            f"method.updates · spacing = {s.updates * s.spacing} exceeds {rounds} rounds": (
-                s.updates * s.spacing > rounds
-            ),
+            f"method.updates · spacing = {last} exceeds {rounds} rounds": last > rounds,
             "method.init = real starts from private images: virtual images then leak them": s.init == "real",
             "training.weight_decay adds θ to the gradient that the server matches": matches and training.weight_decay,
             f"training.optimiser = {training.optimiser}: the update the server matches is then no sum of gradients": (
@@ -153,9 +152,10 @@ class FedLGD(Method):
         s, labels = self.settings, ctx.state["labels"]
         generator = ctx.data_generator(*purpose)
         virtual, optimiser = self._pixels(ctx, ctx.state["images"])
-        held = set(ctx.data["label"].unique().tolist())
-        classes = [c for c in labels.unique().tolist() if c in held]
-        ψ, losses = ctx.networks["model"], []
+        held = set(torch.unique(ctx.data["label"]).tolist())
+        classes = [c for c in torch.unique(labels).tolist() if c in held]
+        ψ: Any = ctx.networks["model"]
+        losses = []
         for _ in ctx.steps(steps):
             if random:
                 ψ = ctx.place(self._random_extractor(ctx.task, int(torch.randint(2**62, (), generator=generator))))
@@ -164,8 +164,8 @@ class FedLGD(Method):
             draws = {c: dsa.draw(s.dsa_ops, ctx.task.input_shape, generator) for c in classes} if s.dsa_ops else {}
             with frozen(ψ.eval()):
                 with torch.no_grad():
-                    parts = dsa.apply_per_class(torch.cat(real), real_labels, draws).split(_CHUNK)
-                    target = torch.cat([ψ.features(part) for part in parts])
+                    augmented = dsa.apply_per_class(torch.cat(real), real_labels, draws)
+                    target = torch.cat([ψ.features(part) for part in torch.split(augmented, _CHUNK)])
                 features = ψ.features(dsa.apply_per_class(virtual, labels, draws))
             loss = distribution_matching(target, features, real_labels, labels, classes)
             losses.append(ctx.step({"dm": loss}, optimiser))
@@ -191,13 +191,13 @@ class FedLGD(Method):
 
     @staticmethod
     def _log_ends(ctx: FitContext | ServerContext, name: str, losses: list[float]) -> None:
-        for end, loss in (("first", losses[:1]), ("last", losses[-1:])):
-            for value in loss:
-                ctx.log(f"{name}_{end}", value)
+        for end, value in zip(("first", "last"), losses[:1] + losses[-1:], strict=False):
+            ctx.log(f"{name}_{end}", value)
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """§3.7: CE, plus λ·L_con (§3.8) in the rounds that are not selected."""
-        s, model = self.settings, networks["model"]
+        s: FedLGDSettings = self.settings
+        model: Any = networks["model"]
         z = model.features(batch["image"])
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}
         if step.plan["contrastive"] and s.lambda_reg and s.reg != "none" and "images" in step.shared:

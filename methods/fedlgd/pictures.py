@@ -30,7 +30,7 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
     for name, state in _local_sets(ctx, most=20):
         images, labels = ctx.denormalise(state["images"]), state["labels"]
         row = torch.full((classes, *images.shape[1:]), 0.5)
-        for c in labels.unique().tolist():
+        for c in torch.unique(labels).tolist():
             row[c] = images[labels == c][0]
         rows.append(row)
         names.append(name)
@@ -56,7 +56,7 @@ def virtual_sets(
         sets["virtual-global"] = ctx.tensors["images"], global_labels(ctx.tensors["images"])
     for name, (images, labels) in sets.items():
         kept[name] = {"images": images, "labels": labels}
-        classes = len(labels.unique())
+        classes = len(torch.unique(labels))
         by_class = ctx.denormalise(images).reshape(classes, -1, *images.shape[1:]).transpose(0, 1)
         kept[f"{name}-sheet"] = ImageGrid(by_class.reshape(-1, *images.shape[1:]), columns=classes)
     return kept

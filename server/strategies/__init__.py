@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flwr.serverapp.strategy import Strategy
 
 from fedlab.config import Component, parse
 from fedlab.errors import ConfigError
 from fedlab.registry import Registry
-from fedlab.server.strategies.arguments import check_participants, construct
+from fedlab.server.strategies.arguments import KEY, check_participants, construct
 from fedlab.server.strategies.average import AveragingStrategy
 
 __all__ = ["STRATEGIES", "check_participants", "make_strategy"]
@@ -30,16 +28,22 @@ STRATEGIES = Registry(
 )
 
 
-def make_strategy(component: Component) -> Strategy:
-    """The configured strategy. FedLab's own take their `Settings`, Flower's their constructor arguments.
+def make_strategy(component: Component, given: object = None) -> Strategy:
+    """The strategy of a run. FedLab's own take their `Settings`, Flower's their constructor arguments.
+
+    Args:
+        component: names the strategy and holds its settings.
+        given: a strategy of the user's own in its place: an object, or a class that takes the settings.
 
     Raises:
         ConfigError, ConfigErrors: unknown strategy or setting, or a combination the strategy refuses.
     """
-    key = "federation.strategy"
-    found: Any = STRATEGIES.find(component.name, f"{key}.name")
+    if isinstance(given, Strategy):
+        return given
+    found = STRATEGIES.find(component.name, f"{KEY}.name") if given is None else given
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise ConfigError(f"{key}.name", component.name, "a subclass of flwr.serverapp.strategy.Strategy")
+        key, value = (f"{KEY}.name", component.name) if given is None else ("strategy", given)
+        raise ConfigError(key, value, "flwr.serverapp.strategy.Strategy, as a subclass or one's object")
     if issubclass(found, AveragingStrategy):
-        return found(parse(found.Settings, component.settings, key))
+        return found(parse(found.Settings, component.settings, KEY))
     return construct(found, component)

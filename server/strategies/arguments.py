@@ -14,7 +14,7 @@ from fedlab.config import Component, Section, parse
 from fedlab.engine.messages import ARRAYS, CONFIG
 from fedlab.errors import ConfigError
 
-_KEY = "federation.strategy"
+KEY = "federation.strategy"
 _FIXED = {"arrayrecord_key": ARRAYS, "configrecord_key": CONFIG}
 
 
@@ -30,14 +30,14 @@ def construct(kind: type[Strategy], component: Component) -> Strategy:
     Raises:
         ConfigError, ConfigErrors: an argument that is unknown, missing, of the wrong type, or refused by the class.
     """
-    arguments = parse(_model(kind), component.settings, _KEY)
+    arguments = parse(_model(kind), component.settings, KEY)
     given = {name: getattr(arguments, name) for name in component.settings}
     constructor: Any = kind
     try:
         strategy: Strategy = constructor(**given)
     except (TypeError, ValueError) as error:
         blamed = next((name for name in given if re.search(rf"\b{name}\b", str(error))), None)
-        key, value = (f"{_KEY}.{blamed}", given[blamed]) if blamed else (_KEY, component.settings)
+        key, value = (f"{KEY}.{blamed}", given[blamed]) if blamed else (KEY, component.settings)
         raise ConfigError(key, value, f"what {component.name} accepts", str(error)) from error
     return strategy
 
@@ -55,12 +55,12 @@ def check_participants(strategy: Strategy, clients: int) -> None:
         if fraction is None or (fraction == 0 and phase == "evaluate"):
             continue
         if not 0 < fraction <= 1:
-            raise ConfigError(f"{_KEY}.fraction_{phase}", fraction, "a share of the clients, above 0 and at most 1")
+            raise ConfigError(f"{KEY}.fraction_{phase}", fraction, "a share of the clients, above 0 and at most 1")
         for name in (f"min_{phase}_nodes", "min_available_nodes"):
             least = getattr(strategy, name, 0)
             if least > clients:
                 raise ConfigError(
-                    f"{_KEY}.{name}", least, f"at most {clients}, the clients of the federation", f"set {name}"
+                    f"{KEY}.{name}", least, f"at most {clients}, the clients of the federation", f"set {name}"
                 )
 
 

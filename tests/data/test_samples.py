@@ -47,8 +47,8 @@ class TestChecks:
         "values",
         [
             np.array(["a", "b", "c", "d"]), np.array([b"a"] * 4), np.array([None, 1, "x", []], object),
-            np.array(["2024-01-01"] * 4, "M8[D]"), np.zeros(4, np.complex64), np.zeros(4, ">f4"), np.zeros(4, np.longdouble),
-            np.zeros(4, [("a", "i4")]), [1, 2, 3, 4], np.float32(1), None,
+            np.array(["2024-01-01"] * 4, "M8[D]"), np.zeros(4, np.complex64), np.zeros(4, ">f4"),
+            np.zeros(4, np.longdouble), np.zeros(4, [("a", "i4")]), [1, 2, 3, 4], np.float32(1), None,
         ],
         ids=str,
     )  # fmt: skip

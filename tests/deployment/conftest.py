@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,22 +27,9 @@ class Broken(Supervised):
 """
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """Where the parts of the federation are.
-
-    Args:
-        root: holds ``runs`` of the server, ``node0``, ``node1``, ``modules`` on the Python path, and logs.
-        superlink: its connection's name.
-    """
-
-    root: Path
-    superlink: str
-
-    def logs(self) -> str:
-        """The end of every process's log."""
-        tails = [f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(self.root.glob("*.log"))]
-        return "\n".join(tails)
+def _logs(root: Path) -> str:
+    tails = [f"== {log.name}\n{log.read_text(errors='replace')[-3000:]}" for log in sorted(root.glob("*.log"))]
+    return "\n".join(tails)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -83,7 +69,8 @@ def _end(root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the federation: ``runs`` of the server, ``node0``, ``node1``; the connection is called ``loop``."""
     root = tmp_path_factory.mktemp("deployment")
     superlink, *nodes = _free_ports(3)
     for folder in ("flower", "modules"):
@@ -115,11 +102,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
                 address = ("--superlink", f"127.0.0.1:{superlink}", "--port", str(port))
                 start(f"node{client}", "flower-supernode", "--insecure", *address, "--node-config", node_config)
             _wait_for(f"http://127.0.0.1:{superlink}/health", processes[0], root)
-            yield Deployment(root, "loop")
+            yield root
         finally:
             _end(root)
             for process in processes:
                 process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def logs(deployment: Path) -> Callable[[], str]:
+    """The end of every process's log."""
+    return lambda: _logs(deployment)
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], root: Path) -> None:
@@ -130,4 +123,4 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], root: Path) -> Non
                 return
         except OSError:
             time.sleep(0.2)
-    pytest.fail(f"the SuperLink did not start\n{Deployment(root, '').logs()}")
+    pytest.fail(f"the SuperLink did not start\n{_logs(root)}")

@@ -10,7 +10,7 @@ from flwr.cli.config_utils import load_and_validate
 
 from fedlab.clients.deployed import CONFIG_KEY, config_from_run, setup_from_context
 from fedlab.deploy import THIN_APP
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, FedLabError
 from fedlab.server.app import EXPECTED
 
 APP = Path(__file__).parents[2] / "docker" / "app"
@@ -55,5 +55,5 @@ def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("text", ["{", "", "[1]", "5"])
 def test_a_run_configuration_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match="config-json|configuration"):
+    with pytest.raises(FedLabError, match=r"config-json|configuration"):
         config_from_run({CONFIG_KEY: text})

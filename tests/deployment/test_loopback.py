@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ import torch
 import fedlab
 from fedlab.config import Config, parse
 from fedlab.deploy import DeploymentError, status, submit, wait
-from tests.deployment.conftest import Deployment
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+
+SUPERLINK = "loop"
 
 # round 1 is selected: the server makes new global images, which round 2 sends again
 CONFIG: dict[str, Any] = {
@@ -46,20 +49,20 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def submitted(deployment: Deployment) -> tuple[int, int]:
+def submitted(deployment: Path) -> tuple[int, int]:
     """A good run and one whose second client fails, at the same time."""
-    good = submit(parse(Config, CONFIG), deployment.superlink)
+    good = submit(parse(Config, CONFIG), SUPERLINK)
     broken = {**CONFIG, "method": {"name": "broken_method:Broken"}, "tracking": {"name": "broken"}}
-    return good, submit(parse(Config, broken), deployment.superlink)
+    return good, submit(parse(Config, broken), SUPERLINK)
 
 
 @pytest.fixture(scope="module")
-def deployed(deployment: Deployment, submitted: tuple[int, int]) -> fedlab.Run:
+def deployed(deployment: Path, logs: Callable[[], str], submitted: tuple[int, int]) -> fedlab.Run:
     try:
-        wait(submitted[0], deployment.superlink)
+        wait(submitted[0], SUPERLINK)
     except DeploymentError as error:
-        pytest.fail(f"{error}\n{deployment.logs()}")
-    (folder,) = (deployment.root / "runs").glob("fedlgd-*")
+        pytest.fail(f"{error}\n{logs()}")
+    (folder,) = (deployment / "runs").glob("fedlgd-*")
     return fedlab.load(folder)
 
 
@@ -95,32 +98,32 @@ def test_the_server_keeps_the_same_records_as_a_simulation(deployed: fedlab.Run,
 
 
 def test_local_virtual_images_lie_on_their_node_and_nowhere_else(
-    deployment: Deployment, submitted: tuple[int, int], deployed: fedlab.Run
+    deployment: Path, submitted: tuple[int, int], deployed: fedlab.Run
 ) -> None:
     private: dict[int, list[bytes]] = {}
     for client in (0, 1):
-        folder = deployment.root / f"node{client}" / f"run-{submitted[0]}"
+        folder = deployment / f"node{client}" / f"run-{submitted[0]}"
         states = sorted(folder.rglob("*.state"))
         assert [path.stem for path in states]
         images = [safetensors.torch.load(path.read_bytes()[16:])["images"] for path in states]
         assert all(image.shape == (20, 3, 28, 28) for image in images)
         private[client] = [image.numpy().tobytes() for image in images]
-    for path in deployment.root.rglob("*"):
+    for path in deployment.rglob("*"):
         if not path.is_file():
             continue
         content = path.read_bytes()
         for client, images in private.items():
-            if path.is_relative_to(deployment.root / f"node{client}"):
+            if path.is_relative_to(deployment / f"node{client}"):
                 continue
             assert not any(image in content for image in images), f"{path} holds images of client {client}"
 
 
 def test_an_error_of_a_client_reaches_the_submitter_and_the_run_folder_with_its_traceback(
-    deployment: Deployment, submitted: tuple[int, int], deployed: fedlab.Run
+    deployment: Path, submitted: tuple[int, int], deployed: fedlab.Run
 ) -> None:
     with pytest.raises(DeploymentError) as caught:
-        wait(submitted[1], deployment.superlink)
-    run = fedlab.load(deployment.root / "runs" / "broken")
+        wait(submitted[1], SUPERLINK)
+    run = fedlab.load(deployment / "runs" / "broken")
     assert run.history.end["status"] == "failed"
     for told in (str(caught.value), run.history.end["error"]):
         assert "client 1 failed in round 1, phase train" in told
@@ -129,11 +132,11 @@ def test_an_error_of_a_client_reaches_the_submitter_and_the_run_folder_with_its_
     assert run.folder.report.is_file()
 
 
-def test_unknown_connections_and_runs_are_refused(deployment: Deployment) -> None:
+def test_unknown_connections_and_runs_are_refused(deployment: Path) -> None:
     with pytest.raises(DeploymentError, match="'nowhere' not found"):
         submit(parse(Config, CONFIG), "nowhere")
     with pytest.raises(DeploymentError, match="flwr ls"):
-        status(5, deployment.superlink)
+        status(5, SUPERLINK)
     wrong = {**CONFIG, "method": {"name": "fedlgd", "ipc_locl": 2}}
     with pytest.raises(fedlab.FedLabError, match="did you mean 'ipc_local'"):
-        submit(parse(Config, wrong), deployment.superlink)
+        submit(parse(Config, wrong), SUPERLINK)

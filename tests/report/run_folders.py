@@ -38,6 +38,7 @@ def make_run(
     error: str = "",
     metrics: Sequence[str] = ("accuracy", "balanced_accuracy", "f1_macro", "loss"),
     pictures: bool = True,
+    logs: bool = True,
     warnings: Sequence[str] = (),
     command: str | None = "fedlab run fedlgd --set federation.rounds=4",
     title: str = "FedLGD",
@@ -106,7 +107,7 @@ def make_run(
     if pictures:
         _draw(path, tracker, 0, caption)
     for round in range(1, rounds + 1):
-        _round(tracker, round, planned, clients, metrics)
+        _round(tracker, round, planned, clients, metrics, logs)
         if pictures and round in (1, planned):
             _draw(path, tracker, round, caption)
     if end is not None:
@@ -115,7 +116,10 @@ def make_run(
     return path
 
 
-def _round(tracker: Tracker, round: int, planned: int, clients: Sequence[str], metrics: Sequence[str]) -> None:
+def _round(
+    tracker: Tracker, round: int, planned: int, clients: Sequence[str], metrics: Sequence[str], logs: bool
+) -> None:
+    ce_dm = {"ce": 2.0 / round, "dm": 90.0 / round, "dm_first": 200.0 / round, "dm_last": 60.0, "seconds": 0.1}
     for phase, seconds in (("train", 2.0), ("server", 0.25), ("evaluate", 0.5)):
         tracker.emit("phase_end", round=round, phase=phase, seconds=seconds)
     tracker.emit(
@@ -123,8 +127,8 @@ def _round(tracker: Tracker, round: int, planned: int, clients: Sequence[str], m
         round=round,
         rounds=planned,
         clients=list(range(len(clients))),
-        train={"ce": 2.0 / round, "dm": 90.0 / round, "dm_first": 200.0 / round, "dm_last": 60.0, "seconds": 0.1},
-        server={"gm_first": 30.0, "gm_last": 4.0} if round % 2 else {},
+        train=ce_dm if logs else {},
+        server={"gm_first": 30.0, "gm_last": 4.0} if logs and round % 2 else {},
         bytes_down=1_000_000,
         bytes_up=500_000,
         bytes={"model": {"down": 1_000_000, "up": 500_000}},

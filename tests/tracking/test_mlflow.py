@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def test_parameters_are_flat_with_dotted_keys(config: Config) -> None:
 def test_a_missing_package_is_an_error_with_the_command_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"tracking\.mlflow = 'sqlite://'(.|\n)*pip install 'fedlab-sim\[mlflow\]'"):
+        check_mlflow("sqlite://")
+
+
+def test_a_folder_called_mlflow_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow").mkdir()
+    for module in [name for name in sys.modules if name.partition(".")[0] == "mlflow"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    importlib.invalidate_caches()
+    with pytest.raises(ConfigError, match="pip install"):
         check_mlflow("sqlite://")
 
 

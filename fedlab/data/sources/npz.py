@@ -66,9 +66,10 @@ class Npz:
         arrays = {}
         key = ""
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
-                if not isinstance(archive, np.lib.npyio.NpzFile):
-                    raise ValueError("a single array, not an archive")
+            archive = np.load(self.path, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array, not an archive")
+            with archive:
                 for key in archive.files:
                     if key in _REQUIRED or key in _OPTIONAL:
                         arrays[key] = archive[key]
