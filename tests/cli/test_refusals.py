@@ -94,7 +94,9 @@ def test_nan_in_the_data(refused: Callable[..., str], tmp_path: Path) -> None:
     held = arrays()
     held["x_train"][3, 2, 1] = np.nan
     np.savez(tmp_path / "data.npz", **held)
-    message = refused(f"data.source={{name: npz, path: {tmp_path / 'data.npz'}}}", "data.partition=[iid]")
+    message = refused(
+        f"data.source={{name: npz, path: {tmp_path / 'data.npz'}}}", "data.partition=[{name: iid, clients: 2}]"
+    )
     assert "NaN" in message
     assert "x_train" in message
 
