@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from fedlab.exchange import NETWORK, Exchange, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
+from fedlab.seeding import global_generators
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class ClientRuntime:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
         trainer = self._trainer(client, order, state, self.exchanges.enter(order.plan), {}, {})
-        results = self.method.prepare(trainer)
+        with self._draws(client, order, "prepare"):
+            results = self.method.prepare(trainer)
         return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, order, state, version))
 
     def train(
@@ -141,8 +144,9 @@ class ClientRuntime:
                 "every participant must load the same checkpoint"
             )
         trainer = self._trainer(client, order, state, exchange, tensors, settings)
-        self.method.fit(trainer)
-        results = self.method.client_result(trainer)
+        with self._draws(client, order, "train"):
+            self.method.fit(trainer)
+            results = self.method.client_result(trainer)
         for name in exchange.local:
             if not torch.equal(self._live[name], self._start(name)):
                 state[f"network/{name}"] = self._live[name]
@@ -179,7 +183,7 @@ class ClientRuntime:
             scope=("client", client),
             **self._work(order),
         )
-        with torch.no_grad():
+        with torch.no_grad(), self._draws(client, order, "evaluate"):
             sums = self.method.evaluate(context)
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
@@ -223,6 +227,10 @@ class ClientRuntime:
             "plan": order.plan,
             "preflight": self.setup.preflight,
         }
+
+    def _draws(self, client: int, order: Order, phase: str) -> AbstractContextManager[None]:
+        seed = self.setup.config.seed
+        return global_generators(seed, "global", "client", client, order.round, phase, device=self.device)
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
         return on_device(samples, self.device)

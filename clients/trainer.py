@@ -146,7 +146,7 @@ class LocalTrainer(FitContext):
 
     def _shuffled(self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
         order = torch.randperm(len(next(iter(columns.values()), ())), generator=generator)
-        for indices in order.split(batch_size) if len(order) else ():
+        for indices in torch.split(order, batch_size) if len(order) else ():
             if len(indices) == batch_size or not self.training.drop_last:
                 yield indices
 

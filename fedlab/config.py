@@ -51,7 +51,7 @@ class DataConfig(Section):
 
     source: ComponentField = Field(description="data source; see `fedlab list datasets`")
     partition: tuple[ComponentField, ...] = Field(
-        default=(Component(name="iid", clients=5),),  # type: ignore[call-arg]  # component settings are extra keys
+        default=(Component(name="iid", clients=5),),
         description="partition steps, each splitting every part of the one before; client counts multiply",
     )
     mean: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(

@@ -1,12 +1,16 @@
 """All randomness comes from here: a draw is a pure function of (run seed, purpose…).
 
-Nothing in FedLab draws from a global generator, so a result does not depend on which worker did the work,
-in what order, or what ran before it.
+Nothing in FedLab draws from a global generator. Dropout and users' own code do; `global_generators` makes what they
+draw a function of the purpose too. So a result does not depend on which worker did the work, in what order, or what
+ran before it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,3 +38,28 @@ def torch_generator(seed: int, *purpose: Purpose, device: torch.device | str = "
 def numpy_generator(seed: int, *purpose: Purpose) -> np.random.Generator:
     """A numpy generator for one purpose."""
     return np.random.default_rng(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def global_generators(seed: int, *purpose: Purpose, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch inside the block; afterwards they are as before.
+
+    Args:
+        seed: the run's seed.
+        purpose: what the draws are for.
+        device: where the work happens; a GPU's own generator is seeded too.
+    """
+    chosen = derive_seed(seed, *purpose)
+    python, legacy = random.getstate(), np.random.get_state()
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        random.seed(chosen)
+        np.random.seed(chosen % 2**32)
+        torch.default_generator.manual_seed(chosen)
+        for _ in gpus:
+            torch.cuda.manual_seed(chosen)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)

@@ -40,7 +40,7 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
 for _kind in (_Loader, _Dumper):  # the dumper quotes what the loader would read as a number
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 

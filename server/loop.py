@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
 from fedlab.method import Plan
 from fedlab.order import Order
-from fedlab.seeding import derive_seed
+from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
@@ -108,7 +108,7 @@ class FederatedLoop:
             with self._phase(0, "prepare", len(messages)):
                 results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
             self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
-        with self._phase(0, "server", 0):
+        with self._phase(0, "server", 0), self._draws(0, "prepare"):
             self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
 
     def _round(self, round: int, rounds: int, began: float) -> None:
@@ -123,7 +123,8 @@ class FederatedLoop:
         with self._phase(round, "server", 0):
             self._aggregate(round, delivery)
             server = self._server_context(round, plan, before, self.state, results)
-            self.method.server_update(server)
+            with self._draws(round, "update"):
+                self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         down, up = self._bytes_down(len(messages), delivery), self._bytes_up(delivery, results)
         elapsed = time.perf_counter() - began
@@ -262,10 +263,14 @@ class FederatedLoop:
             evaluation = merge_evaluations(self.method, self.task, held)
             if self.method.overrides("server_evaluate"):
                 context = self._server_context(round, plan, {}, self.state, {})
-                evaluation = replace(evaluation, server=self.method.server_evaluate(context))
+                with self._draws(round, "evaluate"):
+                    evaluation = replace(evaluation, server=self.method.server_evaluate(context))
         return evaluation if own is None else replace(evaluation, strategy=scalars(own))
 
     # contexts and records
+
+    def _draws(self, round: int, phase: str) -> AbstractContextManager[None]:
+        return global_generators(self.config.seed, "global", "server", round, phase, device=self.device)
 
     def _server_context(
         self, round: int, plan: Plan, before: Mapping[str, Tensor], after: Mapping[str, Tensor], results: Results

@@ -66,4 +66,5 @@ def _reduced(reply: Message, names: set[str]) -> Message:
     if arrays is not None:
         content[ARRAYS] = arrays
     # the overload for engines is not in Flower's signatures
-    return Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]
+    reduced: Message = Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]
+    return reduced

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlab.seeding import derive_seed, numpy_generator, torch_generator
+from fedlab.seeding import derive_seed, global_generators, numpy_generator, torch_generator
 
 PURPOSES = st.lists(st.text(max_size=3) | st.integers(0, 5), max_size=3)
 
@@ -42,3 +44,25 @@ def test_no_global_generator_is_touched() -> None:
     numpy_generator(0, "x").random(3)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index]
+
+
+def test_global_generators_are_a_function_of_the_purpose_and_given_back() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    def inside(*purpose: str | int) -> tuple[float, float, float]:
+        with global_generators(3, *purpose):
+            return draw()
+
+    def reset() -> None:
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    reset()
+    outside = draw()
+    reset()
+    one = inside("client", 1)
+    assert draw() == outside
+    assert inside("client", 1) == one
+    assert all(a != b for a, b in zip(inside("client", 2), one, strict=True))

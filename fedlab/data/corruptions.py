@@ -69,12 +69,11 @@ class _Draws:
     """Random numbers of a batch, each image's from a generator of its own."""
 
     def __init__(self, seed: int, name: str, severity: int, indices: np.ndarray) -> None:
-        self.purpose, self.indices = (seed, "corruption", name, severity), indices
+        self.seed, self.purpose, self.indices = seed, ("corruption", name, severity), indices
 
     @cached_property
     def generators(self) -> list[np.random.Generator]:
-        seed, *purpose = self.purpose
-        return [numpy_generator(int(seed), *purpose, int(index)) for index in self.indices]
+        return [numpy_generator(self.seed, *self.purpose, int(index)) for index in self.indices]
 
     def normal(self, *shape: int) -> np.ndarray:
         return np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in self.generators])
@@ -106,7 +105,8 @@ def _impulse_noise(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _speckle_noise(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
-    return x + x * (0.06, 0.1, 0.12, 0.16, 0.2)[level] * draws.normal(*x.shape[1:])
+    result: np.ndarray = x + x * (0.06, 0.1, 0.12, 0.16, 0.2)[level] * draws.normal(*x.shape[1:])
+    return result
 
 
 def _gaussian_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -148,7 +148,8 @@ def _zoom_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 def _fog(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     density, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[level]
     brightest = x.max(axis=(1, 2, 3), keepdims=True)
-    return (x + density * _plasma(draws, x, decay)) * brightest / (brightest + density)
+    result: np.ndarray = (x + density * _plasma(draws, x, decay)) * brightest / (brightest + density)
+    return result
 
 
 def _frost(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -157,7 +158,8 @@ def _frost(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     ridges = 1 - np.abs(2 * _plasma(draws, x, 1.5) - 1)
     feathers = smear(ridges**2, 4 * _scale(x), 1.2 * _scale(x), draws.uniform(0, 180))
     texture = np.clip(0.15 + 0.85 * feathers * (0.4 + 1.2 * _plasma(draws, x, 2)), 0, 1)
-    return keep * x + ice * texture * _tint(x, (200, 225, 255))
+    result: np.ndarray = keep * x + ice * texture * _tint(x, (200, 225, 255))
+    return result
 
 
 def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -173,7 +175,8 @@ def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     flakes = smear(flakes, radius * _scale(x), sigma * _scale(x), draws.uniform(-135, -45))
     grey = luminance(x) if x.shape[1] == 3 else x
     whitened = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5)
-    return whitened + flakes + flakes[:, :, ::-1, ::-1]
+    result: np.ndarray = whitened + flakes + flakes[:, :, ::-1, ::-1]
+    return result
 
 
 def _spatter(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -190,24 +193,28 @@ def _spatter(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
         drops = smooth((liquid > 0).astype(np.float32), strength)
         drops[drops < 0.8] = 0
         drops = _stretch(drops, x)
-        return x * (1 - drops) + drops * _tint(x, (63, 42, 20))
+        result: np.ndarray = x * (1 - drops) + drops * _tint(x, (63, 42, 20))
+        return result
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], dtype=np.float32)
     relief = np.clip(ndimage.correlate(liquid, emboss[None, None], mode="mirror"), 0, None)
     drops = liquid * ndimage.uniform_filter(relief, size=(1, 1, 3, 3), mode="mirror")
     drops *= strength / np.maximum(drops.max(axis=(1, 2, 3), keepdims=True), 1e-6)
-    return x + _stretch(drops, x) * _tint(x, (175, 238, 238))
+    result: np.ndarray = x + _stretch(drops, x) * _tint(x, (175, 238, 238))
+    return result
 
 
 def _contrast(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     mean = x.mean(axis=(2, 3), keepdims=True)
-    return (x - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[level] + mean
+    result: np.ndarray = (x - mean) * (0.75, 0.5, 0.4, 0.3, 0.15)[level] + mean
+    return result
 
 
 def _brightness(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     """HSV value raised at constant hue and saturation."""
     value = x.max(axis=1, keepdims=True)
     raised = np.minimum(value + (0.05, 0.1, 0.15, 0.2, 0.3)[level], 1)
-    return np.where(value > 0, x * (raised / np.maximum(value, 1e-6)), raised)
+    result: np.ndarray = np.where(value > 0, x * (raised / np.maximum(value, 1e-6)), raised)
+    return result
 
 
 def _saturate(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -221,7 +228,8 @@ def _saturate(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     saturation = largest / np.maximum(value, 1e-6)
     red = np.array([0, 1, 1], dtype=np.float32)[:, None, None]
     direction = np.where(largest > 0, distance / np.maximum(largest, 1e-6), red)
-    return value * (1 - direction * np.clip(saturation * factor + added, 0, 1))
+    result: np.ndarray = value * (1 - direction * np.clip(saturation * factor + added, 0, 1))
+    return result
 
 
 def _jpeg_compression(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
@@ -292,7 +300,8 @@ CORRUPTIONS: tuple[str, ...] = tuple(_OPERATIONS)
 
 def _scale(x: np.ndarray) -> float:
     """How many times larger than CIFAR's 32 pixels the shorter side is, at least 1."""
-    return max(1.0, min(x.shape[2:]) / 32)
+    result: float = max(1.0, min(x.shape[2:]) / 32)
+    return result
 
 
 def _base(x: np.ndarray) -> tuple[int, int]:

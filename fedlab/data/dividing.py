@@ -91,7 +91,7 @@ def deal_classes(sizes: np.ndarray, clients: int, each: int, rng: np.random.Gene
 def _places(caps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
     """Integers up to `caps` that sum to `total`, as equal as possible."""
     level = bisect.bisect_right(range(int(caps.max()) + 1), total, key=lambda n: np.minimum(caps, n).sum()) - 1
-    places = np.minimum(caps, level)
+    places: np.ndarray = np.minimum(caps, level)
     more = rng.permutation(np.flatnonzero(caps > level))[: total - places.sum()]
     places[more] += 1
     return places

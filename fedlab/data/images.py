@@ -93,4 +93,5 @@ def as_float(images: np.ndarray) -> np.ndarray:
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Float images in [0, 1], rounded to 8 bits; values outside are clipped."""
-    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    result: np.ndarray = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    return result

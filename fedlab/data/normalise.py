@@ -81,4 +81,5 @@ def _per_sample(
         return np.asarray(given, np.float32).reshape(1, -1, 1, 1)
     table = _table([given[name] for name in names])
     chosen = table[domains if domains is not None else np.zeros(count, np.int64)]
-    return chosen[:, :, None, None]
+    result: np.ndarray = chosen[:, :, None, None]
+    return result

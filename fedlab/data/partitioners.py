@@ -219,11 +219,11 @@ class Size(Step):
 
     def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
         clients = self.settings.clients
-        if self._part_sizes(len(train), clients) is not None:
+        if self._part_sizes(len(train), clients):
             return 1, clients
         # feasible counts come before infeasible ones
         candidates = range(1, min(clients, len(train) + 1))
-        return 1, bisect.bisect_left(candidates, True, key=lambda k: self._part_sizes(len(train), k) is None)
+        return 1, bisect.bisect_left(candidates, True, key=lambda k: not self._part_sizes(len(train), k))
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
@@ -232,20 +232,20 @@ class Size(Step):
         owner[rng.permutation(len(train))] = np.repeat(np.arange(clients), sizes)
         return _matched(dataset, owner, clients, train, test, rng)
 
-    def _part_sizes(self, samples: int, clients: int) -> list[int] | None:
-        """The rule's sizes, None where some client would get nothing."""
+    def _part_sizes(self, samples: int, clients: int) -> list[int]:
+        """The rule's sizes, none where some client would get nothing."""
         import datasets
         from flwr_datasets.partitioner import ExponentialPartitioner, LinearPartitioner, SquarePartitioner
 
         if self.settings.rule == "exponential" and clients > 700:  # beyond the range of float64
-            return None
+            return []
         kinds = {"linear": LinearPartitioner, "square": SquarePartitioner, "exponential": ExponentialPartitioner}
         rule = kinds[self.settings.rule](num_partitions=clients)
         rule.dataset = datasets.Dataset.from_dict({"index": np.arange(samples)})
         try:
             count = rule.num_partitions  # asking for it makes the rule work the sizes out
         except ValueError:
-            return None
+            return []
         return [int(rule.partition_id_to_size[part]) for part in range(count)]
 
 

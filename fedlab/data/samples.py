@@ -52,13 +52,13 @@ class Samples:
                     "clean the data",
                 )
         for name, names in (("label", self.class_names), ("domain", self.domain_names), ("group", self.group_names)):
-            values = self.columns.get(name)
-            if values is None or not len(values):
+            codes = self.columns.get(name)
+            if codes is None or not len(codes):
                 continue
-            if values.dtype.kind not in "iu" or values.ndim != 1 or values.min() < 0 or values.max() >= len(names):
+            if codes.dtype.kind not in "iu" or codes.ndim != 1 or codes.min() < 0 or codes.max() >= len(names):
                 raise DataError(
                     f"data column {name!r}",
-                    f"values from {values.min()} to {values.max()}, dtype {values.dtype}, shape {values.shape}",
+                    f"values from {codes.min()} to {codes.max()}, dtype {codes.dtype}, shape {codes.shape}",
                     f"integers from 0 to {len(names) - 1}, shape (n,)"
                     if names
                     else f"no such column without {name}_names",

@@ -52,7 +52,8 @@ def warp(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     right = (columns - low_column).astype(np.float32)[:, None]
 
     def at(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        return x[image, channel, _mirror(row, height)[:, None], _mirror(column, width)[:, None]]
+        result: np.ndarray = x[image, channel, _mirror(row, height)[:, None], _mirror(column, width)[:, None]]
+        return result
 
     upper = at(low_row, low_column) * (1 - right) + at(low_row, low_column + 1) * right
     lower = at(low_row + 1, low_column) * (1 - right) + at(low_row + 1, low_column + 1) * right
@@ -62,4 +63,5 @@ def warp(x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 def _mirror(position: np.ndarray, length: int) -> np.ndarray:
     period = max(2 * (length - 1), 1)
     position = np.abs(position) % period
-    return np.minimum(position, period - position)
+    result: np.ndarray = np.minimum(position, period - position)
+    return result

@@ -78,7 +78,7 @@ def _parameters(kind: type) -> dict[str, tuple[Any, Any]]:
     for owner in kind.__mro__:
         if "__init__" not in vars(owner) or owner is object:
             continue
-        constructor: Any = owner.__init__
+        constructor = vars(owner)["__init__"]
         hints = _hints(constructor)
         passes_on = False
         for parameter in list(inspect.signature(constructor).parameters.values())[1:]:

@@ -268,16 +268,7 @@ def test_dirichlet_clients_hold_only_the_classes_they_have(run: Start) -> None:
     assert torch.isfinite(images).all()
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(
-            "{name: simple_cnn}",
-            marks=pytest.mark.xfail(strict=True, reason="local training draws dropout from torch's global generator"),
-        ),
-        "{name: convnet, width: 8, depth: 2, norm: batch}",
-    ],
-)
+@pytest.mark.parametrize("model", ["{name: simple_cnn}", "{name: convnet, width: 8, depth: 2, norm: batch}"])
 def test_runs_repeat_with_dropout_and_batch_normalisation(run: Start, model: str) -> None:
     first, _, second = (run(f"model={model}", f"seed={seed}", "federation.rounds=3") for seed in (0, 1, 0))
     assert same(weights(first), weights(second))

@@ -107,7 +107,8 @@ def shift(images: np.ndarray, domain: int, rng: np.random.Generator) -> np.ndarr
 
         blurred = ndimage.uniform_filter(images, size=(1, 1, 5, 5), mode="constant")
         noise = rng.standard_normal(images.shape, dtype=np.float32)
-        return np.clip(blurred * 0.5 + 0.3 + 0.1 * noise, 0, 1).astype(np.float32)
+        result: np.ndarray = np.clip(blurred * 0.5 + 0.3 + 0.1 * noise, 0, 1).astype(np.float32)
+        return result
     width = size // 4
     figures = images.copy()
     figures[..., :width] = np.maximum(figures[..., :width], images[rng.permutation(n)][..., -width:])

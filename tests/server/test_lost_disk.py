@@ -1,0 +1,56 @@
+"""A machine that lost its disk and its memory in mid-run is served again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+import fedlab
+from fedlab.config import Config
+from fedlab.engine.grid import SimulationGrid
+from fedlab.server.strategies.average import FedAvg
+
+Settings = Callable[..., Config]
+FEDLGD = {"name": "fedlgd", "ipc_local": 2, "ipc_global": 2, "warmup_steps": 2, "dm_steps": 1, "gm_steps": 2}
+
+
+class Disaster(FedAvg):
+    """Averages, and before round 2 takes everything the machine of the clients knows."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.lost: list[Path] = []
+
+    def configure_train(self, server_round: int, *arguments: object) -> Iterable[Message]:
+        (grid,) = [argument for argument in arguments if isinstance(argument, Grid)]
+        if server_round == 2:
+            assert isinstance(grid, SimulationGrid)
+            grid.restore_client_states({})
+            self.lost = list(self.folder.glob("*/clients/*"))
+            for folder in self.lost:
+                shutil.rmtree(folder)
+        return super().configure_train(server_round, *arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("updates", [0, 2])
+def test_clients_start_anew_and_are_sent_the_global_images_again(
+    updates: int, settings: Settings, samples: fedlab.Dataset
+) -> None:
+    """Up to round 2 a client's images are those of its warm-up, which the same data gives again: equal weights."""
+    config = settings(method={**FEDLGD, "spacing": 1, "updates": updates}, federation__rounds=2)
+    whole = fedlab.run(config, data=samples)
+    strategy = Disaster(Path(config.tracking.folder))
+    lossy = fedlab.run(config, strategy=strategy, data=samples)
+    assert strategy.lost
+    assert [round["clients"] for round in lossy.history.rounds] == [[0, 1, 2, 3]] * 2
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(lossy.model.state_dict()[name], value), name
+    images = 4 * 2 * 3 * 8 * 8 * 4  # clients · images per class · classes · pixels · bytes
+    assert lossy.history.rounds[1]["bytes"]["shared"]["down"] == images

@@ -1,0 +1,55 @@
+"""Flower's own simulation gives the same run as ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# a program of its own: Flower's simulation shuts Ray down for the whole process
+PROGRAM = """
+import json, sys
+import safetensors.torch, torch
+import fedlab
+
+def run(engine):
+    return fedlab.run("fedlgd", overrides=[
+        f"engine.name={engine}", "engine.workers=1", "engine.device=cpu", "model.width=8", "training.lr=0.05",
+        "data.source.domains=[handwritten, mnist]", "data.source.train_per_domain=60",
+        "data.source.test_per_domain=30", "method.ipc_local=2", "method.ipc_global=2", "method.warmup_steps=3",
+        "method.dm_steps=2", "method.gm_steps=2", "method.spacing=1", "method.updates=1", "federation.rounds=2",
+        "evaluation.every=1", "tracking.console=quiet", "tracking.tensorboard=false",
+        f"tracking.folder={sys.argv[1]}/{engine}", f"tracking.cache={sys.argv[1]}/{engine}-cache",
+    ])
+
+inline, flower = run("inline"), run("flower")
+a, b = (safetensors.torch.load_file(done.checkpoint / "tensors.safetensors") for done in (inline, flower))
+print(json.dumps({
+    "names": sorted(a) == sorted(b),
+    "shared": [name for name in a if name.startswith("shared/")],
+    "different": [name for name in a if not torch.equal(a[name], b[name])],
+    "metrics": inline.metrics["mean"] == flower.metrics["mean"],
+    "rounds": [[event["clients"] for event in done.history.rounds] for done in (inline, flower)],
+}))
+"""
+
+
+def test_fedlgd_is_the_same_bit_for_bit(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "names": True,
+        "shared": ["shared/images"],
+        "different": [],
+        "metrics": True,
+        "rounds": [[[0, 1], [0, 1]], [[0, 1], [0, 1]]],
+    }
