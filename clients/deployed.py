@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedlab.clients.runtime import ClientSetup
-from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.data.sources import load_source
 from fedlab.errors import ConfigError
 from fedlab.job import make_method
 from fedlab.paths import flower_home
+from fedlab.runconfig import unpack
 
-CONFIG_KEY = "config-json"
 PARTITION_ID = "partition-id"
-
-
-def config_from_run(run_config: Mapping[str, object]) -> Config:
-    """The configuration a run was submitted with.
-
-    Raises:
-        ConfigError, ConfigErrors: it is missing or wrong.
-    """
-    text = str(run_config.get(CONFIG_KEY, "{}"))
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(CONFIG_KEY, text, "a run configuration as JSON", str(error)) from error
-    return parse(Config, raw)
 
 
 def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int) -> ClientSetup:
     """The setup of the client on this node. All that the node keeps lies below its own ``state-dir``.
 
     Args:
-        run_config: holds the run's configuration under ``config-json``.
+        run_config: see `fedlab.runconfig`.
         node_config: ``partition-id``, and optionally ``state-dir``, by default in Flower's folder.
         run_id: Flower's id of the run, which keeps runs apart.
 
@@ -44,7 +28,7 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
         ConfigError, ConfigErrors: the configuration is wrong, or the node is none of the partition's clients.
         DataError: the data cannot be loaded on this node.
     """
-    config = config_from_run(run_config)
+    config, _ = unpack(run_config)
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
     client = _partition_id(node_config, data.num_clients)
     # by default one folder per client: the nodes of one machine share Flower's folder

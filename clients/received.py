@@ -36,7 +36,7 @@ class ReceivedTensors:
         if path.exists():
             return
         tensor = torch.from_numpy(np.array(values))  # the sender's memory may be read-only or used again
-        write_atomic(path, safetensors.torch.save({"value": tensor}))
+        write_atomic(path, safetensors.torch.save({"value": tensor}), durable=False)
         versions = sorted(int(p.stem) for p in path.parent.glob("*.safetensors") if p.stem.isdigit())
         for old in versions[:-_KEPT_VERSIONS]:
             self._path(name, old).unlink(missing_ok=True)

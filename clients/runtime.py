@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.clients.corrections import requested
+from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.received import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
@@ -106,7 +105,7 @@ class ClientRuntime:
     def prepare(self, client: int, order: Order, version: int | None) -> Trained:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
-        trainer = self._trainer(client, order, state, self.exchanges.enter(order.plan), {}, {})
+        trainer = self._trainer(client, order, state, self.exchanges.enter(order.plan), {}, None)
         with self._draws(client, order, "prepare"):
             results = self.method.prepare(trainer)
         return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, order, state, version))
@@ -143,7 +142,8 @@ class ClientRuntime:
                 f"frozen networks differ between server ({order.frozen}) and client {client} ({frozen}): "
                 "every participant must load the same checkpoint"
             )
-        trainer = self._trainer(client, order, state, exchange, tensors, settings)
+        correction = requested(Start(self._averaged_parameters(exchange), arrays, state, settings))
+        trainer = self._trainer(client, order, state, exchange, tensors, correction)
         with self._draws(client, order, "train"):
             self.method.fit(trainer)
             results = self.method.client_result(trainer)
@@ -152,7 +152,9 @@ class ClientRuntime:
                 state[f"network/{name}"] = self._live[name]
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
-        metrics = {**trainer.metrics, "seconds": time.perf_counter() - began}
+        extra, figures = correction.finish() if correction is not None else ({}, {})
+        sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
+        metrics = {**trainer.metrics, **figures, "seconds": time.perf_counter() - began}
         kept = self._save(client, order, state, version)
         return Trained(sent, results, metrics, trainer.examples, kept, withheld)
 
@@ -195,7 +197,7 @@ class ClientRuntime:
         state: ClientState,
         exchange: Exchange,
         shared: Mapping[str, Tensor],
-        settings: Mapping[str, object],
+        correction: Correction | None,
     ) -> LocalTrainer:
         data = self.setup.federated.client(client)
         columns = self._columns(data.train)
@@ -209,7 +211,7 @@ class ClientRuntime:
             examples=self.method.examples(columns),
             fingerprint=data.fingerprint,
             cache=self.setup.cache_root,
-            correct=partial(requested, settings),
+            correction=correction,
             evaluating=exchange.fixed_roles,
             **self._work(order),
         )
@@ -227,6 +229,10 @@ class ClientRuntime:
             "plan": order.plan,
             "preflight": self.setup.preflight,
         }
+
+    def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
+        averaged = set(exchange.up)
+        return {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in averaged}
 
     def _draws(self, client: int, order: Order, phase: str) -> AbstractContextManager[None]:
         seed = self.setup.config.seed

@@ -53,7 +53,7 @@ class StateStore:
             keep_from: round of the last checkpoint; the newest version up to it stays, for resuming.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
-        write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw)
+        write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw, durable=False)
         versions = self._versions(client)
         kept = {version, loaded, max((v for v in versions if v <= keep_from), default=None)}
         for old in set(versions) - kept:

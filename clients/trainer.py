@@ -46,7 +46,7 @@ class LocalTrainer(FitContext):
         examples: the client's weight.
         fingerprint: hash of the client's data.
         cache: folder of results that outlive a run.
-        correct: makes the gradient corrections asked for, given the trainable parameters.
+        correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
     """
 
@@ -62,7 +62,7 @@ class LocalTrainer(FitContext):
         examples: int,
         fingerprint: str,
         cache: Path,
-        correct: Callable[[Sequence[Tensor]], list[Correction]],
+        correction: Correction | None = None,
         evaluating: Sequence[str] = (),
         **work: Any,
     ) -> None:
@@ -72,7 +72,7 @@ class LocalTrainer(FitContext):
         self.scratch = {}
         self._cache, self._evaluating = cache, evaluating
         self._calls = 0
-        self._corrections = correct([p for p in self.networks.parameters() if p.requires_grad])
+        self.correction = correction
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
         optimiser = self.optimiser(self._trainable_groups())
@@ -104,8 +104,8 @@ class LocalTrainer(FitContext):
         return {"lr": group["lr"] * schedule_factor(self.training, step.global_step, step.total_steps), **own}
 
     def _before_update(self, optimiser: Optimiser) -> None:
-        for correction in self._corrections:
-            correction.apply(optimiser.parameters)
+        if self.correction is not None:
+            self.correction.apply(optimiser.torch)
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
         columns = self.data if columns is None else columns
@@ -170,5 +170,5 @@ class LocalTrainer(FitContext):
                 path.unlink(missing_ok=True)  # torn by a full disk: compute it again
         result = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
         if not self.preflight:
-            write_atomic(path, safetensors.torch.save(result))
+            write_atomic(path, safetensors.torch.save(result), durable=False)
         return result

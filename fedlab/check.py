@@ -17,6 +17,7 @@ from fedlab.method import Method
 from fedlab.models import check_model
 from fedlab.server.sampling import make_sampler
 from fedlab.server.strategies import make_strategy
+from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.session import check_tracking
 
 
@@ -50,14 +51,15 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: build_source(config.data.source))
     attempt(lambda: check_steps(config.data.partition))
     attempt(lambda: make_sampler(config.federation.sampler, config.seed))
-    if strategy is None:
-        attempt(lambda: make_strategy(config.federation.strategy))
+    rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))
-    warnings = attempt(lambda: chosen.check(config)) if chosen is not None else None
+    warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
+    if isinstance(rule, AveragingStrategy):
+        warnings += attempt(lambda: rule.check(config)) or []
     if errors:
         raise ConfigErrors(errors)
-    return list(warnings or [])
+    return warnings
 
 
 def check_data(config: Config, dataset: Dataset | None = None) -> FederatedData:

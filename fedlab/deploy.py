@@ -18,6 +18,7 @@ from typing import Any
 from fedlab.check import check_config
 from fedlab.config import Config, EngineConfig
 from fedlab.errors import FedLabError
+from fedlab.runconfig import pack
 
 THIN_APP = """\
 # All of the app that is sent to a SuperLink. Its components lie in the installed package fedlab-sim, which every
@@ -88,13 +89,13 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
     """
     # this machine only submits: its own devices do not matter
     check_config(config.model_copy(update={"engine": EngineConfig(name="inline")}))
-    # JSON's strings are TOML's too as long as they are plain ASCII
-    text = json.dumps(json.dumps(config.model_dump(mode="json")))
+    # JSON's strings and numbers are TOML's too as long as they are plain ASCII
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
         app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
         app.mkdir()
         (app / "pyproject.toml").write_text(THIN_APP, encoding="utf-8")
-        settings.write_text(f"config-json = {text}\nexpected-clients = {clients}\n", encoding="utf-8")
+        settings.write_text("".join(lines), encoding="utf-8")
         answer = _flwr("run", str(app), superlink, "--run-config", str(settings))
     return int(answer["run-id"])
 

@@ -11,10 +11,15 @@ from pathlib import Path
 from fedlab.errors import CheckpointError, ConfigError
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
+def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
     """Write a file whole or not at all; folders above it are made.
 
-    Readers see the old content or the new one, also after a crash or a loss of power.
+    Readers see the old content or the new one, also after the process has been killed.
+
+    Args:
+        path: the file.
+        data: its content.
+        durable: wait until it is on the disk, so that a loss of power cannot take it back; costs milliseconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
@@ -23,7 +28,8 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
     except BaseException:

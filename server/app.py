@@ -9,16 +9,14 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlab.clients.deployed import config_from_run
 from fedlab.data.normalise import denormaliser
 from fedlab.job import make_method
+from fedlab.runconfig import unpack
 from fedlab.runfolder import RunFolder
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.session import open_session, report_quietly
-
-EXPECTED = "expected-clients"
 
 app = ServerApp()
 
@@ -26,7 +24,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run on a deployed grid; results go to the run folder on the ServerApp's machine."""
-    config = config_from_run(context.run_config)
+    config, expected = unpack(context.run_config)
     torch.set_num_threads(config.engine.threads)
     method, strategy = make_method(config.method), make_strategy(config.federation.strategy)
     folder = RunFolder.create(
@@ -44,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
                 tracker=tracker,
                 folder=folder,
                 denormalise=denormaliser(config.data),
-                expected_clients=int(str(context.run_config.get(EXPECTED, 0))) or None,
+                expected_clients=expected or None,
             )
             loop = FederatedLoop(grid, setup)
             check_participants(strategy, len(loop.clients))

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.messages import EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.messages import ALGORITHM, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -179,6 +179,8 @@ class FederatedLoop:
                 nodes=tuple(self.directory.node(client) for client in chosen),
                 examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
                 weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
+                trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
+                population=self.task.num_clients,
             )
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
             return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self.grid))
@@ -223,6 +225,7 @@ class FederatedLoop:
     def _bytes_down(self, clients: int, delivery: Delivery) -> Counter[str]:
         """Payload bytes sent for training, by group."""
         down = Counter({g: s * clients for g, s in self.exchange.bytes_by_group(self.exchange.down).items()})
+        down += Counter({ALGORITHM: clients * self._algorithm_bytes()})
         for name, times in delivery.sent.items():
             state = name.removeprefix(NETWORK)
             group = "shared" if state == name else self.exchange.group_of[state].name
@@ -235,9 +238,16 @@ class FederatedLoop:
         for reply in delivery.answers:
             withheld = withheld_groups(reply)
             up.update({group: size for group, size in sizes.items() if group not in withheld})
+        up += Counter({ALGORITHM: len(delivery.answers) * self._algorithm_bytes()})
         if results:
             up["results"] += _bytes(results)
         return up
+
+    def _algorithm_bytes(self) -> int:
+        """Payload bytes of what the algorithm sends beside the network state, each way and per client."""
+        if not isinstance(self.strategy, AveragingStrategy):
+            return 0
+        return sum(values.nbytes for values in self.strategy.client_arrays().values())
 
     # evaluation
 
@@ -247,7 +257,7 @@ class FederatedLoop:
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
         arrays = to_record({name: self.state[name].clone() for name in self.exchange.down})
         if isinstance(self.strategy, AveragingStrategy):
-            self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.clients), (), {})
+            self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.clients))
         with _flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
             messages = list(self.strategy.configure_evaluate(round, arrays, ConfigRecord(), self.grid))
         order = self._order(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
@@ -307,6 +317,8 @@ class FederatedLoop:
         tensors = {f"{NETWORK}{name}": value for name, value in self.state.items()}
         tensors |= {f"shared/{name}": self.shared[name] for name in self.shared if not name.startswith(NETWORK)}
         tensors |= {f"server/{name}": value for name, value in self.private.items()}
+        if isinstance(self.strategy, AveragingStrategy):
+            tensors |= {f"strategy/{name}": torch.from_numpy(np.asarray(v)) for name, v in self.strategy.memory.items()}
         meta = {
             "seed": self.config.seed,
             "shared": self.shared.book(),

@@ -240,7 +240,27 @@ class TestYaml:
             max_leaves=12,
         )
     )
-    @example(["1e-3", "1e3", "1.5e+7", "2024-01-01", "yes", "null", "0x1", "1:30", "~", "", "!a", "&a", "*a"])
+    @example(
+        [
+            "1e-3",
+            "1e3",
+            "1.5e+7",
+            "2024-01-01",
+            "yes",
+            "null",
+            "0x1",
+            "1:30",
+            "~",
+            "",
+            "!a",
+            "&a",
+            "*a",
+            "\x85",
+            "a\u2028b",
+            "\ufeff",
+        ]
+    )
+    @example({"\x85": None, "\u2029": "\x85"})
     @settings(max_examples=80)
     def test_what_is_written_is_read_back_equal(self, tree: Any) -> None:
         read = load_yaml(dump_yaml(tree))

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from fedlab.method import Method
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -69,6 +71,12 @@ def test_every_link_into_the_repository_leads_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
     assert links
     assert not [link for link in links if not (ROOT / link.split("#")[0]).exists()]
+
+
+def test_contributing_names_every_hook_of_a_method() -> None:
+    hooks = {name for name in vars(Method) if not name.startswith("_")} - {"title", "paper", "modality", "overrides"}
+    table = re.findall(r"^ *\| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert hooks <= {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
 
 
 @pytest.mark.parametrize("title", EXECUTED)

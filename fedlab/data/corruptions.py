@@ -193,14 +193,14 @@ def _spatter(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
         drops = smooth((liquid > 0).astype(np.float32), strength)
         drops[drops < 0.8] = 0
         drops = _stretch(drops, x)
-        result: np.ndarray = x * (1 - drops) + drops * _tint(x, (63, 42, 20))
-        return result
+        muddy: np.ndarray = x * (1 - drops) + drops * _tint(x, (63, 42, 20))
+        return muddy
     emboss = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]], dtype=np.float32)
     relief = np.clip(ndimage.correlate(liquid, emboss[None, None], mode="mirror"), 0, None)
     drops = liquid * ndimage.uniform_filter(relief, size=(1, 1, 3, 3), mode="mirror")
     drops *= strength / np.maximum(drops.max(axis=(1, 2, 3), keepdims=True), 1e-6)
-    result: np.ndarray = x + _stretch(drops, x) * _tint(x, (175, 238, 238))
-    return result
+    wet: np.ndarray = x + _stretch(drops, x) * _tint(x, (175, 238, 238))
+    return wet
 
 
 def _contrast(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:

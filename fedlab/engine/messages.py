@@ -28,6 +28,13 @@ MISSING = "fedlab.missing"
 WITHHELD = "fedlab.withheld"
 """Record of a reply that leaves out averaged groups: their names under ``groups``."""
 
+ALGORITHM = "algorithm"
+"""Key of a round's configuration that names the client half of a federated algorithm."""
+CONTROL = "control/"
+"""Prefix of SCAFFOLD's control variates among a message's arrays."""
+STEP_WEIGHT = "step-weight"
+"""Metric of a reply: the weight by which FedNova's client divided its update."""
+
 REDUCE = "fedlab.reduce"
 """Key of the config record: the JSON of a `Reduction` the engine may carry out."""
 SUM = "fedlab.sum"

@@ -54,7 +54,7 @@ def lines_chart(
         if bold:
             axes.plot(list(bold), list(bold.values()), color=INK, linewidth=2.6, zorder=4, **_marker("o", len(bold)))
             labels.append(("mean", bold[max(bold)], INK))
-        axes.set_ylabel(ylabel)
+        axes.set_ylabel(shorten(ylabel, 48))
         _rounds_axis(axes, span)
         axes.margins(y=0.08)
         if len(labels) > 1:
@@ -117,7 +117,7 @@ def cost_chart(name: str, points: Sequence[tuple[float, float]], *, xlabel: str,
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.add_subplot()
         axes.plot(costs, values * (100 if percent else 1), color=INK, **_marker("o", len(points)))
-        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.set(xlabel=xlabel, ylabel=shorten(ylabel, 48))
         axes.set_xlim(left=0)
         return inline_svg(figure, name, f"{ylabel} against {xlabel}.")
 

@@ -23,7 +23,6 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GRID: "--grid"} | 
 
 _STYLE = {
     "svg.fonttype": "none",
-    "text.parse_math": False,
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,

@@ -22,6 +22,13 @@ STRATEGIES = Registry(
     {
         "fedavg": "fedlab.server.strategies.average:FedAvg",
         "fedprox": "fedlab.server.strategies.average:FedProx",
+        "fednova": "fedlab.server.strategies.fednova:FedNova",
+        "scaffold": "fedlab.server.strategies.scaffold:Scaffold",
+        "feddyn": "fedlab.server.strategies.feddyn:FedDyn",
+        **{
+            name.lower(): f"fedlab.server.strategies.fedopt:{name}"
+            for name in ("FedAvgM", "FedAdagrad", "FedAdam", "FedYogi")
+        },
         **{f"flower.{name}": f"flwr.serverapp.strategy:{name}" for name in _FLOWER},
     },
     "fedlab.strategies",

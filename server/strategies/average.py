@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
-from fedlab.config import Section
+from fedlab.config import Config, Section
 from fedlab.engine.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
 from fedlab.engine.reduction import Reduction, log2_scale, range_bits_for
 
@@ -27,17 +27,22 @@ class Cohort:
         nodes: Flower node ids, by ascending client id.
         examples: training samples of each.
         weight_of: how each tensor's average weighs the clients.
+        trained: those of the tensors that are parameters trained by gradient steps; the rest are buffers.
+        population: clients of the whole federation.
     """
 
     nodes: tuple[int, ...]
-    examples: tuple[int, ...]
-    weight_of: Mapping[str, Weight]
+    examples: tuple[int, ...] = ()
+    weight_of: Mapping[str, Weight] = field(default_factory=dict)
+    trained: frozenset[str] = frozenset()
+    population: int = 0
 
 
 class AveragingStrategy(Strategy):
     """Base of FedLab's strategies: the loop says who takes part, clients are averaged exactly, `server_step` follows.
 
-    The average does not depend on the order of the clients or on how the engine groups them.
+    The average does not depend on the order of the clients or on how the engine groups them. What lasts from round to
+    round is in `memory`, arrays by name, so that a checkpoint can hold it.
     """
 
     class Settings(Section):
@@ -47,32 +52,57 @@ class AveragingStrategy(Strategy):
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = settings if settings is not None else self.Settings()
+        self.memory: dict[str, np.ndarray] = {}
 
-    def client_settings(self, server_round: int) -> dict[str, float]:
+    def check(self, config: Config) -> list[str]:
+        """Warnings about a configuration; raise ConfigError where the algorithm makes no sense in it."""
+        return []
+
+    def client_settings(self, server_round: int) -> dict[str, float | str]:
         """What the client half of the algorithm needs to know."""
         return {}
 
+    def begin(self, current: Mapping[str, np.ndarray]) -> None:
+        """Called at the start of a round with the arrays about to be sent."""
+
+    def client_arrays(self) -> Mapping[str, np.ndarray]:
+        """Arrays sent down beside the network state; clients send arrays of the same names back, which are averaged."""
+        return {}
+
+    def weights(self) -> dict[str, Weight]:
+        """How each tensor's average weighs the clients."""
+        return dict(self.cohort.weight_of)
+
     def server_step(
-        self, server_round: int, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray]
+        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
     ) -> Mapping[str, np.ndarray]:
-        """New server arrays from those sent out and the clients' average."""
+        """New server arrays.
+
+        Args:
+            current: those sent out.
+            mean: the clients' averages, in the clients' dtypes; tensors nobody sent are missing.
+            answers: the replies, by client, for their metrics.
+        """
         return mean
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         self._current = to_numpy(arrays)
-        ranges = range_bits_for({name: self._current[name] for name in self.cohort.weight_of})
+        self.begin(self._current)
+        extra = self.client_arrays()
+        weights = self.weights()
+        everything = {**self._current, **extra}
+        ranges = range_bits_for({name: everything[name] for name in weights})
         totals = {"examples": sum(self.cohort.examples), "uniform": len(self.cohort.nodes)}
         self._reductions: dict[Weight, Reduction] = {
-            weight: Reduction(weight, log2_scale(totals[weight]), ranges)
-            for weight in sorted(set(self.cohort.weight_of.values()))
+            weight: Reduction(weight, log2_scale(totals[weight]), ranges) for weight in sorted(set(weights.values()))
         }
         config = ConfigRecord({**config, **self.client_settings(server_round)})
         if len(self._reductions) == 1:
             (reduction,) = self._reductions.values()
             config[REDUCE] = reduction.to_json()
-        content = RecordDict({ARRAYS: arrays, CONFIG: config})
+        content = RecordDict({ARRAYS: to_record(everything), CONFIG: config})
         return [Message(content, node, "train") for node in self.cohort.nodes]
 
     def aggregate_train(
@@ -82,10 +112,11 @@ class AveragingStrategy(Strategy):
         if not answers:
             return None, None
         mean: dict[str, np.ndarray] = {}
+        weights = self.weights()
         for weight, reduction in self._reductions.items():
             averaged = exact_sum(answers, reduction).mean()
-            mean.update({n: v for n, v in averaged.items() if self.cohort.weight_of.get(n) == weight})
-        return to_record(self.server_step(server_round, self._current, mean)), None
+            mean.update({name: v for name, v in averaged.items() if weights.get(name) == weight})
+        return to_record(self.server_step(self._current, mean, answers)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -112,5 +143,5 @@ class FedProx(AveragingStrategy):
 
         mu: float = Field(default=0.01, ge=0, description="μ; the paper tunes it in {0.001, 0.01, 0.1, 0.5, 1}")
 
-    def client_settings(self, server_round: int) -> dict[str, float]:
+    def client_settings(self, server_round: int) -> dict[str, float | str]:
         return {"proximal-mu": float(self.settings.mu)}

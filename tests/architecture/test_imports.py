@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "seeding", "paths", "order", "_environment"),
     ("yamltree", "runfolder"),
     ("config", "pictures", "checkpoint"),
-    ("registry", "tracking", "engine"),
+    ("registry", "tracking", "engine", "runconfig"),
     ("distill", "models", "data", "metrics"),
     ("method", "context", "exchange", "report"),
     ("methods",),
@@ -33,8 +33,8 @@ RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
 # method's groups. One subject in three files.
 TOGETHER = {"method", "context", "exchange"}
 
-# where a simulated client's state lies on this machine, for pictures; how a deployed run's configuration is read
-SERVER_MAY_KNOW = {"fedlab.clients.state", "fedlab.clients.deployed"}
+# where a simulated client's state lies on this machine, for pictures
+SERVER_MAY_KNOW = {"fedlab.clients.state"}
 
 FLOWER_ALLOWED = ("fedlab.clients.app", "fedlab.server", "fedlab.server.*", "fedlab.engine", "fedlab.engine.*")
 

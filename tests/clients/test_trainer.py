@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlab.clients.corrections import Proximal
+from fedlab.clients.corrections import Start, requested
 from fedlab.clients.trainer import LocalTrainer, schedule_factor
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, NotFiniteError
@@ -48,7 +48,7 @@ class Linear(Method):
 
 
 def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -> LocalTrainer:
-    correct = changes.pop("correct", lambda parameters: [])
+    mu = changes.pop("mu", 0.0)
     work = {
         "task": Task(0, (1,), (), 1, "none", {}, lambda *args: nn.Identity()),
         "networks": nn.ModuleDict(method.build(None)),  # type: ignore[arg-type]  # it does not look
@@ -61,7 +61,7 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         **changes,
     }
     nn.init.zeros_(work["networks"]["model"].weight)
-    return LocalTrainer(
+    made = LocalTrainer(
         method=method,
         data={"x": torch.arange(samples, dtype=torch.float32)[:, None]},
         state=ClientState(),
@@ -71,9 +71,12 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         examples=samples,
         fingerprint="data",
         cache=tmp_path,
-        correct=correct,
         **work,
     )
+    if mu:
+        parameters = {f"model.{name}": p for name, p in work["networks"]["model"].named_parameters()}
+        made.correction = requested(Start(parameters, {}, made.state, {"proximal-mu": mu}))
+    return made
 
 
 def test_an_epoch_sees_every_sample_once_in_an_order_that_depends_on_the_round(tmp_path: Path) -> None:
@@ -240,7 +243,7 @@ def test_clipping_limits_the_global_norm(tmp_path: Path) -> None:
 
 def test_the_proximal_term_pulls_towards_the_received_weights_in_every_loop(tmp_path: Path) -> None:
     """w ← w − η(g + μ(w − w₀)): nothing at the first step, and methods with loops of their own get it too."""
-    work = trainer(Linear(), tmp_path, correct=lambda parameters: [Proximal(parameters, mu=1.0)])
+    work = trainer(Linear(), tmp_path, mu=1.0)
     optimiser = work.optimiser(work.networks.parameters())
     ones = torch.ones(1, 1)
     work.step(work.networks["model"](ones).sum(), optimiser)

@@ -68,7 +68,7 @@ def _end(root: Path) -> None:
     assert not ours()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the federation: ``runs`` of the server, ``node0``, ``node1``; the connection is called ``loop``."""
     root = tmp_path_factory.mktemp("deployment")
@@ -109,7 +109,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 process.wait(timeout=10)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def logs(deployment: Path) -> Callable[[], str]:
     """The end of every process's log."""
     return lambda: _logs(deployment)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
 from flwr.cli.config_utils import load_and_validate
 
-from fedlab.clients.deployed import CONFIG_KEY, config_from_run, setup_from_context
+from fedlab.clients.deployed import setup_from_context
+from fedlab.config import Config, parse
 from fedlab.deploy import THIN_APP
 from fedlab.errors import ConfigError, FedLabError
-from fedlab.server.app import EXPECTED
+from fedlab.runconfig import CONFIG_KEY, EXPECTED_KEY, pack, unpack
 
 APP = Path(__file__).parents[2] / "docker" / "app"
 TINY = (
@@ -30,7 +32,7 @@ def test_flower_accepts_it_and_finds_both_components() -> None:
     assert warnings == []
     assert config == tomllib.loads(THIN_APP)
     assert config["project"]["dependencies"] == []
-    assert set(config["tool"]["flwr"]["app"]["config"]) == {CONFIG_KEY, EXPECTED}
+    assert set(config["tool"]["flwr"]["app"]["config"]) == {CONFIG_KEY, EXPECTED_KEY}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,18 @@ def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatc
     assert all(setup.state_root.is_relative_to(tmp_path / "home") for setup in setups)
 
 
+def test_a_configuration_survives_the_way_through_the_run_configuration() -> None:
+    config = parse(Config, json.loads(TINY)).with_overrides({"tracking.folder": 'ünï "quoted" 😀 \\ path'})
+    packed = pack(config, 3)
+    assert unpack(packed) == (config, 3)
+    assert str(packed[CONFIG_KEY]).isascii()
+    written = tomllib.loads("".join(f"{key} = {json.dumps(value)}\n" for key, value in packed.items()))
+    assert written == packed
+
+
 @pytest.mark.parametrize("text", ["{", "", "[1]", "5"])
 def test_a_run_configuration_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(FedLabError, match=r"config-json|configuration"):
-        config_from_run({CONFIG_KEY: text})
+        unpack({CONFIG_KEY: text})
+    with pytest.raises(ConfigError, match="expected-clients = -1"):
+        unpack({CONFIG_KEY: TINY, EXPECTED_KEY: -1})

@@ -209,7 +209,7 @@ def test_names_from_outside_stay_text(make_run: Callable[..., Path]) -> None:
             title="</title><script>2</script>",
             caption="<iframe>",
             command="</code><script>3</script>",
-            metrics=("accuracy", "<script>4</script>"),
+            metrics=("<script>4</script>", "$\\frac{$"),
             warnings=("<script>5</script>",),
             end="failed",
             error="</pre><script>6</script>",
@@ -222,6 +222,7 @@ def test_names_from_outside_stay_text(make_run: Callable[..., Path]) -> None:
     assert "<script>5</script>" in page.sections["warnings"]
     assert "_under" in page.sections["partition"]
     assert "$x^$" in page.sections["partition"]
+    assert "test $\\frac{$" in page.sections["curves"]
 
 
 def test_ids_are_unique_and_all_links_lead_somewhere(plain: Any) -> None:

@@ -12,6 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedlab
+from fedlab.clients.received import ReceivedTensors
 from fedlab.config import Config
 from fedlab.engine.grid import SimulationGrid
 from fedlab.server.strategies.average import FedAvg
@@ -23,9 +24,9 @@ FEDLGD = {"name": "fedlgd", "ipc_local": 2, "ipc_global": 2, "warmup_steps": 2, 
 class Disaster(FedAvg):
     """Averages, and before round 2 takes everything the machine of the clients knows."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, memories: list[ReceivedTensors]) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.memories = folder, memories
         self.lost: list[Path] = []
 
     def configure_train(self, server_round: int, *arguments: object) -> Iterable[Message]:
@@ -36,17 +37,27 @@ class Disaster(FedAvg):
             self.lost = list(self.folder.glob("*/clients/*"))
             for folder in self.lost:
                 shutil.rmtree(folder)
+            for memory in self.memories:
+                memory._ready.clear()  # what a new process would not have
         return super().configure_train(server_round, *arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("updates", [0, 2])
 def test_clients_start_anew_and_are_sent_the_global_images_again(
-    updates: int, settings: Settings, samples: fedlab.Dataset
+    updates: int, settings: Settings, samples: fedlab.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to round 2 a client's images are those of its warm-up, which the same data gives again: equal weights."""
     config = settings(method={**FEDLGD, "spacing": 1, "updates": updates}, federation__rounds=2)
     whole = fedlab.run(config, data=samples)
-    strategy = Disaster(Path(config.tracking.folder))
+    memories: list[ReceivedTensors] = []
+    make = ReceivedTensors.__init__
+
+    def remembered(self: ReceivedTensors, root: Path, device: torch.device | str = "cpu") -> None:
+        make(self, root, device)
+        memories.append(self)
+
+    monkeypatch.setattr(ReceivedTensors, "__init__", remembered)
+    strategy = Disaster(Path(config.tracking.folder), memories)
     lossy = fedlab.run(config, strategy=strategy, data=samples)
     assert strategy.lost
     assert [round["clients"] for round in lossy.history.rounds] == [[0, 1, 2, 3]] * 2

@@ -17,8 +17,9 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 
 import fedlab
-from fedlab.clients.corrections import Proximal, requested
+from fedlab.clients.corrections import Proximal, Start, requested
 from fedlab.config import Component, Config
+from fedlab.context import ClientState
 from fedlab.engine.messages import array_record, metric_record, required, to_numpy
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.server.strategies import STRATEGIES, check_participants, make_strategy
@@ -270,20 +271,22 @@ def test_the_example_runs_as_a_script(tmp_path: Path) -> None:
 
 
 def test_the_proximal_gradient_is_g_plus_mu_times_the_way_gone() -> None:
-    w = torch.tensor([1.0, -2.0], requires_grad=True)
-    untouched = torch.tensor([5.0], requires_grad=True)
-    (correction,) = requested({"proximal-mu": 0.5}, [w, untouched])
-    w.grad = torch.tensor([3.0, 4.0])
-    correction.apply([w, untouched])
+    w, other = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([5.0], requires_grad=True)
+    correction = requested(Start({"w": w}, {}, ClientState(), {"proximal-mu": 0.5}))
+    assert isinstance(correction, Proximal)
+    optimiser = torch.optim.SGD([w, other], lr=1.0)
+    w.grad, other.grad = torch.tensor([3.0, 4.0]), torch.tensor([1.0])
+    correction.apply(optimiser)
     assert w.grad.tolist() == [3.0, 4.0]  # at the received weights there is nothing to pull back
     with torch.no_grad():
         w += torch.tensor([2.0, -4.0])
+        other += 1
     w.grad = torch.tensor([3.0, 4.0])
-    correction.apply([w, untouched])
+    correction.apply(optimiser)
     assert w.grad.tolist() == [3.0 + 0.5 * 2.0, 4.0 + 0.5 * -4.0]
-    assert untouched.grad is None
-    assert requested({"proximal-mu": 0.0}, [w]) == requested({}, [w]) == []
-    assert isinstance(correction, Proximal)
+    assert other.grad.tolist() == [1.0]
+    assert requested(Start({"w": w}, {}, ClientState(), {"proximal-mu": 0.0})) is None
+    assert requested(Start({"w": w}, {}, ClientState(), {})) is None
 
 
 def test_fedprox_of_flower_and_ours_are_one_and_a_single_step_is_fedavg(

@@ -34,7 +34,12 @@ class Union:
 
     def missing(self) -> str | None:
         reports = {name: source.missing() for name, source in self.parts.items()}
-        return "\n".join(f"{name}: {report}" for name, report in reports.items() if report) or None
+        lines = [
+            f"{name}: {report.replace('data.source', f'data.source.sources.{name}')}"
+            for name, report in reports.items()
+            if report
+        ]
+        return "\n".join(lines) or None
 
     def load(self, seed: int) -> Dataset:
         datasets = {}
