@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
@@ -27,10 +28,10 @@ class CentralMean(FedAvg):
         options: arguments of Flower's FedAvg.
     """
 
-    def __init__(self, left_out: int = 1, **options: float) -> None:
+    def __init__(self, left_out: int = 1, **options: Any) -> None:
         if left_out < 0:
             raise ValueError("left_out must not be negative")
-        super().__init__(**options)  # type: ignore[arg-type]  # FedAvg checks them
+        super().__init__(**options)
         self.left_out = left_out
 
     def aggregate_train(

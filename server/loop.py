@@ -101,7 +101,8 @@ class FederatedLoop:
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
     def _prepare(self) -> None:
-        plan, results = self._plan(1), dict[int, Mapping[str, Tensor]]()
+        plan = self._plan(1)
+        results: Results = {}
         if self.method.overrides("prepare"):
             content = RecordDict()
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.clients]

@@ -8,6 +8,7 @@ import typer
 
 from fedlab.cli.catalogue import list_components
 from fedlab.cli.configuration import config_app
+from fedlab.cli.deploy import submit
 from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
 from fedlab.cli.partition import partition
@@ -53,6 +54,7 @@ app.command()(report)
 app.command()(partition)
 app.add_typer(config_app, name="config")
 app.command()(reproduce)
+app.command()(submit)
 app.command()(doctor)
 
 

@@ -91,3 +91,25 @@ def image_shape(
     if channels < 1 or min(height, width) < smallest:
         raise ConfigError("model.name", found, f"images of at least {smallest}x{smallest} pixels", fix)
     return channels, height, width
+
+
+def headless(model: nn.Module, name: str) -> nn.Module:
+    """`model` without its classification head, for a method that puts its own on the features; changed in place.
+
+    Args:
+        model: of the registry.
+        name: its name, for the message.
+
+    Raises:
+        ConfigError: no ``features``, ``feature_dim`` and ``head``, see `FeatureClassifier`.
+    """
+    lacking = [part for part in ("features", "feature_dim", "head") if not hasattr(model, part)]
+    if lacking:
+        raise ConfigError(
+            "model.name",
+            name,
+            f"a model with features(), feature_dim and head: it lacks {', '.join(lacking)}",
+            "choose another model, or see fedlab.models.FeatureClassifier",
+        )
+    model.head = nn.Identity()
+    return model

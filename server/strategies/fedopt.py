@@ -71,7 +71,7 @@ class _Adaptive(_ServerOptimiser):
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         """The new v, given Δ²."""
-        return v + square
+        return np.asarray(v + square)
 
 
 class FedAdagrad(_Adaptive):
@@ -88,7 +88,7 @@ class FedAdam(_Adaptive):
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         beta2 = self.settings.beta2
-        return np.float32(beta2) * v + np.float32(1 - beta2) * square
+        return np.asarray(np.float32(beta2) * v + np.float32(1 - beta2) * square)
 
 
 class FedYogi(_Adaptive):
@@ -100,4 +100,4 @@ class FedYogi(_Adaptive):
         server_lr: float = Field(default=0.01, gt=0, description="η")
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
-        return v - np.float32(1 - self.settings.beta2) * square * np.sign(v - square)
+        return np.asarray(v - np.float32(1 - self.settings.beta2) * square * np.sign(v - square))

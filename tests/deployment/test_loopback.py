@@ -126,10 +126,10 @@ def test_local_virtual_images_lie_on_their_node_and_nowhere_else(
         if not path.is_file():
             continue
         content = path.read_bytes()
-        for client, images in private.items():
+        for client, held in private.items():
             if path.is_relative_to(deployment / f"node{client}"):
                 continue
-            assert not any(image in content for image in images), f"{path} holds images of client {client}"
+            assert not any(image in content for image in held), f"{path} holds images of client {client}"
 
 
 def test_an_error_of_a_client_reaches_the_submitter_and_the_run_folder_with_its_traceback(

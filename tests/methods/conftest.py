@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fedlab
 from fedlab.clients.trainer import LocalTrainer
@@ -65,7 +65,7 @@ class Bench:
             examples=len(data["label"]),
             fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
             cache=self.folder / "cache",
-            correct=lambda parameters: [],
+
             **self._work(round, plan),
         )
 
@@ -160,3 +160,40 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., fedlab.Run]:
         return fedlab.run(config, overrides=overrides, **arguments)
 
     return start
+
+
+class Spy(nn.Module):
+    """Counts what passes a network's feature extractor."""
+
+    def __init__(self, network: Any, seen: list[tuple[nn.Module, Tensor, bool]]) -> None:
+        super().__init__()
+        self.network, self.seen = network, seen
+
+    def features(self, x: Tensor) -> Tensor:
+        self.seen.append((self.network, x.detach().clone(), torch.is_grad_enabled()))
+        features: Tensor = self.network.features(x)
+        return features
+
+
+def _watch(lab: Any, monkeypatch: pytest.MonkeyPatch, random: bool) -> list[tuple[nn.Module, Tensor, bool]]:
+    seen: list[tuple[nn.Module, Tensor, bool]] = []
+    if random:
+        make = type(lab.method)._random_extractor
+        monkeypatch.setattr(type(lab.method), "_random_extractor", lambda self, *a, **k: Spy(make(*a, **k), seen))
+    else:
+        network = lab.networks["model"]
+        features = network.features
+
+        def spied(x: Tensor) -> Tensor:
+            seen.append((network, x.detach().clone(), torch.is_grad_enabled()))
+            result: Tensor = features(x)
+            return result
+
+        monkeypatch.setattr(network, "features", spied)
+    return seen
+
+
+@pytest.fixture
+def watch() -> Any:
+    """(lab, monkeypatch, random) → what passes the extractor from now on: network, images, whether with gradient."""
+    return _watch

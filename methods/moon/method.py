@@ -1,0 +1,109 @@
+"""MOON: a local model that keeps close to the global one and away from its own past.
+
+Li, He and Song, "Model-Contrastive Federated Learning", arXiv 2103.16257. Symbols: z a representation after the
+projection, μ the weight of the model-contrastive loss ℓ_con.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlab.config import Section
+from fedlab.context import FitContext
+from fedlab.distill.model_contrast import model_contrastive
+from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.methods.moon.networks import ProjectionNetwork
+from fedlab.models import headless
+
+_PREVIOUS = "previous/"
+
+
+class Moon(Method):
+    """Model-contrastive federated learning.
+
+    A client keeps its last local models in ``ctx.state``, one tensor (M, …) per name of the network's state, oldest
+    first. What the frozen models make of its samples does not change during a round, so it is computed once, beside
+    the samples, rather than for every batch of every epoch.
+    """
+
+    title = "MOON"
+    paper = "Li, He & Song 2021, arXiv 2103.16257"
+
+    class Settings(Section):
+        """Settings; defaults are the paper's for CIFAR-10."""
+
+        mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
+        temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
+        projection_dim: int = Field(default=256, ge=1, description="width of z")
+        buffer: int = Field(default=1, ge=1, description="own previous models that are negatives; the oldest goes first")
+
+    def check(self, config: Any) -> list[str]:
+        rounds, s = config.federation.rounds, self.settings
+        warnings = {
+            "method.mu = 0 is plain training of a network with a projection head": s.mu == 0,
+            "federation.rounds = 1: ℓ_con is 0 in a client's first round, so it never acts": s.mu and rounds == 1,
+            f"method.buffer = {s.buffer} is never filled in {rounds} rounds": s.mu and 1 < rounds <= s.buffer,
+        }
+        return [text for text, holds in warnings.items() if holds]
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        encoder: Any = headless(task.model(), task.model_name)
+        return {
+            "model": ProjectionNetwork(encoder, encoder.feature_dim, self.settings.projection_dim, task.num_classes)
+        }
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """The whole network, projection head included; previous models stay in the client's state."""
+        return (Group("model", members=("model",)),)
+
+    def fit(self, ctx: FitContext) -> None:
+        if not self.settings.mu:
+            ctx.train()
+            return
+        frozen = self._representations(ctx)
+        count = len(frozen["z_global"])  # a single batch in preflight
+        ctx.train({**{name: values[:count] for name, values in ctx.data.items()}, **frozen})
+        for name, value in ctx.networks["model"].state_dict().items():
+            held = [ctx.state[_PREVIOUS + name]] if _PREVIOUS + name in ctx.state else []
+            ctx.state[_PREVIOUS + name] = torch.cat([*held, value[None]])[-self.settings.buffer :]
+
+    @torch.no_grad()
+    def _representations(self, ctx: FitContext) -> dict[str, Tensor]:
+        """z of the client's samples by the received model, (n, d), and by its own previous ones, (n, M, d)."""
+        models = [ctx.networks["model"], *self._previous(ctx)]
+        every: Any = [model.eval() for model in models]
+        parts = []
+        for batch in ctx.iterate(ctx.data):
+            with ctx.autocast():
+                parts.append(torch.stack([model.features(batch["image"]).float() for model in every], dim=1))
+        z = torch.cat(parts)
+        return {"z_global": z[:, 0], "z_previous": z[:, 1:]}
+
+    @staticmethod
+    def _previous(ctx: FitContext) -> list[nn.Module]:
+        held = {n.removeprefix(_PREVIOUS): v for n, v in ctx.state.items() if n.startswith(_PREVIOUS)}
+        models = []
+        for m in range(len(next(iter(held.values()), ()))):
+            model = copy.deepcopy(ctx.networks["model"])
+            model.load_state_dict({name: values[m] for name, values in held.items()})
+            models.append(model)
+        return models
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Eq. 4: CE + μ·ℓ_con."""
+        s, model = self.settings, cast(ProjectionNetwork, networks["model"])
+        z = model.features(batch["image"])
+        terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}
+        if s.mu:
+            ℓ_con = model_contrastive(z, batch["z_global"], batch["z_previous"], s.temperature)
+            terms["contrastive"] = s.mu * ℓ_con
+        return terms
+
+
+METHOD = Moon
