@@ -19,6 +19,7 @@ from fedlab.yamltree import dump_yaml, load_yaml, unshared
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
@@ -53,6 +54,15 @@ class DataConfig(Section):
     partition: tuple[ComponentField, ...] = Field(
         default=(Component(name="iid", clients=5),),
         description="partition steps, each splitting every part of the one before; client counts multiply",
+    )
+    drift: tuple[ComponentField, ...] = Field(
+        default=(), description="how what a client sees of its samples changes over rounds; see `fedlab list drifts`"
+    )
+    test_clients: Fraction = Field(
+        default=1.0, description="share of the training clients that keep their test samples; the others hold none"
+    )
+    unseen: ProperFraction | tuple[str, ...] = Field(
+        default=(), description="clients that never train and are evaluated apart: a share, or patterns of their names"
     )
     mean: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
         default=(0.5,), description="subtracted per channel from images in [0, 1]; one tuple, or one per domain"

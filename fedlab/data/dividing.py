@@ -95,3 +95,18 @@ def _places(caps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarra
     more = rng.permutation(np.flatnonzero(caps > level))[: total - places.sum()]
     places[more] += 1
     return places
+
+
+def fill(weights: np.ndarray, total: int, caps: np.ndarray) -> np.ndarray:
+    """Integers near ``weights * total``, at most `caps`, that sum to `total`.
+
+    What a full place cannot take goes to the others in proportion to their weights, and where they have none in
+    proportion to their room. Every pass fills a place or is the last.
+    """
+    filled: np.ndarray = np.zeros_like(caps)
+    while (missing := total - int(filled.sum())) > 0:
+        room = caps - filled
+        wanted = np.where(room > 0, weights, 0.0)
+        wanted = wanted if wanted.any() else room.astype(np.float64)
+        filled += np.minimum(apportion(wanted / wanted.sum(), missing), room)
+    return filled

@@ -21,7 +21,9 @@ PARTITIONERS = Registry(
     "partition step",
     {
         name: f"fedlab.data.partitioners:{name.title()}"
-        for name in ("iid", "dirichlet", "pathological", "shard", "size", "natural", "domain", "corruption")
+        for name in (
+            "iid", "dirichlet", "pathological", "shard", "size", "quantity", "natural", "domain", "corruption",
+        )
     },
     "fedlab.partitioners",
 )

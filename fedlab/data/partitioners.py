@@ -249,6 +249,31 @@ class Size(Step):
         return [int(rule.partition_id_to_size[part]) for part in range(count)]
 
 
+class Quantity(Step):
+    """Quantity skew: random parts of log-normal sizes, as client sizes are found to be (LEAF, arXiv 1812.01097).
+
+    Clients that end below ``min_samples`` are topped up as in the Dirichlet step, so every σ terminates.
+    """
+
+    class Settings(Section):
+        """Settings of the quantity step."""
+
+        clients: Positive = Field(description="parts")
+        sigma: float = Field(default=1.0, ge=0, le=1e6, description="σ of the sizes' logarithms; 0 is equal sizes")
+        min_samples: Positive = Field(default=1, description="training samples every part gets at least")
+
+    each_key = "min_samples"
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        s = self.settings
+        logs = s.sigma * rng.standard_normal(s.clients)
+        weights = np.exp(logs - logs.max())
+        sizes = apportion(weights / weights.sum(), len(train))
+        owner = rng.permutation(np.repeat(np.arange(s.clients), sizes))
+        top_up(owner, s.clients, s.min_samples, rng)
+        return _matched(dataset, owner, s.clients, train, test, rng)
+
+
 class Natural(Step):
     """One client per natural owner: writer, site, speaker (the data's ``group`` column)."""
 
@@ -263,11 +288,14 @@ class Domain(Step):
         return _by_column(self, dataset, "domain", dataset.train.domain_names, train, test)
 
 
-def _known(names: Any) -> Any:
-    for name in () if names == "all" else names:
+def known_corruptions(names: Any) -> Any:
+    """Validate a list of corruptions; a text is a word that stands for some."""
+    if isinstance(names, str):
+        return names
+    for name in names:
         if name not in CORRUPTIONS:
             raise ValueError(f"names of corruptions, and {name!r} is none; {did_you_mean(name, CORRUPTIONS)}")
-    if names != "all" and (not names or len(set(names)) < len(names)):
+    if not names or len(set(names)) < len(names):
         raise ValueError("at least one corruption, each at most once")
     return names
 
@@ -278,7 +306,7 @@ class Corruption(Step):
     class Settings(Section):
         """Settings of the corruption step."""
 
-        corruptions: Annotated[Literal["all"] | tuple[str, ...], AfterValidator(_known)] = Field(
+        corruptions: Annotated[Literal["all"] | tuple[str, ...], AfterValidator(known_corruptions)] = Field(
             default="all", description="names, or all 19"
         )
         severity: int = Field(default=3, ge=1, le=5)

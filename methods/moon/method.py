@@ -41,7 +41,9 @@ class Moon(Method):
         mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
         temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
         projection_dim: int = Field(default=256, ge=1, description="width of z")
-        buffer: int = Field(default=1, ge=1, description="own previous models that are negatives; the oldest goes first")
+        buffer: int = Field(
+            default=1, ge=1, description="own previous models that are negatives; the oldest goes first"
+        )
 
     def check(self, config: Any) -> list[str]:
         rounds, s = config.federation.rounds, self.settings

@@ -1,7 +1,7 @@
 """VHL: all clients train beside their own samples on one common set of images of nothing, and align features to it.
 
 Tang, Zhang, Shi, He, Han and Chu, "Virtual Homogeneity Learning: Defending against Data Heterogeneity in Federated
-Learning", arXiv 2206.02465. Symbols: x̃, ỹ virtual images and their classes, K and M numbers of real and virtual classes.
+Learning", arXiv 2206.02465. Symbols: x̃, ỹ virtual images and their classes; K real classes, M virtual ones.
 """
 
 from __future__ import annotations

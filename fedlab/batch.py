@@ -1,0 +1,221 @@
+"""Many runs one after the other: checked beforehand, never repeated when finished, each with its time left."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlab.check import check_config, check_data
+from fedlab.config import Config, parse, set_dotted
+from fedlab.errors import ConfigErrors, FedLabError, InputError
+from fedlab.experiment import Run, load, run
+from fedlab.report.record import run_status
+from fedlab.report.values import human_seconds
+from fedlab.yamltree import unshared
+
+Results = Mapping[str, Mapping[int, Run]]  # by point and seed
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs to be made.
+
+    Args:
+        configs: by point and seed, in the order in which they run.
+    """
+
+    configs: Mapping[Key, Config]
+
+    @classmethod
+    def make(
+        cls,
+        points: Mapping[str, Callable[[], Mapping[str, Any]]],
+        seeds: Sequence[int],
+        folder: Path,
+        *,
+        kind: str = "point",
+    ) -> Plan:
+        """Every point with every seed, all of them checked: components, machine, data and partition.
+
+        Args:
+            points: by name, what makes the raw configuration; it may raise ConfigErrors.
+            seeds: the outer loop, so that all points can be compared early.
+            folder: where the runs go, a folder each point.
+            kind: what a point is called in error messages.
+
+        Raises:
+            ConfigErrors: everything that is wrong with any point.
+        """
+        configs: dict[Key, Config] = {}
+        problems: dict[str, tuple[InputError, dict[str, None]]] = {}
+        tried: set[str] = set()
+        for seed in seeds:
+            for name, raw in points.items():
+                try:
+                    configs[name, seed] = config = _placed(raw(), folder / "runs" / folder_name(name), seed)
+                    _check(config, tried)
+                except (ConfigErrors, InputError) as error:
+                    for single in error.errors if isinstance(error, ConfigErrors) else [error]:
+                        problems.setdefault(str(single), (single, {}))[1][name] = None
+        if problems:
+            raise ConfigErrors([_attributed(e, list(names), len(points), kind) for e, names in problems.values()])
+        return cls(configs)
+
+
+@dataclass
+class Batch:
+    """A plan being carried out; what it holds is true also after an exception.
+
+    Args:
+        plan: what to run.
+        results: runs by point and seed.
+        failures: why runs failed, by point and seed.
+    """
+
+    plan: Plan
+    results: dict[str, dict[int, Run]] = field(default_factory=dict)
+    failures: dict[Key, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        *,
+        keep_going: bool = False,
+        command: str | None = None,
+        announce: Callable[[str], None] = lambda text: None,
+        inspect: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Run what the folder does not hold finished.
+
+        Args:
+            keep_going: go on with the other runs after one failed.
+            command: how to repeat it, recorded in every run.
+            announce: told what starts and how each run came out.
+            inspect: given every run; what it raises ends the batch.
+
+        Raises:
+            Exception: whatever a run raises, unless `keep_going`.
+            KeyboardInterrupt: with a note that says how to go on.
+        """
+        configs = self.plan.configs
+        self.results = {point: {} for point, _ in configs}
+        spent: dict[Key, float] = {}
+        for position, ((point, seed), config) in enumerate(configs.items(), start=1):
+            left = _left(list(configs)[position - 1 :], spent)
+            announce(f"{point}, seed {seed} ({position} of {len(configs)}){left}")
+            done = finished(config)
+            began = time.perf_counter()
+            try:
+                self.results[point][seed] = done or run(config, command=command)
+            except KeyboardInterrupt as stop:
+                stop.add_note(self._how_to_go_on())
+                raise
+            except Exception as error:
+                if not keep_going:
+                    error.add_note(self._how_to_go_on())
+                    raise
+                self.failures[point, seed] = _reason(error)
+                announce(f"failed: {self.failures[point, seed]}")
+            else:
+                path = self.results[point][seed].path
+                announce(f"already done: {path}" if done else f"done: {path}")
+                inspect(self.results[point][seed])
+            if not done:
+                spent[point, seed] = time.perf_counter() - began
+
+    def _how_to_go_on(self) -> str:
+        done = sum(len(runs) for runs in self.results.values())
+        return f"{done} of {len(self.plan.configs)} runs are done and kept: the same command goes on from there"
+
+
+def finished(config: Config) -> Run | None:
+    """The newest completed run of an equal configuration in the run's folder."""
+    for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
+        try:
+            found = load(path.parent)
+        except FedLabError:
+            continue
+        if run_status(found.history) == "completed" and _essence(found.config) == _essence(config):
+            return found
+    return None
+
+
+def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a raw configuration with dotted keys replaced.
+
+    Raises:
+        ConfigErrors: a key that leads nowhere.
+    """
+    changed: dict[str, Any] = unshared(raw)
+    for key, value in changes.items():
+        set_dotted(changed, key, unshared(value))
+    return changed
+
+
+def folder_name(point: str) -> str:
+    """A folder's name for a point; distinct points have distinct names."""
+    plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]
+    same = plain == point.replace(", ", ",")
+    return plain if same else f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}"
+
+
+def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation of the values there are; None where they are too few."""
+    found = [value for value in values if value is not None]
+    return (statistics.fmean(found) if found else None, statistics.stdev(found) if len(found) > 1 else None)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, the first row its header."""
+    head, *body = (f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
+    return [head, f"|{'---|' * len(rows[0])}", *body]
+
+
+def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
+    # a name of its own would be taken once the second seed starts
+    return parse(Config, with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
+
+
+def _check(config: Config, tried: set[str]) -> None:
+    """Data and partition are tried once however many points and seeds share them: loading can take long."""
+    check_config(config)
+    data = config.data.model_dump_json()
+    if data not in tried:
+        tried.add(data)
+        check_data(config)
+
+
+def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:
+    """The error with the points it is of; one of them all is the base's."""
+    if len(names) == points > 1:
+        return error
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return type(error)(f"{kind} {names[0]}{more}: {error.key}", error.value, error.expected, error.fix)
+
+
+def _left(to_run: Sequence[Key], spent: Mapping[Key, float]) -> str:
+    """The time the runs ahead will take, judged by the same point's other seeds, or else by all runs."""
+    if not spent:
+        return ""
+    overall = statistics.fmean(spent.values())
+    own = {
+        point: statistics.fmean(seconds for (other, _), seconds in spent.items() if other == point)
+        for point, _ in spent
+    }
+    return f", about {human_seconds(sum(own.get(point, overall) for point, _ in to_run))} left"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, FedLabError) else f"{type(error).__name__}: {error}"
+    return "\n".join([text, *getattr(error, "__notes__", [])])
+
+
+def _essence(config: Config) -> dict[str, Any]:
+    """What results depend on: neither where the work ran nor what was recorded."""
+    return config.model_dump(mode="json", exclude={"engine", "tracking"})
