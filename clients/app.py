@@ -24,6 +24,7 @@ from fedlab.engine.messages import (
     NUM_EXAMPLES,
     ORDER,
     REDUCE,
+    STATE,
     WITHHELD,
     array_record,
     config_record,
@@ -32,8 +33,6 @@ from fedlab.engine.messages import (
     to_record,
 )
 from fedlab.order import Order
-
-STATE = "fedlab.state"
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,7 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime], *mods: Mod) -> Cli
                 "name": data.partition[client].name,
                 "train": runtime.examples(client),
                 "test": data.num_test(client),
+                "unseen": client in data.unseen,
                 "columns": json.dumps(runtime.task.columns),
                 "classes": list(runtime.task.class_names),
                 "clients": data.num_clients,

@@ -50,6 +50,10 @@ class ClientSetup:
     preflight: bool = False
 
 
+RECEIVED = "received"
+"""Folder of the server's tensors, beside the clients' states."""
+
+
 class MissingSharedError(FedLabError):
     """This machine lacks the current version of a server tensor; the server sends it again."""
 
@@ -90,7 +94,7 @@ class ClientRuntime:
         self.networks = build_networks(self.method, self.task, config.seed, self.device)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.store = StateStore(setup.state_root, self.device)
-        self.received = ReceivedTensors(setup.state_root / "received", self.device)
+        self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
         self._held_once: dict[str, int] = {}
@@ -176,7 +180,7 @@ class ClientRuntime:
         self._receive(client, order, shared)
         self._load(exchange, arrays, state)
         self.networks.eval()
-        data = self.setup.federated.client(client)
+        data = self.setup.federated.client(client, order.round)
         context = EvaluationContext(
             data=self._columns(data.test),
             train_data=lambda: self._columns(data.train),
@@ -199,7 +203,7 @@ class ClientRuntime:
         shared: Mapping[str, Tensor],
         correction: Correction | None,
     ) -> LocalTrainer:
-        data = self.setup.federated.client(client)
+        data = self.setup.federated.client(client, order.round)
         columns = self._columns(data.train)
         return LocalTrainer(
             method=self.method,
@@ -285,7 +289,7 @@ class ClientRuntime:
     def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
         if not state.changed:
             return version
-        self.store.save(client, order.round, state, version, order.keep_from)
+        self.store.save(client, order.round, state, version, order.keep_for)
         return order.round
 
 

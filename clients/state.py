@@ -7,6 +7,7 @@ is repeated after a crash therefore starts from the version before, whatever the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -45,19 +46,27 @@ class StateStore:
                 f"state of client {client}", str(path), "the file written in that round", str(error)
             ) from error
 
-    def save(self, client: int, version: int, state: ClientState, loaded: int | None, keep_from: int) -> None:
+    def save(
+        self, client: int, version: int, state: ClientState, loaded: int | None, keep_for: Sequence[int] = ()
+    ) -> None:
         """Write a version and drop those nobody can ask for again.
 
         Args:
             loaded: the version `state` was loaded from, which stays: this attempt's reply may yet be lost.
-            keep_from: round of the last checkpoint; the newest version up to it stays, for resuming.
+            keep_for: rounds of checkpoints; the newest version up to each stays, for resuming there.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
         write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw, durable=False)
         versions = self._versions(client)
-        kept = {version, loaded, max((v for v in versions if v <= keep_from), default=None)}
+        kept = {version, loaded, *(max((v for v in versions if v <= kept_for), default=None) for kept_for in keep_for)}
         for old in set(versions) - kept:
             self._path(client, old).unlink(missing_ok=True)
+
+    def rewind(self, round: int) -> None:
+        """Forget everything written after a round."""
+        for path in self.root.glob("*/*/*.state"):
+            if path.stem.isdigit() and int(path.stem) > round:
+                path.unlink()
 
     def latest(self, client: int) -> ClientState | None:
         """The newest state of a client, for looking at it; None where it has none."""

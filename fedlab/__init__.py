@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedlab.errors import FedLabError as FedLabError
     from fedlab.experiment import Run as Run
     from fedlab.experiment import load as load
+    from fedlab.experiment import resume as resume
     from fedlab.experiment import run as run
     from fedlab.method import Method as Method
 
@@ -33,6 +34,7 @@ _PUBLIC = {
     "from_arrays": "fedlab.data.sources.arrays",
     "load": "fedlab.experiment",
     "load_config": "fedlab.config",
+    "resume": "fedlab.experiment",
     "run": "fedlab.experiment",
 }
 __all__ = sorted(_PUBLIC)

@@ -6,7 +6,7 @@ import hashlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fedlab.errors import ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run, load, run
 from fedlab.report.record import run_status
 from fedlab.report.values import human_seconds
+from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.yamltree import unshared
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
@@ -55,7 +56,7 @@ class Plan:
         """
         configs: dict[Key, Config] = {}
         problems: dict[str, tuple[InputError, dict[str, None]]] = {}
-        tried: set[str] = set()
+        tried: dict[str, int | InputError] = {}
         for seed in seeds:
             for name, raw in points.items():
                 try:
@@ -105,11 +106,12 @@ class Batch:
         """
         configs = self.plan.configs
         self.results = {point: {} for point, _ in configs}
+        before = {key: finished(config) for key, config in configs.items()}
+        ahead = [key for key, done in before.items() if done is None]
         spent: dict[Key, float] = {}
         for position, ((point, seed), config) in enumerate(configs.items(), start=1):
-            left = _left(list(configs)[position - 1 :], spent)
-            announce(f"{point}, seed {seed} ({position} of {len(configs)}){left}")
-            done = finished(config)
+            announce(f"{point}, seed {seed} ({position} of {len(configs)}){_left(ahead, spent)}")
+            done = before[point, seed]
             began = time.perf_counter()
             try:
                 self.results[point][seed] = done or run(config, command=command)
@@ -127,6 +129,7 @@ class Batch:
                 announce(f"already done: {path}" if done else f"done: {path}")
                 inspect(self.results[point][seed])
             if not done:
+                ahead.remove((point, seed))
                 spent[point, seed] = time.perf_counter() - began
 
     def _how_to_go_on(self) -> str:
@@ -165,30 +168,24 @@ def folder_name(point: str) -> str:
     return plain if same else f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}"
 
 
-def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation of the values there are; None where they are too few."""
-    found = [value for value in values if value is not None]
-    return (statistics.fmean(found) if found else None, statistics.stdev(found) if len(found) > 1 else None)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table, the first row its header."""
-    head, *body = (f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
-    return [head, f"|{'---|' * len(rows[0])}", *body]
-
-
 def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
     # a name of its own would be taken once the second seed starts
     return parse(Config, with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
 
 
-def _check(config: Config, tried: set[str]) -> None:
+def _check(config: Config, tried: dict[str, int | InputError]) -> None:
     """Data and partition are tried once however many points and seeds share them: loading can take long."""
     check_config(config)
     data = config.data.model_dump_json()
     if data not in tried:
-        tried.add(data)
-        check_data(config)
+        try:
+            tried[data] = check_data(config).num_clients
+        except InputError as error:
+            tried[data] = error
+    seen = tried[data]
+    if isinstance(seen, InputError):
+        raise seen
+    check_participants(make_strategy(config.federation.strategy), seen)
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlab.config import Config
+from fedlab.data.drift import make_drifts
 from fedlab.data.federated import FederatedData
 from fedlab.data.partition import check_steps
 from fedlab.data.samples import Dataset
@@ -50,6 +51,7 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: check_model(config.model))
     attempt(lambda: build_source(config.data.source))
     attempt(lambda: check_steps(config.data.partition))
+    attempt(lambda: make_drifts(config.data.drift))
     attempt(lambda: make_sampler(config.federation.sampler, config.seed))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_engine(config.engine))

@@ -291,7 +291,10 @@ def _explain_one(
     if kind == "extra_forbidden":
         owner = _section_at(section, location[:-1])
         return ConfigError(
-            key, value, "no such key", did_you_mean(str(location[-1]), owner.model_fields if owner else ())
+            key,
+            value,
+            "no such key",
+            did_you_mean(str(location[-1]), [f.alias or n for n, f in owner.model_fields.items()] if owner else ()),
         )
     if kind == "invalid_key":
         return ConfigError(key, value, "keys that are text", "quote the key")

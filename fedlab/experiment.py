@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,11 @@ from torch import nn
 from fedlab.check import check_config, check_data
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.clients.app import ClientAppFactory
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.received import ReceivedTensors
+from fedlab.clients.runtime import RECEIVED, ClientSetup
 from fedlab.clients.state import StateStore
 from fedlab.config import Component, Config, apply_overrides, load_config, parse, read_yaml
-from fedlab.data.partition import summary
+from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
 from fedlab.engine import check_engine, launch
 from fedlab.errors import CheckpointError, ConfigError
@@ -32,6 +34,7 @@ from fedlab.preflight import preflight
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
+from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.session import open_session, report_quietly
 from fedlab.tracking import History
@@ -143,6 +146,7 @@ def run(
     strategy: Strategy | type[Strategy] | None = None,
     data: Dataset | None = None,
     overrides: Sequence[str] = (),
+    until: int | None = None,
     command: str | None = None,
 ) -> Run:
     """Run a federation and write its run folder.
@@ -153,83 +157,64 @@ def run(
         strategy: a Flower strategy of your own, object or class.
         data: samples of your own instead of ``config.data.source``.
         overrides: ``dotted.key=value`` strings.
+        until: stop after this round; `resume` goes on.
         command: how to repeat this run, shown in the report.
 
     Raises:
         InputError, ConfigErrors: something is wrong with the input; no worker was started.
         ClientError: a client failed.
     """
-    config = configure(config, overrides)
-    chosen = _method(config, method)
-    if method is not None:
-        config = config.model_copy(
-            update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())}
-        )
-    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
-    if rule is not None:
-        settings = config.federation.strategy.settings if isinstance(strategy, type) else {}
-        described = Component(name=_reference(rule), **settings)
-        federation = config.federation.model_copy(update={"strategy": described})
-        config = config.model_copy(update={"federation": federation})
-    warnings = check_config(config, method=chosen, strategy=rule)
-    federated = check_data(config, data)
-    rule = rule if rule is not None else make_strategy(config.federation.strategy)
-    check_participants(rule, federated.num_clients)
-    placement = check_engine(config.engine)
-    setup = ClientSetup(
-        config=config,
-        method=chosen,
-        federated=federated,
-        state_root=Path(),
-        cache_root=cache_folder(config.tracking.cache).resolve(),
-    )
-    began = time.perf_counter()
-    preflight(setup)
-    checked = time.perf_counter() - began
-    device = choose_device(config.engine.device)
-
+    job = _ready(configure(config, overrides), method, strategy, data)
+    tracking = job.config.tracking
     # from here on a run exists; all that can be refused has been
-    folder = RunFolder.create(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
-    write_atomic(folder.partition, json.dumps(summary(federated.partition, federated.dataset), indent=1))
-    setup = replace(setup, state_root=folder.path.resolve() / "clients")
-    loops: list[FederatedLoop] = []
-    try:
-        with open_session(
-            config, folder, engine=config.engine.name, workers=placement.workers, command=command
-        ) as tracker:
-            for warning in warnings:
-                tracker.emit("warning", message=warning)
-            tracker.emit("phase_end", round=0, phase="preflight", seconds=checked)
-            server = ServerSetup(
-                config=config,
-                method=chosen,
-                strategy=rule,
-                tracker=tracker,
-                folder=folder,
-                denormalise=federated.denormalise,
-                data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
-                client_states=StateStore(setup.state_root),
-            )
+    folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
+    write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
+    return _execute(job, folder, until, command)
 
-            def main(grid: Grid, context: Context) -> None:
-                loops.append(FederatedLoop(grid, server))
-                loops[-1].run()
 
-            launch(
-                config.engine,
-                main,
-                ClientAppFactory(setup),
-                federated.num_clients,
-                {},
-                on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
-                fail_fast=config.federation.on_client_error == "stop",
-            )
-    except BaseException as problem:
-        problem.add_note(f"run folder: {folder.path}, report: {folder.report}")
-        raise
-    finally:
-        report_quietly(folder)
-    return Run(folder, config, chosen)
+def resume(
+    path: str | Path,
+    *,
+    rounds: int | None = None,
+    until: int | None = None,
+    method: Method | type[Method] | None = None,
+    strategy: Strategy | type[Strategy] | None = None,
+    data: Dataset | None = None,
+    overrides: Sequence[str] = (),
+    command: str | None = None,
+) -> Run:
+    """Go on with a run from its last complete checkpoint, or from the beginning where it has none.
+
+    The result is the one an uninterrupted run would have had, bit for bit.
+
+    Args:
+        path: the run folder.
+        rounds: a new ``federation.rounds``; schedules and plans that depend on it change with it.
+        until: stop after this round.
+        method: as given to `run`.
+        strategy: as given to `run`.
+        data: as given to `run`.
+        overrides: changes below ``engine`` and ``tracking``, which do not change results.
+        command: how this was started.
+
+    Raises:
+        CheckpointError: no run folder, another data set, or nothing left to do.
+        ConfigError: an override that would change results.
+    """
+    run = load(path)
+    for override in overrides:
+        if not override.startswith(("engine.", "tracking.")):
+            raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
+    changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
+    job = _ready(configure(run.config, changes), method, strategy, data, described=True)
+    found = latest_checkpoint(run.folder.checkpoints)
+    start = None if found is None else Checkpoint(*load_checkpoint(found))
+    if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
+        raise CheckpointError(
+            "run", str(path), f"rounds left to do: {start.round} are done", "ask for more, e.g. --rounds"
+        )
+    _rewind(run.folder, start)
+    return _execute(job, run.folder, until, command, start, resumed=True)
 
 
 def load(path: str | Path) -> Run:
@@ -241,6 +226,131 @@ def load(path: str | Path) -> Run:
     """
     folder = RunFolder.open(Path(path))
     return Run(folder, load_config(folder.config))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run that can start: everything that could be refused has been looked at."""
+
+    config: Config
+    method: Method
+    strategy: Strategy
+    federated: FederatedData
+    warnings: Sequence[str]
+    preflight_seconds: float
+
+
+def _ready(
+    config: Config,
+    method: Method | type[Method] | None,
+    strategy: Strategy | type[Strategy] | None,
+    data: Dataset | None,
+    described: bool = False,
+) -> _Job:
+    """Check everything and try one client in this process.
+
+    Args:
+        config: the configuration.
+        method: a method of the user's own.
+        strategy: a strategy of the user's own.
+        data: samples of the user's own.
+        described: the configuration describes the user's own objects already.
+    """
+    chosen = _method(config, method)
+    if method is not None and not described:
+        config = config.model_copy(
+            update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())}
+        )
+    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
+    if rule is not None and not described:
+        settings = config.federation.strategy.settings if isinstance(strategy, type) else {}
+        federation = config.federation.model_copy(update={"strategy": Component(name=_reference(rule), **settings)})
+        config = config.model_copy(update={"federation": federation})
+    warnings = check_config(config, method=chosen, strategy=rule)
+    federated = check_data(config, data)
+    rule = rule if rule is not None else make_strategy(config.federation.strategy)
+    check_participants(rule, federated.num_clients - len(federated.unseen))
+    check_engine(config.engine)
+    began = time.perf_counter()
+    preflight(_setup(config, chosen, federated, Path()))
+    return _Job(config, chosen, rule, federated, warnings, time.perf_counter() - began)
+
+
+def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:
+    cache = cache_folder(config.tracking.cache).resolve()
+    return ClientSetup(config=config, method=method, federated=federated, state_root=state_root, cache_root=cache)
+
+
+def _execute(
+    job: _Job,
+    folder: RunFolder,
+    until: int | None,
+    command: str | None,
+    start: Checkpoint | None = None,
+    resumed: bool = False,
+) -> Run:
+    config, federated = job.config, job.federated
+    setup = _setup(config, job.method, federated, folder.clients.resolve())
+    device = choose_device(config.engine.device)
+    loops: list[FederatedLoop] = []
+    try:
+        with open_session(
+            config,
+            folder,
+            engine=config.engine.name,
+            workers=check_engine(config.engine).workers,
+            command=command,
+            resumed=(start.round if start is not None else 0) if resumed else None,
+        ) as tracker:
+            for warning in job.warnings if start is None else ():
+                tracker.emit("warning", message=warning)
+            tracker.emit("phase_end", round=0, phase="preflight", seconds=job.preflight_seconds)
+            server = ServerSetup(
+                config=config,
+                method=job.method,
+                strategy=job.strategy,
+                tracker=tracker,
+                folder=folder,
+                denormalise=federated.denormalise,
+                data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
+                data_fingerprint=federated.partition.fingerprint,
+                client_states=StateStore(setup.state_root),
+            )
+
+            def main(grid: Grid, context: Context) -> None:
+                loops.append(FederatedLoop(grid, server))
+                loops[-1].run(until, start)
+
+            launch(
+                config.engine,
+                main,
+                ClientAppFactory(setup),
+                federated.num_clients,
+                {},
+                on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
+                client_states=start.client_states() if start is not None else None,
+                fail_fast=config.federation.on_client_error == "stop",
+            )
+    except BaseException as problem:
+        problem.add_note(f"run folder: {folder.path}, report: {folder.report}")
+        raise
+    finally:
+        report_quietly(folder)
+    return Run(folder, config, job.method)
+
+
+def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:
+    """Take the simulated clients' disks back to a checkpoint; damaged later checkpoints go."""
+    round = start.round if start is not None else 0
+    for path in folder.checkpoints.glob("round_*"):
+        if int(path.name.removeprefix("round_")) > round:
+            shutil.rmtree(path)
+    shutil.rmtree(folder.clients / RECEIVED, ignore_errors=True)
+    StateStore(folder.clients).rewind(round if start is not None else -1)
+    if start is not None:
+        received = ReceivedTensors(folder.clients / RECEIVED)
+        for name, value in start.part(SHARED).items():
+            received.put(name, int(start.meta["shared"]["versions"][name]), value.numpy())
 
 
 def _method(config: Config, method: Method | type[Method] | None) -> Method:

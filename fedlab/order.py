@@ -17,7 +17,7 @@ class Order:
         plan: the method's `plan` for the round.
         shared: name → version of every server tensor the clients must hold.
         frozen: hash of the frozen network state, the same on all participants.
-        keep_from: round of the last checkpoint; client states older than it may be dropped.
+        keep_for: rounds of the checkpoints that may be resumed from; client states as of then stay.
     """
 
     round: int
@@ -25,7 +25,7 @@ class Order:
     plan: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     shared: Mapping[str, int] = field(default_factory=dict)
     frozen: str = ""
-    keep_from: int = 0
+    keep_for: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """JSON text; equal orders give equal text."""

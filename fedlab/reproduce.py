@@ -7,18 +7,21 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Config, Section, parse, read_yaml
-from fedlab.errors import ConfigErrors, FedLabError, InputError, did_you_mean
-from fedlab.experiment import Run, configure, load, method_folder, run
+from fedlab.batch import Batch, Plan, Results
+from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
+from fedlab.errors import InputError, did_you_mean
+from fedlab.experiment import method_folder
+from fedlab.report.grids import to_markdown
+from fedlab.report.spread import Spread
 from fedlab.runfolder import write_atomic
 from fedlab.tracking import History
 
-Results = Mapping[str, Mapping[int, Run]]  # by arm and seed
 _UNJUDGED = {True: "met", False: "missed", None: "not judged"}
 
 
@@ -172,8 +175,8 @@ class Outcome:
         for arm, runs in self.results.items():
             for metric in self._metrics():
                 values = {s: final(r.history, metric) for s, r in runs.items()}
-                mean, deviation = _mean_std([v for v in values.values() if v is not None])
-                shown = [*(values.get(seed) for seed in self.seeds), mean, deviation]
+                spread = Spread.of(values.values())
+                shown = [*(values.get(seed) for seed in self.seeds), spread.mean, spread.std]
                 rows.append([arm, metric, *("–" if value is None else f"{100 * value:.2f}" for value in shown)])
         return rows
 
@@ -193,8 +196,8 @@ class Outcome:
             metrics: dict[str, Any] = {}
             for metric in self._metrics():
                 values = {str(s): final(r.history, metric) for s, r in runs.items()}
-                mean, deviation = _mean_std([v for v in values.values() if v is not None])
-                metrics[metric] = {"seeds": values, "mean": mean, "std": deviation}
+                spread = Spread.of(values.values())
+                metrics[metric] = {"seeds": values, "mean": spread.mean, "std": spread.std}
             arms[arm] = {
                 "changes": self.spec.arms[arm],
                 "metrics": metrics,
@@ -219,11 +222,11 @@ class Outcome:
             "failures": dict(self.failures),
         }
 
-    def to_markdown(self) -> str:
+    def toto_markdown(self) -> str:
         """Both tables for a README."""
         asked = "" if self.seeds == self.spec.seeds else f" (specified: {', '.join(map(str, self.spec.seeds))})"
         lines = [self.spec.source, "", f"Seeds {', '.join(map(str, self.seeds))}{asked}.", ""]
-        lines += [*_markdown(self.gate_rows()), "", *_markdown(self.arm_rows())]
+        lines += [*to_markdown(self.gate_rows()), "", *to_markdown(self.arm_rows())]
         lines += ["", *(f"- {name} failed: {reason.splitlines()[0]}" for name, reason in self.failures.items())]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -273,32 +276,21 @@ def reproduce(
 
     Raises:
         InputError, ConfigErrors: unknown arm, or a configuration that is wrong; nothing was run.
-        FedLabError: a run failed and `keep_going` is off.
+        Exception: whatever a run raises, unless `keep_going`.
     """
     for arm in arms:
         if arm not in spec.arms:
             raise InputError("--arms", arm, "an arm of the experiment", did_you_mean(arm, spec.arms))
     seeds = tuple(dict.fromkeys(seeds)) or spec.seeds
     chosen = [arm for arm in spec.arms if not arms or arm in arms]
-    wanted = {(arm, seed): _prepared(spec, arm, seed, folder, overrides) for seed in seeds for arm in chosen}
-    results: dict[str, dict[int, Run]] = {arm: {} for arm in spec.arms}
-    failures: dict[str, str] = {}
-    for position, ((arm, seed), config) in enumerate(wanted.items(), start=1):
-        announce(f"{arm}, seed {seed} ({position} of {len(wanted)})")
-        done = _finished(config)
-        try:
-            results[arm][seed] = done or run(config, command=command)
-        except FedLabError as error:
-            if not keep_going:
-                raise
-            failures[f"{arm}, seed {seed}"] = str(error)
-            announce(f"failed: {error}")
-        else:
-            path = results[arm][seed].path
-            announce(f"already done: {path}" if done else f"done: {path}")
+    raws = {arm: partial(_raw, spec, arm, folder, overrides) for arm in chosen}
+    batch = Batch(Plan.make(raws, seeds, folder, kind="arm"))
+    batch.run(keep_going=keep_going, command=command, announce=announce)
+    results: Results = {arm: batch.results.get(arm, {}) for arm in spec.arms}
+    failures = {f"{arm}, seed {seed}": reason for (arm, seed), reason in batch.failures.items()}
     outcome = Outcome(spec, seeds, results, failures, tuple(_judge(gate, results) for gate in spec.gates))
     write_atomic(folder / "acceptance.json", json.dumps(outcome.to_json(), indent=1, ensure_ascii=False))
-    write_atomic(folder / "acceptance.md", outcome.to_markdown())
+    write_atomic(folder / "acceptance.md", outcome.toto_markdown())
     return outcome
 
 
@@ -308,44 +300,12 @@ def final(history: History, metric: str) -> float | None:
     return series[-1][1] if series else None
 
 
-def _prepared(spec: Acceptance, arm: str, seed: int, folder: Path, overrides: Sequence[str]) -> Config:
+def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     # a cache of their own: arms share what they start from, and nothing comes from an earlier version of the code
-    shared = {"tracking.folder": str(folder / "runs" / arm), "tracking.cache": str(folder / "cache")}
-    try:
-        return configure(spec.config(arm, seed).with_overrides(shared), overrides)
-    except ConfigErrors as several:
-        raise ConfigErrors(
-            [type(e)(f"arm {arm}: {e.key}", e.value, e.expected, e.fix) for e in several.errors]
-        ) from None
-
-
-def _finished(config: Config) -> Run | None:
-    """The newest completed run of an equal configuration in the run's folder."""
-    for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
-        try:
-            found = load(path.parent)
-        except FedLabError:
-            continue
-        if found.history.end.get("status") == "completed" and _essence(found.config) == _essence(config):
-            return found
-    return None
-
-
-def _essence(config: Config) -> dict[str, Any]:
-    """What results depend on: neither where the work ran nor what was recorded."""
-    return config.model_dump(mode="json", exclude={"engine", "tracking"})
+    config = spec.config(arm, spec.seeds[0]).with_overrides({"tracking.cache": str(folder / "cache")})
+    return apply_overrides(config.model_dump(mode="json"), overrides)
 
 
 def _judge(gate: DifferenceGate | RatioGate, results: Results) -> Verdict:
     by_seed = gate.seen(results)
     return Verdict(gate, by_seed, *gate.judge(by_seed)) if by_seed else Verdict(gate)
-
-
-def _mean_std(values: Sequence[float]) -> tuple[float | None, float | None]:
-    mean = statistics.fmean(values) if values else None
-    return mean, statistics.stdev(values) if len(values) > 1 else None
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [head, f"|{'---|' * len(rows[0])}", *body]

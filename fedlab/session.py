@@ -21,9 +21,9 @@ from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
 from fedlab.report import write_report
 from fedlab.runfolder import RunFolder, write_atomic
-from fedlab.tracking import Sink, Tracker
+from fedlab.tracking import History, Sink, Tracker
 from fedlab.tracking.console import make_console
-from fedlab.tracking.jsonl import JsonlSink
+from fedlab.tracking.jsonl import JsonlSink, jsonl_line
 from fedlab.tracking.mlflow import MlflowSink, check_mlflow
 from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
@@ -36,7 +36,13 @@ _VARIABLES = ("OMP_", "MKL_", "CUBLAS_", "OPENBLAS_", "FLWR_", "RAY_")
 
 @contextmanager
 def open_session(
-    config: Config, folder: RunFolder, *, engine: str, workers: int, command: str | None = None
+    config: Config,
+    folder: RunFolder,
+    *,
+    engine: str,
+    workers: int,
+    command: str | None = None,
+    resumed: int | None = None,
 ) -> Iterator[Tracker]:
     """Write what is known beforehand, hand out the run's tracker, and record how the run ended.
 
@@ -46,10 +52,14 @@ def open_session(
         engine: where clients run: the engine's name, or ``deployment``.
         workers: client processes, 0 where that is not ours to say.
         command: how to repeat the run.
+        resumed: the round after which a run goes on; what was recorded of later ones is dropped.
     """
     write_atomic(folder.config, config.to_yaml())
-    write_atomic(folder.environment, json.dumps(environment(command), indent=1))
-    displays = _displays(config, folder)
+    if resumed is None:
+        write_atomic(folder.environment, json.dumps(environment(command), indent=1))
+    else:
+        _rewind(folder, resumed)
+    displays = _displays(config, folder, resumed)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics)], displays)
     began = time.perf_counter()
     with closing(tracker), _termination_interrupts():
@@ -64,6 +74,7 @@ def open_session(
             engine=engine,
             workers=workers,
             command=command,
+            resumed=resumed,
         )
         try:
             yield tracker
@@ -121,15 +132,25 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _displays(config: Config, folder: RunFolder) -> list[Sink]:
+def _displays(config: Config, folder: RunFolder, resumed: int | None) -> list[Sink]:
     """The console first, as the terminal must be given back before MLflow keeps anyone waiting."""
     tracking, console = config.tracking, make_console(config.tracking.console)
     displays = [console] if console is not None else []
     if tracking.tensorboard:
-        displays.append(TensorBoardSink(folder.tensorboard, folder.path))
+        displays.append(TensorBoardSink(folder.tensorboard, folder.path, resumed))
     if tracking.mlflow is not None:
         displays.append(MlflowSink(tracking.mlflow, config, folder.path))
     return displays
+
+
+def _rewind(folder: RunFolder, round: int) -> None:
+    """Take the event file and the table back to the end of a round."""
+    kept = History.from_jsonl(folder.events).until(round)
+    write_atomic(folder.events, "".join(jsonl_line(event) for event in kept.events))
+    folder.metrics.unlink(missing_ok=True)
+    with closing(CsvSink(folder.metrics)) as table:
+        for event in kept.events:
+            table.write(event)
 
 
 def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:

@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
                 expected_clients=expected or None,
             )
             loop = FederatedLoop(grid, setup)
-            check_participants(strategy, len(loop.clients))
+            check_participants(strategy, len(loop.participants))
             loop.run()
     finally:
         report_quietly(folder)

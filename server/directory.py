@@ -21,7 +21,10 @@ _PAUSE = 0.5  # seconds between two looks at the connected nodes
 
 @dataclass(frozen=True)
 class Profile:
-    """A client's facts: weight, test samples, columns, class names, registered clients of its partition."""
+    """A client's facts: weight, test samples, columns, class names, registered clients of its partition.
+
+    An unseen client never trains.
+    """
 
     client: int
     name: str
@@ -30,6 +33,7 @@ class Profile:
     columns: Mapping[str, tuple[str, tuple[int, ...]]]
     classes: tuple[str, ...]
     clients: int
+    unseen: bool = False
 
 
 class Directory:
@@ -150,4 +154,5 @@ def _profile(record: ConfigRecord) -> Profile:
         columns={name: (dtype, tuple(shape)) for name, (dtype, shape) in json.loads(str(facts["columns"])).items()},
         classes=tuple(str(name) for name in classes),
         clients=int(str(facts["clients"])),
+        unseen=bool(facts["unseen"]),
     )

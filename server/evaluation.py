@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,10 @@ class Evaluation:
 
     Args:
         clients: metric values of every client that holds test samples, by client name.
-        mean: unweighted means over those clients.
-        pooled: values of all test samples together.
+        mean: unweighted means over those clients that may train.
+        pooled: values of all their test samples together.
+        unseen: unweighted means over the clients held out from training.
+        unseen_clients: names of those.
         server: what the method measured on the server's own data.
         strategy: what the strategy's own `aggregate_evaluate` made of the replies.
     """
@@ -27,6 +29,8 @@ class Evaluation:
     clients: Mapping[str, Mapping[str, float]]
     mean: Mapping[str, float]
     pooled: Mapping[str, float]
+    unseen: Mapping[str, float] = field(default_factory=dict)
+    unseen_clients: Sequence[str] = ()
     server: Mapping[str, float] = field(default_factory=dict)
     strategy: Mapping[str, float] = field(default_factory=dict)
 
@@ -36,28 +40,42 @@ class Evaluation:
             "clients": self.clients,
             "mean": self.mean,
             "pooled": self.pooled,
+            "unseen": self.unseen,
+            "unseen_clients": self.unseen_clients,
             "server": self.server,
             "strategy": self.strategy,
         }
 
 
-def merge_evaluations(method: Method, task: Task, held: Mapping[str, Mapping[str, np.ndarray]]) -> Evaluation:
+def merge_evaluations(
+    method: Method, task: Task, held: Mapping[str, Mapping[str, np.ndarray]], unseen: Collection[str] = ()
+) -> Evaluation:
     """Per-client, mean and pooled values.
 
     Args:
         method: knows what its statistics mean.
         task: facts about the job.
         held: statistics of the clients that hold test samples, by client name.
+        unseen: names of the clients held out from training, which count in neither mean nor pooled values.
     """
     clients = {name: method.evaluation_values(client, task) for name, client in held.items()}
     total: dict[str, np.ndarray] = {}
-    for client in held.values():
-        for name, values in client.items():
+    for client, statistics in held.items():
+        for name, values in statistics.items() if client not in unseen else ():
             total[name] = total[name] + values if name in total else values
-    metrics = sorted({metric for values in clients.values() for metric in values})
-    mean = {
+    return Evaluation(
+        clients=clients,
+        mean=_means([values for client, values in clients.items() if client not in unseen]),
+        pooled=method.evaluation_values(total, task) if total else {},
+        unseen=_means([values for client, values in clients.items() if client in unseen]),
+        unseen_clients=[client for client in clients if client in unseen],
+    )
+
+
+def _means(clients: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Unweighted means; a metric counts for the clients that have it."""
+    return {
         metric: math.fsum(found) / len(found)
-        for metric in metrics
-        if (found := [values[metric] for values in clients.values() if metric in values])
+        for metric in sorted({metric for values in clients for metric in values})
+        if (found := [values[metric] for values in clients if metric in values])
     }
-    return Evaluation(clients, mean, method.evaluation_values(total, task) if total else {})

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,11 +27,13 @@ from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
+from fedlab.server.participants import TrainingGrid, training_clients
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
 from fedlab.server.sampling import make_sampler
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
+from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
 
 Results = Mapping[int, Mapping[str, Tensor]]
@@ -51,6 +54,7 @@ class FederatedLoop:
         self.device = choose_device(config.engine.device)
         self.directory = Directory(grid, setup.expected_clients, config.federation.timeout)
         self.clients = self.directory.clients
+        self.participants = training_clients(self.directory, bool(config.data.unseen))
         (first,) = self.directory.profiles(self.clients[:1])
         self.task = make_task(config, first.columns, first.classes, first.clients)
         self.networks = build_networks(self.method, self.task, config.seed, self.device)
@@ -66,8 +70,8 @@ class FederatedLoop:
 
     # the run
 
-    def run(self) -> None:
-        """All rounds.
+    def run(self, until: int | None = None, start: Checkpoint | None = None) -> None:
+        """All rounds, or those up to `until`, from the beginning or from a checkpoint.
 
         Raises:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
@@ -83,17 +87,22 @@ class FederatedLoop:
             input_shape=self.task.input_shape,
             classes=self.task.class_names,
         )
-        self._prepare()
-        self.records.figures(self._look(0))
+        if start is None:
+            self._prepare()
+            self.records.figures(self._look(0))
+        else:
+            restore(self, start)
+        first, last = (1 if start is None else start.round + 1), min(until or rounds, rounds)
         began = time.perf_counter()  # preparation says nothing about the time the rounds take
-        for round in range(1, rounds + 1):
+        for round in range(first, last + 1):
             self._seconds = {}
-            self._round(round, rounds, began)
+            self._round(round, first, began)
             if round == 1 or round == rounds:
                 self.records.figures(self._look(round))
-            if round % self.config.tracking.checkpoint_every == 0 or round == rounds:
-                self._checkpoint(round)
-        self.records.artifacts(self._look(rounds))
+            if round % self.config.tracking.checkpoint_every == 0 or round == last:
+                self.records.checkpoint(round, *snapshot(self))
+        if last == rounds:
+            self.records.artifacts(self._look(rounds))
 
     def progress(self, done: int, total: int) -> None:
         """The engine's word on how far the present phase is."""
@@ -105,14 +114,14 @@ class FederatedLoop:
         results: Results = {}
         if self.method.overrides("prepare"):
             content = RecordDict()
-            messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.clients]
+            messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
             with self._phase(0, "prepare", len(messages)):
                 results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
             self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
         with self._phase(0, "server", 0), self._draws(0, "prepare"):
             self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
 
-    def _round(self, round: int, rounds: int, began: float) -> None:
+    def _round(self, round: int, first: int, began: float) -> None:
         plan = self._plan(round)
         self._enter(plan)
         before = {name: self.state[name].clone() for name in self.exchange.down}
@@ -132,7 +141,7 @@ class FederatedLoop:
         self.tracker.emit(
             "round",
             round=round,
-            rounds=rounds,
+            rounds=self.config.federation.rounds,
             clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivery.answers],
             train=metrics,
             server=server.metrics,
@@ -140,7 +149,7 @@ class FederatedLoop:
             bytes_up=up.total(),
             bytes={name: {"down": down[name], "up": up[name]} for name in {**down, **up}},
             seconds=dict(self._seconds),
-            eta_seconds=elapsed / round * (rounds - round),
+            eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
         )
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
@@ -169,22 +178,27 @@ class FederatedLoop:
             plan=plan,
             shared={name: self.shared.versions[name] for name in held},
             frozen=self._frozen[frozen],
-            keep_from=self.records.checkpointed,
+            keep_for=self.records.checkpoints,
         )
 
     def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
         """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
         if isinstance(self.strategy, AveragingStrategy):
-            chosen = self.sampler.sample(self.clients, round)
+            chosen = self.sampler.sample(self.participants, round)
             self.strategy.cohort = Cohort(
                 nodes=tuple(self.directory.node(client) for client in chosen),
                 examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
                 weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
                 trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
-                population=self.task.num_clients,
+                population=self.task.num_clients - (len(self.clients) - len(self.participants)),
             )
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
-            return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self.grid))
+            return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self._training_grid()))
+
+    def _training_grid(self) -> Grid:
+        if len(self.participants) == len(self.clients):
+            return self.grid
+        return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
 
     # what comes back
 
@@ -265,13 +279,14 @@ class FederatedLoop:
         with self._phase(round, "evaluate", len(messages)):
             replies = self.courier.carry(messages, order, "evaluate").answers
             own = self.strategy.aggregate_evaluate(round, as_flower_expects(replies))
-            clients = [self.directory.client(reply.metadata.src_node_id) for reply in replies]
+            profiles = self.directory.profiles(self.directory.client(reply.metadata.src_node_id) for reply in replies)
             held = {
                 profile.name: to_numpy(required(array_record, reply.content, "sums"))
-                for profile, reply in zip(self.directory.profiles(clients), replies, strict=True)
+                for profile, reply in zip(profiles, replies, strict=True)
                 if metrics_of(reply)[NUM_EXAMPLES]
             }
-            evaluation = merge_evaluations(self.method, self.task, held)
+            unseen = [profile.name for profile in profiles if profile.unseen]
+            evaluation = merge_evaluations(self.method, self.task, held, unseen)
             if self.method.overrides("server_evaluate"):
                 context = self._server_context(round, plan, {}, self.state, {})
                 with self._draws(round, "evaluate"):
@@ -313,21 +328,6 @@ class FederatedLoop:
             client_state=lambda client: states.latest(client) if states is not None else None,
             denormalise=self.setup.denormalise,
         )
-
-    def _checkpoint(self, round: int) -> None:
-        tensors = {f"{NETWORK}{name}": value for name, value in self.state.items()}
-        tensors |= {f"shared/{name}": self.shared[name] for name in self.shared if not name.startswith(NETWORK)}
-        tensors |= {f"server/{name}": value for name, value in self.private.items()}
-        if isinstance(self.strategy, AveragingStrategy):
-            tensors |= {f"strategy/{name}": torch.from_numpy(np.asarray(v)) for name, v in self.strategy.memory.items()}
-        meta = {
-            "seed": self.config.seed,
-            "shared": self.shared.book(),
-            "columns": self.task.columns,
-            "class_names": list(self.task.class_names),
-            "clients": self.task.num_clients,
-        }
-        self.records.checkpoint(round, tensors, meta)
 
     @contextmanager
     def _phase(self, round: int, phase: str, total: int) -> Iterator[None]:

@@ -25,8 +25,8 @@ class Records:
 
     def __init__(self, setup: ServerSetup) -> None:
         self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
-        self.checkpointed = 0
-        """Round of the last checkpoint."""
+        self.checkpoints: tuple[int, ...] = ()
+        """Rounds of the last two checkpoints: the newest may turn out to be damaged."""
 
     def figures(self, look: FigureContext) -> None:
         """Draw the method's pictures."""
@@ -54,7 +54,7 @@ class Records:
     def checkpoint(self, round: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a round."""
         path = save_checkpoint(self._folder.checkpoints / f"round_{round:06d}", tensors, {"round": round, **meta})
-        self.checkpointed = round
+        self.checkpoints = (*self.checkpoints, round)[-2:]
         self._tracker.emit("checkpoint", round=round, path=self._relative(path))
 
     def _relative(self, path: Path) -> str:

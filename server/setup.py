@@ -27,6 +27,7 @@ class ServerSetup:
         folder: the run folder.
         denormalise: normalised images → [0, 1], for pictures.
         data: columns of the sample sets the server holds, by name.
+        data_fingerprint: hash of data, partition and seed.
         client_states: states of the simulated clients on this machine; None in a deployment.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
@@ -38,5 +39,6 @@ class ServerSetup:
     folder: RunFolder
     denormalise: Callable[[Tensor], Tensor]
     data: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    data_fingerprint: str = ""
     client_states: StateStore | None = None
     expected_clients: int | None = None

@@ -10,6 +10,7 @@ import pytest
 import typer.testing
 import yaml
 
+import fedlab.batch
 import fedlab.experiment
 import fedlab.reproduce
 from fedlab.cli.main import app
@@ -157,7 +158,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ran.append(f"{Path(config.tracking.folder).name} {config.seed}")
         return fedlab.experiment.run(config, **more)
 
-    monkeypatch.setattr(fedlab.reproduce, "run", run)
+    monkeypatch.setattr(fedlab.batch, "run", run)
     return ran
 
 
@@ -225,7 +226,7 @@ def test_a_run_that_fails_ends_it_unless_it_is_to_keep_going(tmp_path: Path, mon
             raise FedLabError("out of order\nat length")
         return fedlab.experiment.run(config, **more)
 
-    monkeypatch.setattr(fedlab.reproduce, "run", run)
+    monkeypatch.setattr(fedlab.batch, "run", run)
     with pytest.raises(FedLabError, match="out of order"):
         reproduce(spec(), tmp_path, seeds=[0])
     outcome = reproduce(spec(), tmp_path, seeds=[0], keep_going=True)

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     STRATEGIES = "strategies"
     ENGINES = "engines"
     PARTITIONS = "partitions"
+    DRIFTS = "drifts"
     SAMPLERS = "samplers"
 
 
@@ -37,7 +38,7 @@ _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "f
 def list_components(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; everything where it is left out.")] = None,
 ) -> None:
-    """List methods, datasets, models, strategies, engines, partitions and samplers, plug-ins included."""
+    """List methods, datasets, models, strategies, engines, partitions, drifts and samplers, plug-ins included."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -66,6 +67,7 @@ _REGISTRIES = {
     Kind.MODELS: "fedlab.models:MODELS",
     Kind.STRATEGIES: "fedlab.server.strategies:STRATEGIES",
     Kind.PARTITIONS: "fedlab.data.partition:PARTITIONERS",
+    Kind.DRIFTS: "fedlab.data.drift:DRIFTS",
     Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
 }
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from rich.text import Text
 
 from fedlab.config import Component, Config
+from fedlab.data.drift import DRIFTS
 from fedlab.data.partition import PARTITIONERS
 from fedlab.data.sources import SOURCES
 from fedlab.job import METHODS
@@ -24,6 +25,7 @@ _REGISTRIES: Mapping[str, Registry] = {
     "model": MODELS,
     "data.source": SOURCES,
     "data.partition": PARTITIONERS,
+    "data.drift": DRIFTS,
     "federation.strategy": STRATEGIES,
     "federation.sampler": SAMPLERS,
 }

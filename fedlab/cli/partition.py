@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedlab.cli.arguments import Sets, Source
 from fedlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FORMATS = (".png", ".svg", ".pdf")
 _SKEW = {
@@ -28,28 +31,38 @@ def partition(
     source: Source,
     sets: Sets = None,
     out: Annotated[
-        Path, typer.Option(help="Folder or file (.png, .svg, .pdf) of the chart.", show_default="partition.png")
+        Path,
+        typer.Option(
+            help="Folder or file (.png, .svg, .pdf) of the chart; NAME-drift beside it.", show_default="partition.png"
+        ),
     ] = Path("partition.png"),
 ) -> None:
-    """Draw and tabulate how the clients share the data, without training."""
+    """Draw and tabulate how the clients share the data, and how it drifts, without training."""
     from rich.console import Console
 
-    from fedlab.data.charts import partition_table
+    from fedlab.data.charts import partition_table, plot_drift, plot_partition
+    from fedlab.data.drift import make_drifts
     from fedlab.data.federated import FederatedData
-    from fedlab.data.partition import check_steps, summary
+    from fedlab.data.partition import check_steps
     from fedlab.data.sources import load_source
     from fedlab.experiment import configure
 
     path = _chart_path(out)
     config = configure(source, sets or ())
     check_steps(config.data.partition)
+    make_drifts(config.data.drift)
     dataset = load_source(config.data.source, config.seed)
-    parts = summary(FederatedData(dataset, config.data, config.seed).partition, dataset)
-    _draw(parts, path)
+    parts = FederatedData(dataset, config.data, config.seed).summary(config.federation.rounds)
+    _draw(plot_partition(parts), path)
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
         typer.echo(f"{meaning:<60} {parts['skew'][key]:>10.4g}")
     typer.echo(f"chart: {path}")
+    if "drift" in parts:
+        moving = path.with_stem(f"{path.stem}-drift")
+        _draw(plot_drift(parts), moving)
+        _tell_drift(parts["drift"])
+        typer.echo(f"chart of the drift: {moving}")
 
 
 def _chart_path(out: Path) -> Path:
@@ -60,14 +73,22 @@ def _chart_path(out: Path) -> Path:
     return out
 
 
-def _draw(parts: dict[str, Any], path: Path) -> None:
+def _tell_drift(moments: list[dict[str, Any]]) -> None:
+    for moment in moments:
+        corruption = "; ".join(sorted({text or "clean" for text in moment["corruption"]}))
+        entropy, distance = moment["skew"]["label_entropy_mean"], moment["skew"]["label_emd_mean"]
+        typer.echo(
+            f"round {moment['round']}: label entropy {entropy:.4g} bits, EMD {distance:.4g}, images {corruption}"
+        )
+
+
+def _draw(figure: Figure, path: Path) -> None:
     import io
 
-    from fedlab.data.charts import plot_partition
     from fedlab.runfolder import write_atomic
 
     picture = io.BytesIO()
-    plot_partition(parts).savefig(picture, format=path.suffix[1:].lower(), dpi=150)
+    figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)
     try:
         write_atomic(path, picture.getvalue())
     except OSError as error:

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 _FEW, _SOME = 30, 120
 _MANY_CLASSES = 20
+_FEW_DOMAINS = 8
+_STRIP_CELLS = 24
 # told apart by colour-blind readers too: Petroff 2021, arXiv 2107.02270
-_PALETTE = (
+PALETTE = (
     "#3f90da",
     "#ffa90e",
     "#bd1f01",
@@ -31,6 +33,8 @@ _PALETTE = (
 def plot_partition(summary: dict[str, Any]) -> Figure:
     """Clients × classes: stacked bars for a few clients, a matrix for some, a sorted picture for many.
 
+    Where there are several domains, a strip beside the clients shows whose samples are of which.
+
     Args:
         summary: what `fedlab.data.partition.summary` returns.
     """
@@ -40,11 +44,16 @@ def plot_partition(summary: dict[str, Any]) -> Figure:
     clients, classes = counts.shape
     height = float(np.clip(1.3 + 0.28 * min(clients, _SOME), 2.4, 16))
     figure = Figure(figsize=(8, height if clients <= _SOME else 5), layout="constrained")
-    axes = figure.add_subplot()
+    several = len(summary.get("domains", ())) > 1
+    grid = figure.add_gridspec(1, 2, width_ratios=(1, 28)) if several else figure.add_gridspec(1, 1)
+    axes = figure.add_subplot(grid[0, -1])
+    order = _order(counts)
     if clients <= _FEW and classes <= _MANY_CLASSES:
         _bars(axes, summary, counts)
     else:
         _matrix(figure, axes, summary, counts)
+    if several:
+        _domain_strip(figure, figure.add_subplot(grid[0, 0], sharey=axes), summary, order)
     skew = summary["skew"]
     amount = f"{clients} client{'s' if clients > 1 else ''}, {skew['samples']:,} training samples"
     entropy = f"label entropy {skew['label_entropy_mean']:.2f} of {skew['label_entropy_global']:.2f} bits"
@@ -56,8 +65,8 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     from matplotlib import colormaps
 
     classes = counts.shape[1]
-    few = classes <= len(_PALETTE)
-    colours = _PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
+    few = classes <= len(PALETTE)
+    colours = PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
     rows = np.arange(len(counts))
     left = np.zeros(len(counts))
     bars = []
@@ -74,19 +83,96 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     axes.legend(bars, names, title="class", fontsize=7, title_fontsize=8, frameon=False, **place)
 
 
+def _order(counts: np.ndarray) -> np.ndarray:
+    """Clients from top to bottom; many have no room for names, and sorted by their commonest class show structure."""
+    if len(counts) <= _SOME:
+        return np.arange(len(counts))
+    return np.lexsort((-counts.max(axis=1), counts.argmax(axis=1)))
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    shares: np.ndarray = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return shares
+
+
+def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np.ndarray) -> None:
+    """Every client's row coloured by the domains of its samples, each as wide as its share."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Patch
+
+    names = summary["domains"]
+    few = len(names) <= _FEW_DOMAINS
+    palette = colormaps["Dark2"] if few else colormaps["turbo"].resampled(len(names))
+    shares = _shares(np.array([client["domains"] for client in summary["clients"]])[order])
+    ends = np.cumsum(shares, axis=1)
+    cells = (np.arange(_STRIP_CELLS) + 0.5) / _STRIP_CELLS
+    domains = (cells[None, :, None] > ends[:, None, :]).sum(axis=2).clip(max=len(names) - 1)
+    axes.imshow(palette(domains), aspect="auto", interpolation="nearest")
+    axes.set_xticks([])
+    axes.tick_params(axis="y", left=False, labelleft=False)
+    axes.set_xlabel("domain", fontsize=7)
+    if few:
+        keys = [Patch(color=palette(index), label=shorten(name)) for index, name in enumerate(names)]
+        figure.legend(
+            handles=keys,
+            title="domain",
+            loc="outside lower center",
+            ncols=4,
+            fontsize=7,
+            title_fontsize=8,
+            frameon=False,
+        )
+
+
+def plot_drift(summary: dict[str, Any]) -> Figure:
+    """Clients × classes in the first, the middle and the last round: every client's label mix.
+
+    Args:
+        summary: what `fedlab.data.federated.FederatedData.summary` returns of data that drifts.
+    """
+    from matplotlib.figure import Figure
+
+    moments = summary["drift"]
+    shares = [_shares(np.array(moment["train"])) for moment in moments]
+    order, most = _order(np.array(moments[0]["train"])), max(float(share.max()) for share in shares)
+    clients = len(order)
+    height = float(np.clip(1.6 + 0.22 * min(clients, _SOME), 2.4, 16)) if clients <= _SOME else 5
+    figure = Figure(figsize=(9, height), layout="constrained")
+    for axes, share, moment in zip(
+        figure.subplots(1, len(moments), sharey=True, squeeze=False)[0], shares, moments, strict=True
+    ):
+        picture = axes.imshow(share[order], aspect="auto", cmap="viridis", vmin=0, vmax=most, interpolation="nearest")
+        axes.set_title(f"round {moment['round']}{_severities(moment['corruption'])}", fontsize=9)
+        _class_axis(axes, summary["classes"], 16)
+    first = figure.axes[0]
+    if clients <= _SOME:
+        first.set_yticks(np.arange(clients), [shorten(_label(client)) for client in summary["clients"]], fontsize=7)
+    else:
+        first.set_ylabel(f"{clients:,} clients, by their commonest class in round {moments[0]['round']}")
+    figure.colorbar(picture, ax=figure.axes).set_label("share of the client's samples", fontsize=8)
+    return figure
+
+
+def _severities(corruptions: list[str]) -> str:
+    found = sorted({int(text.rsplit(" ", 1)[1]) if text else 0 for text in corruptions})
+    return f", severity {' or '.join(map(str, found))}" if found != [0] else ""
+
+
+def _class_axis(axes: Axes, classes: list[str], most: int) -> None:
+    """Names of the classes below a picture, at most so many."""
+    shown = np.arange(0, len(classes), -(-len(classes) // most))
+    names = [shorten(classes[index]) for index in shown]
+    axes.set_xticks(shown, names, fontsize=8, rotation=0 if len(names) <= 12 and max(map(len, names)) <= 6 else 90)
+    axes.set_xlabel("class")
+
+
 def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     many = len(counts) > _SOME
-    # beyond that clients have no room for names; sorting by their commonest class shows the structure instead
-    order = np.lexsort((-counts.max(axis=1), counts.argmax(axis=1))) if many else np.arange(len(counts))
-    shares = counts[order] / np.maximum(counts[order].sum(axis=1, keepdims=True), 1)
+    shares = _shares(counts[_order(counts)])
     picture = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=shares.max(), interpolation="nearest")
     bar = figure.colorbar(picture, ax=axes)
     bar.set_label("share of the client's samples", fontsize=8)
-    classes = counts.shape[1]
-    shown = np.arange(0, classes, -(-classes // 50))  # 50 names fit side by side
-    names = [shorten(summary["classes"][index]) for index in shown]
-    axes.set_xticks(shown, names, fontsize=8, rotation=0 if classes <= 12 and max(map(len, names)) <= 6 else 90)
-    axes.set_xlabel("class")
+    _class_axis(axes, summary["classes"], 50)
     if many:
         axes.set_ylabel(f"{len(counts):,} clients, by their commonest class")
     else:
@@ -102,7 +188,9 @@ def shorten(label: str, most: int = 24) -> str:
 
 def _label(client: dict[str, Any]) -> str:
     name, domain = client["name"], client["domain"]
-    return name if domain in ("all", "mixed", name) or domain in name else f"{name} ({domain})"
+    told = [] if domain in ("all", "mixed", name) or domain in name else [domain]
+    told += ["unseen"] if client.get("unseen") else []
+    return f"{name} ({', '.join(told)})" if told else str(name)
 
 
 def partition_table(summary: dict[str, Any], limit: int = 60) -> Table:

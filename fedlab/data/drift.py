@@ -147,7 +147,9 @@ class CorruptionDrift(Drift):
             raise DataError(f"{self.key}.corruptions", "own", "clients with a corruption: a corruption step", fix)
         if corrupted and not own:
             fix = "set it to own, or remove the step"
-            raise DataError(f"{self.key}.corruptions", self.settings.corruptions, "own, as there is a corruption step", fix)
+            raise DataError(
+                f"{self.key}.corruptions", self.settings.corruptions, "own, as there is a corruption step", fix
+            )
 
     def stage(self, round: int, split: Split) -> float:
         s = self.settings

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from fedlab.config import DataConfig
+from fedlab.data.drift import Split, make_drifts
 from fedlab.data.normalise import check_statistics, denormaliser, normalise
-from fedlab.data.partition import partition
+from fedlab.data.partition import ClientPart, Partition, Ragged, partition, summary
+from fedlab.data.roles import unseen_clients, untested_clients
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
-from fedlab.seeding import derive_seed
+from fedlab.seeding import derive_seed, numpy_generator
 
 _CACHE_BYTES = 512 * 2**20
+_Stages = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,15 @@ class FederatedData:
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
                 check_statistics(config, samples["image"].shape[1], samples.domain_names)
-        self.partition = partition(dataset, config.partition, seed)
-        self._ready: OrderedDict[int, ClientData] = OrderedDict()
+        held = partition(dataset, config.partition, seed)
+        self.unseen = unseen_clients(config.unseen, held.names, seed)
+        self.partition = held.without_tests(untested_clients(config.test_clients, self.unseen, held.test.sizes, seed))
+        if self.unseen and not held.test.sizes[list(self.unseen)].any():
+            raise DataError("data.unseen", config.unseen, "held-out clients with test samples", "hold out others")
+        self._drifts = make_drifts(config.drift)
+        for drift in self._drifts:
+            drift.check(dataset, self.partition)
+        self._ready: OrderedDict[int, tuple[_Stages, ClientData]] = OrderedDict()
         self._server: dict[str, Samples] = {}
 
     @property
@@ -89,27 +99,72 @@ class FederatedData:
         return self.dataset.train.class_names
 
     def num_train(self, client: int) -> int:
-        """Training samples of a client."""
-        return int(self.partition.train.sizes[client])
+        """Training samples a client sees in a round."""
+        return len(self.part(client, 1, "train").train) if self._drifts else int(self.partition.train.sizes[client])
 
     def num_test(self, client: int) -> int:
-        """Test samples of a client."""
-        return int(self.partition.test.sizes[client])
+        """Test samples a client sees in a round."""
+        return len(self.part(client, 1, "test").test) if self._drifts else int(self.partition.test.sizes[client])
 
-    def client(self, client: int) -> ClientData:
-        """A client's data; the parts used last are kept ready, up to half a gigabyte."""
-        if client in self._ready:
-            self._ready.move_to_end(client)
-            return self._ready[client]
+    def part(self, client: int, round: int, split: Split) -> ClientPart:
+        """What a client sees of its part in a round; test samples may drift otherwise than training samples."""
         part = self.partition[client]
-        train = self._prepare(self.dataset.train, part.train, part.corruption, "train")
-        test = self._prepare(self.dataset.test, part.test, part.corruption, "test")
-        data = ClientData(client, part.name, train, test)
-        self._ready[client] = data
-        held = sum(other.nbytes for other in self._ready.values())
+        for depth, drift in enumerate(self._drifts):
+            rng = numpy_generator(self.seed, "drift", depth, client)
+            part = drift.at(drift.stage(round, split), part, client, self.dataset, rng)
+        return part
+
+    def client(self, client: int, round: int = 0) -> ClientData:
+        """A client's data in a round, a function of data, configuration, seed and round.
+
+        The clients used last are kept ready, each in the round last asked for, up to half a gigabyte.
+        """
+        splits: tuple[Split, Split] = ("train", "test")
+        stages = tuple(drift.stage(round, split) for drift in self._drifts for split in splits)
+        ready = self._ready.get(client)
+        if ready is not None and ready[0] == stages:
+            self._ready.move_to_end(client)
+            return ready[1]
+        seen, tested = (self.part(client, round, split) for split in splits)
+        train = self._prepare(self.dataset.train, seen.train, seen.corruption, "train")
+        test = self._prepare(self.dataset.test, tested.test, tested.corruption, "test")
+        data = ClientData(client, seen.name, train, test)
+        self._ready[client] = stages, data
+        self._ready.move_to_end(client)
+        held = sum(other.nbytes for _, other in self._ready.values())
         while held > _CACHE_BYTES and len(self._ready) > 1:
-            held -= self._ready.popitem(last=False)[1].nbytes
+            held -= self._ready.popitem(last=False)[1][1].nbytes
         return data
+
+    def at(self, round: int) -> Partition:
+        """What all clients see in a round; where test samples drift otherwise, the corruption is the training's."""
+        if not self._drifts:
+            return self.partition
+        seen = [self.part(client, round, "train") for client in range(self.num_clients)]
+        tested = [self.part(client, round, "test").test for client in range(self.num_clients)]
+        return Partition(
+            Ragged.joined([part.train for part in seen]),
+            Ragged.joined(tested),
+            self.partition.names,
+            [part.corruption for part in seen],
+            self.partition.fingerprint,
+        )
+
+    def summary(self, rounds: int) -> dict[str, Any]:
+        """Who sees what in round 1, as `fedlab.data.partition.summary` tells it.
+
+        Where the data drifts, ``drift`` has a mapping for the first, the middle and the last of so many rounds, each
+        with ``round``, ``train`` (counts by client and class), ``corruption`` of each client and ``skew``.
+        """
+        told = summary(self.at(1), self.dataset, self.unseen)
+        if self._drifts:
+            told["drift"] = [self._moment(round) for round in sorted({1, (1 + rounds) // 2, rounds})]
+        return told
+
+    def _moment(self, round: int) -> dict[str, Any]:
+        told = summary(self.at(round), self.dataset)
+        by_client = {key: [client[key] for client in told["clients"]] for key in ("train", "corruption")}
+        return {"round": round, **by_client, "skew": told["skew"]}
 
     def server(self, name: str) -> Samples:
         """Samples the server holds, normalised as the clients' are.

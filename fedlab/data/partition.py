@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -22,7 +22,15 @@ PARTITIONERS = Registry(
     {
         name: f"fedlab.data.partitioners:{name.title()}"
         for name in (
-            "iid", "dirichlet", "pathological", "shard", "size", "quantity", "natural", "domain", "corruption",
+            "iid",
+            "dirichlet",
+            "pathological",
+            "shard",
+            "size",
+            "quantity",
+            "natural",
+            "domain",
+            "corruption",
         )
     },
     "fedlab.partitioners",
@@ -65,6 +73,14 @@ class Ragged:
         """From one list per client."""
         order = np.concatenate(lists) if lists else np.empty(0, np.int64)
         return cls(order, np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64))
+
+    def emptied(self, clients: np.ndarray) -> Ragged:
+        """A copy in which `clients` hold nothing."""
+        sizes = self.sizes
+        sizes[clients] = 0
+        kept = np.ones(len(self), bool)
+        kept[clients] = False
+        return Ragged(self.order[np.repeat(kept, self.sizes)], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -115,6 +131,10 @@ class Partition(Sequence[ClientPart]):
     ) -> None:
         self.train, self.test, self.names, self.corruptions = train, test, list(names), list(corruptions)
         self.fingerprint = fingerprint
+
+    def without_tests(self, clients: np.ndarray) -> Partition:
+        """The same, but `clients` hold no test samples."""
+        return Partition(self.train, self.test.emptied(clients), self.names, self.corruptions, self.fingerprint)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -185,29 +205,42 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     return Partition(train, test, names, corruptions, fingerprint)
 
 
-def summary(parts: Partition, dataset: Dataset) -> dict[str, Any]:
-    """Counts by client and class with the skew figures; JSON-able, read by charts, tables and the report."""
+def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:
+    """Counts by client, class and domain with the skew figures; JSON-able, read by charts, tables and the report.
+
+    Args:
+        parts: who holds what.
+        dataset: the samples.
+        unseen: clients that never train.
+    """
     classes = list(dataset.train.class_names) if "label" in dataset.train.columns else ["unlabelled"]
     train, test = (
         class_counts(part, labels_or_zero(samples), len(classes))
         for part, samples in ((parts.train, dataset.train), (parts.test, dataset.test))
     )
-    domains = dataset.train.columns.get("domain")
+    domains = dataset.train.columns.get("domain", np.zeros(len(dataset.train), np.int64))
+    by_domain = class_counts(parts.train, domains, len(dataset.train.domain_names))
     clients = []
     for index, name in enumerate(parts.names):
-        mine = parts.train[index]
-        held = np.unique(domains[mine]) if domains is not None else np.zeros(1, np.int64)
-        corruption = parts.corruptions[index]
+        held = np.flatnonzero(by_domain[index])
         clients.append(
             {
                 "name": name,
                 "domain": dataset.train.domain_names[int(held[0])] if len(held) == 1 else "mixed",
-                "corruption": f"{corruption[0]} {corruption[1]}" if corruption else "",
+                "corruption": described(parts.corruptions[index]),
+                "unseen": index in unseen,
                 "train": train[index].tolist(),
                 "test": test[index].tolist(),
+                "domains": by_domain[index].tolist(),
             }
         )
-    return {"classes": classes, "clients": clients, "skew": skew_figures(train)}
+    names = list(dataset.train.domain_names)
+    return {"classes": classes, "domains": names, "clients": clients, "skew": skew_figures(train)}
+
+
+def described(corruption: tuple[str, int] | None) -> str:
+    """``fog 3``, or nothing."""
+    return f"{corruption[0]} {corruption[1]}" if corruption else ""
 
 
 def labels_or_zero(samples: Samples) -> np.ndarray:

@@ -27,7 +27,9 @@ def unseen_clients(wanted: float | Sequence[str], names: Sequence[str], seed: in
     for pattern in wanted:
         matching = {client for client, name in enumerate(names) if fnmatchcase(name, pattern)}
         if not matching:
-            raise DataError("data.unseen", pattern, "names of clients, or patterns of them", did_you_mean(pattern, names))
+            raise DataError(
+                "data.unseen", pattern, "names of clients, or patterns of them", did_you_mean(pattern, names)
+            )
         found |= matching
     if len(found) == len(names):
         raise DataError("data.unseen", list(wanted), "at least one client left to train", "match fewer clients")

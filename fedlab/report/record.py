@@ -121,10 +121,10 @@ class Record:
         return here
 
     def metric_over_rounds(self, metric: str, scope: str, client: str | None = None) -> dict[int, float]:
-        """Values by round of ``mean`` or ``pooled``, or of one of the ``clients``."""
+        """Values by round of ``mean``, ``pooled`` or ``unseen``, or of one of the ``clients``."""
         found = {}
         for round, event in self.evaluations.items():
-            values = event[scope] if client is None else event["clients"].get(client, {})
+            values = event.get(scope, {}) if client is None else event["clients"].get(client, {})
             if is_number(values.get(metric)):
                 found[round] = float(values[metric])
         return found

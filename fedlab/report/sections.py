@@ -43,6 +43,9 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
         name = metric_phrase(metric)
         if last in mean:
             figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"over clients, after round {last}"))
+        unseen = record.metric_over_rounds(metric, "unseen")
+        if last in unseen:
+            figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), "mean over clients that never train"))
         if last in pooled:
             figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), "over all test samples"))
         better = best_of(metric)
@@ -75,6 +78,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     found = [
         ("Data", component(record.setting("data", "source"))),
         ("Partition", " → ".join(component(part) for part in parts)),
+        ("Drift", " → ".join(component(drift) for drift in record.setting("data", "drift") or [])),
         ("Seed", str(start.get("seed", record.setting("seed")))),
         ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),
         ("Clients", f"{start['clients']:,}" if is_number(start.get("clients")) else ""),
@@ -110,20 +114,27 @@ def results_table(record: Record) -> Table | None:
         held = ["–" if samples is None else f"{samples:,}"] if tests else []
         return [name, *([domain] if with_domain else []), *shown, *held]
 
-    rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in clients.items()]
-    summary = [row("Unweighted mean", event["mean"], None), row("Pooled", event["pooled"], sum(tests.values()))]
+    unseen = event.get("unseen_clients", ())
+    trained = {name: values for name, values in clients.items() if name not in unseen}
+    rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in trained.items()]
+    rows += [row(f"{name} (unseen)", clients[name], tests.get(name), _domain(record, name)) for name in unseen]
+    pooled = sum(count for name, count in tests.items() if name in trained)
+    summary = [row("Unweighted mean", event["mean"], None), row("Pooled", event["pooled"], pooled)]
+    if unseen:
+        summary.append(row("Mean of unseen", event["unseen"], None))
     if event.get("strategy"):
         summary.append(row("Strategy’s own", event["strategy"], None))
-    if len(clients) > _SPREAD_CLIENTS:
+    if len(trained) > _SPREAD_CLIENTS:
         for label, pick in (("Lowest", min), ("Median", statistics.median), ("Highest", max)):
-            held = {m: [v[m] for v in clients.values() if is_number(v.get(m))] for m in metrics}
+            held = {m: [v[m] for v in trained.values() if is_number(v.get(m))] for m in metrics}
             summary.append(row(label, {m: pick(values) for m, values in held.items() if values}, None))
     columns = ["Client", *(["Domain"] if with_domain else []), *map(metric_label, metrics)]
     return Table(
         [*columns, *(["Test samples"] if tests else [])],
         rows,
         summary,
-        "Mean: every client counts alike. Pooled: every test sample counts alike.",
+        "Mean: every client counts alike. Pooled: every test sample counts alike."
+        + (" Unseen clients never train and count in neither." if unseen else ""),
         text_columns=int(with_domain),
     )
 

@@ -55,6 +55,7 @@ def _evaluation(history: History) -> Table | None:
         table.add_row(Text(f"… {plural(len(clients) - len(rows), 'client')} more, see the report", style="dim"))
     table.add_section()
     summary = [("unweighted mean", event["mean"]), ("pooled", event["pooled"])]
+    summary += [("mean of unseen", event["unseen"])] if event.get("unseen") else []
     summary += [("strategy's own", event["strategy"])] if event.get("strategy") else []
     for name, values in summary:
         table.add_row(name, *(metric_value(metric, values.get(metric)) for metric in metrics), style="bold")

@@ -82,7 +82,8 @@ class Standing:
                 sides = (_losses(side, event[side]) for side in ("train", "server"))
                 self.losses = "  ".join(side for side in sides if side)
             case "evaluation":
-                self._evaluated(event["round"], event["mean"], len(event["clients"]))
+                held_out = len(event.get("unseen_clients", ()))
+                self._evaluated(event["round"], event["mean"], len(event["clients"]) - held_out)
             case "run_end":
                 self.outcome = f"{event['status']} after {duration(event['seconds'])}"
                 if event["error"]:

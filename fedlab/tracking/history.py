@@ -11,6 +11,9 @@ from typing import Any
 
 from fedlab.tracking.tracker import Event
 
+SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
+"""Parts of an evaluation beside the single clients."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -26,6 +29,15 @@ class History:
     def from_jsonl(cls, path: Path) -> History:
         """From an event file; a last line cut short by a crash is left out. Empty where there is no file."""
         return cls(tuple(_read(path)))
+
+    def until(self, round: int) -> History:
+        """What had happened when a round ended: nothing of later rounds, no end."""
+        kept: list[Event] = []
+        for event in self.events:
+            if event["event"] == "run_end" or (isinstance(event.get("round"), int) and event["round"] > round):
+                break
+            kept.append(event)
+        return History(tuple(kept))
 
     def of(self, kind: str) -> list[Event]:
         """All events of one kind."""
@@ -65,11 +77,11 @@ class History:
 
         Args:
             metric: such as ``accuracy``.
-            scope: ``mean``, ``pooled``, ``strategy``, or a client's name.
+            scope: one of `SCOPES`, or a client's name.
         """
         points = []
         for event in self.evaluations:
-            values = event[scope] if scope in ("mean", "pooled", "strategy") else event["clients"].get(scope, {})
+            values = event.get(scope, {}) if scope in SCOPES else event["clients"].get(scope, {})
             if values.get(metric) is not None:
                 points.append((int(event["round"]), float(values[metric])))
         return points

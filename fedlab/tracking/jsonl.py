@@ -10,6 +10,11 @@ from fedlab.tracking.tracker import Event
 _NOT_KEPT = frozenset({"progress"})
 
 
+def jsonl_line(event: Event) -> str:
+    """An event as a line of the file."""
+    return json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n"
+
+
 class JsonlSink:
     """Appends to `path`; every line reaches the operating system before the next event.
 
@@ -23,7 +28,7 @@ class JsonlSink:
 
     def write(self, event: Event) -> None:
         if event["event"] not in _NOT_KEPT:
-            self._file.write(json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n")
+            self._file.write(jsonl_line(event))
             self._file.flush()
 
     def close(self) -> None:

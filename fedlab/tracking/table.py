@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedlab.tracking.history import SCOPES
 from fedlab.tracking.tracker import Event
 
 COLUMNS = ("round", "scope", "metric", "value")
@@ -18,8 +19,8 @@ class Row(NamedTuple):
 
     Args:
         round: when; 0 is before the first round.
-        scope: ``mean``, ``pooled``, ``strategy`` or a client's name for evaluation metrics; ``train`` and ``server``
-            for what they logged; ``bytes`` and ``seconds``.
+        scope: ``mean``, ``pooled``, ``unseen``, ``server``, ``strategy`` or a client's name for evaluation metrics;
+            ``train`` and ``server`` for what they logged; ``bytes`` and ``seconds``.
         metric: what it is: a metric's name, a direction (``down``, ``up``, ``model/down``) or a phase.
         value: NaN where it was not finite.
         evaluated: it comes from an evaluation.
@@ -52,7 +53,7 @@ def rows(event: Event) -> Iterator[Row]:
             for group, counted in event["bytes"].items():
                 yield from _rows(round, "bytes", {f"{group}/{way}": number for way, number in counted.items()})
         case "evaluation":
-            scopes = {scope: event[scope] for scope in ("mean", "pooled", "strategy")}
+            scopes = {scope: event.get(scope, {}) for scope in SCOPES}
             for scope, values in [*scopes.items(), *event["clients"].items()]:
                 yield from _rows(event["round"], scope, values, evaluated=True)
 

@@ -30,13 +30,14 @@ class TensorBoardSink:
     Args:
         target: folder for TensorBoard's files.
         root: folder that the paths of figures start from.
+        resumed: the round after which the run goes on; TensorBoard then hides what came later.
     """
 
-    def __init__(self, target: Path, root: Path) -> None:
+    def __init__(self, target: Path, root: Path, resumed: int | None = None) -> None:
         check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer, self._root = SummaryWriter(str(target)), root
+        self._writer, self._root = SummaryWriter(str(target), purge_step=None if resumed is None else resumed + 1), root
 
     def write(self, event: Event) -> None:
         when = event["time"]

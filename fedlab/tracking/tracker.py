@@ -3,7 +3,7 @@
 ====================  ====================================================================================
 event                 fields
 ====================  ====================================================================================
-``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command``
+``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
 ``warning``           ``message``
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
 ``progress``          ``round, phase, done, total``: not kept in the file
@@ -12,7 +12,7 @@ event                 fields
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
 ``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``
-``evaluation``        ``round, clients, mean, pooled, strategy``
+``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
@@ -21,6 +21,8 @@ event                 fields
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
+``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
+``unseen_clients``; ``clients`` has the values of both.
 """
 
 from __future__ import annotations

@@ -25,27 +25,27 @@ class RandomGenerator(nn.Module):
         super().__init__()
         channels, self.height, self.width = shape
         side = _START
-        layers: list[nn.Module] = [
-            nn.Linear(_LATENT, _LATENT),
-            nn.LeakyReLU(0.2),
-            nn.Linear(_LATENT, _WIDTH * _START**2),
-            nn.Unflatten(1, (_WIDTH, _START, _START)),
-            nn.LeakyReLU(0.2),
-        ]
-        while side < max(self.height, self.width):
-            layers += [
-                nn.Upsample(scale_factor=2, mode="bilinear"),
-                nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
+        with seeded_init(seed):
+            layers: list[nn.Module] = [
+                nn.Linear(_LATENT, _LATENT),
+                nn.LeakyReLU(0.2),
+                nn.Linear(_LATENT, _WIDTH * _START**2),
+                nn.Unflatten(1, (_WIDTH, _START, _START)),
                 nn.LeakyReLU(0.2),
             ]
-            side *= 2
-        layers.append(nn.Conv2d(_WIDTH, channels, 1))
-        self.top, self.left = (side - self.height) // 2, (side - self.width) // 2
-        with seeded_init(seed):
+            while side < max(self.height, self.width):
+                layers += [
+                    nn.Upsample(scale_factor=2, mode="bilinear"),
+                    nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
+                    nn.LeakyReLU(0.2),
+                ]
+                side *= 2
+            layers.append(nn.Conv2d(_WIDTH, channels, 1))
             for layer in layers:
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, a=0.2)
                     nn.init.normal_(layer.bias, std=0.1)
+        self.top, self.left = (side - self.height) // 2, (side - self.width) // 2
         self.layers = nn.Sequential(*layers).requires_grad_(False)
 
     def forward(self, latent: Tensor) -> Tensor:

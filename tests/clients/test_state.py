@@ -14,10 +14,10 @@ from fedlab.context import ClientState
 from fedlab.errors import CheckpointError
 
 
-def written(store: StateStore, value: float, version: int, loaded: int | None, keep_from: int = 0) -> None:
+def written(store: StateStore, value: float, version: int, loaded: int | None, keep_for: tuple[int, ...] = ()) -> None:
     state = ClientState()
     state["x"] = torch.full((3,), value)
-    store.save(7, version, state, loaded, keep_from)
+    store.save(7, version, state, loaded, keep_for)
 
 
 def test_a_state_comes_back_at_the_version_asked_for(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_state_comes_back_at_the_version_asked_for(tmp_path: Path) -> None:
 def test_only_versions_that_can_be_asked_for_stay(tmp_path: Path) -> None:
     store = StateStore(tmp_path)
     for version in range(1, 8):
-        written(store, version, version, version - 1 or None, keep_from=3)
+        written(store, version, version, version - 1 or None, keep_for=(3,))
     kept = sorted(int(path.stem) for path in tmp_path.rglob("*.state"))
     assert kept == [3, 6, 7]
 

@@ -1,0 +1,120 @@
+"""What runs came to, and how far runs of one kind differ: mean ± sample standard deviation."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fedlab.report.record import Record
+from fedlab.report.values import best_of, human_bytes, human_seconds, is_number, is_share, metric_phrase, number
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of several runs in short.
+
+    Args:
+        mean: None where there is no value.
+        std: sample standard deviation (n − 1); None below two values.
+        n: how many values there are.
+    """
+
+    mean: float | None
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Of the values there are."""
+        found = [value for value in values if value is not None]
+        mean = statistics.fmean(found) if found else None
+        return cls(mean, statistics.stdev(found) if len(found) > 1 else None, len(found))
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something to tell of a run.
+
+    Args:
+        key: as a column of a file.
+        title: as a column of a table, with its unit.
+        of: its value, None where the run has none.
+        text: a value in words, in that unit.
+        difference: a value compared with another, in words.
+    """
+
+    key: str
+    title: str
+    of: Callable[[Record], float | None]
+    text: Callable[[float], str]
+    difference: Callable[[float, float], str]
+
+    def shown(self, spread: Spread) -> str:
+        """Mean ± standard deviation; a standard deviation that is not there is left out."""
+        if spread.mean is None:
+            return "–"
+        return self.text(spread.mean) + (f" ± {self.text(spread.std)}" if spread.std is not None else "")
+
+    def compared(self, spread: Spread, other: Spread) -> str:
+        """The same, followed by how it differs from `other`."""
+        if spread.mean is None or other.mean is None:
+            return self.shown(spread)
+        return f"{self.shown(spread)} ({self.difference(spread.mean, other.mean)})"
+
+
+def quantities(metrics: Sequence[str]) -> list[Quantity]:
+    """Every metric's mean over the clients, pooled value and worst client, then bytes and seconds."""
+    found = []
+    for metric in metrics:
+        share = is_share(metric)
+        unit = " (%)" if share else ""
+        for scope, words in (("clients", "mean over clients"), ("pooled", "pooled"), ("worst", "worst client")):
+            found.append(
+                Quantity(
+                    f"{metric}_{scope}",
+                    f"{metric_phrase(metric)}, {words}{unit}",
+                    partial(final, metric=metric, scope=scope),
+                    _percent if share else number,
+                    _points if share else _minus,
+                )
+            )
+    found.append(Quantity("bytes", "traffic", lambda r: float(sum(r.bytes_total())), human_bytes, _times))
+    found.append(Quantity("seconds", "time", Record.wall_seconds, human_seconds, _times))
+    return found
+
+
+def final(record: Record, metric: str, scope: str = "clients") -> float | None:
+    """A metric at the last evaluation.
+
+    Args:
+        record: the run.
+        metric: such as ``accuracy``.
+        scope: ``clients``, their unweighted mean; ``pooled``; ``worst``, the client where it is worst.
+    """
+    if not record.evaluations:
+        return None
+    event = record.evaluations[max(record.evaluations)]
+    if scope == "worst":
+        values = [float(v[metric]) for v in event["clients"].values() if is_number(v.get(metric))]
+        worst = max if best_of(metric) is min else min
+        return worst(values) if values else None
+    value = event["mean" if scope == "clients" else scope].get(metric)
+    return float(value) if is_number(value) else None
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _points(value: float, other: float) -> str:
+    return f"{100 * (value - other):+.1f}"
+
+
+def _minus(value: float, other: float) -> str:
+    return f"{value - other:+.3g}"
+
+
+def _times(value: float, other: float) -> str:
+    return f"×{value / other:.2f}" if other else "×–"
