@@ -213,6 +213,14 @@ def resume(
         raise CheckpointError(
             "run", str(path), f"rounds left to do: {start.round} are done", "ask for more, e.g. --rounds"
         )
+    fingerprint = job.federated.partition.fingerprint
+    if start is not None and start.meta["data"] != fingerprint:
+        raise CheckpointError(
+            "run",
+            f"{path} with data {start.meta['data']}",
+            f"the same data; it is {fingerprint} now",
+            "the data files or the partition have changed since: bring them back, or start a new run",
+        )
     _rewind(run.folder, start)
     return _execute(job, run.folder, until, command, start, resumed=True)
 

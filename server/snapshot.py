@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import STATE
-from fedlab.errors import CheckpointError
+from fedlab.engine.messages import STATE, to_numpy, to_record
 from fedlab.exchange import NETWORK
 from fedlab.server.strategies.average import AveragingStrategy
 
@@ -73,18 +72,7 @@ def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @torch.no_grad()
 def restore(loop: FederatedLoop, start: Checkpoint) -> None:
-    """Bring a fresh loop to where the checkpoint was made.
-
-    Raises:
-        CheckpointError: the data is not the one of the run.
-    """
-    if start.meta["data"] != loop.setup.data_fingerprint:
-        raise CheckpointError(
-            "checkpoint",
-            f"data {start.meta['data']}",
-            f"the data of this run: {loop.setup.data_fingerprint}",
-            "the data files or the partition have changed since; bring them back, or start a new run",
-        )
+    """Bring a fresh loop to where the checkpoint was made."""
     for name, value in start.part(NETWORK).items():
         loop.state[name].copy_(value)
     shared = {name: value.to(loop.device) for name, value in start.part(SHARED).items()}
@@ -106,30 +94,38 @@ def _client_versions(grid: object) -> dict[str, int]:
     return found
 
 
-def _memories(strategy: object) -> Iterator[tuple[str, MutableMapping[str, np.ndarray]]]:
-    """(attribute, arrays by name) of a Flower strategy's server state, such as FedAdam's moments."""
-    for attribute, value in sorted(vars(strategy).items()):
-        if isinstance(value, dict) and value and all(isinstance(array, np.ndarray) for array in value.values()):
-            yield attribute, value
-
-
 def _strategy_arrays(strategy: object) -> Iterator[tuple[str, np.ndarray]]:
+    """A strategy's server state: FedLab's own hold it in one place, of Flower's every attribute that holds arrays."""
     if isinstance(strategy, AveragingStrategy):
         yield from strategy.memory.items()
         return
-    for attribute, arrays in _memories(strategy):
-        for name, values in arrays.items():
-            yield f"{attribute}/{name}", values
+    for attribute, value in sorted(vars(strategy).items()):
+        if isinstance(value, ArrayRecord):
+            yield from _numbered(f"{attribute}/record", to_numpy(value).items())
+        elif isinstance(value, dict) and all(isinstance(array, np.ndarray) for array in value.values()):
+            yield from _numbered(f"{attribute}/dict", value.items())
+        elif isinstance(value, list) and all(isinstance(array, np.ndarray) for array in value):
+            yield from _numbered(f"{attribute}/list", (("", values) for values in value))
+
+
+def _numbered(prefix: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    # Flower's strategies pair arrays by their order
+    return ((f"{prefix}/{index:06d}/{name}", values) for index, (name, values) in enumerate(arrays))
 
 
 def _restore_strategy(strategy: object, tensors: Mapping[str, Tensor]) -> None:
-    arrays = {name: value.numpy() for name, value in tensors.items()}
+    arrays = {name: value.numpy() for name, value in sorted(tensors.items())}
     if isinstance(strategy, AveragingStrategy):
         strategy.memory.update(arrays)
         return
-    held: dict[str, dict[str, np.ndarray]] = {}
+    held: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for path, values in arrays.items():
-        attribute, _, name = path.partition("/")
-        held.setdefault(attribute, {})[name] = values
-    for attribute, values_by_name in held.items():
-        setattr(strategy, attribute, values_by_name)
+        attribute, kind, index, name = path.split("/", 3)
+        held.setdefault((attribute, kind), {})[name or index] = values
+    make: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+        "record": to_record,
+        "dict": dict,
+        "list": lambda found: list(found.values()),
+    }
+    for (attribute, kind), found in held.items():
+        setattr(strategy, attribute, make[kind](found))

@@ -13,6 +13,7 @@ from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
 from fedlab.cli.partition import partition
 from fedlab.cli.reproduce import reproduce
+from fedlab.cli.resume import resume
 from fedlab.cli.run import run
 from fedlab.cli.runs import report, show
 
@@ -48,6 +49,7 @@ def options(
 
 
 app.command()(run)
+app.command()(resume)
 app.command("list")(list_components)
 app.command()(show)
 app.command()(report)

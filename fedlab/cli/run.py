@@ -19,6 +19,7 @@ def run(
     engine: EngineOption = None,
     workers: Workers = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Short for --set federation.rounds=…")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` goes on.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; short for --set tracking.name=…")] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where the run folder goes; short for --set tracking.folder=…")
@@ -42,6 +43,6 @@ def run(
         tracking__name=name,
         tracking__folder=str(folder) if folder else None,
     )
-    finished = run_experiment(source, overrides=[*(sets or ()), *short], command=command_line(ctx))
+    finished = run_experiment(source, overrides=[*(sets or ()), *short], until=until, command=command_line(ctx))
     Console().print(result_table(finished.history))
     typer.echo(f"report: {finished.folder.report.resolve().as_uri()}")

@@ -110,8 +110,9 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
     axes.imshow(palette(domains), aspect="auto", interpolation="nearest")
     axes.set_xticks([])
     axes.tick_params(axis="y", left=False, labelleft=False)
-    axes.set_xlabel("domain", fontsize=7)
-    if few:
+    if not few:
+        axes.set_ylabel(f"{len(names)} domains", fontsize=8)
+    else:
         keys = [Patch(color=palette(index), label=shorten(name)) for index, name in enumerate(names)]
         figure.legend(
             handles=keys,

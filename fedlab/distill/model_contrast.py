@@ -34,5 +34,5 @@ def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperatu
 
 
 def _directions(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / norm.masked_fill(norm == 0, torch.inf)

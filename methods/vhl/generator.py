@@ -44,7 +44,6 @@ class RandomGenerator(nn.Module):
             for layer in layers:
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, a=0.2)
-                    nn.init.normal_(layer.bias, std=0.1)
         self.top, self.left = (side - self.height) // 2, (side - self.width) // 2
         self.layers = nn.Sequential(*layers).requires_grad_(False)
 

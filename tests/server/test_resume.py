@@ -168,7 +168,8 @@ data:
   partition: [domain]
 federation: {{rounds: 14}}
 engine: {{name: {engine}, workers: {workers}}}
-tracking: {{folder: {tmp_path}, name: {name}, console: quiet, tensorboard: false, checkpoint_every: 2}}
+tracking: {{folder: {tmp_path}, name: {name}, console: quiet, cache: {tmp_path / name}-cache,
+  tensorboard: false, checkpoint_every: 2}}
 """
         )
 

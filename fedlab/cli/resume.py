@@ -1,0 +1,39 @@
+"""`fedlab resume`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedlab.cli.arguments import EngineOption, Plain, Quiet, Sets, Workers, shorthands
+from fedlab.cli.failures import command_line
+from fedlab.cli.runs import RunPath
+
+
+def resume(
+    ctx: typer.Context,
+    path: RunPath,
+    rounds: Annotated[int | None, typer.Option(min=1, help="A new number of rounds in all.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop after this round.")] = None,
+    sets: Sets = None,
+    engine: EngineOption = None,
+    workers: Workers = None,
+    quiet: Quiet = False,
+    plain: Plain = False,
+) -> None:
+    """Go on with a run from its last complete checkpoint; the result is that of a run that was never stopped.
+
+    Only keys below engine and tracking can be changed with --set: any other would give another result.
+    """
+    from rich.console import Console
+
+    from fedlab.experiment import resume as resume_experiment
+    from fedlab.report.tables import result_table
+
+    short = shorthands(quiet, plain, engine__name=engine, engine__workers=workers)
+    finished = resume_experiment(
+        path, rounds=rounds, until=until, overrides=[*(sets or ()), *short], command=command_line(ctx)
+    )
+    Console().print(result_table(finished.history))
+    typer.echo(f"report: {finished.folder.report.resolve().as_uri()}")
