@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from fedlab.batch import Batch, Plan, folder_name, with_dotted
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
-from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+from fedlab.errors import ConfigError, did_you_mean
 from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
