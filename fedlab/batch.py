@@ -144,9 +144,15 @@ def finished(config: Config) -> Run | None:
             found = load(path.parent)
         except FedLabError:
             continue
-        if run_status(found.history) == "completed" and _essence(found.config) == _essence(config):
+        if _complete(found) and _essence(found.config) == _essence(config):
             return found
     return None
+
+
+def _complete(run: Run) -> bool:
+    """Whether it did all of its rounds; one that was to stop earlier ends as completed too."""
+    done = max((event["round"] for event in run.history.rounds), default=0)
+    return run_status(run.history) == "completed" and done == run.config.federation.rounds
 
 
 def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +185,8 @@ def _check(config: Config, tried: dict[str, int | InputError]) -> None:
     data = config.data.model_dump_json()
     if data not in tried:
         try:
-            tried[data] = check_data(config).num_clients
+            federated = check_data(config)
+            tried[data] = federated.num_clients - len(federated.unseen)
         except InputError as error:
             tried[data] = error
     seen = tried[data]

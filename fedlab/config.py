@@ -6,6 +6,7 @@ keys are that component's own settings and are validated by its ``Settings`` cla
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -274,7 +275,7 @@ def _explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> l
     """One error per key; where a value may be of several kinds, pydantic complains once for each."""
     errors: dict[str, InputError] = {}
     for detail in details:
-        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part in _UNION_TAGS))
+        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
         key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
         error = _explain_one(section, detail, key, location)
         if key in errors and errors[key].expected != error.expected:
@@ -311,7 +312,7 @@ def _explain_one(
 _PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
 
 # pydantic names the branch of a union inside an error's location; users wrote no such key
-_UNION_TAGS = frozenset({"tuple[float, ...]", "dict[str,tuple[float, ...]]", "function-before[_named(), Component]"})
+_UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-float$")
 
 
 def _section_at(section: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

@@ -98,7 +98,7 @@ class Moon(Method):
         return models
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Eq. 4: CE + μ·ℓ_con."""
+        """CE + μ·ℓ_con."""
         s, model = self.settings, cast(ProjectionNetwork, networks["model"])
         z = model.features(batch["image"])
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}

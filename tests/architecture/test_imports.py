@@ -24,7 +24,8 @@ LAYERS = (
     ("server",),
     ("check", "preflight"),
     ("experiment",),
-    ("reproduce", "deploy", "doctor"),
+    ("batch", "deploy", "doctor"),
+    ("reproduce", "sweep", "compare"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}

