@@ -99,7 +99,7 @@ def test_a_strip_shows_every_clients_domains(make_dataset: Make) -> None:
 
 
 def test_the_strip_has_the_order_of_sorted_clients(make_dataset: Make) -> None:
-    facts = told(make_dataset, {"name": "dirichlet", "clients": 40, "alpha": 0.1}, {"name": "domain"})
+    facts = told(make_dataset, {"name": "dirichlet", "clients": 80, "alpha": 0.1}, {"name": "domain"})
     counts = np.array([client["train"] for client in facts["clients"]])
     order = np.lexsort((-counts.max(axis=1), counts.argmax(axis=1)))
     seen = {(facts["clients"][i]["domain"], tuple(row[0])) for i, row in zip(order, strip(facts), strict=True)}
