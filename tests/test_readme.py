@@ -1,4 +1,4 @@
-"""The README and the pages of docs/ do what they say: their files are written, their commands and programs run as they stand.
+"""The README and docs/ do what they say: their files are written, their commands and programs run as they stand.
 
 A section's blocks run one after the other in an empty folder. ``make`` targets are looked up in the Makefile: .ci/run
 calls them itself.

@@ -117,7 +117,7 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
             handles=keys,
             title="domain",
             loc="outside lower center",
-            ncols=4,
+            ncols=5,
             fontsize=7,
             title_fontsize=8,
             frameon=False,

@@ -36,7 +36,7 @@ class Moon(Method):
     paper = "Li, He & Song 2021, arXiv 2103.16257"
 
     class Settings(Section):
-        """Settings; defaults are the paper's for CIFAR-10."""
+        """Settings; defaults are the authors' CIFAR-10 example."""
 
         mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
         temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")

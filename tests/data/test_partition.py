@@ -14,7 +14,6 @@ from fedlab.config import Component
 from fedlab.data.corruptions import CORRUPTIONS
 from fedlab.data.partition import Partition, class_counts, partition, summary
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.skew import skew_figures
 from fedlab.errors import DataError
 
 Make = Callable[..., Dataset]
@@ -374,37 +373,6 @@ class TestTestSamples:
         parts = divide(make_dataset(np.arange(20) % 2, np.arange(3) % 2), {"name": "iid", "clients": 10})
         assert sorted(len(part.test) for part in parts) == [0] * 7 + [1] * 3
         assert len(divide(make_dataset(np.arange(20) % 2, np.arange(0)), {"name": "dirichlet", "clients": 3})) == 3
-
-
-class TestSummary:
-    def test_counts_and_names(self, make_dataset: Make) -> None:
-        dataset = make_dataset(np.array([0, 0, 1, 1, 1, 0]), domains=2)
-        told = summary(divide(dataset, {"name": "domain"}), dataset)
-        plain = {"corruption": "", "unseen": False}
-        assert (told["classes"], told["domains"]) == (["0", "1"], ["d0", "d1"])
-        assert told["clients"] == [
-            {"name": "d0", "domain": "d0", "train": [1, 2], "test": [1, 2], "domains": [3, 0], **plain},
-            {"name": "d1", "domain": "d1", "train": [2, 1], "test": [2, 1], "domains": [0, 3], **plain},
-        ]
-
-    def test_a_client_of_several_domains_is_mixed(self, make_dataset: Make) -> None:
-        dataset = make_dataset(np.zeros(12, int), domains=3)
-        (client,) = summary(divide(dataset), dataset, unseen={0})["clients"]
-        assert (client["domain"], client["domains"], client["unseen"]) == ("mixed", [4, 4, 4], True)
-
-    def test_skew_of_known_partitions(self) -> None:
-        even = skew_figures(np.full((4, 2), 5))
-        assert (even["samples"], even["size_gini"], even["label_emd_max"]) == (40, 0.0, 0.0)
-        assert even["label_entropy_mean"] == even["label_entropy_global"] == pytest.approx(1.0)
-        apart = skew_figures(np.array([[10, 0], [0, 10]]))
-        assert (apart["label_entropy_mean"], apart["label_emd_mean"]) == (0.0, 1.0)
-        uneven = skew_figures(np.array([[0, 0], [0, 0], [0, 0], [4, 4]]))
-        assert uneven["size_gini"] == pytest.approx(0.75)
-        assert (uneven["size_min"], uneven["size_median"], uneven["size_max"]) == (0, 0.0, 8)
-        assert uneven["label_emd_mean"] == 0.0
-        three = skew_figures(np.array([[3, 1], [1, 3]]))
-        assert three["label_emd_mean"] == pytest.approx(0.5)
-        assert three["label_entropy_min"] == pytest.approx(0.811278, abs=1e-6)
 
 
 def test_samples_without_columns_have_no_clients() -> None:
