@@ -16,7 +16,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.messages import ALGORITHM, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.encoding import expand, sent_bytes
+from fedlab.engine.messages import ALGORITHM, ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -131,7 +132,10 @@ class FederatedLoop:
         before = {name: self.state[name].clone() for name in self.exchange.down}
         messages = self._compose(round, before)
         with self._phase(round, "train", len(messages)):
+            out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
             delivery = self.courier.carry(messages, self._order(round, plan, self.shared), "train")
+            for reply in delivery.answers:
+                expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
@@ -256,7 +260,9 @@ class FederatedLoop:
         for reply in delivery.answers:
             client, withheld = self.directory.client(reply.metadata.src_node_id), withheld_groups(reply)
             sizes = {group: size for group, size in up.items() if group not in withheld}
-            ledger.received(client, {**sizes, **algorithm, "results": _bytes(results.get(client, {}))})
+            others = {"results": _bytes(results.get(client, {}))}
+            sent = sent_bytes(reply.content)
+            ledger.received(client, {**sizes, **algorithm, **others}, None if sent is None else {**sent, **others})
         return ledger
 
     def _algorithm_bytes(self) -> int:

@@ -54,11 +54,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return counted
 
 
-@examples(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     local=st.sampled_from([[], ["norm"], ["model.head.*"], ["norm", "model.head.*"]]),
     fraction=st.sampled_from([0.25, 0.5, 1.0]),
     strategy=st.sampled_from(["fedavg", "scaffold", "fednova", "feddyn"]),
+    compression=st.sampled_from([[], ["fp16"], [{"name": "topk", "fraction": 0.1}, {"name": "quantise", "bits": 4}]]),
     seed=st.integers(0, 5),
 )
 def test_the_ledger_equals_the_arrays_in_the_messages(
@@ -69,12 +70,14 @@ def test_the_ledger_equals_the_arrays_in_the_messages(
     local: list[str],
     fraction: float,
     strategy: str,
+    compression: list[Any],
     seed: int,
 ) -> None:
     seen.clear()
     config = settings(
         seed=seed,
         exchange__local=local,
+        exchange__compression=compression,
         federation__rounds=2,
         federation__strategy=strategy,
         federation__sampler={"name": "uniform", "fraction": fraction},
