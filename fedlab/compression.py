@@ -127,7 +127,7 @@ class Quantise(Compressor):
         scale = np.float32(np.abs(values).max() / self._levels)
         exact = values / np.float64(scale) if scale > 0 else np.zeros(values.size)
         levels = np.floor(exact + draws.random(values.size))
-        codes = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
+        codes: np.ndarray = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
         if self.settings.bits == 4:
             codes = np.append(codes, np.zeros(codes.size % 2, np.uint8))
             codes = codes[::2] | codes[1::2] << 4
