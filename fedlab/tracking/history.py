@@ -103,8 +103,9 @@ class History:
         """Payload bytes the uploads of the whole run had before compression; None where nothing was compressed."""
         if not any(e.get("raw_up") for e in self.rounds):
             return None
-        before = sum(sum(e["raw_up"].values()) if e.get("raw_up") else e["bytes_up"] for e in self.rounds)
-        return before + sum(e["bytes_up"] for e in self.of("prepared"))
+        before: int = sum(sum(e["raw_up"].values()) if e.get("raw_up") else e["bytes_up"] for e in self.rounds)
+        queried: int = sum(e["bytes_up"] for e in self.of("prepared"))
+        return before + queried
 
     def seconds_by_phase(self) -> dict[str, float]:
         """Seconds spent in each phase."""
