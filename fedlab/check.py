@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fedlab.compression import make_chain
 from fedlab.config import Config
 from fedlab.data.drift import make_drifts
 from fedlab.data.federated import FederatedData
@@ -52,6 +53,7 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: build_source(config.data.source))
     attempt(lambda: check_steps(config.data.partition))
     attempt(lambda: make_drifts(config.data.drift))
+    attempt(lambda: make_chain(config.exchange.compression))
     attempt(lambda: make_sampler(config.federation.sampler, config.seed))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_engine(config.engine))

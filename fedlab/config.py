@@ -112,6 +112,10 @@ class ExchangeConfig(Section):
         description="shell patterns of state names that stay on the client (FedPer: model.head.*); "
         "'norm' stands for every normalisation layer (FedBN)",
     )
+    compression: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="stages that make the clients' updates smaller, in order: topk, then quantise or fp16",
+    )
 
 
 class EvaluationConfig(Section):

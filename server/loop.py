@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -17,7 +16,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.messages import ALGORITHM, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.encoding import expand, sent_bytes
+from fedlab.engine.messages import ALGORITHM, ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -27,6 +27,7 @@ from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
+from fedlab.server.ledger import Ledger
 from fedlab.server.participants import TrainingGrid, training_clients
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
@@ -117,7 +118,11 @@ class FederatedLoop:
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
             with self._phase(0, "prepare", len(messages)):
                 results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
-            self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
+            ledger = Ledger()
+            for client, sent in results.items():
+                ledger.received(client, {"results": _bytes(sent)})
+            self.tracker.emit("ledger", round=0, rows=ledger.rows())
+            self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
         with self._phase(0, "server", 0), self._draws(0, "prepare"):
             self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
 
@@ -127,7 +132,10 @@ class FederatedLoop:
         before = {name: self.state[name].clone() for name in self.exchange.down}
         messages = self._compose(round, before)
         with self._phase(round, "train", len(messages)):
+            out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
             delivery = self.courier.carry(messages, self._order(round, plan, self.shared), "train")
+            for reply in delivery.answers:
+                expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
@@ -136,8 +144,9 @@ class FederatedLoop:
             with self._draws(round, "update"):
                 self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
-        down, up = self._bytes_down(len(messages), delivery), self._bytes_up(delivery, results)
+        ledger = self._ledger(delivery, results)
         elapsed = time.perf_counter() - began
+        self.tracker.emit("ledger", round=round, rows=ledger.rows())
         self.tracker.emit(
             "round",
             round=round,
@@ -145,9 +154,10 @@ class FederatedLoop:
             clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivery.answers],
             train=metrics,
             server=server.metrics,
-            bytes_down=down.total(),
-            bytes_up=up.total(),
-            bytes={name: {"down": down[name], "up": up[name]} for name in {**down, **up}},
+            bytes_down=ledger.down,
+            bytes_up=ledger.up,
+            bytes=ledger.groups(),
+            raw_up=ledger.raw_up(),
             seconds=dict(self._seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
         )
@@ -237,26 +247,23 @@ class FederatedLoop:
             reported.append(metrics)
         return weighted_means(reported)
 
-    def _bytes_down(self, clients: int, delivery: Delivery) -> Counter[str]:
-        """Payload bytes sent for training, by group."""
-        down = Counter({g: s * clients for g, s in self.exchange.bytes_by_group(self.exchange.down).items()})
-        down += Counter({ALGORITHM: clients * self._algorithm_bytes()})
-        for name, times in delivery.sent.items():
+    def _ledger(self, delivery: Delivery, results: Results) -> Ledger:
+        """Payload bytes of a round's training."""
+        ledger, algorithm = Ledger(), {ALGORITHM: self._algorithm_bytes()}
+        down, up = (self.exchange.bytes_by_group(names) for names in (self.exchange.down, self.exchange.up))
+        for client, times in delivery.served.items():
+            ledger.sent(client, {**down, **algorithm}, times)
+        for (client, name), times in delivery.sent.items():
             state = name.removeprefix(NETWORK)
             group = "shared" if state == name else self.exchange.group_of[state].name
-            down[group] += times * self.shared.bytes_of(name)
-        return down
-
-    def _bytes_up(self, delivery: Delivery, results: Results) -> Counter[str]:
-        """Payload bytes that came back, by group."""
-        sizes, up = self.exchange.bytes_by_group(self.exchange.up), Counter[str]()
+            ledger.sent(client, {group: self.shared.bytes_of(name)}, times)
         for reply in delivery.answers:
-            withheld = withheld_groups(reply)
-            up.update({group: size for group, size in sizes.items() if group not in withheld})
-        up += Counter({ALGORITHM: len(delivery.answers) * self._algorithm_bytes()})
-        if results:
-            up["results"] += _bytes(results)
-        return up
+            client, withheld = self.directory.client(reply.metadata.src_node_id), withheld_groups(reply)
+            sizes = {group: size for group, size in up.items() if group not in withheld}
+            others = {"results": _bytes(results.get(client, {}))}
+            sent = sent_bytes(reply.content)
+            ledger.received(client, {**sizes, **algorithm, **others}, None if sent is None else {**sent, **others})
+        return ledger
 
     def _algorithm_bytes(self) -> int:
         """Payload bytes of what the algorithm sends beside the network state, each way and per client."""
@@ -350,5 +357,5 @@ def _flower_sampling(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _bytes(results: Results) -> int:
-    return sum(t.numel() * t.element_size() for sent in results.values() for t in sent.values())
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -11,7 +11,9 @@ event                 fields
 ``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
-``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``
+``ledger``            ``round, rows``: of client, group and bytes; not kept in the file but in ``ledger.csv``
+``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, raw_up, seconds,
+                      eta_seconds``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
@@ -21,6 +23,7 @@ event                 fields
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
+``raw_up`` has, by group, what uploads were before compression; it is empty where nothing is compressed.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
 ``unseen_clients``; ``clients`` has the values of both.
 """
