@@ -217,6 +217,7 @@ class ClientRuntime:
             cache=self.setup.cache_root,
             correction=correction,
             evaluating=exchange.fixed_roles,
+            max_steps=order.steps.get(str(client)),
             **self._work(order),
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -16,6 +17,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
 from fedlab.engine.messages import ALGORITHM, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
@@ -25,12 +27,13 @@ from fedlab.method import Plan
 from fedlab.order import Order
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
+from fedlab.server.devices import Work, planned
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.participants import TrainingGrid, training_clients
+from fedlab.server.participation import Participation, Selection
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
-from fedlab.server.sampling import make_sampler
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
@@ -62,7 +65,7 @@ class FederatedLoop:
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
-        self.sampler = make_sampler(config.federation.sampler, config.seed)
+        self.participation, self.selection = Participation(config, self._examples), Selection()
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -127,14 +130,15 @@ class FederatedLoop:
         before = {name: self.state[name].clone() for name in self.exchange.down}
         messages = self._compose(round, before)
         with self._phase(round, "train", len(messages)):
-            delivery = self.courier.carry(messages, self._order(round, plan, self.shared), "train")
+            delivery = self._carry(messages, round, plan)
             metrics = self._client_metrics(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
-            self._aggregate(round, delivery)
             server = self._server_context(round, plan, before, self.state, results)
-            with self._draws(round, "update"):
-                self.method.server_update(server)
+            if messages:  # a round in which nobody takes part changes nothing
+                self._aggregate(round, delivery)
+                with self._draws(round, "update"):
+                    self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         down, up = self._bytes_down(len(messages), delivery), self._bytes_up(delivery, results)
         elapsed = time.perf_counter() - began
@@ -149,6 +153,7 @@ class FederatedLoop:
             bytes_up=up.total(),
             bytes={name: {"down": down[name], "up": up[name]} for name in {**down, **up}},
             seconds=dict(self._seconds),
+            **self.participation.virtual(self.selection.seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
         )
         if evaluation is not None:
@@ -184,10 +189,13 @@ class FederatedLoop:
     def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
         """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
         if isinstance(self.strategy, AveragingStrategy):
-            chosen = self.sampler.sample(self.participants, round)
+            training = stage_training(self.config.training, self.method, self._plan(round))
+            work = partial(self._work, training)
+            self.selection = self.participation.choose(self.participants, round, work)
+            chosen = self.selection.clients
             self.strategy.cohort = Cohort(
                 nodes=tuple(self.directory.node(client) for client in chosen),
-                examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
+                examples=tuple(self._examples(chosen)),
                 weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
                 trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
                 population=self.task.num_clients - (len(self.clients) - len(self.participants)),
@@ -199,6 +207,21 @@ class FederatedLoop:
         if len(self.participants) == len(self.clients):
             return self.grid
         return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
+
+    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivery:
+        steps = {str(client): limit for client, limit in self.selection.steps.items()}
+        return self.courier.carry(messages, replace(self._order(round, plan, self.shared), steps=steps), "train")
+
+    def _examples(self, clients: Sequence[int]) -> list[int]:
+        return [profile.train for profile in self.directory.profiles(clients)]
+
+    def _work(self, training: TrainingConfig, client: int) -> Work:
+        """A client's round on the virtual clock."""
+        exchange, extra = self.exchange, self._algorithm_bytes()
+        sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
+        down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
+        up = sum(exchange.sizes[name] for name in exchange.up) + extra
+        return planned(training, *self._examples([client]), down, up)
 
     # what comes back
 
@@ -234,6 +257,7 @@ class FederatedLoop:
             metrics = metrics_of(reply)
             client = self.directory.client(reply.metadata.src_node_id)
             self.tracker.emit("client", round=round, client=client, metrics=metrics)
+            self.participation.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)
 

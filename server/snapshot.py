@@ -61,6 +61,7 @@ def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "seed": loop.config.seed,
         "data": loop.setup.data_fingerprint,
         "shared": loop.shared.book(),
+        "participation": loop.participation.book(),
         "client_versions": _client_versions(loop.grid),
         "columns": loop.task.columns,
         "class_names": list(loop.task.class_names),
@@ -78,6 +79,7 @@ def restore(loop: FederatedLoop, start: Checkpoint) -> None:
     shared = {name: value.to(loop.device) for name, value in start.part(SHARED).items()}
     loop.shared.restore(shared, start.meta["shared"])
     loop.private.update({name: value.to(loop.device) for name, value in start.part(PRIVATE).items()})
+    loop.participation.restore(start.meta["participation"])
     _restore_strategy(loop.strategy, start.part(STRATEGY))
     loop.records.checkpoints = (*start.meta["checkpoints"], start.round)[-2:]
 

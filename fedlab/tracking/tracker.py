@@ -22,7 +22,8 @@ event                 fields
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
-``unseen_clients``; ``clients`` has the values of both.
+``unseen_clients``; ``clients`` has the values of both. With `federation.devices` a ``round`` has ``virtual`` too:
+``round_seconds`` and ``total``, the simulated seconds.
 """
 
 from __future__ import annotations
