@@ -113,12 +113,24 @@ class DevicesConfig(Section):
     link_spread: float = Field(default=1.0, ge=0, description="standard deviation of the bandwidths' logarithm")
 
 
+class AsynchronousConfig(Section):
+    """Buffered asynchronous training (FedBuff, Nguyen et al. 2022); a round is one update of the server."""
+
+    concurrency: Positive = Field(default=4, description="clients at work at any time")
+    buffer: Positive = Field(default=2, description="K, client updates that make one server update")
+    server_lr: float = Field(default=1.0, gt=0, description="η_g")
+
+
 class FederationConfig(Section):
     """Rounds, participation and aggregation."""
 
     rounds: Positive = 10
     strategy: ComponentField = Component(name="fedavg")
     sampler: ComponentField = Component(name="uniform")
+    mode: Literal["synchronous", "asynchronous"] = Field(
+        default="synchronous", description="asynchronous is FedBuff on the virtual clock; needs `devices`"
+    )
+    asynchronous: AsynchronousConfig = AsynchronousConfig()
     availability: AvailabilityConfig | None = Field(
         default=None, description="which clients the sampler may choose from; default: all, always"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -112,6 +112,14 @@ class FederatedLoop:
         round, phase = self._current
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
+    def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
+        return {}, {"participation": self.participation.book()}
+
+    def recall(self, start: Checkpoint) -> None:
+        """Take over what `memory` gave."""
+        self.participation.restore(start.meta["participation"])
+
     def _prepare(self) -> None:
         plan = self._plan(1)
         results: Results = {}
@@ -193,15 +201,18 @@ class FederatedLoop:
             work = partial(self._work, training)
             self.selection = self.participation.choose(self.participants, round, work)
             chosen = self.selection.clients
-            self.strategy.cohort = Cohort(
-                nodes=tuple(self.directory.node(client) for client in chosen),
-                examples=tuple(self._examples(chosen)),
-                weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
-                trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
-                population=self.task.num_clients - (len(self.clients) - len(self.participants)),
-            )
+            self.strategy.cohort = self._cohort(chosen)
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
             return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self._training_grid()))
+
+    def _cohort(self, chosen: Sequence[int]) -> Cohort:
+        return Cohort(
+            nodes=tuple(self.directory.node(client) for client in chosen),
+            examples=tuple(self._examples(chosen)),
+            weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
+            trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
+            population=self.task.num_clients - (len(self.clients) - len(self.participants)),
+        )
 
     def _training_grid(self) -> Grid:
         if len(self.participants) == len(self.clients):
