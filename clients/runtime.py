@@ -228,6 +228,7 @@ class ClientRuntime:
             cache=self.setup.cache_root,
             correction=correction,
             evaluating=exchange.fixed_roles,
+            max_steps=order.steps.get(str(client)),
             **self._work(order),
         )
 
@@ -300,8 +301,9 @@ class ClientRuntime:
     def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
         if not state.changed:
             return version
-        self.store.save(client, order.round, state, version, order.keep_for)
-        return order.round
+        saved = order.round if order.saved is None else order.saved
+        self.store.save(client, saved, state, version, order.keep_for)
+        return saved
 
 
 def _copy(target: Tensor, source: np.ndarray) -> None:

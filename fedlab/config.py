@@ -92,12 +92,60 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the schedule, in global steps")
 
 
+class AvailabilityConfig(Section):
+    """When clients can take part: intervals from a file, or generated days and nights."""
+
+    csv: str | None = Field(default=None, description="file with the columns client, from, to: from ≤ time < to")
+    period: float | None = Field(default=None, gt=0, description="length of a generated day; each client its own phase")
+    share: ProperFraction = Field(default=0.5, description="part of a generated day in which a client is available")
+    unit: Literal["rounds", "seconds"] = Field(
+        default="rounds", description="what time is counted in; seconds are those of the virtual clock"
+    )
+
+
+class DevicesConfig(Section):
+    """Speed and links of the clients' devices, from a file or log-normal across clients: the virtual clock."""
+
+    csv: str | None = Field(default=None, description="file with the columns client, speed, down, up")
+    speed: float = Field(default=100.0, gt=0, description="median training speed, samples a second")
+    speed_spread: float = Field(default=1.0, ge=0, description="standard deviation of the speed's logarithm")
+    down: float = Field(default=1e6, gt=0, description="median bandwidth to the client, bytes a second")
+    up: float = Field(default=2.5e5, gt=0, description="median bandwidth from the client, bytes a second")
+    link_spread: float = Field(default=1.0, ge=0, description="standard deviation of the bandwidths' logarithm")
+
+
+class AsynchronousConfig(Section):
+    """Buffered asynchronous training (FedBuff, Nguyen et al. 2022); a round is one update of the server."""
+
+    concurrency: Positive = Field(default=4, description="clients at work at any time")
+    buffer: Positive = Field(default=2, description="K, client updates that make one server update")
+    server_lr: float = Field(default=1.0, gt=0, description="η_g")
+
+
 class FederationConfig(Section):
     """Rounds, participation and aggregation."""
 
     rounds: Positive = 10
     strategy: ComponentField = Component(name="fedavg")
     sampler: ComponentField = Component(name="uniform")
+    mode: Literal["synchronous", "asynchronous"] = Field(
+        default="synchronous", description="asynchronous is FedBuff on the virtual clock; needs `devices`"
+    )
+    asynchronous: AsynchronousConfig = AsynchronousConfig()
+    availability: AvailabilityConfig | None = Field(
+        default=None, description="which clients the sampler may choose from; default: all, always"
+    )
+    devices: DevicesConfig | None = Field(
+        default=None, description="devices of a virtual clock; default: no such clock"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a chosen client does not answer")
+    over_selection: float = Field(
+        default=1.0, ge=1, description="choose so many times the clients wanted; the first on the virtual clock count"
+    )
+    deadline: float | None = Field(default=None, gt=0, description="length of a round at most, in virtual seconds")
+    late: Literal["partial", "drop"] = Field(
+        default="partial", description="a client too slow for the deadline does the steps that fit, or does not count"
+    )
     on_client_error: Literal["stop", "skip"] = Field(
         default="stop", description="stop: end the run with the client's traceback; skip: average who remains"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
 from fedlab.engine.encoding import expand, sent_bytes
 from fedlab.engine.messages import ALGORITHM, ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
@@ -25,13 +27,14 @@ from fedlab.method import Plan
 from fedlab.order import Order
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
+from fedlab.server.devices import Work, planned
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.ledger import Ledger
 from fedlab.server.participants import TrainingGrid, training_clients
+from fedlab.server.participation import Participation, Selection
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
-from fedlab.server.sampling import make_sampler
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
@@ -63,7 +66,7 @@ class FederatedLoop:
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
-        self.sampler = make_sampler(config.federation.sampler, config.seed)
+        self.participation, self.selection = Participation(config, self._examples), Selection()
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -110,6 +113,14 @@ class FederatedLoop:
         round, phase = self._current
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
+    def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
+        return {}, {"participation": self.participation.book()}
+
+    def recall(self, start: Checkpoint) -> None:
+        """Take over what `memory` gave."""
+        self.participation.restore(start.meta["participation"])
+
     def _prepare(self) -> None:
         plan = self._plan(1)
         results: Results = {}
@@ -133,16 +144,17 @@ class FederatedLoop:
         messages = self._compose(round, before)
         with self._phase(round, "train", len(messages)):
             out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
-            delivery = self.courier.carry(messages, self._order(round, plan, self.shared), "train")
+            delivery = self._carry(messages, round, plan)
             for reply in delivery.answers:
                 expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
-            self._aggregate(round, delivery)
             server = self._server_context(round, plan, before, self.state, results)
-            with self._draws(round, "update"):
-                self.method.server_update(server)
+            if messages:  # a round in which nobody takes part changes nothing
+                self._aggregate(round, delivery)
+                with self._draws(round, "update"):
+                    self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         ledger = self._ledger(delivery, results)
         elapsed = time.perf_counter() - began
@@ -159,6 +171,7 @@ class FederatedLoop:
             bytes=ledger.groups(),
             raw_up=ledger.raw_up(),
             seconds=dict(self._seconds),
+            **self.participation.virtual(self.selection.seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
         )
         if evaluation is not None:
@@ -194,21 +207,42 @@ class FederatedLoop:
     def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
         """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
         if isinstance(self.strategy, AveragingStrategy):
-            chosen = self.sampler.sample(self.participants, round)
-            self.strategy.cohort = Cohort(
-                nodes=tuple(self.directory.node(client) for client in chosen),
-                examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
-                weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
-                trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
-                population=self.task.num_clients - (len(self.clients) - len(self.participants)),
-            )
+            training = stage_training(self.config.training, self.method, self._plan(round))
+            work = partial(self._work, training)
+            self.selection = self.participation.choose(self.participants, round, work)
+            chosen = self.selection.clients
+            self.strategy.cohort = self._cohort(chosen)
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
             return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self._training_grid()))
+
+    def _cohort(self, chosen: Sequence[int]) -> Cohort:
+        return Cohort(
+            nodes=tuple(self.directory.node(client) for client in chosen),
+            examples=tuple(self._examples(chosen)),
+            weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
+            trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
+            population=self.task.num_clients - (len(self.clients) - len(self.participants)),
+        )
 
     def _training_grid(self) -> Grid:
         if len(self.participants) == len(self.clients):
             return self.grid
         return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
+
+    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivery:
+        steps = {str(client): limit for client, limit in self.selection.steps.items()}
+        return self.courier.carry(messages, replace(self._order(round, plan, self.shared), steps=steps), "train")
+
+    def _examples(self, clients: Sequence[int]) -> list[int]:
+        return [profile.train for profile in self.directory.profiles(clients)]
+
+    def _work(self, training: TrainingConfig, client: int) -> Work:
+        """A client's round on the virtual clock."""
+        exchange, extra = self.exchange, self._algorithm_bytes()
+        sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
+        down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
+        up = sum(exchange.sizes[name] for name in exchange.up) + extra
+        return planned(training, *self._examples([client]), down, up)
 
     # what comes back
 
@@ -244,6 +278,7 @@ class FederatedLoop:
             metrics = metrics_of(reply)
             client = self.directory.client(reply.metadata.src_node_id)
             self.tracker.emit("client", round=round, client=client, metrics=metrics)
+            self.participation.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)
 

@@ -1,9 +1,10 @@
-"""Who takes part in a round: a function of (seed, round, clients), over FedLab's own client ids."""
+"""Who takes part in a round: a function of (seed, round, clients, what is known of them), over FedLab's client ids."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -12,31 +13,72 @@ from fedlab.config import Component, Fraction, Section, parse
 from fedlab.registry import Registry
 from fedlab.seeding import numpy_generator
 
-SAMPLERS = Registry("sampler", {"uniform": "fedlab.server.sampling:Uniform"}, "fedlab.samplers")
+SAMPLERS = Registry(
+    "sampler",
+    {
+        "uniform": "fedlab.server.sampling:Uniform",
+        "weighted": "fedlab.server.samplers:Weighted",
+        "power_of_choice": "fedlab.server.samplers:PowerOfChoice",
+        "poisson": "fedlab.server.samplers:Poisson",
+    },
+    "fedlab.samplers",
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the server knows of clients.
+
+    Args:
+        examples: training samples of clients; the server asks those it does not know yet.
+        losses: training loss each client reported last; clients that never trained have none.
+    """
+
+    examples: Callable[[Sequence[int]], Sequence[int]]
+    losses: Mapping[int, float]
 
 
 class Sampler(Protocol):
-    """Chooses the clients of a round."""
+    """Chooses the clients of a round.
 
-    def sample(self, clients: Sequence[int], round: int) -> list[int]:
-        """Ids of the clients that train in `round`, ascending."""
+    Args:
+        loss: training metric of the clients it wants as `Known.losses`; None for one that needs none.
+    """
+
+    loss: str | None
+
+    def size(self, population: int) -> int:
+        """Clients wanted in a round of a federation of so many."""
+
+    def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
+        """Ids of at most `count` of `clients` that train in `round`, ascending."""
 
 
-class Uniform:
-    """Uniformly without replacement: ⌊fraction · N⌋ clients, but at least one."""
+class FractionSettings(Section):
+    """Settings of samplers that take a fixed share of the clients."""
 
-    class Settings(Section):
-        """Settings of uniform sampling."""
+    fraction: Fraction = Field(default=1.0, description="share of the clients in each round")
 
-        fraction: Fraction = Field(default=1.0, description="share of the clients in each round")
 
-    def __init__(self, settings: Settings, seed: int) -> None:
-        self.fraction, self.seed = settings.fraction, seed
+class FractionSampler:
+    """Base: ⌊fraction · N⌋ clients, but at least one."""
 
-    def sample(self, clients: Sequence[int], round: int) -> list[int]:
+    Settings = FractionSettings
+    loss: str | None = None
+
+    def __init__(self, settings: Any, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+
+    def size(self, population: int) -> int:
         # 57 · 0.2 must give 11 and 10 · 0.3 must give 3, so a product just below an integer counts as that integer
-        count = max(1, math.floor(self.fraction * len(clients) + 1e-9))
-        if count == len(clients):
+        return max(1, math.floor(self.settings.fraction * population + 1e-9))
+
+
+class Uniform(FractionSampler):
+    """Uniformly without replacement."""
+
+    def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
+        if count >= len(clients):
             return list(clients)
         chosen = numpy_generator(self.seed, "sampler", round).choice(len(clients), size=count, replace=False)
         return sorted(clients[int(index)] for index in chosen)

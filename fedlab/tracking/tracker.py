@@ -25,7 +25,8 @@ Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; r
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
 ``raw_up`` has, by group, what uploads were before compression; it is empty where nothing is compressed.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
-``unseen_clients``; ``clients`` has the values of both.
+``unseen_clients``; ``clients`` has the values of both. With `federation.devices` a ``round`` has ``virtual`` too:
+``round_seconds`` and ``total``, the simulated seconds.
 """
 
 from __future__ import annotations
