@@ -242,7 +242,8 @@ class FederatedLoop:
         sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
         up = sum(exchange.sizes[name] for name in exchange.up) + extra
-        return planned(training, *self._examples([client]), down, up)
+        (examples,) = self._examples([client])
+        return planned(training, examples, down, up)
 
     # what comes back
 

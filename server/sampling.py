@@ -71,7 +71,8 @@ class FractionSampler:
 
     def size(self, population: int) -> int:
         # 57 · 0.2 must give 11 and 10 · 0.3 must give 3, so a product just below an integer counts as that integer
-        return max(1, math.floor(self.settings.fraction * population + 1e-9))
+        fraction: float = self.settings.fraction
+        return max(1, math.floor(fraction * population + 1e-9))
 
 
 class Uniform(FractionSampler):
