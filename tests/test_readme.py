@@ -41,9 +41,11 @@ def targets(text: str) -> list[str]:
 
 
 SECTIONS = {title: blocks(body) for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.M | re.S)}
+FRAGMENTS = ("communication", "participation")  # pages of fragments, which tests of their own complete and run
 PAGES = {
     f"{page.stem}: {title}": blocks(body)
     for page in sorted((ROOT / "docs").glob("*.md"))
+    if page.stem not in FRAGMENTS
     for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S)
 }
 EXECUTED = {
