@@ -134,7 +134,7 @@ class Batch:
 
     def _how_to_go_on(self) -> str:
         done = sum(len(runs) for runs in self.results.values())
-        return f"{done} of {len(self.plan.configs)} runs are done and kept: the same command goes on from there"
+        return f"{done} of {len(self.plan.configs)} runs done and kept: the same command goes on from there"
 
 
 def finished(config: Config) -> Run | None:
@@ -170,8 +170,9 @@ def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def folder_name(point: str) -> str:
     """A folder's name for a point; distinct points have distinct names."""
     plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]
-    same = plain == point.replace(", ", ",")
-    return plain if same else f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}"
+    if plain and plain.replace(",", ", ") == point:
+        return plain
+    return f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}".lstrip("-")
 
 
 def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,14 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlab.batch import folder_name
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.errors import CheckpointError, ConfigError, did_you_mean
-from fedlab.exchange import NETWORK
+from fedlab.exchange import NETWORK, hash_tensors
 from fedlab.report.bands import Line, bands_picture
-from fedlab.report.grids import Rows, to_csv, to_markdown
+from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record
 from fedlab.report.spread import Spread, quantities
 from fedlab.report.values import metric_names
@@ -142,7 +139,7 @@ class Comparison:
             write_atomic(folder / name, content)
         return [folder / name for name in contents]
 
-    def _numbers(self) -> Rows:
+    def _numbers(self) -> list[list[object]]:
         told = quantities(self.metrics)
         rows: list[list[object]] = [["group", "seed", "status", "rounds", *(q.key for q in told), "weights", "run"]]
         for group in self.groups:
@@ -212,10 +209,5 @@ def _letters(index: int) -> str:
 
 def _weights_hash(checkpoint: Path) -> str:
     """Of names, shapes and bytes of the networks' tensors: what else a checkpoint holds are no weights."""
-    found = hashlib.sha256()
     tensors, _ = load_checkpoint(checkpoint)
-    for name in sorted(name for name in tensors if name.startswith(NETWORK)):
-        tensor = tensors[name].contiguous()
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+    return hash_tensors({name: value for name, value in tensors.items() if name.startswith(NETWORK)})

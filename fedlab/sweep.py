@@ -198,7 +198,7 @@ class Sweep:
 
     def write(self) -> None:
         """Write the tables and a picture per metric."""
-        contents = {
+        contents: dict[str, str | bytes] = {
             "sweep.csv": to_csv(self.means()),
             "sweep.md": self.to_markdown(),
             "runs.csv": to_csv(self.runs()),

@@ -47,6 +47,7 @@ def sweep(
     from rich.console import Console
 
     from fedlab.report.grids import to_table
+    from fedlab.report.values import plural
     from fedlab.sweep import load_spec
     from fedlab.sweep import sweep as run_sweep
 
@@ -68,5 +69,5 @@ def sweep(
     for path in done.files.values():
         typer.echo(f"written: {path}")
     if done.batch.failures:
-        typer.echo(f"{len(done.batch.failures)} runs failed", err=True)
+        typer.echo(f"{plural(len(done.batch.failures), 'run')} failed", err=True)
         raise typer.Exit(FAILED)
