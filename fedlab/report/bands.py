@@ -69,6 +69,12 @@ def bands_picture(panels: Mapping[str, Sequence[Line]], metric: str) -> bytes:
             if is_share(metric):
                 _percent(curves.yaxis)
                 _percent(ends.xaxis)
+        for axes in grid[1:]:  # panels are there to be compared
+            axes[0].sharex(grid[0][0])
+            axes[0].sharey(grid[0][0])
+            axes[1].sharex(grid[0][1])
+        grid[0][0].autoscale_view()
+        grid[0][1].autoscale_view()
         grid[-1][0].set_xlabel("round")
         return _png(figure)
 

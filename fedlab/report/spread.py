@@ -43,6 +43,7 @@ class Quantity:
         of: its value, None where the run has none.
         text: a value in words, in that unit.
         difference: a value compared with another, in words.
+        counted: not measured: a deviation of zero goes without saying.
     """
 
     key: str
@@ -50,12 +51,15 @@ class Quantity:
     of: Callable[[Record], float | None]
     text: Callable[[float], str]
     difference: Callable[[float, float], str]
+    counted: bool = False
 
     def shown(self, spread: Spread) -> str:
         """Mean ± standard deviation; a standard deviation that is not there is left out."""
         if spread.mean is None:
             return "–"
-        return self.text(spread.mean) + (f" ± {self.text(spread.std)}" if spread.std is not None else "")
+        if spread.std is None or (self.counted and spread.std == 0):
+            return self.text(spread.mean)
+        return f"{self.text(spread.mean)} ± {self.text(spread.std)}"
 
     def compared(self, spread: Spread, other: Spread) -> str:
         """The same, followed by how it differs from `other`."""
@@ -80,7 +84,7 @@ def quantities(metrics: Sequence[str]) -> list[Quantity]:
                     _points if share else _minus,
                 )
             )
-    found.append(Quantity("bytes", "traffic", lambda r: float(sum(r.bytes_total())), human_bytes, _times))
+    found.append(Quantity("bytes", "traffic", lambda r: float(sum(r.bytes_total())), human_bytes, _times, counted=True))
     found.append(Quantity("seconds", "time", Record.wall_seconds, human_seconds, _times))
     return found
 
