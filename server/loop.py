@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -23,11 +24,13 @@ from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
 from fedlab.method import Plan
 from fedlab.order import Order
+from fedlab.privacy import make_privacy
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.participants import TrainingGrid, training_clients
+from fedlab.server.privacy import CentralMechanism, check_released, client_sampling
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
 from fedlab.server.sampling import make_sampler
@@ -63,6 +66,7 @@ class FederatedLoop:
         self.exchange = self.exchanges.enter(self._plan(1))
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
         self.sampler = make_sampler(config.federation.sampler, config.seed)
+        self.mechanism = self._mechanism()
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -150,9 +154,18 @@ class FederatedLoop:
             bytes={name: {"down": down[name], "up": up[name]} for name in {**down, **up}},
             seconds=dict(self._seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
+            **({"privacy": self.mechanism.spent(round)} if self.mechanism else {}),
         )
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
+
+    def _mechanism(self) -> CentralMechanism | None:
+        privacy = make_privacy(self.config.privacy)
+        if privacy is None or not isinstance(self.strategy, AveragingStrategy):
+            return None
+        check_released(self.config, self.exchange, self.networks)
+        sampling = client_sampling(self.sampler, len(self.participants))
+        return CentralMechanism(privacy.settings, sampling, self.config.seed, self.strategy.memory)
 
     # what goes out
 
@@ -184,16 +197,18 @@ class FederatedLoop:
     def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
         """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
         if isinstance(self.strategy, AveragingStrategy):
-            chosen = self.sampler.sample(self.participants, round)
+            chosen, private = self.sampler.sample(self.participants, round), self.mechanism
             self.strategy.cohort = Cohort(
                 nodes=tuple(self.directory.node(client) for client in chosen),
                 examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
-                weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
+                weight_of={n: "uniform" if private else self.exchange.group_of[n].weight for n in self.exchange.up},
                 trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
                 population=self.task.num_clients - (len(self.clients) - len(self.participants)),
+                release=partial(private.release, round, self.exchange.up) if private else None,
             )
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
-            return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self._training_grid()))
+            settings = ConfigRecord({**self.mechanism.client_settings()} if self.mechanism else {})
+            return list(self.strategy.configure_train(round, to_record(arrays), settings, self._training_grid()))
 
     def _training_grid(self) -> Grid:
         if len(self.participants) == len(self.clients):

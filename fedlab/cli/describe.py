@@ -16,6 +16,7 @@ from fedlab.data.partition import PARTITIONERS
 from fedlab.data.sources import SOURCES
 from fedlab.job import METHODS
 from fedlab.models import MODELS
+from fedlab.privacy import PRIVACY
 from fedlab.registry import Registry
 from fedlab.server.sampling import SAMPLERS
 from fedlab.server.strategies import STRATEGIES
@@ -28,6 +29,7 @@ _REGISTRIES: Mapping[str, Registry] = {
     "data.drift": DRIFTS,
     "federation.strategy": STRATEGIES,
     "federation.sampler": SAMPLERS,
+    "privacy": PRIVACY,
 }
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _UNSET = object()

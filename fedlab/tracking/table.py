@@ -20,7 +20,7 @@ class Row(NamedTuple):
     Args:
         round: when; 0 is before the first round.
         scope: ``mean``, ``pooled``, ``unseen``, ``server``, ``strategy`` or a client's name for evaluation metrics;
-            ``train`` and ``server`` for what they logged; ``bytes`` and ``seconds``.
+            ``train`` and ``server`` for what they logged; ``privacy``, ``bytes`` and ``seconds``.
         metric: what it is: a metric's name, a direction (``down``, ``up``, ``model/down``) or a phase.
         value: NaN where it was not finite.
         evaluated: it comes from an evaluation.
@@ -50,6 +50,8 @@ def rows(event: Event) -> Iterator[Row]:
             yield from _rows(round, "train", event["train"])
             yield from _rows(round, "server", event["server"])
             yield from _rows(round, "bytes", {"down": event["bytes_down"], "up": event["bytes_up"]})
+            spent = event.get("privacy", {})
+            yield from _rows(round, "privacy", {name: spent[name] for name in ("epsilon", "clip") if name in spent})
             for group, counted in event["bytes"].items():
                 yield from _rows(round, "bytes", {f"{group}/{way}": number for way, number in counted.items()})
         case "evaluation":

@@ -11,7 +11,9 @@ event                 fields
 ``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
-``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``
+``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``;
+                      with differential privacy also ``privacy``: ``epsilon`` (None where there is no guarantee),
+                      ``delta, adjacency, sampling, noise_multiplier, clip``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
