@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
+from fedlab.engine.encoding import attach
 from fedlab.engine.messages import (
     ARRAYS,
     CONFIG,
@@ -129,6 +130,8 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
     content = RecordDict({METRICS: MetricRecord({**answer.metrics, NUM_EXAMPLES: answer.examples})})
     if arrays:
         content[ARRAYS] = to_record(arrays)
+    if answer.encoded is not None:
+        attach(content, answer.encoded)
     if answer.results:
         content[EXTRAS] = to_record({name: value.detach().clone() for name, value in answer.results.items()})
     if answer.withheld:

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from fedlab.clients.clipping import clipped
+from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.received import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
+from fedlab.compression import make_chain
 from fedlab.config import Config
 from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
+from fedlab.engine.encoding import Encoded
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchange, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
@@ -70,6 +73,7 @@ class Trained:
         examples: the client's weight.
         version: of its state.
         withheld: averaged groups it does not contribute to.
+        encoded: what compression made of averaged parameters, which `arrays` then lacks.
     """
 
     arrays: dict[str, Tensor]
@@ -78,6 +82,7 @@ class Trained:
     examples: int
     version: int | None
     withheld: tuple[str, ...] = ()
+    encoded: Encoded | None = None
 
 
 class ClientRuntime:
@@ -94,6 +99,8 @@ class ClientRuntime:
         self.task = make_task(config, data.columns, data.class_names, data.num_clients)
         self.networks = build_networks(self.method, self.task, config.seed, self.device)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
+        self._chain = make_chain(config.exchange.compression)
+        self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
         self._live = self.networks.state_dict()
@@ -161,8 +168,12 @@ class ClientRuntime:
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
         sent, clipping = clipped(sent, arrays, settings)
         metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
+        encoded = None
+        if self._chain:
+            purpose = (self.setup.config.seed, client, order.round)
+            encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
         kept = self._save(client, order, state, version)
-        return Trained(sent, results, metrics, trainer.examples, kept, withheld)
+        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded)
 
     def evaluate(
         self,
@@ -219,6 +230,7 @@ class ClientRuntime:
             cache=self.setup.cache_root,
             correction=correction,
             evaluating=exchange.fixed_roles,
+            max_steps=order.steps.get(str(client)),
             **self._work(order),
         )
 
@@ -291,8 +303,9 @@ class ClientRuntime:
     def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
         if not state.changed:
             return version
-        self.store.save(client, order.round, state, version, order.keep_for)
-        return order.round
+        saved = order.round if order.saved is None else order.saved
+        self.store.save(client, saved, state, version, order.keep_for)
+        return saved
 
 
 def _copy(target: Tensor, source: np.ndarray) -> None:

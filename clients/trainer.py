@@ -48,6 +48,7 @@ class LocalTrainer(FitContext):
         cache: folder of results that outlive a run.
         correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
+        max_steps: batches at most, over all passes; what is planned for the round does not change with it.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class LocalTrainer(FitContext):
         cache: Path,
         correction: Correction | None = None,
         evaluating: Sequence[str] = (),
+        max_steps: int | None = None,
         **work: Any,
     ) -> None:
         super().__init__(scope=("client", client), **work)
@@ -72,6 +74,7 @@ class LocalTrainer(FitContext):
         self.scratch = {}
         self._cache, self._evaluating = cache, evaluating
         self._calls = 0
+        self._left = math.inf if max_steps is None else max_steps
         self.correction = correction
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
@@ -120,6 +123,9 @@ class LocalTrainer(FitContext):
             if per_round is None:
                 per_round = len(drawn) * self.training.local_epochs
             for indices in drawn:
+                if self._left <= 0:
+                    return
+                self._left -= 1
                 batch: Batch = {name: values[indices.to(values.device)] for name, values in columns.items()}
                 if spec.collate is not None:
                     batch = spec.collate(batch, generator)

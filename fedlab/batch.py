@@ -134,7 +134,7 @@ class Batch:
 
     def _how_to_go_on(self) -> str:
         done = sum(len(runs) for runs in self.results.values())
-        return f"{done} of {len(self.plan.configs)} runs are done and kept: the same command goes on from there"
+        return f"{done} of {len(self.plan.configs)} runs done and kept: the same command goes on from there"
 
 
 def finished(config: Config) -> Run | None:
@@ -144,9 +144,15 @@ def finished(config: Config) -> Run | None:
             found = load(path.parent)
         except FedLabError:
             continue
-        if run_status(found.history) == "completed" and _essence(found.config) == _essence(config):
+        if _complete(found) and _essence(found.config) == _essence(config):
             return found
     return None
+
+
+def _complete(run: Run) -> bool:
+    """Whether it did all of its rounds; one that was to stop earlier ends as completed too."""
+    done = max((event["round"] for event in run.history.rounds), default=0)
+    return run_status(run.history) == "completed" and done == run.config.federation.rounds
 
 
 def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,8 +170,9 @@ def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 def folder_name(point: str) -> str:
     """A folder's name for a point; distinct points have distinct names."""
     plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]
-    same = plain == point.replace(", ", ",")
-    return plain if same else f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}"
+    if plain and plain.replace(",", ", ") == point:
+        return plain
+    return f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}".lstrip("-")
 
 
 def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
@@ -179,7 +186,8 @@ def _check(config: Config, tried: dict[str, int | InputError]) -> None:
     data = config.data.model_dump_json()
     if data not in tried:
         try:
-            tried[data] = check_data(config).num_clients
+            federated = check_data(config)
+            tried[data] = federated.num_clients - len(federated.unseen)
         except InputError as error:
             tried[data] = error
     seen = tried[data]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fedlab.compression import make_chain
 from fedlab.config import Config
 from fedlab.data.drift import make_drifts
 from fedlab.data.federated import FederatedData
@@ -16,8 +17,9 @@ from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method
 from fedlab.method import Method
 from fedlab.models import check_model
+from fedlab.server.asynchronous import check_asynchronous
+from fedlab.server.participation import check_participation
 from fedlab.server.privacy import check_privacy
-from fedlab.server.sampling import make_sampler
 from fedlab.server.strategies import make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.session import check_tracking
@@ -53,8 +55,10 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: build_source(config.data.source))
     attempt(lambda: check_steps(config.data.partition))
     attempt(lambda: make_drifts(config.data.drift))
-    attempt(lambda: make_sampler(config.federation.sampler, config.seed))
+    attempt(lambda: make_chain(config.exchange.compression))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
+    attempt(lambda: check_participation(config, rule is None or isinstance(rule, AveragingStrategy)))
+    attempt(lambda: check_asynchronous(config, chosen, rule))
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))
     warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []

@@ -6,6 +6,7 @@ keys are that component's own settings and are validated by its ``Settings`` cla
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -91,12 +92,60 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the schedule, in global steps")
 
 
+class AvailabilityConfig(Section):
+    """When clients can take part: intervals from a file, or generated days and nights."""
+
+    csv: str | None = Field(default=None, description="file with the columns client, from, to: from ≤ time < to")
+    period: float | None = Field(default=None, gt=0, description="length of a generated day; each client its own phase")
+    share: ProperFraction = Field(default=0.5, description="part of a generated day in which a client is available")
+    unit: Literal["rounds", "seconds"] = Field(
+        default="rounds", description="what time is counted in; seconds are those of the virtual clock"
+    )
+
+
+class DevicesConfig(Section):
+    """Speed and links of the clients' devices, from a file or log-normal across clients: the virtual clock."""
+
+    csv: str | None = Field(default=None, description="file with the columns client, speed, down, up")
+    speed: float = Field(default=100.0, gt=0, description="median training speed, samples a second")
+    speed_spread: float = Field(default=1.0, ge=0, description="standard deviation of the speed's logarithm")
+    down: float = Field(default=1e6, gt=0, description="median bandwidth to the client, bytes a second")
+    up: float = Field(default=2.5e5, gt=0, description="median bandwidth from the client, bytes a second")
+    link_spread: float = Field(default=1.0, ge=0, description="standard deviation of the bandwidths' logarithm")
+
+
+class AsynchronousConfig(Section):
+    """Buffered asynchronous training (FedBuff, Nguyen et al. 2022); a round is one update of the server."""
+
+    concurrency: Positive = Field(default=4, description="clients at work at any time")
+    buffer: Positive = Field(default=2, description="K, client updates that make one server update")
+    server_lr: float = Field(default=1.0, gt=0, description="η_g")
+
+
 class FederationConfig(Section):
     """Rounds, participation and aggregation."""
 
     rounds: Positive = 10
     strategy: ComponentField = Component(name="fedavg")
     sampler: ComponentField = Component(name="uniform")
+    mode: Literal["synchronous", "asynchronous"] = Field(
+        default="synchronous", description="asynchronous is FedBuff on the virtual clock; needs `devices`"
+    )
+    asynchronous: AsynchronousConfig = AsynchronousConfig()
+    availability: AvailabilityConfig | None = Field(
+        default=None, description="which clients the sampler may choose from; default: all, always"
+    )
+    devices: DevicesConfig | None = Field(
+        default=None, description="devices of a virtual clock; default: no such clock"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a chosen client does not answer")
+    over_selection: float = Field(
+        default=1.0, ge=1, description="choose so many times the clients wanted; the first on the virtual clock count"
+    )
+    deadline: float | None = Field(default=None, gt=0, description="length of a round at most, in virtual seconds")
+    late: Literal["partial", "drop"] = Field(
+        default="partial", description="a client too slow for the deadline does the steps that fit, or does not count"
+    )
     on_client_error: Literal["stop", "skip"] = Field(
         default="stop", description="stop: end the run with the client's traceback; skip: average who remains"
     )
@@ -110,6 +159,10 @@ class ExchangeConfig(Section):
         default=(),
         description="shell patterns of state names that stay on the client (FedPer: model.head.*); "
         "'norm' stands for every normalisation layer (FedBN)",
+    )
+    compression: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="stages that make the clients' updates smaller, in order: topk, then quantise or fp16",
     )
 
 
@@ -275,7 +328,7 @@ def _explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> l
     """One error per key; where a value may be of several kinds, pydantic complains once for each."""
     errors: dict[str, InputError] = {}
     for detail in details:
-        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and part in _UNION_TAGS))
+        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
         key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
         error = _explain_one(section, detail, key, location)
         if key in errors and errors[key].expected != error.expected:
@@ -312,7 +365,7 @@ def _explain_one(
 _PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
 
 # pydantic names the branch of a union inside an error's location; users wrote no such key
-_UNION_TAGS = frozenset({"tuple[float, ...]", "dict[str,tuple[float, ...]]", "function-before[_named(), Component]"})
+_UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-float$")
 
 
 def _section_at(section: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:

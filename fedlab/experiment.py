@@ -32,6 +32,7 @@ from fedlab.method import Method
 from fedlab.paths import cache_folder
 from fedlab.preflight import preflight
 from fedlab.runfolder import RunFolder, write_atomic
+from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
@@ -326,7 +327,7 @@ def _execute(
             )
 
             def main(grid: Grid, context: Context) -> None:
-                loops.append(FederatedLoop(grid, server))
+                loops.append(make_loop(grid, server))
                 loops[-1].run(until, start)
 
             launch(

@@ -18,6 +18,8 @@ class Order:
         shared: name → version of every server tensor the clients must hold.
         frozen: hash of the frozen network state, the same on all participants.
         keep_for: rounds of the checkpoints that may be resumed from; client states as of then stay.
+        steps: local steps at most, by client id as text, of clients that are to stop early.
+        saved: round a client's state is kept under, where that is not `round` (asynchronous training).
     """
 
     round: int
@@ -26,6 +28,8 @@ class Order:
     shared: Mapping[str, int] = field(default_factory=dict)
     frozen: str = ""
     keep_for: tuple[int, ...] = ()
+    steps: Mapping[str, int] = field(default_factory=dict)
+    saved: int | None = None
 
     def to_json(self) -> str:
         """JSON text; equal orders give equal text."""

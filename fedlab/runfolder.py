@@ -110,6 +110,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def ledger(self) -> Path:
+        """Payload bytes as a table: CSV with the columns round, client, group, down, up, raw_up."""
+        return self.path / "ledger.csv"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"

@@ -24,6 +24,7 @@ from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.tracking import History, Sink, Tracker
 from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink, jsonl_line
+from fedlab.tracking.ledger import LedgerSink, rewind_ledger
 from fedlab.tracking.mlflow import MlflowSink, check_mlflow
 from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
@@ -60,7 +61,7 @@ def open_session(
     else:
         _rewind(folder, resumed)
     displays = _displays(config, folder, resumed)
-    tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics)], displays)
+    tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
     began = time.perf_counter()
     with closing(tracker), _termination_interrupts():
         tracker.emit(
@@ -144,9 +145,10 @@ def _displays(config: Config, folder: RunFolder, resumed: int | None) -> list[Si
 
 
 def _rewind(folder: RunFolder, round: int) -> None:
-    """Take the event file and the table back to the end of a round."""
+    """Take the event file and the tables back to the end of a round."""
     kept = History.from_jsonl(folder.events).until(round)
     write_atomic(folder.events, "".join(jsonl_line(event) for event in kept.events))
+    rewind_ledger(folder.ledger, round)
     folder.metrics.unlink(missing_ok=True)
     with closing(CsvSink(folder.metrics)) as table:
         for event in kept.events:

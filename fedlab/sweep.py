@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from fedlab.batch import Batch, Plan, folder_name, with_dotted
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
-from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+from fedlab.errors import ConfigError, did_you_mean
 from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
@@ -118,13 +118,21 @@ class Sweep:
         spec: what was asked.
         seeds: seeds of every point.
         metrics: what is told of the runs, beside bytes and seconds.
+        folder: where all of it lies.
         batch: runs and failures.
     """
 
     spec: SweepSpec
     seeds: tuple[int, ...]
     metrics: tuple[str, ...]
+    folder: Path
     batch: Batch
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """What `write` writes, by content."""
+        pictures = {metric: self.folder / f"sweep-{folder_name(metric)}.png" for metric in self.metrics}
+        return {name: self.folder / name for name in ("sweep.csv", "sweep.md", "runs.csv")} | pictures
 
     def records(self, point: Point) -> dict[int, Record]:
         """A point's finished runs, by seed."""
@@ -188,17 +196,16 @@ class Sweep:
             panels.setdefault(title, []).append(Line(label, curves))
         return bands_picture(panels, metric)
 
-    def write(self, folder: Path) -> dict[str, Path]:
-        """Write ``sweep.csv``, ``sweep.md``, ``runs.csv`` and a picture per metric; returns where they are."""
-        texts = {
+    def write(self) -> None:
+        """Write the tables and a picture per metric."""
+        contents: dict[str, str | bytes] = {
             "sweep.csv": to_csv(self.means()),
             "sweep.md": self.to_markdown(),
             "runs.csv": to_csv(self.runs()),
-            **{f"sweep-{folder_name(metric)}.png": self.picture(metric) for metric in self.metrics},
+            **{metric: self.picture(metric) for metric in self.metrics},
         }
-        for name, content in texts.items():
-            write_atomic(folder / name, content)
-        return {name: folder / name for name in texts}
+        for name, path in self.files.items():
+            write_atomic(path, contents[name])
 
 
 def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) -> SweepSpec:
@@ -269,7 +276,7 @@ def sweep(
     if len(points) < len(spec.points):
         raise ConfigError("list", [*points], "points of different names", "rename some of the grid's or list's values")
     seeds = spec.seeds or (parse(Config, next(iter(points.values()))()).seed,)
-    done = Sweep(spec, seeds, tuple(metrics), Batch(Plan.make(points, seeds, folder)))
+    done = Sweep(spec, seeds, tuple(metrics), folder, Batch(Plan.make(points, seeds, folder)))
     try:
         done.batch.run(
             keep_going=keep_going,
@@ -278,7 +285,7 @@ def sweep(
             inspect=partial(_refuse_unknown_metrics, metrics=metrics),
         )
     finally:
-        done.write(folder)
+        done.write()
     return done
 
 

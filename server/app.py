@@ -13,7 +13,7 @@ from fedlab.data.normalise import denormaliser
 from fedlab.job import make_method
 from fedlab.runconfig import unpack
 from fedlab.runfolder import RunFolder
-from fedlab.server.loop import FederatedLoop
+from fedlab.server.asynchronous import make_loop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.session import open_session, report_quietly
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
                 denormalise=denormaliser(config.data),
                 expected_clients=expected or None,
             )
-            loop = FederatedLoop(grid, setup)
+            loop = make_loop(grid, setup)
             check_participants(strategy, len(loop.participants))
             loop.run()
     finally:

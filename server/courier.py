@@ -24,11 +24,13 @@ class Delivery:
 
     Args:
         replies: all that are no errors, by client; a sum formed by the engine may be in any of them.
-        sent: how often each shared tensor was sent.
+        served: how often each client was sent its message.
+        sent: how often each client was sent each shared tensor.
     """
 
     replies: list[Message] = field(default_factory=list)
-    sent: Counter[str] = field(default_factory=Counter)
+    served: Counter[int] = field(default_factory=Counter)
+    sent: Counter[tuple[int, str]] = field(default_factory=Counter)
 
     @property
     def answers(self) -> list[Message]:
@@ -70,7 +72,7 @@ class Courier:
                 self._shared.forget(self._directory.client(node))
             kind = messages[0].metadata.message_type
             again = self._carry_once([Message(originals[node], node, kind) for node in lost], order, phase)
-            first = Delivery([*first.replies, *again.replies], first.sent + again.sent)
+            first = Delivery([*first.replies, *again.replies], first.served + again.served, first.sent + again.sent)
             first.replies.sort(key=lambda reply: self._directory.client(reply.metadata.src_node_id))
         for reply in first.answers:
             self._shared.delivered(self._directory.client(reply.metadata.src_node_id), order.shared)
@@ -79,9 +81,10 @@ class Courier:
     def _carry_once(self, messages: Sequence[Message], order: Order, phase: str) -> Delivery:
         sent = self._complete(messages, order)
         replies = list(self._grid.send_and_receive(messages, timeout=self._federation.timeout))
-        return Delivery(self._accepted(messages, replies, order.round, phase), sent)
+        served = Counter(self._directory.client(message.metadata.dst_node_id) for message in messages)
+        return Delivery(self._accepted(messages, replies, order.round, phase), served, sent)
 
-    def _complete(self, messages: Iterable[Message], order: Order) -> Counter[str]:
+    def _complete(self, messages: Iterable[Message], order: Order) -> Counter[tuple[int, str]]:
         """Add order and tensors; messages with equal content share one object, which the engine carries once."""
         record = ConfigRecord({"order": order.to_json()})
         # the originals stay referenced while their ids serve as keys
@@ -104,7 +107,9 @@ class Courier:
                         extras[names] = to_record({name: self._shared[name] for name in names})
                     contents[key][EXTRAS] = extras[names]
             message.content = contents[key]
-        return Counter(name for _, _, names in todo for name in names)
+        return Counter(
+            (self._directory.client(message.metadata.dst_node_id), name) for message, _, names in todo for name in names
+        )
 
     def _lacking(self, message: Message, order: Order) -> tuple[str, ...]:
         return self._shared.outdated(self._directory.client(message.metadata.dst_node_id), order.shared)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,8 +16,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.messages import ALGORITHM, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.encoding import expand
+from fedlab.engine.messages import ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -27,13 +28,15 @@ from fedlab.order import Order
 from fedlab.privacy import make_privacy
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
+from fedlab.server.devices import Work, planned
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
+from fedlab.server.ledger import Ledger, account
 from fedlab.server.participants import TrainingGrid, training_clients
+from fedlab.server.participation import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, check_released, client_sampling
 from fedlab.server.records import Records
-from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
-from fedlab.server.sampling import make_sampler
+from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
@@ -65,7 +68,7 @@ class FederatedLoop:
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
-        self.sampler = make_sampler(config.federation.sampler, config.seed)
+        self.participation, self.selection = Participation(config, self._examples), Selection()
         self.mechanism = self._mechanism()
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
@@ -113,6 +116,14 @@ class FederatedLoop:
         round, phase = self._current
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
+    def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
+        return {}, {"participation": self.participation.book()}
+
+    def recall(self, start: Checkpoint) -> None:
+        """Take over what `memory` gave."""
+        self.participation.restore(start.meta["participation"])
+
     def _prepare(self) -> None:
         plan = self._plan(1)
         results: Results = {}
@@ -121,7 +132,11 @@ class FederatedLoop:
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
             with self._phase(0, "prepare", len(messages)):
                 results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
-            self.tracker.emit("prepared", bytes_down=0, bytes_up=_bytes(results))
+            ledger = Ledger()
+            for client, sent in results.items():
+                ledger.received(client, {"results": _bytes(sent)})
+            self.tracker.emit("ledger", round=0, rows=ledger.rows())
+            self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
         with self._phase(0, "server", 0), self._draws(0, "prepare"):
             self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
 
@@ -131,17 +146,23 @@ class FederatedLoop:
         before = {name: self.state[name].clone() for name in self.exchange.down}
         messages = self._compose(round, before)
         with self._phase(round, "train", len(messages)):
-            delivery = self.courier.carry(messages, self._order(round, plan, self.shared), "train")
+            out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
+            delivery = self._carry(messages, round, plan)
+            for reply in delivery.answers:
+                expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
-            self._aggregate(round, delivery)
             server = self._server_context(round, plan, before, self.state, results)
-            with self._draws(round, "update"):
-                self.method.server_update(server)
+            if messages or self.mechanism:  # a round in which nobody takes part changes nothing, but noise must come
+                self._aggregate(round, delivery)
+                with self._draws(round, "update"):
+                    self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
-        down, up = self._bytes_down(len(messages), delivery), self._bytes_up(delivery, results)
+        received = {client: _bytes(sent) for client, sent in results.items()}
+        ledger = account(self.exchange, self.shared, self.directory, delivery, self._algorithm_bytes(), received)
         elapsed = time.perf_counter() - began
+        self.tracker.emit("ledger", round=round, rows=ledger.rows())
         self.tracker.emit(
             "round",
             round=round,
@@ -149,10 +170,12 @@ class FederatedLoop:
             clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivery.answers],
             train=metrics,
             server=server.metrics,
-            bytes_down=down.total(),
-            bytes_up=up.total(),
-            bytes={name: {"down": down[name], "up": up[name]} for name in {**down, **up}},
+            bytes_down=ledger.down,
+            bytes_up=ledger.up,
+            bytes=ledger.groups(),
+            raw_up=ledger.raw_up(),
             seconds=dict(self._seconds),
+            **self.participation.virtual(self.selection.seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
             **({"privacy": self.mechanism.spent(round)} if self.mechanism else {}),
         )
@@ -164,7 +187,7 @@ class FederatedLoop:
         if privacy is None or not isinstance(self.strategy, AveragingStrategy):
             return None
         check_released(self.config, self.exchange, self.networks)
-        sampling = client_sampling(self.sampler, len(self.participants))
+        sampling = client_sampling(self.participation.sampler, len(self.participants))
         return CentralMechanism(privacy.settings, sampling, self.config.seed, self.strategy.memory)
 
     # what goes out
@@ -197,23 +220,46 @@ class FederatedLoop:
     def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
         """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
         if isinstance(self.strategy, AveragingStrategy):
-            chosen, private = self.sampler.sample(self.participants, round), self.mechanism
-            self.strategy.cohort = Cohort(
-                nodes=tuple(self.directory.node(client) for client in chosen),
-                examples=tuple(profile.train for profile in self.directory.profiles(chosen)),
-                weight_of={n: "uniform" if private else self.exchange.group_of[n].weight for n in self.exchange.up},
-                trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
-                population=self.task.num_clients - (len(self.clients) - len(self.participants)),
-                release=partial(private.release, round, self.exchange.up) if private else None,
-            )
+            training = stage_training(self.config.training, self.method, self._plan(round))
+            work = partial(self._work, training)
+            self.selection = self.participation.choose(self.participants, round, work)
+            chosen = self.selection.clients
+            self.strategy.cohort = self._cohort(chosen, round)
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
             settings = ConfigRecord({**self.mechanism.client_settings()} if self.mechanism else {})
             return list(self.strategy.configure_train(round, to_record(arrays), settings, self._training_grid()))
+
+    def _cohort(self, chosen: Sequence[int], round: int) -> Cohort:
+        private = self.mechanism
+        return Cohort(
+            nodes=tuple(self.directory.node(client) for client in chosen),
+            examples=tuple(self._examples(chosen)),
+            weight_of={n: "uniform" if private else self.exchange.group_of[n].weight for n in self.exchange.up},
+            trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
+            population=self.task.num_clients - (len(self.clients) - len(self.participants)),
+            release=partial(private.release, round, self.exchange.up) if private else None,
+        )
 
     def _training_grid(self) -> Grid:
         if len(self.participants) == len(self.clients):
             return self.grid
         return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
+
+    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivery:
+        steps = {str(client): limit for client, limit in self.selection.steps.items()}
+        return self.courier.carry(messages, replace(self._order(round, plan, self.shared), steps=steps), "train")
+
+    def _examples(self, clients: Sequence[int]) -> list[int]:
+        return [profile.train for profile in self.directory.profiles(clients)]
+
+    def _work(self, training: TrainingConfig, client: int) -> Work:
+        """A client's round on the virtual clock."""
+        exchange, extra = self.exchange, self._algorithm_bytes()
+        sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
+        down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
+        up = sum(exchange.sizes[name] for name in exchange.up) + extra
+        (examples,) = self._examples([client])
+        return planned(training, examples, down, up)
 
     # what comes back
 
@@ -249,29 +295,9 @@ class FederatedLoop:
             metrics = metrics_of(reply)
             client = self.directory.client(reply.metadata.src_node_id)
             self.tracker.emit("client", round=round, client=client, metrics=metrics)
+            self.participation.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)
-
-    def _bytes_down(self, clients: int, delivery: Delivery) -> Counter[str]:
-        """Payload bytes sent for training, by group."""
-        down = Counter({g: s * clients for g, s in self.exchange.bytes_by_group(self.exchange.down).items()})
-        down += Counter({ALGORITHM: clients * self._algorithm_bytes()})
-        for name, times in delivery.sent.items():
-            state = name.removeprefix(NETWORK)
-            group = "shared" if state == name else self.exchange.group_of[state].name
-            down[group] += times * self.shared.bytes_of(name)
-        return down
-
-    def _bytes_up(self, delivery: Delivery, results: Results) -> Counter[str]:
-        """Payload bytes that came back, by group."""
-        sizes, up = self.exchange.bytes_by_group(self.exchange.up), Counter[str]()
-        for reply in delivery.answers:
-            withheld = withheld_groups(reply)
-            up.update({group: size for group, size in sizes.items() if group not in withheld})
-        up += Counter({ALGORITHM: len(delivery.answers) * self._algorithm_bytes()})
-        if results:
-            up["results"] += _bytes(results)
-        return up
 
     def _algorithm_bytes(self) -> int:
         """Payload bytes of what the algorithm sends beside the network state, each way and per client."""
@@ -365,5 +391,5 @@ def _flower_sampling(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _bytes(results: Results) -> int:
-    return sum(t.numel() * t.element_size() for sent in results.values() for t in sent.values())
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -17,7 +17,8 @@ from fedlab.privacy import CLIP, KEY, WITHIN, Central, make_privacy
 from fedlab.privacy.accountant import Sampling, epsilon, require_accountant
 from fedlab.seeding import numpy_generator
 from fedlab.server.replies import metrics_of
-from fedlab.server.sampling import Poisson, Sampler, Uniform
+from fedlab.server.samplers import Poisson
+from fedlab.server.sampling import Sampler, Uniform
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi
 
@@ -139,7 +140,7 @@ def client_sampling(sampler: Sampler, population: int) -> Sampling:
         ConfigError: a sampler for which nothing is known about privacy.
     """
     if isinstance(sampler, Poisson):
-        return Sampling("poisson", population, sampler.rate * population)
+        return Sampling("poisson", population, sampler.probability * population)
     if type(sampler) is Uniform:
         size = sampler.size(population)
         return Sampling("all" if size == population else "fixed-size", population, size)
@@ -177,6 +178,19 @@ def check_privacy(config: Config, method: Method, strategy: object) -> list[str]
         )
     if federation.sampler.name not in _SAMPLERS:
         errors.append(_unknown_sampler(federation.sampler.name))
+    plain = {
+        "federation.mode": (federation.mode, federation.mode != "synchronous", "synchronous"),
+        "federation.availability": (federation.availability, federation.availability is not None, "none"),
+        "federation.dropout": (federation.dropout, federation.dropout > 0, "0"),
+        "federation.over_selection": (federation.over_selection, federation.over_selection > 1, "1"),
+        "federation.deadline": (federation.deadline, federation.deadline is not None, "none"),
+        "exchange.compression": (config.exchange.compression, bool(config.exchange.compression), "none"),
+    }
+    errors += [
+        ConfigError(key, value, f"{expected} with central privacy: ε is not known otherwise", f"take {key} out")
+        for key, (value, wrong, expected) in plain.items()
+        if wrong
+    ]
     if federation.on_client_error != "stop":
         errors.append(
             ConfigError(

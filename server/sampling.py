@@ -1,9 +1,10 @@
-"""Who takes part in a round: a function of (seed, round, clients), over FedLab's own client ids."""
+"""Who takes part in a round: a function of (seed, round, clients, what is known of them), over FedLab's client ids."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -14,37 +15,71 @@ from fedlab.seeding import numpy_generator
 
 SAMPLERS = Registry(
     "sampler",
-    {"uniform": "fedlab.server.sampling:Uniform", "poisson": "fedlab.server.sampling:Poisson"},
+    {
+        "uniform": "fedlab.server.sampling:Uniform",
+        "weighted": "fedlab.server.samplers:Weighted",
+        "power_of_choice": "fedlab.server.samplers:PowerOfChoice",
+        "poisson": "fedlab.server.samplers:Poisson",
+    },
     "fedlab.samplers",
 )
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the server knows of clients.
+
+    Args:
+        examples: training samples of clients; the server asks those it does not know yet.
+        losses: training loss each client reported last; clients that never trained have none.
+    """
+
+    examples: Callable[[Sequence[int]], Sequence[int]]
+    losses: Mapping[int, float]
+
+
 class Sampler(Protocol):
-    """Chooses the clients of a round."""
+    """Chooses the clients of a round.
 
-    def sample(self, clients: Sequence[int], round: int) -> list[int]:
-        """Ids of the clients that train in `round`, ascending."""
+    Args:
+        loss: training metric of the clients it wants as `Known.losses`; None for one that needs none.
+    """
+
+    loss: str | None
+
+    def size(self, population: int) -> int:
+        """Clients wanted in a round of a federation of so many."""
+
+    def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
+        """Ids of at most `count` of `clients` that train in `round`, ascending."""
 
 
-class Uniform:
-    """Uniformly without replacement: ⌊fraction · N⌋ clients, but at least one."""
+class FractionSettings(Section):
+    """Settings of samplers that take a fixed share of the clients."""
 
-    class Settings(Section):
-        """Settings of uniform sampling."""
+    fraction: Fraction = Field(default=1.0, description="share of the clients in each round")
 
-        fraction: Fraction = Field(default=1.0, description="share of the clients in each round")
 
-    def __init__(self, settings: Settings, seed: int) -> None:
-        self.fraction, self.seed = settings.fraction, seed
+class FractionSampler:
+    """Base: ⌊fraction · N⌋ clients, but at least one."""
 
-    def size(self, clients: int) -> int:
-        """How many of so many clients train."""
+    Settings = FractionSettings
+    loss: str | None = None
+
+    def __init__(self, settings: Any, seed: int) -> None:
+        self.settings, self.seed = settings, seed
+
+    def size(self, population: int) -> int:
         # 57 · 0.2 must give 11 and 10 · 0.3 must give 3, so a product just below an integer counts as that integer
-        return max(1, math.floor(self.fraction * clients + 1e-9))
+        fraction: float = self.settings.fraction
+        return max(1, math.floor(fraction * population + 1e-9))
 
-    def sample(self, clients: Sequence[int], round: int) -> list[int]:
-        count = self.size(len(clients))
-        if count == len(clients):
+
+class Uniform(FractionSampler):
+    """Uniformly without replacement."""
+
+    def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
+        if count >= len(clients):
             return list(clients)
         chosen = numpy_generator(self.seed, "sampler", round).choice(len(clients), size=count, replace=False)
         return sorted(clients[int(index)] for index in chosen)

@@ -57,7 +57,10 @@ def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors |= {f"{SHARED}{name}": loop.shared[name] for name in loop.shared}
     tensors |= {f"{PRIVATE}{name}": value for name, value in loop.private.items()}
     tensors |= {f"{STRATEGY}{n}": torch.from_numpy(np.array(v)) for n, v in _strategy_arrays(loop.strategy)}
+    own, facts = loop.memory()
+    tensors |= own
     meta = {
+        **facts,
         "seed": loop.config.seed,
         "data": loop.setup.data_fingerprint,
         "shared": loop.shared.book(),
@@ -78,6 +81,7 @@ def restore(loop: FederatedLoop, start: Checkpoint) -> None:
     shared = {name: value.to(loop.device) for name, value in start.part(SHARED).items()}
     loop.shared.restore(shared, start.meta["shared"])
     loop.private.update({name: value.to(loop.device) for name, value in start.part(PRIVATE).items()})
+    loop.recall(start)
     _restore_strategy(loop.strategy, start.part(STRATEGY))
     loop.records.checkpoints = (*start.meta["checkpoints"], start.round)[-2:]
 

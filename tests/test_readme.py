@@ -1,4 +1,4 @@
-"""The README does what it says: its files are written, its commands and programs run as they stand.
+"""The README and docs/ do what they say: their files are written, their commands and programs run as they stand.
 
 A section's blocks run one after the other in an empty folder. ``make`` targets are looked up in the Makefile: .ci/run
 calls them itself.
@@ -41,8 +41,17 @@ def targets(text: str) -> list[str]:
 
 
 SECTIONS = {title: blocks(body) for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.M | re.S)}
+FRAGMENTS = ("communication", "participation")  # pages of fragments, which tests of their own complete and run
+PAGES = {
+    f"{page.stem}: {title}": blocks(body)
+    for page in sorted((ROOT / "docs").glob("*.md"))
+    if page.stem not in FRAGMENTS
+    for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S)
+}
 EXECUTED = {
-    title: found for title, found in SECTIONS.items() if any(not block.text.startswith("make ") for block in found)
+    title: found
+    for title, found in {**SECTIONS, **PAGES}.items()
+    if any(not block.text.startswith("make ") for block in found)
 }
 
 

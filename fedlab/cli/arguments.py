@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fedlab.errors import ConfigError
+
 
 class Engine(StrEnum):
     """Engines that can be asked for."""
@@ -39,6 +41,12 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.lr=0.1; may be repeated."),
 ]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Instead of those specified.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="What to tell of the runs; may be repeated.", show_default="accuracy"),
+]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Go on after a run that failed.")]
 EngineOption = Annotated[Engine | None, typer.Option("--engine", help="Short for --set engine.name=…")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set engine.workers=…")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; short for --set tracking.console=quiet")]
@@ -61,3 +69,20 @@ def shorthands(quiet: bool = False, plain: bool = False, **values: object) -> li
         for key, value in given.items()
         if value is not None
     ]
+
+
+def parts(text: str) -> list[str]:
+    """Words separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def seeds_in(text: str) -> list[int]:
+    """The numbers given to ``--seeds``.
+
+    Raises:
+        ConfigError: something else than whole numbers.
+    """
+    for part in parts(text):
+        if not (part.isascii() and part.isdecimal()):
+            raise ConfigError("--seeds", part, "whole numbers from 0, separated by commas", "e.g. --seeds 0,1,2")
+    return [int(part) for part in parts(text)]

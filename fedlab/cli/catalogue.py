@@ -30,6 +30,7 @@ class Kind(StrEnum):
     PARTITIONS = "partitions"
     DRIFTS = "drifts"
     SAMPLERS = "samplers"
+    COMPRESSORS = "compressors"
 
 
 _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "flower": "fedlab.engine.stock"}
@@ -38,7 +39,7 @@ _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "f
 def list_components(
     kind: Annotated[Kind | None, typer.Argument(help="What to list; everything where it is left out.")] = None,
 ) -> None:
-    """List methods, datasets, models, strategies, engines, partitions, drifts and samplers, plug-ins included."""
+    """List methods, datasets, models, strategies and other components, plug-ins included."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -69,6 +70,7 @@ _REGISTRIES = {
     Kind.PARTITIONS: "fedlab.data.partition:PARTITIONERS",
     Kind.DRIFTS: "fedlab.data.drift:DRIFTS",
     Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
+    Kind.COMPRESSORS: "fedlab.compression:COMPRESSORS",
 }
 
 

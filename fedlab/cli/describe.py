@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from rich.text import Text
 
+from fedlab.compression import COMPRESSORS
 from fedlab.config import Component, Config
 from fedlab.data.drift import DRIFTS
 from fedlab.data.partition import PARTITIONERS
@@ -30,6 +31,7 @@ _REGISTRIES: Mapping[str, Registry] = {
     "federation.strategy": STRATEGIES,
     "federation.sampler": SAMPLERS,
     "privacy": PRIVACY,
+    "exchange.compression": COMPRESSORS,
 }
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _UNSET = object()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedlab.cli.catalogue import list_components
+from fedlab.cli.compare import compare
 from fedlab.cli.configuration import config_app
 from fedlab.cli.deploy import submit
 from fedlab.cli.doctor import doctor
@@ -16,6 +17,7 @@ from fedlab.cli.reproduce import reproduce
 from fedlab.cli.resume import resume
 from fedlab.cli.run import run
 from fedlab.cli.runs import report, show
+from fedlab.cli.sweep import sweep
 
 app = typer.Typer(
     name="fedlab",
@@ -53,6 +55,8 @@ app.command()(resume)
 app.command("list")(list_components)
 app.command()(show)
 app.command()(report)
+app.command()(sweep)
+app.command()(compare)
 app.command()(partition)
 app.add_typer(config_app, name="config")
 app.command()(reproduce)

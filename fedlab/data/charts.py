@@ -47,13 +47,12 @@ def plot_partition(summary: dict[str, Any]) -> Figure:
     several = len(summary.get("domains", ())) > 1
     grid = figure.add_gridspec(1, 2, width_ratios=(1, 28)) if several else figure.add_gridspec(1, 1)
     axes = figure.add_subplot(grid[0, -1])
-    order = _order(counts)
+    if several:
+        _domain_strip(figure, figure.add_subplot(grid[0, 0], sharey=axes), summary, _order(counts))
     if clients <= _FEW and classes <= _MANY_CLASSES:
         _bars(axes, summary, counts)
     else:
         _matrix(figure, axes, summary, counts)
-    if several:
-        _domain_strip(figure, figure.add_subplot(grid[0, 0], sharey=axes), summary, order)
     skew = summary["skew"]
     amount = f"{clients} client{'s' if clients > 1 else ''}, {skew['samples']:,} training samples"
     entropy = f"label entropy {skew['label_entropy_mean']:.2f} of {skew['label_entropy_global']:.2f} bits"
@@ -118,7 +117,7 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
             handles=keys,
             title="domain",
             loc="outside lower center",
-            ncols=4,
+            ncols=5,
             fontsize=7,
             title_fontsize=8,
             frameon=False,

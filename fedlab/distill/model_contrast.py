@@ -25,7 +25,7 @@ def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperatu
     Returns:
         A scalar.
 
-    Source: Li, He and Song 2021, arXiv 2103.16257, Eq. 3; several earlier models as in the authors' code.
+    Source: Li, He and Song 2021, arXiv 2103.16257, ℓ_con; several earlier models as in the authors' code.
     """
     with full_precision(z, z_global.detach(), z_previous.detach()) as (own, positive, negatives):
         others = _directions(torch.cat([positive[:, None], negatives], dim=1))

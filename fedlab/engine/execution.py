@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedlab.engine.encoding import expand
 from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.engine.reduction import ExactSum, Reduction
 
@@ -98,7 +99,7 @@ class ClientRunner:
                 reply = self._checked(self._app(message, context), message)
                 packed = pack_state(context.state)
                 if not reply.has_error():
-                    _take(reply, result.total, reduction)
+                    _take(reply, array_record(content, ARRAYS), result.total, reduction)
             except (Exception, SystemExit):  # a client that calls sys.exit must not end the worker
                 error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc())
                 reply = Message(error, reply_to=message)
@@ -170,13 +171,14 @@ def unpack_state(state: bytes | None) -> RecordDict:
     return result
 
 
-def _take(reply: Message, total: ExactSum | None, reduction: Reduction | None) -> None:
+def _take(reply: Message, received: ArrayRecord | None, total: ExactSum | None, reduction: Reduction | None) -> None:
     """Move the reply's arrays into the sum, and free the rest from memory the client will use again.
 
     Arrays of a reply often are the parameters of a model that the next client trains.
     """
     arrays = None
     if reduction is not None:
+        expand(reply.content, received)
         arrays = array_record(reply.content, ARRAYS)
         reply.content.pop(ARRAYS, None)
     reply.content = share_content(reply.content, copy=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedlab.data.charts import PALETTE, shorten
 from fedlab.report.spread import Spread
@@ -114,7 +114,7 @@ def _caption(lines: Sequence[Line]) -> str:
     return f"at the end, mean ± std of n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}"
 
 
-def _plain(axes: Axes, grid: str) -> None:
+def _plain(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

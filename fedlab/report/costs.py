@@ -23,27 +23,45 @@ def communication(record: Record) -> tuple[Table, list[Chart]] | None:
     }
     rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
 
-    def row(name: str, down: float, up: float, *, once: tuple[float, float] = (0, 0)) -> list[str]:
+    raw = _raw_up(record)
+    width = 7 if raw else 6
+
+    def row(name: str, down: float, up: float, before: float, once: tuple[float, float] = (0, 0)) -> list[str]:
         cells = [human_bytes(down + once[0]), human_bytes(up + once[1])]
         cells += [human_bytes(down / rounds), human_bytes(up / rounds)]
-        return cells_of(name, cells + ([human_bytes(down / turns), human_bytes(up / turns)] if turns else []))
+        cells += [human_bytes(down / turns), human_bytes(up / turns)] if turns else ["–", "–"]
+        return cells_of(name, [*cells, human_bytes(before + once[1])] if raw else cells)
 
     def cells_of(name: str, cells: list[str]) -> list[str]:
-        return [name, *cells, *["–"] * (6 - len(cells))]
+        return [name, *cells, *["–"] * (width - len(cells))]
 
     totals = [(sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups]
-    rows = [row(group, *total) for group, total in zip(groups, totals, strict=True)]
+    rows = [row(group, *total, raw.get(group, 0)) for group, total in zip(groups, totals, strict=True)]
     once = record.query_bytes()
     if any(once):
         rows.append(cells_of("query before round 1", [human_bytes(count) for count in once]))
     table = Table(
-        ("Group", "Down", "Up", "Down per round", "Up per round", "Down per client", "Up per client"),
+        (
+            *("Group", "Down", "Up", "Down per round", "Up per round", "Down per client", "Up per client"),
+            *(("Up before compression",) if raw else ()),
+        ),
         rows,
-        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), once=once)],
+        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), sum(raw.values()), once)],
         "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted. "
         "Per client: in each round it takes part in.",
     )
     return table, [*_traffic(record, sent), *_cost(record, sum(once))]
+
+
+def _raw_up(record: Record) -> dict[str, int]:
+    """By group, the bytes of all uploads before compression; empty where nothing was compressed."""
+    if not any(event.get("raw_up") for event in record.rounds.values()):
+        return {}
+    total: dict[str, int] = defaultdict(int)
+    for event in record.rounds.values():
+        for group, size in (event.get("raw_up") or {g: sent["up"] for g, sent in event["bytes"].items()}).items():
+            total[group] += size
+    return total
 
 
 def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:

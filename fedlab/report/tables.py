@@ -68,7 +68,9 @@ def _traffic(history: History) -> list[Text]:
     if not history.rounds:
         return []
     down, up = history.bytes_total()
-    return [Text(f"traffic  {human_bytes(down)} down, {human_bytes(up)} up")]
+    raw = history.raw_up()
+    before = "" if raw is None else f" ({human_bytes(raw)} before compression)"
+    return [Text(f"traffic  {human_bytes(down)} down, {human_bytes(up)} up{before}")]
 
 
 def _times(history: History) -> list[Text]:

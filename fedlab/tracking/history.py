@@ -99,6 +99,14 @@ class History:
         counted = [*self.of("prepared"), *self.rounds]
         return sum(e["bytes_down"] for e in counted), sum(e["bytes_up"] for e in counted)
 
+    def raw_up(self) -> int | None:
+        """Payload bytes the uploads of the whole run had before compression; None where nothing was compressed."""
+        if not any(e.get("raw_up") for e in self.rounds):
+            return None
+        before: int = sum(sum(e["raw_up"].values()) if e.get("raw_up") else e["bytes_up"] for e in self.rounds)
+        queried: int = sum(e["bytes_up"] for e in self.of("prepared"))
+        return before + queried
+
     def seconds_by_phase(self) -> dict[str, float]:
         """Seconds spent in each phase."""
         spent: dict[str, float] = defaultdict(float)

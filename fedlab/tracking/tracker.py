@@ -11,9 +11,9 @@ event                 fields
 ``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
-``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, seconds, eta_seconds``;
-                      with differential privacy also ``privacy``: ``epsilon`` (None where there is no guarantee),
-                      ``delta, adjacency, sampling, noise_multiplier, clip``
+``ledger``            ``round, rows``: of client, group and bytes; not kept in the file but in ``ledger.csv``
+``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, raw_up, seconds,
+                      eta_seconds``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
@@ -23,8 +23,10 @@ event                 fields
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
+``raw_up`` has, by group, what uploads were before compression; it is empty where nothing is compressed.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
-``unseen_clients``; ``clients`` has the values of both.
+``unseen_clients``; ``clients`` has the values of both. With `federation.devices` a ``round`` has ``virtual`` too:
+``round_seconds`` and ``total``, the simulated seconds.
 """
 
 from __future__ import annotations

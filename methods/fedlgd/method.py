@@ -25,12 +25,11 @@ from fedlab.distill.statistics import ClassStatistics, average_statistics, class
 from fedlab.method import Batch, Group, Method, Plan, Step, Task
 from fedlab.methods.fedlgd import diagnostic
 from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
-from fedlab.methods.fedlgd.settings import FedLGDSettings
+from fedlab.methods.fedlgd.settings import FedLGDSettings, check
 from fedlab.pictures import ImageGrid, Picture
 
-_CHUNK = (
-    64  # images of a forward pass without gradients: maps above 32 MB are allocated anew each time, which doubles it
-)
+# maps above 32 MB are allocated anew each time, which doubles the time of a forward pass
+_CHUNK = 64
 
 
 class FedLGD(Method):
@@ -43,21 +42,7 @@ class FedLGD(Method):
         """Settings; defaults are the paper's for its DIGITS benchmark."""
 
     def check(self, config: Any) -> list[str]:
-        s, rounds, training = self.settings, config.federation.rounds, config.training
-        matches, last = s.gm_enabled and s.updates and s.ipc_global, s.updates * s.spacing
-        warnings = {
-            f"method.updates · spacing = {last} exceeds {rounds} rounds": last > rounds,
-            "method.init = real starts from private images: virtual images then leak them": s.init == "real",
-            "training.weight_decay adds θ to the gradient that the server matches": matches and training.weight_decay,
-            f"training.optimiser = {training.optimiser}: the update the server matches is then no sum of gradients": (
-                matches and training.optimiser != "sgd"
-            ),
-            "method.diagnose needs global images: method.ipc_global is 0": s.diagnose and not s.ipc_global,
-            "model.norm = batch does nothing in random extractors, which have no statistics; the paper's is instance": (
-                config.model.settings.get("norm") == "batch"
-            ),
-        }
-        return [text for text, holds in warnings.items() if holds]
+        return check(self.settings, config)
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         networks = {"model": task.model()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from fedlab.config import Section
 from fedlab.distill import dsa
 from fedlab.distill.matching import GradientDistance
+from fedlab.errors import ConfigError
 
 
 class FedLGDSettings(Section):
@@ -44,3 +45,37 @@ class FedLGDSettings(Section):
     train_on_global: bool = Field(default=True, description="train on D̃_i ∪ D̃_g, as released, or on D̃_i alone")
     gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialised (frozen anchors)")
     diagnose: bool = Field(default=False, description="after the last round, test a model trained on D̃_g alone")
+
+
+def check(s: FedLGDSettings, config: Any) -> list[str]:
+    """Warnings about a configuration.
+
+    Raises:
+        ConfigError: the update that the server matches would not be the average of the clients' gradients.
+    """
+    training, strategy = config.training, config.federation.strategy.name
+    matches, last = s.gm_enabled and s.updates and s.ipc_global, s.updates * s.spacing
+    if matches and strategy == "scaffold" and config.federation.sampler.settings.get("fraction", 1.0) < 1:
+        raise ConfigError(
+            "federation.strategy.name",
+            strategy,
+            "every client in every round: only then do control variates cancel in the update that the server matches",
+            "set federation.sampler.fraction: 1, choose another strategy, or set method.gm_enabled: false",
+        )
+    server_optimisers = ("fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn")
+    warnings = {
+        f"method.updates · spacing = {last} exceeds {config.federation.rounds} rounds": last > config.federation.rounds,
+        "method.init = real starts from private images: virtual images then leak them": s.init == "real",
+        "training.weight_decay adds θ to the gradient that the server matches": matches and training.weight_decay,
+        f"training.optimiser = {training.optimiser}: the update the server matches is then no sum of gradients": (
+            matches and training.optimiser != "sgd"
+        ),
+        f"federation.strategy = {strategy} changes the update after averaging; the server matches that change too": (
+            matches and strategy in server_optimisers
+        ),
+        "method.diagnose needs global images: method.ipc_global is 0": s.diagnose and not s.ipc_global,
+        "model.norm = batch does nothing in random extractors, which have no statistics; the paper's is instance": (
+            config.model.settings.get("norm") == "batch"
+        ),
+    }
+    return [text for text, holds in warnings.items() if holds]

@@ -36,7 +36,7 @@ class Moon(Method):
     paper = "Li, He & Song 2021, arXiv 2103.16257"
 
     class Settings(Section):
-        """Settings; defaults are the paper's for CIFAR-10."""
+        """Settings; defaults are the authors' CIFAR-10 example."""
 
         mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
         temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
@@ -98,7 +98,7 @@ class Moon(Method):
         return models
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Eq. 4: CE + μ·ℓ_con."""
+        """CE + μ·ℓ_con."""
         s, model = self.settings, cast(ProjectionNetwork, networks["model"])
         z = model.features(batch["image"])
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ProjectionNetwork(nn.Module):
-    """x → h = encoder(x) → z = W₂·ReLU(W₁·h) → logits, all communicated (§3.3; the authors' `ModelFedCon`).
+    """x → h = encoder(x) → z = W₂·ReLU(W₁·h) → logits, all communicated (the authors' `ModelFedCon`).
 
     Args:
         encoder: a network without head, (n, C, H, W) → (n, d).

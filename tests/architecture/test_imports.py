@@ -15,7 +15,9 @@ LAYERS = (
     ("errors", "seeding", "paths", "order", "_environment"),
     ("yamltree", "runfolder"),
     ("config", "pictures", "checkpoint"),
-    ("registry", "tracking", "engine", "runconfig"),
+    ("registry", "tracking", "runconfig"),
+    ("compression",),
+    ("engine",),
     ("distill", "models", "data", "metrics", "privacy"),
     ("method", "context", "exchange", "report"),
     ("methods",),
@@ -24,7 +26,8 @@ LAYERS = (
     ("server",),
     ("check", "preflight"),
     ("experiment",),
-    ("reproduce", "deploy", "doctor"),
+    ("batch", "deploy", "doctor"),
+    ("reproduce", "sweep", "compare"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}

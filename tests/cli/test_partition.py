@@ -17,6 +17,7 @@ STEPS = {
     "pathological": "{name: pathological, clients: 5}",
     "shard": "{name: shard, clients: 5}",
     "size": "{name: size, clients: 4}",
+    "quantity": "{name: quantity, clients: 4, sigma: 2}",
     "natural": "{name: natural}",
     "domain": "{name: domain}",
     "corruption": "{name: corruption, corruptions: [fog, contrast]}",
@@ -61,6 +62,21 @@ def test_the_figures_are_those_of_the_partition(cli: Cli, tiny: Path, tmp_path: 
     assert (tmp_path / "new" / "partition.png").is_file()
 
 
+def test_drift_is_drawn_and_told_by_round(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    drift = "data.drift=[{name: corruption, corruptions: [fog], rounds: 4, end: 4}, {name: labels, rounds: 4}]"
+    done = cli("partition", tiny, "--set", drift, "--set", "federation.rounds=5", "--out", tmp_path / "mine.svg")
+    assert done.exit_code == 0, done.output
+    moments = [line for line in done.stdout.splitlines() if line.startswith("round ")]
+    assert [line.split(", images ")[1] for line in moments] == ["clean", "fog 2", "fog 4"]
+    assert [line.split(":")[0] for line in moments] == ["round 1", "round 3", "round 5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine-drift.svg", "mine.svg", "tiny.yaml"]
+
+
+def test_unseen_clients_are_marked(cli: Cli, tiny: Path) -> None:
+    done = cli("partition", tiny, "--set", "data.unseen=[tinted]")
+    assert "tinted (unseen)" in done.stdout
+
+
 def test_by_default_the_chart_lies_in_the_present_folder(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert cli("partition", tiny).exit_code == 0
     assert (tmp_path / "partition.png").is_file()
@@ -71,6 +87,10 @@ def test_by_default_the_chart_lies_in_the_present_folder(cli: Cli, tiny: Path, t
     [
         (["--set", "data.partition=[{name: iid, clients: 1000}]"], "at most 100"),
         (["--set", "data.partition=[{name: iidd}]"], "did you mean 'iid'?"),
+        (["--set", "data.drift=[{name: label, rounds: 3}]"], "did you mean 'labels'?"),
+        (["--set", "data.drift=[{name: corruption, rounds: 3}]"], "clients with a corruption"),
+        (["--set", "data.unseen=[tintd]"], "did you mean 'tinted'?"),
+        (["--set", "data.unseen=1"], "data.unseen = 1"),
         (["--out", "chart.bmp"], ".png, .svg, .pdf"),
     ],
 )

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fedlab.config import Component
-from fedlab.data.charts import partition_table, plot_partition
+from fedlab.config import Component, DataConfig, parse
+from fedlab.data.charts import partition_table, plot_drift, plot_partition
+from fedlab.data.federated import FederatedData
 from fedlab.data.partition import partition, summary
 from fedlab.data.samples import Dataset
 
@@ -21,6 +22,7 @@ ALL = [
     {"name": "pathological", "clients": 6},
     {"name": "shard", "clients": 6},
     {"name": "size", "clients": 6},
+    {"name": "quantity", "clients": 6},
     {"name": "natural"},
     {"name": "domain"},
     {"name": "corruption"},
@@ -79,6 +81,50 @@ def test_many_clients_are_sorted_by_their_commonest_class(make_dataset: Make) ->
     assert shares.shape == (200, 10)
     assert (np.diff(shares.argmax(axis=1)) >= 0).all()
     assert (shares.sum(axis=1) == 1).all()
+
+
+def strip(facts: dict[str, Any]) -> np.ndarray:
+    """Colours of the domain strip, (clients, cells, 4)."""
+    return np.asarray(plot_partition(facts).axes[1].images[0].get_array())
+
+
+def test_a_strip_shows_every_clients_domains(make_dataset: Make) -> None:
+    apart = strip(told(make_dataset, {"name": "domain"}))
+    assert (apart == apart[:, :1]).all()
+    assert len({tuple(row[0]) for row in apart}) == 5
+    for mixed in strip(told(make_dataset, {"name": "iid", "clients": 4})):
+        colours, counts = np.unique(mixed, axis=0, return_counts=True)
+        assert len(colours) == 5
+        assert counts.max() - counts.min() <= 2
+
+
+def test_the_strip_has_the_order_of_sorted_clients(make_dataset: Make) -> None:
+    facts = told(make_dataset, {"name": "dirichlet", "clients": 80, "alpha": 0.1}, {"name": "domain"})
+    counts = np.array([client["train"] for client in facts["clients"]])
+    order = np.lexsort((-counts.max(axis=1), counts.argmax(axis=1)))
+    seen = {(facts["clients"][i]["domain"], tuple(row[0])) for i, row in zip(order, strip(facts), strict=True)}
+    assert len(counts) > 120
+    assert len(seen) == 5
+
+
+def test_one_domain_needs_no_strip(make_dataset: Make) -> None:
+    dataset = make_dataset(np.arange(60) % 3)
+    assert len(plot_partition(summary(partition(dataset, [], 0), dataset)).axes) == 1
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(4, 10), (200, 3), (60, 150)])
+def test_the_drift_chart_shows_the_label_mix_by_round(make_dataset: Make, clients: int, classes: int) -> None:
+    dataset = make_dataset(np.arange(2400) % classes)
+    spec = {"partition": [{"name": "iid", "clients": clients}], "drift": [{"name": "labels", "rounds": 8}]}
+    facts = FederatedData(dataset, parse(DataConfig, {"source": "none", **spec}), 0).summary(9)
+    figure = plot_drift(facts)
+    assert drawn(figure).std() > 5
+    panels = figure.axes[:3]
+    assert [axes.get_title() for axes in panels] == ["round 1", "round 5", "round 9"]
+    shares = [np.asarray(axes.images[0].get_array()) for axes in panels]
+    assert all(share.shape == (clients, classes) for share in shares)
+    assert all(share.sum(axis=1) == pytest.approx(1) for share in shares)
+    assert np.abs(shares[0] - shares[2]).sum() > np.abs(shares[0] - shares[1]).sum()
 
 
 def test_long_names_leave_room_for_the_picture(make_dataset: Make) -> None:

@@ -14,7 +14,6 @@ from fedlab.config import Component
 from fedlab.data.corruptions import CORRUPTIONS
 from fedlab.data.partition import Partition, class_counts, partition, summary
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.skew import skew_figures
 from fedlab.errors import DataError
 
 Make = Callable[..., Dataset]
@@ -24,6 +23,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "pathological": {"classes": 2},
     "shard": {"shards": 2},
     "size": {},
+    "quantity": {"sigma": 1.5},
 }
 
 
@@ -73,7 +73,8 @@ class TestEveryStep:
         dataset = make_dataset(data.draw(labels(40)))
         name = data.draw(st.sampled_from(sorted(STEPS)))
         step = {"name": name, "clients": data.draw(st.integers(1, 60)), **STEPS[name]}
-        setting = {"dirichlet": "min_samples", "pathological": "classes", "shard": "shards"}.get(name)
+        settable = {"dirichlet": "min_samples", "quantity": "min_samples", "pathological": "classes", "shard": "shards"}
+        setting = settable.get(name)
         if setting:
             step[setting] = data.draw(st.integers(1, 12))
         try:
@@ -97,7 +98,7 @@ class TestEveryStep:
         assert caught.value.key == "data.partition.1.clients"
         assert len(divide(dataset, {"name": "domain"}, {"name": "iid", "clients": 7})) == 28
 
-    @pytest.mark.parametrize("name", ["iid", "dirichlet", "shard"])
+    @pytest.mark.parametrize("name", ["iid", "dirichlet", "shard", "quantity"])
     def test_a_hundred_thousand_clients_need_little_memory(self, make_dataset: Make, name: str) -> None:
         dataset = make_dataset(np.arange(200_000) % 10)
         tracemalloc.start()
@@ -241,6 +242,42 @@ class TestSize:
             divide(dataset, {"name": "size", "clients": most + 1, "rule": rule})
 
 
+class TestQuantity:
+    @given(labels(), st.floats(0, 1e6), st.integers(1, 80), st.integers(0, 5))
+    @example(np.zeros(80, int), 1e6, 80, 0)
+    @example(np.zeros(80, int), 0.0, 80, 0)
+    @example(np.array([0]), 1e6, 1, 0)
+    @settings(max_examples=150)
+    def test_it_ends_for_every_sigma_and_number_of_clients(
+        self, make_dataset: Make, values: np.ndarray, sigma: float, clients: int, seed: int
+    ) -> None:
+        clients = min(clients, len(values))
+        parts = divide(make_dataset(values), {"name": "quantity", "sigma": sigma, "clients": clients}, seed=seed)
+        assert len(parts) == clients
+        assert disjoint_and_complete(parts, len(values))
+        assert min(len(part.train) for part in parts) >= 1
+
+    def test_the_logarithms_of_the_sizes_are_normal(self, make_dataset: Make) -> None:
+        parts = divide(make_dataset(np.zeros(400_000, int)), {"name": "quantity", "clients": 1000, "sigma": 0.7})
+        logs = np.log(parts.train.sizes)
+        standard = (logs - logs.mean()) / logs.std()
+        assert logs.std() == pytest.approx(0.7, abs=0.05)
+        assert np.quantile(standard, [0.16, 0.5, 0.84]) == pytest.approx([-1, 0, 1], abs=0.12)
+
+    def test_no_spread_gives_equal_sizes(self, make_dataset: Make) -> None:
+        parts = divide(make_dataset(np.zeros(103, int)), {"name": "quantity", "clients": 10, "sigma": 0})
+        assert sorted(parts.train.sizes) == [10] * 7 + [11] * 3
+
+    def test_every_client_gets_its_least_number_of_samples(self, make_dataset: Make) -> None:
+        step = {"name": "quantity", "clients": 20, "sigma": 5.0, "min_samples": 12}
+        parts = divide(make_dataset(np.arange(500) % 5), step)
+        assert parts.train.sizes.min() == 12
+        assert parts.train.sizes.max() > 100
+        with pytest.raises(DataError, match="at most 20 for the 500 training samples") as caught:
+            divide(make_dataset(np.arange(500) % 5), {**step, "clients": 21, "min_samples": 25})
+        assert caught.value.key == "data.partition.0.clients"
+
+
 class TestColumns:
     def test_a_domain_or_an_owner_is_a_client(self, make_dataset: Make) -> None:
         dataset = make_dataset(np.arange(60) % 3, domains=4, groups=5)
@@ -271,6 +308,31 @@ class TestComposition:
         assert all(len(set(dataset.train["domain"][part.train])) == 1 for part in parts)
         assert held(parts)[0] != held(parts)[4]
 
+    @given(st.data())
+    @settings(max_examples=150)
+    def test_three_steps_in_any_order_are_disjoint_and_complete(self, make_dataset: Make, data: st.DataObject) -> None:
+        dataset = make_dataset(data.draw(labels(60)), domains=2, groups=3, images=(1, 2, 2))
+        kinds: dict[str, dict[str, Any]] = {
+            **{name: {**given, "clients": data.draw(st.integers(1, 4))} for name, given in STEPS.items()},
+            "dirichlet": {"clients": data.draw(st.integers(1, 4)), "alpha": data.draw(st.floats(1e-3, 1e3))},
+            "quantity": {"clients": data.draw(st.integers(1, 4)), "sigma": data.draw(st.floats(0, 1e3))},
+            "natural": {},
+            "domain": {},
+            "corruption": {"corruptions": ["fog", "contrast"]},
+        }
+        names = data.draw(st.lists(st.sampled_from(sorted(kinds)), min_size=3, max_size=3))
+        if names.count("corruption") > 1:
+            names = ["corruption", "domain", "natural"]
+        try:
+            parts = divide(dataset, *({"name": name, **kinds[name]} for name in names))
+        except DataError:
+            return
+        assert disjoint_and_complete(parts, len(dataset.train))
+        assert min(len(part.train) for part in parts) >= 1
+        tested = [index for part in held(parts, "test") for index in part]
+        assert len(tested) == len(set(tested))
+        assert len(set(parts.names)) == len(parts)
+
     def test_the_papers_57_clients_are_one_configuration(self, make_dataset: Make) -> None:
         dataset = make_dataset(np.arange(300) % 10, images=(3, 8, 8))
         corruption = {"name": "corruption", "images": "repeat", "severity": 3}
@@ -294,7 +356,7 @@ class TestComposition:
 
 
 class TestTestSamples:
-    @pytest.mark.parametrize("name", ["dirichlet", "pathological", "shard", "size"])
+    @pytest.mark.parametrize("name", ["dirichlet", "pathological", "shard", "size", "quantity"])
     def test_they_follow_the_clients_training_distribution(self, make_dataset: Make, name: str) -> None:
         dataset = make_dataset(np.arange(4000) % 10, np.arange(2000) % 10)
         parts = divide(dataset, {"name": name, "clients": 8, **STEPS[name]})
@@ -311,31 +373,6 @@ class TestTestSamples:
         parts = divide(make_dataset(np.arange(20) % 2, np.arange(3) % 2), {"name": "iid", "clients": 10})
         assert sorted(len(part.test) for part in parts) == [0] * 7 + [1] * 3
         assert len(divide(make_dataset(np.arange(20) % 2, np.arange(0)), {"name": "dirichlet", "clients": 3})) == 3
-
-
-class TestSummary:
-    def test_counts_and_names(self, make_dataset: Make) -> None:
-        dataset = make_dataset(np.array([0, 0, 1, 1, 1, 0]), domains=2)
-        told = summary(divide(dataset, {"name": "domain"}), dataset)
-        assert told["classes"] == ["0", "1"]
-        assert told["clients"] == [
-            {"name": "d0", "domain": "d0", "corruption": "", "train": [1, 2], "test": [1, 2]},
-            {"name": "d1", "domain": "d1", "corruption": "", "train": [2, 1], "test": [2, 1]},
-        ]
-
-    def test_skew_of_known_partitions(self) -> None:
-        even = skew_figures(np.full((4, 2), 5))
-        assert (even["samples"], even["size_gini"], even["label_emd_max"]) == (40, 0.0, 0.0)
-        assert even["label_entropy_mean"] == even["label_entropy_global"] == pytest.approx(1.0)
-        apart = skew_figures(np.array([[10, 0], [0, 10]]))
-        assert (apart["label_entropy_mean"], apart["label_emd_mean"]) == (0.0, 1.0)
-        uneven = skew_figures(np.array([[0, 0], [0, 0], [0, 0], [4, 4]]))
-        assert uneven["size_gini"] == pytest.approx(0.75)
-        assert (uneven["size_min"], uneven["size_median"], uneven["size_max"]) == (0, 0.0, 8)
-        assert uneven["label_emd_mean"] == 0.0
-        three = skew_figures(np.array([[3, 1], [1, 3]]))
-        assert three["label_emd_mean"] == pytest.approx(0.5)
-        assert three["label_entropy_min"] == pytest.approx(0.811278, abs=1e-6)
 
 
 def test_samples_without_columns_have_no_clients() -> None:

@@ -98,7 +98,7 @@ def test_small_known_answer_with_a_name_that_one_client_lacks() -> None:
     np.testing.assert_array_equal(mean["b"], np.float16([[8]]))
     assert mean["b"].dtype == np.float16
     assert total.state()[1] == {"a": 4.0, "b": 3.0}
-    restored = ExactSum.from_state(*total.state())
+    restored = ExactSum.from_state(*total.state(), Reduction("examples", 0))
     assert {name: values.tobytes() for name, values in restored.mean().items()} == {
         name: values.tobytes() for name, values in mean.items()
     }

@@ -65,7 +65,6 @@ class Bench:
             examples=len(data["label"]),
             fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
             cache=self.folder / "cache",
-
             **self._work(round, plan),
         )
 

@@ -304,3 +304,15 @@ def test_the_last_round_ends_with_the_model_it_tests(run: Start) -> None:
     for name, value in fresh.state_dict().items():
         assert torch.equal(value, tensors[f"network/virtual_only.{name}"])
     assert not same(done.model["model"].state_dict(), fresh.state_dict())
+
+
+@pytest.mark.parametrize("strategy", ["{name: fedprox, mu: 0.5}", "scaffold", "fednova"])
+def test_it_composes_with_other_algorithms(run: Start, reference: fedlab.Run, strategy: str) -> None:
+    composed = run(f"federation.strategy={strategy}")
+    assert all(torch.isfinite(value).all() for value in weights(composed).values())
+    assert not same(weights(composed), weights(reference))
+    assert shared_images(composed) is not None
+    falls = [
+        r["server"]["gm_last"] < r["server"]["gm_first"] for r in composed.history.rounds if "gm_last" in r["server"]
+    ]
+    assert falls == [True] * len(falls) != []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab.config import Config, parse
-from fedlab.errors import ConfigErrors
+from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.job import make_method
 from fedlab.methods.fedlgd.method import FedLGD
 from fedlab.methods.fedlgd.settings import FedLGDSettings
@@ -95,6 +95,7 @@ def test_wrong_settings_are_refused_by_name(key: str, value: object) -> None:
         ({"method": {"name": "fedlgd", "init": "real"}}, "leak"),
         ({"training": {"weight_decay": 0.1}}, "weight_decay"),
         ({"training": {"optimiser": "adam"}}, "optimiser"),
+        ({"federation": {"strategy": "fedadam", "rounds": 100}}, "after averaging"),
         ({"method": {"name": "fedlgd", "ipc_global": 0, "diagnose": True}}, "diagnose"),
         ({"model": {"name": "convnet", "norm": "batch"}}, "norm"),
     ],
@@ -106,6 +107,14 @@ def test_doubtful_configurations_are_warned_about(change: dict[str, Any], warnin
     assert warning in text
     plain = parse(Config, fine)
     assert make_method(plain.method).check(plain) == []
+
+
+def test_scaffold_over_some_of_the_clients_is_refused() -> None:
+    method = make_method(parse(Config, BASE).method)
+    federation = {"strategy": "scaffold", "sampler": {"name": "uniform", "fraction": 0.5}}
+    with pytest.raises(ConfigError, match=r"federation\.strategy\.name = 'scaffold'[\s\S]*every client in every round"):
+        method.check(parse(Config, {**BASE, "federation": federation}))
+    assert method.check(parse(Config, {**BASE, "federation": {"strategy": "scaffold", "rounds": 100}})) == []
 
 
 # initialisation

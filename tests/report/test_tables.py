@@ -43,6 +43,13 @@ def test_traffic_time_and_status_have_units(make_run: Callable[..., Path]) -> No
     assert "completed after 1 min 15 s, 4 of 4 rounds" in text
 
 
+def test_traffic_tells_what_compression_saved(make_run: Callable[..., Path]) -> None:
+    history = of(make_run())
+    assert "before compression" not in shown(history)
+    events = [{**e, "raw_up": {"model": 2_000_000}} if e["event"] == "round" else e for e in history.events]
+    assert "4.00 MB down, 2.00 MB up (8.00 MB before compression)" in shown(History(events))
+
+
 def test_metrics_other_than_classification_are_shown_as_they_are(make_run: Callable[..., Path]) -> None:
     text = shown(of(make_run(metrics=("rmse", "PSNR"))))
     assert "%" not in row(text, "mnist")[1]

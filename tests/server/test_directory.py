@@ -17,6 +17,7 @@ from fedlab.engine.inline import InlineGrid
 from fedlab.errors import ClientError, MachineError
 from fedlab.server import directory
 from fedlab.server.directory import Directory
+from fedlab.server.participants import training_clients
 
 NAMES = ("amsterdam", "berlin", "cadiz")
 
@@ -38,6 +39,7 @@ def profiled(claims: Sequence[int], size: int) -> Callable[[], ClientApp]:
                     "name": NAMES[client],
                     "train": 10 + client,
                     "test": client,
+                    "unseen": client == 2,
                     "columns": json.dumps({"image": ["float32", [3, 8, 8]]}),
                     "classes": ["cat", "dog"],
                     "clients": size,
@@ -159,6 +161,12 @@ def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
 
     with pytest.raises(ClientError, match="node 1001: gone"):
         Directory(Lossy([0, 1], 2), 2, timeout=5)
+
+
+def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
+    found = Directory(Remote([1, 2, 0], 3), None, timeout=5)
+    assert list(training_clients(found, hold_out=True)) == [0, 1]
+    assert training_clients(found, hold_out=False) is found.clients
 
 
 def test_simulated_clients_are_not_asked_before_they_are_needed() -> None:

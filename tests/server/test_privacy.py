@@ -27,7 +27,8 @@ from fedlab.method import Batch, Group, Method, Plan, Step, Task
 from fedlab.privacy import CLIP, WITHIN, Central
 from fedlab.privacy.accountant import Sampling, epsilon
 from fedlab.server.privacy import CentralMechanism
-from fedlab.server.sampling import Poisson
+from fedlab.server.samplers import Poisson
+from fedlab.server.sampling import Known
 
 pytest.importorskip("dp_accounting", reason="the extra fedlab-sim[dp] is not installed")
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -57,6 +58,9 @@ class Talkative(Equal):
 
     def contributes(self, ctx: FitContext, group: str) -> bool:
         return True
+
+
+KNOWN = Known(lambda clients: [1] * len(clients), {})
 
 
 def digest(run: Run) -> str:
@@ -177,13 +181,13 @@ def test_updates_within_the_norm_and_updates_of_nothing_are_sent_as_they_are() -
 
 
 def test_poisson_sampling_draws_each_client_alone() -> None:
-    sampler = Poisson(Poisson.Settings(rate=0.3), 0)
-    cohorts = [sampler.sample(range(50), round) for round in range(400)]
-    assert cohorts[7] == sampler.sample(range(50), 7)
+    sampler = Poisson(Poisson.Settings(probability=0.3), 0)
+    cohorts = [sampler.sample(range(50), round, 50, KNOWN) for round in range(400)]
+    assert cohorts[7] == sampler.sample(range(50), 7, 50, KNOWN)
     sizes = np.array([len(cohort) for cohort in cohorts])
     assert sizes.mean() == pytest.approx(15, abs=0.7)
     assert sizes.var() == pytest.approx(50 * 0.3 * 0.7, rel=0.25)
-    assert len(set(sampler.sample(range(50), 1)) & set(sampler.sample(range(50), 2))) < 15
+    assert len(set(sampler.sample(range(50), 1, 50, KNOWN)) & set(sampler.sample(range(50), 2, 50, KNOWN))) < 15
 
 
 # whole runs
@@ -203,7 +207,7 @@ def test_no_noise_and_a_clip_norm_nobody_reaches_is_uniform_averaging(
 
 PRIVATE = {
     "privacy": central(adaptive={}, noise_multiplier=0.6),
-    "federation__sampler": {"name": "poisson", "rate": 0.5},
+    "federation__sampler": {"name": "poisson", "probability": 0.5},
     "federation__strategy": {"name": "fedavgm"},
     "federation__rounds": 4,
 }
@@ -236,7 +240,9 @@ def test_private_runs_are_equal_on_every_engine_and_after_a_stop(
 
 
 def test_a_round_without_clients_releases_noise_alone(settings: Settings, samples: fedlab.Dataset) -> None:
-    config = settings(privacy=central(), federation__sampler={"name": "poisson", "rate": 1e-9}, federation__rounds=2)
+    config = settings(
+        privacy=central(), federation__sampler={"name": "poisson", "probability": 1e-9}, federation__rounds=2
+    )
     run = fedlab.run(config, method=Equal, data=samples)
     assert [event["clients"] for event in run.history.rounds] == [[], []]
     unmoved = config.with_overrides({"privacy": None})
@@ -250,6 +256,11 @@ def test_a_round_without_clients_releases_noise_alone(settings: Settings, sample
     ("changes", "key"),
     [
         ({"federation__strategy": {"name": "scaffold"}}, "federation.strategy.name"),
+        ({"federation__availability": {"period": 10, "share": 0.5}}, "federation.availability"),
+        ({"federation__dropout": 0.1}, "federation.dropout"),
+        ({"federation__devices": {}, "federation__over_selection": 2.0}, "federation.over_selection"),
+        ({"federation__devices": {}, "federation__deadline": 5.0}, "federation.deadline"),
+        ({"exchange__compression": [{"name": "fp16"}]}, "exchange.compression"),
         ({"federation__strategy": {"name": "fednova"}}, "federation.strategy.name"),
         ({"federation__strategy": {"name": "feddyn"}}, "federation.strategy.name"),
         ({"federation__strategy": {"name": "flower.FedMedian"}}, "federation.strategy.name"),

@@ -1,0 +1,45 @@
+"""`fedlab compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlab.cli.arguments import Metrics
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders.", show_default=False)],
+    metric: Metrics = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for compare.md, compare.csv and the curves.", show_default="none")
+    ] = None,
+) -> None:
+    """Tell runs apart: which keys differ, results side by side, whether their weights are bitwise equal.
+
+    Runs that differ in the seed only are put together as mean ± sample standard deviation. Unfinished runs are welcome.
+    """
+    from rich.console import Console
+
+    from fedlab.compare import compare as compare_runs
+    from fedlab.errors import ConfigError
+    from fedlab.report.grids import to_table
+
+    found = compare_runs(runs, tuple(dict.fromkeys(metric or ("accuracy",))))
+    console = Console()
+    console.print(to_table("Runs", found.runs(), left=2))
+    if found.differing:
+        console.print(to_table("Keys that differ", found.settings(), left=1 + len(found.groups)))
+    else:
+        typer.echo("the configurations do not differ, seeds apart")
+    console.print(to_table("Results, with the difference to A", found.results()))
+    typer.echo(found.equal_weights())
+    if out is not None:
+        try:
+            written = found.write(out)
+        except OSError as error:
+            raise ConfigError("--out", str(out), "a folder that can be written to", str(error)) from error
+        for path in written:
+            typer.echo(f"written: {path}")

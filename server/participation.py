@@ -1,0 +1,203 @@
+"""Who takes part in a round, for how many steps, and how long that takes on the virtual clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedlab.config import Config
+from fedlab.errors import ConfigError, FedLabError
+from fedlab.seeding import numpy_generator
+from fedlab.server.availability import make_availability
+from fedlab.server.devices import Devices, Work
+from fedlab.server.sampling import Known, make_sampler
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clients of a round.
+
+    Args:
+        clients: their ids, ascending.
+        steps: local steps at most, of those that get less than all.
+        seconds: the round's length on the virtual clock.
+    """
+
+    clients: tuple[int, ...] = ()
+    steps: Mapping[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Participation:
+    """Availability, sampler, drop-out and deadline of one run, and the virtual clock.
+
+    Every choice is a function of the seed, the round and what `book` gives. Clients whose work would be thrown away
+    (drop-outs, the last of an over-selection) are known beforehand and are not sent to.
+
+    Args:
+        config: the run's configuration.
+        examples: training samples of clients.
+
+    Raises:
+        ConfigError, ConfigErrors: settings that do not go together, unusable files.
+    """
+
+    def __init__(self, config: Config, examples: Callable[[Sequence[int]], Sequence[int]]) -> None:
+        self.federation, self.seed = config.federation, config.seed
+        self.sampler = make_sampler(self.federation.sampler, config.seed)
+        self.availability = make_availability(self.federation.availability, config.seed)
+        devices = self.federation.devices
+        self.devices = Devices(devices, config.seed) if devices is not None else None
+        self.losses: dict[int, float] = {}
+        self.time = 0.0
+        """Virtual seconds since the start."""
+        self._known = Known(examples, self.losses)
+        self._check()
+
+    def choose(self, participants: Sequence[int], round: int, work: Callable[[int], Work]) -> Selection:
+        """The clients of a round; the clock goes on to its end.
+
+        Args:
+            participants: all clients that may train.
+            round: the round.
+            work: what a client would do.
+
+        Raises:
+            FedLabError: no client is ever available again.
+        """
+        self.await_clients(participants)
+        candidates = self.available(participants, round)
+        wanted = self.sampler.size(len(participants))
+        chosen = self.sample(candidates, round, math.ceil(self.federation.over_selection * wanted - 1e-9))
+        present = [client for client in chosen if not self.drops_out(client, round)]
+        if self.devices is None:
+            return Selection(tuple(present[:wanted]))
+        selection = self._timed(present, min(wanted, len(chosen)), work)
+        self.time += selection.seconds
+        return selection
+
+    def available(self, clients: Sequence[int], round: int) -> list[int]:
+        """Those of the clients that can take part now."""
+        now = self.time if self._in_seconds else round
+        return [client for client in clients if self.availability.open(client, now)]
+
+    def await_clients(self, clients: Sequence[int]) -> None:
+        """Where availability is in seconds and nobody is there, the clock goes on until somebody is.
+
+        Raises:
+            FedLabError: nobody will ever be.
+        """
+        if self._in_seconds:
+            opening = min((self.availability.opens(client, self.time) for client in clients), default=math.inf)
+            if not math.isfinite(opening):
+                raise FedLabError(f"after {self.time:g} virtual seconds no client is ever available again")
+            self.time = opening
+
+    def sample(self, candidates: Sequence[int], round: int, count: int) -> list[int]:
+        """The sampler's choice."""
+        return self.sampler.sample(candidates, round, count, self._known) if candidates else []
+
+    def drops_out(self, client: int, round: int) -> bool:
+        """Whether a client that was chosen fails to answer."""
+        rate = self.federation.dropout
+        return rate > 0 and float(numpy_generator(self.seed, "dropout", round, client).random()) < rate
+
+    def learn(self, client: int, metrics: Mapping[str, float]) -> None:
+        """Take note of what a client reported.
+
+        Raises:
+            FedLabError: the sampler's loss is not among it.
+        """
+        wanted = self.sampler.loss
+        if wanted is None:
+            return
+        if wanted not in metrics:
+            raise FedLabError(
+                f"the sampler {self.federation.sampler.name!r} needs the clients' metric {wanted!r}, but client "
+                f"{client} reports {', '.join(sorted(metrics))}: set federation.sampler.metric"
+            )
+        self.losses[client] = metrics[wanted]
+
+    def virtual(self, seconds: float) -> dict[str, dict[str, float]]:
+        """What the event of a round says of the virtual clock."""
+        return {} if self.devices is None else {"virtual": {"round_seconds": seconds, "total": self.time}}
+
+    def book(self) -> dict[str, Any]:
+        """What lasts from round to round, for a checkpoint."""
+        return {"time": self.time, "losses": {str(client): loss for client, loss in self.losses.items()}}
+
+    def restore(self, book: Mapping[str, Any]) -> None:
+        """Take over the `book` of a checkpoint."""
+        self.time = float(book["time"])
+        self.losses.update({int(client): float(loss) for client, loss in book["losses"].items()})
+
+    def _timed(self, clients: Sequence[int], wanted: int, work: Callable[[int], Work]) -> Selection:
+        assert self.devices is not None
+        steps: dict[int, int] = {}
+        times: list[tuple[float, int]] = []
+        deadline = self.federation.deadline
+        for client in clients:
+            device, whole = self.devices[client], work(client)
+            seconds = device.seconds(whole)
+            if deadline is not None and seconds > deadline:
+                fitting = device.steps_until(deadline, whole) if self.federation.late == "partial" else 0
+                if not fitting:
+                    continue
+                steps[client], seconds = fitting, device.seconds(whole, fitting)
+            times.append((seconds, client))
+        kept = sorted(times)[:wanted]
+        # the server waits for all it wanted, for the deadline at most
+        length = deadline if deadline is not None and len(kept) < wanted else max((s for s, _ in kept), default=0.0)
+        ids = sorted(client for _, client in kept)
+        return Selection(tuple(ids), {client: steps[client] for client in ids if client in steps}, length)
+
+    @property
+    def _in_seconds(self) -> bool:
+        return self.federation.availability is not None and self.federation.availability.unit == "seconds"
+
+    def _check(self) -> None:
+        federation = self.federation
+        needs = {
+            "federation.over_selection": (federation.over_selection, federation.over_selection > 1),
+            "federation.deadline": (federation.deadline, federation.deadline is not None),
+            "federation.availability.unit": ("seconds", self._in_seconds),
+        }
+        for key, (value, asked) in needs.items():
+            if asked and federation.devices is None:
+                raise ConfigError(key, value, "a virtual clock", "set federation.devices, {} for its defaults")
+        if federation.over_selection > 1 and federation.sampler.name == "poisson":
+            raise ConfigError(
+                "federation.over_selection",
+                federation.over_selection,
+                "1 with the sampler poisson, whose rounds have no set size",
+                "raise federation.sampler.probability instead",
+            )
+
+
+def check_participation(config: Config, sampled: bool) -> None:
+    """Refuse settings that cannot work before anything starts.
+
+    Args:
+        config: the run's configuration.
+        sampled: FedLab's samplers choose; Flower's own strategies choose for themselves.
+
+    Raises:
+        ConfigError, ConfigErrors: what is wrong.
+    """
+    Participation(config, lambda clients: [0] * len(clients))
+    federation = config.federation
+    asked = {
+        "availability": federation.availability is not None,
+        "devices": federation.devices is not None,
+        "dropout": federation.dropout > 0,
+    }
+    for name, is_asked in asked.items():
+        if is_asked and not sampled:
+            raise ConfigError(
+                f"federation.{name}",
+                getattr(federation, name),
+                "one of FedLab's own strategies: Flower's choose clients by themselves",
+                "remove it, or set federation.strategy to one without the prefix flower.",
+            )
