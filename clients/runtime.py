@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.clients.clipping import clipped
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.received import ReceivedTensors
@@ -165,7 +166,8 @@ class ClientRuntime:
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
         extra, figures = correction.finish() if correction is not None else ({}, {})
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
-        metrics = {**trainer.metrics, **figures, "seconds": time.perf_counter() - began}
+        sent, clipping = clipped(sent, arrays, settings)
+        metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
         encoded = None
         if self._chain:
             purpose = (self.setup.config.seed, client, order.round)

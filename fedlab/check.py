@@ -19,6 +19,7 @@ from fedlab.method import Method
 from fedlab.models import check_model
 from fedlab.server.asynchronous import check_asynchronous
 from fedlab.server.participation import check_participation
+from fedlab.server.privacy import check_privacy
 from fedlab.server.strategies import make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.session import check_tracking
@@ -63,6 +64,8 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
     if isinstance(rule, AveragingStrategy):
         warnings += attempt(lambda: rule.check(config)) or []
+    if chosen is not None and rule is not None:
+        warnings += attempt(lambda: check_privacy(config, chosen, rule)) or []
     if errors:
         raise ConfigErrors(errors)
     return warnings

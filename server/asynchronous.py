@@ -144,7 +144,7 @@ class AsynchronousLoop(FederatedLoop):
 
     def _group(self, version: int, clients: Sequence[int]) -> tuple[int, list[Message], Reduction]:
         strategy = cast(AveragingStrategy, self.strategy)
-        cohort = self._cohort(clients)
+        cohort = self._cohort(clients, version + 1)
         strategy.cohort = replace(cohort, weight_of=dict.fromkeys(cohort.weight_of, "uniform"))
         sent = to_record(self._models[version])
         messages = list(strategy.configure_train(version + 1, sent, ConfigRecord(), self.grid))

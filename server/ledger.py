@@ -5,6 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from fedlab.engine.encoding import sent_bytes
+from fedlab.engine.messages import ALGORITHM
+from fedlab.exchange import NETWORK, Exchange
+from fedlab.server.courier import Delivery
+from fedlab.server.directory import Directory
+from fedlab.server.replies import withheld_groups
+from fedlab.server.shared import SharedTensors
+
 Key = tuple[int, str]
 
 
@@ -61,6 +69,41 @@ class Ledger:
             [*key, self._down[key], self._up[key], self._raw[key]]
             for key in sorted(keys, key=lambda key: (key[0], order[key]))
         ]
+
+
+def account(
+    exchange: Exchange,
+    shared: SharedTensors,
+    directory: Directory,
+    delivery: Delivery,
+    algorithm_bytes: int,
+    results: Mapping[int, int],
+) -> Ledger:
+    """Payload bytes of a round's training.
+
+    Args:
+        exchange: of the round.
+        shared: tensors the server shares.
+        directory: who is who.
+        delivery: what was sent and what came back.
+        algorithm_bytes: of what the algorithm sends beside the network state, each way and per client.
+        results: bytes of the tensors each client sent beside the weights.
+    """
+    ledger, algorithm = Ledger(), {ALGORITHM: algorithm_bytes}
+    down, up = (exchange.bytes_by_group(names) for names in (exchange.down, exchange.up))
+    for client, times in delivery.served.items():
+        ledger.sent(client, {**down, **algorithm}, times)
+    for (client, name), times in delivery.sent.items():
+        state = name.removeprefix(NETWORK)
+        group = "shared" if state == name else exchange.group_of[state].name
+        ledger.sent(client, {group: shared.bytes_of(name)}, times)
+    for reply in delivery.answers:
+        client, withheld = directory.client(reply.metadata.src_node_id), withheld_groups(reply)
+        sizes = {group: size for group, size in up.items() if group not in withheld}
+        others = {"results": results.get(client, 0)}
+        sent = sent_bytes(reply.content)
+        ledger.received(client, {**sizes, **algorithm, **others}, None if sent is None else {**sent, **others})
+    return ledger
 
 
 def _by_group(counted: Mapping[Key, int]) -> Counter[str]:

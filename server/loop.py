@@ -18,23 +18,25 @@ from torch import Tensor
 
 from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.encoding import expand, sent_bytes
-from fedlab.engine.messages import ALGORITHM, ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.encoding import expand
+from fedlab.engine.messages import ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
 from fedlab.method import Plan
 from fedlab.order import Order
+from fedlab.privacy import make_privacy
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.devices import Work, planned
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
-from fedlab.server.ledger import Ledger
+from fedlab.server.ledger import Ledger, account
 from fedlab.server.participants import TrainingGrid, training_clients
 from fedlab.server.participation import Participation, Selection
+from fedlab.server.privacy import CentralMechanism, check_released, client_sampling
 from fedlab.server.records import Records
-from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, withheld_groups
+from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
@@ -67,6 +69,7 @@ class FederatedLoop:
         self.exchange = self.exchanges.enter(self._plan(1))
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
         self.participation, self.selection = Participation(config, self._examples), Selection()
+        self.mechanism = self._mechanism()
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -151,12 +154,13 @@ class FederatedLoop:
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
             server = self._server_context(round, plan, before, self.state, results)
-            if messages:  # a round in which nobody takes part changes nothing
+            if messages or self.mechanism:  # a round in which nobody takes part changes nothing, but noise must come
                 self._aggregate(round, delivery)
                 with self._draws(round, "update"):
                     self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
-        ledger = self._ledger(delivery, results)
+        received = {client: _bytes(sent) for client, sent in results.items()}
+        ledger = account(self.exchange, self.shared, self.directory, delivery, self._algorithm_bytes(), received)
         elapsed = time.perf_counter() - began
         self.tracker.emit("ledger", round=round, rows=ledger.rows())
         self.tracker.emit(
@@ -173,9 +177,18 @@ class FederatedLoop:
             seconds=dict(self._seconds),
             **self.participation.virtual(self.selection.seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
+            **({"privacy": self.mechanism.spent(round)} if self.mechanism else {}),
         )
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
+
+    def _mechanism(self) -> CentralMechanism | None:
+        privacy = make_privacy(self.config.privacy)
+        if privacy is None or not isinstance(self.strategy, AveragingStrategy):
+            return None
+        check_released(self.config, self.exchange, self.networks)
+        sampling = client_sampling(self.participation.sampler, len(self.participants))
+        return CentralMechanism(privacy.settings, sampling, self.config.seed, self.strategy.memory)
 
     # what goes out
 
@@ -211,17 +224,20 @@ class FederatedLoop:
             work = partial(self._work, training)
             self.selection = self.participation.choose(self.participants, round, work)
             chosen = self.selection.clients
-            self.strategy.cohort = self._cohort(chosen)
+            self.strategy.cohort = self._cohort(chosen, round)
         with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
-            return list(self.strategy.configure_train(round, to_record(arrays), ConfigRecord(), self._training_grid()))
+            settings = ConfigRecord({**self.mechanism.client_settings()} if self.mechanism else {})
+            return list(self.strategy.configure_train(round, to_record(arrays), settings, self._training_grid()))
 
-    def _cohort(self, chosen: Sequence[int]) -> Cohort:
+    def _cohort(self, chosen: Sequence[int], round: int) -> Cohort:
+        private = self.mechanism
         return Cohort(
             nodes=tuple(self.directory.node(client) for client in chosen),
             examples=tuple(self._examples(chosen)),
-            weight_of={name: self.exchange.group_of[name].weight for name in self.exchange.up},
+            weight_of={n: "uniform" if private else self.exchange.group_of[n].weight for n in self.exchange.up},
             trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
             population=self.task.num_clients - (len(self.clients) - len(self.participants)),
+            release=partial(private.release, round, self.exchange.up) if private else None,
         )
 
     def _training_grid(self) -> Grid:
@@ -282,24 +298,6 @@ class FederatedLoop:
             self.participation.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)
-
-    def _ledger(self, delivery: Delivery, results: Results) -> Ledger:
-        """Payload bytes of a round's training."""
-        ledger, algorithm = Ledger(), {ALGORITHM: self._algorithm_bytes()}
-        down, up = (self.exchange.bytes_by_group(names) for names in (self.exchange.down, self.exchange.up))
-        for client, times in delivery.served.items():
-            ledger.sent(client, {**down, **algorithm}, times)
-        for (client, name), times in delivery.sent.items():
-            state = name.removeprefix(NETWORK)
-            group = "shared" if state == name else self.exchange.group_of[state].name
-            ledger.sent(client, {group: self.shared.bytes_of(name)}, times)
-        for reply in delivery.answers:
-            client, withheld = self.directory.client(reply.metadata.src_node_id), withheld_groups(reply)
-            sizes = {group: size for group, size in up.items() if group not in withheld}
-            others = {"results": _bytes(results.get(client, {}))}
-            sent = sent_bytes(reply.content)
-            ledger.received(client, {**sizes, **algorithm, **others}, None if sent is None else {**sent, **others})
-        return ledger
 
     def _algorithm_bytes(self) -> int:
         """Payload bytes of what the algorithm sends beside the network state, each way and per client."""

@@ -17,6 +17,7 @@ from fedlab.data.partition import PARTITIONERS
 from fedlab.data.sources import SOURCES
 from fedlab.job import METHODS
 from fedlab.models import MODELS
+from fedlab.privacy import PRIVACY
 from fedlab.registry import Registry
 from fedlab.server.sampling import SAMPLERS
 from fedlab.server.strategies import STRATEGIES
@@ -29,6 +30,7 @@ _REGISTRIES: Mapping[str, Registry] = {
     "data.drift": DRIFTS,
     "federation.strategy": STRATEGIES,
     "federation.sampler": SAMPLERS,
+    "privacy": PRIVACY,
     "exchange.compression": COMPRESSORS,
 }
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

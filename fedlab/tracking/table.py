@@ -20,7 +20,7 @@ class Row(NamedTuple):
     Args:
         round: when; 0 is before the first round.
         scope: ``mean``, ``pooled``, ``unseen``, ``server``, ``strategy`` or a client's name for evaluation metrics;
-            ``train`` and ``server`` for what they logged; ``bytes`` and ``seconds``.
+            ``train`` and ``server`` for what they logged; ``privacy``, ``bytes`` and ``seconds``.
         metric: what it is: a metric's name, a direction (``down``, ``up``, ``model/down``; ``raw_up``
             is before compression) or a phase.
         value: NaN where it was not finite.
@@ -51,6 +51,8 @@ def rows(event: Event) -> Iterator[Row]:
             yield from _rows(round, "train", event["train"])
             yield from _rows(round, "server", event["server"])
             yield from _rows(round, "bytes", {"down": event["bytes_down"], "up": event["bytes_up"]})
+            spent = event.get("privacy", {})
+            yield from _rows(round, "privacy", {name: spent[name] for name in ("epsilon", "clip") if name in spent})
             if event.get("raw_up"):
                 yield from _rows(round, "bytes", {"raw_up": sum(event["raw_up"].values())})
             for group, counted in event["bytes"].items():

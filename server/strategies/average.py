@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from fedlab.engine.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, 
 from fedlab.engine.reduction import Reduction, log2_scale, range_bits_for
 
 Weight = Literal["examples", "uniform"]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Cohort:
         weight_of: how each tensor's average weighs the clients.
         trained: those of the tensors that are parameters trained by gradient steps; the rest are buffers.
         population: clients of the whole federation.
+        release: what becomes of the clients' mean before anything else sees it, from (sent, mean, replies).
     """
 
     nodes: tuple[int, ...]
@@ -36,6 +38,7 @@ class Cohort:
     weight_of: Mapping[str, Weight] = field(default_factory=dict)
     trained: frozenset[str] = frozenset()
     population: int = 0
+    release: Callable[[Arrays, Arrays, Sequence[Message]], Arrays] | None = None
 
 
 class AveragingStrategy(Strategy):
@@ -109,14 +112,15 @@ class AveragingStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         answers = [reply for reply in replies if not reply.has_error()]
-        if not answers:
+        if not answers and self.cohort.nodes:
             return None, None
         mean: dict[str, np.ndarray] = {}
         weights = self.weights()
         for weight, reduction in self._reductions.items():
             averaged = exact_sum(answers, reduction).mean()
             mean.update({name: v for name, v in averaged.items() if weights.get(name) == weight})
-        return to_record(self.server_step(self._current, mean, answers)), None
+        released = mean if self.cohort.release is None else self.cohort.release(self._current, mean, answers)
+        return to_record(self.server_step(self._current, released, answers)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -18,7 +18,7 @@ LAYERS = (
     ("registry", "tracking", "runconfig"),
     ("compression",),
     ("engine",),
-    ("distill", "models", "data", "metrics"),
+    ("distill", "models", "data", "metrics", "privacy"),
     ("method", "context", "exchange", "report"),
     ("methods",),
     ("job", "session"),
@@ -51,8 +51,8 @@ METHOD_PARTS = {"config", "context", "data", "distill", "errors", "method", "met
 
 # each costs a second or more, so what needs one imports it when it needs it
 HEAVY = {
-    "datasets", "flwr_datasets", "kornia", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn", "sklearn",
-    "tensorboard", "torchmetrics", "transformers",
+    "datasets", "dp_accounting", "flwr_datasets", "kornia", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn",
+    "sklearn", "tensorboard", "torchmetrics", "transformers",
 }  # fmt: skip
 
 

@@ -1,0 +1,69 @@
+"""Differential privacy: what a run asks for. What it costs is in `fedlab.privacy.accountant`."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from fedlab.config import Component, ProperFraction, Section
+from fedlab.registry import Registry
+
+__all__ = ["CLIP", "KEY", "PRIVACY", "WITHIN", "Adaptive", "Central", "make_privacy"]
+
+KEY = "privacy"
+CLIP = "privacy-clip"
+"""Setting of a message: the L2 norm a client's update is clipped to."""
+WITHIN = "within_clip"
+"""Metric of a client: 1 where its update was not clipped."""
+
+PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central"}, "fedlab.privacy")
+
+
+class Adaptive(Section):
+    """The clip norm follows a quantile of the updates' norms (Andrew et al. 2021, arXiv 1905.03871, algorithm 1)."""
+
+    quantile: float = Field(default=0.5, ge=0, le=1, description="γ, share of the updates that are not to be clipped")
+    rate: float = Field(default=0.2, gt=0, description="η_C of C ← C·exp(−η_C·(b − γ))")
+    count_noise: float | None = Field(
+        default=None,
+        gt=0,
+        description="σ_b, standard deviation of the noise on the count of updates that were not clipped; "
+        "default: a 20th of the expected cohort, but at least noise_multiplier",
+    )
+
+
+class Central:
+    """Client-level privacy of the models a trusted server releases (McMahan et al. 2018, arXiv 1710.06963)."""
+
+    class Settings(Section):
+        """Settings of central privacy."""
+
+        clip: float = Field(default=1.0, gt=0, description="C, largest L2 norm of a client's update; where it starts")
+        adaptive: Adaptive | None = Field(default=None, description="let C follow a quantile of the norms")
+        noise_multiplier: float = Field(default=1.0, ge=0, description="z, noise in units of C; 0 gives no guarantee")
+        delta: ProperFraction = Field(default=1e-5, description="δ at which ε is stated")
+        allow_unaccounted: bool = Field(
+            default=False, description="run although a method sends what the mechanism does not cover; ε leaves it out"
+        )
+
+        @model_validator(mode="after")
+        def _noise_is_left_for_the_update(self) -> Central.Settings:
+            count = self.adaptive.count_noise if self.adaptive else None
+            if count is not None and 2 * count <= self.noise_multiplier:
+                raise ValueError("adaptive.count_noise above noise_multiplier / 2: the count alone would cost more")
+            return self
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+
+def make_privacy(component: Component | None) -> Central | None:
+    """The configured guarantee, its settings validated; None where there is none.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown name or setting.
+    """
+    if component is None:
+        return None
+    found, settings = PRIVACY.configured(component, KEY)
+    made: Central = found(settings)
+    return made
