@@ -12,13 +12,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 # pytest's marker expression; .ci/run widens it where Chromium is installed
-TESTS ?= not slow and not browser
+TESTS ?= not slow and not browser and not deployment
 ARGS ?=
 
-.PHONY: help demo test test-slow test-browser lint format typecheck reproduce doctor wheel hooks clean distclean
+.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck reproduce doctor wheel hooks clean distclean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  ARGS="…" is passed on, e.g. make test ARGS="-k fedlgd"; PYTHON=… chooses the interpreter of a new .venv'
 
 demo: $(VENV)/.installed ## set up, then run FedLGD on the built-in digits (about 6 minutes on 2 cores)
@@ -32,6 +32,9 @@ test-slow: $(VENV)/.installed-dev ## run the long experiments
 
 test-browser: $(VENV)/.installed-dev ## look at a report in headless Chromium
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-deployment: $(VENV)/.installed-dev ## run on Flower's SuperLink and SuperNodes on this machine, minutes of polling
+	$(BIN)/python -m pytest -m deployment $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(BIN)/ruff check .

@@ -329,7 +329,7 @@ def _explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> l
     errors: dict[str, InputError] = {}
     for detail in details:
         location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
-        key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location)
+        key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location) or "configuration"
         error = _explain_one(section, detail, key, location)
         if key in errors and errors[key].expected != error.expected:
             error = ConfigError(key, error.value, f"{errors[key].expected}, or {error.expected}", error.fix)

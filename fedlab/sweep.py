@@ -278,6 +278,10 @@ def sweep(
     seeds = spec.seeds or (parse(Config, next(iter(points.values()))()).seed,)
     done = Sweep(spec, seeds, tuple(metrics), folder, Batch(Plan.make(points, seeds, folder)))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--folder", str(folder), "a folder that can be written to", str(error)) from error
+    try:
         done.batch.run(
             keep_going=keep_going,
             command=command,

@@ -87,14 +87,18 @@ def test_a_full_disk_at_the_end_does_not_hide_the_error_of_the_run(
 
 
 def test_sigterm_ends_a_run_as_interrupted_and_its_handler_is_put_back(tmp_path: Path) -> None:
-    before, folder = signal.getsignal(signal.SIGTERM), new_folder(tmp_path)
-    with (
-        pytest.raises(KeyboardInterrupt),
-        open_session(make_config(tmp_path), folder, engine="inline", workers=1),
-    ):
-        signal.raise_signal(signal.SIGTERM)
+    folder = new_folder(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a Ray of this process may have left its own
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            open_session(make_config(tmp_path), folder, engine="inline", workers=1),
+        ):
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert History.from_jsonl(folder.events).end["status"] == "interrupted"
-    assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
 
 
 def test_a_handler_of_the_program_is_left_alone(tmp_path: Path) -> None:

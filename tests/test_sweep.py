@@ -191,6 +191,13 @@ def test_a_change_that_the_sweep_would_undo_is_refused(tmp_path: Path, override:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path, ran: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--folder"):
+        sweep(spec(grid=rates(1), seeds=[0]), tmp_path / "file" / "out")
+    assert not ran
+
+
 # running
 
 
