@@ -85,25 +85,6 @@ class Uniform(FractionSampler):
         return sorted(clients[int(index)] for index in chosen)
 
 
-class Poisson:
-    """Each client independently with the same probability, as differential privacy's amplification wants it.
-
-    A round's cohort may be empty; the model stays as it is then, but for the noise of privacy.
-    """
-
-    class Settings(Section):
-        """Settings of Poisson sampling."""
-
-        rate: Fraction = Field(description="probability of each client in each round")
-
-    def __init__(self, settings: Settings, seed: int) -> None:
-        self.rate, self.seed = settings.rate, seed
-
-    def sample(self, clients: Sequence[int], round: int) -> list[int]:
-        draws = numpy_generator(self.seed, "sampler", "poisson", round).random(len(clients))
-        return [client for client, draw in zip(clients, draws, strict=True) if draw < self.rate]
-
-
 def make_sampler(component: Component, seed: int) -> Sampler:
     """The configured sampler, its settings validated.
 
