@@ -104,6 +104,7 @@ def test_the_quadratic_federations_fixed_points(
     assert found == pytest.approx(fixed_point, abs=5e-6)
 
 
+@pytest.mark.slow
 def test_fednova_finds_the_optimum_with_small_steps(solve: Callable[..., tuple[float, Run]]) -> None:
     found, _ = solve(UNEQUAL_STEPS, {"name": "fednova"}, rounds=2500, training__lr=0.01)
     assert found == pytest.approx(0.49, abs=5e-4)
