@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedlab.runfolder import write_atomic
+from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tracker import Event
 
 COLUMNS = ("round", "client", "group", "down", "up", "raw_up")
 
 
-class LedgerSink:
-    """Appends to `path`; a round's rows reach the operating system before the next event.
+class LedgerSink(CsvSink):
+    """The ledger's rows in a file of their own."""
 
-    Args:
-        path: the file.
-    """
+    columns = COLUMNS
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self._writer.writerow(COLUMNS)
-            self._file.flush()
-
-    def write(self, event: Event) -> None:
-        if event["event"] == "ledger":
-            self._writer.writerows([event["round"], *row] for row in event["rows"])
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+    def rows_of(self, event: Event) -> Sequence[Sequence[object]]:
+        return [[event["round"], *row] for row in event["rows"]] if event["event"] == "ledger" else []
 
 
 def rewind_ledger(path: Path, round: int) -> None:

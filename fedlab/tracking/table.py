@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,18 +75,24 @@ class CsvSink:
         path: the file.
     """
 
+    columns: Sequence[str] = COLUMNS
+
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
         if self._file.tell() == 0:
-            self._writer.writerow(COLUMNS)
+            self._writer.writerow(self.columns)
             self._file.flush()
 
     def write(self, event: Event) -> None:
-        found = [row[: len(COLUMNS)] for row in rows(event)]
+        found = self.rows_of(event)
         if found:
             self._writer.writerows(found)
             self._file.flush()
+
+    def rows_of(self, event: Event) -> Sequence[Sequence[object]]:
+        """The rows an event adds."""
+        return [row[: len(COLUMNS)] for row in rows(event)]
 
     def close(self) -> None:
         self._file.close()
