@@ -1,0 +1,100 @@
+"""``python -m benchmarks``: measure, print every bar, write RESULTS.md and results.png."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from benchmarks.bars import BARE, INLINE, LARGE, MIDDLE, PFL, RAY_1, RAY_2, SMALL, STOCK, TRAIN, WHOLE, judge
+from benchmarks.contest import Contender, contest
+from benchmarks.tables import insert, markdown, plot
+from benchmarks.work import Work
+
+HERE = Path(__file__).resolve().parent
+MODEL = 1_626_442
+CONTENDERS = {
+    BARE: Contender(BARE, "bare"),
+    INLINE: Contender(INLINE, "ours", ("inline",)),
+    RAY_1: Contender(RAY_1, "ours", ("1",)),
+    RAY_2: Contender(RAY_2, "ours", ("2",)),
+    STOCK: Contender(STOCK, "stock"),
+}
+_ECHOES = (INLINE, RAY_2, STOCK)
+
+
+def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
+    """Workloads and who takes part in them."""
+    return {
+        Work(TRAIN, folder): (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL),
+        Work(SMALL, folder, payload=1_000): _ECHOES,
+        Work(MIDDLE, folder, payload=MODEL): _ECHOES,
+        Work(LARGE, folder, payload=10_000_000): _ECHOES,
+        Work(WHOLE, folder, cohort=1000, payload=MODEL): _ECHOES,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is asked for."""
+    asked = _parse(arguments)
+    contenders = dict(CONTENDERS)
+    if asked.pfl_python:
+        contenders[PFL] = Contender(PFL, "pfl_research", python=asked.pfl_python)
+    with tempfile.TemporaryDirectory(prefix="fedlab-bench-") as folder:
+        results, works = {}, {}
+        for work, names in workloads(folder).items():
+            if asked.workload and work.name not in asked.workload:
+                continue
+            wanted = [name for name in names if name in contenders and (not asked.only or name in asked.only)]
+            if asked.quick:
+                work = replace(work, clients=8, cohort=min(work.cohort, 4), rounds=2, samples=10)
+            elif asked.rounds:
+                work = replace(work, rounds=asked.rounds + 1)
+            _say(f"{work.name}: {', '.join(wanted)}")
+            work.write_data()
+            results[work.name], works[work.name] = contest(work, [contenders[name] for name in wanted]), work
+    text = markdown(results, works, judge(results), _machine(), asked.quick)
+    print(text)
+    if asked.out:
+        out = Path(asked.out)
+        out.mkdir(parents=True, exist_ok=True)
+        page = out / "RESULTS.md"
+        page.write_text(insert(text, page.read_text(encoding="utf-8") if page.exists() else ""), encoding="utf-8")
+        plot(results, works, out / "results.png")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few clients and one round: does everything work?")
+    parser.add_argument("--rounds", type=int, help="measured rounds of each workload; default: 5")
+    parser.add_argument("--workload", action="append", choices=[work.name for work in workloads("")])
+    parser.add_argument("--only", action="append", help="a contender; may be repeated", choices=[*CONTENDERS, PFL])
+    parser.add_argument("--pfl-python", help="the Python of an environment with the package pfl; default: left out")
+    parser.add_argument("--out", help="folder of RESULTS.md and results.png; default: printed only")
+    return parser.parse_args(arguments)
+
+
+def _machine() -> str:
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {date.today()}, commit {commit}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

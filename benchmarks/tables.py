@@ -1,0 +1,159 @@
+"""Results as Markdown and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, STOCK, TRAIN, Results, Verdict, cpu_ratio
+from benchmarks.contest import Result
+from benchmarks.work import Work
+
+ORDER = (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL)
+BEGIN, END = "<!-- written by make bench -->", "<!-- end -->"
+
+
+def markdown(
+    results: Results, works: Mapping[str, Work], verdicts: Sequence[Verdict], machine: str, quick: bool = False
+) -> str:
+    """The whole account.
+
+    Args:
+        results: what was measured.
+        works: the workloads.
+        verdicts: of the bars.
+        machine: where.
+        quick: it was a try, whose figures mean nothing.
+    """
+    rounds = max((len(result.wall) for found in results.values() for result in found.values()), default=0)
+    parts = [
+        f"Measured on {machine}.{' A QUICK TRY: the figures mean nothing.' if quick else ''}",
+        f"Medians of {rounds} rounds, in which the contenders took turns. † others used the machine meanwhile, so that "
+        "wall times say little; CPU times, over all processes of a contender, still compare.",
+        _verdicts(verdicts),
+    ]
+    if TRAIN in results:
+        parts += [f"### Training: {_described(works[TRAIN])}", _training(results[TRAIN], works[TRAIN])]
+    empty = {name: found for name, found in results.items() if name != TRAIN}
+    if empty:
+        parts += ["### Empty rounds: clients send back what they got", _empty(empty, works)]
+    return "\n\n".join(parts) + "\n"
+
+
+def insert(text: str, page: str) -> str:
+    """A page with `text` between its marks; at its end where it has none."""
+    if BEGIN not in page:
+        page = f"{page.rstrip()}\n\n{BEGIN}\n{END}\n" if page.strip() else f"{BEGIN}\n{END}\n"
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}"
+
+
+def plot(results: Results, works: Mapping[str, Work], path: Path) -> None:
+    """CPU of a client and time of an empty round, by contender."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if TRAIN in results:
+        found = [(name, results[TRAIN][name]) for name in ORDER if name in results[TRAIN]]
+        values = [1000 * median(result.cpu) / works[TRAIN].cohort for _, result in found]
+        left.barh([name for name, _ in found], values, color=[_colour(name) for name, _ in found])
+        left.invert_yaxis()
+        left.set_xlabel("CPU ms a client, training")
+    empty = {name: found for name, found in results.items() if name != TRAIN}
+    names = [name for name in ORDER if any(name in found for found in empty.values())]
+    for place, name in enumerate(names):
+        held = [(index, median(found[name].wall)) for index, found in enumerate(empty.values()) if name in found]
+        shift = (place - (len(names) - 1) / 2) * 0.8 / len(names)
+        right.bar(
+            [index + shift for index, _ in held], [seconds for _, seconds in held], 0.8 / len(names), label=name,
+            color=_colour(name),
+        )  # fmt: skip
+    if empty:
+        right.set_yscale("log")
+        labels = [f"{works[name].payload * 4 / 1e6:.3g} MB\n{works[name].cohort} clients" for name in empty]
+        right.set_xticks(range(len(empty)), labels)
+        right.set_ylabel("seconds an empty round")
+        right.legend(fontsize=7)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=100)
+
+
+def _colour(name: str) -> str:
+    return {BARE: "#999999", INLINE: "#8ecae6", RAY_1: "#219ebc", RAY_2: "#023047", STOCK: "#fb8500"}.get(
+        name, "#ffb703"
+    )
+
+
+def _described(work: Work) -> str:
+    return (
+        f"simple_cnn, {work.cohort} of {work.clients:,} clients x {work.samples} images 3×32×32, batch {work.batch}, "
+        "one epoch, SGD, one thread a worker"
+    )
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    rows = [[v.bar.text, f"{v.bar.side} {v.bar.limit:g}{v.bar.unit}", _seen(v), v.word] for v in verdicts]
+    return table(("bar", "limit", "seen", ""), rows)
+
+
+def _seen(verdict: Verdict) -> str:
+    return "–" if verdict.seen is None else f"{verdict.seen:.3g}{verdict.bar.unit}"
+
+
+def _training(results: Mapping[str, Result], work: Work) -> str:
+    rows = []
+    for name in ORDER:
+        if name not in results:
+            rows.append([name, *["not measured"] * 4])
+            continue
+        result = results[name]
+        rows.append(
+            [
+                name,
+                f"{1000 * median(result.cpu) / work.cohort:.1f}",
+                f"{cpu_ratio(results, name, BARE):.3f}" if BARE in results else "–",
+                _seconds(result),
+                f"{result.start:.1f}",
+            ]
+        )
+    heads = ("contender", "CPU ms a client", "over the bare loop", "wall s a round", "s to the end of round 1")
+    return table(heads, rows)
+
+
+def _empty(results: Results, works: Mapping[str, Work]) -> str:
+    rows = []
+    for workload, found in results.items():
+        work = works[workload]
+        for name in ORDER:
+            if name in found:
+                result = found[name]
+                rows.append(
+                    [
+                        f"{work.payload * 4 / 1e6:.3g} MB",
+                        f"{work.cohort:,} of {work.clients:,}",
+                        name,
+                        _seconds(result),
+                        f"{1000 * median(result.cpu) / work.cohort:.1f}",
+                        f"{result.tree / 1000:.2f}",
+                        f"{result.driver / 1000:.2f}",
+                        f"{result.start:.1f}",
+                    ]
+                )
+    heads = (
+        "payload", "clients", "contender", "wall s a round", "CPU ms a client", "GB, all processes",
+        "GB, first process", "s to the end of round 1",
+    )  # fmt: skip
+    return table(heads, rows)
+
+
+def _seconds(result: Result) -> str:
+    return f"{median(result.wall):.3g}{' †' if result.loaded else ''}"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
