@@ -226,7 +226,7 @@ class ClientRuntime:
             client=client,
             client_name=data.name,
             examples=self.method.examples(columns),
-            fingerprint=data.fingerprint,
+            fingerprint=lambda: data.fingerprint,
             cache=self.setup.cache_root,
             correction=correction,
             evaluating=exchange.fixed_roles,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class LocalTrainer(FitContext):
         client: FedLab client id.
         client_name: its name in the partition.
         examples: the client's weight.
-        fingerprint: hash of the client's data.
+        fingerprint: makes the hash of the client's data.
         cache: folder of results that outlive a run.
         correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
@@ -61,7 +61,7 @@ class LocalTrainer(FitContext):
         client: int,
         client_name: str,
         examples: int,
-        fingerprint: str,
+        fingerprint: Callable[[], str],
         cache: Path,
         correction: Correction | None = None,
         evaluating: Sequence[str] = (),
@@ -70,12 +70,16 @@ class LocalTrainer(FitContext):
     ) -> None:
         super().__init__(scope=("client", client), **work)
         self.method, self.data, self.state, self.shared = method, data, state, shared
-        self.client, self.client_name, self.examples, self.fingerprint = client, client_name, examples, fingerprint
+        self.client, self.client_name, self.examples, self._fingerprint = client, client_name, examples, fingerprint
         self.scratch = {}
         self._cache, self._evaluating = cache, evaluating
         self._calls = 0
         self._left = math.inf if max_steps is None else max_steps
         self.correction = correction
+
+    @cached_property
+    def fingerprint(self) -> str:  # few methods ask, and hashing a client's images takes longer than a training step
+        return self._fingerprint()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
         optimiser = self.optimiser(self._trainable_groups())

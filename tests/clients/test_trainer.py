@@ -69,7 +69,7 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         client=0,
         client_name="one",
         examples=samples,
-        fingerprint="data",
+        fingerprint=lambda: "data",
         cache=tmp_path,
         **work,
     )

@@ -63,7 +63,7 @@ class Bench:
             client=client,
             client_name=str(client),
             examples=len(data["label"]),
-            fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
+            fingerprint=lambda: Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
             cache=self.folder / "cache",
             **self._work(round, plan),
         )
