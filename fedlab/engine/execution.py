@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedlab.engine.encoding import expand
 from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
+from fedlab.engine.placement import Span
 from fedlab.engine.reduction import ExactSum, Reduction
 
 ClientAppFactory = Callable[[], ClientApp]
@@ -48,11 +50,15 @@ class ChunkResult:
         replies: one per message, in order; fewer if it stopped at an error.
         states: client → its packed state, None where it is empty; clients that raised are missing.
         total: sum of the replies' ``arrays``, if asked for.
+        spans: when each message was at work.
+        worker: which worker it was, from 0.
     """
 
     replies: list[Message] = field(default_factory=list)
     states: dict[int, bytes | None] = field(default_factory=dict)
     total: ExactSum | None = None
+    spans: list[Span] = field(default_factory=list)
+    worker: int = 0
 
 
 class ClientRunner:
@@ -90,7 +96,7 @@ class ClientRunner:
         """
         result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
         for metadata in metadatas:
-            client = client_of(metadata.dst_node_id)
+            client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
             # the overload for engines is not in Flower's signatures
             message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
             state = result.states[client] if client in result.states else states.get(client)
@@ -106,6 +112,7 @@ class ClientRunner:
             else:
                 result.states[client] = packed
             result.replies.append(reply)
+            result.spans.append(Span(client, metadata.message_type, began, time.perf_counter() - clock))
             if stop_at_error and reply.has_error():
                 break
         return result
