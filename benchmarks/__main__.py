@@ -13,7 +13,24 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from benchmarks.bars import BARE, INLINE, LARGE, MIDDLE, PFL, RAY_1, RAY_2, SMALL, STOCK, TRAIN, WHOLE, judge
+from benchmarks.bars import (
+    BARE,
+    FEW,
+    INLINE,
+    LARGE,
+    MANY,
+    MIDDLE,
+    MOST,
+    PFL,
+    RAY_1,
+    RAY_2,
+    SCALE,
+    SMALL,
+    STOCK,
+    TRAIN,
+    WHOLE,
+    judge,
+)
 from benchmarks.contest import Contender, contest
 from benchmarks.tables import insert, markdown, plot
 from benchmarks.work import Work
@@ -26,6 +43,9 @@ CONTENDERS = {
     RAY_1: Contender(RAY_1, "ours", ("1",)),
     RAY_2: Contender(RAY_2, "ours", ("2",)),
     STOCK: Contender(STOCK, "stock"),
+    FEW: Contender(FEW, "ours", ("2", "10")),
+    MANY: Contender(MANY, "ours", ("2", "1000")),
+    MOST: Contender(MOST, "ours", ("2", "100000")),
 }
 _ECHOES = (INLINE, RAY_2, STOCK)
 
@@ -38,6 +58,8 @@ def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
         Work(MIDDLE, folder, payload=MODEL): _ECHOES,
         Work(LARGE, folder, payload=10_000_000): _ECHOES,
         Work(WHOLE, folder, cohort=1000, payload=MODEL): _ECHOES,
+        # enough of all three to compare, and as many rounds as show whether memory grows
+        Work(SCALE, folder, cohort=100, rounds=201, payload=100_000, indices=200_000): (FEW, MANY, MOST),
     }
 
 
@@ -54,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             wanted = [name for name in names if name in contenders and (not asked.only or name in asked.only)]
             if asked.quick:
-                work = replace(work, clients=8, cohort=min(work.cohort, 4), rounds=2, samples=10)
-            elif asked.rounds:
+                work = replace(work, clients=8, cohort=min(work.cohort, 4), rounds=3, samples=10)
+            elif asked.rounds and work.name != SCALE:
                 work = replace(work, rounds=asked.rounds + 1)
             _say(f"{work.name}: {', '.join(wanted)}")
             work.write_data()

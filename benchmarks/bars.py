@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import linear_regression, median
 from typing import Literal
 
 from benchmarks.contest import Result
@@ -12,6 +12,8 @@ from benchmarks.contest import Result
 INLINE, RAY_1, RAY_2 = "FedLab inline", "FedLab ray, 1 worker", "FedLab ray, 2 workers"
 BARE, STOCK, PFL = "bare PyTorch loop", "Flower 1.41 simulation", "pfl-research"
 TRAIN, SMALL, MIDDLE, LARGE, WHOLE = "train", "empty-4KB", "empty-6.5MB", "empty-40MB", "empty-all"
+SCALE = "scale"
+FEW, MANY, MOST = "10 clients", "1,000 clients", "100,000 clients"
 Results = Mapping[str, Mapping[str, Result]]
 """By workload and contender."""
 
@@ -24,6 +26,18 @@ def cpu_ratio(results: Mapping[str, Result], one: str, other: str) -> float:
 def wall_ratio(results: Mapping[str, Result], one: str, other: str) -> float:
     """Median over rounds of the ratio of wall times."""
     return _ratio(results[one].wall, results[other].wall)
+
+
+def level(result: Result) -> float:
+    """Megabytes at the end of a round, median."""
+    return median(result.held)
+
+
+def growth(result: Result, rounds: int) -> float:
+    """Share by which memory grows in so many rounds: the slope of a line through all but the first quarter."""
+    settled = result.held[len(result.held) // 4 :]
+    slope = linear_regression(range(len(settled)), settled).slope if len(settled) > 1 else 0.0
+    return slope * rounds / level(result)
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,18 @@ BARS = (
     Bar(
         "the same, memory of FedLab over stock Flower", WHOLE, (RAY_2, STOCK), lambda r: r[RAY_2].tree / r[STOCK].tree,
         0.10,
+    ),
+    Bar(
+        "start with 100,000 clients, more than with 10", SCALE, (FEW, MOST), lambda r: r[MOST].start - r[FEW].start,
+        20.0, unit=" s", wall=True,
+    ),
+    Bar(
+        "memory with 100,000 clients over that with 1,000 and 10, largest over smallest", SCALE, (FEW, MANY, MOST),
+        lambda r: max(level(found) for found in r.values()) / min(level(found) for found in r.values()), 1.10,
+    ),
+    Bar(
+        "growth of memory over 200 rounds of 100,000 clients", SCALE, (MOST,), lambda r: growth(r[MOST], 200), 0.05,
+        unit=" of it",
     ),
 )  # fmt: skip
 

@@ -52,6 +52,7 @@ class Result:
         others: cores that others used meanwhile.
         driver: megabytes its first process held at most.
         tree: megabytes its process tree held at most, during rounds.
+        held: megabytes its process tree held at the end of each round.
     """
 
     start: float = 0.0
@@ -60,6 +61,7 @@ class Result:
     others: list[float] = field(default_factory=list)
     driver: float = 0.0
     tree: float = 0.0
+    held: list[float] = field(default_factory=list)
 
     @property
     def loaded(self) -> bool:
@@ -103,6 +105,7 @@ class _Running:
         result.wall.append(found["wall"])
         result.others.append(max(0.0, found["busy"] - found["cpu"]) / max(found["wall"], 0.1))
         result.driver = found["driver"]
+        result.held.append(found["held"])
 
     def close(self) -> None:
         if self._process.poll() is None:

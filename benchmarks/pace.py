@@ -30,7 +30,8 @@ class Pace:
         if self._began is not None:
             now = self._now()
             spent = {key: now[key] - began for key, began in self._began.items()}
-            self._report(**spent, driver=_peak())
+            held = sum(resident(process) for process in family(os.getpid()))
+            self._report(**spent, driver=_peak(), held=held)
         else:
             self._report(ready=True)
         if self._left == 0:

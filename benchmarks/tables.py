@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, STOCK, TRAIN, Results, Verdict, cpu_ratio
+from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, SCALE, STOCK, TRAIN, Results, Verdict, cpu_ratio, level
 from benchmarks.contest import Result
 from benchmarks.work import Work
 
@@ -35,9 +35,11 @@ def markdown(
     ]
     if TRAIN in results:
         parts += [f"### Training: {_described(works[TRAIN])}", _training(results[TRAIN], works[TRAIN])]
-    empty = {name: found for name, found in results.items() if name != TRAIN}
+    empty = _echoes(results)
     if empty:
         parts += ["### Empty rounds: clients send back what they got", _empty(empty, works)]
+    if SCALE in results:
+        parts += ["### Many clients: FedLab, 2 workers, clients send back what they got", _scale(results[SCALE])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -61,7 +63,7 @@ def plot(results: Results, works: Mapping[str, Work], path: Path) -> None:
         left.barh([name for name, _ in found], values, color=[_colour(name) for name, _ in found])
         left.invert_yaxis()
         left.set_xlabel("CPU ms a client, training")
-    empty = {name: found for name, found in results.items() if name != TRAIN}
+    empty = _echoes(results)
     names = [name for name in ORDER if any(name in found for found in empty.values())]
     for place, name in enumerate(names):
         held = [(index, median(found[name].wall)) for index, found in enumerate(empty.values()) if name in found]
@@ -79,6 +81,10 @@ def plot(results: Results, works: Mapping[str, Work], path: Path) -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)
+
+
+def _echoes(results: Results) -> Results:
+    return {name: found for name, found in results.items() if name not in (TRAIN, SCALE)}
 
 
 def _colour(name: str) -> str:
@@ -147,6 +153,20 @@ def _empty(results: Results, works: Mapping[str, Work]) -> str:
         "GB, first process", "s to the end of round 1",
     )  # fmt: skip
     return table(heads, rows)
+
+
+def _scale(results: Mapping[str, Result]) -> str:
+    rows = [
+        [
+            name,
+            f"{result.start:.1f}",
+            f"{median(result.wall):.3g}{' †' if result.loaded else ''}",
+            f"{level(result):.0f}",
+            f"{result.held[-1] - result.held[0]:+.0f} in {len(result.held)} rounds",
+        ]
+        for name, result in results.items()
+    ]
+    return table(("clients", "s to the end of round 1", "wall s a round", "MB, all processes", "MB more"), rows)
 
 
 def _seconds(result: Result) -> str:

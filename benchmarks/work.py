@@ -25,6 +25,7 @@ class Work:
         batch: batch size of one local epoch of SGD.
         lr: its learning rate.
         payload: float32 values of a model that clients send back as they got it; 0 trains `simple_cnn`.
+        indices: samples of the federation whose clients only echo, at least one each.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Work:
     batch: int = 10
     lr: float = 0.1
     payload: int = 0
+    indices: int = 0
 
     def to_json(self) -> str:
         """What a contender is given on its command line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,10 @@ class Paced(FedAvg):
         return []
 
 
-def main(work: Work, engine: str) -> None:
-    """The run."""
+def main(work: Work, engine: str, clients: str | None = None) -> None:
+    """The run, with another number of clients than the work's where one is given."""
+    if clients is not None:
+        work = replace(work, clients=int(clients), cohort=min(work.cohort, int(clients)))
     workers = {} if engine == "inline" else {"workers": int(engine)}
     config: dict[str, Any] = {
         "method": {"name": "supervised"},
@@ -109,7 +112,9 @@ def main(work: Work, engine: str) -> None:
 
 def _dataset(work: Work) -> Dataset:
     if work.payload:
-        return Dataset("empty", *(Samples({"index": np.arange(count)}) for count in (work.clients, 0)))
+        return Dataset(
+            "empty", *(Samples({"index": np.arange(count)}) for count in (max(work.clients, work.indices), 0))
+        )
     images, labels = work.data()
     scaled = np.clip(images / (2 * _RANGE) + 0.5, 0, 1).astype(np.float32)
     columns = {"image": scaled, "label": labels}
