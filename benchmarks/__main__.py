@@ -32,6 +32,7 @@ from benchmarks.bars import (
     judge,
 )
 from benchmarks.contest import Contender, contest
+from benchmarks.store import Measured, load, save
 from benchmarks.tables import insert, markdown, plot
 from benchmarks.work import Work
 
@@ -69,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contenders = dict(CONTENDERS)
     if asked.pfl_python:
         contenders[PFL] = Contender(PFL, "pfl_research", python=asked.pfl_python)
+    measured: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="fedlab-bench-") as folder:
-        results, works = {}, {}
         for work, names in workloads(folder).items():
             if asked.workload and work.name not in asked.workload:
                 continue
@@ -81,15 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 work = replace(work, rounds=asked.rounds + 1)
             _say(f"{work.name}: {', '.join(wanted)}")
             work.write_data()
-            results[work.name], works[work.name] = contest(work, [contenders[name] for name in wanted]), work
-    text = markdown(results, works, judge(results), _machine(), asked.quick)
-    print(text)
-    if asked.out:
-        out = Path(asked.out)
+            found = contest(work, [contenders[name] for name in wanted])
+            measured[work.name] = Measured(replace(work, folder=""), found, _machine(asked.quick))
+    out = Path(asked.out) if asked.out else None
+    if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        # what was measured before stays where it was not measured again
+        measured = {**load(out / "results.json"), **measured}
+        save(measured, out / "results.json")
+    text = markdown(measured, judge({name: found.results for name, found in measured.items()}))
+    print(text)
+    if out is not None:
         page = out / "RESULTS.md"
         page.write_text(insert(text, page.read_text(encoding="utf-8") if page.exists() else ""), encoding="utf-8")
-        plot(results, works, out / "results.png")
+        plot(measured, out / "results.png")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -103,7 +109,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _machine() -> str:
+def _machine(quick: bool) -> str:
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=True
@@ -111,7 +117,8 @@ def _machine() -> str:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {date.today()}, commit {commit}"
+    facts = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {date.today()}, commit {commit}"
+    return f"{facts}; A QUICK TRY, WHOSE FIGURES MEAN NOTHING" if quick else facts
 
 
 def _say(text: str) -> None:

@@ -6,40 +6,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, SCALE, STOCK, TRAIN, Results, Verdict, cpu_ratio, level
+from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, SCALE, STOCK, TRAIN, Verdict, cpu_ratio, level
 from benchmarks.contest import Result
+from benchmarks.store import Measured
 from benchmarks.work import Work
 
 ORDER = (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL)
 BEGIN, END = "<!-- written by make bench -->", "<!-- end -->"
 
 
-def markdown(
-    results: Results, works: Mapping[str, Work], verdicts: Sequence[Verdict], machine: str, quick: bool = False
-) -> str:
+def markdown(measured: Mapping[str, Measured], verdicts: Sequence[Verdict]) -> str:
     """The whole account.
 
     Args:
-        results: what was measured.
-        works: the workloads.
+        measured: by workload.
         verdicts: of the bars.
-        machine: where.
-        quick: it was a try, whose figures mean nothing.
     """
-    rounds = max((len(result.wall) for found in results.values() for result in found.values()), default=0)
     parts = [
-        f"Measured on {machine}.{' A QUICK TRY: the figures mean nothing.' if quick else ''}",
-        f"Medians of {rounds} rounds, in which the contenders took turns. † others used the machine meanwhile, so that "
-        "wall times say little; CPU times, over all processes of a contender, still compare.",
+        "Medians of rounds in which the contenders took turns, after one to warm up. † others used the machine "
+        "meanwhile, so that wall times say little; CPU times, over all processes of a contender, still compare.",
         _verdicts(verdicts),
     ]
-    if TRAIN in results:
-        parts += [f"### Training: {_described(works[TRAIN])}", _training(results[TRAIN], works[TRAIN])]
-    empty = _echoes(results)
-    if empty:
-        parts += ["### Empty rounds: clients send back what they got", _empty(empty, works)]
-    if SCALE in results:
-        parts += ["### Many clients: FedLab, 2 workers, clients send back what they got", _scale(results[SCALE])]
+    if TRAIN in measured:
+        found = measured[TRAIN]
+        parts += [f"### Training: {_described(found.work)}", _training(found.results, found.work), _where([found])]
+    if echoes := _echoes(measured):
+        parts += ["### Empty rounds: clients send back what they got", _empty(echoes), _where(echoes)]
+    if SCALE in measured:
+        found = measured[SCALE]
+        heading = f"### Many clients: FedLab, 2 workers, at most {found.work.cohort} clients a round that echo"
+        parts += [f"{heading} {found.work.payload * 4 / 1e6:.1f} MB", _scale(found.results), _where([found])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,31 +47,32 @@ def insert(text: str, page: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}"
 
 
-def plot(results: Results, works: Mapping[str, Work], path: Path) -> None:
+def plot(measured: Mapping[str, Measured], path: Path) -> None:
     """CPU of a client and time of an empty round, by contender."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    if TRAIN in results:
-        found = [(name, results[TRAIN][name]) for name in ORDER if name in results[TRAIN]]
-        values = [1000 * median(result.cpu) / works[TRAIN].cohort for _, result in found]
-        left.barh([name for name, _ in found], values, color=[_colour(name) for name, _ in found])
+    if TRAIN in measured:
+        results, work = measured[TRAIN].results, measured[TRAIN].work
+        present = [name for name in ORDER if name in results]
+        values = [1000 * median(results[name].cpu) / work.cohort for name in present]
+        left.barh(present, values, color=[_colour(name) for name in present])
         left.invert_yaxis()
         left.set_xlabel("CPU ms a client, training")
-    empty = _echoes(results)
-    names = [name for name in ORDER if any(name in found for found in empty.values())]
-    for place, name in enumerate(names):
-        held = [(index, median(found[name].wall)) for index, found in enumerate(empty.values()) if name in found]
-        shift = (place - (len(names) - 1) / 2) * 0.8 / len(names)
-        right.bar(
-            [index + shift for index, _ in held], [seconds for _, seconds in held], 0.8 / len(names), label=name,
-            color=_colour(name),
-        )  # fmt: skip
-    if empty:
+    if echoes := _echoes(measured):
+        names = [name for name in ORDER if any(name in found.results for found in echoes)]
+        for place, name in enumerate(names):
+            held = [(i, median(found.results[name].wall)) for i, found in enumerate(echoes) if name in found.results]
+            shift = (place - (len(names) - 1) / 2) * 0.8 / len(names)
+            right.bar(
+                [index + shift for index, _ in held], [seconds for _, seconds in held], 0.8 / len(names), label=name,
+                color=_colour(name),
+            )  # fmt: skip
         right.set_yscale("log")
-        labels = [f"{works[name].payload * 4 / 1e6:.3g} MB\n{works[name].cohort} clients" for name in empty]
-        right.set_xticks(range(len(empty)), labels)
+        right.set_xticks(
+            range(len(echoes)), [f"{f.work.payload * 4 / 1e6:.3g} MB\n{f.work.cohort:,} clients" for f in echoes]
+        )
         right.set_ylabel("seconds an empty round")
         right.legend(fontsize=7)
     for axes in (left, right):
@@ -83,8 +80,15 @@ def plot(results: Results, works: Mapping[str, Work], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def _echoes(results: Results) -> Results:
-    return {name: found for name, found in results.items() if name not in (TRAIN, SCALE)}
+def _echoes(measured: Mapping[str, Measured]) -> list[Measured]:
+    return [found for name, found in measured.items() if name not in (TRAIN, SCALE)]
+
+
+def _where(found: Sequence[Measured]) -> str:
+    """Rounds and machines of some workloads."""
+    rounds = sorted({len(result.wall) for part in found for result in part.results.values()})
+    machines = " and ".join(dict.fromkeys(part.machine for part in found))
+    return f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds, on {machines}."
 
 
 def _colour(name: str) -> str:
@@ -129,25 +133,22 @@ def _training(results: Mapping[str, Result], work: Work) -> str:
     return table(heads, rows)
 
 
-def _empty(results: Results, works: Mapping[str, Work]) -> str:
-    rows = []
-    for workload, found in results.items():
-        work = works[workload]
-        for name in ORDER:
-            if name in found:
-                result = found[name]
-                rows.append(
-                    [
-                        f"{work.payload * 4 / 1e6:.3g} MB",
-                        f"{work.cohort:,} of {work.clients:,}",
-                        name,
-                        _seconds(result),
-                        f"{1000 * median(result.cpu) / work.cohort:.1f}",
-                        f"{result.tree / 1000:.2f}",
-                        f"{result.driver / 1000:.2f}",
-                        f"{result.start:.1f}",
-                    ]
-                )
+def _empty(echoes: Sequence[Measured]) -> str:
+    rows = [
+        [
+            f"{found.work.payload * 4 / 1e6:.3g} MB",
+            f"{found.work.cohort:,} of {found.work.clients:,}",
+            name,
+            _seconds(result),
+            f"{1000 * median(result.cpu) / found.work.cohort:.1f}",
+            f"{result.tree / 1000:.2f}",
+            f"{result.driver / 1000:.2f}",
+            f"{result.start:.1f}",
+        ]
+        for found in echoes
+        for name in ORDER
+        if (result := found.results.get(name)) is not None
+    ]
     heads = (
         "payload", "clients", "contender", "wall s a round", "CPU ms a client", "GB, all processes",
         "GB, first process", "s to the end of round 1",

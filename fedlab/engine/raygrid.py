@@ -285,7 +285,8 @@ def _init_ray(cpus: int, address: str | None) -> bool:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         with _own_sigterm():
-            ray.init(num_cpus=cpus, **quiet)
+            # "local": Ray would rather join whatever cluster somebody has started on this machine
+            ray.init(address="local", num_cpus=cpus, **quiet)
         return True
     try:
         with _own_sigterm():

@@ -17,12 +17,28 @@ ROOT = Path(__file__).resolve().parents[2]
 def result(wall: float, cpu: float, *, others: float = 0.0, tree: float = 1000.0, rounds: int = 5) -> Any:
     from benchmarks.contest import Result
 
-    return Result(3.0, [cpu] * rounds, [wall] * rounds, [others] * rounds, tree / 2, tree)
+    return Result(3.0, [cpu] * rounds, [wall] * rounds, [others] * rounds, tree / 2, tree, [tree] * rounds)
 
 
 def measured(**changes: Any) -> dict[str, dict[str, Any]]:
     """Results that meet every bar, but for the changes."""
-    from benchmarks.bars import BARE, INLINE, LARGE, MIDDLE, PFL, RAY_1, RAY_2, SMALL, STOCK, TRAIN, WHOLE
+    from benchmarks.bars import (
+        BARE,
+        FEW,
+        INLINE,
+        LARGE,
+        MANY,
+        MIDDLE,
+        MOST,
+        PFL,
+        RAY_1,
+        RAY_2,
+        SCALE,
+        SMALL,
+        STOCK,
+        TRAIN,
+        WHOLE,
+    )  # fmt: skip
 
     ours = {"inline": result(10.2, 10.2), "ray1": result(10.5, 10.5), "ray2": result(6.0, 10.8), **changes}
     train = {
@@ -35,13 +51,14 @@ def measured(**changes: Any) -> dict[str, dict[str, Any]]:
     }
     empty = {RAY_2: result(0.2, 0.3), STOCK: result(2.5, 3.0)}
     whole = {RAY_2: changes.get("whole", result(2.0, 4.0)), STOCK: result(50.0, 60.0, tree=15_000.0)}
-    return {TRAIN: train, SMALL: empty, MIDDLE: empty, LARGE: empty, WHOLE: whole}
+    scale = {FEW: result(0.2, 0.3), MANY: result(0.2, 0.3), MOST: changes.get("most", result(0.2, 0.3, tree=1050.0))}
+    return {TRAIN: train, SMALL: empty, MIDDLE: empty, LARGE: empty, WHOLE: whole, SCALE: scale}
 
 
 def test_bars_are_met_missed_or_not_measured() -> None:
     from benchmarks.bars import STOCK, WHOLE, judge
 
-    assert [verdict.met for verdict in judge(measured())] == [True] * 10
+    assert [verdict.met for verdict in judge(measured())] == [True] * 13
     missed = [v.bar.text for v in judge(measured(inline=result(10.4, 10.4))) if not v.met]
     assert missed == ["CPU of FedLab inline over the bare loop"]
     results = measured()
@@ -51,6 +68,16 @@ def test_bars_are_met_missed_or_not_measured() -> None:
         "the same, memory of FedLab over stock Flower",
     ]
     assert {verdict.met for verdict in judge({})} == {None}
+
+
+def test_memory_that_grows_or_follows_the_number_of_clients_is_missed() -> None:
+    from benchmarks.bars import growth, judge
+
+    growing = result(0.2, 0.3, rounds=200)
+    growing.held = [1000.0 + 0.5 * round for round in range(200)]
+    assert growth(growing, 200) == pytest.approx(100 / 1050, rel=0.05)
+    assert [v.bar.text[:6] for v in judge(measured(most=growing)) if not v.met] == ["growth"]
+    assert [v.bar.text[:6] for v in judge(measured(most=result(0.2, 0.3, tree=1200.0))) if not v.met] == ["memory"]
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -74,23 +101,26 @@ def test_wall_times_on_a_machine_in_use_are_marked() -> None:
 def test_the_account_names_every_bar_and_contender(tmp_path: Path) -> None:
     from benchmarks.__main__ import CONTENDERS, workloads
     from benchmarks.bars import BARS, PFL, TRAIN, judge
+    from benchmarks.store import Measured, load, save
     from benchmarks.tables import insert, markdown, plot
 
     results = measured()
     works = {work.name: work for work in workloads("")}
-    text = markdown(results, works, judge(results), "a machine")
+    stored = {name: Measured(works[name], found, "a machine") for name, found in results.items()}
+    text = markdown(stored, judge(results))
     for bar in BARS:
         assert f"| {bar.text} | {bar.side} {bar.limit:g}{bar.unit} |" in text
     for name in (*CONTENDERS, PFL):
         assert f"| {name} |" in text
     assert "| FedLab inline | 204.0 | 1.020 | 10.2 | 3.0 |" in text
-    without = {name: dict(found) for name, found in results.items()}
-    del without[TRAIN][PFL]
-    assert "| pfl-research | not measured |" in markdown(without, works, judge(without), "a machine")
+    save(stored, tmp_path / "results.json")
+    assert markdown(load(tmp_path / "results.json"), judge(results)) == text
+    del results[TRAIN][PFL]
+    assert "| pfl-research | not measured |" in markdown(stored, judge(results))
 
     page = insert("first", "# Results\n\nBefore.\n")
     assert insert("second", page) == page.replace("first", "second")
-    plot(results, works, tmp_path / "plot.png")
+    plot(stored, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

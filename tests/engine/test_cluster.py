@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -71,14 +72,16 @@ cluster.shutdown()
 def run(folder: Path, name: str, engine: str) -> tuple[dict[str, object], str]:
     program = folder / "program.py"
     program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, str(program), str(folder), name, engine],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        env={**os.environ, "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"},
-    )
+    # where other programs do not look for a cluster to join; the paths of sockets must be short
+    with tempfile.TemporaryDirectory(prefix="ray") as place:
+        done = subprocess.run(
+            [sys.executable, str(program), str(folder), name, engine],
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+            env={**os.environ, "RAY_TMPDIR": place},
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     told: dict[str, object] = json.loads(done.stdout.splitlines()[-1]) if engine != "inline" else {}
     return told, done.stderr
