@@ -106,6 +106,7 @@ class ClientRuntime:
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
+        self._averaged: dict[Exchange, dict[str, Tensor]] = {}
         self._held_once: dict[str, int] = {}
         self._frozen: dict[tuple[str, ...], str] = {}
 
@@ -250,8 +251,11 @@ class ClientRuntime:
         }
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
-        averaged = set(exchange.up)
-        return {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in averaged}
+        if exchange not in self._averaged:
+            up = set(exchange.up)
+            found = {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in up}
+            self._averaged[exchange] = found
+        return self._averaged[exchange]
 
     def _draws(self, client: int, order: Order, phase: str) -> AbstractContextManager[None]:
         seed = self.setup.config.seed

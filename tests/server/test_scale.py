@@ -199,7 +199,7 @@ def test_a_hundred_thousand_clients_train_and_a_sample_is_evaluated(settings: Se
 
 def test_flowers_strategies_choose_whom_they_evaluate(settings: Settings, samples: Dataset) -> None:
     config = settings(federation__strategy="flower.FedAvg", evaluation__clients=2)
-    with pytest.raises(ConfigErrors, match="evaluation.clients = 2\n.*one of FedLab's own strategies"):
+    with pytest.raises(ConfigErrors, match=r"evaluation\.clients = 2\n.*one of FedLab's own strategies"):
         fedlab.run(config, data=samples)
 
 
