@@ -161,13 +161,17 @@ class WorkContext:
         optimiser.torch.zero_grad(set_to_none=True)
         # only what this optimiser moves: a matching loss also reaches network weights through its double backward
         torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
+        self._update(optimiser)
+        for name, term in named.items():
+            self.log(name, float(term.detach()))
+        return value
+
+    def _update(self, optimiser: Optimiser) -> None:
+        """One step along the gradients that the parameters hold."""
         self._before_update(optimiser)
         if optimiser.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(optimiser.parameters, optimiser.clip_norm)
         optimiser.torch.step()
-        for name, term in named.items():
-            self.log(name, float(term.detach()))
-        return value
 
     def _before_update(self, optimiser: Optimiser) -> None:
         """Hook for gradient corrections."""

@@ -34,6 +34,7 @@ from fedlab.preflight import preflight
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
+from fedlab.server.privacy import check_rounds
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import check_participants, make_strategy
@@ -206,6 +207,8 @@ def resume(
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
+    if rounds is not None:
+        check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = _ready(configure(run.config, changes), method, strategy, data, described=True)
     found = latest_checkpoint(run.folder.checkpoints)
