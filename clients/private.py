@@ -89,7 +89,8 @@ class PrivateTrainer(LocalTrainer):
         for name, p in parameters.items():
             noise = torch.randn(p.shape, generator=generator, dtype=p.dtype) * (self._noise * settings.clip)
             p.grad = (total.gradients[name] + self.place(noise)) / self._expected
-        self._update(optimiser)
+        self._before_update(optimiser)
+        optimiser.torch.step()
         self._steps += 1
         if size:
             within = float((total.norms <= settings.clip).double().mean())
