@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedlab.config import DevicesConfig, TrainingConfig
 from fedlab.errors import ConfigError, FedLabError
+from fedlab.privacy.poisson import local_steps
 from fedlab.seeding import numpy_generator
 from fedlab.server.availability import read_numbers
 
@@ -30,9 +31,20 @@ class Work:
     batch: int
 
 
-def planned(training: TrainingConfig, examples: int, down: int, up: int) -> Work:
-    """The round of a client with so many examples, as the configuration plans it."""
+def planned(training: TrainingConfig, examples: int, down: int, up: int, *, poisson: bool = False) -> Work:
+    """The round of a client with so many examples, as the configuration plans it.
+
+    Args:
+        training: the configuration.
+        examples: of the client.
+        down: bytes to it.
+        up: bytes from it.
+        poisson: its batches are drawn anew for every step, of that size on average (DP-SGD).
+    """
     batch = max(1, min(training.batch_size, examples))
+    if poisson:
+        steps = local_steps(training, examples)
+        return Work(down, up, steps, steps * batch, batch)
     if training.local_steps is not None:
         steps = training.local_steps if examples else 0
         return Work(down, up, steps, steps * batch, batch)

@@ -33,7 +33,7 @@ from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.ledger import Ledger, account
 from fedlab.server.participants import TrainingGrid, training_clients
 from fedlab.server.participation import Participation, Selection
-from fedlab.server.privacy import CentralMechanism, check_networks, make_account
+from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
 from fedlab.server.setup import ServerSetup
@@ -255,7 +255,7 @@ class FederatedLoop:
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
         up = sum(exchange.sizes[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
-        return planned(training, examples, down, up)
+        return planned(training, examples, down, up, poisson=isinstance(self.account, ExampleAccount))
 
     # what comes back
 

@@ -264,4 +264,7 @@ def _number(value: float | None) -> str:
 def _guarantee(spent: Mapping[str, Any] | None) -> str:
     if spent is None:
         return ""
-    return "no privacy" if spent["epsilon"] is None else f"ε {_number(spent['epsilon'])} at δ {spent['delta']:g}"
+    if spent["epsilon"] is None:
+        return "no privacy"
+    cost = f"ε {_number(spent['epsilon'])} at δ {spent['delta']:g}"
+    return f"{cost} ({spent['adjacency']}, {spent['sampling']})"

@@ -18,6 +18,7 @@ from fedlab.server.strategies.average import AveragingStrategy
 __all__ = [
     "Account",
     "CentralMechanism",
+    "ExampleAccount",
     "check_networks",
     "check_privacy",
     "check_rounds",
