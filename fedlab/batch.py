@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlab.check import check_config, check_data
+from fedlab.check import check_config, check_data, check_population
 from fedlab.config import Config, parse, set_dotted
 from fedlab.errors import ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run, load, run
 from fedlab.report.record import run_status
 from fedlab.report.values import human_seconds
-from fedlab.server.participation import check_sampled
-from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.server.strategies import make_strategy
 from fedlab.yamltree import unshared
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
@@ -205,8 +204,7 @@ def _check(config: Config, tried: dict[str, Registered | InputError]) -> None:
     seen = tried[data]
     if isinstance(seen, InputError):
         raise seen
-    check_participants(make_strategy(config.federation.strategy), seen.clients - len(seen.unseen))
-    check_sampled(config, seen.clients, seen.unseen)
+    check_population(config, make_strategy(config.federation.strategy), seen.clients, seen.unseen)
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fedlab.check import check_config, check_data
+from fedlab.check import check_config, check_data, check_population
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.received import ReceivedTensors
@@ -35,11 +35,10 @@ from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.participation import check_sampled
 from fedlab.server.privacy import check_rounds
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
-from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.server.strategies import make_strategy
 from fedlab.session import open_session, report_quietly
 from fedlab.tracking import History
 
@@ -283,8 +282,7 @@ def _ready(
     warnings = check_config(config, method=chosen, strategy=rule)
     federated = check_data(config, data)
     rule = rule if rule is not None else make_strategy(config.federation.strategy)
-    check_participants(rule, federated.num_clients - len(federated.unseen))
-    check_sampled(config, federated.num_clients, federated.unseen)
+    check_population(config, rule, federated.num_clients, federated.unseen)
     check_engine(config.engine)
     began = time.perf_counter()
     preflight(_setup(config, chosen, federated, Path()))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedlab.config import DevicesConfig, TrainingConfig
+from torch import nn
+
+from fedlab.compression import make_chain
+from fedlab.config import Component, DevicesConfig, TrainingConfig
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.privacy.poisson import local_steps
 from fedlab.seeding import numpy_generator
@@ -52,6 +56,23 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int, *, pois
     each = full if training.drop_last else math.ceil(examples / training.batch_size)
     seen = full * training.batch_size if training.drop_last else examples
     return Work(down, up, each * training.local_epochs, seen * training.local_epochs, batch)
+
+
+def upload_bytes(networks: nn.Module, compression: Sequence[Component]) -> dict[str, int]:
+    """Bytes of every network state on its way to the server; parameters alone are compressed.
+
+    Args:
+        networks: whose state.
+        compression: stages of uploads.
+    """
+    chain = make_chain(compression)
+    parameters = {name for name, _ in networks.named_parameters()}
+    return {
+        name: chain.nbytes(value.numel())
+        if chain and name in parameters and value.is_floating_point() and value.numel()
+        else value.numel() * value.element_size()
+        for name, value in networks.state_dict().items()
+    }
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from fedlab.method import Plan
 from fedlab.order import Order
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
-from fedlab.server.devices import Work, planned
+from fedlab.server.devices import Work, planned, upload_bytes
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.ledger import Ledger, account
@@ -66,6 +66,7 @@ class FederatedLoop:
         self.state = self.networks.state_dict()
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
+        self._upload = upload_bytes(self.networks, config.exchange.compression)
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
         self.participation, self.selection = Participation(config, self._examples), Selection()
         check_networks(config, self.exchange, self.networks)
@@ -253,7 +254,7 @@ class FederatedLoop:
         exchange, extra = self.exchange, self._algorithm_bytes()
         sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
-        up = sum(exchange.sizes[name] for name in exchange.up) + extra
+        up = sum(self._upload[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
         return planned(training, examples, down, up, poisson=isinstance(self.account, ExampleAccount))
 
