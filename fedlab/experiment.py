@@ -171,8 +171,9 @@ def run(
     tracking = job.config.tracking
     # from here on a run exists; all that can be refused has been
     folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
-    write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
-    return _execute(job, folder, until, command)
+    with folder.writing():
+        write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
+        return _execute(job, folder, until, command)
 
 
 def resume(
@@ -201,7 +202,7 @@ def resume(
         command: how this was started.
 
     Raises:
-        CheckpointError: no run folder, another data set, or nothing left to do.
+        CheckpointError: no run folder, another data set, nothing left to do, or another process is at it.
         ConfigError: an override that would change results.
     """
     run = load(path)
@@ -226,8 +227,9 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    _rewind(run.folder, start)
-    return _execute(job, run.folder, until, command, start, resumed=True)
+    with run.folder.writing():
+        _rewind(run.folder, start)
+        return _execute(job, run.folder, until, command, start, resumed=True)
 
 
 def load(path: str | Path) -> Run:
