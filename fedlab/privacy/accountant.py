@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from fedlab.errors import ConfigError
@@ -108,17 +109,22 @@ class GaussianStep:
 
 def composed_epsilon(steps: Mapping[GaussianStep, int], delta: float) -> float:
     """ε after so many steps of each kind at δ, for one example more or less; infinite where one has no noise."""
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-    from dp_accounting.rdp import RdpAccountant
-
     taken = {step: count for step, count in steps.items() if count}
     if not taken:
         return 0.0
     if any(step.noise_multiplier == 0 for step in taken):
         return math.inf
+    return _composed(tuple(sorted(taken.items())), delta)
+
+
+@lru_cache(maxsize=4096)  # clients of one size cost the same
+def _composed(steps: tuple[tuple[GaussianStep, int], ...], delta: float) -> float:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
     accountant = RdpAccountant()
     with _without_remarks():
-        for step, count in sorted(taken.items()):
+        for step, count in steps:
             accountant.compose(PoissonSampledDpEvent(step.rate, GaussianDpEvent(step.noise_multiplier)), count)
         return float(accountant.get_epsilon(delta))
 
@@ -150,7 +156,7 @@ def noise_multiplier_for(target: float, delta: float, steps: Mapping[float, int]
     bracket = dp_accounting.LowerEndpointAndGuess(0, 1)
     try:
         with _without_remarks():
-            found = dp_accounting.calibrate_dp_mechanism(accountant, event, target, delta, bracket, tol=unit / 2)
+            found = float(dp_accounting.calibrate_dp_mechanism(accountant, event, target, delta, bracket, tol=unit / 2))
     except dp_accounting.NoBracketIntervalFoundError:
         found = math.inf
     if found > _MOST_NOISE:

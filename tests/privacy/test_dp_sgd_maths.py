@@ -191,7 +191,7 @@ def test_steps_of_several_kinds_add_up_in_any_order() -> None:
 
 def test_the_account_says_nothing_of_orders_it_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        composed_epsilon({GaussianStep(0.1, 1.1): 1}, DELTA)
+        composed_epsilon({GaussianStep(0.1, 1.1): 17}, DELTA)
     assert not caplog.records
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedlab
-from fedlab.config import Config
+from fedlab.check import check_config
+from fedlab.config import Config, load_config
 from fedlab.context import FitContext
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment import Run
@@ -294,3 +295,10 @@ def test_more_rounds_than_the_noise_was_made_for_are_refused(settings: Settings,
     with pytest.raises(ConfigError, match="target_epsilon"):
         fedlab.resume(stopped.path, data=samples, rounds=3)
     assert spent(fedlab.resume(stopped.path, data=samples, rounds=2))[-1]["epsilon"] <= 4.0
+
+
+def test_the_example_is_a_configuration_that_is_accepted() -> None:
+    example = load_config(Path(__file__).resolve().parents[2] / "examples" / "dp_sgd.yaml")
+    assert example.privacy is not None
+    assert example.privacy.name == "dp_sgd"
+    assert check_config(example) == []
