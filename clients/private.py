@@ -101,7 +101,7 @@ class PrivateTrainer(LocalTrainer):
     def _moved(self, optimiser: Optimiser) -> dict[str, Tensor]:
         """The parameters that the optimiser moves, by name."""
         moved = {id(p) for p in optimiser.parameters if p.requires_grad}
-        named = {name: p for name, p in self.networks.named_parameters() if id(p) in moved}
+        named: dict[str, Tensor] = {n: p for n, p in self.networks.named_parameters() if id(p) in moved}
         if len(named) < len(moved):
             raise FedLabError(f"{self._who} trains parameters outside its networks, which DP-SGD cannot reach")
         return named

@@ -148,7 +148,7 @@ def _method_errors(config: Config, method: Method) -> list[InputError]:
 def _run_errors(config: Config) -> list[InputError]:
     federation, drift = config.federation, [drift.name for drift in config.data.drift]
     limit = config.training.clip_norm
-    plain = {
+    plain: dict[str, tuple[object, object, str]] = {
         "federation.mode": (federation.mode, "synchronous", "how often a client trains is not known otherwise"),
         "federation.on_client_error": (federation.on_client_error, "stop", "who fails may depend on its data"),
         "training.clip_norm": (limit, None, "privacy.clip limits the gradient of each example"),
