@@ -114,7 +114,6 @@ class ClientRuntime:
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
-        self._averaged: dict[Exchange, dict[str, Tensor]] = {}
         self._held_once: dict[str, int] = {}
         self._frozen: dict[tuple[str, ...], str] = {}
 
@@ -271,11 +270,8 @@ class ClientRuntime:
         return Calibration(privacy.settings, stages)
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
-        if exchange not in self._averaged:
-            up = set(exchange.up)
-            found = {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in up}
-            self._averaged[exchange] = found
-        return self._averaged[exchange]
+        averaged = set(exchange.up)
+        return {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in averaged}
 
     def _draws(self, client: int, order: Order, phase: str) -> AbstractContextManager[None]:
         seed = self.setup.config.seed

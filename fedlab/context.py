@@ -186,8 +186,7 @@ class WorkContext:
             NotFiniteError: the loss is NaN or infinite; nothing has been changed.
         """
         named = dict(terms) if isinstance(terms, Mapping) else {"loss": terms}
-        scalars = [term.reshape(()) for term in named.values()]
-        total = scalars[0] if len(scalars) == 1 else torch.stack(scalars).sum()
+        total = torch.stack([term.reshape(()) for term in named.values()]).sum()
         value = float(total.detach())
         if not math.isfinite(value):
             values = ", ".join(f"{name} = {float(term.detach())}" for name, term in named.items())

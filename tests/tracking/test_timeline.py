@@ -66,7 +66,9 @@ def test_a_run_leaves_its_timeline(tmp_path: Path) -> None:
         "supervised",
         overrides=[
             "engine.name=inline", "federation.rounds=2", "evaluation.every=1", "model.width=4",
-            "data.source.train_per_domain=20", "data.source.test_per_domain=10", "tracking.console=quiet", "tracking.tensorboard=false",
+            "data.source.train_per_domain=20", "data.source.test_per_domain=10",
+            "tracking.console=quiet",
+            "tracking.tensorboard=false",
             f"tracking.folder={tmp_path}",
         ],
     )  # fmt: skip
