@@ -70,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     contenders = dict(CONTENDERS)
     if asked.pfl_python:
         contenders[PFL] = Contender(PFL, "pfl_research", python=asked.pfl_python)
+    out = Path(asked.out) if asked.out else None
     measured: dict[str, Measured] = {}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        measured = load(out / "results.json")  # what was measured before stays where it is not measured again
     with tempfile.TemporaryDirectory(prefix="fedlab-bench-") as folder:
         for work, names in workloads(folder).items():
             if asked.workload and work.name not in asked.workload:
@@ -84,12 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             work.write_data()
             found = contest(work, [contenders[name] for name in wanted])
             measured[work.name] = Measured(replace(work, folder=""), found, _machine(asked.quick))
-    out = Path(asked.out) if asked.out else None
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        # what was measured before stays where it was not measured again
-        measured = {**load(out / "results.json"), **measured}
-        save(measured, out / "results.json")
+            if out is not None:
+                save(measured, out / "results.json")
     text = markdown(measured, judge({name: found.results for name, found in measured.items()}))
     print(text)
     if out is not None:
