@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def read_audio(path: Path, key: str = "data.source.path") -> tuple[np.ndarray, i
         raise DataError(key, str(path), "a sound file: there is none", "mend the name in labels.csv, or add the file")
     try:
         samples, rate = _read_wav(path) if path.suffix.lower() in WAV_SUFFIXES else _read_other(path, key)
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, struct.error) as error:
         raise DataError(key, str(path), "a readable sound file", f"convert it to 16-bit WAV ({error})") from error
     mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples
     if not np.isfinite(mono).all():

@@ -56,7 +56,7 @@ class Reconstruction(nn.Module):
 
     def __init__(self, settings: ASiTSettings) -> None:
         super().__init__()
-        s, narrow = settings, max(1, settings.width // 6)
+        s, narrow = settings, settings.reconstruction_width
         self.mlp = nn.Sequential(
             nn.Linear(s.width, s.width),
             nn.GELU(),

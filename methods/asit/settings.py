@@ -41,6 +41,7 @@ class ASiTSettings(Section):
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the student's last block")
     hidden: Positive = Field(default=2048, description="hidden width of the projection MLP")
     bottleneck: Positive = Field(default=256, description="width in which cosines are taken")
+    reconstruction_width: Positive = Field(default=128, description="channels before patches become pixels")
     class_prototypes: int = Field(default=8192, ge=2, description="K_c")
     patch_prototypes: int = Field(default=1024, ge=2, description="K_p")
     # losses (§3.4)
