@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 _DRAWN = 32  # blocks at a time
 
 
@@ -79,7 +78,8 @@ def block_mask(
         lefts = rng.integers(0, width - align, _DRAWN, endpoint=True) // align * align
         bottoms = tops + np.rint(np.minimum(rng.integers(align, highest, _DRAWN), height - tops) / align) * align
         rights = lefts + np.rint(np.minimum(rng.integers(align, widest, _DRAWN), width - lefts) / align) * align
-        for top, bottom, left, right in zip(*(ends.astype(int).tolist() for ends in (tops, bottoms, lefts, rights)), strict=True):
+        # plain integers index much faster than NumPy's
+        for top, bottom, left, right in np.stack([tops, bottoms, lefts, rights], axis=1).astype(int).tolist():
             if covered >= share * height * width:
                 return mask
             part = mask[top:bottom, left:right]
@@ -95,5 +95,4 @@ def apply(clean: Tensor, corruption: Corruption) -> Tensor:
         corruption: on the device of `clean`.
     """
     mask, replaced, partner = corruption
-    foreign = torch.where(replaced[:, None, None], clean[partner], torch.zeros((), dtype=clean.dtype))
-    return torch.where(mask, foreign, clean)
+    return torch.where(mask, torch.where(replaced[:, None, None], clean[partner], 0.0), clean)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from fedlab.context import EvaluationContext, ServerContext
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.errors import DataError
-from fedlab.metrics.probes import linear_probe, nearest_neighbours
 from fedlab.methods.asit import views
 from fedlab.methods.asit.settings import ASiTSettings
+from fedlab.metrics.probes import linear_probe, nearest_neighbours
 
 KEY = "reconstruction"
 _START = "start"
 _CHUNK = 256
+_SETS = ("probe", "test")
 _UNIFORM, _SINGLE = 0.99, 0.1  # relative entropies beyond which targets say nothing
 
 
@@ -75,9 +76,6 @@ def remember_start(ctx: ServerContext, s: ASiTSettings) -> None:
     ctx.state[_START] = torch.tensor([start, linear_probe(*sides[0], *sides[1], s.probe_strength)])
 
 
-_SETS = ("probe", "test")
-
-
 @torch.no_grad()
 def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     """Linear probe and 5-NN on the teacher's mean patch token and class token; mean average precision instead of
@@ -112,16 +110,16 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
         teacher(ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0]))
         for batch in _batches(ctx, "test")
     ]
-    measured, alarm = {}, False
+    measured: dict[str, float] = {}
+    alarm = False
     for kind, center in (("classes", centers.classes), ("patches", centers.patches)):
-        targets = sharpened(
-            torch.cat([getattr(part, kind) for part in parts]), center.value, s.teacher_temperature[1]
-        )
+        targets = sharpened(torch.cat([getattr(part, kind) for part in parts]), center.value, s.teacher_temperature[1])
         size = targets.shape[1]
         single = float(entropy(targets).mean()) / math.log(size)
         marginal = float(entropy(targets.mean(0))) / math.log(size)
         norm = float(center.value.norm()) / math.sqrt(size)
-        measured |= {f"target_entropy_{kind}": single, f"marginal_entropy_{kind}": marginal, f"center_norm_{kind}": norm}
+        figures = {"target_entropy": single, "marginal_entropy": marginal, "center_norm": norm}
+        measured |= {f"{name}_{kind}": value for name, value in figures.items()}
         alarm |= single > _UNIFORM or marginal < _SINGLE or not norm <= 1
     return {**measured, "collapse_alarm": float(alarm)}
 

@@ -40,4 +40,4 @@ def reconstruction_loss(reconstruction: Tensor, clean: Tensor, mask: Tensor) -> 
         mask: truth values, likewise.
     """
     errors = (reconstruction.float() - clean).abs()
-    return torch.where(mask, errors, torch.zeros((), dtype=errors.dtype)).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, errors, 0.0).sum() / mask.sum().clamp(min=1)

@@ -47,7 +47,8 @@ class ASiT(Method):
     def build(self, task: Task) -> dict[str, nn.Module]:
         s = self.settings
         if "audio" not in task.columns or len(task.columns["audio"][1]) != 1:
-            raise DataError("data.source", list(task.columns), "clips in a column 'audio'", "use sounds or audio_folder")
+            fix = "use the source sounds or audio_folder"
+            raise DataError("data.source", list(task.columns), "clips in a column 'audio'", fix)
         size = views.input_size(s, s.window)
         student, teacher = Student(s, size), Teacher(s, size)
         teacher.load_state_dict({n: v for n, v in student.state_dict().items() if not n.startswith("reconstruction.")})
@@ -155,7 +156,8 @@ class ASiT(Method):
             t = nets["teacher"](clean)
         frozen = epoch < s.freeze_prototypes_epochs
         logits, reconstruction = nets["student"].outputs(views.corrupted(clean, batch), frozen=frozen)
-        τ_t, τ_s, c = linear(epoch, s.temperature_epochs, *s.teacher_temperature), s.student_temperature, nets["centers"]
+        τ_t, τ_s = linear(epoch, s.temperature_epochs, *s.teacher_temperature), s.student_temperature
+        c = nets["centers"]
         p_c, p_p = sharpened(t.classes, c.classes.value, τ_t), sharpened(t.patches, c.patches.value, τ_t)
         step.scratch["means"] = t.classes.float().mean(0), t.patches.float().mean(0)
         step.log("target_entropy_class", float(entropy(p_c).mean()) / np.log(s.class_prototypes))

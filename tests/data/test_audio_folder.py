@@ -149,7 +149,8 @@ def test_nan_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "scale", "offset"), [(np.uint8, 127, 128), (np.int16, 32767, 0), (np.int32, 2**31 - 1, 0), (np.float32, 1, 0)]
+    ("dtype", "scale", "offset"),
+    [(np.uint8, 127, 128), (np.int16, 32767, 0), (np.int32, 2**31 - 1, 0), (np.float32, 1, 0)],
 )
 def test_every_width_of_pcm_is_scaled_to_one_and_channels_are_averaged(
     tmp_path: Path, dtype: Any, scale: float, offset: float

@@ -41,7 +41,9 @@ def test_a_single_block_is_176_by_37_at_most_and_not_aligned_with_patches() -> N
         mask = gmml.block_mask(SIZE, 1e-9, rng)
         rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
         assert mask.sum() == len(rows) * len(columns)
-        highs.add(len(rows)), wides.add(len(columns)), tops.add(int(rows[0]) % 16)
+        highs.add(len(rows))
+        wides.add(len(columns))
+        tops.add(int(rows[0]) % 16)
     assert (min(highs), max(highs)) == (1, 176)
     assert (min(wides), max(wides)) == (1, 37)
     assert tops == set(range(16))

@@ -77,7 +77,7 @@ def test_reconstruction_counts_corrupted_pixels_of_the_whole_batch_alone() -> No
     mask = torch.rand(3, 16, 8, generator=generator) < torch.tensor([0.1, 0.5, 0.9])[:, None, None]
     guess = torch.where(mask, clean + 1, 100 * torch.randn(3, 16, 8)).requires_grad_()
     loss = reconstruction_loss(guess, clean, mask)
-    assert float(loss) == pytest.approx(1, abs=1e-6)
+    assert loss.item() == pytest.approx(1, abs=1e-6)
     (gradient,) = torch.autograd.grad(loss, guess)
     assert not gradient[~mask].any()
     assert gradient[mask].all()
@@ -130,7 +130,8 @@ def test_teacher_starts_as_the_student_and_the_mlp_is_shared_by_both_kinds_of_to
     assert float(logits.classes.abs().max()) <= 1 + 1e-6  # cosines
     scaled = nets["student"].projection.mlp[-1]
     with torch.no_grad():
-        scaled.weight.mul_(3), scaled.bias.mul_(3)
+        for p in scaled.parameters():
+            p.mul_(3)
     torch.testing.assert_close(nets["student"].projection(tokens).patches, logits.patches)
 
 

@@ -97,11 +97,13 @@ def test_without_corruption_the_student_sees_clean_views() -> None:
 
 def test_the_waveforms_mean_does_not_matter() -> None:
     clip = torch.randn(1, 5280, generator=generator())
-    torch.testing.assert_close(views.spectrogram(settings(), clip + 0.5), views.spectrogram(settings(), clip), atol=1e-3, rtol=0)
+    shifted = views.spectrogram(settings(), clip + 0.5)
+    torch.testing.assert_close(shifted, views.spectrogram(settings(), clip), atol=1e-3, rtol=0)
 
 
 def test_incomplete_batches_are_dropped_unless_they_are_all_there_is() -> None:
-    sizes = [[len(part) for part in views.batches_of({"audio": torch.zeros(n, 2)}, 8, generator())] for n in (0, 5, 8, 21)]
+    drawn_from = [views.batches_of({"audio": torch.zeros(n, 2)}, 8, generator()) for n in (0, 5, 8, 21)]
+    sizes = [[len(part) for part in parts] for parts in drawn_from]
     assert sizes == [[], [5], [8], [8, 8]]
     drawn = torch.cat(list(views.batches_of({"audio": torch.zeros(16, 2)}, 8, generator())))
     assert sorted(drawn.tolist()) == list(range(16))
@@ -111,10 +113,12 @@ def test_statistics_are_those_of_all_frames_without_the_padding() -> None:
     s, clips = settings(), torch.randn(3, 4000, generator=generator())
     clips[1, 2000:] = 0
     length = torch.tensor([4000, 2000, 4000])
-    sums = views.statistics(s, iter([{"audio": clips[:2], "length": length[:2]}, {"audio": clips[2:], "length": length[2:]}]))
+    halves = [{"audio": clips[part], "length": length[part]} for part in (slice(2), slice(2, 3))]
+    sums = views.statistics(s, iter(halves))
     bank = FilterBank(8000, 32)
     assert sums[0] == 32 * (2 * bank.frames(4000) + bank.frames(2000))
-    whole = torch.cat([bank((c - c.mean())[None])[0, : bank.frames(int(n))] for c, n in zip(clips, length, strict=True)])
+    parts = [bank((clip - clip.mean())[None])[0] for clip in clips]
+    whole = torch.cat([part[: bank.frames(int(n))] for part, n in zip(parts, length, strict=True)])
     assert float(sums[1] / sums[0]) == pytest.approx(float(whole.mean()), abs=0.05)
 
 

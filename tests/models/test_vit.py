@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from fedlab.models.vit import ViT
 
 
-def small(**changes: object) -> ViT:
+def small(**changes: Any) -> ViT:
     torch.manual_seed(0)
-    settings: dict[str, object] = {"patch": 8, "width": 32, "depth": 3, "heads": 4}
-    return ViT((64, 32), **{**settings, **changes})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"patch": 8, "width": 32, "depth": 3, "heads": 4}
+    return ViT((64, 32), **{**settings, **changes})
 
 
 def test_the_papers_backbone_has_85482240_parameters() -> None:
@@ -64,6 +66,7 @@ def test_a_skipped_residual_is_skipped_for_a_whole_sample_and_kept_in_the_mean()
     assert float(kept.mean()) == pytest.approx(1, abs=0.05)
 
 
+@torch.no_grad()
 def test_initial_weights() -> None:
     vit = small(width=256, heads=4)
     assert float(vit.blocks[0].qkv.weight.std()) == pytest.approx(0.02, rel=0.05)

@@ -75,7 +75,8 @@ class AudioFolder:
 
     def load(self, seed: int) -> Dataset:
         if self.missing():
-            raise DataError(_KEY, self.settings.path, f"a folder with {self.settings.table}", "see methods/asit/README.md")
+            expected = f"a folder with {self.settings.table}"
+            raise DataError(_KEY, self.settings.path, expected, "see methods/asit/README.md")
         by_split = self._split(self._rows())
         for split in ("train", "test"):
             if not by_split[split]:
@@ -110,7 +111,8 @@ class AudioFolder:
         files = [row.file for row in rows]
         if len(set(files)) < len(files):
             twice = next(name for name in files if files.count(name) > 1)
-            raise DataError(str(self.table), twice, "every file in one row", "several labels go into one cell: 'dog;rain'")
+            fix = "several labels go into one cell: 'dog;rain'"
+            raise DataError(str(self.table), twice, "every file in one row", fix)
         return rows
 
     def _check_header(self, header: Sequence[str]) -> None:
@@ -178,7 +180,8 @@ class AudioFolder:
             )
         if len(clip) < s.shortest * rate:
             found = f"{path}, {len(clip) / rate:.3f} s"
-            raise DataError(_KEY, found, f"at least {s.shortest:g} s", "take its row out, or lower data.source.shortest")
+            fix = "take its row out, or lower data.source.shortest"
+            raise DataError(_KEY, found, f"at least {s.shortest:g} s", fix)
         return resampled(clip, rate, s.rate)
 
 
