@@ -90,7 +90,9 @@ def heatmaps(
     wide = 8.0 / columns
     with rc_context():
         rcdefaults()
-        figure = Figure(figsize=(8.4, max(0.6, min(wide * height / width, wide)) * rows + 0.4), layout="constrained")
+        tall = max(0.6, min(wide * height / width, wide)) * rows + 0.4
+        figure = Figure(figsize=(8.4, tall))
+        figure.subplots_adjust(0.04, 0.05 / tall, 0.99, 1 - 0.3 / tall, wspace=0.03, hspace=0.06)
         places = figure.subplots(rows, columns, squeeze=False)
         for row, column in np.ndindex(rows, columns):
             place = places[row, column]
