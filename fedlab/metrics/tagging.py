@@ -18,8 +18,9 @@ _FURTHEST = 20.0  # logits
 class TagPrecision:
     """Binned mean average precision (``map``) of any number of batches, clients or workers.
 
-    Exact average precision needs every sample's score in one place. Counts at 401 thresholds, evenly spaced in logits
-    from −20 to 20, merge by addition instead; scores that share a bin count as tied.
+    Exact average precision needs every sample's score in one place. Counts at 401 thresholds merge by addition instead;
+    scores that share a bin count as tied. Thresholds are the cubes of an even grid, from −20 to 20 in logits: bins are
+    0.1 wide where a trained model's scores are and far narrower around 0, where an untrained one's crowd.
 
     Args:
         num_classes: K.
@@ -28,7 +29,8 @@ class TagPrecision:
     def __init__(self, num_classes: int) -> None:
         from torchmetrics.classification import MultilabelAveragePrecision
 
-        thresholds = torch.linspace(-_FURTHEST, _FURTHEST, _THRESHOLDS, dtype=torch.float64).sigmoid()
+        grid = torch.linspace(-1, 1, _THRESHOLDS, dtype=torch.float64)
+        thresholds = (_FURTHEST * grid**3).sigmoid()
         self.num_classes = num_classes
         self._metric = SumMetrics(
             {"map": MultilabelAveragePrecision(num_classes, average="none", thresholds=thresholds)}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.context import EvaluationContext, ServerContext
+from fedlab.errors import ConfigError, DataError
 from fedlab.method import Batch, Step, Task
 from fedlab.methods.asit import views
 from fedlab.methods.asit.settings import ASiTSettings
@@ -19,6 +20,20 @@ from fedlab.metrics.probes import mean_average_precision
 
 _LATE = "late/"
 _CHUNK = 256
+
+
+def check_labels(s: ASiTSettings, task: Task) -> None:
+    """Refuse data whose labels the classifier cannot learn.
+
+    Raises:
+        DataError: the clients' clips have no labels.
+        ConfigError: a loss for one label where clips have several.
+    """
+    if not {"label", "tags"} & task.columns.keys():
+        fix = "label every clip of train and test, or set method.finetune_rounds to 0"
+        raise DataError("data.source", "no labels", "labelled clips to fine-tune on", fix)
+    if s.finetune_loss == "ce" and "tags" in task.columns:
+        raise ConfigError("method.finetune_loss", "ce", "bce or auto where clips may have several labels")
 
 
 def take_over(networks: nn.ModuleDict, s: ASiTSettings) -> None:

@@ -59,8 +59,7 @@ class ASiT(Method):
             "normaliser": Normaliser(s.mean, s.std),
         }
         if s.finetune_rounds:
-            if not task.num_classes:
-                raise DataError("data.source", "no labels", "labelled clips where method.finetune_rounds > 0")
+            finetuning.check_labels(s, task)
             networks["tagger"] = Tagger(s, size, task.num_classes)
         return networks
 

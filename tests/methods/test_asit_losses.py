@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ class Lab:
         self.method = ASiT(ASiTSettings(**{**SMALL, **settings}))
         self.s: ASiTSettings = self.method.settings
         torch.manual_seed(0)
-        task: Any = type("Task", (), {"columns": AUDIO, "num_classes": 3})()
+        task: Any = SimpleNamespace(columns=AUDIO, num_classes=3)
         self.nets: Any = nn.ModuleDict(self.method.build(task))
         clips = torch.randn(6, 12_800, generator=torch.Generator().manual_seed(1))
         self.columns = {"audio": clips, "length": torch.full((6,), 12_800)}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 import fedlab
 from fedlab.checkpoint import load_checkpoint
 from fedlab.config import Config, parse
+from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.sounds import Sounds, SoundsSettings
 from fedlab.errors import ConfigError, ConfigErrors, DataError
 from fedlab.job import make_method
 
@@ -210,11 +213,19 @@ def test_what_is_measured(reference: fedlab.Run) -> None:
     assert {p.name for p in reference.folder.figures.glob("*.png")} == {f"repairs-000{r}.png" for r in (0, 1, 3)}
 
 
-def test_without_a_probe_set_there_are_no_probes(asit: Start, tmp_path: Path) -> None:
-    from fedlab.data.samples import Dataset
-    from fedlab.data.sources.sounds import Sounds, SoundsSettings
+def sounds() -> Dataset:
+    return Sounds(SoundsSettings(train=24, test=16, probe=16, seconds=0.5)).load(0)
 
-    full = Sounds(SoundsSettings(train=24, test=12, probe=1, seconds=0.5)).load(0)
+
+def with_tags(samples: Samples) -> Samples:
+    """Every clip has its class and the next one."""
+    columns = dict(samples.columns)
+    tags = np.eye(8, dtype=np.uint8)[columns.pop("label")]
+    return replace(samples, columns={**columns, "tags": tags | np.roll(tags, 1, axis=1)})
+
+
+def test_without_a_probe_set_there_are_no_probes(asit: Start) -> None:
+    full = sounds()
     done = asit("federation.rounds=1", "evaluation.every=1", data=Dataset("bare", full.train, full.test))
     assert done.metrics.get("server", {}) == {}
     assert done.metrics["mean"]["masked_l1"] > 0
@@ -242,6 +253,28 @@ def test_the_last_rounds_train_a_tagger_alone(tuned: fedlab.Run) -> None:
         }
     assert "accuracy" in tuned.metrics["mean"]
     assert 0 <= tuned.metrics["server"]["finetune_accuracy"] <= 1
+
+
+def test_clips_with_several_labels_are_scored_by_mean_average_precision(asit: Start) -> None:
+    full = sounds()
+    train, test, probe = map(with_tags, (full.train, full.test, full.server["probe"]))
+    data = Dataset("tags", train, test, {"probe": probe, "test": test})
+    done = asit(*TUNE, "method.finetune_training={lr: 0.05}", data=data)
+    assert "bce" in done.history.rounds[-1]["train"]
+    assert set(done.metrics["pooled"]) == {"map"}
+    # counts of all clients merge to the value on all test clips, up to the bins
+    assert done.metrics["pooled"]["map"] == pytest.approx(done.metrics["server"]["finetune_map"], abs=0.03)
+    with pytest.raises(ConfigError, match=r"method\.finetune_loss"):
+        asit(*TUNE, "method.finetune_loss=ce", data=data)
+
+
+def test_labels_are_needed_to_fine_tune_and_not_before(asit: Start) -> None:
+    full = sounds()
+    bare = [replace(s, columns={n: v for n, v in s.columns.items() if n != "label"}) for s in (full.train, full.test)]
+    data = Dataset("bare", *bare)
+    assert asit("federation.rounds=1", data=data).metrics["mean"]["masked_l1"] > 0
+    with pytest.raises(DataError, match="no labels"):
+        asit(*TUNE, data=data)
 
 
 def test_the_tagger_starts_from_the_teacher(asit: Start) -> None:

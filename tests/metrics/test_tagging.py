@@ -15,8 +15,10 @@ def predictions() -> tuple[torch.Tensor, torch.Tensor]:
     return 3 * torch.randn(200, 5, generator=generator) + 2 * tags - 4, tags
 
 
-def test_the_binned_value_is_close_to_the_exact_one() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_the_binned_value_is_close_to_the_exact_one(scale: float) -> None:
     logits, tags = predictions()
+    logits = scale * logits
     metric = TagPrecision(5)
     metric.update(logits, tags)
     assert metric.compute()["map"] == pytest.approx(mean_average_precision(logits.numpy(), tags.numpy()), abs=0.01)
