@@ -95,7 +95,7 @@ def heatmaps(
         figure.subplots_adjust(0.04, 0.05 / tall, 0.99, 1 - 0.3 / tall, wspace=0.03, hspace=0.06)
         places = figure.subplots(rows, columns, squeeze=False)
         for row, column in np.ndindex(rows, columns):
-            place = places[row, column]
+            place: Any = places[row, column]
             low, high = float(values[row].min()), float(values[row].max())
             place.imshow(values[row, column], cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             place.set(xticks=[], yticks=[])

@@ -58,7 +58,8 @@ class FilterBank:
         before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
         spectrum = torch.fft.rfft((frames - _PREEMPHASIS * before) * window, n=self.fft)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ triangles).clamp(min=_FLOOR).log()
+        log_mel: Tensor = (power @ triangles).clamp(min=_FLOOR).log()
+        return log_mel
 
 
 @lru_cache

@@ -72,4 +72,5 @@ def prototype_cross_entropy(targets: Tensor, logits: Tensor, temperature: float)
 
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy in nats along the last axis, with 0 · log 0 = 0."""
-    return torch.special.entr(probabilities).sum(-1)
+    summed: Tensor = torch.special.entr(probabilities).sum(-1)
+    return summed

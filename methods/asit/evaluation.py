@@ -105,7 +105,8 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     name the same prototype (marginal < 0.1), or where the centre has left the cosines' range.
     """
     ctx.networks.eval()
-    teacher, centers = ctx.networks["teacher"], ctx.networks["centers"]
+    centers: Any = ctx.networks["centers"]
+    teacher = ctx.networks["teacher"]
     parts = [
         teacher(ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0]))
         for batch in _batches(ctx, "test")

@@ -38,7 +38,9 @@ def check_labels(s: ASiTSettings, task: Task) -> None:
 
 def take_over(networks: nn.ModuleDict, s: ASiTSettings) -> None:
     """The tagger starts from the pre-trained backbone."""
-    networks["tagger"].backbone.load_state_dict(networks[s.finetune_from].backbone.state_dict())
+    tagger: Any = networks["tagger"]
+    pretrained: Any = networks[s.finetune_from]
+    tagger.backbone.load_state_dict(pretrained.backbone.state_dict())
 
 
 def schedule(s: ASiTSettings, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:

@@ -27,8 +27,8 @@ from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
 from fedlab.pictures import Picture
 
-_TEACHER_MODES = {"average": "average", "server_ema": "server", "reset": "local", "local": "local"}
-_STATISTICS_MODES = {"global": "once", "local": "local", "fixed": "frozen"}
+_TEACHER_MODES: Any = {"average": "average", "server_ema": "server", "reset": "local", "local": "local"}
+_STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}
 
 
 class ASiT(Method):
@@ -72,14 +72,13 @@ class ASiT(Method):
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """Before fine-tuning all but the tagger, then the tagger alone; who rests stays where it is."""
         s, tuning = self.settings, bool(plan["finetune"])
-        rest: Any = "local"
         groups = (
-            Group("student", ("student",), rest if tuning else "average"),
-            Group("teacher", ("teacher",), rest if tuning else _TEACHER_MODES[s.teacher_sync]),
-            Group("centers", ("centers",), rest if tuning or s.teacher_sync == "local" else "average"),
+            Group("student", ("student",), "local" if tuning else "average"),
+            Group("teacher", ("teacher",), "local" if tuning else _TEACHER_MODES[s.teacher_sync]),
+            Group("centers", ("centers",), "local" if tuning or s.teacher_sync == "local" else "average"),
             Group("statistics", ("normaliser",), _STATISTICS_MODES[s.statistics]),
         )
-        tagger = Group("tagger", ("tagger",), "average" if tuning else rest)
+        tagger = Group("tagger", ("tagger",), "average" if tuning else "local")
         return (*groups, tagger) if s.finetune_rounds else groups
 
     # before the first round
@@ -90,7 +89,8 @@ class ASiT(Method):
         return {"sums": views.statistics(self.settings, ctx.iterate(ctx.data))}
 
     def server_prepare(self, ctx: ServerContext) -> None:
-        s, normaliser = self.settings, ctx.networks["normaliser"]
+        s = self.settings
+        normaliser: Any = ctx.networks["normaliser"]
         if s.statistics == "global":
             normaliser.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
         elif s.statistics == "local" and "probe" in ctx.data:
@@ -134,12 +134,14 @@ class ASiT(Method):
 
     def _epoch(self, step: Step) -> int:
         """Which of the `epochs` parts of pre-training a step is in."""
-        return step.global_step * self.settings.epochs // self._steps(step)
+        epochs: int = self.settings.epochs
+        return step.global_step * epochs // self._steps(step)
 
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if s.statistics == "local":
-            ctx.networks["normaliser"].set(views.statistics(s, ctx.iterate(ctx.data)))
+            normaliser: Any = ctx.networks["normaliser"]
+            normaliser.set(views.statistics(s, ctx.iterate(ctx.data)))
         if s.teacher_sync == "reset" and not ctx.plan["finetune"]:
             ema_update(ctx.networks["teacher"], ctx.networks["student"], 0.0)
         ctx.train()
@@ -173,7 +175,8 @@ class ASiT(Method):
         """Centres, then the teacher: m from 0.996 to 1 by cosine."""
         if step.plan["finetune"]:
             return
-        s, centers = self.settings, networks["centers"]
+        s = self.settings
+        centers: Any = networks["centers"]
         step.scratch["steps"] = step.scratch.get("steps", 0) + 1
         for center, mean in zip((centers.classes, centers.patches), step.scratch.pop("means"), strict=True):
             center.update(mean)
@@ -205,7 +208,7 @@ class ASiT(Method):
         if s.teacher_sync == "reset":
             ema_update(teacher, student, 0.0)
         elif s.teacher_sync != "average" and ctx.results:
-            steps = np.mean([float(answer["steps"]) for answer in ctx.results.values()])
+            steps = float(np.mean([float(answer["steps"]) for answer in ctx.results.values()]))
             total = int(ctx.plan["pretraining"])
             ema_update(teacher, student, cosine(2 * ctx.round - 1, 2 * total, s.momentum, 1.0) ** steps)
 
@@ -218,7 +221,9 @@ class ASiT(Method):
         return torch.cat(evaluation.features(self.settings, networks, batch), dim=1)
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
-        return (finetuning if ctx.plan["finetune"] else evaluation).evaluate(ctx, self.settings)
+        if ctx.plan["finetune"]:
+            return finetuning.evaluate(ctx, self.settings)
+        return evaluation.evaluate(ctx, self.settings)
 
     def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
         return evaluation.values(sums) if evaluation.KEY in sums else finetuning.values(sums, task)

@@ -97,8 +97,10 @@ def corruption(s: ASiTSettings, placed: Tensor, batch: int, generator: torch.Gen
             "replaced": torch.zeros(count, dtype=torch.bool, device=placed.device),
             "partner": torch.arange(count, device=placed.device),
         }
-    settings = {"drop": s.drop, "replace": s.replace, "block": s.block, "align": s.align}
-    drawn = [gmml.draw(batch, size, generator, **settings) for _ in range(len(placed) // batch)]
+    drawn = [
+        gmml.draw(batch, size, generator, drop=s.drop, replace=s.replace, block=s.block, align=s.align)
+        for _ in range(len(placed) // batch)
+    ]
     whole = gmml.Corruption(
         torch.cat([view.mask for view in drawn]),
         torch.cat([view.replaced for view in drawn]),
@@ -129,7 +131,7 @@ def finetuning_clips(s: ASiTSettings, batch: Batch, generator: torch.Generator) 
     fbank = spectrogram(s, waveforms)
     (bins, frames), (height, width) = s.finetune_masks, fbank.shape[1:]
     keep = _stripes(count, height, frames, rng)[:, :, None] & _stripes(count, width, bins, rng)[:, None]
-    labels = {name: batch[name] for name in ("label", "tags") if name in batch}
+    labels: Batch = {name: batch[name] for name in ("label", "tags") if name in batch}
     drawn = {"keep": _beside(torch.from_numpy(keep), audio), "partner": partner, "share": share}
     return {"fbank": fbank, **drawn, **labels}
 

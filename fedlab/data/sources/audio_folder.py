@@ -161,7 +161,8 @@ class AudioFolder:
         for index, row in enumerate(rows):
             clip = self._clip(self.root / row.file)[: audio.shape[1]]
             audio[index, : len(clip)], length[index] = clip, len(clip)
-        columns = {"audio": audio, "length": length, "domain": names.codes(names.devices, [r.device for r in rows])}
+        columns: dict[str, np.ndarray] = {"audio": audio, "length": length}
+        columns["domain"] = names.codes(names.devices, [row.device for row in rows])
         if names.groups:
             columns["group"] = names.codes(names.groups, [row.speaker for row in rows])
         if labelled and names.classes:

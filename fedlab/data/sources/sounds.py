@@ -117,7 +117,8 @@ def _steady(t: np.ndarray, rate: int, pitch: float, rng: np.random.Generator) ->
 def _am(t: np.ndarray, rate: int, pitch: float, rng: np.random.Generator) -> np.ndarray:
     depth = rng.uniform(0.6, 1.0)
     swell = 1 + depth * np.sin(2 * np.pi * rng.uniform(4, 12) * t + rng.uniform(0, 2 * np.pi))
-    return swell * _sine(pitch, t, rate, rng)
+    tone: np.ndarray = swell * _sine(pitch, t, rate, rng)
+    return tone
 
 
 def _vibrato(t: np.ndarray, rate: int, pitch: float, rng: np.random.Generator) -> np.ndarray:
@@ -149,7 +150,8 @@ def _bursts(t: np.ndarray, rate: int, pitch: float, rng: np.random.Generator) ->
 def _plucks(t: np.ndarray, rate: int, pitch: float, rng: np.random.Generator) -> np.ndarray:
     speed = rng.uniform(2, 6)
     since = ((speed * t + rng.random()) % 1) / speed
-    return np.exp(-since * rng.uniform(8, 25)) * _sine(pitch, t, rate, rng)
+    plucked: np.ndarray = np.exp(-since * rng.uniform(8, 25)) * _sine(pitch, t, rate, rng)
+    return plucked
 
 
 _MAKERS: dict[str, Callable[[np.ndarray, int, float, np.random.Generator], np.ndarray]] = {
