@@ -102,7 +102,8 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
 
     By kind of token: ``target_entropy`` of a single target and ``marginal_entropy`` of the mean target, both over
     ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where single targets are uniform (> 0.99), where all
-    name the same prototype (marginal < 0.1), or where the centre has left the cosines' range.
+    name the same prototype (marginal < 0.1), or where the centre has left the cosines' range. Where centres are the
+    clients' own, the test clips' mean stands in.
     """
     ctx.networks.eval()
     centers: Any = ctx.networks["centers"]
@@ -113,12 +114,14 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     ]
     measured: dict[str, float] = {}
     alarm = False
-    for kind, center in (("classes", centers.classes), ("patches", centers.patches)):
-        targets = sharpened(torch.cat([getattr(part, kind) for part in parts]), center.value, s.teacher_temperature[1])
+    for kind, held in (("classes", centers.classes.value), ("patches", centers.patches.value)):
+        logits = torch.cat([getattr(part, kind) for part in parts]).float()
+        center = logits.mean(0) if s.teacher_sync == "local" else held
+        targets = sharpened(logits, center, s.teacher_temperature[1])
         size = targets.shape[1]
         single = float(entropy(targets).mean()) / math.log(size)
         marginal = float(entropy(targets.mean(0))) / math.log(size)
-        norm = float(center.value.norm()) / math.sqrt(size)
+        norm = float(center.norm()) / math.sqrt(size)
         figures = {"target_entropy": single, "marginal_entropy": marginal, "center_norm": norm}
         measured |= {f"{name}_{kind}": value for name, value in figures.items()}
         alarm |= single > _UNIFORM or marginal < _SINGLE or not norm <= 1

@@ -107,7 +107,8 @@ class ASiT(Method):
     def batches(self, plan: Plan) -> Batches:
         s = self.settings
         if plan["finetune"]:
-            return Batches(collate=lambda batch, generator: views.finetuning_clips(s, batch, generator))
+            sampler = views.balanced_batches if s.finetune_balanced else None
+            return Batches(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
         return Batches(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:

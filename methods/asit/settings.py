@@ -77,6 +77,9 @@ class ASiTSettings(Section):
         default="auto", description="auto: ce for one label a clip, bce for several"
     )
     finetune_mixup: Share = Field(default=0.0, description="share of clips mixed with another, λ ~ Beta(10, 10)")
+    finetune_balanced: bool = Field(
+        default=False, description="draw clips with replacement, those of rare classes more often"
+    )
     finetune_masks: tuple[int, int] = Field(default=(0, 0), description="SpecAugment: bins and frames masked at most")
     finetune_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the learning rate")
     finetune_decay_from: Positive = Field(default=5, description="fine-tuning rounds done before the first decay")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedlab.data.filterbank import FilterBank
 from fedlab.distill import gmml
@@ -66,6 +67,16 @@ def batches_of(columns: Mapping[str, Tensor], batch_size: int, generator: torch.
         yield order
     for start in range(0, len(order) - batch_size + 1, batch_size):
         yield order[start : start + batch_size]
+
+
+def balanced_batches(columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """As many clips as there are, with replacement, each as likely as the sum of 1 / (size of its class) (AST)."""
+    tags = columns["tags"].double() if "tags" in columns else F.one_hot(columns["label"]).double()
+    likely = (tags / tags.sum(0).clamp(min=1)).sum(1)
+    if not likely.any():
+        likely = torch.ones_like(likely)
+    drawn = torch.multinomial(torch.as_tensor(likely, device="cpu"), len(likely), True, generator=generator)
+    yield from drawn.split(batch_size)
 
 
 def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:

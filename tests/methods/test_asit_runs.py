@@ -298,6 +298,7 @@ def averaged(asit: Start) -> fedlab.Run:
     return asit(*TUNE, "method.finetune_average=2")
 
 
+@pytest.mark.slow
 def test_late_weights_are_averaged(asit: Start, averaged: fedlab.Run) -> None:
     plain = asit(*TUNE, until=2), asit(*TUNE)
     first, second, mean = (weights(run, "tagger.") for run in (*plain, averaged))
@@ -305,6 +306,7 @@ def test_late_weights_are_averaged(asit: Start, averaged: fedlab.Run) -> None:
         torch.testing.assert_close(value, (first[name] + second[name]) / 2)
 
 
+@pytest.mark.slow
 def test_speaker_identification_pools_over_tokens_and_projects(asit: Start) -> None:
     done = asit(*TUNE, "method.finetune_pool=mean", "method.finetune_projector=6", "method.finetune_loss=bce")
     shapes = {n.removeprefix("network/tagger.head."): tuple(v.shape) for n, v in weights(done, "tagger.head.").items()}
@@ -312,6 +314,7 @@ def test_speaker_identification_pools_over_tokens_and_projects(asit: Start) -> N
     assert "bce" in done.history.rounds[-1]["train"]
 
 
+@pytest.mark.slow
 def test_a_resumed_fine_tuning_is_the_fine_tuning(asit: Start, averaged: fedlab.Run) -> None:
     resumed = fedlab.resume(asit(*TUNE, "method.finetune_average=2", until=2).path)
     assert same(weights(resumed), weights(averaged))

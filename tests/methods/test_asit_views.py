@@ -150,6 +150,17 @@ def test_mixup_mixes_waveforms_and_says_by_how_much() -> None:
     assert torch.equal(clips["label"], batch["label"])
 
 
+def test_balanced_batches_draw_rare_classes_as_often_as_frequent_ones() -> None:
+    labels = torch.tensor([0] * 900 + [1] * 100)
+    for columns in ({"label": labels}, {"tags": torch.eye(2, dtype=torch.uint8)[labels]}):
+        batches = list(views.balanced_batches(columns, 64, generator()))
+        assert {len(part) for part in batches[:-1]} == {64}
+        drawn = labels[torch.cat(batches)]
+        assert len(drawn) == 1000
+        assert float(drawn.float().mean()) == pytest.approx(0.5, abs=0.05)
+    assert len(torch.cat(list(views.balanced_batches({"tags": torch.zeros(9, 3)}, 4, generator())))) == 9
+
+
 def test_without_augmentation_clips_are_as_they_are() -> None:
     clips = views.finetuning_clips(settings(), {"audio": torch.randn(5, 5280), "label": torch.arange(5)}, generator())
     assert torch.equal(clips["share"], torch.ones(5, 1))
