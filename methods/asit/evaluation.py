@@ -21,7 +21,7 @@ KEY = "reconstruction"
 _START = "start"
 _CHUNK = 256
 _SETS = ("probe", "test")
-_UNIFORM, _SINGLE = 0.99, 0.1  # relative entropies beyond which targets say nothing
+_TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
 
 
 # on the clients
@@ -101,9 +101,9 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     """Whether the teacher's targets still tell clips and patches apart.
 
     By kind of token: ``target_entropy`` of a single target and ``marginal_entropy`` of the mean target, both over
-    ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where single targets are uniform (> 0.99), where all
-    name the same prototype (marginal < 0.1), or where the centre has left the cosines' range. Where centres are the
-    clients' own, the test clips' mean stands in.
+    ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where the two entropies differ by less than 0.01, since
+    then all targets are alike, be they uniform or all for one prototype, or where the centre has left the cosines'
+    range. Where centres are the clients' own, the test clips' mean stands in.
     """
     ctx.networks.eval()
     centers: Any = ctx.networks["centers"]
@@ -124,7 +124,7 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
         norm = float(center.norm()) / math.sqrt(size)
         figures = {"target_entropy": single, "marginal_entropy": marginal, "center_norm": norm}
         measured |= {f"{name}_{kind}": value for name, value in figures.items()}
-        alarm |= single > _UNIFORM or marginal < _SINGLE or not norm <= 1
+        alarm |= not (marginal - single >= _TELLING and norm <= 1)
     return {**measured, "collapse_alarm": float(alarm)}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedlab.distill.prototypes import sharpened
 from fedlab.method import Step
-from fedlab.methods.asit import views
+from fedlab.methods.asit import evaluation, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.method import ASiT
 from fedlab.methods.asit.networks import Normaliser
@@ -234,6 +234,32 @@ def test_prototypes_rest_in_the_first_epochs_if_asked_to(lab: Callable[..., Lab]
     default = lab()
     torch.stack(list(default.loss(0).values())).sum().backward()
     assert default.nets["student"].projection.classes.weight.grad is not None
+
+
+@pytest.mark.parametrize("way", ["distinct", "constant", "uniform", "single"])
+def test_targets_that_do_not_differ_raise_the_alarm(lab: Callable[..., Lab], way: str) -> None:
+    it, clips = lab(), torch.randn(24, 12_800, generator=torch.Generator().manual_seed(3))
+    clips *= torch.linspace(0.01, 1, 24)[:, None]
+    head, centers = it.nets["teacher"].projection, it.nets["centers"]
+    with torch.no_grad():
+        for p in it.nets["teacher"].parameters():
+            p.mul_(8)  # far from the untrained state, in which class tokens hardly differ
+        if way != "distinct":
+            head.mlp[-1].weight.zero_()
+            head.mlp[-1].bias.fill_(1.0)
+        if way == "uniform":
+            for center, kind in ((centers.classes, head.classes), (centers.patches, head.patches)):
+                center.value.copy_(kind.directions().sum(1) / 8**0.5)
+        if way == "single":
+            head.classes.weight[0] = 1.0
+            head.classes.weight[1:] = -1.0
+    context: Any = SimpleNamespace(networks=it.nets, data={"test": {"audio": clips}}, iterate=lambda c, n: [c])
+    measured = evaluation.collapse(context, it.s)
+    assert measured["collapse_alarm"] == (way != "distinct")
+    if way == "uniform":
+        assert measured["target_entropy_classes"] == pytest.approx(1, abs=1e-5)
+    if way == "single":
+        assert measured["marginal_entropy_classes"] == pytest.approx(0, abs=1e-5)
 
 
 def test_normalisation_has_its_factor_two_and_takes_pooled_statistics() -> None:
