@@ -7,31 +7,27 @@ Symbols: E_i, F_i patch embeddings and features of stage i; O_i, Ê_i what the d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedlab.context import EvaluationContext, FigureContext, ServerContext
-from fedlab.distill.dense import hierarchical_context_loss, pixel_cross_entropy
-from fedlab.distill.precision import full_precision
-from fedlab.errors import ConfigError
+from fedlab.distill.dense import pixel_cross_entropy
 from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
 from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.distiller import CrossSelectiveFusion, Distiller, EmbeddingAssistant, GLMixer
+from fedlab.methods.transkd.losses import embedding_loss, feature_loss
 from fedlab.methods.transkd.pictures import overlays
 from fedlab.methods.transkd.segformer import SegFormer
-from fedlab.methods.transkd.settings import TransKDSettings, check
+from fedlab.methods.transkd.settings import TransKDSettings, check, check_task
+from fedlab.methods.transkd.teacher import make_ready
 from fedlab.metrics import Segmentation
 from fedlab.pictures import Picture
 
-STRIDE = 4
-"""Image pixels per position of the logits and of the masks."""
-TEACHING, HELD_OUT = "teacher", "test"
-"""Sample sets of the server: what its teacher is trained on, and what it tests both networks on."""
+HELD_OUT = "test"
+"""The server's sample set that it tests both networks on."""
 
 
 class TransKD(Method):
@@ -49,7 +45,7 @@ class TransKD(Method):
     def build(self, task: Task) -> dict[str, nn.Module]:
         """The student first, so that it starts alike with and without distillation; the teacher is filled later."""
         s = self.settings
-        self._check_task(task)
+        check_task(s, task)
         channels, outputs = task.input_shape[0], task.num_classes + s.void_logit
         networks: dict[str, nn.Module] = {"student": SegFormer(s.student, channels, outputs)}
         if s.distils:
@@ -64,25 +60,6 @@ class TransKD(Method):
             networks["teacher"] = SegFormer(s.teacher, channels, outputs)
         return networks
 
-    def _check_task(self, task: Task) -> None:
-        weights: tuple[float, ...] | None = self.settings.class_weights
-        if "mask" not in task.columns:
-            raise ConfigError("data.source", sorted(task.columns), "images with masks", "see the sources scenes, masks")
-        height, width = task.input_shape[1:]
-        (_, mask) = task.columns["mask"]
-        if height % STRIDE or width % STRIDE or mask != (height // STRIDE, width // STRIDE):
-            expected = f"sides that {STRIDE} divides, and masks of 1/{STRIDE} of them"
-            fix = f"set data.source.size to multiples of {STRIDE}, and data.source.stride: {STRIDE}"
-            raise ConfigError("data.source", f"images {height}×{width}, masks {mask}", expected, fix)
-        if self.settings.csf and max(height, width) <= 32:
-            raise ConfigError(
-                "data.source", f"images {height}×{width}", "more than 32 pixels: CSF needs a map in stage 4"
-            )
-        if weights is not None and len(weights) != task.num_classes:
-            raise ConfigError(
-                "method.class_weights", len(weights), f"{task.num_classes} numbers", ", ".join(task.class_names)
-            )
-
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """§6: student and distiller are averaged; the teacher is sent once and never comes back."""
         s = self.settings
@@ -93,53 +70,9 @@ class TransKD(Method):
         distiller = Group("distiller", ("distiller",), mode=mode, buffers=s.buffers)
         return student, distiller, Group("teacher", ("teacher",), mode="once")
 
-    # the teacher
-
     def server_prepare(self, ctx: ServerContext) -> None:
-        """Load and train the teacher; a start from ``init`` is in the networks already."""
-        s = self.settings
-        if not s.distils:
-            return
-        teacher = cast(SegFormer, ctx.networks["teacher"])
-        whole = teacher.load_pretrained(s.pretrained, "method.pretrained") if s.pretrained else True
-        if s.teacher_steps:
-            if TEACHING not in ctx.data:
-                raise ConfigError(
-                    "method.teacher_steps", s.teacher_steps, f"a server sample set {TEACHING!r}",
-                    f"this source holds {', '.join(ctx.data) or 'none'}; see methods/transkd/README.md",
-                )  # fmt: skip
-            learnt = ctx.cached("transkd-teacher", self._teacher_key(ctx, teacher), partial(self._teach, ctx, teacher))
-            teacher.load_state_dict(dict(learnt))
-        elif not whole:
-            raise ConfigError(
-                "method.pretrained", s.pretrained, "a whole segmentation network with these classes",
-                "its encoder alone is a start: set method.teacher_steps",
-            )  # fmt: skip
-
-    def _teacher_key(self, ctx: ServerContext, teacher: SegFormer) -> dict[str, Any]:
-        names = {"teacher", "class_weights", "flip", "translate", "teacher_steps", "teacher_batch", "void_logit"}
-        start = torch.stack([v.double().square().sum() for v in teacher.state_dict().values()]).sum()
-        training = ctx.training.model_dump(mode="json", include={"lr", "optimiser", "weight_decay", "betas", "eps"})
-        return {**self.settings.model_dump(mode="json", include=names), **training, "start": float(start)}
-
-    def _teach(self, ctx: ServerContext, teacher: SegFormer) -> dict[str, Tensor]:
-        """Cross-entropy under the run's optimiser, its rate falling linearly to 0."""
-        s = self.settings
-        teacher.train().requires_grad_()
-        optimiser = ctx.optimiser(teacher.parameters())
-        per_epoch = -(-len(ctx.data[TEACHING]["image"]) // s.teacher_batch)
-        batches = ctx.iterate(
-            ctx.data[TEACHING], s.teacher_batch, -(-s.teacher_steps // per_epoch), shuffle="teacher batches"
-        )
-        generator = ctx.generator("teacher augmentation")
-        for step, batch in zip(ctx.steps(s.teacher_steps), batches, strict=False):
-            optimiser.set(lambda group, left=1 - step / s.teacher_steps: {"lr": group["lr"] * left})
-            batch = self._augmented(batch, generator)
-            with ctx.autocast():
-                logits = teacher(batch["image"])
-            ctx.step({"teacher_ce": self._cross_entropy(logits, batch["mask"])}, optimiser)
-        teacher.eval().requires_grad_(False)
-        return teacher.state_dict()
+        if self.settings.distils:
+            make_ready(ctx, self.settings, self._augmented, self._cross_entropy)
 
     # the client's round
 
@@ -167,10 +100,9 @@ class TransKD(Method):
             taught = cast(SegFormer, networks["teacher"]).encode(images)
         targets = networks["distiller"](images, seen)
         if targets.features:
-            pairs = zip(targets.features, taught.features, strict=True)
-            terms["csf"] = torch.stack([hierarchical_context_loss(o, f) for o, f in pairs]).sum()
+            terms["csf"] = feature_loss(targets.features, taught.features)
         if targets.embeddings:
-            terms["pea"] = embedding_alignment(targets.embeddings, taught.embeddings, self.settings.betas)
+            terms["pea"] = embedding_loss(targets.embeddings, taught.embeddings, self.settings.betas)
         return terms
 
     def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
@@ -206,23 +138,6 @@ class TransKD(Method):
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         return overlays(ctx, ctx.data.get(HELD_OUT) or ctx.client_test(0))
-
-
-def embedding_alignment(
-    embeddings: Mapping[int, Tensor], teacher: tuple[Tensor, ...], weights: Mapping[int, float]
-) -> Tensor:
-    """L_PEA = Σ β_i MSE(Ê_i, E_i^T).
-
-    Args:
-        embeddings: Ê_i (B, N_i, C_i^T) by stage from 0.
-        teacher: E_i^T of all stages.
-        weights: β by stage from 0.
-    """
-    terms = []
-    for stage, aligned in embeddings.items():
-        with full_precision(aligned, teacher[stage]) as (student, target):
-            terms.append(weights[stage] * F.mse_loss(student, target))
-    return torch.stack(terms).sum()
 
 
 @torch.no_grad()
