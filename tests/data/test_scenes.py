@@ -32,7 +32,8 @@ def test_masks_are_a_quarter_of_the_images_and_the_server_has_its_own() -> None:
         assert parts[name]["mask"].shape == (count, 8, 8)
         assert parts[name].class_names == CLASSES
     assert len(dataset.server["test"]) == 3
-    images = np.concatenate([part["image"].reshape(len(part), -1) for part in (*parts.values(), dataset.server["test"])])
+    every = (*parts.values(), dataset.server["test"])
+    images = np.concatenate([part["image"].reshape(len(part), -1) for part in every])
     assert len(np.unique(images, axis=0)) == 23
 
 
