@@ -43,12 +43,13 @@ class TransKD(Method):
         return check(self.settings, config)
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        """The student first, so that it starts alike with and without distillation; the teacher is filled later."""
+        """The student first and the distiller last, so that the two others start alike in every variant."""
         s = self.settings
         check_task(s, task)
         channels, outputs = task.input_shape[0], task.num_classes + s.void_logit
         networks: dict[str, nn.Module] = {"student": SegFormer(s.student, channels, outputs)}
         if s.distils:
+            networks["teacher"] = SegFormer(s.teacher, channels, outputs)
             widths = s.student.widths, s.teacher.widths
             networks["distiller"] = Distiller(
                 *widths,
@@ -57,7 +58,6 @@ class TransKD(Method):
                 mixer=GLMixer(widths[0][-1], s.gl_residual) if s.variant == "gl" else None,
                 assistant=EmbeddingAssistant(*widths, channels) if s.variant == "ea" else None,
             )
-            networks["teacher"] = SegFormer(s.teacher, channels, outputs)
         return networks
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:

@@ -76,7 +76,7 @@ def test_parameter_counts_are_the_papers(
 def test_acdcs_networks_are_the_same(paper_networks: Callable[..., nn.ModuleDict]) -> None:
     streets = {**STREETS, "image": ("float32", (3, 512, 912)), "mask": ("int64", (128, 228))}
     networks = paper_networks("transkd", streets, CITYSCAPES, file="paper_acdc.yaml")
-    assert [parameters(networks[role]) for role in networks] == [3_719_284, 843_840, 27_362_004]
+    assert [parameters(networks[role]) for role in networks] == [3_719_284, 27_362_004, 843_840]
 
 
 @pytest.fixture(scope="module")

@@ -106,7 +106,7 @@ def draw_scenes(count: int, size: int, rng: np.random.Generator) -> tuple[np.nda
 
 def _background(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """A smooth field of mixtures of the shapes' colours, (n, 3, size, size)."""
-    weights = rng.dirichlet(np.full(len(_COLOURS), 0.5), (count, 5, 5))
+    weights = rng.dirichlet(np.full(len(_COLOURS), 0.25), (count, 5, 5))
     coarse = np.moveaxis(weights @ _COLOURS, -1, 1).astype(np.float32)
     return resize(coarse, size)
 
