@@ -103,7 +103,7 @@ class GLMixer(nn.Module):
         attended = attended.transpose(1, 2).reshape(batch, tokens, dim)
         along = embeddings.transpose(1, 2)
         local = (self.value(along) * self.gate(along).sigmoid()).transpose(1, 2)
-        mixed = self.alpha_global * self.projection(attended) + self.alpha_local * local
+        mixed: Tensor = self.alpha_global * self.projection(attended) + self.alpha_local * local
         return mixed + embeddings if self.residual else mixed
 
 

@@ -66,8 +66,9 @@ class TransKD(Method):
         student = Group("student", ("student",), buffers=s.buffers)
         if not s.distils:
             return (student,)
-        mode = "average" if s.distiller == "shared" else "local"
-        distiller = Group("distiller", ("distiller",), mode=mode, buffers=s.buffers)
+        distiller = Group(
+            "distiller", ("distiller",), mode="local" if s.distiller == "local" else "average", buffers=s.buffers
+        )
         return student, distiller, Group("teacher", ("teacher",), mode="once")
 
     def server_prepare(self, ctx: ServerContext) -> None:

@@ -46,7 +46,9 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
 
 def _overlay(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
     """RGB images with masks (n, h, w) laid over them; class indices outside 0…K−1 are left as they are."""
-    palette = torch.tensor([colorsys.hsv_to_rgb(k / num_classes, 0.9, 1.0) for k in range(num_classes)])
+    # the first class, most often the ground, in grey: its colour would drown the others
+    hues = [colorsys.hsv_to_rgb(k / num_classes, 0.9, 1.0) for k in range(num_classes - 1)]
+    palette = torch.tensor([(0.5, 0.5, 0.5), *hues])
     full = F.interpolate(masks[:, None].float(), size=images.shape[2:], mode="nearest")[:, 0].long()
     known = ((full >= 0) & (full < num_classes))[:, None]
     colours = palette[full.clamp(0, num_classes - 1)].permute(0, 3, 1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -71,10 +71,14 @@ def _learn(
     epochs = -(-s.teacher_steps // per_epoch)
     batches = ctx.iterate(samples, s.teacher_batch, epochs, shuffle="teacher batches")
     for step, batch in zip(ctx.steps(s.teacher_steps), batches, strict=False):
-        optimiser.set(lambda group, left=1 - step / s.teacher_steps: {"lr": group["lr"] * left})
+        optimiser.set(partial(_rate, 1 - step / s.teacher_steps))
         batch = augment(batch, generator)
         with ctx.autocast():
             logits = teacher(batch["image"])
         ctx.step({"teacher_ce": criterion(logits, batch["mask"])}, optimiser)
     teacher.eval().requires_grad_(False)
     return teacher.state_dict()
+
+
+def _rate(factor: float, group: Mapping[str, Any]) -> Mapping[str, float]:
+    return {"lr": group["lr"] * factor}

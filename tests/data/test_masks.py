@@ -73,6 +73,15 @@ def test_sub_folders_are_domains_and_owners_and_the_server_has_sets_of_its_own(t
     assert dataset.server["teacher"].domain_names == ("all",)
 
 
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    pair(tmp_path / "elsewhere", "a")
+    for split in ("train", "test"):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            (tmp_path / split / kind / "fog").symlink_to(tmp_path / "elsewhere" / kind)
+    assert load(tmp_path).train.domain_names == ("fog",)
+
+
 def test_names_with_ends_of_their_own_pair_up(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save(tmp_path / split / "images" / "city" / "x_leftImg8bit.png", np.zeros((8, 8, 3), np.uint8))

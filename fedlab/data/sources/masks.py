@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ class Masks:
             if not needed.is_dir():
                 raise DataError(_KEY, str(folder), f"a folder {needed.name}/ in it", "see data.source.path")
         pairs = []
-        for path in sorted(images.rglob("*")):
+        # unlike rglob, walk follows links: data sets are linked into place rather than copied
+        found = (Path(parent) / name for parent, _, names in os.walk(images, followlinks=True) for name in names)
+        for path in sorted(found):
             place = path.relative_to(images)
             if path.suffix.lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in place.parts):
                 continue
@@ -138,7 +141,9 @@ class Masks:
         return table
 
     def _samples(self, split: str, pairs: Sequence[_Pair], table: ClassTable, domains: tuple[str, ...]) -> Samples:
-        s, images, masks = self.settings, [], []
+        s = self.settings
+        images: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
         if not pairs:
             raise DataError(_KEY, str(self.root), f"{split} images", "raise data.source.test_fraction, or add images")
         for pair in pairs:

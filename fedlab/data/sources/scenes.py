@@ -138,8 +138,8 @@ def under(images: np.ndarray, condition: Condition, rng: np.random.Generator) ->
         images = 0.35 * images * np.array([0.8, 0.85, 1.1], np.float32)[:, None, None] + 0.04 * noise
     elif condition == "rain":
         streaks = rng.random((n, 1, height + width, width), dtype=np.float32) < 0.02
-        falling = sum(np.roll(streaks, shift, axis=2) for shift in range(6))[:, :, :height]
-        images = np.where(falling > 0, 0.5 * images + 0.4, 0.75 * images + 0.08)
+        falling = np.any([np.roll(streaks, shift, axis=2) for shift in range(6)], axis=0)[:, :, :height]
+        images = np.where(falling, 0.5 * images + 0.4, 0.75 * images + 0.08)
     elif condition == "snow":
         flakes = rng.random((n, 1, height, width), dtype=np.float32) < 0.06
         images = np.where(flakes, 0.95, 0.7 * images + 0.25 + 0.02 * noise)
