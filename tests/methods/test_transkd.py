@@ -196,7 +196,7 @@ def test_a_stage_on_its_own_counts_one(pea: Any, betas: dict[int, float]) -> Non
 def test_the_mixer_without_attention_and_gate_is_half_a_convolution() -> None:
     torch.manual_seed(0)
     mixer, E = GLMixer(16, residual=False), torch.randn(2, 5, 16)
-    assert (float(mixer.alpha_global), float(mixer.alpha_local)) == (0.5, 0.5)
+    assert (mixer.alpha_global.item(), mixer.alpha_local.item()) == (0.5, 0.5)
     with torch.no_grad():
         mixer.alpha_global.fill_(0)
         mixer.alpha_local.fill_(1)

@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedlab.config import Config, parse
+from fedlab.check import check_config
+from fedlab.config import Config, load_config, parse
 from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.experiment import method_folder
 from fedlab.job import make_method, make_task
 from fedlab.method import Step
 from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.method import TransKD
 from fedlab.methods.transkd.segformer import SegFormer, SegFormerSettings
+from fedlab.reproduce import load_acceptance
 
 NAMES = ("background", "disc", "square", "triangle")
 TINY = {"widths": (8, 8, 8, 16), "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2), "decoder": 8}
@@ -84,6 +87,28 @@ def test_defaults_are_the_papers() -> None:
     assert (s.csf_width, s.squeeze, s.pea_weights, s.gl_residual) == (64, 32, (0.1, 0.1, 0.5, 1.0), False)
     assert (s.flip, s.translate, s.teacher_batch, s.student.drop_path) == (0.5, 2, 8, 0.1)
     assert (s.distiller, s.buffers) == ("shared", "average")
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "paper.yaml", "paper_acdc.yaml"])
+def test_configurations_that_come_with_it_have_nothing_to_warn_of(file: str) -> None:
+    found = load_config(method_folder("transkd", "method") / file, ["engine.name=inline"])
+    assert check_config(found) == []
+
+
+def test_arms_of_the_acceptance_experiment_differ_in_the_method_or_in_who_trains() -> None:
+    spec = load_acceptance("transkd")
+    configs = {arm: spec.config(arm, 0) for arm in spec.arms}
+    assert [check_config(found) for found in configs.values()] == [[]] * len(configs)
+    central = [found for arm, found in configs.items() if arm in ("student", "csf", "csf_pea", "gl", "ea")]
+    same = {found.model_dump_json(exclude={"method"}) for found in central}
+    assert len(same) == 1
+    shared = configs["federated"].training, configs["federated"].federation.rounds
+    assert shared[0].local_steps is not None
+    assert shared[0].local_steps * shared[1] == configs["csf_pea"].training.local_steps
+    for client in range(4):
+        alone = configs[f"local_{client}"]
+        assert alone.federation.sampler.settings == {"clients": [client]}
+        assert alone.data == configs["federated"].data
 
 
 def config(method: Mapping[str, Any], **sections: Any) -> Config:
