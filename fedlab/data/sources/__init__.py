@@ -13,6 +13,8 @@ SOURCES = Registry(
     "source",
     {
         "digits": "fedlab.data.sources.digits:Digits",
+        "scenes": "fedlab.data.sources.scenes:Scenes",
+        "masks": "fedlab.data.sources.masks:Masks",
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
