@@ -18,7 +18,7 @@ def student_values(sums: Mapping[str, np.ndarray], num_classes: int, names: Sequ
         names: of the architectures; () where there is but one.
 
     Returns:
-        ``teacher_<metric>``; once there are students, ``<metric>`` of the first architecture and
+        ``teacher_accuracy`` and ``teacher_loss``; once there are students, ``<metric>`` of the first architecture and
         ``<name>_<metric>`` of the others, means over the repeats, with ``…accuracy_std`` where there are several; and
         ``student_minus_teacher``, the difference in accuracy of the first.
     """
@@ -29,7 +29,7 @@ def student_values(sums: Mapping[str, np.ndarray], num_classes: int, names: Sequ
         metric.merge({n.removeprefix(f"{role}/"): v for n, v in sums.items() if n.startswith(f"{role}/")})
         found = metric.compute()
         if role == "model":
-            values |= {f"teacher_{name}": value for name, value in found.items()}
+            values |= {f"teacher_{name}": found[name] for name in ("accuracy", "loss") if name in found}
         elif found:
             by_architecture.setdefault(int(role.split("_")[1]), []).append(found)
     for index, repeats in sorted(by_architecture.items()):

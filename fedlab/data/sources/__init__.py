@@ -14,6 +14,7 @@ SOURCES = Registry(
     {
         "digits": "fedlab.data.sources.digits:Digits",
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
+        "handwritten": "fedlab.data.sources.handwritten:Handwritten",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
         "npz": "fedlab.data.sources.npz:Npz",

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
 from fedlab.data import digits
-from fedlab.data.images import to_channels
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
@@ -33,7 +32,6 @@ class DigitsSettings(Section):
         default=DOMAINS, description="which of the domains, in this order"
     )
     size: int = Field(default=28, ge=8, le=64, description="height and width in pixels")
-    channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: grey")
     train_per_domain: Positive = Field(default=1000, description="training images of each domain")
     test_per_domain: Positive = Field(default=500, description="test images of each domain")
     data_seed: int = Field(default=0, ge=0, description="draws the images; the run's seed does not change them")
@@ -60,7 +58,7 @@ class Digits:
 
         def samples(parts: list[tuple[np.ndarray, np.ndarray]]) -> Samples:
             columns = {
-                "image": to_channels(np.concatenate([images for images, _ in parts]), settings.channels),
+                "image": np.concatenate([images for images, _ in parts]),
                 "label": np.concatenate([labels for _, labels in parts]),
                 "domain": np.repeat(np.arange(len(parts)), [len(labels) for _, labels in parts]),
             }
