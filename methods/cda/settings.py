@@ -147,7 +147,7 @@ def _check_stages(s: CDASettings, config: Any) -> None:
             f"at least {needed}: {s.squeeze.rounds} to squeeze, one to recover, the rest to train students",
             "raise it, or lower method.squeeze.rounds",
         )
-    if not s.squeeze.rounds and s.pretrained is None and "model" not in getattr(config, "init", {}):
+    if not s.squeeze.rounds and s.pretrained is None and "model" not in config.init:
         raise ConfigError(
             "method.squeeze.rounds", 0, "a trained teacher", "squeeze for some rounds, or set method.pretrained"
         )
