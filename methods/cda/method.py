@@ -58,7 +58,7 @@ class CDA(Method):
             if not hasattr(teacher, "load_pretrained"):
                 fix = "choose model.name: resnet, or squeeze a teacher"
                 raise ConfigError("method.pretrained", s.pretrained, "a model with published weights", fix)
-            teacher.load_pretrained(s.pretrained)
+            teacher.load_pretrained(s.pretrained, "method.pretrained")
         architectures = [(c.name, c.settings) for c in s.post.students.values()] or [(None, {})]
         students = {
             f"student_{index}_{repeat}": task.model(name, **settings)

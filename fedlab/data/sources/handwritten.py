@@ -41,8 +41,10 @@ class Handwritten:
                 "data.source.test_size", settings.test_size, f"fewer than the {len(labels)} images there are"
             )
         images = to_channels(resize(images, settings.size), settings.channels)
-        train, test = (
-            Samples({"image": x, "label": y, "domain": np.zeros(len(y), dtype=np.int64)}, tuple("0123456789"))
-            for x, y in zip(*(np.split(values, [len(values) - settings.test_size]) for values in (images, labels)))
-        )
-        return Dataset("handwritten", train, test)
+        first = len(labels) - settings.test_size
+
+        def samples(part: slice) -> Samples:
+            columns = {"image": images[part], "label": labels[part], "domain": np.zeros_like(labels[part])}
+            return Samples(columns, tuple("0123456789"))
+
+        return Dataset("handwritten", samples(slice(first)), samples(slice(first, None)))
