@@ -78,10 +78,8 @@ class CDA(Method):
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The teacher is averaged, then sent once and frozen; students stay as built until the server trains them."""
-        squeezed = bool(self.settings.squeeze.rounds) or self.settings.pretrained is None
-        teacher = Group("teacher", ("model",), mode="once" if squeezed else "frozen")
-        if plan["stage"] == "squeeze":
-            teacher = Group("teacher", ("model",))
+        after = "once" if self.settings.squeeze.rounds else "frozen"  # unsqueezed, all loaded the same weights
+        teacher = Group("teacher", ("model",), mode="average" if plan["stage"] == "squeeze" else after)
         return teacher, Group("students", ("student_*",), mode="server" if plan["stage"] == "post" else "frozen")
 
     def training(self, plan: Plan) -> Mapping[str, Any]:

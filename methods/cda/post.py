@@ -51,7 +51,14 @@ class PostTraining:
         s, ctx = self.s, self.ctx
         student = ctx.networks[role].train().requires_grad_()
         optimiser = ctx.optimiser(
-            decayed(student, s.weight_decay), optimiser=s.optimiser, lr=s.lr, momentum=s.momentum, clip_norm=None
+            student.parameters() if s.decay == "all" else matrices_decay(student, s.weight_decay),
+            optimiser=s.optimiser,
+            lr=s.lr,
+            momentum=s.momentum,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=s.weight_decay,
+            clip_norm=None,
         )
         unpack(optimiser, ctx.state, f"optimiser/{role}/")
         for epoch in (first + done for done in ctx.steps(last - first)):
@@ -95,7 +102,7 @@ class PostTraining:
         return torch.stack([own, own[drawn.mix.permutation.to(own.device)]]), drawn.mix.share
 
 
-def decayed(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def matrices_decay(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: weights of more than one dimension decay; biases, scales and shifts do not."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, p in student.named_parameters():

@@ -80,7 +80,10 @@ class Post(Section):
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = Field(default=0.001, gt=0, description="cosine to 0, changed every epoch")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
-    weight_decay: float = Field(default=0.01, ge=0, description="of weights of more than one dimension")
+    weight_decay: float = Field(default=0.01, ge=0)
+    decay: Literal["weights", "all"] = Field(
+        default="weights", description="what decays: weights of more than one dimension, or every parameter"
+    )
     warmup_epochs: int = Field(default=0, ge=0, description="linear warm-up from 1 % of lr")
     temperature: float = Field(default=20.0, gt=0, description="τ")
     squared: bool = Field(default=False, description="multiply the loss by τ²")
