@@ -42,7 +42,8 @@ from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
 
-Results = Mapping[int, Mapping[str, Tensor]]
+State = Mapping[str, Tensor]
+Results = Mapping[int, State]
 
 
 class FederatedLoop:
@@ -339,9 +340,7 @@ class FederatedLoop:
     def _draws(self, round: int, phase: str) -> AbstractContextManager[None]:
         return global_generators(self.config.seed, "global", "server", round, phase, device=self.device)
 
-    def _server_context(
-        self, round: int, plan: Plan, before: Mapping[str, Tensor], after: Mapping[str, Tensor], results: Results
-    ) -> ServerContext:
+    def _server_context(self, round: int, plan: Plan, before: State, after: State, results: Results) -> ServerContext:
         return ServerContext(
             before=before,
             after=after,

@@ -145,10 +145,10 @@ class CDA(Method):
 
     def _real_images(self, ctx: FitContext) -> dict[str, Tensor]:
         """The reference point: as many private images of each class as would be recovered, as far as there are."""
-        labels, ipc = ctx.data["label"].cpu(), self.settings.recover.ipc
-        order = torch.randperm(len(labels), generator=ctx.data_generator("real images"))
+        labels, ipc = ctx.data["label"], self.settings.recover.ipc
+        order = ctx.place(torch.randperm(len(labels), generator=ctx.data_generator("real images")))
         chosen = torch.cat([order[labels[order] == c][:ipc] for c in torch.unique(labels)])
-        images = to_bytes(ctx.data["image"][ctx.place(chosen)].cpu(), ctx.task.mean, ctx.task.std)
+        images = to_bytes(ctx.data["image"][chosen], ctx.task.mean, ctx.task.std)
         return {"images": images, "labels": labels[chosen].to(torch.int16)}
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
@@ -163,7 +163,8 @@ class CDA(Method):
             case "squeeze" if s.squeeze.variance == "mixture":
                 from_second_moments(ctx.networks["model"])
             case "recover" if s.recover.form == "server":
-                ctx.state.update(recovered(ctx, ctx.networks["model"], range(ctx.task.num_classes), s.recover))
+                found = recovered(ctx, ctx.networks["model"], range(ctx.task.num_classes), s.recover)
+                ctx.state.update({name: ctx.place(value) for name, value in found.items()})
             case "recover":
                 self._gather(ctx)
             case "post":

@@ -95,4 +95,4 @@ def _names(ctx: FigureContext, labels: Tensor) -> tuple[str, ...]:
 
 
 def _unit(pixels: Tensor) -> Tensor:
-    return pixels.float().cpu() / 255
+    return pixels.float() / 255

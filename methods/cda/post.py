@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from fedlab.context import Optimiser, ServerContext
 from fedlab.distill.pixels import from_bytes
+from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.methods.cda.curriculum import cosine
-from fedlab.methods.cda.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.methods.cda.settings import Post
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor, float]]
@@ -43,8 +43,10 @@ class PostTraining:
             self.ctx.state[f"fkd/{name}"] = values
 
     def _draw(self, epoch: int, *purpose: str) -> list[Configuration]:
-        size = (self.ctx.task.input_shape[1], self.ctx.task.input_shape[2])
-        return list(draw_epoch(len(self.images), size, self.s, self.ctx.generator(*purpose, epoch)))
+        s, size = self.s, (self.ctx.task.input_shape[1], self.ctx.task.input_shape[2])
+        batch_size, generator = max(1, s.batch_size // s.accumulation), self.ctx.generator(*purpose, epoch)
+        looks: dict[str, Any] = {"smallest": s.crop, "flip": s.flip, "mixing": s.mixing}
+        return draw_epoch(len(self.images), size, batch_size, generator, **looks)
 
     def train(self, role: str, first: int, last: int) -> None:
         """Epochs `first` to `last` − 1 of one student."""
@@ -98,8 +100,8 @@ class PostTraining:
             yield x, logits, *self._classes(drawn)
 
     def _classes(self, drawn: Configuration) -> tuple[Tensor, float]:
-        own = self.labels[drawn.indices.to(self.labels.device)]
-        return torch.stack([own, own[drawn.mix.permutation.to(own.device)]]), drawn.mix.share
+        own = self.labels[drawn.indices]
+        return torch.stack([own, own[drawn.mix.permutation]]), drawn.mix.share
 
 
 def matrices_decay(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def _recover_all(
             parts.append((images, stages, chunked[index]))
     labels = torch.cat([labels for _, _, labels in parts])
     order = torch.argsort(labels, stable=True)
-    images, stages = torch.cat([images for images, _, _ in parts]).cpu()[order], parts[0][1].cpu()
+    images, stages = torch.cat([images for images, _, _ in parts])[order], parts[0][1]
     mean, std = ctx.task.mean, ctx.task.std
     return {
         "images": to_bytes(images, mean, std),

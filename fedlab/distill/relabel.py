@@ -6,16 +6,15 @@ is drawn per batch. The label of a mixed image is the teacher's output on it: la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fedlab.distill.mixing import Mix, draw_mix, mix
+from fedlab.distill.mixing import Mix, Mixing, draw_mix, mix
 from fedlab.distill.views import Views, draw_views, take_views
-from fedlab.methods.cda.settings import Post
 
 Teacher = Callable[[Tensor], Tensor]
 
@@ -39,12 +38,32 @@ class Configuration:
         return mix(take_views(images[self.indices.to(images.device)], self.views), self.mix)
 
 
-def draw_epoch(count: int, size: tuple[int, int], s: Post, generator: torch.Generator) -> Iterator[Configuration]:
-    """One pass over `count` images of `size` (height, width) in random order, in batches of nearly equal size."""
-    parts = -(-count // max(1, s.batch_size // s.accumulation))
-    for indices in torch.tensor_split(torch.randperm(count, generator=generator), parts):
-        views = draw_views(len(indices), size, generator, scale=(s.crop, 1.0), flip=s.flip)
-        yield Configuration(indices, views, draw_mix(s.mixing, len(indices), size, generator))
+def draw_epoch(
+    count: int,
+    size: tuple[int, int],
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    smallest: float = 0.08,
+    flip: bool = True,
+    mixing: Mixing = "cutmix",
+) -> list[Configuration]:
+    """One pass in random order, in batches of nearly equal size.
+
+    Args:
+        count: N images.
+        size: their height and width in pixels.
+        batch_size: images in a batch at most.
+        generator: a CPU generator.
+        smallest: share of the area a crop keeps at least.
+        flip: whether to mirror half of the images.
+        mixing: how the images of a batch are mixed.
+    """
+    drawn = []
+    for indices in torch.tensor_split(torch.randperm(count, generator=generator), -(-count // batch_size)):
+        views = draw_views(len(indices), size, generator, scale=(smallest, 1.0), flip=flip)
+        drawn.append(Configuration(indices, views, draw_mix(mixing, len(indices), size, generator)))
+    return drawn
 
 
 def storage_bytes(epochs: int, images: int, classes: int) -> int:
@@ -86,22 +105,22 @@ class StoredLabels(Dataset[tuple[Tensor, Tensor]]):
 
 
 @torch.no_grad()
-def store(images: Tensor, teacher: Teacher, configurations: Iterator[list[Configuration]]) -> dict[str, Tensor]:
+def store(images: Tensor, teacher: Teacher, epochs: Iterable[Sequence[Configuration]]) -> dict[str, Tensor]:
     """Ask the teacher once about every batch of every epoch.
 
     Args:
         images: (N, C, H, W), normalised.
         teacher: images → logits.
-        configurations: the batches of each epoch.
+        epochs: the batches of each.
 
     Returns:
         By epoch E, image N and batch B: ``indices`` (E, N) int32, ``boxes`` (E, N, 4) float32, ``flips`` (E, N) bool,
         ``partners`` (E, N) int32, ``logits`` (E, N, K) float16; ``share`` (E, B) float32, ``cuts`` (E, B, 4) int16,
         negative where whole images are blended.
     """
-    epochs: list[dict[str, Tensor]] = []
-    for batches in configurations:
-        epochs.append(
+    told: list[dict[str, Tensor]] = []
+    for batches in epochs:
+        told.append(
             {
                 "indices": torch.cat([c.indices for c in batches]).int(),
                 "boxes": torch.cat([c.views.boxes for c in batches]),
@@ -112,4 +131,4 @@ def store(images: Tensor, teacher: Teacher, configurations: Iterator[list[Config
                 "cuts": torch.tensor([c.mix.box or (-1,) * 4 for c in batches], dtype=torch.int16),
             }
         )
-    return {name: torch.stack([epoch[name] for epoch in epochs]) for name in epochs[0]}
+    return {name: torch.stack([epoch[name] for epoch in told]) for name in told[0]}
