@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from fedlab.config import ComponentField, Fraction, Positive, Section
 from fedlab.distill.mixing import Mixing
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.methods.cda.curriculum import Curriculum
+from fedlab.models import check_model
 
 
 class Squeeze(Section):
@@ -117,6 +118,7 @@ def check(s: CDASettings, config: Any) -> list[str]:
     """
     _check_stages(s, config)
     _check_exchange(s, config)
+    _check_students(s)
     recover, fraction = s.recover, config.federation.sampler.settings.get("fraction", 1.0)
     warnings = {
         "method.recover.images = real sends private images": recover.images == "real",
@@ -184,3 +186,14 @@ def _check_exchange(s: CDASettings, config: Any) -> None:
             "something the server has: with method.recover.form = server clients send nothing after the squeeze",
             "set method.recover.form: client",
         )
+
+
+def _check_students(s: CDASettings) -> None:
+    for name, component in s.post.students.items():
+        try:
+            check_model(component)
+        except (ConfigError, ConfigErrors) as error:
+            wrong = error.errors if isinstance(error, ConfigErrors) else [error]
+            key = f"method.post.students.{name}"
+            renamed = [ConfigError(key + e.key.removeprefix("model"), e.value, e.expected, e.fix) for e in wrong]
+            raise ConfigErrors(renamed) from error

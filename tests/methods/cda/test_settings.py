@@ -104,3 +104,12 @@ def test_traps_are_pointed_out(changes: dict[str, Any], warning: str | None) -> 
 def test_the_default_curriculum_is_cdas_and_not_sre2ls() -> None:
     s = Recover()
     assert (s.curriculum, s.milestone, s.smallest, s.first_bn) == ("cosine", 1.0, 0.08, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("student", "key"), [({"name": "convnett"}, r"a\.name"), ({"name": "convnet", "width": 0}, r"a\.width")]
+)
+def test_a_wrong_student_is_named(student: dict[str, Any], key: str) -> None:
+    config = configure("cda").with_overrides({"method.post.students": {"a": student}})
+    with pytest.raises(ConfigErrors, match=r"method\.post\.students\." + key):
+        make_method(config.method).check(config)
