@@ -267,6 +267,8 @@ class FederatedLoop:
     @torch.no_grad()
     def _aggregate(self, round: int, delivery: Delivery) -> None:
         own = isinstance(self.strategy, AveragingStrategy)
+        if not own and not self.exchange.up:  # Flower's strategies refuse replies without arrays
+            return
         shown = delivery.replies if own else as_flower_expects(delivery.answers)
         arrays, _ = self.strategy.aggregate_train(round, shown)
         if arrays is None:
@@ -283,10 +285,8 @@ class FederatedLoop:
         for reply in answers:
             record = array_record(reply.content, EXTRAS)
             if record is not None:
-                arrays = to_numpy(record, copy=True)
-                results[self.directory.client(reply.metadata.src_node_id)] = {
-                    name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()
-                }
+                client, arrays = self.directory.client(reply.metadata.src_node_id), to_numpy(record, copy=True)
+                results[client] = {name: torch.from_numpy(v).to(self.device) for name, v in arrays.items()}
         return results
 
     def _client_metrics(self, round: int, answers: Iterable[Message]) -> dict[str, float]:

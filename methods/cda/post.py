@@ -14,6 +14,7 @@ from fedlab.context import Optimiser, ServerContext
 from fedlab.distill.pixels import from_bytes
 from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
+from fedlab.errors import FedLabError
 from fedlab.methods.cda.curriculum import cosine
 from fedlab.methods.cda.settings import Post
 
@@ -27,9 +28,14 @@ class PostTraining:
     Args:
         ctx: the server at work; its state holds the synthetic set, and what lasts from round to round.
         s: settings.
+
+    Raises:
+        FedLabError: there is no synthetic set.
     """
 
     def __init__(self, ctx: ServerContext, s: Post) -> None:
+        if "images" not in ctx.state:
+            raise FedLabError("nobody took part in the round of recovery: there are no images to train students on")
         self.ctx, self.s = ctx, s
         self.images = from_bytes(ctx.state["images"], ctx.task.mean, ctx.task.std)
         self.labels = ctx.state["labels"].long()

@@ -189,6 +189,7 @@ def test_ray_gives_the_same_bits(cda: Start, reference: fedlab.Run) -> None:
     "strategy",
     [
         "{name: fedprox, mu: 0.5}",
+        "flower.FedMedian",
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("scaffold", "fedavgm", "fedadam", "fednova")),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.distill.freezing import state_hash
+from fedlab.errors import FedLabError
 from fedlab.methods.cda.post import PostTraining, ensemble, matrices_decay, pack, unpack
 from fedlab.methods.cda.quality import student_values
 from fedlab.methods.cda.recover import recovered
@@ -138,3 +139,11 @@ def test_values_are_the_teachers_and_the_means_over_students() -> None:
     assert values["student_minus_teacher"] == pytest.approx(-0.3)
     squeezing = student_values({n: v for n, v in sums.items() if n.startswith("model/")}, 2, ())
     assert set(squeezing) == {"teacher_accuracy", "teacher_loss"}
+
+
+def test_without_images_there_is_nothing_to_train_on(lab: Callable[..., Any]) -> None:
+    bench = lab()
+    with pytest.raises(FedLabError, match="nobody took part"):
+        bench.method.server_update(bench.server(4))
+    with pytest.raises(FedLabError, match="no client sent images"):
+        bench.method.server_update(bench.server(3))
