@@ -12,7 +12,7 @@ from fedlab.config import Config, parse
 from fedlab.distill.bn_matching import batch_norms
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment import configure
-from fedlab.job import make_method
+from fedlab.job import make_method, make_task
 from fedlab.methods.cda.curriculum import cosine
 from fedlab.methods.cda.settings import Recover
 
@@ -113,3 +113,13 @@ def test_a_wrong_student_is_named(student: dict[str, Any], key: str) -> None:
     config = configure("cda").with_overrides({"method.post.students": {"a": student}})
     with pytest.raises(ConfigErrors, match=r"method\.post\.students\." + key):
         make_method(config.method).check(config)
+
+
+def test_a_task_tells_how_images_were_normalised() -> None:
+    def task(**data: Any) -> Any:
+        config = parse(Config, {"method": "cda", "data": {"source": "digits", **data}})
+        return make_task(config, {"image": ("float32", (3, 8, 8))}, ["a", "b"], 1)
+
+    assert (task().mean, task().std) == ((0.5,), (0.5,))
+    assert task(mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
+    assert task(std={"x": [0.5], "y": [0.1, 0.2, 0.3]}).std == pytest.approx((0.3, 0.35, 0.4))
