@@ -35,6 +35,7 @@ def recovered(
         "classes": list(classes),
         "pixels": [ctx.task.mean, ctx.task.std],
         "round": ctx.round,
+        "holder": ctx.client if isinstance(ctx, FitContext) else "server",
     }
     return ctx.cached("cda-recover", key, lambda: _recover_all(ctx, teacher, classes, s))
 
@@ -94,9 +95,11 @@ def recover(
     size = (ctx.task.input_shape[1], ctx.task.input_shape[2])
     low, high = (ctx.place(bound) for bound in valid_range(ctx.task.mean, ctx.task.std))
     x = ctx.place(torch.randn(len(labels), *ctx.task.input_shape, generator=generator)).requires_grad_()
-    y, stages, looked_at = ctx.place(labels), [], {round(share * s.iterations) for share in STAGES}
-    plain = {"weight_decay": 0.0, "clip_norm": None}
-    optimiser = ctx.optimiser([x], optimiser="adam", lr=s.lr, betas=(0.5, 0.9), eps=1e-8, **plain)
+    y, looked_at = ctx.place(labels), {round(share * s.iterations) for share in STAGES}
+    stages: list[Tensor] = []
+    optimiser = ctx.optimiser(
+        [x], optimiser="adam", lr=s.lr, betas=(0.5, 0.9), eps=1e-8, weight_decay=0.0, clip_norm=None
+    )
     with BatchNormMatching(teacher, s.first_bn) as statistics:
         for t in ctx.steps(s.iterations):
             if t in looked_at:

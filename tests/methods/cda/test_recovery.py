@@ -157,6 +157,17 @@ def test_images_are_bytes_by_class_and_depend_on_seed_teacher_and_settings(lab: 
     assert not torch.equal(first["images"], recovered(bench.server(3), bench.networks["model"], range(4), s)["images"])
 
 
+def test_clients_with_the_same_samples_recover_different_images(lab: Callable[..., Any]) -> None:
+    """The cache must not hand one client's draws to the other, whichever worker comes first."""
+    bench = lab({"local_epochs": 0})
+    sent = []
+    for client in (0, 1):
+        ctx = bench.client(round=3, client=client)
+        bench.method.fit(ctx)
+        sent.append(bench.method.client_result(ctx)["images"])
+    assert not torch.equal(*sent)
+
+
 def test_no_iterations_leave_noise(lab: Callable[..., Any]) -> None:
     bench = lab({"iterations": 0})
     found = recovered(bench.server(3), bench.networks["model"], range(4), bench.method.settings.recover)
