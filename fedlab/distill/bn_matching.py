@@ -65,7 +65,9 @@ def statistics_distance(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
         running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
-        return torch.linalg.vector_norm(variance - running_var) + torch.linalg.vector_norm(mean - running_mean)
+        off = torch.linalg.vector_norm
+        distance: Tensor = off(variance - running_var) + off(mean - running_mean)
+        return distance
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +60,9 @@ class CDA(Method):
                 fix = "choose model.name: resnet, or squeeze a teacher"
                 raise ConfigError("method.pretrained", s.pretrained, "a model with published weights", fix)
             teacher.load_pretrained(s.pretrained, "method.pretrained")
-        architectures = [(c.name, c.settings) for c in s.post.students.values()] or [(None, {})]
+        architectures: list[tuple[str | None, dict[str, Any]]] = [(None, {})]
+        if s.post.students:
+            architectures = [(c.name, c.settings) for c in s.post.students.values()]
         students = {
             f"student_{index}_{repeat}": task.model(name, **settings)
             for index, (name, settings) in enumerate(architectures)
@@ -78,7 +81,9 @@ class CDA(Method):
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The teacher is averaged, then sent once and frozen; students stay as built until the server trains them."""
-        after = "once" if self.settings.squeeze.rounds else "frozen"  # unsqueezed, all loaded the same weights
+        after: Literal["once", "frozen"] = (
+            "once" if self.settings.squeeze.rounds else "frozen"
+        )  # unsqueezed, all loaded the same weights
         teacher = Group("teacher", ("model",), mode="average" if plan["stage"] == "squeeze" else after)
         return teacher, Group("students", ("student_*",), mode="server" if plan["stage"] == "post" else "frozen")
 
@@ -191,17 +196,16 @@ class CDA(Method):
 
     def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
         """The first student alone."""
-        logits: Tensor = networks["student_0_0"](batch["image"])
-        return logits
+        return _logits(networks["student_0_0"], batch)
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Statistics of the teacher, and of every student once they are being trained, by role."""
         roles = [role for role in ctx.networks if role == "model" or ctx.plan["stage"] == "post"]
-        return {
-            f"{role}/{name}": value
-            for role in roles
-            for name, value in ctx.classification(lambda b, n=ctx.networks[role]: n(b["image"])).items()
-        }
+        sums: dict[str, np.ndarray] = {}
+        for role in roles:
+            found = ctx.classification(partial(_logits, ctx.networks[role]))
+            sums |= {f"{role}/{name}": value for name, value in found.items()}
+        return sums
 
     def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
         return student_values(sums, task.num_classes, tuple(self.settings.post.students))
@@ -211,6 +215,11 @@ class CDA(Method):
 
     def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
         return synthetic_sets(ctx)
+
+
+def _logits(network: nn.Module, batch: Batch) -> Tensor:
+    logits: Tensor = network(batch["image"])
+    return logits
 
 
 METHOD = CDA

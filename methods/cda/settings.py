@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fedlab.config import ComponentField, Fraction, Positive, Section
 from fedlab.distill.mixing import Mixing
-from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.methods.cda.curriculum import Curriculum
 from fedlab.models import check_model
 
@@ -195,5 +195,7 @@ def _check_students(s: CDASettings) -> None:
         except (ConfigError, ConfigErrors) as error:
             wrong = error.errors if isinstance(error, ConfigErrors) else [error]
             key = f"method.post.students.{name}"
-            renamed = [ConfigError(key + e.key.removeprefix("model"), e.value, e.expected, e.fix) for e in wrong]
+            renamed: list[InputError] = [
+                ConfigError(key + e.key.removeprefix("model"), e.value, e.expected, e.fix) for e in wrong
+            ]
             raise ConfigErrors(renamed) from error
