@@ -81,9 +81,8 @@ class CDA(Method):
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The teacher is averaged, then sent once and frozen; students stay as built until the server trains them."""
-        after: Literal["once", "frozen"] = (
-            "once" if self.settings.squeeze.rounds else "frozen"
-        )  # unsqueezed, all loaded the same weights
+        # unsqueezed, all participants loaded the same weights
+        after: Literal["once", "frozen"] = "once" if self.settings.squeeze.rounds else "frozen"
         teacher = Group("teacher", ("model",), mode="average" if plan["stage"] == "squeeze" else after)
         return teacher, Group("students", ("student_*",), mode="server" if plan["stage"] == "post" else "frozen")
 
