@@ -16,6 +16,7 @@ SOURCES = Registry(
         "scenes": "fedlab.data.sources.scenes:Scenes",
         "masks": "fedlab.data.sources.masks:Masks",
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
+        "handwritten": "fedlab.data.sources.handwritten:Handwritten",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
         "npz": "fedlab.data.sources.npz:Npz",
