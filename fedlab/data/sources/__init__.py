@@ -18,6 +18,8 @@ SOURCES = Registry(
         "folder": "fedlab.data.sources.folder:Folder",
         "npz": "fedlab.data.sources.npz:Npz",
         "union": "fedlab.data.sources.union:Union",
+        "pedestrians": "fedlab.data.sources.pedestrians:Pedestrians",
+        "market": "fedlab.data.sources.market:Market",
     },
     "fedlab.sources",
 )
