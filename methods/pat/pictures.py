@@ -87,7 +87,7 @@ def _batches(columns: Mapping[str, Tensor]) -> Iterator[Batch]:
 
 def _framed(image: Tensor, colour: tuple[float, float, float]) -> Tensor:
     """An image (C, H, W) inside a coloured frame, (3, H', W')."""
-    edge = max(1, image.shape[1] // 24)
+    edge = max(2, image.shape[1] // 16)
     canvas = torch.tensor(colour)[:, None, None].expand(3, image.shape[1] + 2 * edge, image.shape[2] + 2 * edge).clone()
     canvas[:, edge:-edge, edge:-edge] = image
     return canvas

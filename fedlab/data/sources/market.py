@@ -71,24 +71,20 @@ class Market:
         self.roots = {name: Path(path).expanduser() for name, path in settings.sources.items()}
         self.target = Path(settings.target).expanduser() if settings.target else None
 
-    def _folders(self) -> dict[str, Path]:
-        """Every folder that is read, by the key it comes from."""
-        wanted = {f"{_KEY}.sources.{name}": root / _TRAIN for name, root in self.roots.items()}
-        if self.target is not None:
-            wanted[f"{_KEY}.target"] = self.target / _QUERY
-            wanted[f"{_KEY}.target "] = self.target / _GALLERY
-        return wanted
+    def _folders(self) -> list[tuple[str, Path]]:
+        """Every folder that is read, after the key it comes from."""
+        wanted = [(f"{_KEY}.sources.{name}", root / _TRAIN) for name, root in self.roots.items()]
+        held = [(f"{_KEY}.target", self.target / part) for part in (_QUERY, _GALLERY)] if self.target else []
+        return wanted + held
 
     def missing(self) -> str | None:
-        absent = [str(folder) for folder in self._folders().values() if not folder.is_dir()]
+        absent = [str(folder) for _, folder in self._folders() if not folder.is_dir()]
         return f"no folder {absent[0]}; put the data there or change data.source" if absent else None
 
     def load(self, seed: int) -> Dataset:
-        for key, folder in self._folders().items():
+        for key, folder in self._folders():
             if not folder.is_dir():
-                raise DataError(
-                    key.strip(), str(folder.parent), f"a folder that holds {folder.name}/", "check the path"
-                )
+                raise DataError(key, str(folder.parent), f"a folder that holds {folder.name}/", "check the path")
         files = {name: self._files(f"{_KEY}.sources.{name}", root / _TRAIN) for name, root in self.roots.items()}
         parts = {name: self._divided(name, found) for name, found in files.items()}
         people = sorted({(name, file.identity) for name, found in files.items() for file in found})
@@ -110,21 +106,18 @@ class Market:
             names = tuple(f"{name}-{number:04d}" for name, number in people)
             return Samples(columns, names, domains, tuple(f"{name}-c{number}" for name, number in cameras))
 
-        return Dataset("market", samples(0), samples(1), self._unseen() if self.target is not None else {})
+        return Dataset("market", samples(0), samples(1), self._unseen(self.target) if self.target else {})
 
-    def _unseen(self) -> dict[str, Samples]:
+    def _unseen(self, root: Path) -> dict[str, Samples]:
         """Query and gallery of the target."""
-        assert self.target is not None
-        found = {part: self._files(f"{_KEY}.target", self.target / part) for part in (_QUERY, _GALLERY)}
-        held = {(file.identity, file.camera) for file in found[_GALLERY]}
-        identities = {identity for identity, _ in held}
-        if not any(
-            file.identity in identities and any(i == file.identity and c != file.camera for i, c in held)
-            for file in found[_QUERY]
-        ):
+        found = {part: self._files(f"{_KEY}.target", root / part) for part in (_QUERY, _GALLERY)}
+        cameras: dict[int, set[int]] = {}
+        for file in found[_GALLERY]:
+            cameras.setdefault(file.identity, set()).add(file.camera)
+        if not any(cameras.get(file.identity, set()) - {file.camera} for file in found[_QUERY]):
             raise DataError(
                 f"{_KEY}.target",
-                str(self.target),
+                str(root),
                 "at least one query whose identity is in the gallery under another camera",
                 "check data.source.pattern: it must find identities and cameras",
             )
