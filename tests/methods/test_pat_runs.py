@@ -26,12 +26,13 @@ LAYER = 4 * (WIDTH * WIDTH + WIDTH) + 2 * 2 * WIDTH * WIDTH + 3 * WIDTH + 4 * WI
 BACKBONE = 4 * (4 * WIDTH + (4 + 32) * WIDTH + DEPTH * LAYER + 2 * WIDTH)
 SMALL: dict[str, Any] = {
     "method": {
-        "name": "pat", "patch": 6, "width": WIDTH, "depth": DEPTH, "heads": 3, "mlp_ratio": 2, "neighbours": 2, "pad": 1,
-        "warmup_rounds": 1,
+        "name": "pat", "patch": 6, "width": WIDTH, "depth": DEPTH, "heads": 3, "mlp_ratio": 2, "neighbours": 2,
+        "pad": 1, "warmup_rounds": 1,
     },
     "data": {
         "source": {
-            "name": "pedestrians", "sites": 3, "identities": 6, "test_identities": 2, "target_identities": 4, "images": 4,
+            "name": "pedestrians", "sites": 3, "identities": 6, "test_identities": 2, "target_identities": 4,
+            "images": 4,
         },
         "partition": ["domain"],
     },
@@ -293,7 +294,7 @@ def test_a_pretrained_checkpoint_trains_with_its_patches_frozen(start: Start, tm
     ("overrides", "key"),
     [
         (["training.batch_size=18"], "training.batch_size"),
-        (["method.bank=keep", "data.drift=[{name: label_swap}]"], "method.bank"),
+        (["method.bank=keep", "data.drift=[{name: labels, rounds: 2}]"], "method.bank"),
         (["method.pretrained=/nowhere/at/all"], "method.pretrained"),
         (["method.patch=7"], "method.patch"),
     ],
