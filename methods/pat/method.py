@@ -126,7 +126,7 @@ class PAT(Method):
         backbone = ctx.networks["backbone"].train()
         bank = MemoryBank.empty(columns["label"], PARTS, self.settings.width)
         generator = ctx.generator("bank")
-        for plain in ctx.iterate(columns):
+        for plain in ctx.iterate(columns, shuffle="bank"):
             batch = self._collate(plain, generator)
             with ctx.autocast():
                 _, parts = backbone(batch["image"], batch["rectangles"])
