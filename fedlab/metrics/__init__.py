@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
+from fedlab.metrics.retrieval import Retrieval
 from fedlab.metrics.sums import SumMetrics
 
-__all__ = ["Classification", "SumMetrics", "client_distance", "membership_inference", "memorisation"]
+__all__ = ["Classification", "Retrieval", "SumMetrics", "client_distance", "membership_inference", "memorisation"]

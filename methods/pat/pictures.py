@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,8 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
     if not columns or not len(columns["image"]):
         return {}
     images = _some(columns)["image"]
-    maps: Tensor = ctx.networks["backbone"].attention_maps(images)
+    backbone: Any = ctx.networks["backbone"]
+    maps: Tensor = backbone.attention_maps(images)
     strength = maps / maps.amax(dim=(2, 3), keepdim=True)
     shown = ctx.denormalise(images)
     shown = shown.expand(-1, 3, -1, -1) if shown.shape[1] == 1 else shown

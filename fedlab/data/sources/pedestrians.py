@@ -74,11 +74,7 @@ class Pedestrians:
             )
         if s.images < s.cameras:
             raise DataError("data.source.images", s.images, f"at least one for each of {s.cameras} cameras")
-        chosen = numpy_generator(s.data_seed, "outfits").permutation(_OUTFITS)[: sum(counts.values())]
-        self._outfits = np.stack(np.unravel_index(chosen, (len(_COLOURS) * _TEXTURES,) * _BANDS), axis=1)
-        looks = numpy_generator(s.data_seed, "cameras")
-        self._cameras = [_Camera(looks, s.strength) for _ in range((s.sites + 1) * s.cameras)]
-
+        world = _World(s, sum(counts.values()))
         people = np.arange(counts["train"] + counts["test"])
         sites = np.concatenate(
             [people[: counts["train"]] // s.identities, people[: counts["test"]] // s.test_identities]
@@ -89,18 +85,34 @@ class Pedestrians:
         target_names = tuple(f"target-{person:04d}" for person in target)
         repeats = {"query": 1, "gallery": s.gallery_images}
         held = {
-            part: self._samples(part, target, np.full(len(target), s.sites), count * s.cameras, target_names)
+            part: world.samples(part, target, np.full(len(target), s.sites), count * s.cameras, target_names)
             for part, count in repeats.items()
         }
-        held["probe"] = self._samples("probe", train, sites[train], s.cameras, names)
+        held["probe"] = world.samples("probe", train, sites[train], s.cameras, names)
         return Dataset(
             "pedestrians",
-            self._samples("train", train, sites[train], s.images, names),
-            self._samples("test", test, sites[test], s.images, names),
+            world.samples("train", train, sites[train], s.images, names),
+            world.samples("test", test, sites[test], s.images, names),
             held,
         )
 
-    def _samples(
+
+class _World:
+    """Who wears what, and how each camera sees it.
+
+    Args:
+        settings: of the source.
+        people: in all.
+    """
+
+    def __init__(self, settings: PedestriansSettings, people: int) -> None:
+        self.settings = settings
+        codes = numpy_generator(settings.data_seed, "outfits").permutation(_OUTFITS)[:people]
+        self.outfits = np.stack(np.unravel_index(codes, (len(_COLOURS) * _TEXTURES,) * _BANDS), axis=1)
+        looks = numpy_generator(settings.data_seed, "cameras")
+        self.cameras = [_Camera(looks, settings.strength) for _ in range((settings.sites + 1) * settings.cameras)]
+
+    def samples(
         self, split: str, people: np.ndarray, sites: np.ndarray, images: int, names: tuple[str, ...]
     ) -> Samples:
         """So many images of each person, dealt to the cameras of its site in turn."""
@@ -109,7 +121,7 @@ class Pedestrians:
         camera = site * s.cameras + np.tile(np.arange(images) % s.cameras, len(people))
         pixels = np.stack(
             [
-                self._cameras[seen].photograph(self._outfits[person], s.height, s.width, rng)
+                self.cameras[seen].photograph(self.outfits[person], s.height, s.width, rng)
                 for person, seen in zip(who, camera, strict=True)
             ]
         )
@@ -121,7 +133,7 @@ class Pedestrians:
             "domain": np.zeros_like(site) if held else site,
         }
         if split == "probe":
-            columns["colours"] = self._outfits[who] // _TEXTURES
+            columns["colours"] = self.outfits[who] // _TEXTURES
         if split in ("train", "test"):
             columns["group"] = camera
         groups = tuple(f"site{c // s.cameras}-camera{c % s.cameras}" for c in range(s.sites * s.cameras))
