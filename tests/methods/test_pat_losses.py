@@ -15,7 +15,7 @@ from fedlab.errors import ConfigError
 from fedlab.method import Step, Task
 from fedlab.methods.pat.bank import MemoryBank
 from fedlab.methods.pat.batches import augment, identity_batches
-from fedlab.methods.pat.evaluation import band_purity
+from fedlab.methods.pat.evaluation import band_purity, leave_one_out
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
     identity_loss,
@@ -338,3 +338,17 @@ def test_the_task_is_what_the_method_needs() -> None:
         PAT(PAT.Settings(width=16, heads=3, patch=6)).build(task((3, 48, 24)))
     with pytest.raises(ConfigError, match=r"data\.source"):
         PAT(PAT.Settings(patch=6)).build(task((8000,)))
+
+
+# a client's own test
+
+
+def test_every_test_image_asks_for_the_others_of_its_person() -> None:
+    samples = {"feature": torch.eye(4)[[0, 0, 1, 2]], "label": torch.tensor([5, 5, 5, 9])}
+    values = leave_one_out(samples).compute()
+    assert values["mAP"] == pytest.approx(1.0)
+    assert values["rank1"] == 1.0
+    cameras = {**samples, "camera": torch.tensor([0, 0, 1, 1])}
+    assert leave_one_out(cameras).compute()["rank1"] == pytest.approx(1.0)
+    assert leave_one_out({**samples, "camera": torch.zeros(4, dtype=torch.int64)}).compute() == {}
+    assert leave_one_out({}).compute() == {}
