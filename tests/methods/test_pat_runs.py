@@ -247,7 +247,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(start: Start, re
     assert not same(weights(start("seed=1")), weights(reference))
 
 
-@pytest.mark.parametrize("bank", ["refill", "keep"])
+@pytest.mark.parametrize("bank", [pytest.param("refill", marks=pytest.mark.slow), "keep"])
 def test_resuming_gives_the_run_that_was_not_interrupted(start: Start, bank: str) -> None:
     whole, stopped = start(f"method.bank={bank}"), start(f"method.bank={bank}", until=2)
     resumed = fedlab.resume(stopped.path)
@@ -256,16 +256,14 @@ def test_resuming_gives_the_run_that_was_not_interrupted(start: Start, bank: str
 
 
 @pytest.mark.usefixtures("ray_running")
-def test_ray_gives_the_same_bits(start: Start) -> None:
-    inline = start("federation.rounds=2", "method.drop_path=0.3")
-    for workers in (1, 2):
-        spread = start(
-            "federation.rounds=2", "method.drop_path=0.3", "engine.name=ray", f"engine.workers={workers}"
-        )  # fmt: skip
-        assert same(weights(spread), weights(inline))
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_ray_gives_the_same_bits(start: Start, workers: int) -> None:
+    short = ("federation.rounds=2", "method.drop_path=0.3")
+    spread = start(*short, "engine.name=ray", f"engine.workers={workers}")
+    assert same(weights(spread), weights(start(*short)))
 
 
-@pytest.mark.parametrize("strategy", ["{name: fedprox, mu: 0.5}", "scaffold"])
+@pytest.mark.parametrize("strategy", ["{name: fedprox, mu: 0.5}", pytest.param("scaffold", marks=pytest.mark.slow)])
 def test_it_composes_with_other_algorithms(start: Start, strategy: str) -> None:
     short = ("training.optimiser=sgd", "training.local_steps=3", "federation.rounds=2")
     plain, composed = start(*short), start(*short, f"federation.strategy={strategy}")
