@@ -12,8 +12,9 @@ from typing import Any
 
 from fedlab.batch import folder_name
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import CheckpointError, ConfigError, did_you_mean
-from fedlab.exchange import NETWORK, hash_tensors
+from fedlab.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record

@@ -363,7 +363,7 @@ class FigureContext:
     Args:
         task: facts about the job.
         round: rounds finished.
-        tensors: the server's tensors.
+        tensors: the server's tensors that clients have a copy of.
         client_names: one per client.
         networks: the server's networks by role, in evaluation mode.
         data: columns of the sample sets the server holds, by name, on the device of the networks.
@@ -371,6 +371,7 @@ class FigureContext:
         client_test: a simulated client's test columns, on the device of the networks, or None likewise.
         denormalise: normalised images (n, C, H, W) → [0, 1].
         seed: the run's seed.
+        state: the server's tensors that never leave it.
     """
 
     def __init__(
@@ -386,8 +387,10 @@ class FigureContext:
         client_test: Callable[[int], Mapping[str, Tensor] | None],
         denormalise: Callable[[Tensor], Tensor],
         seed: int,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.task, self.round, self.tensors, self.networks, self.data = task, round, tensors, networks, data
+        self.task, self.round, self.networks, self.data = task, round, networks, data
+        self.tensors, self.state = tensors, state or {}
         self.client_names, self.client_state, self.client_test = client_names, client_state, client_test
         self.denormalise, self.seed = denormalise, seed
 

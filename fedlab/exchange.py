@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-import torch
 from torch import Tensor, nn
 
+from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import ConfigError
 from fedlab.method import Group, Method, Plan
 
@@ -109,16 +108,6 @@ class Exchanges:
         for name, p in self._networks.named_parameters():
             p.requires_grad_(name in self._trainable and name not in fixed)
         return exchange
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
-    return digest.hexdigest()
 
 
 def _patterns(group: Group) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
+from fedlab.data.normalise import average_statistics
 from fedlab.data.samples import Samples
 from fedlab.errors import ConfigError, MachineError
 from fedlab.method import Method, Plan, Task
@@ -61,8 +62,18 @@ def make_task(
         with seeded_init(seed):
             return build_model(component, shape, len(class_names))
 
-    names, words = tuple(class_names), tuple(vocabulary)
-    return Task(len(names), shape, names, num_clients, config.model.name, described, make, words)
+    return Task(
+        num_classes=len(class_names),
+        input_shape=shape,
+        class_names=tuple(class_names),
+        num_clients=num_clients,
+        model_name=config.model.name,
+        columns=described,
+        make_model=make,
+        vocabulary=tuple(vocabulary),
+        mean=average_statistics(config.data.mean),
+        std=average_statistics(config.data.std),
+    )
 
 
 def stage_training(training: TrainingConfig, method: Method, plan: Plan) -> TrainingConfig:

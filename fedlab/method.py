@@ -38,6 +38,8 @@ class Task:
         model_name: the run's ``model.name``.
         columns: every column's dtype and shape per sample, ``{"image": ("float32", (3, 28, 28))}``.
         make_model: builds a model by component name with the configured (default) settings, initialised from a seed.
+        mean: subtracted per channel from images in [0, 1]; averaged where the statistics differ by domain.
+        std: divisor per channel after that, likewise.
     """
 
     num_classes: int
@@ -48,6 +50,8 @@ class Task:
     columns: Mapping[str, tuple[str, tuple[int, ...]]]
     make_model: Callable[..., nn.Module] = field(repr=False)
     vocabulary: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
 
     def model(self, name: str | None = None, *, seed: int | None = None, **settings: Any) -> nn.Module:
         """The configured model, or the one called `name`.

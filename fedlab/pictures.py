@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import math
 import warnings
@@ -63,6 +64,70 @@ class Plot:
 
 
 Picture = ImageGrid | Plot
+
+
+def heatmaps(
+    maps: Tensor,
+    *,
+    title: str = "",
+    caption: str = "",
+    row_labels: tuple[str, ...] = (),
+    column_labels: tuple[str, ...] = (),
+) -> Plot:
+    """Maps of numbers side by side, such as spectrograms, all of a row on one scale of colours.
+
+    Args:
+        maps: (rows, columns, H, W), any finite values.
+        title: above the picture.
+        caption: one sentence below it in the report.
+        row_labels: one per row, or none.
+        column_labels: one per column, or none.
+    """
+    from matplotlib import rc_context, rcdefaults
+    from matplotlib.figure import Figure
+
+    values = torch.nan_to_num(maps.detach().cpu().float()).numpy()
+    rows, columns, height, width = values.shape
+    wide = 8.0 / columns
+    with rc_context():
+        rcdefaults()
+        tall = max(0.6, min(wide * height / width, wide)) * rows + 0.4
+        figure = Figure(figsize=(8.4, tall))
+        figure.subplots_adjust(0.04, 0.05 / tall, 0.99, 1 - 0.3 / tall, wspace=0.03, hspace=0.06)
+        places = figure.subplots(rows, columns, squeeze=False)
+        for row, column in np.ndindex(rows, columns):
+            place: Any = places[row, column]
+            low, high = float(values[row].min()), float(values[row].max())
+            place.imshow(values[row, column], cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+            place.set(xticks=[], yticks=[])
+            if row == 0 and column < len(column_labels):
+                place.set_title(column_labels[column], fontsize=_FONT, parse_math=False)
+            if column == 0 and row < len(row_labels):
+                place.set_ylabel(row_labels[row][:_LONGEST], fontsize=_FONT, parse_math=False)
+    return Plot(figure, title, caption)
+
+
+def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 0.6) -> Tensor:
+    """Images with a colour of its own for every class laid over them.
+
+    The first class is grey: most often the ground, whose colour would drown the others.
+
+    Args:
+        images: (n, C, H, W) in [0, 1], C 1 or 3.
+        masks: (n, h, w) class indices, enlarged to the image; where one is outside 0…K−1 the image is left as it is.
+        num_classes: K.
+        ink: how much of the colour is the class's.
+
+    Returns:
+        (n, 3, H, W) on the CPU.
+    """
+    hues = [colorsys.hsv_to_rgb(k / num_classes, 0.9, 1.0) for k in range(num_classes - 1)]
+    palette = torch.tensor([(0.5, 0.5, 0.5), *hues])
+    shown, full = images.detach().cpu().expand(-1, 3, -1, -1), masks.detach().cpu()[:, None].float()
+    full = F.interpolate(full, size=images.shape[2:], mode="nearest")[:, 0].long()
+    known = ((full >= 0) & (full < num_classes))[:, None]
+    colours = palette[full.clamp(0, num_classes - 1)].permute(0, 3, 1, 2)
+    return torch.where(known, (1 - ink) * shown + ink * colours, shown)
 
 
 def save_picture(picture: Picture, path: Path) -> Path:

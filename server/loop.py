@@ -41,7 +41,8 @@ from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
 
-Results = Mapping[int, Mapping[str, Tensor]]
+State = Mapping[str, Tensor]
+Results = Mapping[int, State]
 
 
 class FederatedLoop:
@@ -263,6 +264,8 @@ class FederatedLoop:
     @torch.no_grad()
     def _aggregate(self, round: int, delivery: Delivery) -> None:
         own = isinstance(self.strategy, AveragingStrategy)
+        if not own and not self.exchange.up:  # Flower's strategies refuse replies without arrays
+            return
         shown = delivery.replies if own else as_flower_expects(delivery.answers)
         arrays, _ = self.strategy.aggregate_train(round, shown)
         if arrays is None:
@@ -279,10 +282,8 @@ class FederatedLoop:
         for reply in answers:
             record = array_record(reply.content, EXTRAS)
             if record is not None:
-                arrays = to_numpy(record, copy=True)
-                results[self.directory.client(reply.metadata.src_node_id)] = {
-                    name: torch.from_numpy(values).to(self.device) for name, values in arrays.items()
-                }
+                client, arrays = self.directory.client(reply.metadata.src_node_id), to_numpy(record, copy=True)
+                results[client] = {name: torch.from_numpy(v).to(self.device) for name, v in arrays.items()}
         return results
 
     def _client_metrics(self, round: int, answers: Iterable[Message]) -> dict[str, float]:
@@ -338,9 +339,7 @@ class FederatedLoop:
     def _draws(self, round: int, phase: str) -> AbstractContextManager[None]:
         return global_generators(self.config.seed, "global", "server", round, phase, device=self.device)
 
-    def _server_context(
-        self, round: int, plan: Plan, before: Mapping[str, Tensor], after: Mapping[str, Tensor], results: Results
-    ) -> ServerContext:
+    def _server_context(self, round: int, plan: Plan, before: State, after: State, results: Results) -> ServerContext:
         return ServerContext(
             before=before,
             after=after,
@@ -365,6 +364,7 @@ class FederatedLoop:
             task=self.task,
             round=round,
             tensors={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
+            state={name: value.cpu() for name, value in self.private.items()},
             networks=self.networks.eval(),
             data=self.setup.data,
             client_names=tuple(profile.name for profile in self.directory.profiles(self.clients)),

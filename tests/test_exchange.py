@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import ConfigError
-from fedlab.exchange import Exchange, Exchanges, hash_tensors
+from fedlab.exchange import Exchange, Exchanges
 from fedlab.method import Group, Method, Plan, Task
 
 

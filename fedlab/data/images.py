@@ -57,12 +57,15 @@ def decode(picture: Any, size: int | None, channels: int) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if channels == 3 else pixels[None].copy()
 
 
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Images (n, C, H, W) at (n, C, size, size), bilinear and antialiased, in the same type."""
-    if images.shape[2:] == (size, size) or not len(images):
-        return images.reshape(*images.shape[:2], size, size)
+def resize(images: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Images (n, C, H, W) at another height and width, one number for both, bilinear and antialiased, in the same
+    type.
+    """
+    wanted = (size, size) if isinstance(size, int) else size
+    if images.shape[2:] == wanted or not len(images):
+        return images.reshape(*images.shape[:2], *wanted)
     resized: np.ndarray = F.interpolate(
-        torch.from_numpy(as_float(images)), size=(size, size), mode="bilinear", antialias=True
+        torch.from_numpy(as_float(images)), size=wanted, mode="bilinear", antialias=True
     ).numpy()
     return to_uint8(resized) if images.dtype == np.uint8 else resized
 

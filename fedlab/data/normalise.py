@@ -51,7 +51,7 @@ def normalise(images: np.ndarray, domains: np.ndarray | None, names: Sequence[st
 
 def denormaliser(data: DataConfig) -> Callable[[Tensor], Tensor]:
     """Normalised images (n, C, H, W) → [0, 1], clipped, with the mean of the domains' statistics; for pictures."""
-    mean, std = (torch.tensor(_average(given)).reshape(1, -1, 1, 1) for given in (data.mean, data.std))
+    mean, std = (torch.tensor(average_statistics(given)).reshape(1, -1, 1, 1) for given in (data.mean, data.std))
 
     def denormalise(images: Tensor) -> Tensor:
         return (images.detach().cpu().float() * std + mean).clamp(0, 1)
@@ -59,10 +59,11 @@ def denormaliser(data: DataConfig) -> Callable[[Tensor], Tensor]:
     return denormalise
 
 
-def _average(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> list[float]:
+def average_statistics(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> tuple[float, ...]:
+    """One number per channel, or one for all: the mean of the domains' where they differ."""
     if not isinstance(given, dict):
-        return list(given)
-    return [float(mean) for mean in _table(list(given.values())).mean(axis=0)]
+        return given
+    return tuple(float(mean) for mean in _table(list(given.values())).mean(axis=0))
 
 
 def _table(statistics: Sequence[tuple[float, ...]]) -> np.ndarray:

@@ -5,7 +5,24 @@ from __future__ import annotations
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
+<<<<<<< HEAD
 from fedlab.metrics.retrieval import Retrieval
+=======
+from fedlab.metrics.segmentation import Segmentation
+>>>>>>> main
 from fedlab.metrics.sums import SumMetrics
+from fedlab.metrics.tagging import TagPrecision
 
+<<<<<<< HEAD
 __all__ = ["Classification", "Retrieval", "SumMetrics", "client_distance", "membership_inference", "memorisation"]
+=======
+__all__ = [
+    "Classification",
+    "Segmentation",
+    "SumMetrics",
+    "TagPrecision",
+    "client_distance",
+    "membership_inference",
+    "memorisation",
+]
+>>>>>>> main

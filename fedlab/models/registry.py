@@ -16,6 +16,7 @@ MODELS = Registry(
     {
         "convnet": "fedlab.models.convnet:ConvNet",
         "logistic": "fedlab.models.logistic:Logistic",
+        "resnet": "fedlab.models.standard_resnet:ResNet",
         "resnet18": "fedlab.models.resnet:ResNet18",
         "simple_cnn": "fedlab.models.simple_cnn:SimpleCNN",
     },

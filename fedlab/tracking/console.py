@@ -96,7 +96,7 @@ class Standing:
             self.metric = ""
             return
         better = value < self.best[0] if metric == "loss" else value > self.best[0]
-        if self.best[1] == 0 or better:
+        if metric != self.metric or better:  # the first, or after a stage in which another metric was the headline
             self.best = (value, round)
         self.metric, self.value, self.clients = metric, value, clients
 

@@ -28,6 +28,7 @@ def parameters(model: nn.Module) -> int:
         ("convnet", (3, 96, 96), 2, 336_386, 128 * 12 * 12),
         ("resnet18", (3, 28, 28), 10, 11_173_962, 512),
         ("resnet18", (3, 96, 96), 2, 13_529_666, 4608),
+        ("resnet", (3, 224, 224), 1000, 11_689_512, 512),
         ("simple_cnn", (1, 28, 28), 10, 1_199_882, 128),
         ("simple_cnn", (3, 32, 32), 10, 1_626_442, 128),
         ("logistic", (3, 28, 28), 10, 23_530, 2352),
@@ -45,7 +46,8 @@ def test_sizes_of_the_papers(name: str, shape: tuple[int, ...], classes: int, co
 
 
 @pytest.mark.parametrize(
-    ("name", "smallest"), [("convnet", 8), ("resnet18", 25), ("simple_cnn", 6), ("convnet-grey", 4), ("convnet-2", 4)]
+    ("name", "smallest"),
+    [("convnet", 8), ("resnet", 8), ("resnet18", 25), ("simple_cnn", 6), ("convnet-grey", 4), ("convnet-2", 4)],
 )
 def test_the_smallest_image_works_and_a_smaller_one_is_refused(name: str, smallest: int) -> None:
     kind, _, variant = name.partition("-")
@@ -99,6 +101,33 @@ def test_instance_norm_is_group_norm_with_one_channel_a_group() -> None:
     torch.testing.assert_close(*second)
 
 
+@pytest.mark.parametrize(("depth", "count"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160)])
+def test_standard_resnets_have_the_published_sizes(depth: int, count: int) -> None:
+    with torch.device("meta"):
+        assert parameters(make("resnet", (3, 224, 224), 1000, depth=depth)) == count
+
+
+def test_the_small_stem_keeps_the_resolution() -> None:
+    large, small = make("resnet", (1, 32, 32), width=4), make("resnet", (1, 32, 32), width=4, stem="small")
+    x = torch.randn(2, 1, 32, 32)
+    assert small.body.embedder(x).shape == (2, 4, 32, 32)
+    assert large.body.embedder(x).shape == (2, 4, 8, 8)
+    assert small(x).shape == (2, 10)
+    assert all(not isinstance(layer, nn.MaxPool2d) for layer in small.modules())
+
+
+def test_convnet_takes_a_width_for_each_block_another_pooling_and_plain_padding() -> None:
+    model = make("convnet", (1, 16, 16), width=[24, 48, 40], pooling="max", same_padding=True)
+    assert [layer.out_channels for layer in model.body if isinstance(layer, nn.Conv2d)] == [24, 48, 40]
+    assert [type(layer) for layer in model.body[3::4]] == [nn.MaxPool2d] * 3
+    assert model.features(torch.randn(1, 1, 16, 16)).shape == (1, 40 * 2 * 2)
+    assert make("convnet", (1, 16, 16), width=[24, 48, 40]).feature_dim == 40 * 2 * 2  # 20 → 10 → 5 → 2
+    assert make("convnet", (1, 14, 14), width=8, depth=1).feature_dim == 8 * 9 * 9
+    assert make("convnet", (1, 14, 14), width=8, depth=1, same_padding=True).feature_dim == 8 * 7 * 7
+    with pytest.raises(ConfigErrors, match="as many widths as blocks"):
+        check_model(Component(name="convnet", width=[8, 8]))
+
+
 @pytest.mark.parametrize("name", ["convnet", "resnet18"])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "none"])
 def test_every_normalisation_can_be_built(name: str, norm: str) -> None:
@@ -108,7 +137,7 @@ def test_every_normalisation_can_be_built(name: str, norm: str) -> None:
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) == (norm == "batch")
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "logistic"])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet", "logistic"])
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     model = make(name).eval()
     x = torch.randn(3, 3, 28, 28)

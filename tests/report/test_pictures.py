@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedlab.pictures import ImageGrid, Plot, save_picture, save_sheet
+from fedlab.pictures import ImageGrid, Plot, label_overlay, save_picture, save_sheet
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -104,3 +104,17 @@ def test_equal_pictures_are_equal_files_and_a_plot_is_saved_as_drawn(tmp_path: P
     figure = Figure(figsize=(2, 1))
     figure.add_subplot().plot([0, 1])
     assert pixels(save_picture(Plot(figure), tmp_path / "c.png")).shape == (120, 240, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_overlay_colours_classes_and_leaves_the_unlabelled(channels: int) -> None:
+    images = torch.full((1, channels, 4, 4), 0.25)
+    shown = label_overlay(images, torch.tensor([[[0, 1], [2, -1]]]), 3, ink=1.0)
+    assert shown.shape == (1, 3, 4, 4)
+    corners = shown[0, :, ::2, ::2].flatten(1).T
+    assert corners[0].tolist() == [0.5, 0.5, 0.5]
+    assert corners[3].tolist() == [0.25, 0.25, 0.25]
+    assert len({tuple(colour.tolist()) for colour in corners}) == 4
+    half = label_overlay(images, torch.tensor([[[5, 1], [1, 1]]]), 3, ink=0.5)
+    assert torch.equal(half[0, :, :2, :2], torch.full((3, 2, 2), 0.25))
+    torch.testing.assert_close(half[0, :, 3, 3], 0.5 * corners[1] + 0.125)

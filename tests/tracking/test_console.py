@@ -76,6 +76,12 @@ def test_the_best_result_is_named_where_it_is_another(stream: Stream) -> None:
     assert "accuracy" not in plain_lines([evaluation, unknown])[-1]
 
 
+def test_the_best_of_one_metric_is_not_told_of_another(stream: Stream) -> None:
+    (evaluation,) = [e for e in stream if e["event"] == "evaluation"]
+    teacher = {**evaluation, "mean": {"teacher_accuracy": 0.9}}
+    assert "accuracy 0.625 (mean of 2 clients)" in plain_lines([stream[0], teacher, *stream[1:]])[-2]
+
+
 def test_messages_are_shown_as_they_are(event: MakeEvent) -> None:
     failure = event("run_end", 65, status="failed", seconds=65.2, error="ValueError: [/bold] in\nfile [red]x")
     lines = plain_lines([event("warning", 1, message="client [bold]7[/] failed :smile:"), failure])

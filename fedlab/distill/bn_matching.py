@@ -1,0 +1,108 @@
+"""BatchNorm statistics as a target of synthesis, and as something that clients contribute to.
+
+Yin et al. 2020, arXiv 1912.08795 (DeepInversion), Eq. 4; with the weights of Yin and Shen 2023, arXiv 2311.18838.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """The BatchNorm2d layers that keep running statistics, in module order."""
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+
+
+class BatchNormMatching:
+    """How far what enters a model's BatchNorm layers is from what entered them in training.
+
+    A context manager: inside it, every forward pass of the model replaces the recorded distances, whose weighted sum
+    `loss` returns. The model must be in evaluation mode, or the pass would move its running statistics.
+
+    Args:
+        model: has BatchNorm2d layers.
+        first_weight: weight of the first layer; the others have weight 1.
+    """
+
+    def __init__(self, model: nn.Module, first_weight: float = 10.0) -> None:
+        self._layers = batch_norms(model)
+        self._weights = [first_weight if index == 0 else 1.0 for index in range(len(self._layers))]
+        self._distances: dict[int, Tensor] = {}
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> BatchNormMatching:
+        for index, layer in enumerate(self._layers):
+            self._handles.append(layer.register_forward_pre_hook(self._recorder(index)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _recorder(self, index: int) -> Any:
+        def record(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+            self._distances[index] = statistics_distance(inputs[0], layer)
+
+        return record
+
+    def loss(self) -> Tensor:
+        """Σ_l w_l·(‖σ²_l − var_l‖₂ + ‖μ_l − mean_l‖₂) of the last forward pass, a scalar."""
+        return torch.stack([self._weights[index] * d for index, d in sorted(self._distances.items())]).sum()
+
+
+def statistics_distance(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+    """‖σ² − var‖₂ + ‖μ − mean‖₂ between a batch and the running statistics, a scalar.
+
+    Args:
+        x: (n, C, H, W), the layer's input; μ and the biased σ² are per channel, over batch and space.
+        layer: BatchNorm over C channels.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
+        off = torch.linalg.vector_norm
+        distance: Tensor = off(variance - running_var) + off(mean - running_mean)
+        return distance
+
+
+@torch.no_grad()
+def to_second_moments(model: nn.Module) -> None:
+    """Replace every running variance by E[x²] = var + mean², which clients may average."""
+    for layer in batch_norms(model):
+        cast(Tensor, layer.running_var).add_(cast(Tensor, layer.running_mean).square())
+
+
+@torch.no_grad()
+def from_second_moments(model: nn.Module) -> None:
+    """Undo `to_second_moments`; of averages it makes the mixture's var = Σ_i p_i(var_i + mean_i²) − mean²."""
+    for layer in batch_norms(model):
+        cast(Tensor, layer.running_var).sub_(cast(Tensor, layer.running_mean).square()).clamp_(min=0)
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make the running statistics the plain averages over these batches; modes and momenta are as before afterwards.
+
+    Args:
+        model: in any mode; only its BatchNorm layers are put into training mode meanwhile.
+        batches: inputs of the model.
+    """
+    layers = batch_norms(model)
+    before = [(layer.training, layer.momentum) for layer in layers]
+    was_training = model.training
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = None
+    for batch in batches:
+        model(batch)
+    model.train(was_training)
+    for layer, (training, momentum) in zip(layers, before, strict=True):
+        layer.train(training)
+        layer.momentum = momentum

@@ -1,0 +1,51 @@
+"""Losses between dense feature maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab.distill.precision import full_precision
+
+_LEVELS = (4, 2, 1)
+
+
+def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error at full resolution and pooled to 4×4, 2×2 and 1×1, each level counting half of the one before.
+
+    A level as high as the map or higher is left out, judged by height alone as in the release, and halves nothing.
+
+    Args:
+        student: (B, C, H, W).
+        teacher: (B, C, H, W), without gradient.
+
+    Returns:
+        () weighted mean over the levels.
+
+    Source: Chen et al. 2021, arXiv 2104.09044, §3.4 (HCL); Liu et al. 2022, arXiv 2202.13393.
+    """
+    with full_precision(student, teacher) as (s, t):
+        loss, weight, weights = F.mse_loss(s, t), 1.0, 1.0
+        for level in _LEVELS:
+            if level < s.shape[2]:
+                weight /= 2
+                weights += weight
+                pooled = F.mse_loss(F.adaptive_avg_pool2d(s, level), F.adaptive_avg_pool2d(t, level))
+                loss = loss + weight * pooled
+        return loss / weights
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of dense predictions, the (weighted) mean over labelled positions; 0 where there is none.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) integers below K; negative is unlabelled.
+        weight: (K,) of each class.
+    """
+    labelled = labels >= 0
+    with full_precision(logits) as (scores,):
+        if not labelled.any():
+            return scores.sum() * 0
+        return F.cross_entropy(scores, torch.where(labelled, labels, -1), weight, ignore_index=-1)

@@ -1,0 +1,123 @@
+"""Random resized crops and flips whose parameters are drawn from a given generator, kept, and applied differentiably.
+
+Parameters follow torchvision's RandomResizedCrop: ten attempts at an area and an aspect ratio, then the whole picture.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+RATIO = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+def draw_boxes(count: int, size: tuple[int, int], scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Crop boxes with an area of scale[0] to scale[1] of the picture and an aspect ratio of 3/4 to 4/3.
+
+    Args:
+        count: n.
+        size: height and width of the picture in pixels.
+        scale: smallest and largest share of the area.
+        generator: a CPU generator.
+
+    Returns:
+        (n, 4) int64: top, left, height, width in pixels.
+    """
+    height, width = size
+    low, high = (math.log(r) for r in RATIO)
+    u = torch.rand(4, count, _ATTEMPTS, generator=generator, dtype=torch.float64)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[0])
+    aspect = torch.exp(low + (high - low) * u[1])
+    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    chosen = fits.int().argmax(1, keepdim=True)  # the first attempt that fits
+    w, h, y, x = (values.gather(1, chosen).squeeze(1) for values in (widths, heights, u[2], u[3]))
+    top, left = (y * (height - h + 1)).floor(), (x * (width - w + 1)).floor()
+    boxes = torch.stack([top, left, h, w], dim=1)
+    boxes[~fits.any(1)] = torch.tensor(_whole(height, width), dtype=boxes.dtype)
+    return boxes.long()
+
+
+def _whole(height: int, width: int) -> tuple[int, int, int, int]:
+    """The largest central box of an allowed aspect ratio."""
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """One crop for all images, resized bilinearly; pixels outside the box get a gradient of exactly 0.
+
+    Args:
+        images: (n, C, H, W).
+        box: (4,) integers, see `draw_boxes`.
+        size: height and width of the result.
+    """
+    top, left, height, width = (int(v) for v in box)
+    cut = images[:, :, top : top + height, left : left + width]
+    if (height, width) == size:
+        return cut
+    return F.interpolate(cut, size=size, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Views:
+    """One view of each of n images.
+
+    Args:
+        boxes: (n, 4) float32: top, left, height, width as shares of the picture; may reach beyond it.
+        flips: (n,) bool, mirrored left and right.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+
+
+def draw_views(
+    count: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.08, 1.0),
+    flip: bool = True,
+    shift: int = 0,
+) -> Views:
+    """A random resized crop and a flip for each image.
+
+    Args:
+        count: n.
+        size: height and width of the pictures in pixels.
+        generator: a CPU generator.
+        scale: share of the area a crop keeps; a smallest share of 1 does not crop.
+        flip: whether to mirror half of the images.
+        shift: every box moves up to so many pixels in both directions.
+    """
+    sides = torch.tensor([*size, *size], dtype=torch.float64)
+    boxes = torch.tensor([0, 0, *size]).expand(count, 4)
+    if scale[0] < 1:
+        boxes = draw_boxes(count, size, scale, generator)
+    moves = torch.zeros(count, 4, dtype=torch.int64)
+    if shift:
+        moves[:, :2] = torch.randint(-shift, shift + 1, (count, 2), generator=generator)
+    coins = torch.rand(count, generator=generator) < 0.5 if flip else torch.zeros(count, dtype=torch.bool)
+    return Views(((boxes + moves) / sides).float(), coins)
+
+
+def take_views(images: Tensor, views: Views) -> Tensor:
+    """Every image's own view at the images' size; beyond the picture, its edge is repeated. Differentiable.
+
+    Args:
+        images: (n, C, H, W).
+        views: of n images.
+    """
+    top, left, height, width = views.boxes.to(images.device).unbind(1)
+    zero = torch.zeros_like(top)
+    across = torch.where(views.flips.to(images.device), -width, width)
+    theta = torch.stack([across, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1)
+    grid = F.affine_grid(theta.reshape(-1, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

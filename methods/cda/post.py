@@ -1,0 +1,163 @@
+"""Post-train: students from scratch on the synthetic images (§3.4)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlab.context import Optimiser, ServerContext
+from fedlab.distill.pixels import from_bytes
+from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
+from fedlab.distill.soft_labels import soft_label_kl
+from fedlab.errors import FedLabError
+from fedlab.methods.cda.curriculum import cosine
+from fedlab.methods.cda.settings import Post
+
+Batches = Iterator[tuple[Tensor, Tensor, Tensor, float]]
+"""Views (n, C, H, W), teacher's logits (n, K), classes of each image and of its partner (2, n), share λ."""
+
+
+class PostTraining:
+    """Some epochs of one round.
+
+    Args:
+        ctx: the server at work; its state holds the synthetic set, and what lasts from round to round.
+        s: settings.
+
+    Raises:
+        FedLabError: there is no synthetic set.
+    """
+
+    def __init__(self, ctx: ServerContext, s: Post) -> None:
+        if "images" not in ctx.state:
+            raise FedLabError("nobody took part in the round of recovery: there are no images to train students on")
+        self.ctx, self.s = ctx, s
+        self.images = from_bytes(ctx.state["images"], ctx.task.mean, ctx.task.std)
+        self.labels = ctx.state["labels"].long()
+        self.teacher: Teacher = ensemble(ctx) if s.labels == "ensemble" else ctx.networks["model"].eval()
+        if s.relabel == "stored" and "fkd/logits" not in ctx.state:
+            self._store()
+
+    def _store(self) -> None:
+        epochs = (self._draw(epoch, "relabel") for epoch in self.ctx.steps(self.s.epochs))
+        for name, values in store(self.images, self.teacher, epochs).items():
+            self.ctx.state[f"fkd/{name}"] = values
+
+    def _draw(self, epoch: int, *purpose: str) -> list[Configuration]:
+        s, size = self.s, (self.ctx.task.input_shape[1], self.ctx.task.input_shape[2])
+        batch_size, generator = max(1, s.batch_size // s.accumulation), self.ctx.generator(*purpose, epoch)
+        looks: dict[str, Any] = {"smallest": s.crop, "flip": s.flip, "mixing": s.mixing}
+        return draw_epoch(len(self.images), size, batch_size, generator, **looks)
+
+    def train(self, role: str, first: int, last: int) -> None:
+        """Epochs `first` to `last` − 1 of one student."""
+        s, ctx = self.s, self.ctx
+        student = ctx.networks[role].train().requires_grad_()
+        optimiser = ctx.optimiser(
+            student.parameters() if s.decay == "all" else matrices_decay(student, s.weight_decay),
+            optimiser=s.optimiser,
+            lr=s.lr,
+            momentum=s.momentum,
+            betas=(0.9, 0.999),
+            eps=1e-8,
+            weight_decay=s.weight_decay,
+            clip_norm=None,
+        )
+        unpack(optimiser, ctx.state, f"optimiser/{role}/")
+        for epoch in (first + done for done in ctx.steps(last - first)):
+            for group in optimiser.torch.param_groups:
+                group["lr"] = s.lr * cosine(epoch, s.epochs, s.warmup_epochs)
+            parts: list[Tensor] = []
+            for batch in self._batches(epoch, role):
+                parts.append(self._loss(student, *batch))
+                if len(parts) == s.accumulation:
+                    ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimiser)
+                    parts = []
+            if parts:
+                ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimiser)
+        student.eval().requires_grad_(False)
+        pack(optimiser, ctx.state, f"optimiser/{role}/", keep=last < s.epochs)
+
+    def _loss(self, student: nn.Module, x: Tensor, logits: Tensor, classes: Tensor, share: float) -> Tensor:
+        with self.ctx.autocast():
+            ours: Tensor = student(x)
+        if self.s.labels == "hard":
+            own, partner = (F.cross_entropy(ours.float(), y) for y in classes)
+            return share * own + (1 - share) * partner
+        return soft_label_kl(ours, logits, self.s.temperature, self.s.squared)
+
+    def _batches(self, epoch: int, role: str) -> Batches:
+        if self.s.relabel == "stored":
+            held = {n.removeprefix("fkd/"): v for n, v in self.ctx.state.items() if n.startswith("fkd/")}
+            stored = StoredLabels(self.images, held)
+            for batch in range(stored.batches):
+                x, logits = stored[epoch * stored.batches + batch]
+                yield x, logits, *self._classes(stored.configuration(epoch, batch))
+            return
+        for drawn in self._draw(epoch, "post", role):
+            x = drawn.view(self.images)
+            with torch.no_grad(), self.ctx.autocast():
+                logits = x.new_empty(0) if self.s.labels == "hard" else self.teacher(x)
+            yield x, logits, *self._classes(drawn)
+
+    def _classes(self, drawn: Configuration) -> tuple[Tensor, float]:
+        own = self.labels[drawn.indices]
+        return torch.stack([own, own[drawn.mix.permutation]]), drawn.mix.share
+
+
+def matrices_decay(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: weights of more than one dimension decay; biases, scales and shifts do not."""
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, p in student.named_parameters():
+        groups[p.ndim > 1 and name.endswith("weight")].append(p)
+    decays = {True: weight_decay, False: 0.0}
+    return [{"params": found, "weight_decay": decays[kind]} for kind, found in groups.items() if found]
+
+
+def ensemble(ctx: ServerContext) -> Teacher:
+    """The clients' teachers as one: z_c = Σ_i w_ic·log p_i(c | x), w_ic client i's share of class c's samples.
+
+    A class nobody counts is averaged plainly.
+    """
+    counts = torch.stack([v for n, v in sorted(ctx.state.items()) if n.startswith("counts/")]).double()
+    shares = torch.where(counts.sum(0) > 0, counts / counts.sum(0).clamp(min=1), 1 / len(counts)).float()
+    models = []
+    for name in sorted(n for n in ctx.state if n.startswith("counts/")):
+        prefix = f"teacher/{name.removeprefix('counts/')}/"
+        model = copy.deepcopy(ctx.networks["model"])
+        model.load_state_dict({n.removeprefix(prefix): v for n, v in ctx.state.items() if n.startswith(prefix)})
+        models.append(model.eval())
+
+    def ask(x: Tensor) -> Tensor:
+        return torch.stack(
+            [w * F.log_softmax(model(x).float(), 1) for w, model in zip(shares, models, strict=True)]
+        ).sum(0)
+
+    return ask
+
+
+def pack(optimiser: Optimiser, state: MutableMapping[str, Tensor], prefix: str, keep: bool) -> None:
+    """Put an optimiser's moments into `state`, in place of those that were there; or only take those away."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        del state[name]
+    moments: Mapping[int, Mapping[str, Any]] = optimiser.torch.state_dict()["state"] if keep else {}
+    for index, values in moments.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                state[f"{prefix}{index}/{name}"] = value
+
+
+def unpack(optimiser: Optimiser, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Give a fresh optimiser the moments that `pack` kept, if any."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for path in sorted(name for name in state if name.startswith(prefix)):
+        index, name = path.removeprefix(prefix).split("/")
+        moments.setdefault(int(index), {})[name] = state[path]
+    if moments:
+        whole = optimiser.torch.state_dict()
+        optimiser.torch.load_state_dict(cast(dict[str, Any], {**whole, "state": moments}))

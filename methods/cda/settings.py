@@ -1,0 +1,201 @@
+"""What can be set of CDA."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fedlab.config import ComponentField, Fraction, Positive, Section
+from fedlab.distill.mixing import Mixing
+from fedlab.errors import ConfigError, ConfigErrors, InputError
+from fedlab.methods.cda.curriculum import Curriculum
+from fedlab.models import check_model
+
+
+class Squeeze(Section):
+    """The federated training of the teacher."""
+
+    rounds: int = Field(default=10, ge=0, description="rounds of averaging; 0 needs `pretrained`")
+    variance: Literal["mixture", "average"] = Field(
+        default="mixture", description="running variances: of the clients' mixture, or averaged plainly (too small)"
+    )
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="of training.lr over these rounds")
+    warmup_rounds: int = Field(default=0, ge=0, description="linear warm-up from 1 % of training.lr")
+    crop: Fraction = Field(default=1.0, description="smallest share of the area a random resized crop keeps; 1: none")
+    flip: bool = Field(default=True, description="mirror half of the images; wrong for digits")
+    shift: int = Field(default=0, ge=0, description="random shift of up to so many pixels, the edge repeated")
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Squeeze:
+        if self.warmup_rounds > self.rounds:
+            raise ValueError("warmup_rounds of at most rounds")
+        return self
+
+
+class Recover(Section):
+    """The synthesis of images from a frozen teacher."""
+
+    form: Literal["client", "server"] = Field(
+        default="client", description="each client from its own teacher for the classes it holds, or the server alone"
+    )
+    images: Literal["synthetic", "real"] = Field(
+        default="synthetic", description="real: send random private images instead, the reference point (leaks data)"
+    )
+    ipc: Positive = Field(default=10, description="images per class")
+    iterations: int = Field(default=1000, ge=0, description="T; 0 leaves Gaussian noise")
+    lr: float = Field(default=0.1, gt=0, description="η of Adam on the pixels, cosine to 0")
+    r_bn: float = Field(default=0.05, ge=0, description="weight of the BatchNorm statistics")
+    first_bn: float = Field(default=10.0, ge=0, description="weight of the first BatchNorm layer among them")
+    curriculum: Curriculum = Field(default="cosine", description="how crops shrink; constant is SRe²L")
+    milestone: float = Field(default=1.0, ge=0, le=1, description="share of T the curriculum takes; 0 is SRe²L")
+    smallest: Fraction = Field(default=0.08, description="share of the area the smallest crop keeps")
+    jitter: int = Field(default=0, ge=0, description="J, circular roll of up to so many pixels")
+    flip: bool = Field(default=True, description="mirror every other view; wrong for digits")
+    chunk: Positive = Field(default=100, description="images optimised together, of as many classes as there are")
+    local_epochs: int = Field(default=1, ge=0, description="client form: epochs of fine-tuning the received teacher")
+    local_lr: float = Field(default=0.005, gt=0, description="client form: learning rate of these epochs")
+    local_statistics: bool = Field(
+        default=True, description="client form: BatchNorm statistics of the client's own samples"
+    )
+
+
+class Post(Section):
+    """The training of students on the synthetic images."""
+
+    labels: Literal["global", "ensemble", "hard"] = Field(
+        default="global",
+        description="soft labels of the global teacher or of the clients' teachers by class counts; or the classes",
+    )
+    relabel: Literal["online", "stored"] = Field(
+        default="online", description="ask the teacher on every view, or store views and fp16 logits first (FKD)"
+    )
+    students: dict[str, ComponentField] = Field(
+        default_factory=dict,
+        description="name → model; the first one's metrics bear no prefix; default: the run's model",
+    )
+    repeats: Positive = Field(default=1, description="students of each architecture; metrics are means over them")
+    epochs: Positive = Field(default=300, description="passes over the synthetic images")
+    batch_size: Positive = 128
+    accumulation: Positive = Field(default=1, description="parts of a batch that normalise and mix on their own")
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
+    lr: float = Field(default=0.001, gt=0, description="cosine to 0, changed every epoch")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    weight_decay: float = Field(default=0.01, ge=0)
+    decay: Literal["weights", "all"] = Field(
+        default="weights", description="what decays: weights of more than one dimension, or every parameter"
+    )
+    warmup_epochs: int = Field(default=0, ge=0, description="linear warm-up from 1 % of lr")
+    temperature: float = Field(default=20.0, gt=0, description="τ")
+    squared: bool = Field(default=False, description="multiply the loss by τ²")
+    mixing: Mixing = "cutmix"
+    crop: Fraction = Field(default=0.08, description="smallest share of the area a random resized crop keeps; 1: none")
+    flip: bool = Field(default=True, description="mirror half of the images; wrong for digits")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Post:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError("warmup_epochs of at most epochs")
+        if self.labels == "hard" and self.relabel == "stored":
+            raise ValueError("soft labels where relabel is stored: there are no logits to store")
+        return self
+
+
+class CDASettings(Section):
+    """Settings of CDA, by stage."""
+
+    pretrained: str | None = Field(default=None, description="teacher weights: a hub name or a folder, see model")
+    squeeze: Squeeze = Squeeze()
+    recover: Recover = Recover()
+    post: Post = Post()
+
+
+def check(s: CDASettings, config: Any) -> list[str]:
+    """Warnings about a configuration.
+
+    Raises:
+        ConfigError: it has no room for the stages, or breaks what they rely on.
+    """
+    _check_stages(s, config)
+    _check_exchange(s, config)
+    _check_students(s)
+    recover, fraction = s.recover, config.federation.sampler.settings.get("fraction", 1.0)
+    warnings = {
+        "method.recover.images = real sends private images": recover.images == "real",
+        "method.recover.milestone = 0 crops as SRe²L does, whatever the curriculum": (
+            recover.milestone == 0 and recover.curriculum != "constant"
+        ),
+        "method.recover.r_bn = 0 leaves cross-entropy alone, which any image with the right logits satisfies": (
+            recover.r_bn == 0
+        ),
+        "method.post.labels = hard loses most of what the images carry": s.post.labels == "hard",
+        "method.post.temperature = 1 hardly softens the labels; the paper's is 20": s.post.temperature == 1,
+        f"federation.sampler.fraction = {fraction}: only clients drawn in the recovery round send images": (
+            fraction < 1 and recover.form == "client"
+        ),
+        "training.schedule is not followed in the squeeze: see method.squeeze.schedule": (
+            config.training.schedule != "constant" or config.training.warmup_steps > 0
+        ),
+        "method.squeeze.variance = average understates the variance of clients that differ": (
+            s.squeeze.variance == "average" and s.squeeze.rounds > 0
+        ),
+    }
+    return [text for text, holds in warnings.items() if holds]
+
+
+def _check_stages(s: CDASettings, config: Any) -> None:
+    rounds, needed = config.federation.rounds, s.squeeze.rounds + 2
+    if rounds < needed:
+        raise ConfigError(
+            "federation.rounds",
+            rounds,
+            f"at least {needed}: {s.squeeze.rounds} to squeeze, one to recover, the rest to train students",
+            "raise it, or lower method.squeeze.rounds",
+        )
+    if not s.squeeze.rounds and s.pretrained is None and "model" not in config.init:
+        raise ConfigError(
+            "method.squeeze.rounds", 0, "a trained teacher", "squeeze for some rounds, or set method.pretrained"
+        )
+    if config.federation.mode == "asynchronous":
+        raise ConfigError(
+            "federation.mode", "asynchronous", "synchronous: stages follow one another", "leave the mode out"
+        )
+
+
+def _check_exchange(s: CDASettings, config: Any) -> None:
+    if config.exchange.local:
+        raise ConfigError(
+            "exchange.local",
+            config.exchange.local,
+            "nothing: images are recovered from a teacher whose every state was aggregated",
+            "for statistics of a client's own, see method.recover.local_statistics",
+        )
+    for key in ("mean", "std"):
+        if isinstance(getattr(config.data, key), dict):
+            raise ConfigError(
+                f"data.{key}",
+                sorted(getattr(config.data, key)),
+                "one tuple for all domains: images travel as pixels, and students see them all alike",
+                "give one number per channel",
+            )
+    if s.recover.form == "server" and (s.recover.images == "real" or s.post.labels == "ensemble"):
+        key = "recover.images" if s.recover.images == "real" else "post.labels"
+        raise ConfigError(
+            f"method.{key}",
+            s.recover.images if key == "recover.images" else s.post.labels,
+            "something the server has: with method.recover.form = server clients send nothing after the squeeze",
+            "set method.recover.form: client",
+        )
+
+
+def _check_students(s: CDASettings) -> None:
+    for name, component in s.post.students.items():
+        try:
+            check_model(component)
+        except (ConfigError, ConfigErrors) as error:
+            wrong = error.errors if isinstance(error, ConfigErrors) else [error]
+            key = f"method.post.students.{name}"
+            renamed: list[InputError] = [
+                ConfigError(key + e.key.removeprefix("model"), e.value, e.expected, e.fix) for e in wrong
+            ]
+            raise ConfigErrors(renamed) from error

@@ -1,0 +1,154 @@
+"""TransKD: a small segmentation transformer learns the feature maps and patch embeddings of a large one.
+
+Liu et al., "TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation", arXiv 2202.13393.
+Symbols: E_i, F_i patch embeddings and features of stage i; O_i, Ê_i what the distiller makes of the student's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.context import EvaluationContext, FigureContext, ServerContext
+from fedlab.distill.dense import pixel_cross_entropy
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.methods.transkd.augment import flip_and_shift
+from fedlab.methods.transkd.distiller import CrossSelectiveFusion, Distiller, EmbeddingAssistant, GLMixer
+from fedlab.methods.transkd.losses import embedding_loss, feature_loss
+from fedlab.methods.transkd.pictures import overlays
+from fedlab.methods.transkd.segformer import SegFormer
+from fedlab.methods.transkd.settings import TransKDSettings, check, check_task
+from fedlab.methods.transkd.teacher import make_ready
+from fedlab.metrics import Segmentation
+from fedlab.pictures import Picture
+
+HELD_OUT = "test"
+"""The server's sample set that it tests both networks on."""
+
+
+class TransKD(Method):
+    """Distillation of feature maps (CSF) and patch embeddings (PEA) for segmentation transformers."""
+
+    title = "TransKD"
+    paper = "Liu et al. 2022, arXiv 2202.13393"
+
+    class Settings(TransKDSettings):
+        """Settings; defaults are the paper's."""
+
+    def check(self, config: Any) -> list[str]:
+        return check(self.settings, config)
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        """The student first and the distiller last, so that the two others start alike in every variant."""
+        s = self.settings
+        check_task(s, task)
+        channels, outputs = task.input_shape[0], task.num_classes + s.void_logit
+        networks: dict[str, nn.Module] = {"student": SegFormer(s.student, channels, outputs)}
+        if s.distils:
+            networks["teacher"] = SegFormer(s.teacher, channels, outputs)
+            widths = s.student.widths, s.teacher.widths
+            networks["distiller"] = Distiller(
+                *widths,
+                fusion=CrossSelectiveFusion(*widths, s.csf_width, s.squeeze) if s.csf else None,
+                stages=s.stages,
+                mixer=GLMixer(widths[0][-1], s.gl_residual) if s.variant == "gl" else None,
+                assistant=EmbeddingAssistant(*widths, channels) if s.variant == "ea" else None,
+            )
+        return networks
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """§6: student and distiller are averaged; the teacher is sent once and never comes back."""
+        s = self.settings
+        student = Group("student", ("student",), buffers=s.buffers)
+        if not s.distils:
+            return (student,)
+        distiller = Group(
+            "distiller", ("distiller",), mode="local" if s.distiller == "local" else "average", buffers=s.buffers
+        )
+        return student, distiller, Group("teacher", ("teacher",), mode="once")
+
+    def server_prepare(self, ctx: ServerContext) -> None:
+        if self.settings.distils:
+            make_ready(ctx, self.settings, self._augmented, self._cross_entropy)
+
+    # the client's round
+
+    def batches(self, plan: Plan) -> Batches:
+        return Batches(collate=self._augmented)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
+        s = self.settings
+        images, masks = flip_and_shift(batch["image"], batch["mask"], s.flip, s.translate, generator)
+        return {**batch, "image": images, "mask": masks}
+
+    def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        """§3.6: linear in the round, over a horizon that may lie beyond the run's end."""
+        horizon = self.settings.horizon
+        return {"lr": group["lr"] * max(0.0, 1 - (step.round - 1) / horizon)} if horizon else {}
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """L = CE + Σ HCL(O_i, F_i^T) + Σ β_i MSE(Ê_i, E_i^T)."""
+        student, images = cast(SegFormer, networks["student"]), batch["image"]
+        seen = student.encode(images)
+        terms = {"ce": self._cross_entropy(student.decode(seen.features), batch["mask"])}
+        if "teacher" not in networks:
+            return terms
+        with torch.no_grad():
+            taught = cast(SegFormer, networks["teacher"]).encode(images)
+        targets = networks["distiller"](images, seen)
+        if targets.features:
+            terms["csf"] = feature_loss(targets.features, taught.features)
+        if targets.embeddings:
+            terms["pea"] = embedding_loss(targets.embeddings, taught.embeddings, self.settings.betas)
+        return terms
+
+    def _cross_entropy(self, logits: Tensor, masks: Tensor) -> Tensor:
+        s, weights = self.settings, None
+        if s.class_weights is not None:
+            weights = logits.new_tensor((*s.class_weights, *(0.0,) * s.void_logit), dtype=torch.float32)
+        return pixel_cross_entropy(logits, masks, weights)
+
+    # evaluation and pictures
+
+    def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Logits (n, K, H/4, W/4) of the student alone."""
+        logits: Tensor = networks["student"](batch["image"])
+        return logits
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        return _counts(ctx, ctx.networks["student"], ctx.batches()).state()
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        metric = Segmentation(task.num_classes)
+        metric.merge(sums)
+        return metric.compute()
+
+    def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
+        """Student and teacher on the server's own test images, where it holds some."""
+        values: dict[str, float] = {}
+        for role in ("student", "teacher") if HELD_OUT in ctx.data else ():
+            if role in ctx.networks:
+                metric = _counts(ctx, ctx.networks[role].eval(), ctx.iterate(ctx.data[HELD_OUT], 64))
+                prefix = "" if role == "student" else f"{role}_"
+                values |= {f"{prefix}{name}": value for name, value in metric.compute().items()}
+        return values
+
+    def figures(self, ctx: FigureContext) -> dict[str, Picture]:
+        return overlays(ctx, ctx.data.get(HELD_OUT) or ctx.client_test(0))
+
+
+@torch.no_grad()
+def _counts(ctx: EvaluationContext | ServerContext, network: nn.Module, batches: Iterable[Batch]) -> Segmentation:
+    metric = Segmentation(ctx.task.num_classes)
+    for batch in batches:
+        with ctx.autocast():
+            logits = network(batch["image"])
+        metric.update(logits.argmax(dim=1), batch["mask"])
+    return metric
+
+
+METHOD = TransKD

@@ -1,0 +1,41 @@
+"""What teacher and student see in a few images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedlab.context import FigureContext
+from fedlab.pictures import ImageGrid, Picture, label_overlay
+
+_SHOWN = 6
+
+
+@torch.no_grad()
+def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[str, Picture]:
+    """Image, truth, and each network's prediction for the first few samples, classes in colours of their own.
+
+    Args:
+        ctx: networks and names.
+        samples: ``image`` and ``mask`` columns, or None: nothing to show.
+    """
+    if not samples or not len(samples["image"]):
+        return {}
+    images, masks = samples["image"][:_SHOWN], samples["mask"][:_SHOWN]
+    shown = ctx.denormalise(images)
+    rows, names = [shown, label_overlay(shown, masks, ctx.task.num_classes)], ["image", "truth"]
+    for role in ("teacher", "student"):
+        if role in ctx.networks:
+            predicted = ctx.networks[role](images).argmax(dim=1)
+            rows.append(label_overlay(shown, predicted, ctx.task.num_classes))
+            names.append(role)
+    grid = ImageGrid(
+        torch.cat(rows),
+        columns=len(shown),
+        title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialisation",
+        caption="Classes in colour: " + ", ".join(ctx.task.class_names[:12]) + "; unlabelled is as it is.",
+        row_labels=tuple(names),
+    )
+    return {"segmentation": grid}

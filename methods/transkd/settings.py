@@ -1,0 +1,144 @@
+"""What can be set of TransKD."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, model_validator
+
+from fedlab.config import Component, Positive, Section
+from fedlab.errors import ConfigError
+from fedlab.method import Task
+from fedlab.methods.transkd.distiller import HEADS
+from fedlab.methods.transkd.segformer import B2, SegFormerSettings
+
+STRIDE = 4
+"""Image pixels per position of the logits and of the masks."""
+
+
+class TransKDSettings(Section):
+    """Settings of TransKD; defaults are the paper's."""
+
+    variant: Literal["base", "gl", "ea"] = Field(
+        default="base", description="base: CSF and PEA; gl: with the GL-Mixer; ea: with the Embedding Assistant"
+    )
+    student: SegFormerSettings = SegFormerSettings()
+    teacher: SegFormerSettings = B2
+    csf: bool = Field(default=True, description="distil feature maps (Cross Selective Fusion)")
+    csf_width: Positive = Field(default=64, description="m, channels in which the stages are fused")
+    csf_squeeze: Positive | None = Field(default=None, description="L of the fusion's weights; default max(m/16, 32)")
+    pea: Literal["all", "none", 1, 2, 3, 4] = Field(
+        default="all", description="distil patch embeddings (PEA) of all stages, of none, or of one with weight 1"
+    )
+    pea_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = Field(
+        default=(0.1, 0.1, 0.5, 1.0), description="β of the four stages"
+    )
+    gl_residual: bool = Field(default=False, description="variant gl: add the embedding to the mixer's output")
+    class_weights: tuple[NonNegativeFloat, ...] | None = Field(
+        default=None, description="of the cross-entropy, one per class, the same for every client"
+    )
+    void_logit: bool = Field(
+        default=False, description="one output more than classes, never a target: the release's 20th for Cityscapes"
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    translate: int = Field(default=2, ge=0, description="images and masks move by up to so many mask pixels")
+    horizon: Positive | None = Field(
+        default=None, description="rounds until a linearly falling learning rate is 0; default: training.schedule"
+    )
+    distiller: Literal["shared", "local"] = Field(
+        default="shared", description="what maps student to teacher is averaged, or stays with each client"
+    )
+    buffers: Literal["average", "local"] = Field(
+        default="average", description="running statistics of BatchNorm are averaged, or stay with each client"
+    )
+    pretrained: str | None = Field(
+        default=None, description="teacher's checkpoint, hub name or local folder: a SegFormer or its encoder"
+    )
+    teacher_steps: int = Field(
+        default=0, ge=0, description="steps the server trains the teacher on its sample set 'teacher' before round 1"
+    )
+    teacher_batch: Positive = Field(default=8, description="batch size of these")
+
+    @model_validator(mode="after")
+    def _variant_has_its_stages(self) -> TransKDSettings:
+        if self.variant == "gl" and self.pea not in ("all", 4):
+            raise ValueError("pea: all, or 4 with variant: gl, which mixes the embeddings of stage 4")
+        if self.variant == "ea" and self.pea != "all":
+            raise ValueError("pea: all with variant: ea, which assists the embeddings of all stages")
+        if self.variant == "gl" and self.student.widths[3] % HEADS:
+            raise ValueError(f"student.widths that end in a multiple of {HEADS}, the heads of variant: gl")
+        return self
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Stages whose embeddings are aligned, from 0."""
+        if self.pea == "all":
+            return 0, 1, 2, 3
+        return () if self.pea == "none" else (self.pea - 1,)
+
+    @property
+    def betas(self) -> dict[int, float]:
+        """β by stage from 0; a stage on its own counts 1."""
+        return {stage: self.pea_weights[stage] if self.pea == "all" else 1.0 for stage in self.stages}
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a teacher at all."""
+        return self.csf or self.pea != "none"
+
+    @property
+    def squeeze(self) -> int:
+        """L."""
+        return self.csf_squeeze or max(self.csf_width // 16, 32)
+
+
+def check(s: TransKDSettings, config: Any) -> list[str]:
+    """Warnings about a configuration.
+
+    Raises:
+        ConfigError: nothing would ever train the teacher.
+    """
+    if s.distils and not (s.teacher_steps or s.pretrained or "teacher" in config.init):
+        raise ConfigError(
+            "method.teacher_steps",
+            0,
+            "a trained teacher",
+            "set method.teacher_steps for data with a server sample set 'teacher', method.pretrained to a checkpoint, "
+            "or init: {teacher: RUN}; method.csf=false and method.pea=none train the student alone",
+        )
+    warnings = {
+        "model is not used: the networks are method.student and method.teacher": config.model
+        != Component(name="convnet"),
+        "method.horizon replaces training.schedule": bool(s.horizon) and config.training.schedule != "constant",
+        f"method.horizon = {s.horizon} ends before {config.federation.rounds} rounds: the last train at rate 0": (
+            s.horizon is not None and s.horizon < config.federation.rounds
+        ),
+        "method.variant changes nothing without distillation": not s.distils and s.variant != "base",
+        "method.buffers = local leaves the server's running statistics as built: its own evaluation is meaningless": (
+            s.buffers == "local"
+        ),
+    }
+    return [text for text, holds in warnings.items() if holds]
+
+
+def check_task(s: TransKDSettings, task: Task) -> None:
+    """Refuse data these networks cannot be trained on.
+
+    Raises:
+        ConfigError: no masks, masks of another size than the logits, maps too small, or weights of other classes.
+    """
+    if "mask" not in task.columns:
+        fix = "see the sources scenes and masks"
+        raise ConfigError("data.source", f"columns {sorted(task.columns)}", "images with masks", fix)
+    height, width = task.input_shape[1:]
+    mask = task.columns["mask"][1]
+    found = f"images {height}×{width}, masks {'×'.join(map(str, mask))}"
+    if height % STRIDE or width % STRIDE or mask != (height // STRIDE, width // STRIDE):
+        expected = f"images with sides that {STRIDE} divides, and masks of 1/{STRIDE} of them"
+        fix = f"set data.source.size to multiples of {STRIDE} and data.source.stride to {STRIDE}"
+        raise ConfigError("data.source", found, expected, fix)
+    if s.csf and max(height, width) <= 32:
+        raise ConfigError("data.source", found, "more than 32 pixels", "CSF needs more than one position in stage 4")
+    if s.class_weights is not None and len(s.class_weights) != task.num_classes:
+        expected = f"{task.num_classes}: {', '.join(task.class_names)}"
+        raise ConfigError("method.class_weights", f"{len(s.class_weights)} numbers", expected)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fedlab.distill.views import Views, crop_resize, draw_boxes, draw_views, take_views
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for() -> None:
+    boxes = draw_boxes(4000, (64, 48), (0.08, 1.0), generator())
+    top, left, height, width = boxes.unbind(1)
+    assert (boxes[:, :2] >= 0).all()
+    assert (top + height <= 64).all()
+    assert (left + width <= 48).all()
+    share, aspect = (height * width) / (64 * 48), width / height
+    assert share.min() > 0.07  # rounding to whole pixels
+    assert share.max() > 0.9
+    assert aspect.min() > 0.65
+    assert aspect.max() < 1.5
+    assert top.max() > 40
+    assert (draw_boxes(4000, (64, 48), (0.08, 1.0), generator()) == boxes).all()
+
+
+def test_a_whole_picture_is_not_cropped() -> None:
+    """At scale (1, 1) no aspect but 1 fits, and ten failures fall back to the whole."""
+    assert (draw_boxes(200, (16, 16), (1.0, 1.0), generator()) == torch.tensor([0, 0, 16, 16])).all()
+
+
+def test_a_picture_too_wide_falls_back_to_its_central_part() -> None:
+    boxes = draw_boxes(5, (3, 300), (1.0, 1.0), generator())
+    assert (boxes == torch.tensor([0, 148, 3, 4])).all()
+
+
+def test_the_gradient_of_a_view_is_zero_outside_its_box() -> None:
+    x = torch.randn(2, 3, 12, 12, requires_grad=True)
+    box = torch.tensor([2, 3, 5, 6])
+    crop_resize(x, box, (12, 12)).square().sum().backward()
+    assert x.grad is not None
+    outside = x.grad.clone()
+    outside[:, :, 2:7, 3:9] = 0
+    assert (outside == 0).all()
+    assert (x.grad[:, :, 2:7, 3:9] != 0).all()
+
+
+def test_a_crop_is_a_bilinear_resize_of_the_cut() -> None:
+    x = torch.randn(2, 3, 12, 12)
+    expected = F.interpolate(x[:, :, 1:7, 2:8], size=(12, 12), mode="bilinear", align_corners=False)
+    assert torch.equal(crop_resize(x, torch.tensor([1, 2, 6, 6]), (12, 12)), expected)
+    assert torch.equal(crop_resize(x, torch.tensor([0, 0, 12, 12]), (12, 12)), x)
+
+
+def test_each_image_has_its_own_view() -> None:
+    x = torch.randn(2, 1, 8, 8)
+    views = Views(torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.5, 0.5]]), torch.tensor([True, False]))
+    seen = take_views(x, views)
+    torch.testing.assert_close(seen[0], x[0].flip(2), rtol=0, atol=1e-5)
+    whole = crop_resize(x[1:], torch.tensor([2, 4, 4, 4]), (8, 8))
+    torch.testing.assert_close(seen[1:, :, 1:-1, 1:-1], whole[:, :, 1:-1, 1:-1], rtol=0, atol=1e-5)
+
+
+def test_a_shift_moves_by_whole_pixels_and_repeats_the_edge() -> None:
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    down = take_views(x, Views(torch.tensor([[-0.25, 0.0, 1.0, 1.0]]), torch.tensor([False])))
+    torch.testing.assert_close(down[0, 0], x[0, 0, [0, 0, 1, 2]], rtol=0, atol=1e-5)
+    views = draw_views(500, (4, 4), generator(), scale=(1.0, 1.0), flip=False, shift=1)
+    assert set((views.boxes[:, :2] * 4).flatten().tolist()) == {-1.0, 0.0, 1.0}
+    assert (views.boxes[:, 2:] == 1).all()
+    assert not views.flips.any()
+
+
+def test_nothing_drawn_is_the_image_itself() -> None:
+    x = torch.randn(3, 2, 9, 7)
+    views = draw_views(3, (9, 7), generator(), scale=(1.0, 1.0), flip=False)
+    torch.testing.assert_close(take_views(x, views), x, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_are_a_function_of_the_generator(flip: bool) -> None:
+    first, second = (draw_views(50, (16, 16), generator(), flip=flip) for _ in range(2))
+    assert torch.equal(first.boxes, second.boxes)
+    assert torch.equal(first.flips, second.flips)
+    assert bool(first.flips.any()) == flip
