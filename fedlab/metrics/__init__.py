@@ -5,19 +5,14 @@ from __future__ import annotations
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
-<<<<<<< HEAD
 from fedlab.metrics.retrieval import Retrieval
-=======
 from fedlab.metrics.segmentation import Segmentation
->>>>>>> main
 from fedlab.metrics.sums import SumMetrics
 from fedlab.metrics.tagging import TagPrecision
 
-<<<<<<< HEAD
-__all__ = ["Classification", "Retrieval", "SumMetrics", "client_distance", "membership_inference", "memorisation"]
-=======
 __all__ = [
     "Classification",
+    "Retrieval",
     "Segmentation",
     "SumMetrics",
     "TagPrecision",
@@ -25,4 +20,3 @@ __all__ = [
     "membership_inference",
     "memorisation",
 ]
->>>>>>> main
