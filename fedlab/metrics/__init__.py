@@ -5,12 +5,14 @@ from __future__ import annotations
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
+from fedlab.metrics.retrieval import Retrieval
 from fedlab.metrics.segmentation import Segmentation
 from fedlab.metrics.sums import SumMetrics
 from fedlab.metrics.tagging import TagPrecision
 
 __all__ = [
     "Classification",
+    "Retrieval",
     "Segmentation",
     "SumMetrics",
     "TagPrecision",

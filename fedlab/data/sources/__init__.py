@@ -23,6 +23,8 @@ SOURCES = Registry(
         "sounds": "fedlab.data.sources.sounds:Sounds",
         "audio_folder": "fedlab.data.sources.audio_folder:AudioFolder",
         "union": "fedlab.data.sources.union:Union",
+        "pedestrians": "fedlab.data.sources.pedestrians:Pedestrians",
+        "market": "fedlab.data.sources.market:Market",
     },
     "fedlab.sources",
 )
