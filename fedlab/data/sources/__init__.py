@@ -16,6 +16,8 @@ SOURCES = Registry(
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
+        "shapecap": "fedlab.data.sources.shapecap:ShapeCap",
+        "captions": "fedlab.data.sources.captions:Captions",
         "npz": "fedlab.data.sources.npz:Npz",
         "union": "fedlab.data.sources.union:Union",
     },
