@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from fedlab.errors import DataError
 
 NEGATIVE = "negative/"
 """Prefix of the columns with false captions."""
@@ -19,31 +23,83 @@ END_TOKENS = (END, "<|endoftext|>", "</s>", "[SEP]", "[EOS]", "<eos>")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """A way to write captions as numbers.
+
+    Args:
+        vocabulary: word or piece of every token id.
+        encode: captions → ids (n, L) int64; the empty text becomes zeros alone.
+    """
+
+    vocabulary: tuple[str, ...]
+    encode: Callable[[Sequence[str]], np.ndarray]
+
+
 def tokenise(caption: str) -> list[str]:
     """Words and punctuation marks in lower case."""
     return _WORD.findall(caption.lower())
 
 
-def word_vocabulary(captions: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Padding (0) and end (1), then every word of the tokenised captions in alphabetical order."""
-    return (PAD, END, *sorted({word for words in captions for word in words}))
-
-
-def encode_words(captions: Sequence[Sequence[str]], vocabulary: Sequence[str], length: int) -> np.ndarray:
-    """Token ids (n, length) int64 of tokenised captions: words cut to fit, the end, padding.
+def word_tokens(captions: Iterable[str], length: int | None = None) -> Tokens:
+    """Whole words: padding (0), end (1), then every word of the captions in alphabetical order.
 
     Args:
-        captions: words, all of the vocabulary; an empty caption becomes zeros alone.
-        vocabulary: of `word_vocabulary`.
-        length: L, with the end.
+        captions: all that will ever be encoded.
+        length: L, the end included; longer captions are cut. Default: the longest caption's.
     """
-    index = {word: position for position, word in enumerate(vocabulary)}
-    ids = np.zeros((len(captions), length), np.int64)
-    for row, words in enumerate(captions):
-        if words:
-            found = [index[word] for word in words[: length - 1]]
-            ids[row, : len(found) + 1] = [*found, index[END]]
-    return ids
+    words = [tokenise(caption) for caption in captions]
+    vocabulary = (PAD, END, *sorted({word for found in words for word in found}))
+    index = {word: token for token, word in enumerate(vocabulary)}
+    size = length or 1 + max(map(len, words), default=0)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        ids = np.zeros((len(texts), size), np.int64)
+        for row, text in enumerate(texts):
+            if text:
+                found = [index[word] for word in tokenise(text)[: size - 1]]
+                ids[row, : len(found) + 1] = [*found, index[END]]
+        return ids
+
+    return Tokens(vocabulary, encode)
+
+
+def hub_tokens(name: str, length: int | None = None) -> Tokens:
+    """A tokenizer of `transformers`.
+
+    Args:
+        name: hub name or local folder.
+        length: L, the end included; longer captions are cut. Default: the tokenizer's own maximum.
+
+    Raises:
+        DataError: there is none of that name, or it names no maximum.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            "data.source.tokenizer",
+            name,
+            "a tokenizer on the hub, in its cache, or a folder written by save_pretrained",
+            " ".join(str(error).split())[:300],
+        ) from error
+    size = length or tokenizer.model_max_length
+    if size > 10_000:  # transformers' stand-in for a maximum that is not known
+        raise DataError("data.source.length", length, "tokens of a caption: this tokenizer names no maximum", "set it")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        ids = np.zeros((len(texts), size), np.int64)
+        written = [row for row, text in enumerate(texts) if text]
+        if written:
+            found = tokenizer([texts[row] for row in written], padding="max_length", truncation=True, max_length=size)
+            ids[written] = found["input_ids"]
+        return ids
+
+    return Tokens(tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))), encode)
 
 
 def decode(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
@@ -61,24 +117,21 @@ def decode(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
 
 
 def negative_columns(
-    negatives: Sequence[Mapping[str, Sequence[Sequence[str]]]],
+    negatives: Sequence[Mapping[str, Sequence[str]]],
     kinds: Mapping[str, int],
-    encode: Callable[[Sequence[Sequence[str]]], np.ndarray],
+    encode: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """The ``negative/<kind>`` columns.
 
     Args:
-        negatives: of every sample: kind → tokenised false captions.
+        negatives: of every sample: kind → false captions.
         kinds: kind → m, the most false captions of that kind a sample may have.
-        encode: tokenised captions → (n, L).
+        encode: of `Tokens`.
     """
     columns = {}
     for kind, most in kinds.items():
-        rows: list[Sequence[str]] = []
-        for held in negatives:
-            found = list(held.get(kind, ()))[:most]
-            rows += [*found, *([()] * (most - len(found)))]
-        ids = encode(rows)
+        held = [list(found.get(kind, ()))[:most] for found in negatives]
+        ids = encode([text for found in held for text in (*found, *[""] * (most - len(found)))])
         columns[f"{NEGATIVE}{kind}"] = ids.reshape(len(negatives), most, ids.shape[1])
     return columns
 

@@ -22,7 +22,12 @@ COLOURS = {
 }
 RELATIONS: tuple[Words, ...] = (("left", "of"), ("right", "of"), ("above",), ("below",))
 OPPOSITE = {RELATIONS[i]: RELATIONS[j] for i, j in ((0, 1), (1, 0), (2, 3), (3, 2))}
-BACKGROUNDS = {"dark": (0.0, 0.0, 0.0), "maroon": (0.3, 0.0, 0.1), "forest": (0.0, 0.25, 0.1), "navy": (0.05, 0.05, 0.35)}
+BACKGROUNDS = {
+    "dark": (0.0, 0.0, 0.0),
+    "maroon": (0.3, 0.0, 0.1),
+    "forest": (0.0, 0.25, 0.1),
+    "navy": (0.05, 0.05, 0.35),
+}
 _COLOUR_NAMES = tuple(COLOURS)
 # where the first object stands, from the middle, in quarters of the picture; the second is opposite
 _PLACES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
@@ -88,9 +93,7 @@ def _inside(shapes: np.ndarray, centre: np.ndarray, radius: np.ndarray) -> np.nd
     return np.choose(shapes[:, None, None], kinds)
 
 
-def draw_pairs(
-    count: int, colours: Sequence[str], rng: np.random.Generator, backgrounds: int = 1
-) -> Scenes:
+def draw_pairs(count: int, colours: Sequence[str], rng: np.random.Generator, backgrounds: int = 1) -> Scenes:
     """Scenes of two objects that differ in colour and in shape, all combinations alike likely."""
     palette = np.array([_COLOUR_NAMES.index(name) for name in colours])
     chosen = rng.permuted(np.tile(np.arange(len(palette)), (count, 1)), axis=1)[:, :2]

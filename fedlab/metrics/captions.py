@@ -56,7 +56,9 @@ class CaptionChoice:
             SugarCrepe reports them), where there are several. ``text_only`` and ``text_only_<kind>`` of those `apart`:
             the same with the image withheld; about ½ unless the false captions show without the image.
         """
-        kinds = [name.removeprefix("seen.items.") for name, count in self._sums.items() if "seen.items." in name and count]
+        kinds = [
+            name.removeprefix("seen.items.") for name, count in self._sums.items() if "seen.items." in name and count
+        ]
         pooled = [kind for kind in kinds if kind not in apart]
         values = {f"accuracy_{kind}": self._share("seen", [kind]) for kind in kinds}
         families: dict[str, list[float]] = defaultdict(list)

@@ -33,7 +33,9 @@ def check_columns(s: DeGLASettings, task: Task) -> None:
     for key, given in named.items():
         for kind in given:
             if kind not in kinds:
-                raise ConfigError(f"method.{key}", kind, "a kind of false caption in the data", did_you_mean(kind, kinds))
+                raise ConfigError(
+                    f"method.{key}", kind, "a kind of false caption in the data", did_you_mean(kind, kinds)
+                )
     if s.needs_negatives and not set(kinds) - set(s.held_out):
         raise ConfigError(
             "data.source",

@@ -213,7 +213,9 @@ def _embed(model: Any, images: Tensor, texts: Tensor, negatives: Tensor) -> Embe
     """One pass of the text encoder over B captions and B·K false ones, row i·K + k the k-th of caption i."""
     both = embed_texts(model, torch.cat([texts, negatives.flatten(0, 1)]))
     count = len(texts)
-    return Embeddings(embed_images(model, images), both[:count], both[count:].reshape(*negatives.shape[:2], both.shape[1]))
+    return Embeddings(
+        embed_images(model, images), both[:count], both[count:].reshape(*negatives.shape[:2], both.shape[1])
+    )
 
 
 def _decayed(model: nn.Module) -> list[dict[str, Any]]:

@@ -97,7 +97,10 @@ def _tower(size: dict[str, int], projection: int) -> dict[str, int]:
 
 
 def _check_size(config: Any, wanted: NetworkSettings) -> None:
-    for name, tower, size in (("vision", config.vision_config, wanted.vision), ("text", config.text_config, wanted.text)):
+    for name, tower, size in (
+        ("vision", config.vision_config, wanted.vision),
+        ("text", config.text_config, wanted.text),
+    ):
         found = (tower.hidden_size, tower.num_hidden_layers, tower.num_attention_heads)
         if found != (size.width, size.layers, size.heads):
             raise ConfigError(

@@ -32,12 +32,13 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     with torch.no_grad():
         similarities = caption_similarities(ctx.networks["student"], columns)
     when = f"after round {ctx.round}" if ctx.round else "before round 1"
-    return {"captions": _captions(ctx, columns, similarities, when), "kinds": _kinds(columns, similarities, apart, when)}
+    return {
+        "captions": _captions(ctx, columns, similarities, when),
+        "kinds": _kinds(columns, similarities, apart, when),
+    }
 
 
-def _captions(
-    ctx: FigureContext, columns: Mapping[str, Tensor], similarities: Mapping[str, Tensor], when: str
-) -> Plot:
+def _captions(ctx: FigureContext, columns: Mapping[str, Tensor], similarities: Mapping[str, Tensor], when: str) -> Plot:
     from matplotlib.figure import Figure
 
     count = min(_SHOWN, len(columns["text"]))

@@ -74,7 +74,8 @@ class DeGLASettings(Section):
     )
     crop: float = Field(default=0.9, gt=0, le=1, description="least area of the random resized crop; 1 is none")
     pretrained: str | None = Field(
-        default=None, description="CLIP checkpoint, hub name or local folder; its own size unless `network` is given too"
+        default=None,
+        description="CLIP checkpoint, hub name or local folder; its own size unless `network` is given too",
     )
     network: NetworkSettings | None = Field(default=None, description="size of the model; default: a tiny one")
     pretrain: PretrainSettings = PretrainSettings()
@@ -94,7 +95,7 @@ def check(s: DeGLASettings, config: Any) -> list[str]:
     """Warnings about a configuration.
 
     Raises:
-        ConfigError: two starts at once.
+        ConfigError: two starts at once, or one for the teacher.
     """
     starts = [
         key
@@ -107,16 +108,18 @@ def check(s: DeGLASettings, config: Any) -> list[str]:
     ]
     if len(starts) > 1:
         raise ConfigError(starts[-1], starts, "one start for the student", f"set one of {', '.join(starts)} only")
+    if "teacher" in config.init:
+        raise ConfigError(
+            "init.teacher", config.init["teacher"], "no such key", "the teacher starts as the student does"
+        )
     training = config.training
     steps = None if training.local_steps is None else training.local_steps * config.federation.rounds
     horizon = float("inf") if s.alpha == 1 else 1 / (1 - s.alpha)
     moves = s.teaches and s.teacher != "frozen"
     warnings = {
-        "the student starts from random weights: there is nothing for the teacher to keep": (
-            s.teaches and not starts and "teacher" not in config.init
-        ),
-        f"method.alpha = {s.alpha}: the teacher's horizon of {horizon:.0f} steps exceeds the run's {steps}; the paper's "
-        "is about a third of its run": moves and steps is not None and s.alpha < 1 and horizon > steps,
+        "the student starts from random weights: there is nothing for the teacher to keep": (s.teaches and not starts),
+        f"method.alpha = {s.alpha}: the teacher's horizon of {horizon:.0f} steps exceeds the run's {steps}; in the paper "
+        "it is about a third": moves and steps is not None and s.alpha < 1 and horizon > steps,
         f"training.batch_size = {training.batch_size}: L_base contrasts the pairs of a batch": training.batch_size < 8,
     }
     return [text for text, holds in warnings.items() if holds]

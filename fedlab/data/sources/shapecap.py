@@ -9,15 +9,17 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.captions import encode_words, negative_columns, word_vocabulary
+from fedlab.data.captions import negative_columns, word_tokens
 from fedlab.data.negatives import KINDS, Words
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, Scenes, draw_pairs, draw_singles, rules
 from fedlab.errors import did_you_mean
 from fedlab.seeding import numpy_generator
 
-VOCABULARY = word_vocabulary([("a", "and"), tuple(COLOURS), SHAPES, *RELATIONS])
-LENGTH = 9  # a red square left of a blue circle, and the end
+TOKENS = word_tokens(
+    [" ".join(words) for words in (("a", "and"), COLOURS, SHAPES, *RELATIONS)],
+    length=9,  # a red square left of a blue circle, and the end
+)
 Natural = Literal["relation", "axis", "colour", "shape", "background"]
 
 
@@ -76,11 +78,14 @@ class ShapeCap:
             rng = self._rng(split)
             scenes = draw_pairs(count, self.colours, rng, len(BACKGROUNDS) if s.natural == "background" else 1)
             owner = self._owner(scenes)
-            columns = {"image": scenes.render(rng), **self._captions(scenes, rng, s.scramble if split == "train" else None)}
+            columns = {
+                "image": scenes.render(rng),
+                **self._captions(scenes, rng, s.scramble if split == "train" else None),
+            }
             columns |= {"label": owner, "domain": owner, "group": owner}
             splits[split] = Samples(columns, names, names, names)
         server = {"composition": splits["composition"], "pretrain": self._pretraining(), **self._zeroshot()}
-        return Dataset("shapecap", splits["train"], splits["test"], server, VOCABULARY)
+        return Dataset("shapecap", splits["train"], splits["test"], server, TOKENS.vocabulary)
 
     def _captions(self, scenes: Scenes, rng: np.random.Generator, scramble: float | None) -> dict[str, np.ndarray]:
         """True and false captions; tests have every kind, training captions either ``reshuffle`` or ``order``."""
@@ -91,8 +96,8 @@ class ShapeCap:
         for words, permuted in zip(captions, scrambled, strict=True):
             left_out = set() if scramble is None else {"reshuffle" if permuted else "order"}
             false = {kind: make(kind, words, rng) for kind in KINDS if kind not in left_out}
-            negatives.append({kind: (changed,) for kind, changed in false.items() if changed is not None})
-        return {"text": _ids(captions), **negative_columns(negatives, dict.fromkeys(KINDS, 1), _ids)}
+            negatives.append({kind: (" ".join(changed),) for kind, changed in false.items() if changed is not None})
+        return {"text": _ids(captions), **negative_columns(negatives, dict.fromkeys(KINDS, 1), TOKENS.encode)}
 
     def _pretraining(self) -> Samples:
         """60 % single objects, 20 % pairs described by their colours, 20 % by their shapes; all colours."""
@@ -142,4 +147,4 @@ class ShapeCap:
 
 
 def _ids(captions: Sequence[Words]) -> np.ndarray:
-    return encode_words(captions, VOCABULARY, LENGTH)
+    return TOKENS.encode([" ".join(words) for words in captions])
