@@ -73,6 +73,7 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime], *mods: Mod) -> Cli
                 "unseen": client in data.unseen,
                 "columns": json.dumps(runtime.task.columns),
                 "classes": list(runtime.task.class_names),
+                "vocabulary": list(runtime.task.vocabulary),
                 "clients": data.num_clients,
                 "device": runtime.device.type,
             }

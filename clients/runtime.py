@@ -30,6 +30,7 @@ from fedlab.exchange import NETWORK, Exchange, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
+from fedlab.reuse import ResultCache
 from fedlab.seeding import global_generators
 
 
@@ -96,8 +97,8 @@ class ClientRuntime:
         config, self.setup, self.method = setup.config, setup, setup.method
         data = setup.federated
         self.device = choose_device(config.engine.device)
-        self.task = make_task(config, data.columns, data.class_names, data.num_clients)
-        self.networks = build_networks(self.method, self.task, config.seed, self.device)
+        self.task = make_task(config, data.columns, data.class_names, data.num_clients, data.vocabulary)
+        self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain = make_chain(config.exchange.compression)
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
@@ -200,7 +201,7 @@ class ClientRuntime:
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
-            **self._work(order),
+            **self._work(order, data.fingerprint),
         )
         with torch.no_grad(), self._draws(client, order, "evaluate"):
             sums = self.method.evaluate(context)
@@ -227,14 +228,13 @@ class ClientRuntime:
             client_name=data.name,
             examples=self.method.examples(columns),
             fingerprint=data.fingerprint,
-            cache=self.setup.cache_root,
             correction=correction,
             evaluating=exchange.fixed_roles,
             max_steps=order.steps.get(str(client)),
-            **self._work(order),
+            **self._work(order, data.fingerprint),
         )
 
-    def _work(self, order: Order) -> dict[str, Any]:
+    def _work(self, order: Order, data: str) -> dict[str, Any]:
         config = self.setup.config
         return {
             "task": self.task,
@@ -245,6 +245,7 @@ class ClientRuntime:
             "round": order.round,
             "rounds": order.rounds,
             "plan": order.plan,
+            "cache": ResultCache(self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight),
             "preflight": self.setup.preflight,
         }
 
@@ -270,7 +271,8 @@ class ClientRuntime:
     def _start(self, name: str) -> Tensor:
         """The value a state was built with; made anew when first needed, as the resident one has been trained."""
         if name not in self._initial:
-            built = build_networks(self.method, self.task, self.setup.config.seed, self.device).state_dict()
+            config = self.setup.config
+            built = build_networks(self.method, self.task, config.seed, self.device, config.init).state_dict()
             local = {n for exchange in self.exchanges for n in exchange.local}
             self._initial = {n: built[n] for n in local}
         return self._initial[name]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedlab.clients.corrections import Correction
@@ -20,17 +15,17 @@ from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, FitContext, Optimiser
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Step
-from fedlab.runfolder import write_atomic
 
 
 def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:
-    """Factor of the learning rate at a global step: linear warm-up, then constant or cosine to zero."""
+    """Factor of the learning rate at a global step: linear warm-up, then constant or down to zero."""
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
     if training.schedule == "constant":
         return 1.0
     done = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = min(1.0, done)
+    return 1 - done if training.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
 class LocalTrainer(FitContext):
@@ -45,7 +40,6 @@ class LocalTrainer(FitContext):
         client_name: its name in the partition.
         examples: the client's weight.
         fingerprint: hash of the client's data.
-        cache: folder of results that outlive a run.
         correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
         max_steps: batches at most, over all passes; what is planned for the round does not change with it.
@@ -62,7 +56,6 @@ class LocalTrainer(FitContext):
         client_name: str,
         examples: int,
         fingerprint: str,
-        cache: Path,
         correction: Correction | None = None,
         evaluating: Sequence[str] = (),
         max_steps: int | None = None,
@@ -72,7 +65,7 @@ class LocalTrainer(FitContext):
         self.method, self.data, self.state, self.shared = method, data, state, shared
         self.client, self.client_name, self.examples, self.fingerprint = client, client_name, examples, fingerprint
         self.scratch = {}
-        self._cache, self._evaluating = cache, evaluating
+        self._evaluating = evaluating
         self._calls = 0
         self._left = math.inf if max_steps is None else max_steps
         self.correction = correction
@@ -155,26 +148,3 @@ class LocalTrainer(FitContext):
         for indices in torch.split(order, batch_size) if len(order) else ():
             if len(indices) == batch_size or not self.training.drop_last:
                 yield indices
-
-    def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
-        identity = {
-            "name": name,
-            "data": self.fingerprint,
-            "seed": self.seed,
-            "key": dict(key),
-            "torch": torch.__version__,
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "device": self.device.type,
-        }
-        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
-        path = self._cache / name / f"{digest}.safetensors"
-        if path.exists():
-            try:
-                return safetensors.torch.load_file(path)
-            except SafetensorError:
-                path.unlink(missing_ok=True)  # torn by a full disk: compute it again
-        result = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
-        if not self.preflight:
-            write_atomic(path, safetensors.torch.save(result), durable=False)
-        return result

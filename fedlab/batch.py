@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedlab.check import check_config, check_data
 from fedlab.config import Config, parse, set_dotted
@@ -17,11 +17,19 @@ from fedlab.errors import ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run, load, run
 from fedlab.report.record import run_status
 from fedlab.report.values import human_seconds
+from fedlab.server.participation import check_sampled
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.yamltree import unshared
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
 Key = tuple[str, int]
+
+
+class Registered(NamedTuple):
+    """How many clients a configuration's data has, and which of them never train."""
+
+    clients: int
+    unseen: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Plan:
         folder: Path,
         *,
         kind: str = "point",
+        only: Mapping[str, Sequence[int]] | None = None,
     ) -> Plan:
         """Every point with every seed, all of them checked: components, machine, data and partition.
 
@@ -50,15 +59,18 @@ class Plan:
             seeds: the outer loop, so that all points can be compared early.
             folder: where the runs go, a folder each point.
             kind: what a point is called in error messages.
+            only: the seeds of points that do not run with all.
 
         Raises:
             ConfigErrors: everything that is wrong with any point.
         """
         configs: dict[Key, Config] = {}
         problems: dict[str, tuple[InputError, dict[str, None]]] = {}
-        tried: dict[str, int | InputError] = {}
+        tried: dict[str, Registered | InputError] = {}
         for seed in seeds:
             for name, raw in points.items():
+                if seed not in (only or {}).get(name, seeds):
+                    continue
                 try:
                     configs[name, seed] = config = _placed(raw(), folder / "runs" / folder_name(name), seed)
                     _check(config, tried)
@@ -180,20 +192,21 @@ def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
     return parse(Config, with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
 
 
-def _check(config: Config, tried: dict[str, int | InputError]) -> None:
+def _check(config: Config, tried: dict[str, Registered | InputError]) -> None:
     """Data and partition are tried once however many points and seeds share them: loading can take long."""
     check_config(config)
     data = config.data.model_dump_json()
     if data not in tried:
         try:
             federated = check_data(config)
-            tried[data] = federated.num_clients - len(federated.unseen)
+            tried[data] = Registered(federated.num_clients, federated.unseen)
         except InputError as error:
             tried[data] = error
     seen = tried[data]
     if isinstance(seen, InputError):
         raise seen
-    check_participants(make_strategy(config.federation.strategy), seen)
+    check_participants(make_strategy(config.federation.strategy), seen.clients - len(seen.unseen))
+    check_sampled(config, seen.clients, seen.unseen)
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:

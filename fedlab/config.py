@@ -79,15 +79,20 @@ class TrainingConfig(Section):
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
+    betas: tuple[ProperFraction, ProperFraction] = Field(default=(0.9, 0.999), description="of adam and adamw")
+    eps: float = Field(default=1e-8, gt=0, description="of adam and adamw")
     weight_decay: float = Field(default=0.0, ge=0)
     batch_size: Positive = 32
     local_epochs: Positive = 1
     local_steps: Positive | None = Field(default=None, description="stop a client's round after so many steps")
     drop_last: bool = False
-    clip_norm: float | None = Field(default=None, gt=0, description="clip the gradient's global L2 norm")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest L2 norm of the gradient")
+    clip: Literal["global", "tensor"] = Field(
+        default="global", description="clip_norm bounds the whole gradient, or each parameter tensor's by itself"
+    )
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="learning-rate schedule over the global step of the whole run"
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="learning rate over the global step: constant, or falling to 0 at the run's end"
     )
     warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the schedule, in global steps")
 
@@ -204,6 +209,10 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     method: ComponentField
     model: ComponentField = Component(name="convnet")
+    init: dict[str, str] = Field(
+        default={},
+        description="role → where its weights start from: a .safetensors file, or a run folder, with #ROLE for another",
+    )
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()

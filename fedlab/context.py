@@ -6,7 +6,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from fedlab.config import TrainingConfig
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Plan, Step, Task
+from fedlab.reuse import ResultCache
 from fedlab.seeding import torch_generator
 
+_OPTIMISER_SETTINGS = {"optimiser", "lr", "momentum", "betas", "eps", "weight_decay", "clip_norm", "clip"}
 Placed = TypeVar("Placed", Tensor, nn.Module)
 
 
@@ -29,11 +31,17 @@ class Optimiser:
 
     Args:
         optimiser: the wrapped optimiser.
-        clip_norm: largest global L2 norm of the gradient, None for no limit.
+        clip_norm: largest L2 norm of the gradient, None for no limit.
+        clip: ``global`` bounds the norm over all parameters, ``tensor`` each parameter's by itself.
     """
 
-    def __init__(self, optimiser: torch.optim.Optimizer, clip_norm: float | None = None) -> None:
-        self.torch, self.clip_norm = optimiser, clip_norm
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        clip_norm: float | None = None,
+        clip: Literal["global", "tensor"] = "global",
+    ) -> None:
+        self.torch, self.clip_norm, self._clip = optimiser, clip_norm, clip
         self.initial: list[Mapping[str, Any]] = [
             {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
         ]
@@ -41,6 +49,13 @@ class Optimiser:
     @property
     def parameters(self) -> list[Tensor]:
         return [p for group in self.torch.param_groups for p in group["params"]]
+
+    def clip_gradients(self) -> None:
+        """Scale gradients down to `clip_norm`."""
+        if self.clip_norm is None:
+            return
+        for bounded in [self.parameters] if self._clip == "global" else [[p] for p in self.parameters]:
+            torch.nn.utils.clip_grad_norm_(bounded, self.clip_norm)
 
     def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
         """Set each group to what `values` makes of the group's initial settings."""
@@ -61,6 +76,7 @@ class WorkContext:
         rounds: rounds of the run.
         plan: what this round asks for; before the first round, what that will ask for.
         scope: purpose prefix of every draw, e.g. ``("client", 3)``.
+        cache: results of earlier runs on the same data; None keeps nothing.
         preflight: loops run once only; the point is to meet errors, not to train.
     """
 
@@ -76,17 +92,35 @@ class WorkContext:
         rounds: int,
         plan: Plan,
         scope: tuple[str | int, ...],
+        cache: ResultCache | None = None,
         preflight: bool = False,
     ) -> None:
         self.task, self.networks, self.training, self.device = task, networks, training, device
         self.seed, self.round, self.rounds, self.plan = seed, round, rounds, plan
         self.preflight = preflight
-        self._scope = scope
+        self._scope, self._cache = scope, cache
         self._logged: dict[str, list[float]] = {}
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose, a function of (seed, this client or server, round, purpose)."""
         return torch_generator(self.seed, *self._scope, self.round, *purpose)
+
+    def cached(
+        self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
+    ) -> dict[str, Tensor]:
+        """`compute()`, or its result from an earlier run with the same name, data, seed and key; on the CPU.
+
+        A client's data are its training samples, the server's all the samples it holds.
+
+        Args:
+            name: what is computed.
+            key: JSON-able settings the result depends on.
+            compute: makes the tensors.
+            seeded: whether the result depends on the run's seed.
+        """
+        if self._cache is None:
+            return {part: value.detach().cpu() for part, value in compute().items()}
+        return self._cache.get(name, key, compute, seeded=seeded)
 
     def place(self, value: Placed) -> Placed:
         """A tensor or module on the device of this work."""
@@ -131,17 +165,19 @@ class WorkContext:
 
         Args:
             params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
-            overrides: ``optimiser``, ``lr``, ``momentum``, ``weight_decay``, ``clip_norm``.
+            overrides: ``optimiser``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
+                ``clip``.
         """
-        unknown = set(overrides) - {"optimiser", "lr", "momentum", "weight_decay", "clip_norm"}
+        unknown = set(overrides) - _OPTIMISER_SETTINGS
         if unknown:
             raise TypeError(f"unknown optimiser settings: {sorted(unknown)}")
         settings = {**self.training.model_dump(), **overrides}
         common = {"lr": settings["lr"], "weight_decay": settings["weight_decay"]}
+        clipping = {"clip_norm": settings["clip_norm"], "clip": settings["clip"]}
         if settings["optimiser"] == "sgd":
-            return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), settings["clip_norm"])
+            return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), **clipping)
         kind = torch.optim.AdamW if settings["optimiser"] == "adamw" else torch.optim.Adam
-        return Optimiser(kind(params, **common), settings["clip_norm"])
+        return Optimiser(kind(params, betas=settings["betas"], eps=settings["eps"], **common), **clipping)
 
     def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
         """Backward, clip and one optimiser step on the sum of `terms`; returns its value and logs every term.
@@ -162,8 +198,7 @@ class WorkContext:
         # only what this optimiser moves: a matching loss also reaches network weights through its double backward
         torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
         self._before_update(optimiser)
-        if optimiser.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(optimiser.parameters, optimiser.clip_norm)
+        optimiser.clip_gradients()
         optimiser.torch.step()
         for name, term in named.items():
             self.log(name, float(term.detach()))
@@ -251,13 +286,6 @@ class FitContext(WorkContext, ABC):
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
         """Batches of ``training.local_epochs`` epochs over `columns` (default ``data``), in the method's own way."""
 
-    @abstractmethod
-    def cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """`compute()`, or its result from an earlier run with the same (name, data fingerprint, seed, key).
-
-        Tensors come back on the CPU.
-        """
-
     def data_generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator that depends on the data, not on who holds it: equal data, equal draws."""
         return torch_generator(self.seed, "data", self.fingerprint, *purpose)
@@ -337,8 +365,12 @@ class FigureContext:
         round: rounds finished.
         tensors: the server's tensors.
         client_names: one per client.
+        networks: the server's networks by role, in evaluation mode.
+        data: columns of the sample sets the server holds, by name, on the device of the networks.
         client_state: a simulated client's own state read from its disk, or None: a deployed node shows nothing.
+        client_test: a simulated client's test columns, on the device of the networks, or None likewise.
         denormalise: normalised images (n, C, H, W) → [0, 1].
+        seed: the run's seed.
     """
 
     def __init__(
@@ -347,9 +379,18 @@ class FigureContext:
         task: Task,
         round: int,
         tensors: Mapping[str, Tensor],
+        networks: nn.ModuleDict,
+        data: Mapping[str, Mapping[str, Tensor]],
         client_names: tuple[str, ...],
         client_state: Callable[[int], Mapping[str, Tensor] | None],
+        client_test: Callable[[int], Mapping[str, Tensor] | None],
         denormalise: Callable[[Tensor], Tensor],
+        seed: int,
     ) -> None:
-        self.task, self.round, self.tensors = task, round, tensors
-        self.client_names, self.client_state, self.denormalise = client_names, client_state, denormalise
+        self.task, self.round, self.tensors, self.networks, self.data = task, round, tensors, networks, data
+        self.client_names, self.client_state, self.client_test = client_names, client_state, client_test
+        self.denormalise, self.seed = denormalise, seed
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator for one purpose, a function of (seed, round, purpose)."""
+        return torch_generator(self.seed, "figures", self.round, *purpose)

@@ -31,9 +31,11 @@ from fedlab.job import METHODS, build_networks, choose_device, make_method, make
 from fedlab.method import Method
 from fedlab.paths import cache_folder
 from fedlab.preflight import preflight
+from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
+from fedlab.server.participation import check_sampled
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import check_participants, make_strategy
@@ -99,8 +101,8 @@ class Run:
         """Networks by role with the last checkpoint's weights, in evaluation mode, on the CPU."""
         tensors, meta = load_checkpoint(self.checkpoint)
         method = self.method or make_method(self.config.method)
-        task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"])
-        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))
+        task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
+        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))  # init is in the checkpoint
         prefix = "network/"
         networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return networks.eval()
@@ -279,6 +281,7 @@ def _ready(
     federated = check_data(config, data)
     rule = rule if rule is not None else make_strategy(config.federation.strategy)
     check_participants(rule, federated.num_clients - len(federated.unseen))
+    check_sampled(config, federated.num_clients, federated.unseen)
     check_engine(config.engine)
     began = time.perf_counter()
     preflight(_setup(config, chosen, federated, Path()))
@@ -323,7 +326,9 @@ def _execute(
                 denormalise=federated.denormalise,
                 data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
                 data_fingerprint=federated.partition.fingerprint,
+                cache=ResultCache(setup.cache_root, federated.server_fingerprint, config.seed, device),
                 client_states=StateStore(setup.state_root),
+                client_test=lambda client: on_device(federated.client(client).test, device),
             )
 
             def main(grid: Grid, context: Context) -> None:

@@ -17,6 +17,7 @@ from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init
 from fedlab.registry import Registry
 from fedlab.seeding import derive_seed
+from fedlab.weights import load_weights
 
 _MAIN_COLUMNS = ("image", "audio", "points", "text")  # a sample's shape is that of the first there is
 METHODS = Registry(
@@ -43,7 +44,11 @@ def make_method(component: Component) -> Method:
 
 
 def make_task(
-    config: Config, columns: Mapping[str, tuple[str, Sequence[int]]], class_names: Sequence[str], num_clients: int
+    config: Config,
+    columns: Mapping[str, tuple[str, Sequence[int]]],
+    class_names: Sequence[str],
+    num_clients: int,
+    vocabulary: Sequence[str] = (),
 ) -> Task:
     """The facts a method may build on."""
     described = {name: (dtype, tuple(shape)) for name, (dtype, shape) in columns.items()}
@@ -56,7 +61,8 @@ def make_task(
         with seeded_init(seed):
             return build_model(component, shape, len(class_names))
 
-    return Task(len(class_names), shape, tuple(class_names), num_clients, config.model.name, described, make)
+    names, words = tuple(class_names), tuple(vocabulary)
+    return Task(len(names), shape, names, num_clients, config.model.name, described, make, words)
 
 
 def stage_training(training: TrainingConfig, method: Method, plan: Plan) -> TrainingConfig:
@@ -69,10 +75,25 @@ def stage_training(training: TrainingConfig, method: Method, plan: Plan) -> Trai
     return parse(TrainingConfig, {**training.model_dump(), **changes}, "training") if changes else training
 
 
-def build_networks(method: Method, task: Task, seed: int, device: torch.device) -> nn.ModuleDict:
-    """The method's networks in their initial state, which depends on the seed only."""
+def build_networks(
+    method: Method, task: Task, seed: int, device: torch.device, init: Mapping[str, str] | None = None
+) -> nn.ModuleDict:
+    """The method's networks in their initial state, which depends on the seed and `init` only.
+
+    Args:
+        method: builds them.
+        task: facts about the job.
+        seed: the run's seed.
+        device: where they go.
+        init: the run's ``init`` section.
+
+    Raises:
+        ConfigError: weights that are not there or do not fit.
+    """
     with seeded_init(derive_seed(seed, "init")):
-        return nn.ModuleDict(method.build(task)).to(device)
+        networks = nn.ModuleDict(method.build(task))
+    load_weights(networks, init or {})
+    return networks.to(device)
 
 
 def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ class Task:
         num_classes: number of classes, 0 where there are none.
         input_shape: shape of one sample's main column, (C, H, W) for images.
         class_names: one per class.
+        vocabulary: the words a text column's numbers stand for, empty where there is none.
         num_clients: registered clients.
         model_name: the run's ``model.name``.
         columns: every column's dtype and shape per sample, ``{"image": ("float32", (3, 28, 28))}``.
@@ -46,6 +47,7 @@ class Task:
     model_name: str
     columns: Mapping[str, tuple[str, tuple[int, ...]]]
     make_model: Callable[..., nn.Module] = field(repr=False)
+    vocabulary: tuple[str, ...] = ()
 
     def model(self, name: str | None = None, *, seed: int | None = None, **settings: Any) -> nn.Module:
         """The configured model, or the one called `name`.

@@ -18,6 +18,7 @@ from fedlab.exchange import NETWORK
 from fedlab.job import on_device, stage_training
 from fedlab.method import Method, Plan
 from fedlab.order import Order
+from fedlab.reuse import ResultCache
 from fedlab.server.privacy import check_released
 from fedlab.server.shared import SharedTensors
 
@@ -38,6 +39,9 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
             name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server
         }
 
+        fingerprint = setup.federated.server_fingerprint
+        cache = ResultCache(setup.cache_root, fingerprint, config.seed, runtime.device, keep=False)
+
         def server(
             round: int, plan: Plan, before: Mapping[str, Tensor], results: Mapping[str, Tensor]
         ) -> ServerContext:
@@ -56,6 +60,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
                 round=round,
                 rounds=rounds,
                 plan=plan,
+                cache=cache,
                 preflight=True,
             )
 

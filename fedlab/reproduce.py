@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -17,85 +15,25 @@ from fedlab.batch import Batch, Plan, Results
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment import method_folder
+from fedlab.gates import AnyGate, DifferenceGate, RatioGate, Scope, last_value
 from fedlab.report.grids import to_markdown
 from fedlab.report.spread import Spread
 from fedlab.runfolder import write_atomic
-from fedlab.tracking import History
 
-_UNJUDGED = {True: "met", False: "missed", None: "not judged"}
+_VERDICTS = {True: "met", False: "missed", None: "not judged"}
 
 
-class DifferenceGate(Section):
-    """The last evaluation of one arm exceeds another's, as means over the seeds."""
+class Shown(Section):
+    """A column of values in the table of arms."""
 
-    kind: Literal["difference"]
-    name: str
-    left: str = Field(description="the arm that should be better")
-    minus: str = Field(description="the arm it is compared with")
-    metric: str = Field(default="accuracy", description="a fraction; its mean over the clients counts")
-    at_least: float = Field(description="points, i.e. hundredths of the metric")
+    metric: str
+    scope: Scope = "mean"
+    percent: bool = True
 
     @property
-    def arms(self) -> tuple[str, ...]:
-        """Arms the gate compares."""
-        return self.left, self.minus
-
-    @property
-    def required(self) -> str:
-        """The threshold in words."""
-        return f"≥ {self.at_least:g} points"
-
-    def seen(self, results: Results) -> dict[int, float]:
-        """Points by seed, for the seeds both arms have."""
-        left, minus = ({s: final(r.history, self.metric) for s, r in results[a].items()} for a in self.arms)
-        return {
-            seed: 100 * (value - other)
-            for seed, value in left.items()
-            if value is not None and (other := minus.get(seed)) is not None
-        }
-
-    def judge(self, seen: Mapping[int, float]) -> tuple[float, bool]:
-        """The mean over the seeds, and whether it is enough."""
-        value = statistics.fmean(seen.values())
-        return value, value >= self.at_least
-
-
-class RatioGate(Section):
-    """The ratio of two values the server logged stays below a bound in every round that logged them, in every seed."""
-
-    kind: Literal["ratio"]
-    name: str
-    arm: str
-    server: tuple[str, str] = Field(description="names of the logged numerator and denominator")
-    at_most: float
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """The arm looked at."""
-        return (self.arm,)
-
-    @property
-    def required(self) -> str:
-        """The threshold in words."""
-        return f"≤ {self.at_most:g} in every round"
-
-    def seen(self, results: Results) -> dict[int, float]:
-        """The worst round's ratio by seed."""
-        worst = {}
-        for seed, done in results[self.arm].items():
-            above, below = (dict(done.history.logged(name, "server")) for name in self.server)
-            ratios = [above[r] / below[r] if below[r] else math.inf for r in sorted(above.keys() & below.keys())]
-            if ratios:
-                worst[seed] = max(ratios)
-        return worst
-
-    def judge(self, seen: Mapping[int, float]) -> tuple[float, bool]:
-        """The worst seed, and whether it is good enough."""
-        value = max(seen.values())
-        return value, value <= self.at_most
-
-
-Gate = Annotated[DifferenceGate | RatioGate, Field(discriminator="kind")]
+    def label(self) -> str:
+        """The metric, with its scope where that is not the mean over the clients."""
+        return self.metric if self.scope == "mean" else f"{self.metric} ({self.scope})"
 
 
 class Acceptance(Section):
@@ -105,10 +43,15 @@ class Acceptance(Section):
     base: dict[str, Any] = Field(description="configuration all arms share")
     seeds: tuple[int, ...] = Field(min_length=1)
     arms: dict[str, dict[str, Any]] = Field(min_length=1, description="arm → dotted keys it changes in `base`")
-    gates: tuple[Gate, ...] = Field(min_length=1)
+    gates: tuple[AnyGate, ...] = Field(min_length=1)
+    show: tuple[Shown, ...] = Field(default=(), description="metrics of the table beside those of the gates")
+    seeds_of: dict[str, tuple[int, ...]] = Field(default={}, description="arm → its seeds, where it does not run all")
 
     @model_validator(mode="after")
     def _arms_exist(self) -> Acceptance:
+        for arm in self.seeds_of:
+            if arm not in self.arms:
+                raise ValueError(f"seeds_of names no arm {arm!r}; {did_you_mean(arm, self.arms)}")
         for gate in self.gates:
             for arm in gate.arms:
                 if arm not in self.arms:
@@ -135,7 +78,7 @@ class Verdict:
         met: None likewise.
     """
 
-    gate: DifferenceGate | RatioGate
+    gate: AnyGate
     by_seed: Mapping[int, float] = field(default_factory=dict)
     seen: float | None = None
     met: bool | None = None
@@ -143,7 +86,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """The verdict in one or two words."""
-        return _UNJUDGED[self.met]
+        return "void" if self.met is False and self.gate.void else _VERDICTS[self.met]
 
 
 @dataclass(frozen=True)
@@ -170,14 +113,17 @@ class Outcome:
         return all(verdict.met for verdict in self.verdicts)
 
     def arm_rows(self) -> list[list[str]]:
-        """Header and one row per arm and metric: the values of each seed, mean and standard deviation, in per cent."""
+        """Header and one row per arm and metric it has: the values of each seed, mean and standard deviation."""
         rows = [["arm", "metric", *(f"seed {seed}" for seed in self.seeds), "mean", "std"]]
         for arm, runs in self.results.items():
-            for metric in self._metrics():
-                values = {s: final(r.history, metric) for s, r in runs.items()}
+            for shown in self._shown():
+                values = {s: last_value(r.history, shown.metric, shown.scope) for s, r in runs.items()}
                 spread = Spread.of(values.values())
-                shown = [*(values.get(seed) for seed in self.seeds), spread.mean, spread.std]
-                rows.append([arm, metric, *("–" if value is None else f"{100 * value:.2f}" for value in shown)])
+                if spread.mean is None and len(self._shown()) > 1:
+                    continue
+                numbers = [*(values.get(seed) for seed in self.seeds), spread.mean, spread.std]
+                label = f"{shown.label}, %" if shown.percent else shown.label
+                rows.append([arm, label, *(_written(number, shown.percent) for number in numbers)])
         return rows
 
     def gate_rows(self) -> list[list[str]]:
@@ -194,10 +140,10 @@ class Outcome:
         arms: dict[str, Any] = {}
         for arm, runs in self.results.items():
             metrics: dict[str, Any] = {}
-            for metric in self._metrics():
-                values = {str(s): final(r.history, metric) for s, r in runs.items()}
+            for shown in self._shown():
+                values = {str(s): last_value(r.history, shown.metric, shown.scope) for s, r in runs.items()}
                 spread = Spread.of(values.values())
-                metrics[metric] = {"seeds": values, "mean": spread.mean, "std": spread.std}
+                metrics[shown.label] = {"seeds": values, "mean": spread.mean, "std": spread.std}
             arms[arm] = {
                 "changes": self.spec.arms[arm],
                 "metrics": metrics,
@@ -222,7 +168,7 @@ class Outcome:
             "failures": dict(self.failures),
         }
 
-    def toto_markdown(self) -> str:
+    def to_markdown(self) -> str:
         """Both tables for a README."""
         asked = "" if self.seeds == self.spec.seeds else f" (specified: {', '.join(map(str, self.spec.seeds))})"
         lines = [self.spec.source, "", f"Seeds {', '.join(map(str, self.seeds))}{asked}.", ""]
@@ -230,9 +176,16 @@ class Outcome:
         lines += ["", *(f"- {name} failed: {reason.splitlines()[0]}" for name, reason in self.failures.items())]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _metrics(self) -> list[str]:
-        named = {gate.metric for gate in self.spec.gates if isinstance(gate, DifferenceGate)}
-        return sorted(named) or ["accuracy"]
+    def _shown(self) -> list[Shown]:
+        named = [
+            Shown(metric=gate.metric, scope=gate.scope, percent=isinstance(gate, DifferenceGate))
+            for gate in self.spec.gates
+            if not isinstance(gate, RatioGate)
+        ]
+        kept: dict[str, Shown] = {}
+        for shown in sorted([*self.spec.show, *named], key=lambda shown: not shown.percent):
+            kept.setdefault(shown.label, shown)
+        return list(kept.values()) or [Shown(metric="accuracy")]
 
 
 def load_acceptance(source: str) -> Acceptance:
@@ -284,20 +237,16 @@ def reproduce(
     seeds = tuple(dict.fromkeys(seeds)) or spec.seeds
     chosen = [arm for arm in spec.arms if not arms or arm in arms]
     raws = {arm: partial(_raw, spec, arm, folder, overrides) for arm in chosen}
-    batch = Batch(Plan.make(raws, seeds, folder, kind="arm"))
+    # seeds asked for by hand are meant for every arm
+    only = spec.seeds_of if seeds == spec.seeds else {}
+    batch = Batch(Plan.make(raws, seeds, folder, kind="arm", only=only))
     batch.run(keep_going=keep_going, command=command, announce=announce)
     results: Results = {arm: batch.results.get(arm, {}) for arm in spec.arms}
     failures = {f"{arm}, seed {seed}": reason for (arm, seed), reason in batch.failures.items()}
     outcome = Outcome(spec, seeds, results, failures, tuple(_judge(gate, results) for gate in spec.gates))
     write_atomic(folder / "acceptance.json", json.dumps(outcome.to_json(), indent=1, ensure_ascii=False))
-    write_atomic(folder / "acceptance.md", outcome.toto_markdown())
+    write_atomic(folder / "acceptance.md", outcome.to_markdown())
     return outcome
-
-
-def final(history: History, metric: str) -> float | None:
-    """The metric's mean over the clients at the last evaluation."""
-    series = history.series(metric)
-    return series[-1][1] if series else None
 
 
 def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -306,6 +255,12 @@ def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> 
     return apply_overrides(config.model_dump(mode="json"), overrides)
 
 
-def _judge(gate: DifferenceGate | RatioGate, results: Results) -> Verdict:
+def _judge(gate: AnyGate, results: Results) -> Verdict:
     by_seed = gate.seen(results)
     return Verdict(gate, by_seed, *gate.judge(by_seed)) if by_seed else Verdict(gate)
+
+
+def _written(value: float | None, percent: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.2f}" if percent else f"{value:.4g}"

@@ -21,7 +21,7 @@ _PAUSE = 0.5  # seconds between two looks at the connected nodes
 
 @dataclass(frozen=True)
 class Profile:
-    """A client's facts: weight, test samples, columns, class names, registered clients of its partition.
+    """A client's facts: weight, test samples, columns, class names and vocabulary, registered clients of its partition.
 
     An unseen client never trains.
     """
@@ -34,6 +34,7 @@ class Profile:
     classes: tuple[str, ...]
     clients: int
     unseen: bool = False
+    vocabulary: tuple[str, ...] = ()
 
 
 class Directory:
@@ -144,8 +145,9 @@ class Directory:
 
 def _profile(record: ConfigRecord) -> Profile:
     facts: dict[str, object] = dict(record)
-    classes = facts["classes"]
+    classes, vocabulary = facts["classes"], facts["vocabulary"]
     assert isinstance(classes, list)
+    assert isinstance(vocabulary, list)
     return Profile(
         client=int(str(facts["client"])),
         name=str(facts["name"]),
@@ -155,4 +157,5 @@ def _profile(record: ConfigRecord) -> Profile:
         classes=tuple(str(name) for name in classes),
         clients=int(str(facts["clients"])),
         unseen=bool(facts["unseen"]),
+        vocabulary=tuple(str(word) for word in vocabulary),
     )

@@ -62,8 +62,8 @@ class FederatedLoop:
         self.clients = self.directory.clients
         self.participants = training_clients(self.directory, bool(config.data.unseen))
         (first,) = self.directory.profiles(self.clients[:1])
-        self.task = make_task(config, first.columns, first.classes, first.clients)
-        self.networks = build_networks(self.method, self.task, config.seed, self.device)
+        self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
+        self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.state = self.networks.state_dict()
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
@@ -357,17 +357,22 @@ class FederatedLoop:
             round=round,
             rounds=self.config.federation.rounds,
             plan=plan,
+            cache=self.setup.cache,
         )
 
     def _look(self, round: int) -> FigureContext:
-        states = self.setup.client_states
+        states, test = self.setup.client_states, self.setup.client_test
         return FigureContext(
             task=self.task,
             round=round,
             tensors={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
+            networks=self.networks.eval(),
+            data=self.setup.data,
             client_names=tuple(profile.name for profile in self.directory.profiles(self.clients)),
             client_state=lambda client: states.latest(client) if states is not None else None,
+            client_test=lambda client: test(client) if test is not None else None,
             denormalise=self.setup.denormalise,
+            seed=self.config.seed,
         )
 
     @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from fedlab.errors import ConfigError, FedLabError
 from fedlab.seeding import numpy_generator
 from fedlab.server.availability import make_availability
 from fedlab.server.devices import Devices, Work
+from fedlab.server.samplers import Fixed
 from fedlab.server.sampling import Known, make_sampler
 
 
@@ -201,3 +202,25 @@ def check_participation(config: Config, sampled: bool) -> None:
                 "one of FedLab's own strategies: Flower's choose clients by themselves",
                 "remove it, or set federation.strategy to one without the prefix flower.",
             )
+
+
+def check_sampled(config: Config, clients: int, unseen: Collection[int]) -> None:
+    """Refuse a fixed choice of clients that are not there or never train.
+
+    Args:
+        config: the run's configuration.
+        clients: registered clients.
+        unseen: those held out from training.
+
+    Raises:
+        ConfigError: such a client.
+    """
+    sampler = make_sampler(config.federation.sampler, config.seed)
+    wrong = sorted(sampler.clients - (set(range(clients)) - set(unseen))) if isinstance(sampler, Fixed) else []
+    if wrong:
+        raise ConfigError(
+            "federation.sampler.clients",
+            wrong[0],
+            f"ids of clients that train, from 0 to {clients - 1}",
+            "it is held out by data.unseen" if wrong[0] in unseen else "see fedlab partition for who is who",
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -60,6 +61,26 @@ class Poisson:
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
         draws = numpy_generator(self.seed, "sampler", round).random(len(clients))
         return [client for client, draw in zip(clients, draws, strict=True) if draw < self.probability]
+
+
+class Fixed:
+    """The same clients in every round: with one of them, local training without a federation."""
+
+    class Settings(Section):
+        """Settings of a fixed choice."""
+
+        clients: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="ids of those that train")
+
+    loss: str | None = None
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.clients = frozenset(settings.clients)
+
+    def size(self, population: int) -> int:
+        return len(self.clients)
+
+    def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
+        return [client for client in clients if client in self.clients]
 
 
 def _by_share(clients: Sequence[int], count: int, known: Known, rng: np.random.Generator) -> list[int]:

@@ -20,6 +20,7 @@ SAMPLERS = Registry(
         "weighted": "fedlab.server.samplers:Weighted",
         "power_of_choice": "fedlab.server.samplers:PowerOfChoice",
         "poisson": "fedlab.server.samplers:Poisson",
+        "fixed": "fedlab.server.samplers:Fixed",
     },
     "fedlab.samplers",
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.method import Method
+from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder
 from fedlab.tracking import Tracker
 
@@ -28,7 +29,9 @@ class ServerSetup:
         denormalise: normalised images → [0, 1], for pictures.
         data: columns of the sample sets the server holds, by name.
         data_fingerprint: hash of data, partition and seed.
+        cache: results that outlive runs; None keeps nothing.
         client_states: states of the simulated clients on this machine; None in a deployment.
+        client_test: their test columns; None likewise.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
 
@@ -40,5 +43,7 @@ class ServerSetup:
     denormalise: Callable[[Tensor], Tensor]
     data: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     data_fingerprint: str = ""
+    cache: ResultCache | None = None
     client_states: StateStore | None = None
+    client_test: Callable[[int], Mapping[str, Tensor]] | None = None
     expected_clients: int | None = None

@@ -67,6 +67,7 @@ def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "client_versions": _client_versions(loop.grid),
         "columns": loop.task.columns,
         "class_names": list(loop.task.class_names),
+        "vocabulary": list(loop.task.vocabulary),
         "clients": loop.task.num_clients,
         "checkpoints": list(loop.records.checkpoints),
     }

@@ -17,6 +17,7 @@ from fedlab.cli.main import app
 from fedlab.config import parse
 from fedlab.errors import ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run
+from fedlab.gates import last_value
 from fedlab.reproduce import Acceptance, Outcome, load_acceptance, reproduce
 from fedlab.runfolder import RunFolder
 from fedlab.tracking import History
@@ -282,5 +283,5 @@ def test_fedlgd_meets_its_gates(tmp_path: Path) -> None:
 
 def test_the_last_evaluation_counts() -> None:
     events = [{"event": "evaluation", "round": r, "mean": {"accuracy": r / 10}, "clients": {}} for r in (1, 2)]
-    assert fedlab.reproduce.final(History(tuple(events)), "accuracy") == 0.2
-    assert fedlab.reproduce.final(History(), "accuracy") is None
+    assert last_value(History(tuple(events)), "accuracy") == 0.2
+    assert last_value(History(), "accuracy") is None

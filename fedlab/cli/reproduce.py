@@ -57,11 +57,12 @@ def reproduce(
         announce=typer.echo,
     )
     console = Console()
-    console.print(to_table("Runs, in per cent", outcome.arm_rows(), left=2))
+    console.print(to_table("Runs", outcome.arm_rows(), left=2))
     console.print(to_table("Required and seen", outcome.gate_rows(), left=2))
     typer.echo(f"outcome: {place / 'acceptance.json'}, {place / 'acceptance.md'}")
     if not outcome.met:
         words = {verdict.word for verdict in outcome.verdicts}
-        typer.echo("missed" if "missed" in words else "not every gate could be judged", err=True)
+        known = {"void": "void: the experiment says nothing", "missed": "missed"}
+        typer.echo(next((known[w] for w in known if w in words), "not every gate could be judged"), err=True)
         raise typer.Exit(FAILED)
     typer.echo("every gate is met")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,17 @@ class FederatedData:
     @property
     def num_classes(self) -> int:
         return self.dataset.train.num_classes
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        return self.dataset.vocabulary
+
+    @property
+    def server_fingerprint(self) -> str:
+        """Hash of the samples the server holds, as the configuration normalises them."""
+        held = [(name, samples.fingerprint) for name, samples in sorted(self.dataset.server.items())]
+        text = repr((held, self.config.mean, self.config.std))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ class Dataset:
         test: likewise.
         server: samples the server holds, by name: a public set, query and gallery, support images. They are not
             divided and may have columns and names of their own.
+        vocabulary: the words a text column's numbers stand for.
 
     Raises:
         DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
@@ -110,6 +111,7 @@ class Dataset:
     train: Samples
     test: Samples
     server: Mapping[str, Samples] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
@@ -127,7 +129,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         held = [(name, self.server[name].fingerprint) for name in sorted(self.server)]
-        text = repr((self.train.fingerprint, self.test.fingerprint, held))
+        words = (self.vocabulary,) if self.vocabulary else ()
+        text = repr((self.train.fingerprint, self.test.fingerprint, held, *words))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -17,6 +17,7 @@ from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, NotFiniteError
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Batches, Method, Plan, Step, Task
+from fedlab.reuse import ResultCache
 
 
 class Linear(Method):
@@ -39,7 +40,8 @@ class Linear(Method):
         return Batches(sampler=self.sampler)
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        return super().param_groups(networks, plan) if self.groups is None else type(self).groups(networks)  # type: ignore[misc]
+        chosen = type(self).groups  # through the class: a function, not a bound method
+        return super().param_groups(networks, plan) if chosen is None else chosen(networks)
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         self.steps.append(step)
@@ -60,6 +62,13 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         "plan": {},
         **changes,
     }
+    work["cache"] = ResultCache(
+        tmp_path,
+        "data",
+        work["seed"],
+        work["device"],
+        keep=not work.get("preflight"),  # as ClientRuntime makes it
+    )
     nn.init.zeros_(work["networks"]["model"].weight)
     made = LocalTrainer(
         method=method,
@@ -70,7 +79,6 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         client_name="one",
         examples=samples,
         fingerprint="data",
-        cache=tmp_path,
         **work,
     )
     if mu:
@@ -158,6 +166,8 @@ def test_schedule_factors() -> None:
     assert schedule_factor(cosine, 4, 104) == 1.0
     assert schedule_factor(cosine, 54, 104) == pytest.approx(0.5)
     assert schedule_factor(cosine, 104, 104) == pytest.approx(0.0, abs=1e-12)
+    linear = TrainingConfig(schedule="linear")
+    assert [schedule_factor(linear, step, 100) for step in (0, 25, 100)] == [1.0, 0.75, 0.0]
     assert schedule_factor(TrainingConfig(), 50, 100) == 1.0
 
 
@@ -166,7 +176,7 @@ def test_the_cosine_ends_with_what_is_trained_on(tmp_path: Path) -> None:
     method = Linear()
     work = trainer(method, tmp_path, samples=100, rounds=1, training={"schedule": "cosine"})
     rates = []
-    method.after_step = lambda networks, step: rates.append(step.total_steps)  # type: ignore[method-assign]
+    method.after_step = lambda networks, step: rates.append(step.total_steps)  # type: ignore[method-assign]  # a spy
     work.train({"x": torch.zeros(8, 1)})
     assert rates == [2, 2]
 
@@ -241,6 +251,25 @@ def test_clipping_limits_the_global_norm(tmp_path: Path) -> None:
     assert float(work.networks["model"].weight) == pytest.approx(-0.5, rel=1e-4)
 
 
+def test_clipping_can_limit_each_tensor_by_itself(tmp_path: Path) -> None:
+    made = trainer(Linear(), tmp_path, training={"clip_norm": 1.0, "clip": "tensor"})
+    large, small = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimiser = made.optimiser([large, small], optimiser="sgd", lr=1.0)
+    made.step((large * torch.tensor([3.0, 4.0])).sum() + (small * torch.tensor([0.3, 0.4])).sum(), optimiser)
+    torch.testing.assert_close(large.data, torch.tensor([-0.6, -0.8]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(small.data, torch.tensor([-0.3, -0.4]))
+
+
+def test_adam_takes_betas_and_eps_from_the_configuration_or_the_call(tmp_path: Path) -> None:
+    made = trainer(Linear(), tmp_path, training={"optimiser": "adamw", "betas": (0.8, 0.95), "eps": 1e-6})
+    parameter = nn.Parameter(torch.zeros(1))
+    assert made.optimiser([parameter]).torch.defaults["betas"] == (0.8, 0.95)
+    changed = made.optimiser([parameter], optimiser="adam", betas=(0.5, 0.9), eps=1e-3).torch
+    assert (changed.defaults["betas"], changed.defaults["eps"]) == ((0.5, 0.9), 1e-3)
+    with pytest.raises(TypeError, match="nesterov"):
+        made.optimiser([parameter], nesterov=True)
+
+
 def test_the_proximal_term_pulls_towards_the_received_weights_in_every_loop(tmp_path: Path) -> None:
     """w ← w − η(g + μ(w − w₀)): nothing at the first step, and methods with loops of their own get it too."""
     work = trainer(Linear(), tmp_path, mu=1.0)
@@ -268,10 +297,12 @@ def test_results_are_cached_by_data_seed_and_key_and_torn_files_are_made_again(t
     assert (get(), get()) == (1, 1)
     assert get(key=2) == 2
     assert get(seed=1) == 3
+    unseeded = [trainer(Linear(), tmp_path, seed=seed).cached("other", {}, compute, seeded=False) for seed in (0, 1)]
+    assert [float(found["x"][0]) for found in unseeded] == [4, 4]
     (path, *_) = sorted((tmp_path / "thing").iterdir(), key=lambda p: p.stat().st_mtime)
     path.write_bytes(path.read_bytes()[:20])
-    assert get() == 4
-    assert get() == 4
+    assert get() == 5
+    assert get() == 5
 
 
 def test_preflight_takes_one_step_and_keeps_nothing(tmp_path: Path) -> None:

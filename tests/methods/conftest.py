@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 import fedlab
 from fedlab.clients.trainer import LocalTrainer
-from fedlab.config import Config, parse
+from fedlab.config import Config, load_config, parse
 from fedlab.context import ClientState, ServerContext
 from fedlab.data.samples import Samples
 from fedlab.exchange import Exchanges
+from fedlab.experiment import method_folder
 from fedlab.job import build_networks, make_method, make_task
+from fedlab.reuse import ResultCache
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -36,6 +39,8 @@ class Bench:
         self.networks = build_networks(self.method, self.task, self.config.seed, CPU)
         self.exchanges = Exchanges(self.networks, self.method)
         self.shared: dict[str, Tensor] = {}
+        self.private: dict[str, Tensor] = {}
+        self.held: dict[str, dict[str, Tensor]] = {}
 
     def data(self, seed: int = 0, classes: tuple[int, ...] = (0, 1, 2, 3), per_class: int = 6) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -64,8 +69,7 @@ class Bench:
             client_name=str(client),
             examples=len(data["label"]),
             fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
-            cache=self.folder / "cache",
-            **self._work(round, plan),
+            **self._work(round, plan, Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint),
         )
 
     def server(
@@ -80,10 +84,10 @@ class Bench:
             before=before or {},
             after=self.networks.state_dict(),
             tensors=self.shared,
-            state={},
-            data={},
+            state=self.private,
+            data=self.held,
             results=results or {},
-            **self._work(round, plan),
+            **self._work(round, plan, "held by the server"),
         )
 
     def prepare(self, *clients: dict[str, Tensor]) -> list[ClientState]:
@@ -99,8 +103,9 @@ class Bench:
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.networks.state_dict().items()}
 
-    def _work(self, round: int, plan: Mapping[str, Any]) -> dict[str, Any]:
+    def _work(self, round: int, plan: Mapping[str, Any], data: str) -> dict[str, Any]:
         return {
+            "cache": ResultCache(self.folder / "cache", data, self.config.seed, CPU),
             "task": self.task,
             "networks": self.networks,
             "training": self.config.training,
@@ -122,6 +127,31 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
         return Bench(tmp_path, {"name": "fedlgd", **small, **settings}, **sections)
 
     return make
+
+
+@pytest.fixture
+def paper_networks() -> Callable[..., nn.ModuleDict]:
+    """``paper_networks("asit", {"audio": ("float32", (192000,))}, classes)``: a paper.yaml's networks without memory.
+
+    Checkpoints are not loaded: ``pretrained=None`` and the like are given as method settings.
+    """
+
+    def build(
+        name: str,
+        columns: Mapping[str, tuple[str, tuple[int, ...]]],
+        class_names: Sequence[str] = (),
+        *,
+        file: str = "paper.yaml",
+        vocabulary: Sequence[str] = (),
+        **settings: Any,
+    ) -> nn.ModuleDict:
+        overrides = [f"method.{key}={json.dumps(value)}" for key, value in settings.items()]
+        config = load_config(method_folder(name, "method") / file, overrides)
+        task = make_task(config, columns, class_names, 4, vocabulary)
+        with torch.device("meta"):
+            return nn.ModuleDict(make_method(config.method).build(task))
+
+    return build
 
 
 SMALL_RUN: dict[str, Any] = {

@@ -264,7 +264,7 @@ def test_the_set_is_shown_once(lab: Callable[..., Any]) -> None:
     def look(round: int) -> Any:
         context = FigureContext(
             task=bench.task, round=round, tensors=bench.shared, client_names=("a",), client_state=lambda _: None,
-            denormalise=lambda x: x,
+            denormalise=lambda x: x, networks=bench.networks, data={}, client_test=lambda _: None, seed=0,
         )  # fmt: skip
         return bench.method.figures(context)
 

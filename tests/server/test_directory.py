@@ -42,6 +42,7 @@ def profiled(claims: Sequence[int], size: int) -> Callable[[], ClientApp]:
                     "unseen": client == 2,
                     "columns": json.dumps({"image": ["float32", [3, 8, 8]]}),
                     "classes": ["cat", "dog"],
+                    "vocabulary": ["a", "red"],
                     "clients": size,
                 }
             )

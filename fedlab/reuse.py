@@ -1,0 +1,69 @@
+"""Results that outlive a run: warm-up images, teachers trained once, whatever is a function of data and settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedlab.runfolder import write_atomic
+
+
+@dataclass(frozen=True)
+class ResultCache:
+    """Tensors on disk by what they are a function of.
+
+    Args:
+        folder: where they lie.
+        data: fingerprint of the data they are computed from.
+        seed: the run's seed.
+        device: where they are computed.
+        keep: whether new results are written.
+    """
+
+    folder: Path
+    data: str
+    seed: int
+    device: torch.device
+    keep: bool = True
+
+    def get(
+        self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
+    ) -> dict[str, Tensor]:
+        """`compute()`, or its result from an earlier run; on the CPU.
+
+        Args:
+            name: what is computed, a folder's name.
+            key: JSON-able settings the result depends on beside data, seed and machine.
+            compute: makes the tensors.
+            seeded: whether the result depends on the run's seed.
+        """
+        # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
+        identity = {
+            "name": name,
+            "data": self.data,
+            "seed": self.seed if seeded else None,
+            "key": dict(key),
+            "torch": torch.__version__,
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "device": self.device.type,
+        }
+        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+        path = self.folder / name / f"{digest}.safetensors"
+        if path.exists():
+            try:
+                return safetensors.torch.load_file(path)
+            except SafetensorError:
+                path.unlink(missing_ok=True)  # torn by a full disk: compute it again
+        result = {part: value.detach().cpu().contiguous() for part, value in compute().items()}
+        if self.keep:
+            write_atomic(path, safetensors.torch.save(result), durable=False)
+        return result
