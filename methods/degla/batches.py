@@ -79,8 +79,8 @@ def _one_of(columns: Sequence[Tensor], like: Tensor, generator: torch.Generator)
 def random_resized_crop(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
     """Each image cropped at random and resized to its size, bicubic: area in [`smallest`, 1], sides 3:4 to 4:3.
 
-    No flip: it would make captions with "left" false. As in open_clip, up to ten crops are drawn for each image until one
-    fits into it; else the whole image stays.
+    No flip: it would make captions with "left" false. As in open_clip, up to ten crops are drawn for each image until
+    one fits into it; else the whole image stays.
 
     Args:
         images: (B, C, H, H).

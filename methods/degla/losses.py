@@ -49,7 +49,7 @@ def base_contrast(e: Embeddings, present: Tensor, scale: Tensor, negatives: Cont
     Returns:
         A scalar.
 
-    Source: arXiv 2504.16801, Eq. 2–4; ``src/open_clip/loss.py`` of the authors' code.
+    Source: arXiv 2504.16801, Eq. 4; ``src/open_clip/loss.py`` of the authors' code.
     """
     with full_precision(*e, scale) as (v, t, n, s):
         logits, target = s * v @ t.T, torch.arange(len(v), device=v.device)
@@ -72,7 +72,7 @@ def image_grounded_contrast(e: Embeddings, present: Tensor, scale: Tensor) -> Te
     Returns:
         A scalar.
 
-    Source: arXiv 2504.16801, Eq. 8.
+    Source: arXiv 2504.16801, L_IGC.
     """
     with full_precision(*e, scale) as (v, t, n, s):
         return _own_contrast(s * v, t, n, present)
@@ -87,8 +87,8 @@ def text_grounded_contrast(
         e: of the student.
         teacher_text: t* (B, d).
         present: (B, K) bool.
-        layout: ``paper`` takes a caption's own false ones; ``released`` takes numbers i, i + B, i + 2B, … of the row-major
-            list, mostly those of other captions, as the authors' mask does.
+        layout: ``paper`` takes a caption's own false ones; ``released`` takes numbers i, i + B, i + 2B, … of the
+            row-major list, mostly those of other captions, as the authors' mask does.
 
     Returns:
         A scalar.
@@ -113,7 +113,7 @@ def self_distillation(student: Embeddings, teacher: Embeddings, present: Tensor)
     Returns:
         A scalar.
 
-    Source: arXiv 2504.16801, Eq. 10; ``reduction="sum"`` in the authors' code.
+    Source: arXiv 2504.16801, L_D; ``reduction="sum"`` in the authors' code.
     """
     with full_precision(*student, *(part.detach() for part in teacher)) as (v, t, n, v_star, t_star, n_star):
         negatives = (n - n_star).square().sum(2) * present

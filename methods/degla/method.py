@@ -1,7 +1,7 @@
 """DeGLA: image-text contrast with minimally altered captions, held near an averaged teacher.
 
-Hu et al., "Decoupled Global-Local Alignment for Improving Compositional Understanding", arXiv 2504.16801. Symbols: v, t,
-n embeddings of image, caption and false caption; a star marks the teacher's; θ the student, θ* the teacher.
+Hu et al., "Decoupled Global-Local Alignment for Improving Compositional Understanding", arXiv 2504.16801. Symbols: v,
+t, n embeddings of image, caption and false caption; a star marks the teacher's; θ the student, θ* the teacher.
 """
 
 from __future__ import annotations
