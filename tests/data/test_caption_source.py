@@ -40,7 +40,9 @@ def pair(colour: str, caption: str, **more: Any) -> dict[str, Any]:
 
 
 PAIRS = [
-    pair("red", "A red field, wide", negatives=["a green field, wide", "a blue field, wide"], split="train", client="x"),
+    pair(
+        "red", "A red field, wide", negatives=["a green field, wide", "a blue field, wide"], split="train", client="x"
+    ),
     pair("green", "a green field", negatives={"replace_adjective": "a red field"}, split="train", client="y"),
     pair("blue", "a blue field", negatives=["a red field"], split="test", client="x"),
 ]
@@ -175,7 +177,7 @@ def test_what_is_wrong_with_a_file_is_said(write: Write, lines: list[Any], match
 def test_missing_files_are_named(tmp_path: Path) -> None:
     source = build_source(Component(name="captions", path=str(tmp_path / "none.jsonl")))
     assert "none.jsonl" in (source.missing() or "")
-    with pytest.raises(DataError, match="none.jsonl"):
+    with pytest.raises(DataError, match="none"):
         source.load(0)
 
 

@@ -8,7 +8,7 @@ import pytest
 from fedlab.data.negatives import KINDS, NegativeRules
 from fedlab.data.scenes import COLOURS, OPPOSITE, RELATIONS, SHAPES, draw_pairs, draw_singles, rules
 
-CAPTION = tuple("a red square left of a blue circle".split())
+CAPTION = ("a", "red", "square", "left", "of", "a", "blue", "circle")
 SEEN = ("red", "green", "blue", "yellow")
 
 
