@@ -81,9 +81,7 @@ class TestEveryStep:
             parts = divide(dataset, step)
         except DataError as error:
             *_, key = error.key.split(".")
-            told = re.match(r"(at most |at least )?(\d+)", error.expected)
-            assert told is not None, error.expected
-            direction, limit = told.groups()
+            ((direction, limit),) = re.findall(r"^(at most |at least )?(\d+)", error.expected)
             step[key] = int(limit)
             if key != "clients":  # it suits some number of clients, if perhaps not the one that was asked for
                 assert any(possible(dataset, {**step, "clients": clients}) for clients in range(1, 41))
