@@ -1,4 +1,4 @@
-"""DeGLA's hooks: batches, the teacher's average, what is trained and exchanged, data and settings that do not fit."""
+"""DeGLA's hooks: batches, the teacher's average, what is trained and exchanged."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.clients.trainer import LocalTrainer
-from fedlab.config import Component, Config, parse
+from fedlab.config import Config, parse
 from fedlab.context import ClientState, ServerContext
 from fedlab.data.captions import word_tokens
-from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.errors import ConfigError
 from fedlab.exchange import Exchanges
-from fedlab.experiment import configure
 from fedlab.job import build_networks, make_method, make_task
 from fedlab.methods.degla.batches import is_caption, random_resized_crop, with_negatives
-from fedlab.methods.degla.method import DeGLA
 from fedlab.methods.degla.networks import embed_texts
 from fedlab.methods.degla.settings import DeGLASettings
 from fedlab.reuse import ResultCache
@@ -385,77 +383,6 @@ def test_the_papers_model_has_its_size(paper_networks: Callable[..., nn.ModuleDi
     networks = paper_networks("degla", columns, vocabulary=words, pretrained=None)
     counts = {role: sum(p.numel() for p in network.parameters()) for role, network in networks.items()}
     assert counts == {"student": 151_277_313, "teacher": 151_277_313}
-
-
-# data and settings that do not fit
-
-
-def build(columns: dict[str, Any], vocabulary: tuple[str, ...] = TOKENS.vocabulary, **settings: Any) -> None:
-    method = DeGLA(parse(DeGLASettings, settings, "method"))
-    config = parse(Config, {"method": "degla", "data": {"source": "shapecap"}})
-    method.build(make_task(config, columns, (), 2, vocabulary))
-
-
-@pytest.mark.parametrize(
-    ("columns", "settings", "match"),
-    [
-        ({"image": COLUMNS["image"]}, {}, "a column 'text'"),
-        ({"text": COLUMNS["text"]}, {}, "a column 'image'"),
-        ({k: COLUMNS[k] for k in ("image", "text")}, {}, "false captions to train on"),
-        (COLUMNS, {"held_out": KINDS}, "false captions to train on"),
-        (COLUMNS, {"held_out": ("swap_nouns",)}, "did you mean 'swap_noun'"),
-        (COLUMNS, {"merge": (("reshuffle", "order"),)}, "method.merge"),
-        (COLUMNS, {"network": {"patch": 5}}, "a divisor"),
-        (COLUMNS, {"network": {"max_length": 3}}, "captions of 6 tokens"),
-        ({**COLUMNS, "image": ("float32", (3, 16, 24))}, {}, "images of 3×16×24"),
-    ],
-)
-def test_data_that_does_not_fit_is_refused(columns: dict[str, Any], settings: dict[str, Any], match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        build(columns, **settings)
-
-
-def test_a_vocabulary_without_an_end_is_refused() -> None:
-    with pytest.raises(ConfigError, match="captions that end"):
-        build(COLUMNS, ("a", "b"))
-
-
-@pytest.mark.parametrize(
-    "setting", [{"alpha": 1.1}, {"lambda_igc": -1}, {"crop": 0}, {"network": {"text": {"width": 30, "heads": 4}}}]
-)
-def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
-    with pytest.raises(ConfigErrors, match=r"method\."):
-        make_method(Component(name="degla", **setting))
-
-
-def checked(**sections: Any) -> list[str]:
-    config = parse(Config, {"data": {"source": "shapecap"}, **sections})
-    return make_method(config.method).check(config)
-
-
-def test_starts_that_exclude_each_other_are_refused() -> None:
-    method = {"name": "degla", "pretrained": "x", "pretrain": {"steps": 3}}
-    with pytest.raises(ConfigError, match="one start"):
-        checked(method=method)
-    with pytest.raises(ConfigError, match="one start"):
-        checked(method={"name": "degla", "pretrained": "x"}, init={"student": "y"})
-    with pytest.raises(ConfigError, match=r"init\.teacher"):
-        checked(method="degla", init={"teacher": "y"})
-
-
-def test_settings_that_miss_the_point_are_pointed_out() -> None:
-    (text,) = checked(method="degla")
-    assert "random weights" in text
-    (text,) = checked(method={"name": "degla", "pretrained": "x"}, training={"local_steps": 10})
-    assert "horizon of 2500 steps exceeds the run's 100" in text
-    config = configure("degla")
-    assert make_method(config.method).check(config) == []
-
-
-def test_defaults_are_the_papers() -> None:
-    s = DeGLASettings()
-    assert (s.lambda_igc, s.lambda_tgc, s.lambda_distill, s.alpha) == (0.1, 0.1, 0.005 * 256, 0.9996)
-    assert (s.contrast, s.tgc_layout, s.teacher, s.crop) == ("all", "paper", "server_ema", 0.9)
 
 
 def test_zero_rows_are_no_captions() -> None:
