@@ -85,12 +85,13 @@ class Bar:
     mark: float | None = None
 
 
-def bar_chart(bars: Sequence[Bar], *, axis: str, title: str = "", caption: str = "") -> Plot:
+def bar_chart(bars: Sequence[Bar], *, axis: str, most: float | None = None, title: str = "", caption: str = "") -> Plot:
     """Horizontal bars with their values.
 
     Args:
         bars: from top to bottom.
         axis: what the values are.
+        most: the largest possible value, so that charts can be compared; default: the largest there is.
         title: above the picture.
         caption: one sentence below it in the report.
     """
@@ -99,7 +100,8 @@ def bar_chart(bars: Sequence[Bar], *, axis: str, title: str = "", caption: str =
     figure = Figure(figsize=(7.5, 0.36 * len(bars) + 0.9), layout="constrained")
     chart = figure.subplots()
     chart.bar_label(_draw_bars(chart, bars, 9), fmt="%.0f", padding=3, fontsize=8)
-    chart.margins(x=0.08)
+    if most is not None:
+        chart.set_xlim(0, 1.08 * most)  # room for the numbers
     chart.set_xlabel(axis, fontsize=8)
     return Plot(figure, title, caption)
 

@@ -37,6 +37,7 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     kinds = bar_chart(
         _kinds(columns, similarities, apart),
         axis="images nearer to their caption than to the false one, %",
+        most=100,
         title=f"Accuracy by kind of false caption {when}",
         caption="Black: chance. Grey: kinds that are not trained on, or not pooled.",
     )
