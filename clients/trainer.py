@@ -78,11 +78,16 @@ class LocalTrainer(FitContext):
         self.method.set_modes(self.networks, self.plan)
         for batch, step in self.batches(columns):
             optimiser.set(partial(self._scheduled, step))
-            with self.autocast():
-                terms = self.method.loss(self.networks, batch, step)
-            if terms:
-                self.step(terms, optimiser)
+            if self._descend(batch, step, optimiser):
                 self.method.after_step(self.networks, step)
+
+    def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
+        """A step on a batch; False where the method skips it."""
+        with self.autocast():
+            terms = self.method.loss(self.networks, batch, step)
+        if terms:
+            self.step(terms, optimiser)
+        return bool(terms)
 
     def _trainable_groups(self) -> list[dict[str, Any]]:
         groups = self.method.param_groups(self.networks, self.plan)

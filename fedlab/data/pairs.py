@@ -95,7 +95,8 @@ def _pair(line: str, folder: Path, where: str) -> Pair:
     named = {name: _name(raw[name], f"{where}: {name}") for name in ("client", "label", "split") if name in raw}
     if named.get("split", "train") not in ("train", "test"):
         raise DataError(f"{where}: split", named["split"], "train or test")
-    return replace(pair, **named)
+    client, label, split = (named.get(name, "") for name in ("client", "label", "split"))
+    return replace(pair, client=client, label=label, split=split)
 
 
 def _name(value: Any, where: str) -> str:
