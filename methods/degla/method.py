@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -89,20 +90,21 @@ class DeGLA(Method):
     def _pretrain(self, ctx: ServerContext) -> Mapping[str, Tensor]:
         """Plain CLIP training on the server's own pairs."""
         s = self.settings.pretrain
-        model = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
+        model: Any = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
         optimiser = ctx.optimiser(_decayed(model), lr=s.lr)
         per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
         batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
         for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
             factor = 0.5 * (1 + math.cos(math.pi * step / s.steps))
-            optimiser.set(lambda group, factor=factor: {"lr": group["lr"] * factor})
+            optimiser.set(partial(_scaled, factor))
             none = batch["text"][:, None][:, :0]
             with ctx.autocast():
                 e = _embed(model, batch["image"], batch["text"], none)
                 loss = base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")
             ctx.step({"pretrain": loss}, optimiser)
             _clamp(model)
-        return model.state_dict()
+        weights: Mapping[str, Tensor] = model.state_dict()
+        return weights
 
     # the client's round
 
@@ -225,6 +227,10 @@ def _decayed(model: nn.Module) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim >= 2]},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def _scaled(factor: float, group: Mapping[str, Any]) -> dict[str, float]:
+    return {"lr": group["lr"] * factor}
 
 
 @torch.no_grad()

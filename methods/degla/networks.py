@@ -43,7 +43,8 @@ def embed_texts(model: Any, ids: Tensor) -> Tensor:
     """Token ids (…, L) → unit vectors (…, d)."""
     flat = ids.reshape(-1, ids.shape[-1])
     if not len(flat):
-        return model.logit_scale.new_zeros(*ids.shape[:-1], model.config.projection_dim)
+        nothing: Tensor = model.logit_scale.new_zeros(*ids.shape[:-1], model.config.projection_dim)
+        return nothing
     features = model.get_text_features(input_ids=flat).pooler_output
     return F.normalize(features.float(), dim=-1).reshape(*ids.shape[:-1], -1)
 

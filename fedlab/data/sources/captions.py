@@ -42,7 +42,8 @@ class RulesSettings(Section):
     def make(self) -> NegativeRules:
         """The rules over these words."""
         relations = {tuple(tokenise(one)): tuple(tokenise(other)) for one, other in self.relations.items()}
-        return NegativeRules(*({w.lower() for w in words} for words in (self.adjectives, self.nouns)), relations)
+        adjectives, nouns = ({word.lower() for word in words} for words in (self.adjectives, self.nouns))
+        return NegativeRules(adjectives, nouns, relations)
 
 
 class CaptionsSettings(Section):
