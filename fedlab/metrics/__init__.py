@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedlab.metrics.captions import CaptionChoice
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
@@ -11,6 +12,7 @@ from fedlab.metrics.sums import SumMetrics
 from fedlab.metrics.tagging import TagPrecision
 
 __all__ = [
+    "CaptionChoice",
     "Classification",
     "Retrieval",
     "Segmentation",

@@ -19,6 +19,8 @@ SOURCES = Registry(
         "handwritten": "fedlab.data.sources.handwritten:Handwritten",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
+        "shapecap": "fedlab.data.sources.shapecap:ShapeCap",
+        "captions": "fedlab.data.sources.captions:Captions",
         "npz": "fedlab.data.sources.npz:Npz",
         "sounds": "fedlab.data.sources.sounds:Sounds",
         "audio_folder": "fedlab.data.sources.audio_folder:AudioFolder",
