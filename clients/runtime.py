@@ -27,7 +27,7 @@ from fedlab.data.samples import Samples
 from fedlab.engine.encoding import Encoded
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchange, Exchanges
-from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
+from fedlab.job import adapt, build_networks, choose_device, make_task, on_device, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
 from fedlab.reuse import ResultCache
@@ -98,7 +98,8 @@ class ClientRuntime:
         data = setup.federated
         self.device = choose_device(config.engine.device)
         self.task = make_task(config, data.columns, data.class_names, data.num_clients, data.vocabulary)
-        self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
+        built = build_networks(self.method, self.task, config.seed, self.device, config.init)
+        self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain = make_chain(config.exchange.compression)
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
@@ -158,14 +159,14 @@ class ClientRuntime:
         correction = requested(Start(self._averaged_parameters(exchange), arrays, state, settings))
         trainer = self._trainer(client, order, state, exchange, tensors, correction)
         with self._draws(client, order, "train"):
-            self.method.fit(trainer)
+            self._fit(trainer)
             results = self.method.client_result(trainer)
         for name in exchange.local:
             if not torch.equal(self._live[name], self._start(name)):
                 state[f"network/{name}"] = self._live[name]
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
-        extra, figures = correction.finish() if correction is not None else ({}, {})
+        extra, figures = trainer.correction.finish() if trainer.correction is not None else ({}, {})
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
         sent, clipping = clipped(sent, arrays, settings)
         metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
@@ -207,6 +208,9 @@ class ClientRuntime:
             sums = self.method.evaluate(context)
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
+
+    def _fit(self, trainer: LocalTrainer) -> None:
+        self.method.fit(trainer)
 
     def _trainer(
         self,

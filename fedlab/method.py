@@ -141,6 +141,10 @@ class Method(ABC):
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
+    functional_loss: ClassVar[bool] = False
+    """Whether `loss` is a pure function of the networks' state, the batch and ``step.round``, ``plan`` and ``shared``:
+    no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained
+    as one batch (``engine.vectorise``). A subclass does not inherit the promise."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = settings if settings is not None else self.Settings()
