@@ -66,6 +66,7 @@ class ClientWorker:
 class _Worker:
     actor: Any
     patience_ends: float
+    gpu_share: float
     pid: int = 0
 
 
@@ -218,7 +219,7 @@ class RayGrid(SimulationGrid):
         kind = ray.remote(ClientWorker).options(num_cpus=self._threads, num_gpus=self._gpu_share)
         actor = kind.remote(self._threads, self._gpu_share)
         ref = actor.start.remote(*self._arguments)
-        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout)
+        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share)
 
     def _started(self, ref: Any) -> None:
         try:
@@ -230,7 +231,7 @@ class RayGrid(SimulationGrid):
         else:
             worker = self._starting.pop(ref)
             worker.pid = pid
-            self._idle.append(worker)
+            self._settle(worker)
 
     def _give_up(self, ref: Any, reason: str) -> None:
         ray.kill(self._starting.pop(ref).actor)
@@ -254,10 +255,9 @@ class RayGrid(SimulationGrid):
         except RayError as error:
             ray.kill(worker.actor)
             return self._lost(worker, chunk, error)
-        if result.out_of_memory is not None:
-            result = self._retreat(chunk, result)
+        kept = result if result.out_of_memory is None else self._retreat(chunk, result)
         self._settle(worker)
-        return [] if result is None else [(chunk, result)]
+        return [] if kept is None else [(chunk, kept)]
 
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> ChunkResult | None:
         """Half as many workers, each with twice the memory, and the chunk once more; its result if that cannot be."""
@@ -267,20 +267,21 @@ class RayGrid(SimulationGrid):
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)
         log.warning("out of memory: %d workers go on; repeating clients %s", self._size, sorted(chunk.clients))
-        while self._idle and len(self._idle) + len(self._running) > self._size:
-            ray.kill(self._idle.pop().actor)
-        for worker in [*self._idle, *(worker for worker, _ in self._running.values())]:
-            worker.actor.limit_memory.remote(self._gpu_share)
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            self._settle(worker)
         self._queue.appendleft(chunk)
         return None
 
     def _settle(self, worker: _Worker) -> None:
         """Let a worker that is done wait for work, unless there are more than there should be by now."""
-        if len(self._idle) + len(self._running) < self._size:
-            worker.actor.limit_memory.remote(self._gpu_share)
-            self._idle.append(worker)
-        else:
+        if len(self._idle) + len(self._running) >= self._size:
             ray.kill(worker.actor)
+            return
+        if worker.gpu_share != self._gpu_share:
+            worker.gpu_share = self._gpu_share
+            worker.actor.limit_memory.remote(self._gpu_share)
+        self._idle.append(worker)
 
     def _lost(self, worker: _Worker, chunk: Chunk, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
         clients = sorted(chunk.clients)
