@@ -17,6 +17,7 @@ from fedlab.clients.clipping import clipped
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.received import ReceivedTensors
+from fedlab.clients.resident import ResidentData
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.compression import make_chain
@@ -25,9 +26,10 @@ from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
 from fedlab.engine.encoding import Encoded
+from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchange, Exchanges
-from fedlab.job import adapt, build_networks, choose_device, make_task, on_device, stage_training
+from fedlab.job import adapt, build_networks, choose_device, make_task, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
 from fedlab.reuse import ResultCache
@@ -105,6 +107,8 @@ class ClientRuntime:
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
+        budget = data_allowance(self.device) if config.engine.resident is None else config.engine.resident * 2**20
+        self._resident = ResidentData(self.device, budget)
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
         self._held_once: dict[str, int] = {}
@@ -262,7 +266,7 @@ class ClientRuntime:
         return global_generators(seed, "global", "client", client, order.round, phase, device=self.device)
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
-        return on_device(samples, self.device)
+        return self._resident.columns(samples)
 
     @torch.no_grad()
     def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState) -> None:

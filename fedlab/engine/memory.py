@@ -53,6 +53,14 @@ def limit_memory(share: float) -> None:
     torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total, share / 2))
 
 
+def data_allowance(device: torch.device) -> int:
+    """Bytes of a worker's GPU that clients' data may stay on by default: a quarter of what the worker may take."""
+    if device.type != "cuda":
+        return 0
+    total = torch.cuda.get_device_properties(device).total_memory
+    return int(total * torch.cuda.get_per_process_memory_fraction(device) / 4)
+
+
 def release_memory() -> None:
     """Give unused memory back to the GPU."""
     if torch.cuda.is_available():

@@ -262,7 +262,7 @@ class RayGrid(SimulationGrid):
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> ChunkResult | None:
         """Half as many workers, each with twice the memory, and the chunk once more; its result if that cannot be."""
         if self._size == 1:
-            hint = "a single worker is too many; lower training.batch_size or engine.vectorise"
+            hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
             return self._without_memory(chunk, result, hint)
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from fedlab.config import EngineConfig
 from fedlab.engine import check_engine
 from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.inline import InlineGrid
-from fedlab.engine.memory import CONTEXT_BYTES, limit_memory, peak_of, release_memory, workers_that_fit
+from fedlab.engine.memory import CONTEXT_BYTES, data_allowance, limit_memory, peak_of, release_memory, workers_that_fit
 from fedlab.engine.messages import exact_sum, requested_reduction
 from fedlab.engine.raygrid import RayGrid
 
@@ -40,6 +40,7 @@ class Gpu:
             "device_count": lambda: 2,
             "current_device": lambda: 0,
             "get_device_properties": lambda device: SimpleNamespace(total_memory=80 * GIB),
+            "get_per_process_memory_fraction": lambda device: 0.5,
             "mem_get_info": lambda gpu: (int(self.free[gpu] * GIB), 80 * GIB),
             "set_per_process_memory_fraction": self.bounds.append,
             "empty_cache": self._empty,
@@ -68,6 +69,8 @@ def test_a_worker_may_take_its_share_less_what_cuda_takes(gpu: Gpu) -> None:
     assert gpu.bounds == [0.25 - own, 1.0, 1.0, 0.0005]
     release_memory()
     assert gpu.emptied == 1
+    assert data_allowance(torch.device("cuda")) == 10 * GIB
+    assert data_allowance(torch.device("cpu")) == 0
 
 
 def test_without_a_gpu_nothing_is_bounded_or_measured() -> None:
@@ -103,42 +106,39 @@ def digest(grid: SimulationGrid, ask: Ask, **config: object) -> str:
     return hashes.hexdigest()
 
 
-@pytest.fixture
-def four(ray_running: None, factory: Callable[[], ClientApp]) -> Iterator[RayGrid]:
-    grid = RayGrid(factory, 12, {"secret": 5}, workers=4, chunk=2)
-    yield grid
-    grid.close()
-
-
 def test_running_out_of_memory_halves_the_workers_and_changes_nothing(
-    four: RayGrid, inline: InlineGrid, ask: Ask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ray_running: None,
+    factory: Callable[[], ClientApp],
+    inline: InlineGrid,
+    ask: Ask,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.WARNING, "fedlab"):
-        got = digest(four, ask, exhaust=[5], once=str(tmp_path / "exhausted"))
-    assert got == digest(inline, ask)
-    assert (tmp_path / "exhausted").exists()
-    assert "out of memory: 2 workers go on; repeating clients [4, 5]" in caplog.text
-    assert len(four.worker_pids()) <= 2
-    states = [grid.client_states() for grid in (four, inline)]
-    assert [{c: s["memory"] for c, s in one.items()} for one in states][0] == {
-        c: s["memory"] for c, s in states[1].items()
-    }  # the repeated clients have counted their rounds once
-
-
-def test_a_client_no_worker_has_room_for_is_an_error(four: RayGrid, ask: Ask) -> None:
-    replies = four.send_and_receive(ask(four, range(12), exhaust=[3]))
-    assert [four.client_of(reply.metadata.src_node_id) for reply in replies if reply.has_error()] == [3]
-    error = replies[3].error
-    assert error.code == ErrorCode.CLIENT_APP_CRASHED
-    assert error.reason is not None
-    assert "out of memory: a single worker is too many; lower training.batch_size" in error.reason
-    assert "no room for client 3" in error.reason
-    assert len(four.worker_pids()) == 1
+    four = RayGrid(factory, 12, {"secret": 5}, workers=4, chunk=2)
+    try:
+        with caplog.at_level(logging.WARNING, "fedlab"):
+            got = digest(four, ask, exhaust=[5], once=str(tmp_path / "exhausted"))
+        assert got == digest(inline, ask)
+        assert (tmp_path / "exhausted").exists()
+        assert "out of memory: 2 workers go on; repeating clients [4, 5]" in caplog.text
+        assert len(four.worker_pids()) <= 2
+        # the repeated clients have counted their rounds once
+        assert [s["memory"] for s in four.client_states().values()] == [
+            s["memory"] for s in inline.client_states().values()
+        ]
+        replies = four.send_and_receive(ask(four, range(12), exhaust=[3]))
+        assert [four.client_of(reply.metadata.src_node_id) for reply in replies if reply.has_error()] == [3]
+        error = replies[3].error
+        assert error.code == ErrorCode.CLIENT_APP_CRASHED
+        assert error.reason is not None
+        assert "out of memory: a single worker is too many; lower training.batch_size" in error.reason
+        assert "no room for client 3" in error.reason
+        assert len(four.worker_pids()) == 1
+    finally:
+        four.close()
 
 
 def test_inline_tells_at_once(inline: InlineGrid, ask: Ask) -> None:
     replies = inline.send_and_receive(ask(inline, range(4), exhaust=[2]))
     assert [reply.has_error() for reply in replies] == [False, False, True, False]
-    assert "lower training.batch_size or engine.vectorise" in (replies[2].error.reason or "")
-
-
+    assert "lower training.batch_size, engine.vectorise or engine.resident" in (replies[2].error.reason or "")
