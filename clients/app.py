@@ -28,6 +28,7 @@ from fedlab.engine.messages import (
     NUM_EXAMPLES,
     ORDER,
     REDUCE,
+    SPENT,
     STATE,
     WITHHELD,
     array_record,
@@ -153,6 +154,8 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
         content[EXTRAS] = to_record({name: value.detach().clone() for name, value in answer.results.items()})
     if answer.withheld:
         content[WITHHELD] = ConfigRecord({"groups": list(answer.withheld)})
+    if answer.spent is not None:
+        content[SPENT] = ConfigRecord({**answer.spent})
     if answer.version is not None:
         context.state[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)

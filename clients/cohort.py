@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.dropout import SeparateDropout
+from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, NotFiniteError, Optimiser, loss_not_finite
@@ -28,7 +29,6 @@ from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Plan, Step
 
 Stack = dict[str, Tensor]
-_NETWORKS = "networks."
 
 
 class NotVectorisableError(FedLabError):
@@ -107,7 +107,7 @@ class Cohort:
         settings: Mapping[str, object],
     ) -> None:
         self._networks, self._trainers, self._generators, self._stack = networks, trainers, generators, stack
-        self._loss = _Loss(networks, trainers[0])
+        self._loss = MethodLoss(networks, trainers[0])
         self._fitted = [Fitted(trainer.state) for trainer in trainers]
         self._states = _States([trainer.state for trainer in trainers], trainers[0].device)
         parameters = {name: stack[name] for name in averaged}
@@ -227,24 +227,6 @@ class Cohort:
             fitted = self._fitted[row]
             fitted.tensors = {name: value[row].clone() for name, value in self._stack.items()}
             fitted.arrays, fitted.figures = {name: value[row].clone() for name, value in arrays.items()}, dict(figures)
-
-
-class _Loss(nn.Module):
-    """A method's loss as a function of network state: `torch.func` calls modules."""
-
-    def __init__(self, networks: nn.ModuleDict, trainer: LocalTrainer) -> None:
-        super().__init__()
-        self.networks, self._trainer = networks, trainer
-
-    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        with self._trainer.autocast():
-            return self._trainer.method.loss(self.networks, batch, step)
-
-    def of(self, state: Mapping[str, Tensor], batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Terms with this state of the networks, by its names there."""
-        replaced = {f"{_NETWORKS}{name}": value for name, value in state.items()}
-        terms: dict[str, Tensor] = torch.func.functional_call(self, replaced, (batch, step))
-        return terms
 
 
 class _States(ClientState):

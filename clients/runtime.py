@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from fedlab.clients.clipping import clipped
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
+from fedlab.clients.private import PrivateTrainer
 from fedlab.clients.received import ReceivedTensors
 from fedlab.clients.resident import ResidentData
 from fedlab.clients.state import StateStore
@@ -32,6 +35,8 @@ from fedlab.exchange import NETWORK, Exchange, Exchanges
 from fedlab.job import adapt, build_networks, choose_device, make_task, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
+from fedlab.privacy import DPSGD, make_privacy
+from fedlab.privacy.poisson import Calibration
 from fedlab.reuse import ResultCache
 from fedlab.seeding import global_generators
 
@@ -77,6 +82,7 @@ class Trained:
         version: of its state.
         withheld: averaged groups it does not contribute to.
         encoded: what compression made of averaged parameters, which `arrays` then lacks.
+        spent: what the round cost in privacy of the client's examples; None without such privacy.
     """
 
     arrays: dict[str, Tensor]
@@ -86,6 +92,7 @@ class Trained:
     version: int | None
     withheld: tuple[str, ...] = ()
     encoded: Encoded | None = None
+    spent: Mapping[str, float] | None = None
 
 
 class ClientRuntime:
@@ -104,6 +111,7 @@ class ClientRuntime:
         self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain = make_chain(config.exchange.compression)
+        self._calibration = self._calibrate()
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
@@ -179,7 +187,8 @@ class ClientRuntime:
             purpose = (self.setup.config.seed, client, order.round)
             encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
         kept = self._save(client, order, state, version)
-        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded)
+        spent = trainer.spent if isinstance(trainer, PrivateTrainer) else None
+        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent)
 
     def evaluate(
         self,
@@ -227,7 +236,8 @@ class ClientRuntime:
     ) -> LocalTrainer:
         data = self.setup.federated.client(client, order.round)
         columns = self._columns(data.train)
-        return LocalTrainer(
+        trainer = LocalTrainer if self._calibration is None else partial(PrivateTrainer, calibration=self._calibration)
+        return trainer(
             method=self.method,
             data=columns,
             state=state,
@@ -256,6 +266,16 @@ class ClientRuntime:
             "cache": ResultCache(self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight),
             "preflight": self.setup.preflight,
         }
+
+    def _calibrate(self) -> Calibration | None:
+        """The noise of local steps, where examples are to be private."""
+        config, privacy = self.setup.config, make_privacy(self.setup.config.privacy)
+        if not isinstance(privacy, DPSGD):
+            return None
+        rounds = config.federation.rounds
+        plans = (self.method.plan(round, rounds) for round in range(1, rounds + 1))
+        stages = Counter(stage_training(config.training, self.method, plan) for plan in plans)
+        return Calibration(privacy.settings, stages)
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
         averaged = set(exchange.up)

@@ -75,11 +75,16 @@ class LocalTrainer(FitContext):
         self.set_modes()
         for batch, step in self.batches(columns):
             optimiser.set(partial(self.scheduled, step))
-            with self.autocast():
-                terms = self.method.loss(self.networks, batch, step)
-            if terms:
-                self.step(terms, optimiser)
+            if self._descend(batch, step, optimiser):
                 self.method.after_step(self.networks, step)
+
+    def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
+        """A step on a batch; False where the method skips it."""
+        with self.autocast():
+            terms = self.method.loss(self.networks, batch, step)
+        if terms:
+            self.step(terms, optimiser)
+        return bool(terms)
 
     def set_modes(self) -> None:
         """Training mode, but for roles that are not trained and what the method says."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlab.check import check_config, check_data
+from fedlab.check import check_config, check_data, check_population
+from fedlab.checkpoint import latest_checkpoint
 from fedlab.config import Config, parse, set_dotted
-from fedlab.errors import ConfigErrors, FedLabError, InputError
-from fedlab.experiment import Run, load, run
+from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
+from fedlab.experiment import Run, load, resume, run
 from fedlab.report.record import run_status
 from fedlab.report.values import human_seconds
-from fedlab.server.participation import check_sampled
-from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.server.strategies import make_strategy
 from fedlab.yamltree import unshared
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
@@ -104,7 +105,7 @@ class Batch:
         announce: Callable[[str], None] = lambda text: None,
         inspect: Callable[[Run], None] = lambda run: None,
     ) -> None:
-        """Run what the folder does not hold finished.
+        """Run what the folder does not hold finished; what it holds begun goes on from its last checkpoint.
 
         Args:
             keep_going: go on with the other runs after one failed.
@@ -126,7 +127,7 @@ class Batch:
             done = before[point, seed]
             began = time.perf_counter()
             try:
-                self.results[point][seed] = done or run(config, command=command)
+                self.results[point][seed] = done or _made(config, command, announce)
             except KeyboardInterrupt as stop:
                 stop.add_note(self._how_to_go_on())
                 raise
@@ -151,14 +152,43 @@ class Batch:
 
 def finished(config: Config) -> Run | None:
     """The newest completed run of an equal configuration in the run's folder."""
+    return next(filter(_complete, _equal(config)), None)
+
+
+def _equal(config: Config) -> Iterator[Run]:
+    """Runs of an equal configuration in the run's folder, the newest first."""
     for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
         try:
             found = load(path.parent)
         except FedLabError:
             continue
-        if _complete(found) and _essence(found.config) == _essence(config):
-            return found
-    return None
+        if _essence(found.config) == _essence(config):
+            yield found
+
+
+def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
+    """The run, which goes on from the last checkpoint of one that was broken off; that changes no bit of the result."""
+    where = {
+        f"{part}.{key}": value
+        for part, section in (("engine", config.engine), ("tracking", config.tracking))
+        for key, value in section.model_dump(mode="json", exclude={"folder", "name"}).items()
+    }
+    for begun in _equal(config):
+        round = _reached(begun)
+        if not 0 < round < config.federation.rounds:
+            continue
+        try:
+            announce(f"going on after round {round}: {begun.path}")
+            return resume(begun.path, overrides=[f"{k}={json.dumps(v)}" for k, v in where.items()], command=command)
+        except CheckpointError as error:  # its data has changed, or another process is at it
+            announce(f"begun anew: {error}")
+    return run(config, command=command)
+
+
+def _reached(run: Run) -> int:
+    """The round of its last complete checkpoint, 0 where there is none."""
+    found = latest_checkpoint(run.folder.checkpoints)
+    return int(found.name.removeprefix("round_")) if found is not None else 0
 
 
 def _complete(run: Run) -> bool:
@@ -205,8 +235,7 @@ def _check(config: Config, tried: dict[str, Registered | InputError]) -> None:
     seen = tried[data]
     if isinstance(seen, InputError):
         raise seen
-    check_participants(make_strategy(config.federation.strategy), seen.clients - len(seen.unseen))
-    check_sampled(config, seen.clients, seen.unseen)
+    check_population(config, make_strategy(config.federation.strategy), seen.clients, seen.unseen)
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fedlab.compression import make_chain
@@ -17,10 +17,10 @@ from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method
 from fedlab.method import Method
 from fedlab.models import check_model
-from fedlab.server.asynchronous import check_asynchronous
-from fedlab.server.participation import check_participation
+from fedlab.server.asynchronous import check_asynchronous, check_concurrency
+from fedlab.server.participation import check_participation, check_sampled
 from fedlab.server.privacy import check_privacy
-from fedlab.server.strategies import make_strategy
+from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.session import check_tracking
 
@@ -84,3 +84,21 @@ def check_data(config: Config, dataset: Dataset | None = None) -> FederatedData:
     """
     dataset = dataset if dataset is not None else load_source(config.data.source, config.seed)
     return FederatedData(dataset, config.data, config.seed)
+
+
+def check_population(config: Config, strategy: Any, clients: int, unseen: Collection[int]) -> None:
+    """Refuse what the clients that were found cannot do.
+
+    Args:
+        config: the configuration.
+        strategy: the aggregation rule.
+        clients: registered clients.
+        unseen: those held out from training.
+
+    Raises:
+        ConfigError: a strategy, a choice of clients or an asynchronous mode that needs others.
+    """
+    training = clients - len(unseen)
+    check_participants(strategy, training)
+    check_sampled(config, clients, unseen)
+    check_concurrency(config, training)

@@ -178,6 +178,10 @@ class Chain:
             parts |= {f"{place}.{name}": array for name, array in side.items()}
         return {**parts, VALUES: values}
 
+    def nbytes(self, size: int) -> int:
+        """Bytes that `encode` makes of `size` numbers; where they depend on the values, those it makes of zeros."""
+        return _nbytes(self, size)
+
     def decode(self, parts: Side, size: int) -> np.ndarray:
         """A float32 vector of `size` numbers."""
         sizes = [size]
@@ -189,6 +193,12 @@ class Chain:
             side = {name.removeprefix(prefix): array for name, array in parts.items() if name.startswith(prefix)}
             values = self.stages[place].decode(values, side, sizes[place])
         return values
+
+
+@lru_cache(maxsize=4096)
+def _nbytes(chain: Chain, size: int) -> int:
+    parts = chain.encode(np.zeros(size, np.float32), np.random.default_rng(0))
+    return sum(array.nbytes for array in parts.values())
 
 
 def make_chain(components: Sequence[Component]) -> Chain:

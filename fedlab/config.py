@@ -234,7 +234,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     federation: FederationConfig = FederationConfig()
     exchange: ExchangeConfig = ExchangeConfig()
-    privacy: ComponentField | None = Field(default=None, description="differential privacy; see docs/privacy.md")
+    privacy: ComponentField | None = Field(default=None, description="differential privacy; see `fedlab list privacy`")
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fedlab.check import check_config, check_data
+from fedlab.check import check_config, check_data, check_population
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.received import ReceivedTensors
@@ -34,10 +34,10 @@ from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.participation import check_sampled
+from fedlab.server.privacy import check_rounds
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
-from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.server.strategies import make_strategy
 from fedlab.session import open_session, report_quietly
 from fedlab.tracking import History
 from fedlab.tuning import Tuning, tune
@@ -171,8 +171,9 @@ def run(
     tracking = job.config.tracking
     # from here on a run exists; all that can be refused has been
     folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
-    write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
-    return _execute(job, folder, until, command)
+    with folder.writing():
+        write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
+        return _execute(job, folder, until, command)
 
 
 def resume(
@@ -201,7 +202,7 @@ def resume(
         command: how this was started.
 
     Raises:
-        CheckpointError: no run folder, another data set, or nothing left to do.
+        CheckpointError: no run folder, another data set, nothing left to do, or another process is at it.
         ConfigError: an override that would change results.
     """
     run = load(path)
@@ -210,6 +211,8 @@ def resume(
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
         if override.startswith("engine.vectorise"):
             raise ConfigError("--set", override, "what the run began with", "the last bits of its result depend on it")
+    if rounds is not None:
+        check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = _ready(configure(run.config, changes), method, strategy, data, described=True)
     found = latest_checkpoint(run.folder.checkpoints)
@@ -226,8 +229,9 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    _rewind(run.folder, start)
-    return _execute(job, run.folder, until, command, start, resumed=True)
+    with run.folder.writing():
+        _rewind(run.folder, start)
+        return _execute(job, run.folder, until, command, start, resumed=True)
 
 
 def load(path: str | Path) -> Run:
@@ -283,8 +287,7 @@ def _ready(
     warnings = check_config(config, method=chosen, strategy=rule)
     federated = check_data(config, data)
     rule = rule if rule is not None else make_strategy(config.federation.strategy)
-    check_participants(rule, federated.num_clients - len(federated.unseen))
-    check_sampled(config, federated.num_clients, federated.unseen)
+    check_population(config, rule, federated.num_clients, federated.unseen)
     check_engine(config.engine)
     began = time.perf_counter()
     tuning = tune(_setup(config, chosen, federated, Path()), decided=described)

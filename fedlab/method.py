@@ -141,6 +141,10 @@ class Method(ABC):
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
+    per_example_loss: ClassVar[bool] = False
+    """Whether `loss` is the mean over a batch of what each sample and the networks give alone, and a client's data
+    reaches the outside only through one ``ctx.train`` a round. Privacy of single examples needs this promise, which a
+    subclass does not inherit."""
     functional_loss: ClassVar[bool] = False
     """Whether `loss` is a pure function of the networks' state, the batch and ``step.round``, ``plan`` and ``shared``:
     no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained

@@ -19,7 +19,7 @@ from fedlab.job import on_device, stage_training
 from fedlab.method import Method, Plan
 from fedlab.order import Order
 from fedlab.reuse import ResultCache
-from fedlab.server.privacy import check_released
+from fedlab.server.privacy import check_networks
 from fedlab.server.shared import SharedTensors
 
 
@@ -87,7 +87,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
         rehearsals = []
         for round, plan in _stages(method, rounds):
             exchange = runtime.exchanges.enter(plan)
-            check_released(config, exchange, runtime.networks)
+            check_networks(config, exchange, runtime.networks)
             before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
             arrays = {name: before[name].cpu().numpy() for name in exchange.down}
             for name in exchange.once:

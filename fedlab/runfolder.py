@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from fedlab.errors import CheckpointError, ConfigError
 
@@ -35,6 +38,21 @@ def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock the file for as long as it is open; True as well where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have none
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,19 @@ class RunFolder:
         if not folder.config.is_file():
             raise CheckpointError("run", str(path), "a run folder, which holds a config.yaml", "see the folder runs/")
         return folder
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep other processes from writing to this run; a process that dies, however it does, leaves it free.
+
+        Raises:
+            CheckpointError: another process is at it.
+        """
+        with (self.path / ".lock").open("a") as file:
+            if not _locked(file):
+                expected = "a run that no other process is writing to"
+                raise CheckpointError("run", str(self.path), expected, "wait for that process, or stop it")
+            yield
 
     @property
     def config(self) -> Path:

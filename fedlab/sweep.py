@@ -255,7 +255,8 @@ def sweep(
 ) -> Sweep:
     """Run every point with every seed and write tables and pictures, also of what is done when it is broken off.
 
-    A run that `folder` holds finished, of the same configuration, is not repeated.
+    A run that `folder` holds finished, of the same configuration, is not repeated; one that was broken off goes on from
+    its last checkpoint.
 
     Args:
         spec: what to run.

@@ -19,6 +19,7 @@ from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
 from fedlab.job import choose_device, stage_training
 from fedlab.preflight import Rehearsal, preflight
+from fedlab.privacy import DPSGD, make_privacy
 
 _AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
 
@@ -84,6 +85,9 @@ def _with_compiler(config: Config) -> tuple[Config, list[str]]:
     """The configuration without ``training.compile`` where torch cannot compile."""
     if not config.training.compile:
         return config, []
+    if isinstance(make_privacy(config.privacy), DPSGD):
+        warning = "training.compile: networks are not compiled, because DP-SGD takes them apart"
+        return config.with_overrides({"training.compile": False}), [warning]
     device = choose_device(config.engine.device)
     try:
         trial = nn.Linear(2, 2).to(device)
@@ -105,6 +109,8 @@ def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients
         return "Flower's simulation hands out one client at a time"
     if config.training.compile:
         return "training.compile is on"
+    if isinstance(make_privacy(config.privacy), DPSGD):
+        return "DP-SGD batches the examples of each already"
     for rehearsal in rehearsals:
         plan = rehearsal.order.plan
         found = refusal(setup.method, stage_training(config.training, setup.method, plan), plan)

@@ -68,10 +68,7 @@ class AsynchronousLoop(FederatedLoop):
     def __init__(self, grid: Grid, setup: ServerSetup) -> None:
         super().__init__(grid, setup)
         self.settings = self.config.federation.asynchronous
-        for key, value in (("concurrency", self.settings.concurrency), ("buffer", self.settings.buffer)):
-            if value > len(self.participants):
-                expected = f"at most {len(self.participants)}, the clients that train"
-                raise ConfigError(f"federation.asynchronous.{key}", value, expected, "lower it")
+        check_concurrency(self.config, len(self.participants))
         self._queue: list[Flight] = []
         self._idle = [0.0] * self.settings.concurrency
         self._serial = 0
@@ -188,6 +185,26 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
     """The loop of the configured mode."""
     asynchronous = setup.config.federation.mode == "asynchronous"
     return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup)
+
+
+def check_concurrency(config: Config, clients: int) -> None:
+    """Refuse more clients at work, or in a buffer, than there are.
+
+    Args:
+        config: the run's configuration.
+        clients: how many train.
+
+    Raises:
+        ConfigError: one of the two is too large.
+    """
+    federation = config.federation
+    if federation.mode != "asynchronous":
+        return
+    asked = {"concurrency": federation.asynchronous.concurrency, "buffer": federation.asynchronous.buffer}
+    for key, value in asked.items():
+        if value > clients:
+            expected = f"at most {clients}, the clients that train"
+            raise ConfigError(f"federation.asynchronous.{key}", value, expected, "lower it")
 
 
 def check_asynchronous(config: Config, method: Method | None, strategy: object) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedlab.config import DevicesConfig, TrainingConfig
+from torch import nn
+
+from fedlab.compression import make_chain
+from fedlab.config import Component, DevicesConfig, TrainingConfig
 from fedlab.errors import ConfigError, FedLabError
+from fedlab.privacy.poisson import local_steps
 from fedlab.seeding import numpy_generator
 from fedlab.server.availability import read_numbers
 
@@ -30,9 +35,20 @@ class Work:
     batch: int
 
 
-def planned(training: TrainingConfig, examples: int, down: int, up: int) -> Work:
-    """The round of a client with so many examples, as the configuration plans it."""
+def planned(training: TrainingConfig, examples: int, down: int, up: int, *, poisson: bool = False) -> Work:
+    """The round of a client with so many examples, as the configuration plans it.
+
+    Args:
+        training: the configuration.
+        examples: of the client.
+        down: bytes to it.
+        up: bytes from it.
+        poisson: its batches are drawn anew for every step, of that size on average (DP-SGD).
+    """
     batch = max(1, min(training.batch_size, examples))
+    if poisson:
+        steps = local_steps(training, examples)
+        return Work(down, up, steps, steps * batch, batch)
     if training.local_steps is not None:
         steps = training.local_steps if examples else 0
         return Work(down, up, steps, steps * batch, batch)
@@ -40,6 +56,23 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int) -> Work
     each = full if training.drop_last else math.ceil(examples / training.batch_size)
     seen = full * training.batch_size if training.drop_last else examples
     return Work(down, up, each * training.local_epochs, seen * training.local_epochs, batch)
+
+
+def upload_bytes(networks: nn.Module, compression: Sequence[Component]) -> dict[str, int]:
+    """Bytes of every network state on its way to the server; parameters alone are compressed.
+
+    Args:
+        networks: whose state.
+        compression: stages of uploads.
+    """
+    chain = make_chain(compression)
+    parameters = {name for name, _ in networks.named_parameters()}
+    return {
+        name: chain.nbytes(value.numel())
+        if chain and name in parameters and value.is_floating_point() and value.numel()
+        else value.numel() * value.element_size()
+        for name, value in networks.state_dict().items()
+    }
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,15 @@ from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
 from fedlab.method import Plan
 from fedlab.order import Order
-from fedlab.privacy import make_privacy
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
-from fedlab.server.devices import Work, planned
+from fedlab.server.devices import Work, planned, upload_bytes
 from fedlab.server.directory import Directory
 from fedlab.server.evaluation import Evaluation, merge_evaluations
 from fedlab.server.ledger import Ledger, account
 from fedlab.server.participants import TrainingGrid, training_clients
 from fedlab.server.participation import Participation, Selection
-from fedlab.server.privacy import CentralMechanism, check_released, client_sampling
+from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
 from fedlab.server.setup import ServerSetup
@@ -67,9 +66,12 @@ class FederatedLoop:
         self.state = self.networks.state_dict()
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
+        self._upload = upload_bytes(self.networks, config.exchange.compression)
         self.shared, self.private = SharedTensors(), dict[str, Tensor]()
         self.participation, self.selection = Participation(config, self._examples), Selection()
-        self.mechanism = self._mechanism()
+        check_networks(config, self.exchange, self.networks)
+        self.account = make_account(config, self.strategy, self.participation.sampler, len(self.participants))
+        self.mechanism = self.account if isinstance(self.account, CentralMechanism) else None
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -118,11 +120,14 @@ class FederatedLoop:
 
     def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
-        return {}, {"participation": self.participation.book()}
+        spent = {"privacy": self.account.book()} if self.account else {}
+        return {}, {"participation": self.participation.book(), **spent}
 
     def recall(self, start: Checkpoint) -> None:
         """Take over what `memory` gave."""
         self.participation.restore(start.meta["participation"])
+        if self.account:
+            self.account.restore(start.meta["privacy"])
 
     def _prepare(self) -> None:
         plan = self._plan(1)
@@ -177,18 +182,10 @@ class FederatedLoop:
             seconds=dict(self._seconds),
             **self.participation.virtual(self.selection.seconds),
             eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
-            **({"privacy": self.mechanism.spent(round)} if self.mechanism else {}),
+            **({"privacy": self.account.spent(round)} if self.account else {}),
         )
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
-
-    def _mechanism(self) -> CentralMechanism | None:
-        privacy = make_privacy(self.config.privacy)
-        if privacy is None or not isinstance(self.strategy, AveragingStrategy):
-            return None
-        check_released(self.config, self.exchange, self.networks)
-        sampling = client_sampling(self.participation.sampler, len(self.participants))
-        return CentralMechanism(privacy.settings, sampling, self.config.seed, self.strategy.memory)
 
     # what goes out
 
@@ -257,9 +254,9 @@ class FederatedLoop:
         exchange, extra = self.exchange, self._algorithm_bytes()
         sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
-        up = sum(exchange.sizes[name] for name in exchange.up) + extra
+        up = sum(self._upload[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
-        return planned(training, examples, down, up)
+        return planned(training, examples, down, up, poisson=isinstance(self.account, ExampleAccount))
 
     # what comes back
 
@@ -294,7 +291,9 @@ class FederatedLoop:
         for reply in answers:
             metrics = metrics_of(reply)
             client = self.directory.client(reply.metadata.src_node_id)
-            self.tracker.emit("client", round=round, client=client, metrics=metrics)
+            spent = self.account.learn(client, reply) if self.account else None
+            private = {"privacy": spent} if spent is not None else {}
+            self.tracker.emit("client", round=round, client=client, metrics=metrics, **private)
             self.participation.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import fedlab.batch
 import fedlab.experiment
 from fedlab.batch import folder_name
 from fedlab.config import parse
-from fedlab.errors import ConfigErrors, FedLabError, InputError
+from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run
 from fedlab.sweep import SweepSpec, load_spec, sweep
 
@@ -255,6 +260,61 @@ def test_a_run_that_crashed_or_stopped_early_is_made_again(tmp_path: Path, ran: 
     (third,) = sweep(asked, tmp_path).batch.results["training.lr=0.1"].values()
     assert third.path == second.path
     assert len(ran) == 2
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from fedlab.sweep import load_spec, sweep
+sweep(load_spec(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_result(tmp_path: Path, ran: list[str]) -> None:
+    changes = {"federation": {"rounds": 40}, "tracking": {**BASE["tracking"], "checkpoint_every": 2}}
+    raw = {"base": {**BASE, **changes}, "grid": rates(0.1), "seeds": [0]}
+    file, folder = tmp_path / "sweep.yaml", tmp_path / "swept"
+    file.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    program = subprocess.Popen([sys.executable, "-c", SWEEP, str(file), str(folder)], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("runs/*/*/checkpoints/round_000004/checkpoint.json")) and time.monotonic() < deadline:
+        assert program.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(program.pid, signal.SIGKILL)
+    program.wait()
+    (killed,) = folder.glob("runs/*/*/config.yaml")
+    told: list[str] = []
+    (run,) = sweep(load_spec(str(file)), folder, announce=told.append).batch.results["training.lr=0.1"].values()
+    assert (run.path, ran) == (killed.parent, [])
+    assert 4 <= run.history.start["resumed"] < 40
+    assert told[1].startswith("going on after round")
+    whole = fedlab.experiment.run(run.config, overrides=[f"tracking.folder={tmp_path / 'whole'}"])
+    assert weights(run) == weights(whole)
+
+
+def weights(run: Run) -> bytes:
+    return (run.checkpoint / "tensors.safetensors").read_bytes()
+
+
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path: Path, ran: list[str]) -> None:
+    asked = spec(grid=rates(0.1), seeds=[0])
+    config = asked_config(asked, tmp_path)
+    begun = fedlab.experiment.run(config, until=1)
+    with begun.folder.writing():
+        told: list[str] = []
+        (other,) = sweep(asked, tmp_path, announce=told.append).batch.results["training.lr=0.1"].values()
+        with pytest.raises(CheckpointError, match="no other process"):
+            fedlab.resume(begun.path)
+    assert other.path != begun.path
+    assert any(text.startswith("begun anew") for text in told)
+    assert fedlab.resume(begun.path).path == begun.path
+
+
+def asked_config(asked: SweepSpec, folder: Path) -> fedlab.Config:
+    """The configuration of a sweep's only run."""
+    raw = {**BASE, "seed": 0, "training": {"lr": 0.1}}
+    place = {"folder": str(folder / "runs" / folder_name(asked.points[0].name)), "cache": str(folder / "cache")}
+    return parse(fedlab.Config, {**raw, "tracking": {**BASE["tracking"], **place}})
 
 
 def test_an_axis_below_engine_or_tracking_makes_runs_of_its_own(tmp_path: Path, ran: list[str]) -> None:

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     DRIFTS = "drifts"
     SAMPLERS = "samplers"
     COMPRESSORS = "compressors"
+    PRIVACY = "privacy"
 
 
 _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "flower": "fedlab.engine.stock"}
@@ -71,6 +72,7 @@ _REGISTRIES = {
     Kind.DRIFTS: "fedlab.data.drift:DRIFTS",
     Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
     Kind.COMPRESSORS: "fedlab.compression:COMPRESSORS",
+    Kind.PRIVACY: "fedlab.privacy:PRIVACY",
 }
 
 

@@ -42,7 +42,8 @@ def sweep(
     """Run a configuration with several settings and seeds and tabulate mean ± standard deviation.
 
     One run after the other, each with the time left (--set tracking.console=auto shows the rounds too). Runs that the
-    folder holds finished are not repeated, so the same command goes on after an interruption.
+    folder holds finished are not repeated, one that was broken off goes on from its last checkpoint: after an
+    interruption the same command goes on.
     """
     from rich.console import Console
 

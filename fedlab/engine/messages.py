@@ -30,6 +30,9 @@ MISSING = "fedlab.missing"
 WITHHELD = "fedlab.withheld"
 """Record of a reply that leaves out averaged groups: their names under ``groups``."""
 
+SPENT = "fedlab.spent"
+"""Record of a reply under privacy of examples: ``rate``, ``noise_multiplier`` and ``steps`` of the client's round."""
+
 ALGORITHM = "algorithm"
 """Key of a round's configuration that names the client half of a federated algorithm."""
 CONTROL = "control/"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Component, ProperFraction, Section
+from fedlab.config import Component, Positive, ProperFraction, Section
+from fedlab.errors import ConfigError
 from fedlab.registry import Registry
 
-__all__ = ["CLIP", "KEY", "PRIVACY", "WITHIN", "Adaptive", "Central", "make_privacy"]
+__all__ = ["CLIP", "DPSGD", "KEY", "PRIVACY", "WITHIN", "Adaptive", "Central", "make_privacy"]
 
 KEY = "privacy"
 CLIP = "privacy-clip"
 """Setting of a message: the L2 norm a client's update is clipped to."""
 WITHIN = "within_clip"
-"""Metric of a client: 1 where its update was not clipped."""
+"""Metric of a client: share of what it had to clip, its update or gradients of examples, that was short enough."""
 
-PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central"}, "fedlab.privacy")
+PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central", "dp_sgd": "fedlab.privacy:DPSGD"}, "fedlab.privacy")
 
 
 class Adaptive(Section):
@@ -56,7 +57,37 @@ class Central:
         self.settings = settings
 
 
-def make_privacy(component: Component | None) -> Central | None:
+class DPSGD:
+    """Example-level privacy of all that a client sends, by noisy gradients (Abadi et al. 2016, arXiv 1607.00133)."""
+
+    class Settings(Section):
+        """Settings of DP-SGD; the noise is given, or follows from the ε that is wanted."""
+
+        clip: float = Field(
+            default=1.0, gt=0, description="C, largest L2 norm of one example's gradient over all trained parameters"
+        )
+        noise_multiplier: float | None = Field(
+            default=None, ge=0, description="σ, noise on a batch's sum in units of C; 0 gives no guarantee"
+        )
+        target_epsilon: float | None = Field(
+            default=None, gt=0, description="instead of noise_multiplier: ε of a client that trains in every round"
+        )
+        delta: ProperFraction = Field(default=1e-5, description="δ at which ε is stated; well below 1 / examples")
+        physical_batch_size: Positive = Field(
+            default=32, description="examples whose gradients are in memory at a time; results differ by rounding only"
+        )
+
+        @model_validator(mode="after")
+        def _noise_is_known(self) -> DPSGD.Settings:
+            if (self.noise_multiplier is None) == (self.target_epsilon is None):
+                raise ValueError("either noise_multiplier or target_epsilon")
+            return self
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+
+def make_privacy(component: Component | None) -> Central | DPSGD | None:
     """The configured guarantee, its settings validated; None where there is none.
 
     Raises:
@@ -65,5 +96,7 @@ def make_privacy(component: Component | None) -> Central | None:
     if component is None:
         return None
     found, settings = PRIVACY.configured(component, KEY)
-    made: Central = found(settings)
+    made = found(settings)
+    if not isinstance(made, Central | DPSGD):
+        raise ConfigError(f"{KEY}.name", component.name, "a guarantee of `fedlab list privacy` or a subclass of one")
     return made

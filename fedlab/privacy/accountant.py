@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from fedlab.errors import ConfigError
 
 Adjacency = Literal["add-or-remove-one", "replace-one"]
+_WHOLE_ORDERS = (*range(2, 65), 96, 128, 192, 256, 512, 1024)
+_MOST_NOISE = 1000  # no training survives more
+_DIGITS = 3  # of a calibrated noise multiplier, rounded up: machines may differ in the last bits
 
 
 def require_accountant(value: object) -> None:
@@ -83,4 +90,88 @@ def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: f
         if sampling.kind == "fixed-size":
             event = dp_accounting.SampledWithoutReplacementDpEvent(sampling.population, int(sampling.size), event)
     accountant = rdp.RdpAccountant(neighboring_relation=neighbours)
-    return float(accountant.compose(event, releases).get_epsilon(delta))
+    with _without_remarks():
+        return float(accountant.compose(event, releases).get_epsilon(delta))
+
+
+@dataclass(frozen=True, order=True)
+class GaussianStep:
+    """A noisy sum over examples that were drawn each independently.
+
+    Args:
+        rate: q, probability of each.
+        noise_multiplier: σ, standard deviation of the noise in units of the largest term.
+    """
+
+    rate: float
+    noise_multiplier: float
+
+
+def composed_epsilon(steps: Mapping[GaussianStep, int], delta: float) -> float:
+    """ε after so many steps of each kind at δ, for one example more or less; infinite where one has no noise."""
+    taken = {step: count for step, count in steps.items() if count}
+    if not taken:
+        return 0.0
+    if any(step.noise_multiplier == 0 for step in taken):
+        return math.inf
+    return _composed(tuple(sorted(taken.items())), delta)
+
+
+@lru_cache(maxsize=4096)  # clients of one size cost the same
+def _composed(steps: tuple[tuple[GaussianStep, int], ...], delta: float) -> float:
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant()
+    with _without_remarks():
+        for step, count in steps:
+            accountant.compose(PoissonSampledDpEvent(step.rate, GaussianDpEvent(step.noise_multiplier)), count)
+        return float(accountant.get_epsilon(delta))
+
+
+def noise_multiplier_for(target: float, delta: float, steps: Mapping[float, int]) -> float:
+    """A σ, to three decimals, with which so many steps of each sampling rate keep within ε = `target`.
+
+    It is at most a few per cent above the least: fractional orders, which make large ε smaller, take most of the time.
+
+    Raises:
+        ConfigError: no usable noise does.
+    """
+    import dp_accounting
+    from dp_accounting.rdp import RdpAccountant
+
+    def event(noise_multiplier: float) -> Any:
+        each = dp_accounting.GaussianDpEvent(noise_multiplier)
+        return dp_accounting.ComposedDpEvent(
+            [
+                dp_accounting.SelfComposedDpEvent(dp_accounting.PoissonSampledDpEvent(rate, each), count)
+                for rate, count in sorted(steps.items())
+            ]
+        )
+
+    def accountant() -> Any:
+        return RdpAccountant(_WHOLE_ORDERS)
+
+    unit = 10.0**-_DIGITS
+    bracket = dp_accounting.LowerEndpointAndGuess(0, 1)
+    try:
+        with _without_remarks():
+            found = float(dp_accounting.calibrate_dp_mechanism(accountant, event, target, delta, bracket, tol=unit / 2))
+    except dp_accounting.NoBracketIntervalFoundError:
+        found = math.inf
+    if found > _MOST_NOISE:
+        expected = f"an ε that a noise multiplier below {_MOST_NOISE} reaches at δ = {delta:g}"
+        raise ConfigError("privacy.target_epsilon", target, expected, "raise it, or privacy.delta")
+    return round(math.ceil(found / unit) * unit, _DIGITS)
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """The library tells of every order it leaves out; leaving one out can only make ε larger."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from fedlab.report import costs, sections
+from fedlab.report.privacy import privacy
 from fedlab.report.record import Record
 from fedlab.report.values import moment
 from fedlab.runfolder import write_atomic
@@ -84,6 +85,7 @@ def _content(record: Record) -> dict[str, Any]:
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
         "results": part("results", sections.results_table),
         "curves": part("curves", lambda r: list(sections.curves(r))),
+        "privacy": part("privacy", privacy),
         "partition": part("partition", sections.partition),
         "pictures": part("pictures", sections.pictures),
         "communication": part("communication", costs.communication),

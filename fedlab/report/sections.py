@@ -12,6 +12,7 @@ from typing import Any
 
 from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import lines_chart, partition_chart
+from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import Record, main_metric
 from fedlab.report.values import (
     best_of,
@@ -53,6 +54,9 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
             best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
             remark = f"round {best}, chosen on test data"
             figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
+    spent = privacy_figure(record)
+    if spent is not None:
+        figures.append(spent)
     if record.rounds:
         down, up = record.bytes_total()
         figures.append(("Sent to clients", human_bytes(down), "all rounds, down"))

@@ -30,7 +30,7 @@ def result_table(history: History) -> Group:
     """
     from rich.console import Group
 
-    parts = [_evaluation(history), *_traffic(history), *_times(history), _status(history)]
+    parts = [_evaluation(history), *_privacy(history), *_traffic(history), *_times(history), _status(history)]
     return Group(*(part for part in parts if part is not None))
 
 
@@ -60,6 +60,15 @@ def _evaluation(history: History) -> Table | None:
     for name, values in summary:
         table.add_row(name, *(metric_value(metric, values.get(metric)) for metric in metrics), style="bold")
     return table
+
+
+def _privacy(history: History) -> list[Text]:
+    from rich.text import Text
+
+    from fedlab.tracking.console import guarantee
+
+    words = guarantee(history.rounds[-1].get("privacy")) if history.rounds else ""
+    return [Text(f"privacy  {words}")] if words else []
 
 
 def _traffic(history: History) -> list[Text]:

@@ -80,7 +80,7 @@ class Standing:
             case "round":
                 self.finished, self.ends = event["round"], event["time"] + event["eta_seconds"]
                 sides = (_losses(side, event[side]) for side in ("train", "server"))
-                self.losses = "  ".join(part for part in (*sides, _guarantee(event.get("privacy"))) if part)
+                self.losses = "  ".join(part for part in (*sides, guarantee(event.get("privacy"))) if part)
             case "evaluation":
                 held_out = len(event.get("unseen_clients", ()))
                 self._evaluated(event["round"], event["mean"], len(event["clients"]) - held_out)
@@ -261,7 +261,11 @@ def _number(value: float | None) -> str:
     return "nan" if value is None else f"{value:.3g}"
 
 
-def _guarantee(spent: Mapping[str, Any] | None) -> str:
+def guarantee(spent: Mapping[str, Any] | None) -> str:
+    """What a round's event says of privacy, in words; nothing where it says nothing."""
     if spent is None:
         return ""
-    return "no privacy" if spent["epsilon"] is None else f"ε {_number(spent['epsilon'])} at δ {spent['delta']:g}"
+    if spent["epsilon"] is None:
+        return "no privacy"
+    cost = f"ε {_number(spent['epsilon'])} at δ {spent['delta']:g}"
+    return f"{cost} ({spent['adjacency']}, {spent['sampling']})"

@@ -34,6 +34,8 @@ class Moon(Method):
 
     title = "MOON"
     paper = "Li, He & Song 2021, arXiv 2103.16257"
+    # each sample is contrasted with what frozen models make of itself, never with other samples
+    per_example_loss = True
 
     class Settings(Section):
         """Settings; defaults are the authors' CIFAR-10 example."""

@@ -81,7 +81,7 @@ class TestEveryStep:
             parts = divide(dataset, step)
         except DataError as error:
             *_, key = error.key.split(".")
-            direction, limit = re.match(r"(at most |at least )?(\d+)", error.expected).groups()  # type: ignore[union-attr]
+            ((direction, limit),) = re.findall(r"^(at most |at least )?(\d+)", error.expected)
             step[key] = int(limit)
             if key != "clients":  # it suits some number of clients, if perhaps not the one that was asked for
                 assert any(possible(dataset, {**step, "clients": clients}) for clients in range(1, 41))

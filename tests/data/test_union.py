@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,10 @@ def test_the_papers_digits_run_on_stand_in_folders(tmp_path: Path) -> None:
     assert [part.name for part in data.partition] == list(names)
     assert data.client(4).train["image"].shape == (20, 3, 28, 28)
     assert data.client(4).test["label"].tolist() == list(range(10))
+
+
+def test_the_words_behind_a_text_column_must_be_the_same(unite: Any) -> None:
+    with_words = replace(made(51), vocabulary=("a", "red", "square"))
+    assert unite(one=with_words, two=with_words).vocabulary == ("a", "red", "square")
+    with pytest.raises(DataError, match="give both the same tokenizer"):
+        unite(one=with_words, two=replace(made(51), vocabulary=("a", "square", "red")))

@@ -122,5 +122,7 @@ def test_engines_agree(ray_running: None, settings: Settings, samples: fedlab.Da
 def test_what_it_cannot_do_is_refused(
     settings: Settings, samples: fedlab.Dataset, plain: type[Method], change: dict[str, Any], key: str
 ) -> None:
+    config = settings(**{**VARIED, **change})
     with pytest.raises((ConfigError, ConfigErrors), match=re.escape(key)):
-        fedlab.run(settings(**{**VARIED, **change}), method=plain, data=samples)
+        fedlab.run(config, method=plain, data=samples)
+    assert not Path(config.tracking.folder).exists()  # no run, no worker

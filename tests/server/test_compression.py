@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,3 +143,19 @@ def test_a_wrong_chain_is_refused_before_a_run_exists(
     config = settings(exchange__compression=["fp16", "quantise"])
     with pytest.raises(ConfigErrors, match=r"exchange\.compression\.1\.name"):
         fedlab.run(config, method=plain, data=samples)
+
+
+@pytest.mark.parametrize("chain", [[], CHAIN, [{"name": "fp16"}], [{"name": "quantise", "bits": 4}]])
+def test_the_virtual_clock_counts_the_bytes_that_travel(
+    chain: list[dict[str, Any]], settings: Settings, samples: fedlab.Dataset, plain: type[Method], tmp_path: Path
+) -> None:
+    """Four clients with a thin link up, next to which all else takes no time."""
+    devices = tmp_path / "devices.csv"
+    devices.write_text("client,speed,down,up\n" + "".join(f"{i},1e12,1e12,1000\n" for i in range(4)))
+    config = settings(
+        exchange__compression=chain, federation__rounds=1, federation__devices={"csv": str(devices)},
+        model__norm="batch",
+    )  # fmt: skip
+    run = fedlab.run(config, method=plain, data=samples)
+    (event,) = run.history.rounds
+    assert event["virtual"]["round_seconds"] == pytest.approx(event["bytes_up"] / 4 / 1000, rel=1e-6)

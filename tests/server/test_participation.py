@@ -136,6 +136,15 @@ def test_the_planned_work(training: dict[str, Any], work: tuple[int, int, int]) 
     assert planned(TrainingConfig(**training), 10, 1, 2) == Work(1, 2, *work)
 
 
+@pytest.mark.parametrize(
+    ("training", "work"),
+    [({"batch_size": 4, "local_epochs": 3}, (6, 24, 4)), ({"batch_size": 40, "local_epochs": 2}, (2, 20, 10))],
+)
+def test_the_planned_work_with_batches_drawn_anew(training: dict[str, Any], work: tuple[int, int, int]) -> None:
+    """round(10/4) steps an epoch, of batches of 4 on average."""
+    assert planned(TrainingConfig(**training), 10, 1, 2, poisson=True) == Work(1, 2, *work)
+
+
 def test_a_round_takes_download_training_and_upload() -> None:
     device, work = Device(speed=10, down=100, up=50), Work(down=200, up=100, steps=8, samples=32, batch=4)
     assert device.seconds(work) == pytest.approx(2 + 3.2 + 2)

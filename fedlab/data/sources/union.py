@@ -62,6 +62,7 @@ class Union:
             _join({name: dataset.train for name, dataset in datasets.items()}),
             _join({name: dataset.test for name, dataset in datasets.items()}),
             server,
+            first.vocabulary,
         )
 
 
@@ -89,6 +90,13 @@ def _agree(name: str, dataset: Dataset, first_name: str, first: Dataset) -> None
             f"{dataset.train.num_classes} classes",
             f"{first.train.num_classes}, as in {first_name!r}",
             "sources of one union need the same classes in the same order",
+        )
+    if dataset.vocabulary != first.vocabulary:
+        raise DataError(
+            key,
+            f"a vocabulary of {len(dataset.vocabulary)} words",
+            f"that of {first_name!r}, {len(first.vocabulary)} words in the same order",
+            "give both the same tokenizer",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import Message
@@ -13,9 +14,10 @@ from fedlab.config import Config
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.exchange import Exchange
 from fedlab.method import Method
-from fedlab.privacy import CLIP, KEY, WITHIN, Central, make_privacy
-from fedlab.privacy.accountant import Sampling, epsilon, require_accountant
+from fedlab.privacy import CLIP, KEY, WITHIN, Central
+from fedlab.privacy.accountant import Sampling, epsilon
 from fedlab.seeding import numpy_generator
+from fedlab.server.privacy.account import Account
 from fedlab.server.replies import metrics_of
 from fedlab.server.samplers import Poisson
 from fedlab.server.sampling import Sampler, Uniform
@@ -31,7 +33,7 @@ _UNCOVERED = {
 }
 
 
-class CentralMechanism:
+class CentralMechanism(Account):
     """The server's half: the clip norm, the noise and the account.
 
     With n the cohort's expected size, the new mean is x + (Σ Δ_i)/n + N(0, (z·C/n)²), Δ_i clipped to C by the client.
@@ -100,8 +102,7 @@ class CentralMechanism:
             self._adapt(round, answers)
         return released
 
-    def spent(self, rounds: int) -> dict[str, float | str]:
-        """What a record says of the privacy of the models released in the first `rounds` rounds."""
+    def spent(self, rounds: int) -> dict[str, Any]:
         s = self.settings
         return {
             "epsilon": epsilon(self.sampling, s.noise_multiplier, rounds, s.delta),
@@ -147,13 +148,14 @@ def client_sampling(sampler: Sampler, population: int) -> Sampling:
     raise _unknown_sampler(type(sampler).__name__)
 
 
-def check_privacy(config: Config, method: Method, strategy: object) -> list[str]:
-    """Refuse what no ε can be stated for.
+def check_central(config: Config, method: Method, strategy: object, settings: Central.Settings) -> list[str]:
+    """Refuse what no ε of whole clients can be stated for.
 
     Args:
         config: the configuration.
         method: the method.
         strategy: the aggregation rule.
+        settings: of central privacy.
 
     Returns:
         Warnings.
@@ -161,11 +163,7 @@ def check_privacy(config: Config, method: Method, strategy: object) -> list[str]
     Raises:
         ConfigErrors: everything that cannot be accounted for.
     """
-    privacy = make_privacy(config.privacy)
-    if privacy is None:
-        return []
-    require_accountant(config.privacy.name if config.privacy else None)
-    federation, settings = config.federation, privacy.settings
+    federation = config.federation
     errors: list[InputError] = []
     if type(strategy) not in _ACCOUNTED:
         errors.append(
@@ -222,8 +220,6 @@ def check_released(config: Config, exchange: Exchange, networks: nn.ModuleDict) 
     Raises:
         ConfigError: a buffer is averaged under central privacy.
     """
-    if config.privacy is None:
-        return
     buffers = set(exchange.up) - {name for name, _ in networks.named_parameters()}
     if buffers:
         raise ConfigError(

@@ -1,0 +1,79 @@
+"""Differential privacy seen from the server: the guarantee a run gives, its account, and what is refused."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fedlab.config import Config
+from fedlab.exchange import Exchange
+from fedlab.method import Method
+from fedlab.privacy import DPSGD, Central, make_privacy
+from fedlab.privacy.accountant import require_accountant
+from fedlab.server.privacy.account import Account
+from fedlab.server.privacy.central import CentralMechanism, check_central, check_released, client_sampling
+from fedlab.server.privacy.dp_sgd import ExampleAccount, check_dp_sgd, check_mixing, check_rounds
+from fedlab.server.sampling import Sampler
+from fedlab.server.strategies.average import AveragingStrategy
+
+__all__ = [
+    "Account",
+    "CentralMechanism",
+    "ExampleAccount",
+    "check_networks",
+    "check_privacy",
+    "check_rounds",
+    "make_account",
+]
+
+
+def make_account(config: Config, strategy: object, sampler: Sampler, population: int) -> Account | None:
+    """The account of the configured guarantee, None where there is none.
+
+    Args:
+        config: the configuration, as `check_privacy` accepts it.
+        strategy: the aggregation rule; with central privacy its memory holds the clip norm.
+        sampler: who chooses the clients.
+        population: clients that may train.
+    """
+    privacy = make_privacy(config.privacy)
+    if isinstance(privacy, DPSGD):
+        return ExampleAccount(privacy.settings)
+    if privacy is None or not isinstance(strategy, AveragingStrategy):
+        return None
+    return CentralMechanism(privacy.settings, client_sampling(sampler, population), config.seed, strategy.memory)
+
+
+def check_privacy(config: Config, method: Method, strategy: object) -> list[str]:
+    """Refuse what no ε can be stated for.
+
+    Args:
+        config: the configuration.
+        method: the method.
+        strategy: the aggregation rule.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        ConfigError, ConfigErrors: everything that cannot be accounted for.
+    """
+    privacy = make_privacy(config.privacy)
+    if privacy is None:
+        return []
+    require_accountant(config.privacy.name if config.privacy else None)
+    if isinstance(privacy, Central):
+        return check_central(config, method, strategy, privacy.settings)
+    return check_dp_sgd(config, method, strategy, privacy.settings)
+
+
+def check_networks(config: Config, exchange: Exchange, networks: nn.ModuleDict) -> None:
+    """Refuse networks that a guarantee cannot be given for.
+
+    Raises:
+        ConfigError: a layer or a buffer is in the way.
+    """
+    privacy = make_privacy(config.privacy)
+    if privacy is None:
+        return
+    check = check_released if isinstance(privacy, Central) else check_mixing
+    check(config, exchange, networks)
