@@ -22,7 +22,9 @@ def peak_of(work: Callable[[], Result], device: torch.device) -> tuple[Result, i
     torch.cuda.reset_peak_memory_stats(device)
     result = work()
     torch.cuda.synchronize(device)
-    return result, torch.cuda.max_memory_reserved(device)
+    peak = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()  # it is the workers' now
+    return result, peak
 
 
 def workers_that_fit(peak: int) -> int:
@@ -43,7 +45,7 @@ def limit_memory(share: float) -> None:
     Args:
         share: of the GPU, CUDA's own part of it included; 0 or a whole GPU sets no bound.
     """
-    if not torch.cuda.is_available() or share <= 0:
+    if share <= 0 or not torch.cuda.is_available():
         return
     if share >= 1:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -113,6 +113,17 @@ def test_what_cannot_be_done_together_is_done_alone_and_said_once(
         assert digest(run) == digest(fedlab.run(off, method=method, data=samples))
 
 
+def test_dp_sgd_is_neither_vectorised_nor_compiled(vectorised: Settings, samples: fedlab.Dataset) -> None:
+    pytest.importorskip("dp_accounting", reason="the extra fedlab-sim[dp] is not installed")
+    private = {"name": "dp_sgd", "clip": 0.5, "noise_multiplier": 1.0}
+    asked = vectorised(privacy=private, federation__rounds=1, training__compile=True)
+    run = fedlab.run(asked, data=samples)
+    compiled, together = run.history.warnings[-2:]
+    assert compiled.endswith("because DP-SGD takes them apart")
+    assert together.endswith("because DP-SGD batches the examples of each already")
+    assert (run.config.training.compile, run.config.engine.vectorise) == (False, "off")
+
+
 def test_the_setting_is_off_by_itself_and_when_yaml_says_so(settings: Settings) -> None:
     assert settings().engine.vectorise == "off"
     raw = settings().model_dump(mode="json")
