@@ -72,7 +72,7 @@ def round_of(
 ) -> tuple[dict[int, Trained], dict[int, dict[str, Tensor]]]:
     """A round of all clients, copied, and their states afterwards."""
     exchange = runtime.exchanges.enter(order.plan)
-    start = {name: value.clone() for name, value in Doubles(runtime.setup).networks.state_dict().items()}
+    start = {name: value.clone() for name, value in type(runtime)(runtime.setup).networks.state_dict().items()}
     arrays = {name: start[name].numpy() for name in exchange.down}
     if control:
         generator = torch.Generator().manual_seed(5)
@@ -124,6 +124,15 @@ def test_a_round_together_is_a_round_alone(tmp_path: Path, case: str) -> None:
         torch.testing.assert_close(states[client], states_together[client], rtol=1e-6, atol=1e-8)
         del one.metrics["seconds"], other.metrics["seconds"]
         assert other.metrics == pytest.approx(one.metrics, rel=1e-6)
+
+
+def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
+    both = []
+    for together in ({}, {"together": 1.0}):
+        runtime = CohortRuntime(setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2}))
+        both.append(round_of(runtime, Order(1, 2), together, False, dict.fromkeys(CLIENTS))[0])
+    for client in CLIENTS:
+        torch.testing.assert_close(both[0][client].arrays, both[1][client].arrays, rtol=0.02, atol=2e-3)
 
 
 def test_what_clients_of_other_sizes_do_together_is_the_same_every_time(tmp_path: Path) -> None:
