@@ -194,6 +194,15 @@ def test_runs_repeat_under_label_skew_with_a_proximal_term(run: Start) -> None:
     assert all(torch.isfinite(value).all() for value in weights(first).values())
 
 
+def test_scaffold_corrects_its_steps(run: Start) -> None:
+    plain, corrected = (
+        run("method={name: moon, mu: 1.0}", SKEWED, "federation.rounds=3", f"federation.strategy={strategy}")
+        for strategy in ("fedavg", "scaffold")
+    )
+    assert not same(weights(corrected), weights(plain))
+    assert all(torch.isfinite(value).all() for value in weights(corrected).values())
+
+
 def test_only_weights_travel_and_the_loss_starts_in_a_clients_second_round(run: Start) -> None:
     done = run("method={name: moon, mu: 1.0}", "federation.sampler.fraction=0.5", SKEWED)
     size = sum(value.numel() * value.element_size() for value in weights(done).values())

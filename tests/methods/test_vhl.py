@@ -241,6 +241,15 @@ def test_runs_repeat_under_label_skew_with_a_proximal_term(run: Start) -> None:
     assert all(torch.isfinite(value).all() for value in weights(first).values())
 
 
+def test_scaffold_corrects_its_steps(run: Start) -> None:
+    plain, corrected = (
+        run(SMALL, SKEWED, "federation.rounds=3", f"federation.strategy={strategy}")
+        for strategy in ("fedavg", "scaffold")
+    )
+    assert not same(weights(corrected), weights(plain))
+    assert all(torch.isfinite(value).all() for value in weights(corrected).values())
+
+
 def test_fewer_virtual_than_real_classes_will_do(run: Start) -> None:
     done = run("method={name: vhl, images_per_class: 4, virtual_classes: 3}", "federation.rounds=1")
     assert shared_images(done).shape == (12, 3, 16, 16)
