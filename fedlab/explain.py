@@ -62,7 +62,7 @@ def _explain_one(
 _PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
 
 # pydantic names the branch of a union inside an error's location; users wrote no such key
-_UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-float$")
+_UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-(float|int)$")
 
 
 def _section_at(section: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
