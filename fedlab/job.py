@@ -99,7 +99,7 @@ def build_networks(
 def adapt(networks: nn.ModuleDict, training: TrainingConfig) -> nn.ModuleDict:
     """Networks in the layout, and compiled, as local training wants them; names and values stay as they are."""
     if training.channels_last:
-        networks.to(memory_format=torch.channels_last)
+        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
     if training.compile:
         for network in networks.values():
             network.compile()
