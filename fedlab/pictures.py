@@ -65,6 +65,47 @@ class Plot:
 Picture = ImageGrid | Plot
 
 
+def heatmaps(
+    maps: Tensor,
+    *,
+    title: str = "",
+    caption: str = "",
+    row_labels: tuple[str, ...] = (),
+    column_labels: tuple[str, ...] = (),
+) -> Plot:
+    """Maps of numbers side by side, such as spectrograms, all of a row on one scale of colours.
+
+    Args:
+        maps: (rows, columns, H, W), any finite values.
+        title: above the picture.
+        caption: one sentence below it in the report.
+        row_labels: one per row, or none.
+        column_labels: one per column, or none.
+    """
+    from matplotlib import rc_context, rcdefaults
+    from matplotlib.figure import Figure
+
+    values = torch.nan_to_num(maps.detach().cpu().float()).numpy()
+    rows, columns, height, width = values.shape
+    wide = 8.0 / columns
+    with rc_context():
+        rcdefaults()
+        tall = max(0.6, min(wide * height / width, wide)) * rows + 0.4
+        figure = Figure(figsize=(8.4, tall))
+        figure.subplots_adjust(0.04, 0.05 / tall, 0.99, 1 - 0.3 / tall, wspace=0.03, hspace=0.06)
+        places = figure.subplots(rows, columns, squeeze=False)
+        for row, column in np.ndindex(rows, columns):
+            place: Any = places[row, column]
+            low, high = float(values[row].min()), float(values[row].max())
+            place.imshow(values[row, column], cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+            place.set(xticks=[], yticks=[])
+            if row == 0 and column < len(column_labels):
+                place.set_title(column_labels[column], fontsize=_FONT, parse_math=False)
+            if column == 0 and row < len(row_labels):
+                place.set_ylabel(row_labels[row][:_LONGEST], fontsize=_FONT, parse_math=False)
+    return Plot(figure, title, caption)
+
+
 def save_picture(picture: Picture, path: Path) -> Path:
     """Write a picture as PNG; returns `path`."""
     figure = _figure_of(picture) if isinstance(picture, ImageGrid) else picture.figure

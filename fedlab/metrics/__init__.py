@@ -6,5 +6,6 @@ from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
 from fedlab.metrics.sums import SumMetrics
+from fedlab.metrics.tagging import TagPrecision
 
-__all__ = ["Classification", "SumMetrics", "client_distance", "membership_inference", "memorisation"]
+__all__ = ["Classification", "SumMetrics", "TagPrecision", "client_distance", "membership_inference", "memorisation"]

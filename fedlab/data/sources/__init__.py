@@ -17,6 +17,8 @@ SOURCES = Registry(
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
         "npz": "fedlab.data.sources.npz:Npz",
+        "sounds": "fedlab.data.sources.sounds:Sounds",
+        "audio_folder": "fedlab.data.sources.audio_folder:AudioFolder",
         "union": "fedlab.data.sources.union:Union",
     },
     "fedlab.sources",

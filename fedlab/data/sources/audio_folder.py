@@ -1,0 +1,226 @@
+"""Sound files listed in a table of labels."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from fedlab.config import Positive, ProperFraction, Section
+from fedlab.data.audio import read_audio, resampled
+from fedlab.data.samples import Dataset, Samples
+from fedlab.errors import DataError, did_you_mean
+from fedlab.seeding import numpy_generator
+
+_SPLITS = ("train", "test", "probe")
+_COLUMNS = ("file", "label", "speaker", "group", "device", "split")
+_KEY = "data.source.path"
+
+
+class AudioFolderSettings(Section):
+    """Settings of the audio folder source."""
+
+    path: str = Field(description="folder of sound files with labels.csv: file,label[,speaker|group][,device][,split]")
+    table: str = Field(default="labels.csv", description="the table's name in that folder")
+    rate: Positive = Field(default=16_000, description="samples a second every clip must have, see `resample`")
+    resample: bool = Field(default=False, description="convert files of another rate instead of refusing them")
+    seconds: float = Field(gt=0, description="clips are padded with silence or cut at the end to this length")
+    shortest: float = Field(default=0.1, gt=0, description="seconds below which a file is refused")
+    test_fraction: ProperFraction = Field(
+        default=0.2, description="part of each class drawn for tests where the table has no column split"
+    )
+    data_seed: int = Field(default=0, ge=0, description="draws that part; the run's seed does not change it")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A row of the table.
+
+    Args:
+        file: path below the folder.
+        labels: its classes, none if unlabelled.
+        speaker: natural owner, from the column speaker or group, "" where the table names none.
+        device: likewise.
+        split: train, test or probe, "" where the table does not say.
+    """
+
+    file: str
+    labels: tuple[str, ...]
+    speaker: str
+    device: str
+    split: str
+
+
+class AudioFolder:
+    """Your own sound files and labels.csv (file, label; speaker, device and split optional); several labels by ';'.
+
+    Columns: ``audio`` (T,), ``length`` (samples before padding), ``label`` or, where any clip has several, ``tags``
+    (K,); ``group`` from the column speaker or group, ``domain`` from device. Rows of split ``probe`` stay with the
+    server, which also holds the labelled test clips. Labels may be missing in train; then clients hold none at all.
+    """
+
+    Settings = AudioFolderSettings
+
+    def __init__(self, settings: AudioFolderSettings) -> None:
+        self.settings = settings
+        self.root = Path(settings.path).expanduser()
+        self.table = self.root / settings.table
+
+    def missing(self) -> str | None:
+        return None if self.table.is_file() else f"no table {self.table}; set {_KEY} to a folder that holds one"
+
+    def load(self, seed: int) -> Dataset:
+        if self.missing():
+            expected = f"a folder with {self.settings.table}"
+            raise DataError(_KEY, self.settings.path, expected, "see methods/asit/README.md")
+        by_split = self._split(self._rows())
+        for split in ("train", "test"):
+            if not by_split[split]:
+                raise DataError(str(self.table), f"no row of split {split!r}", f"{split} clips", "add some")
+        rows = [row for split in _SPLITS for row in by_split[split]]
+        names = _Names.of(rows)
+        labelled = all(row.labels for split in ("train", "test") for row in by_split[split])
+        train, test = (self._samples(by_split[split], names, labelled) for split in ("train", "test"))
+        server = {}
+        if by_split["probe"]:
+            server["probe"] = self._samples(by_split["probe"], names, True)
+        if names.classes and all(row.labels for row in by_split["test"]):
+            server["test"] = test if labelled else self._samples(by_split["test"], names, True)
+        return Dataset(self.root.name, train, test, server)
+
+    def _rows(self) -> list[Clip]:
+        try:
+            with self.table.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file)
+                header = [name.strip() for name in reader.fieldnames or ()]
+                self._check_header(header)
+                rows = [self._row(dict(zip(header, row.values(), strict=False)), reader.line_num) for row in reader]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(_KEY, str(self.table), "a readable table, comma-separated, UTF-8", str(error)) from error
+        if not rows:
+            raise DataError(str(self.table), "no rows", "one row per sound file")
+        for column in ("speaker", "device"):
+            named = {bool(getattr(row, column)) for row in rows}
+            if len(named) > 1:
+                silent = next(row.file for row in rows if not getattr(row, column))
+                raise DataError(str(self.table), f"no {column} for {silent}", f"a {column} in every row, or in none")
+        files = [row.file for row in rows]
+        if len(set(files)) < len(files):
+            twice = next(name for name in files if files.count(name) > 1)
+            fix = "several labels go into one cell: 'dog;rain'"
+            raise DataError(str(self.table), twice, "every file in one row", fix)
+        return rows
+
+    def _check_header(self, header: Sequence[str]) -> None:
+        for name in header:
+            if name not in _COLUMNS:
+                raise DataError(f"{self.table}, line 1", name, "a known column", did_you_mean(name, _COLUMNS))
+        if "file" not in header or {"speaker", "group"} <= set(header):
+            raise DataError(
+                f"{self.table}, line 1", ",".join(header), "a column file, and speaker or group but not both"
+            )
+
+    def _row(self, row: dict[str, str | None], line: int) -> Clip:
+        cells = {name: (row.get(name) or "").strip() for name in _COLUMNS}
+        split = cells["split"].lower()
+        where = f"{self.table}, line {line}"
+        if not cells["file"]:
+            raise DataError(where, "no file", "the name of a sound file")
+        if split not in ("", *_SPLITS):
+            raise DataError(where, cells["split"], f"one of {', '.join(_SPLITS)}", did_you_mean(split, _SPLITS))
+        labels = tuple(dict.fromkeys(label.strip() for label in cells["label"].split(";") if label.strip()))
+        if split == "probe" and not labels:
+            raise DataError(where, "no label", "labels in every row of split probe")
+        return Clip(cells["file"], labels, cells["speaker"] or cells["group"], cells["device"], split)
+
+    def _split(self, rows: Sequence[Clip]) -> dict[str, list[Clip]]:
+        """Rows by split; without a word about it, the last part of each class, shuffled, is for tests."""
+        said = [row for row in rows if row.split]
+        if said and len(said) < len(rows):
+            silent = next(row for row in rows if not row.split)
+            raise DataError(str(self.table), f"no split for {silent.file}", "a split in every row, or in none")
+        if said:
+            return {split: [row for row in rows if row.split == split] for split in _SPLITS}
+        parts: dict[str, list[Clip]] = {split: [] for split in _SPLITS}
+        for labels in sorted({row.labels for row in rows}):
+            members = [row for row in rows if row.labels == labels]
+            rng = numpy_generator(self.settings.data_seed, "audio split", *labels)
+            order = rng.permutation(len(members)).tolist()
+            count = round(len(members) * self.settings.test_fraction)
+            parts["test"] += [members[i] for i in sorted(order[:count])]
+            parts["train"] += [members[i] for i in sorted(order[count:])]
+        return parts
+
+    def _samples(self, rows: Sequence[Clip], names: _Names, labelled: bool) -> Samples:
+        audio = np.zeros((len(rows), round(self.settings.rate * self.settings.seconds)), np.float32)
+        length = np.zeros(len(rows), np.int64)
+        for index, row in enumerate(rows):
+            clip = self._clip(self.root / row.file)[: audio.shape[1]]
+            audio[index, : len(clip)], length[index] = clip, len(clip)
+        columns: dict[str, np.ndarray] = {"audio": audio, "length": length}
+        columns["domain"] = names.codes(names.devices, [row.device for row in rows])
+        if names.groups:
+            columns["group"] = names.codes(names.groups, [row.speaker for row in rows])
+        if labelled and names.classes:
+            columns |= names.targets(rows)
+        return Samples(columns, names.classes, names.devices, names.groups)
+
+    def _clip(self, path: Path) -> np.ndarray:
+        s = self.settings
+        clip, rate = read_audio(path, _KEY)
+        if rate != s.rate and not s.resample:
+            raise DataError(
+                _KEY,
+                f"{path}, {rate} Hz",
+                f"data.source.rate = {s.rate} Hz",
+                "set data.source.resample to true to convert it, or data.source.rate to the files' own rate",
+            )
+        if len(clip) < s.shortest * rate:
+            found = f"{path}, {len(clip) / rate:.3f} s"
+            fix = "take its row out, or lower data.source.shortest"
+            raise DataError(_KEY, found, f"at least {s.shortest:g} s", fix)
+        return resampled(clip, rate, s.rate)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What classes, owners and devices are called, in sorted order.
+
+    Args:
+        classes: may be none.
+        groups: none where no row names one.
+        devices: ``all`` where no row names one.
+        several: some clip has several labels.
+    """
+
+    classes: tuple[str, ...]
+    groups: tuple[str, ...]
+    devices: tuple[str, ...]
+    several: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[Clip]) -> _Names:
+        classes = tuple(sorted({label for row in rows for label in row.labels}))
+        groups = tuple(sorted({row.speaker for row in rows}))
+        devices = tuple(sorted({row.device for row in rows}))
+        several = any(len(row.labels) > 1 for row in rows)
+        return cls(classes, groups if groups != ("",) else (), devices if devices != ("",) else ("all",), several)
+
+    @staticmethod
+    def codes(names: tuple[str, ...], values: Sequence[str]) -> np.ndarray:
+        position = {name: index for index, name in enumerate(names)} | {"": 0}
+        return np.array([position[value] for value in values], np.int64)
+
+    def targets(self, rows: Sequence[Clip]) -> dict[str, np.ndarray]:
+        """``label`` (n,), or ``tags`` (n, K) where clips may have several."""
+        position = {name: index for index, name in enumerate(self.classes)}
+        if not self.several:
+            return {"label": np.array([position[row.labels[0]] for row in rows], np.int64)}
+        tags = np.zeros((len(rows), len(self.classes)), np.uint8)
+        for index, row in enumerate(rows):
+            tags[index, [position[label] for label in row.labels]] = 1
+        return {"tags": tags}

@@ -1,0 +1,26 @@
+"""A teacher that follows its student as an exponential moving average."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """θ_t ← m θ_t + (1 − m) θ_s for every parameter of the teacher, in place; the student may have others too.
+
+    Args:
+        teacher: its parameter names occur in `student`, with equal shapes.
+        student: followed.
+        momentum: m in [0, 1]; 1 leaves the teacher's bits alone, 0 copies the student.
+
+    Raises:
+        KeyError: the student lacks a parameter of the teacher.
+
+    Source: Tarvainen & Valpola 2017, arXiv 1703.01780.
+    """
+    followed = dict(student.named_parameters())
+    for name, parameter in teacher.named_parameters():
+        # not lerp_: rounding there moves a parameter although m = 1
+        parameter.mul_(momentum).add_(followed[name], alpha=1 - momentum)

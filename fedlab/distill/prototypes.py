@@ -1,0 +1,76 @@
+"""Self-distillation over prototypes: cosine logits, centred and sharpened targets, running centres."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Prototypes(nn.Module):
+    """Cosines of features with K learned directions: a weight-normalised linear map without bias and with gain 1.
+
+    Args:
+        dim: d, width of the features.
+        count: K.
+
+    Source: Caron et al. 2021, arXiv 2104.14294, with the gain of the weight normalisation fixed, so that it is no
+    parameter at all.
+    """
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.Linear(dim, count, bias=False).weight.detach())
+
+    def directions(self, *, frozen: bool = False) -> Tensor:
+        """The prototypes, (K, d) of unit norm; `frozen` ones get no gradient."""
+        return F.normalize(self.weight.detach() if frozen else self.weight, dim=1)
+
+    def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
+        """L2-normalised features (n, d) → logits (n, K) in [−1, 1]."""
+        return F.linear(features, self.directions(frozen=frozen))
+
+
+class Center(nn.Module):
+    """Running mean c of the teacher's logits, starting at 0.
+
+    Args:
+        size: K.
+        momentum: of the old value.
+
+    Source: Caron et al. 2021, arXiv 2104.14294, Eq. 4.
+    """
+
+    value: Tensor
+
+    def __init__(self, size: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("value", torch.zeros(size))
+
+    @torch.no_grad()
+    def update(self, mean: Tensor) -> None:
+        """c ← momentum · c + (1 − momentum) · `mean`, the mean logits (K,) of a batch; after the loss that used c."""
+        self.value.mul_(self.momentum).add_(mean.to(self.value.dtype), alpha=1 - self.momentum)
+
+
+def sharpened(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
+    """Targets softmax((t − c) / τ_t), (n, K) from logits (n, K) and centre (K,); no gradient."""
+    return F.softmax((logits.detach().float() - center) / temperature, dim=-1)
+
+
+def prototype_cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """Mean over rows of H(p, s) = −Σ_k p_k log softmax(s / τ_s)_k.
+
+    Args:
+        targets: p, (n, K).
+        logits: s, (n, K).
+        temperature: τ_s.
+    """
+    return -(targets * F.log_softmax(logits.float() / temperature, dim=-1)).sum(-1).mean()
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats along the last axis, with 0 · log 0 = 0."""
+    summed: Tensor = torch.special.entr(probabilities).sum(-1)
+    return summed

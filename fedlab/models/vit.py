@@ -1,0 +1,113 @@
+"""A vision transformer over any grid of patches, spectrograms included; it returns all its tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ViT(nn.Module):
+    """Pre-norm vision transformer with one class token and learned positions.
+
+    Args:
+        input_size: (H, W) the positions are learned for; other sizes get them resized.
+        patch: height and width of a patch; H and W must be multiples of it.
+        channels: C.
+        width: D.
+        depth: blocks.
+        heads: attention heads, a divisor of `width`.
+        mlp_ratio: hidden width of a block's MLP over D.
+        drop_path: rate of stochastic depth of the last block, from 0 in the first linearly.
+
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; initialisation as in DINO (truncated normal of 0.02, patches
+    as the library does).
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int],
+        *,
+        patch: int = 16,
+        channels: int = 1,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        mlp_ratio: int = 4,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch, self.width = patch, width
+        self.grid = (input_size[0] // patch, input_size[1] // patch)
+        rates = [drop_path * index / max(1, depth - 1) for index in range(depth)]
+        self.patches = nn.Conv2d(channels, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], width))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate) for rate in rates)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        self.apply(init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, H, W) → normalised tokens (n, 1 + N, D): the class token, then the patches row by row."""
+        x = self.patches(x)
+        positions = self.positions_for((x.shape[2], x.shape[3]))
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        normalised: Tensor = self.norm(tokens)
+        return normalised
+
+    def positions_for(self, grid: tuple[int, int]) -> Tensor:
+        """Positions (1, 1 + N, D) for a grid of patches, resized bilinearly where it is not the learned one."""
+        if grid == self.grid:
+            return self.positions
+        learned = self.positions[:, 1:].transpose(1, 2).reshape(1, self.width, *self.grid)
+        resized = F.interpolate(learned, size=grid, mode="bilinear", align_corners=False)
+        return torch.cat([self.positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+class Block(nn.Module):
+    """Self-attention and MLP, each with a normalised input and a residual that stochastic depth may skip.
+
+    Args:
+        width: D.
+        heads: attention heads.
+        mlp_ratio: hidden width over D.
+        drop_path: probability that a sample skips a residual in training.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.heads, self.drop_path = heads, drop_path
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(n, T, D) → (n, T, D)."""
+        tokens = tokens + self._kept(self._attention(self.norm1(tokens)))
+        return tokens + self._kept(self.mlp(self.norm2(tokens)))
+
+    def _attention(self, tokens: Tensor) -> Tensor:
+        n, count, width = tokens.shape
+        query, key, value = self.qkv(tokens).reshape(n, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        attended: Tensor = self.out(mixed.transpose(1, 2).reshape(n, count, width))
+        return attended
+
+    def _kept(self, residual: Tensor) -> Tensor:
+        """Stochastic depth by sample (Huang et al. 2016), from the global generator as dropout is."""
+        if not self.training or not self.drop_path:
+            return residual
+        keep = 1 - self.drop_path
+        return residual * residual.new_empty(len(residual), 1, 1).bernoulli_(keep) / keep
+
+
+def init_linear(module: nn.Module) -> None:
+    """Linear layers: weights from a truncated normal of 0.02, biases 0; for ``module.apply``."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,141 @@
+"""What pre-training is worth: held-out reconstruction on the clients, probes and collapse alarms on the server (§7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.context import EvaluationContext, ServerContext
+from fedlab.distill.prototypes import entropy, sharpened
+from fedlab.errors import DataError
+from fedlab.methods.asit import views
+from fedlab.methods.asit.settings import ASiTSettings
+from fedlab.metrics.probes import linear_probe, nearest_neighbours
+
+KEY = "reconstruction"
+_START = "start"
+_CHUNK = 256
+_SETS = ("probe", "test")
+_TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
+
+
+# on the clients
+
+
+def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray]:
+    """Sums over the middle views of the test clips: |x̂ − x| over corrupted pixels, their number, |x|, all pixels."""
+    student: Any = ctx.networks["student"]
+    sums, generator = np.zeros(4), ctx.generator("corruption")
+    for batch in ctx.batches():
+        clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
+        drawn = views.corruption(s, clean, len(clean), generator)
+        with ctx.autocast():
+            reconstruction = student.reconstruct(views.corrupted(clean, drawn)).float()
+        errors = (reconstruction - clean).abs()[drawn["mask"]].double()
+        sums += [float(errors.sum()), errors.numel(), float(clean.abs().double().sum()), clean.numel()]
+    return {KEY: sums}
+
+
+def values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """``masked_l1``, ``mean_abs`` and their ratio ``masked_l1_ratio``; none without a corrupted pixel."""
+    error, masked, size, pixels = sums[KEY].tolist()
+    if not masked or not size:
+        return {}
+    l1, level = error / masked, size / pixels
+    return {"masked_l1": l1, "mean_abs": level, "masked_l1_ratio": l1 / level}
+
+
+# on the server
+
+
+def features(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The teacher's class tokens and mean patch tokens, (n, D) each, means over `windows` views of a clip."""
+    backbone: Any = networks["teacher"].backbone
+    seen = views.fixed_windows(s, batch, s.window, s.windows)
+    tokens = [backbone(networks["normaliser"](window)[:, None]).float() for window in seen]
+    mean = torch.stack(tokens).mean(0)
+    return mean[:, 0], mean[:, 1:].mean(1)
+
+
+@torch.no_grad()
+def remember_start(ctx: ServerContext, s: ASiTSettings) -> None:
+    """Score the network before training and the raw spectrogram, for comparison with what is learned."""
+    if not {"probe", "test"} <= ctx.data.keys():
+        return
+    start = probe(ctx, s)["probe_accuracy"]
+
+    def raw(batch: Mapping[str, Tensor]) -> Tensor:
+        return views.fixed_windows(s, batch, s.window, 1)[0].flatten(1)
+
+    sides = [(np.concatenate([raw(b).numpy(force=True) for b in _batches(ctx, n)]), _labels(ctx, n)) for n in _SETS]
+    ctx.state[_START] = torch.tensor([start, linear_probe(*sides[0], *sides[1], s.probe_strength)])
+
+
+@torch.no_grad()
+def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
+    """Linear probe and 5-NN on the teacher's mean patch token and class token; mean average precision instead of
+    accuracy where clips have several labels. ``start_probe_accuracy`` is the untrained network's,
+    ``raw_probe_accuracy`` that of the spectrogram itself.
+    """
+    ctx.networks.eval()
+    found = {name: [features(s, ctx.networks, batch) for batch in _batches(ctx, name)] for name in _SETS}
+    measured: dict[str, float] = {}
+    for index, token in ((1, ""), (0, "_class_token")):
+        train, test = (torch.cat([part[index] for part in found[name]]).numpy(force=True) for name in _SETS)
+        sides = train, _labels(ctx, "probe"), test, _labels(ctx, "test")
+        measured[f"probe{token}_accuracy"] = linear_probe(*sides, s.probe_strength)
+        measured[f"knn{token}_accuracy"] = nearest_neighbours(*sides)
+    if _START in ctx.state:
+        measured["start_probe_accuracy"], measured["raw_probe_accuracy"] = ctx.state[_START].tolist()
+        measured["probe_gain"] = measured["probe_accuracy"] - measured["start_probe_accuracy"]
+    return measured
+
+
+@torch.no_grad()
+def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
+    """Whether the teacher's targets still tell clips and patches apart.
+
+    By kind of token: ``target_entropy`` of a single target and ``marginal_entropy`` of the mean target, both over
+    ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where the two entropies differ by less than 0.01, since
+    then all targets are alike, be they uniform or all for one prototype, or where the centre has left the cosines'
+    range. Where centres are the clients' own, the test clips' mean stands in.
+    """
+    ctx.networks.eval()
+    centers: Any = ctx.networks["centers"]
+    teacher = ctx.networks["teacher"]
+    parts = [
+        teacher(ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0]))
+        for batch in _batches(ctx, "test")
+    ]
+    measured: dict[str, float] = {}
+    alarm = False
+    for kind, held in (("classes", centers.classes.value), ("patches", centers.patches.value)):
+        logits = torch.cat([getattr(part, kind) for part in parts]).float()
+        center = logits.mean(0) if s.teacher_sync == "local" else held
+        targets = sharpened(logits, center, s.teacher_temperature[1])
+        size = targets.shape[1]
+        single = float(entropy(targets).mean()) / math.log(size)
+        marginal = float(entropy(targets.mean(0))) / math.log(size)
+        norm = float(center.norm()) / math.sqrt(size)
+        figures = {"target_entropy": single, "marginal_entropy": marginal, "center_norm": norm}
+        measured |= {f"{name}_{kind}": value for name, value in figures.items()}
+        alarm |= not (marginal - single >= _TELLING and norm <= 1)
+    return {**measured, "collapse_alarm": float(alarm)}
+
+
+def _batches(ctx: ServerContext, name: str) -> Any:
+    return ctx.iterate(ctx.data[name], _CHUNK)
+
+
+def _labels(ctx: ServerContext, name: str) -> np.ndarray:
+    """Classes (n,), or truth values (n, K), of the samples `_batches` gives."""
+    parts = [batch.get("tags", batch.get("label")) for batch in _batches(ctx, name)]
+    if parts[0] is None:
+        raise DataError(f"server data {name!r}", "no labels", "labelled clips to probe with")
+    labels: np.ndarray = torch.cat(parts).numpy(force=True)
+    return labels

@@ -1,0 +1,241 @@
+"""ASiT: a student repairs corrupted spectrograms and agrees with its teacher on clips and on patches.
+
+Atito, Awais, Wang, Plumbley, Kittler, "ASiT: Local-Global Audio Spectrogram vIsion Transformer for Event
+Classification", arXiv 2211.13189. Symbols: s, t logits of student and teacher, p targets, c centres, τ temperatures,
+m momentum of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
+from fedlab.distill.ema import ema_update
+from fedlab.distill.prototypes import entropy, sharpened
+from fedlab.distill.schedules import cosine, linear, warmup_cosine
+from fedlab.errors import DataError
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.methods.asit import evaluation, finetuning, views
+from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
+from fedlab.methods.asit.networks import Centers, Normaliser, Student, Tagger, Teacher
+from fedlab.methods.asit.pictures import repairs
+from fedlab.methods.asit.settings import ASiTSettings, check
+from fedlab.pictures import Picture
+
+_TEACHER_MODES: Any = {"average": "average", "server_ema": "server", "reset": "local", "local": "local"}
+_STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}
+
+
+class ASiT(Method):
+    """Local-global self-supervised spectrogram transformer, with a fine-tuning stage."""
+
+    title = "ASiT"
+    paper = "Atito et al. 2022, arXiv 2211.13189"
+    modality = "audio"
+
+    class Settings(ASiTSettings):
+        """Settings; defaults are the paper's for AudioSet, ViT-B."""
+
+    def check(self, config: Any) -> list[str]:
+        return check(self.settings, config)
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        s = self.settings
+        if "audio" not in task.columns or len(task.columns["audio"][1]) != 1:
+            fix = "use the source sounds or audio_folder"
+            raise DataError("data.source", list(task.columns), "clips in a column 'audio'", fix)
+        size = views.input_size(s, s.window)
+        student, teacher = Student(s, size), Teacher(s, size)
+        teacher.load_state_dict({n: v for n, v in student.state_dict().items() if not n.startswith("reconstruction.")})
+        networks = {
+            "student": student,
+            "teacher": teacher.requires_grad_(False),
+            "centers": Centers(s),
+            "normaliser": Normaliser(s.mean, s.std),
+        }
+        if s.finetune_rounds:
+            finetuning.check_labels(s, task)
+            networks["tagger"] = Tagger(s, size, task.num_classes)
+        return networks
+
+    # what travels (§6)
+
+    def plan(self, round: int, rounds: int) -> Plan:
+        pretraining = rounds - self.settings.finetune_rounds
+        return {"finetune": round > pretraining, "pretraining": pretraining}
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """Before fine-tuning all but the tagger, then the tagger alone; who rests stays where it is."""
+        s, tuning = self.settings, bool(plan["finetune"])
+        groups = (
+            Group("student", ("student",), "local" if tuning else "average"),
+            Group("teacher", ("teacher",), "local" if tuning else _TEACHER_MODES[s.teacher_sync]),
+            Group("centers", ("centers",), "local" if tuning or s.teacher_sync == "local" else "average"),
+            Group("statistics", ("normaliser",), _STATISTICS_MODES[s.statistics]),
+        )
+        tagger = Group("tagger", ("tagger",), "average" if tuning else "local")
+        return (*groups, tagger) if s.finetune_rounds else groups
+
+    # before the first round
+
+    def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
+        if self.settings.statistics != "global":
+            return {}
+        return {"sums": views.statistics(self.settings, ctx.iterate(ctx.data))}
+
+    def server_prepare(self, ctx: ServerContext) -> None:
+        s = self.settings
+        normaliser: Any = ctx.networks["normaliser"]
+        if s.statistics == "global":
+            normaliser.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
+        elif s.statistics == "local" and "probe" in ctx.data:
+            normaliser.set(views.statistics(s, ctx.iterate(ctx.data["probe"])))
+        evaluation.remember_start(ctx, s)
+        if ctx.plan["finetune"]:
+            finetuning.take_over(ctx.networks, s)
+
+    # a client's round
+
+    def training(self, plan: Plan) -> Mapping[str, Any]:
+        return self.settings.finetune_training if plan["finetune"] else {}
+
+    def batches(self, plan: Plan) -> Batches:
+        s = self.settings
+        if plan["finetune"]:
+            sampler = views.balanced_batches if s.finetune_balanced else None
+            return Batches(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
+        return Batches(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
+
+    def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
+        """Weight decay on matrices and maps, not on biases and vectors (§3.5)."""
+        trained = networks["tagger" if plan["finetune"] else "student"]
+        named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
+        decayed = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
+        others = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
+        return [{"params": decayed, "decays": True}, {"params": others, "decays": False, "weight_decay": 0.0}]
+
+    def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        """§3.5, over the steps of all rounds of pre-training."""
+        s = self.settings
+        if step.plan["finetune"]:
+            return finetuning.schedule(s, step, group)
+        at, total = step.global_step, self._steps(step)
+        warmup = total * s.warmup_epochs // s.epochs
+        lr = warmup_cosine(at, total, group["lr"], s.final_lr, warmup)
+        return {"lr": lr, "weight_decay": cosine(at, total, *s.weight_decay) if group["decays"] else 0.0}
+
+    def _steps(self, step: Step) -> int:
+        """Steps of a client in all rounds of pre-training."""
+        return int(step.plan["pretraining"]) * step.per_round
+
+    def _epoch(self, step: Step) -> int:
+        """Which of the `epochs` parts of pre-training a step is in."""
+        epochs: int = self.settings.epochs
+        return step.global_step * epochs // self._steps(step)
+
+    def fit(self, ctx: FitContext) -> None:
+        s = self.settings
+        if s.statistics == "local":
+            normaliser: Any = ctx.networks["normaliser"]
+            normaliser.set(views.statistics(s, ctx.iterate(ctx.data)))
+        if s.teacher_sync == "reset" and not ctx.plan["finetune"]:
+            ema_update(ctx.networks["teacher"], ctx.networks["student"], 0.0)
+        ctx.train()
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """L = L_cls + L_dat + 2 L_rec (§3.4)."""
+        if step.plan["finetune"]:
+            return finetuning.loss(self.settings, networks, batch)
+        s, nets = self.settings, dict[str, Any](networks.items())
+        clean = nets["normaliser"](batch["fbank"])
+        epoch = self._epoch(step)
+        with torch.no_grad():
+            t = nets["teacher"](clean)
+        frozen = epoch < s.freeze_prototypes_epochs
+        logits, reconstruction = nets["student"].outputs(views.corrupted(clean, batch), frozen=frozen)
+        τ_t, τ_s = linear(epoch, s.temperature_epochs, *s.teacher_temperature), s.student_temperature
+        c = nets["centers"]
+        p_c, p_p = sharpened(t.classes, c.classes.value, τ_t), sharpened(t.patches, c.patches.value, τ_t)
+        step.scratch["means"] = t.classes.float().mean(0), t.patches.float().mean(0)
+        step.log("target_entropy_class", float(entropy(p_c).mean()) / np.log(s.class_prototypes))
+        step.log("target_entropy_patch", float(entropy(p_p).mean()) / np.log(s.patch_prototypes))
+        terms = {
+            "l_cls": (s.class_weight, global_loss(p_c, logits.classes, τ_s)),
+            "l_dat": (s.patch_weight, local_loss(p_p, logits.patches, τ_s)),
+            "l_rec": (s.reconstruction_weight, reconstruction_loss(reconstruction, clean, batch["mask"])),
+        }
+        return {name: weight * term for name, (weight, term) in terms.items() if weight}
+
+    @torch.no_grad()
+    def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
+        """Centres, then the teacher: m from 0.996 to 1 by cosine."""
+        if step.plan["finetune"]:
+            return
+        s = self.settings
+        centers: Any = networks["centers"]
+        step.scratch["steps"] = step.scratch.get("steps", 0) + 1
+        for center, mean in zip((centers.classes, centers.patches), step.scratch.pop("means"), strict=True):
+            center.update(mean)
+        if s.teacher_sync != "server_ema":
+            ema_update(networks["teacher"], networks["student"], self._momentum(step.global_step, self._steps(step)))
+
+    def _momentum(self, at: int, total: int) -> float:
+        return cosine(at, total, self.settings.momentum, 1.0)
+
+    def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
+        """How often a teacher of the server would have moved, where the server moves one."""
+        if ctx.plan["finetune"] or self.settings.teacher_sync not in ("server_ema", "local"):
+            return {}
+        return {"steps": torch.tensor([float(ctx.scratch.get("steps", 0))])}
+
+    # the server's round
+
+    def server_update(self, ctx: ServerContext) -> None:
+        if ctx.plan["finetune"]:
+            finetuning.average_late(ctx, self.settings)
+            return
+        self._move_teacher(ctx)
+        if ctx.round == ctx.plan["pretraining"] and self.settings.finetune_rounds:
+            finetuning.take_over(ctx.networks, self.settings)
+
+    def _move_teacher(self, ctx: ServerContext) -> None:
+        """Once a round by as much as the clients' steps would have moved it; `local` needs it to evaluate with."""
+        s, teacher, student = self.settings, ctx.networks["teacher"], ctx.networks["student"]
+        if s.teacher_sync == "reset":
+            ema_update(teacher, student, 0.0)
+        elif s.teacher_sync != "average" and ctx.results:
+            steps = float(np.mean([float(answer["steps"]) for answer in ctx.results.values()]))
+            total = int(ctx.plan["pretraining"])
+            ema_update(teacher, student, cosine(2 * ctx.round - 1, 2 * total, s.momentum, 1.0) ** steps)
+
+    # evaluation and pictures
+
+    def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Logits of the tagger (n, K); without one the teacher's features, (n, 2 D): class token, mean patch token."""
+        if "tagger" in networks:
+            return finetuning.predict(self.settings, networks, batch)
+        return torch.cat(evaluation.features(self.settings, networks, batch), dim=1)
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        if ctx.plan["finetune"]:
+            return finetuning.evaluate(ctx, self.settings)
+        return evaluation.evaluate(ctx, self.settings)
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        return evaluation.values(sums) if evaluation.KEY in sums else finetuning.values(sums, task)
+
+    def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
+        measured = evaluation.probe(ctx, self.settings) if {"probe", "test"} <= ctx.data.keys() else {}
+        measured |= evaluation.collapse(ctx, self.settings) if "test" in ctx.data else {}
+        return measured | (finetuning.test(ctx, self.settings) if ctx.plan["finetune"] and "test" in ctx.data else {})
+
+    def figures(self, ctx: FigureContext) -> dict[str, Picture]:
+        return repairs(ctx, self.settings)
+
+
+METHOD = ASiT

@@ -1,0 +1,39 @@
+"""What the student repairs: spectrogram, what is corrupted, what it is shown, what it makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fedlab.context import FigureContext
+from fedlab.methods.asit import views
+from fedlab.methods.asit.settings import ASiTSettings
+from fedlab.pictures import Picture, heatmaps
+
+_CLIPS = 4
+
+
+@torch.no_grad()
+def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
+    """Four columns by clip, of the server's test clips or of the first client's."""
+    columns = ctx.data["test"] if "test" in ctx.data else ctx.client_test(0)
+    if columns is None or not len(columns["audio"]):
+        return {}
+    batch = {name: values[:_CLIPS] for name, values in columns.items()}
+    student: Any = ctx.networks["student"]
+    clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
+    drawn = views.corruption(s, clean, len(clean), ctx.generator("corruption"))
+    seen = views.corrupted(clean, drawn)
+    shown = torch.stack([clean, drawn["mask"].float() * clean.abs().max(), seen, student.reconstruct(seen)], dim=1)
+    names = [ctx.task.class_names[int(c)] for c in batch["label"]] if "label" in batch else [""] * len(clean)
+    return {
+        "repairs": heatmaps(
+            shown.transpose(2, 3).flip(2),
+            title="Clips the student repairs",
+            caption="Time runs to the right, frequency upwards. White in the mask is corrupted: zeroed or from another "
+            "clip. Held-out clips; the reconstruction is shown in whole, though only corrupted pixels count.",
+            row_labels=tuple(names),
+            column_labels=("clean", "mask", "corrupted", "reconstruction"),
+        )
+    }

@@ -1,0 +1,189 @@
+"""From waveforms to spectrograms: views for pre-training, augmented clips for fine-tuning, fixed windows for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab.data.filterbank import FilterBank
+from fedlab.distill import gmml
+from fedlab.method import Batch
+from fedlab.methods.asit.settings import ASiTSettings
+
+
+def input_size(s: ASiTSettings, samples: int) -> tuple[int, int]:
+    """(frames, M) of so many samples: whole patches only."""
+    return FilterBank(s.rate, s.bins).frames(samples) // s.patch * s.patch, s.bins
+
+
+def lengths(columns: Mapping[str, Tensor]) -> Tensor:
+    """True lengths (n,) of the clips in ``audio`` (n, T), which padding follows."""
+    if "length" in columns:
+        return columns["length"]
+    return torch.full((len(columns["audio"]),), columns["audio"].shape[1], device=columns["audio"].device)
+
+
+def random_starts(lengths: Tensor, window: int, generator: torch.Generator) -> Tensor:
+    """Uniform starts (n,) of windows inside clips; 0 where the clip is no longer than the window."""
+    room = (lengths - window).clamp(min=0) + 1
+    return (_uniform(len(lengths), generator, lengths) * room).long()
+
+
+def cut(audio: Tensor, lengths: Tensor, starts: Tensor, window: int, shifts: Tensor | None = None) -> Tensor:
+    """Windows of clips, zero where a clip is over.
+
+    Args:
+        audio: (n, T).
+        lengths: (n,) true lengths.
+        starts: (n,).
+        window: samples W.
+        shifts: (n,) by how much clips are rolled circularly before they are cut.
+
+    Returns:
+        (n, W).
+    """
+    at = starts[:, None] + torch.arange(window, device=audio.device)
+    inside = at < lengths[:, None]
+    if shifts is not None:
+        at = (at - shifts[:, None]) % lengths[:, None]
+    return audio.gather(1, at.clamp(max=audio.shape[1] - 1)) * inside
+
+
+def spectrogram(s: ASiTSettings, waveforms: Tensor) -> Tensor:
+    """Waveforms (n, W) → filter bank (n, frames, M) of whole patches, each waveform's own mean removed, not normalised
+    (§3.1)."""
+    waveforms = waveforms - waveforms.mean(1, keepdim=True)
+    return FilterBank(s.rate, s.bins)(waveforms)[:, : input_size(s, waveforms.shape[1])[0]]
+
+
+def batches_of(columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled batches without the incomplete last one (§3.5); all samples where they are fewer than a batch."""
+    order = torch.randperm(len(columns["audio"]), generator=generator)
+    if 0 < len(order) < batch_size:
+        yield order
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        yield order[start : start + batch_size]
+
+
+def balanced_batches(columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """As many clips as there are, with replacement, each as likely as the sum of 1 / (size of its class) (AST)."""
+    tags = columns["tags"].double() if "tags" in columns else F.one_hot(columns["label"]).double()
+    likely = (tags / tags.sum(0).clamp(min=1)).sum(1)
+    if not likely.any():
+        likely = torch.ones_like(likely)
+    drawn = torch.multinomial(torch.as_tensor(likely, device="cpu"), len(likely), True, generator=generator)
+    yield from drawn.split(batch_size)
+
+
+def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:
+    """Two windows of each clip and what is to be done to them: 2B rows of ``fbank``, ``mask``, ``replaced``,
+    ``partner``, view 0 first. The spectrograms are clean; the student corrupts them once they are normalised.
+    """
+    audio, length = batch["audio"], lengths(batch)
+    rolled = _uniform(len(audio), generator, length) < 0.5
+    shifts = (_uniform(len(audio), generator, length) * length).long() * rolled
+    starts = [random_starts(length, s.window, generator) for _ in range(2)]
+    waveforms = torch.cat([cut(audio, length, start, s.window, shifts) for start in starts])
+    return {"fbank": spectrogram(s, waveforms)} | corruption(s, waveforms, len(audio), generator)
+
+
+def corruption(s: ASiTSettings, placed: Tensor, batch: int, generator: torch.Generator) -> Batch:
+    """``mask``, ``replaced`` and ``partner`` for the views in `placed`, whose device they share.
+
+    Args:
+        s: settings.
+        placed: (views · B, …).
+        batch: B; a view's replacements come from the same view of other clips.
+        generator: on the CPU.
+    """
+    size = input_size(s, s.window)
+    if not s.corrupt:
+        count = len(placed)
+        return {
+            "mask": torch.zeros(count, *size, dtype=torch.bool, device=placed.device),
+            "replaced": torch.zeros(count, dtype=torch.bool, device=placed.device),
+            "partner": torch.arange(count, device=placed.device),
+        }
+    drawn = [
+        gmml.draw(batch, size, generator, drop=s.drop, replace=s.replace, block=s.block, align=s.align)
+        for _ in range(len(placed) // batch)
+    ]
+    whole = gmml.Corruption(
+        torch.cat([view.mask for view in drawn]),
+        torch.cat([view.replaced for view in drawn]),
+        torch.cat([view.partner + index * batch for index, view in enumerate(drawn)]),
+    )
+    return {name: _beside(value, placed) for name, value in whole._asdict().items()}
+
+
+def corrupted(clean: Tensor, batch: Batch) -> Tensor:
+    """What the student sees of normalised spectrograms (n, frames, M) (§3.2)."""
+    return gmml.apply(clean, gmml.Corruption(batch["mask"], batch["replaced"], batch["partner"]))
+
+
+def finetuning_clips(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:
+    """A random window of each clip with mixup and SpecAugment's masks (§3.6): ``fbank``; ``keep`` (n, frames, M), what
+    is not masked; ``partner`` and ``share``, targets being share · y + (1 − share) · y[partner]; labels as they are.
+    """
+    audio, length = batch["audio"], lengths(batch)
+    window = s.finetune_window
+    waveforms = cut(audio, length, random_starts(length, window, generator), window)
+    rng, count = np.random.default_rng(int(torch.randint(2**62, (), generator=generator))), len(audio)
+    shares = np.where(rng.random(count) < s.finetune_mixup, rng.beta(10, 10, count), 1.0)
+    partner = _beside(torch.from_numpy(rng.permutation(count)), audio)
+    share = _beside(torch.from_numpy(shares).float(), audio)[:, None]
+    if s.finetune_mixup:
+        waveforms = waveforms - waveforms.mean(1, keepdim=True)
+        waveforms = share * waveforms + (1 - share) * waveforms[partner]
+    fbank = spectrogram(s, waveforms)
+    (bins, frames), (height, width) = s.finetune_masks, fbank.shape[1:]
+    keep = _stripes(count, height, frames, rng)[:, :, None] & _stripes(count, width, bins, rng)[:, None]
+    labels: Batch = {name: batch[name] for name in ("label", "tags") if name in batch}
+    drawn = {"keep": _beside(torch.from_numpy(keep), audio), "partner": partner, "share": share}
+    return {"fbank": fbank, **drawn, **labels}
+
+
+def _beside(value: Tensor, other: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the device of `other`."""
+    return torch.as_tensor(value, device=other.device)
+
+
+def _uniform(count: int, generator: torch.Generator, other: Tensor) -> Tensor:
+    """(n,) from U[0, 1), on the device of `other`."""
+    return _beside(torch.rand(count, generator=generator, dtype=torch.float64), other)
+
+
+def _stripes(count: int, size: int, widest: int, rng: np.random.Generator) -> np.ndarray:
+    """Truth values (n, size), false on one stripe of each row: width and start uniform."""
+    wide = rng.uniform(0, min(widest, size), count).astype(int)
+    start = (rng.random(count) * (size - wide + 1)).astype(int)
+    at = np.arange(size)
+    kept: np.ndarray = (at < start[:, None]) | (at >= (start + wide)[:, None])
+    return kept
+
+
+def fixed_windows(s: ASiTSettings, batch: Mapping[str, Tensor], window: int, count: int) -> Tensor:
+    """Filter bank of `count` evenly spaced windows of each clip, one: the middle; (count, n, frames, M)."""
+    audio, length = batch["audio"], lengths(batch)
+    room = (length - window).clamp(min=0)
+    parts = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
+    cuts = [spectrogram(s, cut(audio, length, (room * part).long(), window)) for part in parts]
+    return torch.stack(cuts)
+
+
+def statistics(s: ASiTSettings, parts: Iterator[Batch]) -> Tensor:
+    """Count, sum and sum of squares of the filter bank over every frame of some clips, (3,) float64."""
+    bank, sums = FilterBank(s.rate, s.bins), torch.zeros(3, dtype=torch.float64)
+    for batch in parts:
+        length = lengths(batch)
+        whole = cut(batch["audio"], length, torch.zeros_like(length), max(bank.frame, batch["audio"].shape[1]))
+        x = bank(whole - whole.mean(1, keepdim=True)).double()
+        # frames of padding say nothing about the microphone
+        last = ((length - bank.frame) // bank.shift).clamp(min=0)
+        x = x[torch.arange(x.shape[1], device=x.device) <= last[:, None]]
+        sums = sums + torch.tensor([x.numel(), float(x.sum()), float(x.square().sum())], dtype=torch.float64)
+    return sums
