@@ -34,6 +34,7 @@ def launch(
     on_progress: Callable[[int, int], None] | None = None,
     client_states: Mapping[int, RecordDict] | None = None,
     fail_fast: bool = False,
+    client_bytes: int | None = None,
 ) -> None:
     """Run `main` on the engine that `config` names, and clean up whatever happens.
 
@@ -46,12 +47,13 @@ def launch(
         on_progress: called with (replies so far, messages sent); not by the engine ``flower``.
         client_states: states to start from, as `SimulationGrid.client_states` gave them.
         fail_fast: stop a round at the first client that fails; not by the engine ``flower``.
+        client_bytes: see `check_engine`.
 
     Raises:
         MachineError: this machine cannot do what `config` asks.
         ConfigError: client states cannot be restored by the engine.
     """
-    placement = check_engine(config)
+    placement = check_engine(config, client_bytes)
     processes = placement.workers * config.threads
     if config.address is None and config.name != "inline" and processes > cores():
         log.warning("engine.workers: %d threads in all on %d cores make the run slower", processes, cores())
@@ -83,10 +85,13 @@ def _open(
     on_progress: Callable[[int, int], None] | None,
     fail_fast: bool,
 ) -> SimulationGrid:
+    together = config.vectorise if isinstance(config.vectorise, int) else None
     if config.name == "inline":
         from fedlab.engine.inline import InlineGrid
 
-        return InlineGrid(factory, num_clients, run_config, on_progress=on_progress, fail_fast=fail_fast)
+        return InlineGrid(
+            factory, num_clients, run_config, on_progress=on_progress, fail_fast=fail_fast, together=together
+        )
     from fedlab.engine.raygrid import RayGrid
 
     return RayGrid(
@@ -101,4 +106,5 @@ def _open(
         address=config.address,
         on_progress=on_progress,
         fail_fast=fail_fast,
+        together=together,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -44,12 +44,21 @@ class Batch:
 
 @dataclass(eq=False)
 class Chunk:
-    """Messages of one payload that one worker runs one after the other."""
+    """Messages of one payload that one worker runs one after the other.
+
+    Args:
+        batch: what it is part of.
+        payload: the messages' content.
+        messages: by client.
+        attempt: how often it has been started, from 1.
+        together: its clients train as one batch, so that who is in it shows in the last bits of the result.
+    """
 
     batch: Batch
     payload: Payload
     messages: list[Message]
     attempt: int = 1
+    together: bool = False
 
     @property
     def clients(self) -> set[int]:
@@ -67,13 +76,22 @@ class SimulationGrid(Grid):
         num_clients: clients of the federation, numbered from 0.
         on_progress: called with (replies so far, messages sent) during `send_and_receive`.
         fail_fast: `send_and_receive` stops at the first error reply and returns what there is, the error included.
+        together: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
     """
 
-    def __init__(self, num_clients: int, *, on_progress: Progress | None = None, fail_fast: bool = False) -> None:
+    def __init__(
+        self,
+        num_clients: int,
+        *,
+        on_progress: Progress | None = None,
+        fail_fast: bool = False,
+        together: int | None = None,
+    ) -> None:
         set_task_identity()
         self.num_clients = num_clients
         self._on_progress = on_progress
         self._fail_fast = fail_fast
+        self._together = together
         self._run = Run.create_empty(RUN_ID)
         self._states: dict[int, bytes] = {}
         self._message_ids = itertools.count(1)
@@ -215,7 +233,9 @@ class SimulationGrid(Grid):
             content = group[0].content
             # pushed work may start after the caller has changed the arrays it sent
             payload = Payload(share_content(content, copy=pushed), None if pushed else requested_reduction(content))
-            chunks += [Chunk(batch, payload, group[start : start + size]) for start in range(0, len(group), size)]
+            training = self._together is not None and group[0].metadata.message_type == MessageType.TRAIN
+            parts = _evenly(group, self._together) if self._together and training else _pieces(group, size)
+            chunks += [Chunk(batch, payload, part, together=training) for part in parts]
         reductions = [chunk.payload.reduction for chunk in chunks]
         if any(reduction != reductions[0] for reduction in reductions):
             raise FedLabError("messages sent together ask for different reductions: use one for all of them")
@@ -247,8 +267,28 @@ class SimulationGrid(Grid):
         return {client: self._states[client] for client in chunk.clients if client in self._states}
 
     @staticmethod
+    def _without_memory(chunk: Chunk, result: ChunkResult, hint: str) -> ChunkResult:
+        """The result of a chunk that ended for lack of memory and will not be repeated."""
+        answered = {reply.metadata.reply_to_message_id for reply in result.replies}
+        for message in chunk.messages:
+            if message.metadata.message_id not in answered:
+                error = Error(ErrorCode.CLIENT_APP_CRASHED, f"out of memory: {hint}.\n{result.out_of_memory}")
+                result.replies.append(Message(error, reply_to=message))
+        return result
+
+    @staticmethod
     def _expire(batch: Batch, timeout: float | None) -> None:
         for message in batch.waiting.values():
             error = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply within {timeout:g} s (federation.timeout)")
             batch.replies.append(Message(error, reply_to=message))
         batch.waiting.clear()
+
+
+def _pieces(messages: Sequence[Message], size: int) -> list[list[Message]]:
+    return [list(messages[start : start + size]) for start in range(0, len(messages), size)]
+
+
+def _evenly(messages: Sequence[Message], largest: int) -> list[list[Message]]:
+    """As few pieces as possible, and of nearly equal size."""
+    pieces = -(-len(messages) // largest)
+    return _pieces(messages, -(-len(messages) // pieces))
