@@ -15,7 +15,7 @@ INPUTS := pyproject.toml setup.py constraints.txt
 TESTS ?= not slow and not browser and not deployment
 ARGS ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck reproduce doctor wheel hooks clean distclean
+.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,13 @@ typecheck: $(VENV)/.installed-dev ## check the types of the built wheel
 
 reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)
+
+# pfl-research brings dependencies of its own, so it gets an environment of its own; without it its column stays empty
+bench: $(VENV)/.installed-dev ## measure FedLab beside its alternatives, write benchmarks/RESULTS.md (half an hour on 2 idle cores)
+	@test -x .venv-pfl/bin/python || { '$(PYTHON)' -m venv .venv-pfl && \
+		.venv-pfl/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt pfl torch; } || true
+	$(BIN)/python -m benchmarks --out benchmarks $(ARGS) \
+		$$(.venv-pfl/bin/python -c 'import pfl' 2>/dev/null && echo --pfl-python .venv-pfl/bin/python)
 
 doctor: $(VENV)/.installed ## say what is wrong with this machine and how to mend it
 	$(BIN)/fedlab doctor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -215,7 +215,7 @@ class ClientRuntime:
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
-            **self._work(order, data.fingerprint),
+            **self._work(order, lambda: data.fingerprint),
         )
         with torch.no_grad(), self._draws(client, order, "evaluate"):
             sums = self.method.evaluate(context)
@@ -245,14 +245,14 @@ class ClientRuntime:
             client=client,
             client_name=data.name,
             examples=self.method.examples(columns),
-            fingerprint=data.fingerprint,
+            fingerprint=lambda: data.fingerprint,
             correction=correction,
             evaluating=exchange.fixed_roles,
             max_steps=order.steps.get(str(client)),
-            **self._work(order, data.fingerprint),
+            **self._work(order, lambda: data.fingerprint),
         )
 
-    def _work(self, order: Order, data: str) -> dict[str, Any]:
+    def _work(self, order: Order, data: Callable[[], str]) -> dict[str, Any]:
         config = self.setup.config
         return {
             "task": self.task,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class LocalTrainer(FitContext):
         client: FedLab client id.
         client_name: its name in the partition.
         examples: the client's weight.
-        fingerprint: hash of the client's data.
+        fingerprint: makes the hash of the client's data.
         correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
         max_steps: batches at most, over all passes; what is planned for the round does not change with it.
@@ -55,7 +55,7 @@ class LocalTrainer(FitContext):
         client: int,
         client_name: str,
         examples: int,
-        fingerprint: str,
+        fingerprint: Callable[[], str],
         correction: Correction | None = None,
         evaluating: Sequence[str] = (),
         max_steps: int | None = None,
@@ -63,12 +63,16 @@ class LocalTrainer(FitContext):
     ) -> None:
         super().__init__(scope=("client", client), **work)
         self.method, self.data, self.state, self.shared = method, data, state, shared
-        self.client, self.client_name, self.examples, self.fingerprint = client, client_name, examples, fingerprint
+        self.client, self.client_name, self.examples, self._fingerprint = client, client_name, examples, fingerprint
         self.scratch = {}
         self._evaluating = evaluating
         self._calls = 0
         self._left = math.inf if max_steps is None else max_steps
         self.correction = correction
+
+    @cached_property
+    def fingerprint(self) -> str:  # few methods ask, and hashing a client's images takes longer than a training step
+        return self._fingerprint()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
         optimiser = self.optimiser(self.trainable_groups())

@@ -18,6 +18,7 @@ from fedlab.job import make_method
 from fedlab.method import Method
 from fedlab.models import check_model
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
+from fedlab.server.evaluation import check_evaluation
 from fedlab.server.participation import check_participation, check_sampled
 from fedlab.server.privacy import check_privacy
 from fedlab.server.strategies import check_participants, make_strategy
@@ -58,6 +59,7 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: make_chain(config.exchange.compression))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_participation(config, rule is None or isinstance(rule, AveragingStrategy)))
+    attempt(lambda: rule and check_evaluation(config, rule))
     attempt(lambda: check_asynchronous(config, chosen, rule))
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))

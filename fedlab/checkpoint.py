@@ -17,7 +17,7 @@ from fedlab.errors import CheckpointError
 from fedlab.runfolder import write_atomic
 
 _TENSORS, _META = "tensors.safetensors", "checkpoint.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:

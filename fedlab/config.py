@@ -182,6 +182,11 @@ class EvaluationConfig(Section):
     """Federated evaluation on the clients' test samples."""
 
     every: Positive = Field(default=1, description="rounds between evaluations; the last round always counts")
+    clients: Positive | Fraction | None = Field(
+        default=None,
+        description="clients evaluated, a number or a share: the same in every round, drawn among those with test "
+        "samples, of unseen clients as large a share; default: all",
+    )
     batch_size: Positive = 256
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -385,7 +385,7 @@ class FigureContext:
         tensors: Mapping[str, Tensor],
         networks: nn.ModuleDict,
         data: Mapping[str, Mapping[str, Tensor]],
-        client_names: tuple[str, ...],
+        client_names: Sequence[str],
         client_state: Callable[[int], Mapping[str, Tensor] | None],
         client_test: Callable[[int], Mapping[str, Tensor] | None],
         denormalise: Callable[[Tensor], Tensor],

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.privacy import check_rounds
+from fedlab.server.profiles import known_profiles
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import make_strategy
@@ -335,8 +336,9 @@ def _execute(
                 denormalise=federated.denormalise,
                 data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
                 data_fingerprint=federated.partition.fingerprint,
-                cache=ResultCache(setup.cache_root, federated.server_fingerprint, config.seed, device),
+                cache=ResultCache(setup.cache_root, lambda: federated.server_fingerprint, config.seed, device),
                 client_states=StateStore(setup.state_root),
+                profiles=known_profiles(federated, job.method),
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
 
@@ -351,6 +353,7 @@ def _execute(
                 federated.num_clients,
                 {},
                 on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
+                on_work=lambda work: tracker.emit("work", spans=[[worker, *astuple(span)] for worker, span in work]),
                 client_states=start.client_states() if start is not None else None,
                 fail_fast=config.federation.on_client_error == "stop",
                 client_bytes=job.tuning.client_bytes,

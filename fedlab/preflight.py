@@ -51,8 +51,9 @@ def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
             name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server
         }
 
-        fingerprint = setup.federated.server_fingerprint
-        cache = ResultCache(setup.cache_root, fingerprint, config.seed, runtime.device, keep=False)
+        cache = ResultCache(
+            setup.cache_root, lambda: setup.federated.server_fingerprint, config.seed, runtime.device, keep=False
+        )
 
         def server(
             round: int, plan: Plan, before: Mapping[str, Tensor], results: Mapping[str, Tensor]

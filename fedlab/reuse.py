@@ -23,14 +23,14 @@ class ResultCache:
 
     Args:
         folder: where they lie.
-        data: fingerprint of the data they are computed from.
+        data: makes the fingerprint of the data they are computed from.
         seed: the run's seed.
         device: where they are computed.
         keep: whether new results are written.
     """
 
     folder: Path
-    data: str
+    data: Callable[[], str]
     seed: int
     device: torch.device
     keep: bool = True
@@ -49,7 +49,7 @@ class ResultCache:
         # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
         identity = {
             "name": name,
-            "data": self.data,
+            "data": self.data(),
             "seed": self.seed if seeded else None,
             "key": dict(key),
             "torch": torch.__version__,

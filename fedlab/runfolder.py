@@ -146,6 +146,11 @@ class RunFolder:
         return self.path / "ledger.csv"
 
     @property
+    def timeline(self) -> Path:
+        """When which worker did what, in Chrome's trace format."""
+        return self.path / "timeline.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"

@@ -28,6 +28,7 @@ from fedlab.tracking.ledger import LedgerSink, rewind_ledger
 from fedlab.tracking.mlflow import MlflowSink, check_mlflow
 from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
+from fedlab.tracking.timeline import TimelineSink
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ def _displays(config: Config, folder: RunFolder, resumed: int | None) -> list[Si
     """The console first, as the terminal must be given back before MLflow keeps anyone waiting."""
     tracking, console = config.tracking, make_console(config.tracking.console)
     displays = [console] if console is not None else []
+    displays.append(TimelineSink(folder.timeline))
     if tracking.tensorboard:
         displays.append(TensorBoardSink(folder.tensorboard, folder.path, resumed))
     if tracking.mlflow is not None:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import overload
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.messages import CONFIG, config_record, required
 from fedlab.errors import ClientError, MachineError
+from fedlab.server.profiles import Profile, stated_profile
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two looks at the connected nodes
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A client's facts: weight, test samples, columns, class names and vocabulary, registered clients of its partition.
-
-    An unseen client never trains.
-    """
-
-    client: int
-    name: str
-    train: int
-    test: int
-    columns: Mapping[str, tuple[str, tuple[int, ...]]]
-    classes: tuple[str, ...]
-    clients: int
-    unseen: bool = False
-    vocabulary: tuple[str, ...] = ()
 
 
 class Directory:
@@ -45,21 +27,25 @@ class Directory:
         expected: clients to wait for where the grid does not know them beforehand (a deployment); None waits for every
             client of the partition.
         timeout: seconds to wait for them, and for their profiles.
+        known: makes the profile that a simulated client would give of itself, so that nobody is asked.
 
     Raises:
         MachineError: too few clients came, or two claim one id.
         ClientError: a node could not say who it is.
     """
 
-    def __init__(self, grid: Grid, expected: int | None, timeout: float) -> None:
+    def __init__(
+        self, grid: Grid, expected: int | None, timeout: float, known: Callable[[int], Profile] | None = None
+    ) -> None:
         self._grid, self._timeout = grid, timeout
+        self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
         self._client: dict[int, int] = {}
         self._simulated: SimulationGrid | None = None
         self.clients: Sequence[int]
         if isinstance(grid, SimulationGrid):
-            self._simulated, self.clients = grid, range(grid.num_clients)
+            self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
         else:
             self.clients = self._gather(expected)
 
@@ -74,8 +60,19 @@ class Directory:
             return client if 0 <= client < len(self.clients) else -1
         return self._client.get(node, -1)
 
+    def profile(self, client: int) -> Profile:
+        """The profile of one client."""
+        (found,) = self.profiles([client])
+        return found
+
+    def tested(self, client: int) -> bool:
+        """Whether a client holds test samples."""
+        return self.profile(client).test > 0
+
     def profiles(self, clients: Iterable[int]) -> list[Profile]:
         """Profiles in the order asked for."""
+        if self._known is not None:  # and none is kept: a federation may be larger than this machine's memory
+            return [self._known(client) for client in clients]
         wanted = list(clients)
         missing = [client for client in wanted if client not in self._profiles]
         for _, profile in self._ask([self.node(client) for client in missing]):
@@ -131,7 +128,7 @@ class Directory:
             if reply.has_error():
                 reason = reply.error.reason or f"error {reply.error.code}"
                 raise ClientError(self.client(node), 0, "profile", f"node {node}: {reason}")
-            answers.append((node, _profile(required(config_record, reply.content, CONFIG))))
+            answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
         if len(answers) < len(nodes):
             silent = sorted(set(nodes) - {node for node, _ in answers})
             raise MachineError(
@@ -143,19 +140,24 @@ class Directory:
         return answers
 
 
-def _profile(record: ConfigRecord) -> Profile:
-    facts: dict[str, object] = dict(record)
-    classes, vocabulary = facts["classes"], facts["vocabulary"]
-    assert isinstance(classes, list)
-    assert isinstance(vocabulary, list)
-    return Profile(
-        client=int(str(facts["client"])),
-        name=str(facts["name"]),
-        train=int(str(facts["train"])),
-        test=int(str(facts["test"])),
-        columns={name: (dtype, tuple(shape)) for name, (dtype, shape) in json.loads(str(facts["columns"])).items()},
-        classes=tuple(str(name) for name in classes),
-        clients=int(str(facts["clients"])),
-        unseen=bool(facts["unseen"]),
-        vocabulary=tuple(str(word) for word in vocabulary),
-    )
+class ClientNames(Sequence[str]):
+    """Names of all clients, looked up one by one.
+
+    Args:
+        directory: who knows them.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def __len__(self) -> int:
+        return len(self._directory.clients)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
+        if isinstance(place, slice):
+            return tuple(profile.name for profile in self._directory.profiles(self._directory.clients[place]))
+        return self._directory.profile(self._directory.clients[place]).name

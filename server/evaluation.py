@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from fedlab.config import Config
+from fedlab.errors import ConfigError
 from fedlab.method import Method, Task
+from fedlab.seeding import numpy_generator
+from fedlab.server.strategies.average import AveragingStrategy
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,51 @@ class Evaluation:
             "server": self.server,
             "strategy": self.strategy,
         }
+
+
+def evaluated_clients(
+    wanted: float | None,
+    clients: Sequence[int],
+    participants: Sequence[int],
+    tested: Callable[[int], bool],
+    seed: int,
+) -> Sequence[int]:
+    """Clients of every evaluation.
+
+    Args:
+        wanted: a whole number of clients, a share of them as a float, or None for all.
+        clients: all there are.
+        participants: those that may train; of the others as large a share is taken.
+        tested: whether a client holds test samples; asked of as few clients as will do.
+        seed: the run's seed.
+    """
+    if wanted is None:
+        return clients
+    share = wanted if isinstance(wanted, float) else wanted / len(clients)
+    trained = frozenset(participants)
+    groups = [participants, [client for client in clients if client not in trained]]
+    chosen: list[int] = []
+    for number, group in enumerate(group for group in groups if group):
+        order = numpy_generator(seed, "evaluated clients", number).permutation(len(group))
+        # a product just below an integer counts as that integer
+        count = max(1, math.floor(share * len(group) + 1e-9))
+        chosen += islice((client for place in order if tested(client := group[place])), count)
+    return sorted(chosen)
+
+
+def check_evaluation(config: Config, strategy: object) -> None:
+    """Refuse a choice of clients that nobody would heed.
+
+    Raises:
+        ConfigError: one of Flower's strategies, which choose clients by themselves.
+    """
+    if config.evaluation.clients is not None and not isinstance(strategy, AveragingStrategy):
+        raise ConfigError(
+            "evaluation.clients",
+            config.evaluation.clients,
+            "one of FedLab's own strategies: Flower's choose clients by themselves",
+            "remove it and set federation.strategy.fraction_evaluate",
+        )
 
 
 def merge_evaluations(

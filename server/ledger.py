@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from fedlab.engine.encoding import sent_bytes
 from fedlab.engine.messages import ALGORITHM
 from fedlab.exchange import NETWORK, Exchange
@@ -111,3 +113,8 @@ def _by_group(counted: Mapping[Key, int]) -> Counter[str]:
     for (_, group), size in counted.items():
         groups[group] += size
     return groups
+
+
+def payload_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Memory of some tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

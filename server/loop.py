@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
 from fedlab.engine.encoding import expand
+from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.messages import ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
@@ -28,12 +28,13 @@ from fedlab.order import Order
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.devices import Work, planned, upload_bytes
-from fedlab.server.directory import Directory
-from fedlab.server.evaluation import Evaluation, merge_evaluations
-from fedlab.server.ledger import Ledger, account
-from fedlab.server.participants import TrainingGrid, training_clients
+from fedlab.server.directory import ClientNames, Directory
+from fedlab.server.evaluation import Evaluation, evaluated_clients, merge_evaluations
+from fedlab.server.ledger import Ledger, account, payload_bytes
+from fedlab.server.participants import TrainingGrid, flower_sampling, training_clients
 from fedlab.server.participation import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
+from fedlab.server.profiles import MEASURED, batches
 from fedlab.server.records import Records
 from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
 from fedlab.server.setup import ServerSetup
@@ -58,10 +59,10 @@ class FederatedLoop:
         self.grid, self.setup, self.config, self.method = grid, setup, config, setup.method
         self.strategy, self.tracker, self.records = setup.strategy, setup.tracker, Records(setup)
         self.device = choose_device(config.engine.device)
-        self.directory = Directory(grid, setup.expected_clients, config.federation.timeout)
+        self.directory = Directory(grid, setup.expected_clients, config.federation.timeout, setup.profiles)
         self.clients = self.directory.clients
         self.participants = training_clients(self.directory, bool(config.data.unseen))
-        (first,) = self.directory.profiles(self.clients[:1])
+        first = self.directory.profile(self.clients[0])
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.state = self.networks.state_dict()
@@ -77,6 +78,8 @@ class FederatedLoop:
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
+        if isinstance(grid, SimulationGrid):
+            grid.workload = lambda kind, client: self._batches(kind, client) if kind in MEASURED else 1.0
 
     # the run
 
@@ -140,7 +143,7 @@ class FederatedLoop:
                 results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
             ledger = Ledger()
             for client, sent in results.items():
-                ledger.received(client, {"results": _bytes(sent)})
+                ledger.received(client, {"results": payload_bytes(sent)})
             self.tracker.emit("ledger", round=0, rows=ledger.rows())
             self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
         with self._phase(0, "server", 0), self._draws(0, "prepare"):
@@ -165,7 +168,7 @@ class FederatedLoop:
                 with self._draws(round, "update"):
                     self.method.server_update(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
-        received = {client: _bytes(sent) for client, sent in results.items()}
+        received = {client: payload_bytes(sent) for client, sent in results.items()}
         ledger = account(self.exchange, self.shared, self.directory, delivery, self._algorithm_bytes(), received)
         elapsed = time.perf_counter() - began
         self.tracker.emit("ledger", round=round, rows=ledger.rows())
@@ -223,7 +226,7 @@ class FederatedLoop:
             self.selection = self.participation.choose(self.participants, round, work)
             chosen = self.selection.clients
             self.strategy.cohort = self._cohort(chosen, round)
-        with _flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
+        with flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
             settings = ConfigRecord({**self.mechanism.client_settings()} if self.mechanism else {})
             return list(self.strategy.configure_train(round, to_record(arrays), settings, self._training_grid()))
 
@@ -249,6 +252,10 @@ class FederatedLoop:
 
     def _examples(self, clients: Sequence[int]) -> list[int]:
         return [profile.train for profile in self.directory.profiles(clients)]
+
+    def _batches(self, kind: str, client: int) -> float:
+        training = stage_training(self.config.training, self.method, self._plan(self._current[0]))
+        return batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
     def _work(self, training: TrainingConfig, client: int) -> Work:
         """A client's round on the virtual clock."""
@@ -307,14 +314,20 @@ class FederatedLoop:
 
     # evaluation
 
+    @cached_property
+    def evaluated(self) -> Sequence[int]:
+        """The clients of every evaluation."""
+        wanted, tested = self.config.evaluation.clients, self.directory.tested
+        return evaluated_clients(wanted, self.clients, self.participants, tested, self.config.seed)
+
     def _evaluates(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.federation.rounds
 
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
         arrays = to_record({name: self.state[name].clone() for name in self.exchange.down})
         if isinstance(self.strategy, AveragingStrategy):
-            self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.clients))
-        with _flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
+            self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.evaluated))
+        with flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
             messages = list(self.strategy.configure_evaluate(round, arrays, ConfigRecord(), self.grid))
         order = self._order(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
         with self._phase(round, "evaluate", len(messages)):
@@ -367,7 +380,7 @@ class FederatedLoop:
             state={name: value.cpu() for name, value in self.private.items()},
             networks=self.networks.eval(),
             data=self.setup.data,
-            client_names=tuple(profile.name for profile in self.directory.profiles(self.clients)),
+            client_names=ClientNames(self.directory),
             client_state=lambda client: states.latest(client) if states is not None else None,
             client_test=lambda client: test(client) if test is not None else None,
             denormalise=self.setup.denormalise,
@@ -382,18 +395,3 @@ class FederatedLoop:
         seconds = time.perf_counter() - began
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
         self.tracker.emit("phase_end", round=round, phase=phase, seconds=seconds)
-
-
-@contextmanager
-def _flower_sampling(seed: int) -> Iterator[None]:
-    """Flower's strategies sample with the global generator; give them one that depends on the round only."""
-    state = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -39,3 +41,14 @@ class TrainingGrid:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grid, name)
+
+
+@contextmanager
+def flower_sampling(seed: int) -> Iterator[None]:
+    """Flower's strategies sample with the global generator; give them one that depends on the round only."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -13,6 +13,7 @@ from fedlab.config import Config
 from fedlab.method import Method
 from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder
+from fedlab.server.profiles import Profile
 from fedlab.tracking import Tracker
 
 
@@ -32,6 +33,7 @@ class ServerSetup:
         cache: results that outlive runs; None keeps nothing.
         client_states: states of the simulated clients on this machine; None in a deployment.
         client_test: their test columns; None likewise.
+        profiles: makes a simulated client's profile; None where clients must be asked.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
 
@@ -46,4 +48,5 @@ class ServerSetup:
     cache: ResultCache | None = None
     client_states: StateStore | None = None
     client_test: Callable[[int], Mapping[str, Tensor]] | None = None
+    profiles: Callable[[int], Profile] | None = None
     expected_clients: int | None = None

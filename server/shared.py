@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +14,8 @@ class SharedTensors(MutableMapping[str, Tensor]):
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}
-        self._held: dict[int, dict[str, int]] = {}
+        self._held: dict[int, Mapping[str, int]] = {}
+        self._books: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
         self._count = 0  # over all names: a tensor that is dropped and made again must not repeat a version
 
     def __getitem__(self, name: str) -> Tensor:
@@ -44,7 +45,11 @@ class SharedTensors(MutableMapping[str, Tensor]):
     def delivered(self, client: int, versions: Mapping[str, int]) -> None:
         """A client has done what it could only do with these versions, so it holds them."""
         if versions:
-            self._held.setdefault(client, {}).update(versions)
+            self._hold(client, {**self._held.get(client, {}), **versions})
+
+    def _hold(self, client: int, versions: Mapping[str, int]) -> None:
+        """Clients that hold the same versions share one book: there may be very many of them."""
+        self._held[client] = self._books.setdefault(tuple(sorted(versions.items())), versions)
 
     def forget(self, client: int) -> None:
         """A client says it holds nothing (a node that lost its disk)."""
@@ -56,7 +61,11 @@ class SharedTensors(MutableMapping[str, Tensor]):
 
     def book(self) -> dict[str, object]:
         """Versions and holders, for a checkpoint."""
-        held = {str(client): dict(versions) for client, versions in self._held.items()}
+        holders: dict[int, list[int]] = {}
+        for client, versions in self._held.items():
+            holders.setdefault(id(versions), []).append(client)
+        self._books = {tuple(sorted(versions.items())): versions for versions in self._held.values()}
+        held = [[dict(self._held[clients[0]]), ranges(clients)] for clients in holders.values()]
         return {"count": self._count, "versions": dict(self.versions), "held": held}
 
     def restore(self, tensors: Mapping[str, Tensor], book: Mapping[str, Any]) -> None:
@@ -64,4 +73,24 @@ class SharedTensors(MutableMapping[str, Tensor]):
         self._tensors = dict(tensors)
         self._count = int(book["count"])
         self.versions = {name: int(version) for name, version in book["versions"].items()}
-        self._held = {int(client): dict(held) for client, held in book["held"].items()}
+        self._held = {}
+        for versions, held in book["held"]:
+            for client in members(held):
+                self._hold(client, versions)
+
+
+def ranges(clients: Iterable[int]) -> list[list[int]]:
+    """First and last of every run of consecutive ids: many clients in little JSON."""
+    found: list[list[int]] = []
+    for client in sorted(clients):
+        if found and client == found[-1][1] + 1:
+            found[-1][1] = client
+        else:
+            found.append([client, client])
+    return found
+
+
+def members(found: Iterable[Sequence[int]]) -> Iterator[int]:
+    """The clients of `ranges`."""
+    for first, last in found:
+        yield from range(first, last + 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.messages import STATE, to_numpy, to_record
 from fedlab.exchange import NETWORK
+from fedlab.server.shared import members, ranges
 from fedlab.server.strategies.average import AveragingStrategy
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ class Checkpoint:
 
     def client_states(self) -> dict[int, RecordDict]:
         """Flower's client states, for the engine."""
-        return {
-            int(client): RecordDict({STATE: ConfigRecord({"version": int(version)})})
-            for client, version in self.meta["client_versions"].items()
-        }
+        found = {}
+        for version, clients in self.meta["client_versions"]:
+            state = RecordDict({STATE: ConfigRecord({"version": int(version)})})
+            found |= dict.fromkeys(members(clients), state)
+        return found
 
 
 def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,16 +89,16 @@ def restore(loop: FederatedLoop, start: Checkpoint) -> None:
     loop.records.checkpoints = (*start.meta["checkpoints"], start.round)[-2:]
 
 
-def _client_versions(grid: object) -> dict[str, int]:
-    """Versions of the simulated clients' lasting states."""
+def _client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
+    """Versions of the simulated clients' lasting states, and who has each."""
     if not isinstance(grid, SimulationGrid):
-        return {}
-    found = {}
+        return []
+    holders: dict[int, list[int]] = {}
     for client, state in grid.client_states().items():
         record = state.get(STATE)
         if isinstance(record, ConfigRecord):
-            found[str(client)] = int(str(record["version"]))
-    return found
+            holders.setdefault(int(str(record["version"])), []).append(client)
+    return [(version, ranges(clients)) for version, clients in sorted(holders.items())]
 
 
 def _strategy_arrays(strategy: object) -> Iterator[tuple[str, np.ndarray]]:

@@ -35,6 +35,6 @@ def ray_running() -> Iterator[None]:
     """One Ray for all tests, with room for the shared workers and for a test's own."""
     import ray
 
-    ray.init(num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

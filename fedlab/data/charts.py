@@ -54,7 +54,7 @@ def plot_partition(summary: dict[str, Any]) -> Figure:
     else:
         _matrix(figure, axes, summary, counts)
     skew = summary["skew"]
-    amount = f"{clients} client{'s' if clients > 1 else ''}, {skew['samples']:,} training samples"
+    amount = f"{_counted(clients, skew['clients'])}, {skew['samples']:,} training samples"
     entropy = f"label entropy {skew['label_entropy_mean']:.2f} of {skew['label_entropy_global']:.2f} bits"
     axes.set_title(f"{amount} · {entropy} · EMD {skew['label_emd_mean']:.2f}", fontsize=9, loc="left")
     return figure
@@ -193,15 +193,21 @@ def _label(client: dict[str, Any]) -> str:
     return f"{name} ({', '.join(told)})" if told else str(name)
 
 
+def _counted(shown: int, held: int) -> str:
+    """How many clients there are, and of how many the picture is."""
+    return f"{held} client{'s' if held > 1 else ''}" + (f", {shown} of them shown" if shown < held else "")
+
+
 def partition_table(summary: dict[str, Any], limit: int = 60) -> Table:
-    """Clients × classes as a table, the first `limit` clients; many classes are only counted."""
+    """Clients × classes as a table, `limit` clients at most; many classes are only counted."""
     from rich.table import Table
     from rich.text import Text  # names are text, whatever brackets they have
 
     clients, classes = summary["clients"], summary["classes"]
     by_class = len(classes) <= _MANY_CLASSES
-    more = f", the first {limit} shown" if len(clients) > limit else ""
-    table = Table(title=f"Training samples of {len(clients)} clients{more}")
+    held = summary["skew"]["clients"]
+    shown = f"the first {limit}" if len(clients) == held else f"{limit} of them"
+    table = Table(title=f"Training samples of {held} clients{f', {shown} shown' if len(clients) > limit else ''}")
     table.add_column("client")
     for name in classes if by_class else ["classes held"]:
         table.add_column(Text(name), justify="right")

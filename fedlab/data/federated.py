@@ -18,7 +18,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import derive_seed, numpy_generator
 
-_CACHE_BYTES = 512 * 2**20
+_CACHE_BYTES, _CACHE_CLIENTS = 512 * 2**20, 1024
 _Stages = tuple[float, ...]
 
 
@@ -77,6 +77,7 @@ class FederatedData:
         for drift in self._drifts:
             drift.check(dataset, self.partition)
         self._ready: OrderedDict[int, tuple[_Stages, ClientData]] = OrderedDict()
+        self._ready_bytes = 0
         self._server: dict[str, Samples] = {}
 
     @property
@@ -129,7 +130,7 @@ class FederatedData:
     def client(self, client: int, round: int = 0) -> ClientData:
         """A client's data in a round, a function of data, configuration, seed and round.
 
-        The clients used last are kept ready, each in the round last asked for, up to half a gigabyte.
+        The clients used last are kept ready, each in the round last asked for: 1,024 of them, up to half a gigabyte.
         """
         splits: tuple[Split, Split] = ("train", "test")
         stages = tuple(drift.stage(round, split) for drift in self._drifts for split in splits)
@@ -137,15 +138,16 @@ class FederatedData:
         if ready is not None and ready[0] == stages:
             self._ready.move_to_end(client)
             return ready[1]
+        if ready is not None:
+            self._ready_bytes -= self._ready.pop(client)[1].nbytes
         seen, tested = (self.part(client, round, split) for split in splits)
         train = self._prepare(self.dataset.train, seen.train, seen.corruption, "train")
         test = self._prepare(self.dataset.test, tested.test, tested.corruption, "test")
         data = ClientData(client, seen.name, train, test)
         self._ready[client] = stages, data
-        self._ready.move_to_end(client)
-        held = sum(other.nbytes for _, other in self._ready.values())
-        while held > _CACHE_BYTES and len(self._ready) > 1:
-            held -= self._ready.popitem(last=False)[1][1].nbytes
+        self._ready_bytes += data.nbytes
+        while len(self._ready) > 1 and (self._ready_bytes > _CACHE_BYTES or len(self._ready) > _CACHE_CLIENTS):
+            self._ready_bytes -= self._ready.popitem(last=False)[1][1].nbytes
         return data
 
     def at(self, round: int) -> Partition:
@@ -209,7 +211,7 @@ class FederatedData:
             seed = derive_seed(0, "corruption", split)
             images = corrupt(images, *corruption, seed, indices)
         ready = normalise(images, chosen.columns.get("domain"), samples.domain_names, self.config)
-        return Samples({**chosen.columns, "image": ready}, chosen.class_names, chosen.domain_names, chosen.group_names)
+        return chosen.with_columns({**chosen.columns, "image": ready})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": OrderedDict(), "_server": {}}
+        return {**self.__dict__, "_ready": OrderedDict(), "_ready_bytes": 0, "_server": {}}

@@ -11,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 
 from fedlab.config import Component
+from fedlab.data.naming import Joined, Prefixed, Repeated
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.skew import skew_figures
 from fedlab.errors import ConfigError
@@ -35,6 +36,9 @@ PARTITIONERS = Registry(
     },
     "fedlab.partitioners",
 )
+
+
+_MOST_LISTED = 1000
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Partition(Sequence[ClientPart]):
         corruptions: Sequence[tuple[str, int] | None],
         fingerprint: str,
     ) -> None:
-        self.train, self.test, self.names, self.corruptions = train, test, list(names), list(corruptions)
+        self.train, self.test, self.names, self.corruptions = train, test, names, corruptions
         self.fingerprint = fingerprint
 
     def without_tests(self, clients: np.ndarray) -> Partition:
@@ -184,29 +188,32 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     fingerprint = hashlib.blake2b(f"{dataset.fingerprint}{described}{seed}".encode(), digest_size=16).hexdigest()
     train = Ragged.joined([np.arange(len(dataset.train))])
     test = Ragged.joined([np.arange(len(dataset.test))])
-    names: list[str] = [""]
-    corruptions: list[tuple[str, int] | None] = [None]
+    names: Sequence[str] = [""]
+    corruptions: Sequence[tuple[str, int] | None] = [None]
     for depth, step in enumerate(made):
         step.check(dataset, train, names)
-        trains, tests, new_names = [], [], []
-        new_corruptions: list[tuple[str, int] | None] = []
+        trains, tests = [], []
+        parts_names: list[Sequence[str]] = []
+        parts_corruptions: list[Sequence[tuple[str, int] | None]] = []
         for part in range(len(names)):
             generator = numpy_generator(seed, "partition", depth, part)
             mine_train, mine_test = train[part], test[part]
             split: Split = step.split(dataset, mine_train, mine_test, generator)
             trains.append(Ragged(mine_train[split.train.order], split.train.offsets))
             tests.append(Ragged(mine_test[split.test.order], split.test.offsets))
-            new_names += [f"{names[part]}-{name}" if names[part] else name for name in split.names]
-            new_corruptions += split.corruptions or [corruptions[part]] * len(split.names)
+            parts_names.append(Prefixed(names[part], split.names) if names[part] else split.names)
+            parts_corruptions.append(split.corruptions or Repeated(corruptions[part], len(split.names)))
         train, test = _concatenate(trains), _concatenate(tests)
-        names, corruptions = new_names, new_corruptions
-    if names == [""]:
+        names, corruptions = Joined.of(parts_names), Joined.of(parts_corruptions)
+    if list(names[:2]) == [""]:
         names = ["all"]
     return Partition(train, test, names, corruptions, fingerprint)
 
 
 def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:
     """Counts by client, class and domain with the skew figures; JSON-able, read by charts, tables and the report.
+
+    Of more than 1,000 clients, as many are listed, evenly spaced by id; the skew figures are of all.
 
     Args:
         parts: who holds what.
@@ -221,11 +228,11 @@ def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) ->
     domains = dataset.train.columns.get("domain", np.zeros(len(dataset.train), np.int64))
     by_domain = class_counts(parts.train, domains, len(dataset.train.domain_names))
     clients = []
-    for index, name in enumerate(parts.names):
+    for index in map(int, np.linspace(0, len(parts) - 1, min(len(parts), _MOST_LISTED))):
         held = np.flatnonzero(by_domain[index])
         clients.append(
             {
-                "name": name,
+                "name": parts.names[index],
                 "domain": dataset.train.domain_names[int(held[0])] if len(held) == 1 else "mixed",
                 "corruption": described(parts.corruptions[index]),
                 "unseen": index in unseen,

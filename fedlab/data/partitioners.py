@@ -26,6 +26,7 @@ from fedlab.data.dividing import (
     equal_sizes,
     top_up,
 )
+from fedlab.data.naming import Numbered
 from fedlab.data.partition import Ragged, Split, class_counts, labels_or_zero
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
@@ -107,7 +108,7 @@ class Iid(Step):
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
-        return Split(equal_parts(len(train), clients, rng), equal_parts(len(test), clients, rng), _numbered(clients))
+        return Split(equal_parts(len(train), clients, rng), equal_parts(len(test), clients, rng), Numbered(clients))
 
 
 class Dirichlet(Step):
@@ -375,7 +376,7 @@ def _matched(
         total = counts[:, c].sum()
         if total:
             test_owner[members] = np.repeat(np.arange(clients), apportion(counts[:, c] / total, len(members)))
-    return Split(parts, Ragged.by_owner(test_owner, clients), _numbered(clients))
+    return Split(parts, Ragged.by_owner(test_owner, clients), Numbered(clients))
 
 
 def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
@@ -383,8 +384,3 @@ def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
         raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labelled data", "choose another step")
     labels: np.ndarray = samples["label"][indices]
     return labels
-
-
-def _numbered(clients: int) -> list[str]:
-    width = len(str(clients - 1))
-    return [f"{index:0{width}d}" for index in range(clients)]

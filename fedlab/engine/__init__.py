@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
-    from fedlab.engine.grid import SimulationGrid
+    from fedlab.engine.grid import SimulationGrid, WorkDone
 
 __all__ = ["Placement", "check_engine", "launch", "pin_threads"]
 
@@ -32,6 +32,7 @@ def launch(
     run_config: UserConfig,
     *,
     on_progress: Callable[[int, int], None] | None = None,
+    on_work: WorkDone | None = None,
     client_states: Mapping[int, RecordDict] | None = None,
     fail_fast: bool = False,
     client_bytes: int | None = None,
@@ -45,6 +46,7 @@ def launch(
         num_clients: clients of the federation, numbered from 0.
         run_config: scalars given to the server and to every client.
         on_progress: called with (replies so far, messages sent); not by the engine ``flower``.
+        on_work: called with (worker, span) pairs of messages that have been at work; not by the engine ``flower``.
         client_states: states to start from, as `SimulationGrid.client_states` gave them.
         fail_fast: stop a round at the first client that fails; not by the engine ``flower``.
         client_bytes: see `check_engine`.
@@ -71,7 +73,7 @@ def launch(
 
     from fedlab.engine.execution import RUN_ID
 
-    with closing(_open(config, placement, factory, num_clients, run_config, on_progress, fail_fast)) as grid:
+    with closing(_open(config, placement, factory, num_clients, run_config, on_progress, on_work, fail_fast)) as grid:
         grid.restore_client_states(client_states or {})
         main(grid, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config)))
 
@@ -83,6 +85,7 @@ def _open(
     num_clients: int,
     run_config: UserConfig,
     on_progress: Callable[[int, int], None] | None,
+    on_work: WorkDone | None,
     fail_fast: bool,
 ) -> SimulationGrid:
     together = config.vectorise if isinstance(config.vectorise, int) else None
@@ -90,7 +93,13 @@ def _open(
         from fedlab.engine.inline import InlineGrid
 
         return InlineGrid(
-            factory, num_clients, run_config, on_progress=on_progress, fail_fast=fail_fast, together=together
+            factory,
+            num_clients,
+            run_config,
+            on_progress=on_progress,
+            on_work=on_work,
+            fail_fast=fail_fast,
+            together=together,
         )
     from fedlab.engine.raygrid import RayGrid
 
@@ -105,6 +114,7 @@ def _open(
         retries=config.retries,
         address=config.address,
         on_progress=on_progress,
+        on_work=on_work,
         fail_fast=fail_fast,
         together=together,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedlab.engine.encoding import expand
 from fedlab.engine.memory import release_memory
 from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
+from fedlab.engine.placement import Span
 from fedlab.engine.reduction import ExactSum, Reduction
 
 ClientAppFactory = Callable[[], ClientApp]
@@ -74,12 +76,16 @@ class ChunkResult:
         states: client → its packed state, None where it is empty; clients that raised are missing.
         total: sum of the replies' ``arrays``, if asked for.
         out_of_memory: what the device said when it had no memory left; the chunk ended there.
+        spans: when each message was at work.
+        worker: which worker it was, from 0.
     """
 
     replies: list[Message] = field(default_factory=list)
     states: dict[int, bytes | None] = field(default_factory=dict)
     total: ExactSum | None = None
     out_of_memory: str | None = None
+    spans: list[Span] = field(default_factory=list)
+    worker: int = 0
 
 
 class ClientRunner:
@@ -142,7 +148,7 @@ class ClientRunner:
         reduction: Reduction | None,
         result: ChunkResult,
     ) -> None:
-        client = client_of(metadata.dst_node_id)
+        client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
         # the overload for engines is not in Flower's signatures
         message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
         state = result.states[client] if client in result.states else states.get(client)
@@ -160,6 +166,7 @@ class ClientRunner:
         else:
             result.states[client] = packed
         result.replies.append(reply)
+        result.spans.append(Span(client, metadata.message_type, began, time.perf_counter() - clock))
 
     def _context(self, client: int, state: bytes | None) -> Context:
         return Context(

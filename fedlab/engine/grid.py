@@ -15,11 +15,16 @@ from flwr.supercore.run import Run
 
 from fedlab.engine import execution
 from fedlab.engine.execution import RUN_ID, ChunkResult, pack_state, set_task_identity, share_content, unpack_state
-from fedlab.engine.messages import attach_sum, requested_reduction
+from fedlab.engine.messages import ARRAYS, array_record, attach_sum, requested_reduction, to_numpy
+from fedlab.engine.placement import CostModel, Span
 from fedlab.engine.reduction import ExactSum, Reduction
 from fedlab.errors import FedLabError
 
 Progress = Callable[[int, int], None]
+WorkDone = Callable[[Sequence[tuple[int, Span]]], None]
+
+# what a chunk costs beside its clients, in seconds: a call, and copying and adding its sums for each byte of payload
+_CALL, _SUM = 2e-3, 1.5e-9
 
 
 @dataclass(eq=False)
@@ -28,6 +33,12 @@ class Payload:
 
     content: RecordDict
     reduction: Reduction | None
+
+    @property
+    def overhead(self) -> float:
+        """Seconds that a chunk costs beside its clients."""
+        arrays = None if self.reduction is None else array_record(self.content, ARRAYS)
+        return _CALL + _SUM * sum(values.nbytes for values in to_numpy(arrays).values()) if arrays else _CALL
 
 
 @dataclass(eq=False)
@@ -51,6 +62,7 @@ class Chunk:
         payload: the messages' content.
         messages: by client.
         attempt: how often it has been started, from 1.
+        units: how much work they are.
         together: its clients train as one batch, so that who is in it shows in the last bits of the result.
     """
 
@@ -59,6 +71,7 @@ class Chunk:
     messages: list[Message]
     attempt: int = 1
     together: bool = False
+    units: float = 0.0
 
     @property
     def clients(self) -> set[int]:
@@ -75,6 +88,7 @@ class SimulationGrid(Grid):
     Args:
         num_clients: clients of the federation, numbered from 0.
         on_progress: called with (replies so far, messages sent) during `send_and_receive`.
+        on_work: called with (worker, span) pairs when messages have been at work.
         fail_fast: `send_and_receive` stops at the first error reply and returns what there is, the error included.
         together: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
     """
@@ -84,14 +98,19 @@ class SimulationGrid(Grid):
         num_clients: int,
         *,
         on_progress: Progress | None = None,
+        on_work: WorkDone | None = None,
         fail_fast: bool = False,
         together: int | None = None,
     ) -> None:
         set_task_identity()
         self.num_clients = num_clients
-        self._on_progress = on_progress
+        self.workload: Callable[[str, int], float] = lambda kind, client: 1.0
+        """How much work a message of a kind is for a client, in any unit; who knows better sets it."""
+        self._on_progress, self._on_work = on_progress, on_work
         self._fail_fast = fail_fast
         self._together = together
+        self._costs = CostModel()
+        self._spans: list[tuple[int, Span]] = []
         self._run = Run.create_empty(RUN_ID)
         self._states: dict[int, bytes] = {}
         self._message_ids = itertools.count(1)
@@ -101,8 +120,8 @@ class SimulationGrid(Grid):
     # What an engine adds
 
     @abstractmethod
-    def _chunk_size(self, messages: int) -> int:
-        """Clients per chunk for a batch of so many messages."""
+    def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
+        """Positions of the messages by chunk, in the order of dispatch; see `fedlab.engine.placement.plan_chunks`."""
 
     @abstractmethod
     def _submit(self, chunks: Iterable[Chunk]) -> None:
@@ -134,12 +153,17 @@ class SimulationGrid(Grid):
         return execution.client_of(node)
 
     def client_states(self) -> dict[int, RecordDict]:
-        """Copies of all states that are not empty, by client in ascending order."""
-        return {client: unpack_state(self._states[client]) for client in sorted(self._states)}
+        """Copies of all states that are not empty, by client in ascending order; equal ones may be one object."""
+        unpacked: dict[bytes, RecordDict] = {}
+        for packed in self._states.values():
+            if packed not in unpacked:
+                unpacked[packed] = unpack_state(packed)
+        return {client: unpacked[self._states[client]] for client in sorted(self._states)}
 
     def restore_client_states(self, states: Mapping[int, RecordDict]) -> None:
         """Replace all states, for example by those of a checkpoint."""
-        self._states = {client: packed for client, state in states.items() if (packed := pack_state(state)) is not None}
+        packed = {id(state): pack_state(state) for state in states.values()}
+        self._states = {c: found for c, state in states.items() if (found := packed[id(state)]) is not None}
 
     # Flower's Grid
 
@@ -185,6 +209,7 @@ class SimulationGrid(Grid):
             if batch.stop_at_error and batch.failed:
                 self._cancel(batch)
                 break
+        self._tell()
         batch.replies.sort(key=lambda reply: batch.order[reply.metadata.reply_to_message_id])
         if batch.total is not None:
             first = next((reply for reply in batch.replies if not reply.has_error()), None)
@@ -204,6 +229,7 @@ class SimulationGrid(Grid):
         while results := self._collect(0.0):
             for chunk, result in results:
                 self._absorb(chunk, result)
+        self._tell()
         replies = [self._inbox.pop(message_id) for message_id in message_ids if message_id in self._inbox]
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
@@ -227,22 +253,38 @@ class SimulationGrid(Grid):
             waiting=dict(zip(ids, numbered, strict=True)),
             stop_at_error=self._fail_fast and not pushed,
         )
-        size = self._chunk_size(len(numbered))
         chunks = []
         for group in groups.values():
             content = group[0].content
             # pushed work may start after the caller has changed the arrays it sent
             payload = Payload(share_content(content, copy=pushed), None if pushed else requested_reduction(content))
-            training = self._together is not None and group[0].metadata.message_type == MessageType.TRAIN
-            parts = _evenly(group, self._together) if self._together and training else _pieces(group, size)
-            chunks += [Chunk(batch, payload, part, together=training) for part in parts]
+            chunks += self._divide(batch, payload, group)
         reductions = [chunk.payload.reduction for chunk in chunks]
         if any(reduction != reductions[0] for reduction in reductions):
             raise FedLabError("messages sent together ask for different reductions: use one for all of them")
         if chunks and reductions[0] is not None:
             batch.total = reductions[0].start()
-        self._submit(sorted(chunks, key=lambda chunk: batch.order[chunk.messages[0].metadata.message_id]))
+        self._submit(chunks)
         return batch
+
+    def _divide(self, batch: Batch, payload: Payload, messages: list[Message]) -> list[Chunk]:
+        kind = messages[0].metadata.message_type
+        units = [self.workload(kind, self.client_of(message.metadata.dst_node_id)) for message in messages]
+        together = self._together if kind == MessageType.TRAIN else None
+        if together:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
+            plan = _evenly(range(len(messages)), together)
+        else:
+            plan = self._plan(units, self._costs.seconds(kind, sum(units)), payload.overhead)
+        return [
+            Chunk(
+                batch,
+                payload,
+                [messages[place] for place in places],
+                units=sum(units[place] for place in places),
+                together=bool(together),
+            )
+            for places in plan
+        ]
 
     def _absorb(self, chunk: Chunk, result: ChunkResult) -> None:
         batch = chunk.batch
@@ -255,13 +297,22 @@ class SimulationGrid(Grid):
                 self._inbox[message_id] = reply
             else:
                 batch.replies.append(reply)
+        same: dict[bytes, bytes] = {}  # most states are a version number: clients of one chunk share its bytes
         for client, state in result.states.items():
             if state is None:
                 self._states.pop(client, None)
             else:
-                self._states[client] = state
+                self._states[client] = same.setdefault(state, state)
         if batch.total is not None and result.total is not None and result.total is not batch.total:
             batch.total.merge(result.total)
+        self._spans += [(result.worker, span) for span in result.spans]
+        if result.spans and not any(reply.has_error() for reply in result.replies):
+            self._costs.learn(result.spans[0].kind, chunk.units, sum(span.seconds for span in result.spans))
+
+    def _tell(self) -> None:
+        spans, self._spans = self._spans, []
+        if spans and self._on_work is not None:
+            self._on_work(spans)
 
     def _states_of(self, chunk: Chunk) -> dict[int, bytes]:
         return {client: self._states[client] for client in chunk.clients if client in self._states}
@@ -284,11 +335,7 @@ class SimulationGrid(Grid):
         batch.waiting.clear()
 
 
-def _pieces(messages: Sequence[Message], size: int) -> list[list[Message]]:
-    return [list(messages[start : start + size]) for start in range(0, len(messages), size)]
-
-
-def _evenly(messages: Sequence[Message], largest: int) -> list[list[Message]]:
-    """As few pieces as possible, and of nearly equal size."""
-    pieces = -(-len(messages) // largest)
-    return _pieces(messages, -(-len(messages) // pieces))
+def _evenly(places: Sequence[int], largest: int) -> list[list[int]]:
+    """As few pieces of at most so many as there can be, of about equal size."""
+    size = -(-len(places) // -(-len(places) // largest))
+    return [list(places[start : start + size]) for start in range(0, len(places), size)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flwr.app.user_config import UserConfig
 
 from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner
-from fedlab.engine.grid import Batch, Chunk, Progress, SimulationGrid
+from fedlab.engine.grid import Batch, Chunk, Progress, SimulationGrid, WorkDone
 
 
 class InlineGrid(SimulationGrid):
@@ -19,6 +19,7 @@ class InlineGrid(SimulationGrid):
         num_clients: clients of the federation.
         run_config: given to every client.
         on_progress: see `SimulationGrid`.
+        on_work: see `SimulationGrid`.
         fail_fast: see `SimulationGrid`.
         together: see `SimulationGrid`.
     """
@@ -30,18 +31,19 @@ class InlineGrid(SimulationGrid):
         run_config: UserConfig | None = None,
         *,
         on_progress: Progress | None = None,
+        on_work: WorkDone | None = None,
         fail_fast: bool = False,
         together: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, fail_fast=fail_fast, together=together)
+        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
         self._runner = ClientRunner(factory(), num_clients, run_config or {})
         self._queue: deque[Chunk] = deque()
 
     def close(self) -> None:
         self._queue.clear()
 
-    def _chunk_size(self, messages: int) -> int:
-        return 1
+    def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
+        return [[place] for place in range(len(units))]
 
     def _submit(self, chunks: Iterable[Chunk]) -> None:
         self._queue.extend(chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -21,16 +22,14 @@ from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError, RayTaskError
 
 from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner, client_of, set_task_identity
-from fedlab.engine.grid import Batch, Chunk, Payload, Progress, SimulationGrid
+from fedlab.engine.grid import Batch, Chunk, Payload, Progress, SimulationGrid, WorkDone
 from fedlab.engine.machine import pin_threads
 from fedlab.engine.memory import limit_memory
+from fedlab.engine.placement import plan_chunks
 from fedlab.engine.reduction import Reduction
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)
-
-_LARGEST_CHUNK = 32
-_CHUNKS_PER_WORKER = 4  # so that the last ones to finish do not leave the others idle for long
 
 
 class ClientWorker:
@@ -67,6 +66,7 @@ class _Worker:
     actor: Any
     patience_ends: float
     gpu_share: float
+    lane: int
     pid: int = 0
 
 
@@ -84,11 +84,12 @@ class RayGrid(SimulationGrid):
         workers: processes to start; fewer if the cluster has no room for them.
         threads: torch and BLAS threads of a worker, and the CPUs it reserves.
         gpus_per_worker: GPUs a worker reserves.
-        chunk: clients per dispatch; by default a quarter of a worker's share, between 1 and 32.
+        chunk: clients per dispatch; by default what is left is divided by how long it takes, see `plan_chunks`.
         retries: how often a client whose worker died is repeated.
         address: of a running Ray cluster; by default Ray is started here, unless the program has done so already.
         start_timeout: seconds a worker may take to start.
         on_progress: see `SimulationGrid`.
+        on_work: see `SimulationGrid`; a worker that replaces another takes its number.
         fail_fast: see `SimulationGrid`.
         together: see `SimulationGrid`.
 
@@ -110,10 +111,11 @@ class RayGrid(SimulationGrid):
         address: str | None = None,
         start_timeout: float = 120.0,
         on_progress: Progress | None = None,
+        on_work: WorkDone | None = None,
         fail_fast: bool = False,
         together: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, fail_fast=fail_fast, together=together)
+        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
         self._chunk, self._retries, self._start_timeout = chunk, retries, start_timeout
         self._queue: deque[Chunk] = deque()
         self._idle: list[_Worker] = []
@@ -135,11 +137,14 @@ class RayGrid(SimulationGrid):
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that are up."""
-        return sorted(worker.pid for worker in [*self._idle, *(worker for worker, _ in self._running.values())])
+        return sorted(worker.pid for worker in self._up())
+
+    def _up(self) -> list[_Worker]:
+        return [*self._idle, *(worker for worker, _ in self._running.values())]
 
     def close(self) -> None:
         if ray.is_initialized():
-            for worker in [*self._idle, *self._starting.values(), *(worker for worker, _ in self._running.values())]:
+            for worker in [*self._up(), *self._starting.values()]:
                 ray.kill(worker.actor)
         self._idle, self._starting, self._running, self._queue = [], {}, {}, deque()
         self._content_refs.clear()
@@ -147,9 +152,11 @@ class RayGrid(SimulationGrid):
             self._started_ray = False
             ray.shutdown()
 
-    def _chunk_size(self, messages: int) -> int:
-        share = messages // (_CHUNKS_PER_WORKER * self._size)
-        return self._chunk or min(max(share, 1), _LARGEST_CHUNK)
+    def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
+        if self._chunk is None:
+            return plan_chunks(units, total, self._size, overhead)
+        order = sorted(range(len(units)), key=lambda place: -units[place])
+        return [order[start : start + self._chunk] for start in range(0, len(order), self._chunk)]
 
     def _submit(self, chunks: Iterable[Chunk]) -> None:
         self._queue.extend(chunks)
@@ -219,7 +226,9 @@ class RayGrid(SimulationGrid):
         kind = ray.remote(ClientWorker).options(num_cpus=self._threads, num_gpus=self._gpu_share)
         actor = kind.remote(self._threads, self._gpu_share)
         ref = actor.start.remote(*self._arguments)
-        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share)
+        taken = {worker.lane for worker in [*self._up(), *self._starting.values()]}
+        lane = next(lane for lane in itertools.count() if lane not in taken)
+        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share, lane)
 
     def _started(self, ref: Any) -> None:
         try:
@@ -255,6 +264,7 @@ class RayGrid(SimulationGrid):
         except RayError as error:
             ray.kill(worker.actor)
             return self._lost(worker, chunk, error)
+        result.worker = worker.lane
         kept = result if result.out_of_memory is None else self._retreat(chunk, result)
         self._settle(worker)
         return [] if kept is None else [(chunk, kept)]
@@ -310,7 +320,8 @@ def _init_ray(cpus: int, address: str | None) -> bool:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         with _own_sigterm():
-            ray.init(num_cpus=cpus, **quiet)
+            # "local": Ray would rather join whatever cluster somebody has started on this machine
+            ray.init(address="local", num_cpus=cpus, **quiet)
         return True
     try:
         with _own_sigterm():

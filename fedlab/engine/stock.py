@@ -86,7 +86,7 @@ def run_stock(
     run.federation_id = NOOP_FEDERATION_ID
     init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if config.address is None:
-        init["num_cpus"] = placement.workers * config.threads
+        init |= {"address": "local", "num_cpus": placement.workers * config.threads}
     else:
         init = {"address": config.address, "log_to_driver": False, "logging_level": logging.ERROR}
     with _undisturbed():

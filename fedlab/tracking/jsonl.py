@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedlab.tracking.tracker import Event
 
-_NOT_KEPT = frozenset({"progress", "ledger"})
+_NOT_KEPT = frozenset({"progress", "ledger", "work"})
 
 
 def jsonl_line(event: Event) -> str:

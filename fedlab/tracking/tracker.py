@@ -11,6 +11,7 @@ event                 fields
 ``progress``          ``round, phase, done, total``: not kept in the file
 ``phase_end``         ``round, phase, seconds``
 ``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
+``work``              ``spans``: of worker, client, kind, begin and seconds; not kept here but in ``timeline.json``
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
 ``ledger``            ``round, rows``: of client, group and bytes; not kept in the file but in ``ledger.csv``

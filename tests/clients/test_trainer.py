@@ -64,7 +64,7 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
     }
     work["cache"] = ResultCache(
         tmp_path,
-        "data",
+        lambda: "data",
         work["seed"],
         work["device"],
         keep=not work.get("preflight"),  # as ClientRuntime makes it
@@ -78,7 +78,7 @@ def trainer(method: Method, tmp_path: Path, samples: int = 10, **changes: Any) -
         client=0,
         client_name="one",
         examples=samples,
-        fingerprint="data",
+        fingerprint=lambda: "data",
         **work,
     )
     if mu:

@@ -58,6 +58,7 @@ class Bench:
     ) -> LocalTrainer:
         data = self.data() if data is None else data
         names = tuple(str(c) for c in range(CLASSES))
+        fingerprint = Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint
         plan = self.method.plan(round, self.config.federation.rounds) if plan is None else plan
         self.exchanges.enter(plan)
         return LocalTrainer(
@@ -68,8 +69,8 @@ class Bench:
             client=client,
             client_name=str(client),
             examples=len(data["label"]),
-            fingerprint=Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint,
-            **self._work(round, plan, Samples({k: v.numpy() for k, v in data.items()}, names).fingerprint),
+            fingerprint=lambda: fingerprint,
+            **self._work(round, plan, fingerprint),
         )
 
     def server(
@@ -105,7 +106,7 @@ class Bench:
 
     def _work(self, round: int, plan: Mapping[str, Any], data: str) -> dict[str, Any]:
         return {
-            "cache": ResultCache(self.folder / "cache", data, self.config.seed, CPU),
+            "cache": ResultCache(self.folder / "cache", lambda: data, self.config.seed, CPU),
             "task": self.task,
             "networks": self.networks,
             "training": self.config.training,

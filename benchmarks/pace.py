@@ -1,0 +1,101 @@
+"""A contender's side of the measurement: it waits for its turn before each round and reports what the round took."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+MARK = "@@ "
+"""Begins the lines of a contender that are reports."""
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Pace:
+    """Lets contenders take turns, so that all of them see the same machine.
+
+    Args:
+        rounds: rounds that are measured.
+    """
+
+    def __init__(self, rounds: int) -> None:
+        self._left = rounds
+        self._began: dict[str, float] | None = None
+        self._tree = (os.getpid(), time.monotonic())
+
+    def tick(self) -> bool:
+        """Call before every round and after the last; False when there is none left to do."""
+        if self._began is not None:
+            now = self._now()
+            spent = {key: now[key] - began for key, began in self._began.items()}
+            held = sum(resident(process) for process in family(os.getpid()))
+            self._report(**spent, driver=_peak(), held=held)
+        else:
+            self._report(ready=True)
+        if self._left == 0:
+            return False
+        self._left -= 1
+        if not sys.stdin.readline():
+            raise SystemExit("the benchmark is gone")
+        self._began = self._now()
+        return True
+
+    @staticmethod
+    def _now() -> dict[str, float]:
+        cpu = sum(cpu_seconds(process) for process in family(os.getpid()))
+        return {"cpu": cpu, "busy": busy_seconds(), "wall": time.perf_counter()}
+
+    @staticmethod
+    def _report(**facts: object) -> None:
+        print(MARK + json.dumps(facts), flush=True)
+
+
+def family(root: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            found = _stat(int(entry))
+            if found:
+                children.setdefault(int(found[1]), []).append(int(entry))
+    known = [root]
+    for process in known:
+        known += children.get(process, [])
+    return known
+
+
+def cpu_seconds(process: int) -> float:
+    """CPU time of a process and of its children that have ended, 0 where it is gone."""
+    found = _stat(process)
+    return sum(map(int, found[11:15])) * _TICK if found else 0.0
+
+
+def busy_seconds() -> float:
+    """CPU time that anybody has used on this machine, what its host kept for others included."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * _TICK
+
+
+def resident(process: int) -> float:
+    """Megabytes of a process, pages shared with others divided among them; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except (OSError, ProcessLookupError):
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def _peak() -> float:
+    """Megabytes this process has held at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+
+
+def _stat(process: int) -> list[str]:
+    try:
+        # the name before the last parenthesis may hold spaces
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ProcessLookupError):
+        return []

@@ -1,0 +1,172 @@
+"""The benchmark harness: judging bars, writing tables, and one quick run from end to end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def result(wall: float, cpu: float, *, others: float = 0.0, tree: float = 1000.0, rounds: int = 5) -> Any:
+    from benchmarks.contest import Result
+
+    return Result(3.0, [cpu] * rounds, [wall] * rounds, [others] * rounds, tree / 2, tree, [tree] * rounds)
+
+
+def measured(**changes: Any) -> dict[str, dict[str, Any]]:
+    """Results that meet every bar, but for the changes."""
+    from benchmarks.bars import (
+        BARE,
+        FEW,
+        INLINE,
+        LARGE,
+        MANY,
+        MIDDLE,
+        MOST,
+        PFL,
+        RAY_1,
+        RAY_2,
+        SCALE,
+        SMALL,
+        STOCK,
+        TRAIN,
+        WHOLE,
+    )  # fmt: skip
+
+    ours = {"inline": result(10.2, 10.2), "ray1": result(10.5, 10.5), "ray2": result(6.0, 10.8), **changes}
+    train = {
+        BARE: result(10.0, 10.0),
+        INLINE: ours["inline"],
+        RAY_1: ours["ray1"],
+        RAY_2: ours["ray2"],
+        STOCK: result(14.0, 22.0),
+        PFL: result(11.0, 11.0),
+    }
+    empty = {RAY_2: result(0.2, 0.3), STOCK: result(2.5, 3.0)}
+    whole = {RAY_2: changes.get("whole", result(2.0, 4.0)), STOCK: result(50.0, 60.0, tree=15_000.0)}
+    scale = {FEW: result(0.2, 0.3), MANY: result(0.2, 0.3), MOST: changes.get("most", result(0.2, 0.3, tree=1050.0))}
+    return {TRAIN: train, SMALL: empty, MIDDLE: empty, LARGE: empty, WHOLE: whole, SCALE: scale}
+
+
+def test_bars_are_met_missed_or_not_measured() -> None:
+    from benchmarks.bars import STOCK, WHOLE, judge
+
+    assert [verdict.met for verdict in judge(measured())] == [True] * 13
+    missed = [v.bar.text for v in judge(measured(inline=result(10.4, 10.4))) if not v.met]
+    assert missed == ["CPU of FedLab inline over the bare loop"]
+    results = measured()
+    del results[WHOLE][STOCK]
+    assert [v.bar.text for v in judge(results) if v.met is None] == [
+        "the same, stock Flower over FedLab",
+        "the same, memory of FedLab over stock Flower",
+    ]
+    assert {verdict.met for verdict in judge({})} == {None}
+
+
+def test_memory_that_grows_or_follows_the_number_of_clients_is_missed() -> None:
+    from benchmarks.bars import growth, judge
+
+    growing = result(0.2, 0.3, rounds=200)
+    growing.held = [1000.0 + 0.5 * round for round in range(200)]
+    assert growth(growing, 200) == pytest.approx(100 / 1050, rel=0.05)
+    assert [v.bar.text[:6] for v in judge(measured(most=growing)) if not v.met] == ["growth"]
+    assert [v.bar.text[:6] for v in judge(measured(most=result(0.2, 0.3, tree=1200.0))) if not v.met] == ["memory"]
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    from benchmarks.bars import BARE, INLINE, cpu_ratio
+    from benchmarks.contest import Result
+
+    # the machine was three times slower in two of the rounds
+    results = {BARE: Result(cpu=[1.0, 3.0, 3.0, 1.0, 1.0]), INLINE: Result(cpu=[1.1, 3.3, 3.3, 1.1, 1.1])}
+    assert cpu_ratio(results, INLINE, BARE) == pytest.approx(1.1)
+
+
+def test_wall_times_on_a_machine_in_use_are_marked() -> None:
+    from benchmarks.bars import judge
+
+    marked = [v for v in judge(measured(ray2=result(9.0, 10.8, others=1.0))) if v.loaded]
+    assert [(v.bar.text, v.word) for v in marked] == [
+        ("wall time of FedLab ray, 2 workers, over the bare loop", "**missed** †")
+    ]
+
+
+def test_the_account_names_every_bar_and_contender(tmp_path: Path) -> None:
+    from benchmarks.__main__ import CONTENDERS, workloads
+    from benchmarks.bars import BARS, PFL, TRAIN, judge
+    from benchmarks.store import Measured, load, save
+    from benchmarks.tables import insert, markdown, plot
+
+    results = measured()
+    works = {work.name: work for work in workloads("")}
+    stored = {name: Measured(works[name], found, "a machine") for name, found in results.items()}
+    text = markdown(stored, judge(results))
+    for bar in BARS:
+        assert f"| {bar.text} | {bar.side} {bar.limit:g}{bar.unit} |" in text
+    for name in (*CONTENDERS, PFL):
+        assert f"| {name} |" in text
+    assert "| FedLab inline | 204.0 | 1.020 | 10.2 | 3.0 |" in text
+    save(stored, tmp_path / "results.json")
+    assert markdown(load(tmp_path / "results.json"), judge(results)) == text
+    del results[TRAIN][PFL]
+    assert "| pfl-research | not measured |" in markdown(stored, judge(results))
+
+    page = insert("first", "# Results\n\nBefore.\n")
+    assert insert("second", page) == page.replace("first", "second")
+    plot(stored, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cpu_and_memory_of_a_family_of_processes() -> None:
+    from benchmarks.pace import cpu_seconds, family, resident
+
+    burn = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\ntime.sleep(60)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])"]
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while sum(map(cpu_seconds, family(parent.pid))) < 0.3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        members = family(parent.pid)
+        assert len(members) == 2
+        assert cpu_seconds(members[1]) >= 0.29
+        assert resident(members[1]) > 1
+    finally:
+        for process in reversed(family(parent.pid)):
+            os.kill(process, 9)
+        parent.wait()
+    assert cpu_seconds(parent.pid) == resident(parent.pid) == 0
+
+
+def test_a_quick_run_measures_and_writes_the_page(tmp_path: Path) -> None:
+    asked = ["--quick", "--workload", "train", "--only", "bare PyTorch loop", "--only", "FedLab inline"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *asked, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    assert "QUICK TRY" in page
+    assert "| CPU of FedLab inline over the bare loop | at most 1.03× |" in page
+    assert "| Flower 1.41 simulation | not measured |" in page
+    assert (tmp_path / "out" / "results.png").stat().st_size < 100_000
+
+
+def test_a_contender_that_fails_shows_why(tmp_path: Path) -> None:
+    from benchmarks.contest import Contender, contest
+    from benchmarks.work import Work
+
+    with pytest.raises(RuntimeError, match=r"broken ended with 1:(.|\n)*No module named"):
+        contest(Work("train", str(tmp_path), clients=1), [Contender("broken", "no_such_contender")])
