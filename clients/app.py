@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
+from fedlab.clients.together import CohortRuntime
 from fedlab.engine.encoding import attach
+from fedlab.engine.execution import ForesightedApp
 from fedlab.engine.messages import (
     ARRAYS,
     CONFIG,
@@ -48,18 +51,20 @@ class ClientAppFactory:
     setup: ClientSetup
 
     def __call__(self) -> ClientApp:
+        if isinstance(self.setup.config.engine.vectorise, int):
+            together = CohortRuntime(self.setup)
+            return serve(ForesightedApp(partial(_expect, together)), lambda context: together)
         runtime = ClientRuntime(self.setup)
-        return make_app(lambda context: runtime)
+        return serve(ClientApp(), lambda context: runtime)
 
 
-def make_app(runtime_for: Callable[[Context], ClientRuntime], *mods: Mod) -> ClientApp:
-    """A ClientApp over a runtime.
+def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
+    """Let an app answer FedLab's messages.
 
     Args:
+        app: a new app.
         runtime_for: the runtime for a message's context.
-        mods: Flower mods around every message.
     """
-    app = ClientApp(mods=list(mods))
 
     @app.query("profile")
     def profile(message: Message, context: Context) -> Message:
@@ -127,6 +132,17 @@ def make_app(runtime_for: Callable[[Context], ClientRuntime], *mods: Mod) -> Cli
     return app
 
 
+def _expect(runtime: CohortRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
+    shared = array_record(content, EXTRAS)
+    runtime.expect(
+        {_client(context): _version(context) for context in contexts},
+        Order.from_json(str(required(config_record, content, ORDER)["order"])),
+        to_numpy(required(array_record, content, ARRAYS)),
+        to_numpy(shared) if shared is not None else {},
+        dict(required(config_record, content, CONFIG)),
+    )
+
+
 def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -> Message:
     arrays = {name: value.detach().clone() if copy else value for name, value in answer.arrays.items()}
     content = RecordDict({METRICS: MetricRecord({**answer.metrics, NUM_EXAMPLES: answer.examples})})
@@ -182,4 +198,4 @@ def _with_traceback(message: Message, context: Context, call_next: ClientAppCall
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=message)
 
 
-app = make_app(_deployed_runtime, _with_traceback)
+app = serve(ClientApp(mods=[_with_traceback]), _deployed_runtime)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.context import NotFiniteError, Optimiser
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, Method, Step
+from fedlab.method import Batch, Step
 from fedlab.privacy import WITHIN
 from fedlab.privacy.gradients import clipped_sum
 from fedlab.privacy.poisson import Calibration, local_steps, sampling_rate, steps_per_epoch
-
-_NETWORKS = "networks."
 
 
 class PrivateTrainer(LocalTrainer):
@@ -76,8 +76,8 @@ class PrivateTrainer(LocalTrainer):
     def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
         settings, size = self._calibration.settings, len(next(iter(batch.values())))
         parameters = self._moved(optimiser)
-        loss = _Loss(self.networks, self.method, step, self)
-        total = clipped_sum(loss.of, parameters, batch, settings.clip, settings.physical_batch_size)
+        loss = partial(MethodLoss(self.networks, self).of, step=step)
+        total = clipped_sum(loss, parameters, batch, settings.clip, settings.physical_batch_size)
         means = {name: float(value) / size for name, value in total.terms.items()}
         if not math.isfinite(float(total.norms.sum()) + sum(means.values())):
             raise NotFiniteError(
@@ -109,28 +109,3 @@ class PrivateTrainer(LocalTrainer):
     @property
     def _who(self) -> str:
         return type(self.method).__name__
-
-
-class _Loss(nn.Module):
-    """A method's loss as a function of parameters: `torch.func` calls modules.
-
-    Args:
-        networks: whose parameters are replaced.
-        method: whose loss it is.
-        step: given to the loss.
-        trainer: in whose precision.
-    """
-
-    def __init__(self, networks: nn.ModuleDict, method: Method, step: Step, trainer: LocalTrainer) -> None:
-        super().__init__()
-        self.networks, self._method, self._step, self._trainer = networks, method, step, trainer
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        with self._trainer.autocast():
-            return self._method.loss(self.networks, batch, self._step)
-
-    def of(self, parameters: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms with these parameters of the networks, by their names there."""
-        replaced = {f"{_NETWORKS}{name}": value for name, value in parameters.items()}
-        found: dict[str, Tensor] = torch.func.functional_call(self, replaced, (dict(batch),))
-        return found

@@ -20,6 +20,7 @@ from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.private import PrivateTrainer
 from fedlab.clients.received import ReceivedTensors
+from fedlab.clients.resident import ResidentData
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.compression import make_chain
@@ -28,9 +29,10 @@ from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
 from fedlab.engine.encoding import Encoded
+from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchange, Exchanges
-from fedlab.job import build_networks, choose_device, make_task, on_device, stage_training
+from fedlab.job import adapt, build_networks, choose_device, make_task, stage_training
 from fedlab.method import Method
 from fedlab.order import Order
 from fedlab.privacy import DPSGD, make_privacy
@@ -105,13 +107,16 @@ class ClientRuntime:
         data = setup.federated
         self.device = choose_device(config.engine.device)
         self.task = make_task(config, data.columns, data.class_names, data.num_clients, data.vocabulary)
-        self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
+        built = build_networks(self.method, self.task, config.seed, self.device, config.init)
+        self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain = make_chain(config.exchange.compression)
         self._calibration = self._calibrate()
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
+        budget = data_allowance(self.device) if config.engine.resident is None else config.engine.resident * 2**20
+        self._resident = ResidentData(self.device, budget)
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
         self._held_once: dict[str, int] = {}
@@ -166,14 +171,14 @@ class ClientRuntime:
         correction = requested(Start(self._averaged_parameters(exchange), arrays, state, settings))
         trainer = self._trainer(client, order, state, exchange, tensors, correction)
         with self._draws(client, order, "train"):
-            self.method.fit(trainer)
+            self._fit(trainer)
             results = self.method.client_result(trainer)
         for name in exchange.local:
             if not torch.equal(self._live[name], self._start(name)):
                 state[f"network/{name}"] = self._live[name]
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
-        extra, figures = correction.finish() if correction is not None else ({}, {})
+        extra, figures = trainer.correction.finish() if trainer.correction is not None else ({}, {})
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
         sent, clipping = clipped(sent, arrays, settings)
         metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
@@ -216,6 +221,9 @@ class ClientRuntime:
             sums = self.method.evaluate(context)
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
+
+    def _fit(self, trainer: LocalTrainer) -> None:
+        self.method.fit(trainer)
 
     def _trainer(
         self,
@@ -278,7 +286,7 @@ class ClientRuntime:
         return global_generators(seed, "global", "client", client, order.round, phase, device=self.device)
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
-        return on_device(samples, self.device)
+        return self._resident.columns(samples)
 
     @torch.no_grad()
     def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState) -> None:

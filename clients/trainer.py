@@ -75,13 +75,10 @@ class LocalTrainer(FitContext):
         return self._fingerprint()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        optimiser = self.optimiser(self._trainable_groups())
-        self.networks.train()
-        for role in self._evaluating:
-            self.networks[role].eval()
-        self.method.set_modes(self.networks, self.plan)
+        optimiser = self.optimiser(self.trainable_groups())
+        self.set_modes()
         for batch, step in self.batches(columns):
-            optimiser.set(partial(self._scheduled, step))
+            optimiser.set(partial(self.scheduled, step))
             if self._descend(batch, step, optimiser):
                 self.method.after_step(self.networks, step)
 
@@ -93,7 +90,19 @@ class LocalTrainer(FitContext):
             self.step(terms, optimiser)
         return bool(terms)
 
-    def _trainable_groups(self) -> list[dict[str, Any]]:
+    def set_modes(self) -> None:
+        """Training mode, but for roles that are not trained and what the method says."""
+        self.networks.train()
+        for role in self._evaluating:
+            self.networks[role].eval()
+        self.method.set_modes(self.networks, self.plan)
+
+    def trainable_groups(self) -> list[dict[str, Any]]:
+        """The method's parameter groups.
+
+        Raises:
+            FedLabError: there is nothing in them to train.
+        """
         groups = self.method.param_groups(self.networks, self.plan)
         if not any(p.requires_grad for group in groups for p in group["params"]):
             raise FedLabError(
@@ -102,7 +111,8 @@ class LocalTrainer(FitContext):
             )
         return groups
 
-    def _scheduled(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+    def scheduled(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        """Optimiser values of a parameter group for a step."""
         own = self.method.schedule(step, group)
         if "lr" in own:
             return own

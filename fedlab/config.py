@@ -6,16 +6,14 @@ keys are that component's own settings and are validated by its ``Settings`` cla
 
 from __future__ import annotations
 
-import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.explain import explain
 from fedlab.yamltree import dump_yaml, load_yaml, unshared
 
 Positive = Annotated[int, Field(ge=1)]
@@ -45,6 +43,11 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _switched(value: Any) -> Any:
+    return "off" if value is False else value  # what YAML makes of a bare off
+
+
+Vectorise = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_switched)]
 ComponentField = Annotated[Component, BeforeValidator(_named)]
 
 
@@ -91,6 +94,10 @@ class TrainingConfig(Section):
         default="global", description="clip_norm bounds the whole gradient, or each parameter tensor's by itself"
     )
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast")
+    channels_last: bool = Field(
+        default=False, description="memory layout of convolutions' weights: faster on most GPUs"
+    )
+    compile: bool = Field(default=False, description="torch.compile the networks; needs a C++ compiler on the CPU")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="learning rate over the global step: constant, or falling to 0 at the run's end"
     )
@@ -194,6 +201,16 @@ class EngineConfig(Section):
     address: str | None = Field(default=None, description="address of a running Ray cluster")
     chunk: Positive | None = Field(default=None, description="clients per dispatch; default: adapts to the cohort")
     retries: int = Field(default=1, ge=0, description="how often a client whose worker died is repeated")
+    vectorise: Vectorise = Field(
+        default="off",
+        description="train so many clients as one batch, where the method allows it; auto: if that is faster here. "
+        "Results then equal those without it to float tolerance only, so a run cannot change it when it is resumed",
+    )
+    resident: int | None = Field(
+        default=None,
+        ge=0,
+        description="MiB of clients' data a worker keeps on its GPU; default: a quarter of its memory",
+    )
 
 
 class TrackingConfig(Section):
@@ -253,7 +270,7 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
     try:
         return section.model_validate(dict(raw))
     except ValidationError as error:
-        raise ConfigErrors(_explain(section, error.errors(include_url=False), prefix)) from None
+        raise ConfigErrors(explain(section, error.errors(include_url=False), prefix)) from None
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -336,63 +353,3 @@ def _index(items: list[Any], part: str, key: str) -> int:
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     raise ConfigErrors([ConfigError(key, part, f"an index below {len(items)}", "lists are addressed by number")])
-
-
-def _explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> list[InputError]:
-    """One error per key; where a value may be of several kinds, pydantic complains once for each."""
-    errors: dict[str, InputError] = {}
-    for detail in details:
-        location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
-        key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location) or "configuration"
-        error = _explain_one(section, detail, key, location)
-        if key in errors and errors[key].expected != error.expected:
-            error = ConfigError(key, error.value, f"{errors[key].expected}, or {error.expected}", error.fix)
-        errors[key] = error
-    # of a value that may be a list or a mapping, what is wrong inside it says more than that it is not the other
-    return [e for key, e in errors.items() if not any(k.startswith(f"{key}.") for k in errors if k != key)]
-
-
-def _explain_one(
-    section: type[BaseModel], detail: Mapping[str, Any], key: str, location: tuple[Any, ...]
-) -> InputError:
-    kind, value = detail["type"], detail["input"]
-    if kind == "extra_forbidden":
-        owner = _section_at(section, location[:-1])
-        return ConfigError(
-            key,
-            value,
-            "no such key",
-            did_you_mean(str(location[-1]), [f.alias or n for n, f in owner.model_fields.items()] if owner else ()),
-        )
-    if kind == "invalid_key":
-        return ConfigError(key, value, "keys that are text", "quote the key")
-    if kind == "missing":
-        return ConfigError(key, None, "a value: this key is required", f"set {key}")
-    if kind == "model_type":
-        component = detail["ctx"]["class_name"] == Component.__name__
-        fix = "write {name: …}, or the name alone" if component else ""
-        return ConfigError(key, value, "a name with settings" if component else "a mapping of keys to values", fix)
-    expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(key, value, _PLAIN.get(expected, expected))
-
-
-_PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
-
-# pydantic names the branch of a union inside an error's location; users wrote no such key
-_UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-float$")
-
-
-def _section_at(section: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
-    current: type[BaseModel] | None = section
-    for part in location:
-        field = current.model_fields.get(str(part)) if current else None
-        current = _inner_section(field.annotation) if field else None
-    return current
-
-
-def _inner_section(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return next((found for arg in typing.get_args(annotation) if (found := _inner_section(arg))), None)
-    return None

@@ -189,11 +189,7 @@ class WorkContext:
         total = torch.stack([term.reshape(()) for term in named.values()]).sum()
         value = float(total.detach())
         if not math.isfinite(value):
-            values = ", ".join(f"{name} = {float(term.detach())}" for name, term in named.items())
-            raise NotFiniteError(
-                f"the loss is not finite in round {self.round}: {values}. Lower the learning rate "
-                f"(training.lr = {self.training.lr}) or set training.clip_norm."
-            )
+            raise NotFiniteError(loss_not_finite(self, {name: float(term.detach()) for name, term in named.items()}))
         optimiser.torch.zero_grad(set_to_none=True)
         # only what this optimiser moves: a matching loss also reaches network weights through its double backward
         torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
@@ -221,6 +217,13 @@ class WorkContext:
     def metrics(self) -> dict[str, float]:
         """Mean of every logged name."""
         return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
+
+
+def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:
+    """What to tell of a loss that is NaN or infinite."""
+    values = ", ".join(f"{name} = {value}" for name, value in terms.items())
+    advice = f"Lower the learning rate (training.lr = {ctx.training.lr}) or set training.clip_norm."
+    return f"the loss is not finite in round {ctx.round}: {values}. {advice}"
 
 
 class ClientState(MutableMapping[str, Tensor]):

@@ -30,7 +30,6 @@ from fedlab.errors import CheckpointError, ConfigError
 from fedlab.job import METHODS, build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
 from fedlab.paths import cache_folder
-from fedlab.preflight import preflight
 from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
@@ -42,6 +41,7 @@ from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import make_strategy
 from fedlab.session import open_session, report_quietly
 from fedlab.tracking import History
+from fedlab.tuning import Tuning, tune
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -199,7 +199,7 @@ def resume(
         method: as given to `run`.
         strategy: as given to `run`.
         data: as given to `run`.
-        overrides: changes below ``engine`` and ``tracking``, which do not change results.
+        overrides: changes below ``engine`` and ``tracking`` that do not change results.
         command: how this was started.
 
     Raises:
@@ -210,6 +210,8 @@ def resume(
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
+        if override.startswith("engine.vectorise"):
+            raise ConfigError("--set", override, "what the run began with", "the last bits of its result depend on it")
     if rounds is not None:
         check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
@@ -254,6 +256,7 @@ class _Job:
     federated: FederatedData
     warnings: Sequence[str]
     preflight_seconds: float
+    tuning: Tuning
 
 
 def _ready(
@@ -288,8 +291,9 @@ def _ready(
     check_population(config, rule, federated.num_clients, federated.unseen)
     check_engine(config.engine)
     began = time.perf_counter()
-    preflight(_setup(config, chosen, federated, Path()))
-    return _Job(config, chosen, rule, federated, warnings, time.perf_counter() - began)
+    tuning = tune(_setup(config, chosen, federated, Path()), decided=described)
+    seconds = time.perf_counter() - began
+    return _Job(tuning.config, chosen, rule, federated, [*warnings, *tuning.warnings], seconds, tuning)
 
 
 def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:
@@ -314,12 +318,14 @@ def _execute(
             config,
             folder,
             engine=config.engine.name,
-            workers=check_engine(config.engine).workers,
+            workers=check_engine(config.engine, job.tuning.client_bytes).workers,
             command=command,
             resumed=(start.round if start is not None else 0) if resumed else None,
         ) as tracker:
             for warning in job.warnings if start is None else ():
                 tracker.emit("warning", message=warning)
+            if job.tuning.probe and start is None:
+                tracker.emit("vectorise", **job.tuning.probe)
             tracker.emit("phase_end", round=0, phase="preflight", seconds=job.preflight_seconds)
             server = ServerSetup(
                 config=config,
@@ -350,6 +356,7 @@ def _execute(
                 on_work=lambda work: tracker.emit("work", spans=[[worker, *astuple(span)] for worker, span in work]),
                 client_states=start.client_states() if start is not None else None,
                 fail_fast=config.federation.on_client_error == "stop",
+                client_bytes=job.tuning.client_bytes,
             )
     except BaseException as problem:
         problem.add_note(f"run folder: {folder.path}, report: {folder.report}")

@@ -107,6 +107,16 @@ def build_networks(
     return networks.to(device)
 
 
+def adapt(networks: nn.ModuleDict, training: TrainingConfig) -> nn.ModuleDict:
+    """Networks in the layout, and compiled, as local training wants them; names and values stay as they are."""
+    if training.channels_last:
+        networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
+    if training.compile:
+        for network in networks.values():
+            network.compile()
+    return networks
+
+
 def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:
     """The columns of some samples as tensors, without a copy on the CPU."""
     return {name: torch.from_numpy(values).to(device) for name, values in samples.columns.items()}

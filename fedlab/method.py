@@ -149,6 +149,10 @@ class Method(ABC):
     """Whether `loss` is the mean over a batch of what each sample and the networks give alone, and a client's data
     reaches the outside only through one ``ctx.train`` a round. Privacy of single examples needs this promise, which a
     subclass does not inherit."""
+    functional_loss: ClassVar[bool] = False
+    """Whether `loss` is a pure function of the networks' state, the batch and ``step.round``, ``plan`` and ``shared``:
+    no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained
+    as one batch (``engine.vectorise``). A subclass does not inherit the promise."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = settings if settings is not None else self.Settings()

@@ -6,9 +6,10 @@ import colorsys
 import io
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _DPI, _FONT = 120, 9
 _LONGEST = 32  # characters of a label
 _CELL, _LARGEST = 56, 80  # pixels of an image's longer side: aimed at, and at most
+_WIDEST = 60  # characters of a bar's name
+_LOOKS = {"good": "#2a7f4f", "bad": "#c0392b", "plain": "#9aa5b1"}
 _LINE, _PAD = 24, 8  # pixels of a line of text, and around things
 
 
@@ -128,6 +131,84 @@ def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 
     known = ((full >= 0) & (full < num_classes))[:, None]
     colours = palette[full.clamp(0, num_classes - 1)].permute(0, 3, 1, 2)
     return torch.where(known, (1 - ink) * shown + ink * colours, shown)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart.
+
+    Args:
+        name: beside it.
+        value: its length.
+        look: ``good`` green, ``bad`` red, ``plain`` grey.
+        mark: a value to be marked on it, chance for example.
+    """
+
+    name: str
+    value: float
+    look: Literal["good", "bad", "plain"] = "plain"
+    mark: float | None = None
+
+
+def bar_chart(bars: Sequence[Bar], *, axis: str, most: float | None = None, title: str = "", caption: str = "") -> Plot:
+    """Horizontal bars with their values.
+
+    Args:
+        bars: from top to bottom.
+        axis: what the values are.
+        most: the largest possible value, so that charts can be compared; default: the largest there is.
+        title: above the picture.
+        caption: one sentence below it in the report.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 0.36 * len(bars) + 0.9), layout="constrained")
+    chart = figure.subplots()
+    chart.bar_label(_draw_bars(chart, bars, 9), fmt="%.0f", padding=3, fontsize=8)
+    if most is not None:
+        chart.set_xlim(0, 1.08 * most)  # room for the numbers
+    chart.set_xlabel(axis, fontsize=8)
+    return Plot(figure, title, caption)
+
+
+def images_with_bars(
+    images: Tensor, rows: Sequence[Sequence[Bar]], *, axis: str, title: str = "", caption: str = ""
+) -> Plot:
+    """Each image with bars beside it: its captions with scores, its classes with probabilities.
+
+    Args:
+        images: (n, C, H, W) in [0, 1], C 1 or 3.
+        rows: bars of each image.
+        axis: what the values are.
+        title: above the picture.
+        caption: one sentence below it in the report.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [max(4, len(row)) for row in rows]
+    figure = Figure(figsize=(9.5, 0.24 * sum(heights) + 0.55 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False, width_ratios=(1, 3.2), height_ratios=heights)
+    for (picture, chart), image, row in zip(axes, images.detach().cpu().float(), rows, strict=True):
+        pixels = image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
+        picture.imshow(pixels, interpolation="nearest")
+        picture.set_axis_off()
+        _draw_bars(chart, row, 7.5)
+    axes[-1][1].set_xlabel(axis, fontsize=8)
+    return Plot(figure, title, caption)
+
+
+def _draw_bars(chart: Any, bars: Sequence[Bar], size: float) -> Any:
+    names = [bar.name if len(bar.name) <= _WIDEST else f"{bar.name[: _WIDEST - 1]}…" for bar in bars]
+    drawn = chart.barh(range(len(bars)), [bar.value for bar in bars], height=0.7, color=[_LOOKS[b.look] for b in bars])
+    for place, bar in enumerate(bars):
+        if bar.mark is not None:
+            chart.plot([bar.mark, bar.mark], [place - 0.45, place + 0.45], color="black", linewidth=1.2)
+    chart.set_yticks(range(len(bars)), names, fontsize=size, parse_math=False)
+    chart.invert_yaxis()
+    chart.tick_params(axis="x", labelsize=7)
+    for side in ("top", "right"):
+        chart.spines[side].set_visible(False)
+    return drawn
 
 
 def save_picture(picture: Picture, path: Path) -> Path:

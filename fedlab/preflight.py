@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,20 @@ from fedlab.server.privacy import check_networks
 from fedlab.server.shared import SharedTensors
 
 
-def preflight(setup: ClientSetup, client: int = 0) -> None:
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a client is sent in the first round of a stage: the arguments of `ClientRuntime.train`."""
+
+    order: Order
+    arrays: Mapping[str, np.ndarray]
+    shared: Mapping[str, np.ndarray]
+
+
+def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
     """Every hook of the method once, on one client and in every stage; nothing is kept.
+
+    Returns:
+        What the client was sent in each stage.
 
     Raises:
         FedLabError: local work changes state that is not to be trained.
@@ -73,6 +85,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
             version, answer = prepared.version, prepared.results
         method.server_prepare(server(0, first, {}, answer))
 
+        rehearsals = []
         for round, plan in _stages(method, rounds):
             exchange = runtime.exchanges.enter(plan)
             check_networks(config, exchange, runtime.networks)
@@ -82,6 +95,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
                 shared[f"{NETWORK}{name}"] = live[name]
             extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
             order = Order(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
+            rehearsals.append(Rehearsal(order, arrays, extras))
             trained = runtime.train(client, order, arrays, extras, {}, version)
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
@@ -94,6 +108,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> None:
             runtime.evaluate(client, order, arrays, extras, version)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
+        return rehearsals
 
 
 def _stages(method: Method, rounds: int) -> list[tuple[int, Plan]]:

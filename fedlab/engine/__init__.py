@@ -35,6 +35,7 @@ def launch(
     on_work: WorkDone | None = None,
     client_states: Mapping[int, RecordDict] | None = None,
     fail_fast: bool = False,
+    client_bytes: int | None = None,
 ) -> None:
     """Run `main` on the engine that `config` names, and clean up whatever happens.
 
@@ -48,12 +49,13 @@ def launch(
         on_work: called with (worker, span) pairs of messages that have been at work; not by the engine ``flower``.
         client_states: states to start from, as `SimulationGrid.client_states` gave them.
         fail_fast: stop a round at the first client that fails; not by the engine ``flower``.
+        client_bytes: see `check_engine`.
 
     Raises:
         MachineError: this machine cannot do what `config` asks.
         ConfigError: client states cannot be restored by the engine.
     """
-    placement = check_engine(config)
+    placement = check_engine(config, client_bytes)
     processes = placement.workers * config.threads
     if config.address is None and config.name != "inline" and processes > cores():
         log.warning("engine.workers: %d threads in all on %d cores make the run slower", processes, cores())
@@ -86,11 +88,18 @@ def _open(
     on_work: WorkDone | None,
     fail_fast: bool,
 ) -> SimulationGrid:
+    together = config.vectorise if isinstance(config.vectorise, int) else None
     if config.name == "inline":
         from fedlab.engine.inline import InlineGrid
 
         return InlineGrid(
-            factory, num_clients, run_config, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast
+            factory,
+            num_clients,
+            run_config,
+            on_progress=on_progress,
+            on_work=on_work,
+            fail_fast=fail_fast,
+            together=together,
         )
     from fedlab.engine.raygrid import RayGrid
 
@@ -107,4 +116,5 @@ def _open(
         on_progress=on_progress,
         on_work=on_work,
         fail_fast=fail_fast,
+        together=together,
     )

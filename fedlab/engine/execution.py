@@ -9,13 +9,26 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+import torch
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlab.engine.encoding import expand
+from fedlab.engine.memory import release_memory
 from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.engine.placement import Span
 from fedlab.engine.reduction import ExactSum, Reduction
@@ -42,6 +55,18 @@ def set_task_identity() -> None:
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, _TASK_ID, SUPERLINK_NODE_ID
 
 
+class ForesightedApp(ClientApp):
+    """A client app that is told which clients it is about to be asked to train, and may do their work together.
+
+    Args:
+        expect: called with the content and the contexts of all train messages of a chunk, before the first of them.
+    """
+
+    def __init__(self, expect: Callable[[RecordDict, Sequence[Context]], None]) -> None:
+        super().__init__()
+        self.expect = expect
+
+
 @dataclass
 class ChunkResult:
     """What came of a chunk.
@@ -50,6 +75,7 @@ class ChunkResult:
         replies: one per message, in order; fewer if it stopped at an error.
         states: client → its packed state, None where it is empty; clients that raised are missing.
         total: sum of the replies' ``arrays``, if asked for.
+        out_of_memory: what the device said when it had no memory left; the chunk ended there.
         spans: when each message was at work.
         worker: which worker it was, from 0.
     """
@@ -57,6 +83,7 @@ class ChunkResult:
     replies: list[Message] = field(default_factory=list)
     states: dict[int, bytes | None] = field(default_factory=dict)
     total: ExactSum | None = None
+    out_of_memory: str | None = None
     spans: list[Span] = field(default_factory=list)
     worker: int = 0
 
@@ -84,7 +111,8 @@ class ClientRunner:
     ) -> ChunkResult:
         """Run one message after the other.
 
-        An exception becomes an error reply with its traceback, and that client's state stays as it was.
+        An exception becomes an error reply with its traceback, and that client's state stays as it was. Where the
+        device runs out of memory, the chunk ends: it is for the engine to make room.
 
         Args:
             content: shared by all messages; never changed.
@@ -95,27 +123,50 @@ class ClientRunner:
             stop_at_error: leave out the messages after the first error.
         """
         result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
-        for metadata in metadatas:
-            client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
-            # the overload for engines is not in Flower's signatures
-            message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
-            state = result.states[client] if client in result.states else states.get(client)
-            context = self._context(client, state)
-            try:
-                reply = self._checked(self._app(message, context), message)
-                packed = pack_state(context.state)
-                if not reply.has_error():
-                    _take(reply, array_record(content, ARRAYS), result.total, reduction)
-            except (Exception, SystemExit):  # a client that calls sys.exit must not end the worker
-                error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc())
-                reply = Message(error, reply_to=message)
-            else:
-                result.states[client] = packed
-            result.replies.append(reply)
-            result.spans.append(Span(client, metadata.message_type, began, time.perf_counter() - clock))
-            if stop_at_error and reply.has_error():
-                break
+        try:
+            self._foretell(content, metadatas, states)
+            for metadata in metadatas:
+                self._run(content, metadata, states, reduction, result)
+                if stop_at_error and result.replies[-1].has_error():
+                    break
+        except torch.OutOfMemoryError as error:
+            result.out_of_memory = str(error)
+        if result.out_of_memory is not None:  # only here has the exception let go of the tensors of its frames
+            release_memory()
         return result
+
+    def _foretell(self, content: RecordDict, metadatas: Sequence[Metadata], states: Mapping[int, bytes]) -> None:
+        if isinstance(self._app, ForesightedApp) and metadatas and metadatas[0].message_type == MessageType.TRAIN:
+            clients = [client_of(metadata.dst_node_id) for metadata in metadatas]
+            self._app.expect(content, [self._context(client, states.get(client)) for client in clients])
+
+    def _run(
+        self,
+        content: RecordDict,
+        metadata: Metadata,
+        states: Mapping[int, bytes],
+        reduction: Reduction | None,
+        result: ChunkResult,
+    ) -> None:
+        client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
+        # the overload for engines is not in Flower's signatures
+        message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
+        state = result.states[client] if client in result.states else states.get(client)
+        context = self._context(client, state)
+        try:
+            reply = self._checked(self._app(message, context), message)
+            packed = pack_state(context.state)
+            if not reply.has_error():
+                _take(reply, array_record(content, ARRAYS), result.total, reduction)
+        except torch.OutOfMemoryError:
+            raise
+        except (Exception, SystemExit):  # a client that calls sys.exit must not end the worker
+            error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc())
+            reply = Message(error, reply_to=message)
+        else:
+            result.states[client] = packed
+        result.replies.append(reply)
+        result.spans.append(Span(client, metadata.message_type, began, time.perf_counter() - clock))
 
     def _context(self, client: int, state: bytes | None) -> Context:
         return Context(

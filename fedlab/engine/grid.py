@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -55,12 +55,22 @@ class Batch:
 
 @dataclass(eq=False)
 class Chunk:
-    """Messages of one payload that one worker runs one after the other; ``units`` says how much work they are."""
+    """Messages of one payload that one worker runs one after the other.
+
+    Args:
+        batch: what it is part of.
+        payload: the messages' content.
+        messages: by client.
+        attempt: how often it has been started, from 1.
+        units: how much work they are.
+        together: its clients train as one batch, so that who is in it shows in the last bits of the result.
+    """
 
     batch: Batch
     payload: Payload
     messages: list[Message]
     attempt: int = 1
+    together: bool = False
     units: float = 0.0
 
     @property
@@ -80,6 +90,7 @@ class SimulationGrid(Grid):
         on_progress: called with (replies so far, messages sent) during `send_and_receive`.
         on_work: called with (worker, span) pairs when messages have been at work.
         fail_fast: `send_and_receive` stops at the first error reply and returns what there is, the error included.
+        together: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
     """
 
     def __init__(
@@ -89,6 +100,7 @@ class SimulationGrid(Grid):
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
+        together: int | None = None,
     ) -> None:
         set_task_identity()
         self.num_clients = num_clients
@@ -96,6 +108,7 @@ class SimulationGrid(Grid):
         """How much work a message of a kind is for a client, in any unit; who knows better sets it."""
         self._on_progress, self._on_work = on_progress, on_work
         self._fail_fast = fail_fast
+        self._together = together
         self._costs = CostModel()
         self._spans: list[tuple[int, Span]] = []
         self._run = Run.create_empty(RUN_ID)
@@ -257,9 +270,19 @@ class SimulationGrid(Grid):
     def _divide(self, batch: Batch, payload: Payload, messages: list[Message]) -> list[Chunk]:
         kind = messages[0].metadata.message_type
         units = [self.workload(kind, self.client_of(message.metadata.dst_node_id)) for message in messages]
-        plan = self._plan(units, self._costs.seconds(kind, sum(units)), payload.overhead)
+        together = self._together if kind == MessageType.TRAIN else None
+        if together:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
+            plan = _evenly(range(len(messages)), together)
+        else:
+            plan = self._plan(units, self._costs.seconds(kind, sum(units)), payload.overhead)
         return [
-            Chunk(batch, payload, [messages[place] for place in places], units=sum(units[place] for place in places))
+            Chunk(
+                batch,
+                payload,
+                [messages[place] for place in places],
+                units=sum(units[place] for place in places),
+                together=bool(together),
+            )
             for places in plan
         ]
 
@@ -295,8 +318,24 @@ class SimulationGrid(Grid):
         return {client: self._states[client] for client in chunk.clients if client in self._states}
 
     @staticmethod
+    def _without_memory(chunk: Chunk, result: ChunkResult, hint: str) -> ChunkResult:
+        """The result of a chunk that ended for lack of memory and will not be repeated."""
+        answered = {reply.metadata.reply_to_message_id for reply in result.replies}
+        for message in chunk.messages:
+            if message.metadata.message_id not in answered:
+                error = Error(ErrorCode.CLIENT_APP_CRASHED, f"out of memory: {hint}.\n{result.out_of_memory}")
+                result.replies.append(Message(error, reply_to=message))
+        return result
+
+    @staticmethod
     def _expire(batch: Batch, timeout: float | None) -> None:
         for message in batch.waiting.values():
             error = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply within {timeout:g} s (federation.timeout)")
             batch.replies.append(Message(error, reply_to=message))
         batch.waiting.clear()
+
+
+def _evenly(places: Sequence[int], largest: int) -> list[list[int]]:
+    """As few pieces of at most so many as there can be, of about equal size."""
+    size = -(-len(places) // -(-len(places) // largest))
+    return [list(places[start : start + size]) for start in range(0, len(places), size)]

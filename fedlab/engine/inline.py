@@ -21,6 +21,7 @@ class InlineGrid(SimulationGrid):
         on_progress: see `SimulationGrid`.
         on_work: see `SimulationGrid`.
         fail_fast: see `SimulationGrid`.
+        together: see `SimulationGrid`.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class InlineGrid(SimulationGrid):
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
+        together: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast)
+        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
         self._runner = ClientRunner(factory(), num_clients, run_config or {})
         self._queue: deque[Chunk] = deque()
 
@@ -52,9 +54,13 @@ class InlineGrid(SimulationGrid):
         chunk = self._queue.popleft()
         payload = chunk.payload
         metadatas = [message.metadata for message in chunk.messages]
+        states, batch = self._states_of(chunk), chunk.batch
         result = self._runner.run_chunk(
-            payload.content, metadatas, self._states_of(chunk), payload.reduction, chunk.batch.total
+            payload.content, metadatas, states, payload.reduction, batch.total, batch.stop_at_error
         )
+        if result.out_of_memory is not None:
+            hint = "lower training.batch_size, engine.vectorise or engine.resident"
+            result = self._without_memory(chunk, result, hint)
         return [(chunk, result)]
 
     def _cancel(self, batch: Batch) -> None:

@@ -10,6 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
 
 from fedlab.config import EngineConfig
+from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -48,8 +49,12 @@ def pin_threads(threads: int) -> None:
     threadpool_limits(threads)  # numpy's BLAS is loaded already
 
 
-def check_engine(config: EngineConfig) -> Placement:
+def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Placement:
     """Check that this machine can do what the configuration asks, before any work starts.
+
+    Args:
+        config: where client work runs.
+        client_bytes: GPU memory that a client was seen to take; bounds the workers where their number is left open.
 
     Raises:
         MachineError: a GPU is asked for where none is, or Ray is not installed.
@@ -75,6 +80,8 @@ def check_engine(config: EngineConfig) -> Placement:
             )
     device = "cuda" if config.device == "cuda" or (config.device == "auto" and gpus) else "cpu"
     workers = 1 if config.name == "inline" else config.workers or max(1, cores() // config.threads)
+    if config.workers is None and gpus and device == "cuda" and client_bytes is not None:
+        workers = min(workers, workers_that_fit(client_bytes))
     return Placement(device, workers, _gpu_share(config, workers, gpus) if device == "cuda" else 0.0)
 
 

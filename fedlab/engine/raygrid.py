@@ -12,7 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -24,6 +24,7 @@ from ray.exceptions import RayError, RayTaskError
 from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner, client_of, set_task_identity
 from fedlab.engine.grid import Batch, Chunk, Payload, Progress, SimulationGrid, WorkDone
 from fedlab.engine.machine import pin_threads
+from fedlab.engine.memory import limit_memory
 from fedlab.engine.placement import plan_chunks
 from fedlab.engine.reduction import Reduction
 from fedlab.errors import MachineError
@@ -34,9 +35,14 @@ log = logging.getLogger(__name__)
 class ClientWorker:
     """What a Ray actor runs: one client app, kept for the whole run with whatever it holds in memory."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, gpu_share: float) -> None:
         pin_threads(threads)
         set_task_identity()
+        self.limit_memory(gpu_share)
+
+    def limit_memory(self, gpu_share: float) -> None:
+        """Bound this process's memory on its GPU by its share of it; 0 is a worker without a GPU."""
+        limit_memory(gpu_share)
 
     def start(self, factory: ClientAppFactory, num_clients: int, run_config: UserConfig) -> int:
         """Build the client app; returns the process id."""
@@ -59,6 +65,7 @@ class ClientWorker:
 class _Worker:
     actor: Any
     patience_ends: float
+    gpu_share: float
     lane: int
     pid: int = 0
 
@@ -84,6 +91,7 @@ class RayGrid(SimulationGrid):
         on_progress: see `SimulationGrid`.
         on_work: see `SimulationGrid`; a worker that replaces another takes its number.
         fail_fast: see `SimulationGrid`.
+        together: see `SimulationGrid`.
 
     Raises:
         MachineError: no cluster at `address`, or no worker could be started.
@@ -105,8 +113,9 @@ class RayGrid(SimulationGrid):
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
+        together: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast)
+        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
         self._chunk, self._retries, self._start_timeout = chunk, retries, start_timeout
         self._queue: deque[Chunk] = deque()
         self._idle: list[_Worker] = []
@@ -116,8 +125,7 @@ class RayGrid(SimulationGrid):
         self._started_ray = _init_ray(workers * threads, address)
         try:
             self._size = _fitting(workers, threads, gpus_per_worker)
-            self._actor_class = ray.remote(ClientWorker).options(num_cpus=threads, num_gpus=gpus_per_worker)
-            self._threads = threads
+            self._threads, self._gpu_share = threads, gpus_per_worker
             self._arguments = (ray.put(factory), num_clients, run_config or {})
             for _ in range(self._size):
                 self._start_worker()
@@ -215,11 +223,12 @@ class RayGrid(SimulationGrid):
         return finished
 
     def _start_worker(self) -> None:
-        actor = self._actor_class.remote(self._threads)
+        kind = ray.remote(ClientWorker).options(num_cpus=self._threads, num_gpus=self._gpu_share)
+        actor = kind.remote(self._threads, self._gpu_share)
         ref = actor.start.remote(*self._arguments)
         taken = {worker.lane for worker in [*self._up(), *self._starting.values()]}
         lane = next(lane for lane in itertools.count() if lane not in taken)
-        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, lane)
+        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share, lane)
 
     def _started(self, ref: Any) -> None:
         try:
@@ -231,7 +240,7 @@ class RayGrid(SimulationGrid):
         else:
             worker = self._starting.pop(ref)
             worker.pid = pid
-            self._idle.append(worker)
+            self._settle(worker)
 
     def _give_up(self, ref: Any, reason: str) -> None:
         ray.kill(self._starting.pop(ref).actor)
@@ -255,16 +264,42 @@ class RayGrid(SimulationGrid):
         except RayError as error:
             ray.kill(worker.actor)
             return self._lost(worker, chunk, error)
-        self._idle.append(worker)
         result.worker = worker.lane
-        return [(chunk, result)]
+        kept = result if result.out_of_memory is None else self._retreat(chunk, result)
+        self._settle(worker)
+        return [] if kept is None else [(chunk, kept)]
+
+    def _retreat(self, chunk: Chunk, result: ChunkResult) -> ChunkResult | None:
+        """Half as many workers, each with twice the memory, and the chunk once more; its result if that cannot be."""
+        if self._size == 1:
+            hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
+            return self._without_memory(chunk, result, hint)
+        self._size = self._size // 2
+        self._gpu_share = min(1.0, 2 * self._gpu_share)
+        log.warning("out of memory: %d workers go on; repeating clients %s", self._size, sorted(chunk.clients))
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            self._settle(worker)
+        self._queue.appendleft(chunk)
+        return None
+
+    def _settle(self, worker: _Worker) -> None:
+        """Let a worker that is done wait for work, unless there are more than there should be by now."""
+        if len(self._idle) + len(self._running) >= self._size:
+            ray.kill(worker.actor)
+            return
+        if worker.gpu_share != self._gpu_share:
+            worker.gpu_share = self._gpu_share
+            worker.actor.limit_memory.remote(self._gpu_share)
+        self._idle.append(worker)
 
     def _lost(self, worker: _Worker, chunk: Chunk, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
         clients = sorted(chunk.clients)
         if chunk.attempt <= self._retries:
             log.warning("worker %d died; repeating clients %s", worker.pid, clients)
-            singles = [Chunk(chunk.batch, chunk.payload, [message], chunk.attempt + 1) for message in chunk.messages]
-            self._queue.extendleft(reversed(singles))
+            parts = [chunk.messages] if chunk.together else [[message] for message in chunk.messages]
+            again = [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts]
+            self._queue.extendleft(reversed(again))
             return []
         replies = []
         for message in chunk.messages:

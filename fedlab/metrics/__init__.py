@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from fedlab.metrics.captions import CaptionChoice
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
 from fedlab.metrics.privacy import membership_inference, memorisation
+from fedlab.metrics.retrieval import Retrieval
 from fedlab.metrics.segmentation import Segmentation
 from fedlab.metrics.sums import SumMetrics
 from fedlab.metrics.tagging import TagPrecision
 
 __all__ = [
+    "CaptionChoice",
     "Classification",
+    "Retrieval",
     "Segmentation",
     "SumMetrics",
     "TagPrecision",

@@ -5,6 +5,8 @@ event                 fields
 ====================  ====================================================================================
 ``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
 ``warning``           ``message``
+``vectorise``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
+                      ``alone``, ``together``
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
 ``progress``          ``round, phase, done, total``: not kept in the file
 ``phase_end``         ``round, phase, seconds``

@@ -14,6 +14,7 @@ class Supervised(Method):
     title = "Supervised local training"
     paper = "McMahan et al. 2017, arXiv 1602.05629"
     per_example_loss = True
+    functional_loss = True
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         return {"model": task.model()}

@@ -13,7 +13,7 @@ Sources = list[Any]
 # Lowest first. A part may import parts of lower rows and itself; a part is what follows ``fedlab.`` in a module's name.
 LAYERS = (
     ("errors", "seeding", "paths", "order", "_environment"),
-    ("yamltree", "runfolder"),
+    ("yamltree", "runfolder", "explain"),
     ("config", "pictures", "checkpoint"),
     ("registry", "tracking", "runconfig"),
     ("compression", "reuse"),
@@ -26,6 +26,7 @@ LAYERS = (
     ("clients",),
     ("server",),
     ("check", "preflight"),
+    ("tuning",),
     ("experiment",),
     ("batch", "deploy", "doctor"),
     ("gates",),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray.cloudpickle
+import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -41,6 +42,12 @@ def build_app() -> ClientApp:
             state["picture"] = to_record({"x": np.full(3, count, np.float32)})
         if client in config.get("raise", []):
             raise RuntimeError(f"client {client} is broken")
+        if client in config.get("exhaust", []):
+            once = config.get("once")
+            if not once or not Path(str(once)).exists():
+                if once:
+                    Path(str(once)).touch()
+                raise torch.OutOfMemoryError(f"no room for client {client}")
         if client in config.get("leave", []):
             sys.exit(3)
         if client in config.get("kill", []):

@@ -1,0 +1,216 @@
+"""Your own images with captions, from a JSONL file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from fedlab.config import Fraction, Positive, Section
+from fedlab.data.captions import Tokens, hub_tokens, negative_columns, tokenise, word_tokens
+from fedlab.data.images import IMAGE_SUFFIXES, read_image
+from fedlab.data.negatives import KINDS, NegativeRules
+from fedlab.data.pairs import Pair, read_pairs
+from fedlab.data.samples import Dataset, Samples
+from fedlab.errors import DataError, did_you_mean
+from fedlab.seeding import numpy_generator
+
+
+def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"rules, and {kind!r} is none; {did_you_mean(kind, KINDS)}")
+    return kinds
+
+
+class RulesSettings(Section):
+    """Rules that make false captions where the file has none of a kind."""
+
+    kinds: Annotated[tuple[str, ...], AfterValidator(_known_kinds)] = Field(
+        min_length=1, description=f"of {', '.join(KINDS)}"
+    )
+    adjectives: tuple[str, ...] = Field(default=(), description="words that exclude each other: red, blue, …")
+    nouns: tuple[str, ...] = Field(default=(), description="words that exclude each other: dog, horse, …")
+    relations: dict[str, str] = Field(
+        default={}, description="asymmetric relations and their opposites, {left of: right of, right of: left of}"
+    )
+
+    def make(self) -> NegativeRules:
+        """The rules over these words."""
+        relations = {tuple(tokenise(one)): tuple(tokenise(other)) for one, other in self.relations.items()}
+        adjectives, nouns = ({word.lower() for word in words} for words in (self.adjectives, self.nouns))
+        return NegativeRules(adjectives, nouns, relations)
+
+
+class CaptionsSettings(Section):
+    """Settings of the captions source."""
+
+    path: str = Field(description="JSONL file, a pair a line: image, caption; optional negatives, client, label, split")
+    size: Positive = Field(default=224, description="pictures are resized to this height and width, aspect ignored")
+    tokenizer: str | None = Field(
+        default=None, description="hub name or local folder of a tokenizer; default: the words of all the captions"
+    )
+    length: Positive | None = Field(
+        default=None, description="tokens of a caption, its end included; default: the longest, or the tokenizer's"
+    )
+    rules: RulesSettings | None = Field(default=None, description="make false captions of the clients' pairs by rule")
+    test_fraction: Fraction = Field(
+        default=0.2, lt=1, description="part of the images kept for tests where lines name no split"
+    )
+    composition: str | None = Field(default=None, description="JSONL file of test pairs with negatives for the server")
+    zeroshot: str | None = Field(default=None, description="folder <class>/*.png of test images for the server")
+    prompts: tuple[str, ...] = Field(
+        default=("a photo of a {}.",),
+        min_length=1,
+        description="captions of a zero-shot class, {} is its folder's name",
+    )
+    pretrain: str | None = Field(default=None, description="JSONL file of pairs for the server to pretrain on")
+    data_seed: int = Field(
+        default=0, ge=0, description="draws test part and rules; the run's seed does not change them"
+    )
+
+
+class Captions:
+    """Your own images with captions and optional false captions, a JSON object a line."""
+
+    Settings = CaptionsSettings
+
+    def __init__(self, settings: CaptionsSettings) -> None:
+        self.settings = settings
+
+    def missing(self) -> str | None:
+        for key in ("path", "composition", "zeroshot", "pretrain"):
+            given = getattr(self.settings, key)
+            if given is not None and not Path(given).expanduser().exists():
+                return f"no {given}; set data.source.{key} to a {'folder' if key == 'zeroshot' else 'JSONL file'}"
+        return None
+
+    def load(self, seed: int) -> Dataset:
+        s = self.settings
+        train, test = self._split(read_pairs(s.path, "path"))
+        held = {key: read_pairs(path, key) for key in ("composition", "pretrain") if (path := getattr(s, key))}
+        train, test = self._with_rules(train, test)
+        classes = self._classes()
+        prompts = [(template.replace("{}", name), row) for row, name in enumerate(classes) for template in s.prompts]
+        every = list(chain(train, test, *held.values()))
+        tokens = self._tokens(chain(*(pair.captions for pair in every), (text for text, _ in prompts)))
+        kinds = _most((*train, *test))
+        names = {key: tuple(sorted({getattr(p, key) for p in (*train, *test)} - {""})) for key in ("label", "client")}
+
+        def samples(pairs: Sequence[Pair], kinds: Mapping[str, int]) -> Samples:
+            columns = {"image": self._images([pair.image for pair in pairs]), **_text(pairs, kinds, tokens.encode)}
+            return Samples(columns)
+
+        def owned(pairs: Sequence[Pair]) -> Samples:
+            columns = dict(samples(pairs, kinds).columns)
+            for column, key in (("label", "label"), ("domain", "client"), ("group", "client")):
+                if names[key]:
+                    columns[column] = np.array([names[key].index(getattr(pair, key)) for pair in pairs], np.int64)
+            domains = {"domain_names": names["client"]} if names["client"] else {}
+            return Samples(columns, names["label"], group_names=names["client"], **domains)
+
+        server = {key: samples(pairs, _most(pairs) if key == "composition" else {}) for key, pairs in held.items()}
+        if classes:
+            server |= self._zeroshot(classes, prompts, tokens.encode)
+        return Dataset(Path(s.path).stem, owned(train), owned(test), server, tokens.vocabulary)
+
+    def _split(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
+        """As the lines say, or by image: captions of one image stay together."""
+        if not any(pair.split for pair in pairs):
+            files = sorted({pair.image for pair in pairs})
+            drawn = numpy_generator(self.settings.data_seed, "captions split").permutation(len(files))
+            tested = {files[int(i)] for i in drawn[: int(len(files) * self.settings.test_fraction)]}
+            parts = [[p for p in pairs if (p.image in tested) == test] for test in (False, True)]
+        else:
+            parts = [[p for p in pairs if p.split == split] for split in ("train", "test")]
+        for split, part in zip(("train", "test"), parts, strict=True):
+            if not part:
+                raise DataError("data.source.path", self.settings.path, f"{split} pairs", "add some; see test_fraction")
+        return parts[0], parts[1]
+
+    def _with_rules(self, *splits: Sequence[Pair]) -> list[list[Pair]]:
+        """The pairs with what the rules make where a pair has no false caption of a kind."""
+        s = self.settings.rules
+        if s is None:
+            return [list(pairs) for pairs in splits]
+        rules, made = s.make(), dict.fromkeys(s.kinds, 0)
+        ruled: list[list[Pair]] = []
+        for part, pairs in enumerate(splits):
+            ruled.append([])
+            for row, pair in enumerate(pairs):
+                rng, words = (
+                    numpy_generator(self.settings.data_seed, "captions rules", part, row),
+                    tokenise(pair.caption),
+                )
+                new = {k: rules.make(k, words, rng) for k in s.kinds if k not in pair.negatives}
+                found = {kind: (" ".join(changed),) for kind, changed in new.items() if changed is not None}
+                ruled[-1].append(pair.with_negatives(found))
+                for kind in s.kinds:
+                    made[kind] += kind in ruled[-1][-1].negatives
+        for kind, count in made.items():
+            if not count:
+                raise DataError(
+                    "data.source.rules.kinds", kind, "a rule that applies to some caption",
+                    "list words of the captions in adjectives, nouns or relations, or leave the kind out",
+                )  # fmt: skip
+        return ruled
+
+    def _tokens(self, captions: Iterable[str]) -> Tokens:
+        s = self.settings
+        return hub_tokens(s.tokenizer, s.length) if s.tokenizer else word_tokens(captions, s.length)
+
+    def _images(self, files: Sequence[Path]) -> np.ndarray:
+        images = np.empty((len(files), 3, self.settings.size, self.settings.size), np.uint8)
+        first: dict[Path, int] = {}
+        for row, file in enumerate(files):
+            seen = first.setdefault(file, row)
+            images[row] = images[seen] if seen < row else read_image(file, self.settings.size, 3)
+        return images
+
+    def _classes(self) -> tuple[str, ...]:
+        if self.settings.zeroshot is None:
+            return ()
+        root = Path(self.settings.zeroshot).expanduser()
+        names = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+        if len(names) < 2:
+            raise DataError("data.source.zeroshot", str(root), "a folder with a folder of images for each class")
+        return tuple(names)
+
+    def _zeroshot(
+        self, classes: Sequence[str], prompts: Sequence[tuple[str, int]], encode: Callable[[Sequence[str]], np.ndarray]
+    ) -> dict[str, Samples]:
+        root = Path(self.settings.zeroshot or "").expanduser()
+        files = [
+            (file, row)
+            for row, name in enumerate(classes)
+            for file in sorted((root / name).iterdir())
+            if file.suffix.lower() in IMAGE_SUFFIXES
+        ]
+        if not files:
+            raise DataError("data.source.zeroshot", str(root), "image files in the class folders")
+        labels = np.array([row for _, row in files], np.int64)
+        texts, rows = encode([text for text, _ in prompts]), np.array([row for _, row in prompts], np.int64)
+        return {
+            "zeroshot": Samples({"image": self._images([file for file, _ in files]), "label": labels}, tuple(classes)),
+            "prompts": Samples({"text": texts, "label": rows}, tuple(classes)),
+        }
+
+
+def _most(pairs: Iterable[Pair]) -> dict[str, int]:
+    """Kinds of false captions, and how many of each a pair has at most."""
+    most: dict[str, int] = {}
+    for pair in pairs:
+        for kind, captions in pair.negatives.items():
+            most[kind] = max(most.get(kind, 0), len(captions))
+    return dict(sorted(most.items()))
+
+
+def _text(
+    pairs: Sequence[Pair], kinds: Mapping[str, int], encode: Callable[[Sequence[str]], np.ndarray]
+) -> dict[str, np.ndarray]:
+    text = encode([pair.caption for pair in pairs])
+    return {"text": text, **negative_columns([pair.negatives for pair in pairs], kinds, encode)}

@@ -1,0 +1,188 @@
+"""Person re-identification folders named as Market-1501's are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from fedlab.config import Positive, ProperFraction, Section
+from fedlab.data.images import IMAGE_SUFFIXES, read_image
+from fedlab.data.samples import Dataset, Samples
+from fedlab.errors import DataError
+from fedlab.seeding import numpy_generator
+
+_KEY = "data.source"
+_TRAIN, _QUERY, _GALLERY = "bounding_box_train", "query", "bounding_box_test"
+_JUNK = -1
+
+
+def _names_both(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    if not {"identity", "camera"} <= groups.keys():
+        raise ValueError("a regular expression with the named groups (?P<identity>…) and (?P<camera>…)")
+    return pattern
+
+
+class MarketSettings(Section):
+    """Settings of the market source."""
+
+    sources: dict[str, str] = Field(
+        min_length=1, description=f"name → root folder of each training data set, which holds {_TRAIN}/"
+    )
+    target: str | None = Field(
+        default=None, description=f"root folder of the unseen data set, with {_QUERY}/ and {_GALLERY}/; null: none"
+    )
+    pattern: Annotated[str, AfterValidator(_names_both)] = Field(
+        default=r"^(?P<identity>-?\d+)_c(?P<camera>\d+)",
+        description="finds identity and camera, both numbers, in a file's name; of 0002_c1s1_000451_03.jpg 2 and 1",
+    )
+    height: Positive = Field(default=256, description="pictures are resized to this height, bicubic")
+    width: Positive = Field(default=128, description="and this width")
+    validation: ProperFraction = Field(
+        default=0.1, description="share of each source's identities that are not trained on but make its own test"
+    )
+    data_seed: int = Field(default=0, ge=0, description="draws those identities; the run's seed does not change it")
+
+
+class _File(NamedTuple):
+    path: Path
+    identity: int
+    camera: int
+
+
+class Market:
+    """Your own person re-ID data: folders in the layout of Market-1501, several sources, one unseen target.
+
+    Identity -1 is junk and is left out; identity 0 of the target's gallery are distractors, which stay. A source is a
+    domain, a camera of a source a group; identities and cameras of different sources are different ones.
+    """
+
+    Settings = MarketSettings
+
+    def __init__(self, settings: MarketSettings) -> None:
+        self.settings = settings
+        self.roots = {name: Path(path).expanduser() for name, path in settings.sources.items()}
+        self.target = Path(settings.target).expanduser() if settings.target else None
+
+    def _folders(self) -> list[tuple[str, Path]]:
+        """Every folder that is read, after the key it comes from."""
+        wanted = [(f"{_KEY}.sources.{name}", root / _TRAIN) for name, root in self.roots.items()]
+        held = [(f"{_KEY}.target", self.target / part) for part in (_QUERY, _GALLERY)] if self.target else []
+        return wanted + held
+
+    def missing(self) -> str | None:
+        absent = [str(folder) for _, folder in self._folders() if not folder.is_dir()]
+        return f"no folder {absent[0]}; put the data there or change data.source" if absent else None
+
+    def load(self, seed: int) -> Dataset:
+        for key, folder in self._folders():
+            if not folder.is_dir():
+                raise DataError(key, str(folder.parent), f"a folder that holds {folder.name}/", "check the path")
+        files = {name: self._files(f"{_KEY}.sources.{name}", root / _TRAIN) for name, root in self.roots.items()}
+        parts = {name: self._divided(name, found) for name, found in files.items()}
+        people = sorted({(name, file.identity) for name, found in files.items() for file in found})
+        cameras = sorted({(name, file.camera) for name, found in files.items() for file in found})
+        identity = {key: code for code, key in enumerate(people)}
+        camera = {key: code for code, key in enumerate(cameras)}
+        domains = tuple(files)
+
+        def samples(split: int) -> Samples:
+            rows = [(name, file) for name in files for file in parts[name][split]]
+            seen = np.array([camera[name, file.camera] for name, file in rows], dtype=np.int64)
+            columns = {
+                "image": self._read([file for _, file in rows]),
+                "label": np.array([identity[name, file.identity] for name, file in rows], dtype=np.int64),
+                "camera": seen,
+                "group": seen,
+                "domain": np.array([domains.index(name) for name, _ in rows], dtype=np.int64),
+            }
+            names = tuple(f"{name}-{number:04d}" for name, number in people)
+            return Samples(columns, names, domains, tuple(f"{name}-c{number}" for name, number in cameras))
+
+        return Dataset("market", samples(0), samples(1), self._unseen(self.target) if self.target else {})
+
+    def _unseen(self, root: Path) -> dict[str, Samples]:
+        """Query and gallery of the target."""
+        found = {part: self._files(f"{_KEY}.target", root / part) for part in (_QUERY, _GALLERY)}
+        cameras: dict[int, set[int]] = {}
+        for file in found[_GALLERY]:
+            cameras.setdefault(file.identity, set()).add(file.camera)
+        if not any(cameras.get(file.identity, set()) - {file.camera} for file in found[_QUERY]):
+            raise DataError(
+                f"{_KEY}.target",
+                str(root),
+                "at least one query whose identity is in the gallery under another camera",
+                "check data.source.pattern: it must find identities and cameras",
+            )
+        people = sorted({file.identity for files in found.values() for file in files})
+        code = {identity: position for position, identity in enumerate(people)}
+        names = tuple(f"{identity:04d}" for identity in people)
+
+        def samples(files: list[_File]) -> Samples:
+            columns = {
+                "image": self._read(files),
+                "label": np.array([code[file.identity] for file in files], dtype=np.int64),
+                "camera": np.array([file.camera for file in files], dtype=np.int64),
+                "domain": np.zeros(len(files), dtype=np.int64),
+            }
+            return Samples(columns, names, ("target",))
+
+        return {"query": samples(found[_QUERY]), "gallery": samples(found[_GALLERY])}
+
+    def _files(self, key: str, folder: Path) -> list[_File]:
+        """Pictures of the folder in order of their names, junk left out."""
+        pattern, found = re.compile(self.settings.pattern), []
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+                continue
+            match = pattern.search(path.name)
+            try:
+                file = _File(path, int(match["identity"]), int(match["camera"])) if match else None
+            except (TypeError, ValueError):
+                file = None
+            if file is None:
+                raise DataError(
+                    key,
+                    str(path),
+                    f"a name in which {self.settings.pattern} finds two whole numbers",
+                    "rename it as 0002_c1s1_000451_03.jpg is, or change data.source.pattern",
+                )
+            if file.identity != _JUNK:
+                found.append(file)
+        if not found:
+            raise DataError(key, str(folder), "pictures of known identities", f"files end in {_suffixes()}")
+        return found
+
+    def _divided(self, name: str, files: list[_File]) -> tuple[list[_File], list[_File]]:
+        """Files to train on, and those of the identities held out."""
+        people = sorted({file.identity for file in files})
+        if len(people) < 3:
+            raise DataError(
+                f"{_KEY}.sources.{name}", f"{len(people)} identities", "at least 3: two to train, one to test"
+            )
+        count = min(max(1, int(len(people) * self.settings.validation)), len(people) - 2)
+        rng = numpy_generator(self.settings.data_seed, "market validation", name)
+        held = {people[position] for position in rng.permutation(len(people))[:count].tolist()}
+        return [f for f in files if f.identity not in held], [f for f in files if f.identity in held]
+
+    def _read(self, files: list[_File]) -> np.ndarray:
+        from PIL import Image
+
+        s = self.settings
+        images = np.empty((len(files), 3, s.height, s.width), dtype=np.uint8)
+        for row, file in enumerate(files):
+            pixels = read_image(file.path, None, 3, _KEY).transpose(1, 2, 0)
+            resized = Image.fromarray(pixels).resize((s.width, s.height), Image.Resampling.BICUBIC)
+            images[row] = np.asarray(resized).transpose(2, 0, 1)
+        return images
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(IMAGE_SUFFIXES))

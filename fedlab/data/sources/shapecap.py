@@ -1,0 +1,150 @@
+"""ShapeCap: captioned scenes of two coloured shapes with typed false captions, generated offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from fedlab.config import Positive, Section
+from fedlab.data.captions import negative_columns, word_tokens
+from fedlab.data.negatives import KINDS, Words
+from fedlab.data.samples import Dataset, Samples
+from fedlab.data.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, Scenes, draw_pairs, draw_singles, rules
+from fedlab.errors import did_you_mean
+from fedlab.seeding import numpy_generator
+
+TOKENS = word_tokens(
+    [" ".join(words) for words in (("a", "and"), COLOURS, SHAPES, *RELATIONS)],
+    length=9,  # a red square left of a blue circle, and the end
+)
+Natural = Literal["relation", "axis", "colour", "shape", "background"]
+
+
+def _some_colours(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in COLOURS:
+            raise ValueError(f"names of colours, and {name!r} is none; {did_you_mean(name, COLOURS)}")
+    if len(set(names)) < len(names) or not 1 <= len(names) <= len(COLOURS) - 3:
+        raise ValueError("one to three different colours: at least three are needed for scenes and false captions")
+    return names
+
+
+class ShapeCapSettings(Section):
+    """Settings of the ShapeCap source."""
+
+    train: Positive = Field(default=4000, description="scenes divided among the clients")
+    test: Positive = Field(default=1000, description="scenes divided among the clients for tests")
+    composition: Positive = Field(default=1000, description="further test scenes, held by the server")
+    pretrain: Positive = Field(default=5000, description="server-held pairs whose captions never require binding")
+    zeroshot: Positive = Field(default=800, description="server-held single objects of the unseen colours")
+    unseen_colours: Annotated[tuple[str, ...], AfterValidator(_some_colours)] = Field(
+        default=("cyan", "magenta"), description="in no scene of the clients, but in the pretraining pairs"
+    )
+    scramble: float = Field(
+        default=0.0, ge=0, le=1, description="share of training captions whose reshuffle is a permutation of all words"
+    )
+    natural: Natural = Field(
+        default="relation", description="what label, domain and group of a scene are: its clients differ in that"
+    )
+    data_seed: int = Field(default=0, ge=0, description="draws everything; the run's seed does not change it")
+
+
+class ShapeCap:
+    """Captioned scenes of two coloured shapes with typed false captions: DeGLA's acceptance data (offline).
+
+    Clients hold scenes in the seen colours with captions such as "a red square left of a blue circle" and, of every
+    kind of `fedlab.data.negatives.KINDS`, one caption that is false of the scene. The server holds ``pretrain`` (pairs
+    whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot`` (single objects of the
+    unseen colours, labelled with one of all colour-shape classes) and ``prompts`` (a caption for each class).
+    """
+
+    Settings = ShapeCapSettings
+
+    def __init__(self, settings: ShapeCapSettings) -> None:
+        self.settings = settings
+        self.colours = tuple(colour for colour in COLOURS if colour not in settings.unseen_colours)
+
+    def missing(self) -> str | None:
+        return None
+
+    def load(self, seed: int) -> Dataset:
+        s = self.settings
+        names = self._natural_names()
+        splits = {}
+        for split, count in (("train", s.train), ("test", s.test), ("composition", s.composition)):
+            rng = self._rng(split)
+            scenes = draw_pairs(count, self.colours, rng, len(BACKGROUNDS) if s.natural == "background" else 1)
+            owner = self._owner(scenes)
+            columns = {
+                "image": scenes.render(rng),
+                **self._captions(scenes, rng, s.scramble if split == "train" else None),
+            }
+            columns |= {"label": owner, "domain": owner, "group": owner}
+            splits[split] = Samples(columns, names, names, names)
+        server = {"composition": splits["composition"], "pretrain": self._pretraining(), **self._zeroshot()}
+        return Dataset("shapecap", splits["train"], splits["test"], server, TOKENS.vocabulary)
+
+    def _captions(self, scenes: Scenes, rng: np.random.Generator, scramble: float | None) -> dict[str, np.ndarray]:
+        """True and false captions; tests have every kind, training captions either ``reshuffle`` or ``order``."""
+        captions = [scenes.caption(scene) for scene in range(len(scenes))]
+        scrambled = np.zeros(len(scenes)) if scramble is None else rng.random(len(scenes)) < scramble
+        make = rules(self.colours).make
+        negatives = []
+        for words, permuted in zip(captions, scrambled, strict=True):
+            left_out = set() if scramble is None else {"reshuffle" if permuted else "order"}
+            false = {kind: make(kind, words, rng) for kind in KINDS if kind not in left_out}
+            negatives.append({kind: (" ".join(changed),) for kind, changed in false.items() if changed is not None})
+        return {"text": _ids(captions), **negative_columns(negatives, dict.fromkeys(KINDS, 1), TOKENS.encode)}
+
+    def _pretraining(self) -> Samples:
+        """60 % single objects, 20 % pairs described by their colours, 20 % by their shapes; all colours."""
+        rng, s = self._rng("pretrain"), self.settings
+        singles = draw_singles(round(0.6 * s.pretrain), tuple(COLOURS), rng)
+        pairs = draw_pairs(s.pretrain - len(singles), tuple(COLOURS), rng)
+        captions = [singles.caption(scene) for scene in range(len(singles))]
+        for scene in range(len(pairs)):
+            (_, colour, shape), (_, other_colour, other_shape) = (pairs.noun_phrase(scene, thing) for thing in (0, 1))
+            captions.append((colour, "and", other_colour) if scene % 2 else ("a", shape, "and", "a", other_shape))
+        images = np.concatenate([singles.render(rng), pairs.render(rng)])
+        return Samples({"image": images, "text": _ids(captions)})
+
+    def _zeroshot(self) -> dict[str, Samples]:
+        classes = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+        names = tuple(" ".join(words) for words in classes)
+        rng = self._rng("zeroshot")
+        singles = draw_singles(self.settings.zeroshot, self.settings.unseen_colours, rng)
+        labels = singles.colours[:, 0] * len(SHAPES) + singles.shapes[:, 0]
+        prompts = {"text": _ids([("a", *words) for words in classes]), "label": np.arange(len(classes))}
+        return {
+            "zeroshot": Samples({"image": singles.render(rng), "label": labels}, names),
+            "prompts": Samples(prompts, names),
+        }
+
+    def _owner(self, scenes: Scenes) -> np.ndarray:
+        owners = {
+            "relation": scenes.relation,
+            "axis": scenes.relation // 2,
+            "colour": np.array([self.colours.index(name) for name in np.array(tuple(COLOURS))[scenes.colours[:, 0]]]),
+            "shape": scenes.shapes[:, 0],
+            "background": scenes.background,
+        }
+        return owners[self.settings.natural].astype(np.int64)
+
+    def _natural_names(self) -> tuple[str, ...]:
+        return {
+            "relation": tuple(" ".join(words) for words in RELATIONS),
+            "axis": ("horizontal", "vertical"),
+            "colour": self.colours,
+            "shape": SHAPES,
+            "background": tuple(BACKGROUNDS),
+        }[self.settings.natural]
+
+    def _rng(self, *purpose: str) -> np.random.Generator:
+        return numpy_generator(self.settings.data_seed, "shapecap", *purpose)
+
+
+def _ids(captions: Sequence[Words]) -> np.ndarray:
+    return TOKENS.encode([" ".join(words) for words in captions])

@@ -1,0 +1,100 @@
+"""Batches of DeGLA: K false captions for each true one, and slightly cropped images, never flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab.data.captions import NEGATIVE, kinds_of
+from fedlab.errors import ConfigError, did_you_mean
+from fedlab.method import Batch, Task
+from fedlab.methods.degla.settings import DeGLASettings
+
+_TRIES = 10
+_RATIO = (3 / 4, 4 / 3)
+
+
+def check_columns(s: DeGLASettings, task: Task) -> None:
+    """Refuse data without captions, or without the false captions that the settings need.
+
+    Raises:
+        ConfigError: what is missing, or kinds that do not exist.
+    """
+    for name in ("image", "text"):
+        if name not in task.columns:
+            raise ConfigError(
+                "data.source", sorted(task.columns), f"a column {name!r}", "choose a source of captioned images"
+            )
+    kinds = kinds_of(task.columns)
+    named = {"held_out": s.held_out, "unpooled": s.unpooled, "merge": tuple(k for group in s.merge for k in group)}
+    for key, given in named.items():
+        for kind in given:
+            if kind not in kinds:
+                raise ConfigError(
+                    f"method.{key}", kind, "a kind of false caption in the data", did_you_mean(kind, kinds)
+                )
+    if s.needs_negatives and not set(kinds) - set(s.held_out):
+        raise ConfigError(
+            "data.source",
+            list(kinds),
+            "false captions to train on, beside those of method.held_out",
+            "give the data negatives, or the captions source rules that make them; without any: method.contrast=none, "
+            "method.lambda_igc=0, method.lambda_tgc=0",
+        )
+
+
+def with_negatives(batch: Mapping[str, Tensor], s: DeGLASettings, generator: torch.Generator) -> Batch:
+    """The batch with ``negatives`` (B, K, L) and ``present`` (B, K) instead of a column for each kind.
+
+    Every caption of every kind that is trained on has a place, but kinds that are merged share one: a sample shows any
+    one caption it has of them.
+    """
+    trained = [kind for kind in kinds_of(batch) if kind not in s.held_out]
+    merged = [[kind for kind in group if kind in trained] for group in s.merge]
+    alone = [kind for kind in trained if not any(kind in group for group in merged)]
+    places = [_one_of([batch[NEGATIVE + k] for k in group], batch["image"], generator) for group in merged if group]
+    places += [batch[NEGATIVE + kind] for kind in alone]
+    text = batch["text"]
+    negatives = torch.cat(places, dim=1) if places else text.new_zeros(len(text), 0, text.shape[-1])
+    kept = {name: values for name, values in batch.items() if not name.startswith(NEGATIVE)}
+    return {**kept, "negatives": negatives, "present": is_caption(negatives)}
+
+
+def is_caption(ids: Tensor) -> Tensor:
+    """Which of the captions (…, L) are any: (…) bool."""
+    return ids.any(dim=-1)
+
+
+def _one_of(columns: Sequence[Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
+    """One caption (B, 1, L) for each sample out of those it has in columns (B, m, L); `like` says where draws go."""
+    every = torch.cat(list(columns), dim=1)
+    draws = torch.rand(every.shape[:2], generator=generator).to(like)
+    chosen = draws.masked_fill(~is_caption(every), -1.0).argmax(dim=1)
+    return every[torch.arange(len(every), device=every.device), chosen][:, None]
+
+
+def random_resized_crop(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """Each image cropped at random and resized to its size, bicubic: area in [`smallest`, 1], sides 3:4 to 4:3.
+
+    No flip: it would make captions with "left" false. As in open_clip, up to ten crops are drawn for each image until
+    one fits into it; else the whole image stays.
+
+    Args:
+        images: (B, C, H, H).
+        smallest: least area, as a share.
+        generator: CPU draws.
+    """
+    count = len(images)
+    area = torch.empty(count, _TRIES).uniform_(smallest, 1, generator=generator)
+    ratio = torch.empty(count, _TRIES).uniform_(*torch.tensor(_RATIO).log().tolist(), generator=generator).exp()
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
+    fits = (sides <= 1).all(dim=2)
+    first = fits.to(torch.uint8).argmax(dim=1)
+    side = torch.where(fits.any(1, keepdim=True), sides[torch.arange(count), first], torch.ones(()))
+    corner = torch.rand(count, 2, generator=generator) * 2 - 1
+    theta = torch.cat([torch.diag_embed(side), (corner * (1 - side))[:, :, None]], dim=2)
+    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

@@ -1,0 +1,65 @@
+"""How well a CLIP model understands compositions, and what it still knows of concepts it was not fine-tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab.context import EvaluationContext, ServerContext
+from fedlab.data.captions import NEGATIVE, kinds_of
+from fedlab.method import Batch
+from fedlab.methods.degla.batches import is_caption
+from fedlab.methods.degla.networks import embed_images, embed_texts
+from fedlab.metrics import CaptionChoice, Classification
+
+
+def caption_similarities(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cosines of each image with its captions: ``text`` (n,), and for every kind ``<kind>`` (n, m)."""
+    images = embed_images(model, batch["image"])
+    similarities = {"text": (images * embed_texts(model, batch["text"])).sum(1)}
+    for kind in kinds_of(batch):
+        similarities[kind] = (images[:, None] * embed_texts(model, batch[NEGATIVE + kind])).sum(2)
+    return similarities
+
+
+def count_choices(ctx: EvaluationContext | ServerContext, batches: Iterable[Batch]) -> CaptionChoice:
+    """Choices of the student between true and false captions, with the images and, as a control, without."""
+    model, choice = ctx.networks["student"], CaptionChoice()
+    for batch in batches:
+        with torch.no_grad(), ctx.autocast():
+            images = embed_images(model, batch["image"])
+            nothing = embed_images(model, torch.zeros_like(batch["image"][:1])).expand_as(images)
+            true = embed_texts(model, batch["text"])
+            for kind in kinds_of(batch):
+                ids = batch[NEGATIVE + kind]
+                captions = torch.cat([true[:, None], embed_texts(model, ids)], dim=1)
+                for looked_at, blind in ((images, False), (nothing, True)):
+                    similarity = (looked_at[:, None] * captions).sum(2)
+                    choice.update(kind, similarity[:, 0], similarity[:, 1:], is_caption(ids), blind)
+    return choice
+
+
+def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> dict[str, float]:
+    """Accuracy and mean recall per class on labelled images, by the nearest class.
+
+    A class is the mean of its prompts' unit embeddings, scaled to length 1 again.
+
+    Args:
+        ctx: the student's.
+        images: columns ``image`` and ``label``.
+        prompts: columns ``text`` and ``label``, one or more captions for each class.
+    """
+    model, classes = ctx.networks["student"], int(prompts["label"].max()) + 1
+    metric = Classification(classes)
+    with torch.no_grad(), ctx.autocast():
+        embedded = embed_texts(model, prompts["text"])
+        sums = embedded.new_zeros(classes, embedded.shape[1]).index_add_(0, prompts["label"], embedded)
+        weights = F.normalize(sums, dim=1)
+        for batch in ctx.iterate(images, ctx.training.batch_size):
+            metric.update((embed_images(model, batch["image"]) @ weights.T).float(), batch["label"])
+    values = metric.compute()
+    return {"retention": values["accuracy"], "retention_per_class": values["balanced_accuracy"]}

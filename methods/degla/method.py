@@ -1,0 +1,241 @@
+"""DeGLA: image-text contrast with minimally altered captions, held near an averaged teacher.
+
+Hu et al., "Decoupled Global-Local Alignment for Improving Compositional Understanding", arXiv 2504.16801. Symbols: v,
+t, n embeddings of image, caption and false caption; a star marks the teacher's; θ the student, θ* the teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
+from fedlab.distill.ema import ema_update
+from fedlab.errors import ConfigError
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.methods.degla import evaluation, pictures
+from fedlab.methods.degla.batches import check_columns, is_caption, random_resized_crop, with_negatives
+from fedlab.methods.degla.losses import (
+    Embeddings,
+    base_contrast,
+    image_grounded_contrast,
+    self_distillation,
+    text_grounded_contrast,
+)
+from fedlab.methods.degla.networks import TRAINED, embed_images, embed_texts, make_clip
+from fedlab.methods.degla.settings import DeGLASettings, check
+from fedlab.metrics import CaptionChoice
+from fedlab.pictures import Picture
+
+_LARGEST_SCALE = math.log(100)
+_MODES: Mapping[str, Any] = {"server_ema": "server", "client_state": "once", "frozen": "once"}
+
+
+class DeGLA(Method):
+    """Compositional fine-tuning of a CLIP model without forgetting what it knew."""
+
+    title = "DeGLA"
+    paper = "Hu et al. 2025, arXiv 2504.16801"
+    modality = "image and text"
+
+    class Settings(DeGLASettings):
+        """Settings; weights and α are the paper's."""
+
+    def check(self, config: Any) -> list[str]:
+        return check(self.settings, config)
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        check_columns(self.settings, task)
+        student = make_clip(self.settings, task)
+        teacher = {"teacher": copy.deepcopy(student).requires_grad_(False)} if self.settings.teaches else {}
+        return {"student": student, **teacher}
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """What is trained is averaged, its teacher sent down or held; the untrained rest of both is sent once."""
+        s: DeGLASettings = self.settings
+        groups = [Group("student", self._trained("student"))]
+        if s.teaches:
+            groups.append(Group("teacher", self._trained("teacher"), mode=_MODES[s.teacher]))
+        if TRAINED[s.train]:
+            groups.append(Group("backbone", mode="once"))
+        return tuple(groups)
+
+    def _trained(self, role: str) -> tuple[str, ...]:
+        return tuple(f"{role}.{prefix}" for prefix in TRAINED[self.settings.train]) or (role,)
+
+    # before the first round
+
+    def server_prepare(self, ctx: ServerContext) -> None:
+        """Stage 0 where asked for; then θ* = θ, wherever θ came from."""
+        student: nn.Module = ctx.networks["student"]
+        if self.settings.pretrain.steps:
+            if "pretrain" not in ctx.data:
+                raise ConfigError(
+                    "method.pretrain.steps", self.settings.pretrain.steps, "server-held pairs named 'pretrain'",
+                    "set it to 0 and start from method.pretrained or init.student",
+                )  # fmt: skip
+            key = self.settings.model_dump(mode="json", include={"pretrain", "network"})
+            found = ctx.cached("degla-pretrain", key, lambda: self._pretrain(ctx))
+            student.load_state_dict({name: ctx.place(value) for name, value in found.items()})
+        if self.settings.teaches:
+            ctx.networks["teacher"].load_state_dict(student.state_dict())
+
+    def _pretrain(self, ctx: ServerContext) -> Mapping[str, Tensor]:
+        """Plain CLIP training on the server's own pairs."""
+        s = self.settings.pretrain
+        model: Any = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
+        optimiser = ctx.optimiser(_decayed(model), lr=s.lr)
+        per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
+        batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
+        for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
+            factor = 0.5 * (1 + math.cos(math.pi * step / s.steps))
+            optimiser.set(partial(_scaled, factor))
+            none = batch["text"][:, None][:, :0]
+            with ctx.autocast():
+                e = _embed(model, batch["image"], batch["text"], none)
+                loss = base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")
+            ctx.step({"pretrain": loss}, optimiser)
+            _clamp(model)
+        weights: Mapping[str, Tensor] = model.state_dict()
+        return weights
+
+    # the client's round
+
+    def batches(self, plan: Plan) -> Batches:
+        return Batches(collate=self._collate)
+
+    def _collate(self, batch: Batch, generator: torch.Generator) -> Batch:
+        batch = with_negatives(batch, self.settings, generator)
+        if self.settings.crop < 1:
+            batch["image"] = random_resized_crop(batch["image"], self.settings.crop, generator)
+        return batch
+
+    def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
+        return _decayed(networks["student"])
+
+    def fit(self, ctx: FitContext) -> None:
+        """The client goes on averaging its copy of the teacher; what becomes of the copy is the policy's matter."""
+        s: DeGLASettings = self.settings
+        if s.teaches and s.teacher != "frozen":
+            teacher = ctx.scratch["teacher"] = copy.deepcopy(ctx.networks["teacher"]).eval()
+            if "teacher" in ctx.state:
+                nn.utils.vector_to_parameters(ctx.state["teacher"], self._followed(teacher).values())
+        ctx.train()
+        if s.teaches and s.teacher == "client_state":
+            ctx.state["teacher"] = nn.utils.parameters_to_vector(self._followed(ctx.scratch["teacher"]).values())
+
+    def _followed(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Parameters that training moves."""
+        prefixes = TRAINED[self.settings.train]
+        return {name: p for name, p in model.named_parameters() if not prefixes or name.startswith(prefixes)}
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """L = L_base + λ1 L_IGC + λ2 L_TGC + λ3 L_D, λ3 per sample so that it does not depend on the batch's size."""
+        s: DeGLASettings = self.settings
+        model: Any = networks["student"]
+        altered = s.needs_negatives or bool(s.lambda_distill)
+        negatives = batch["negatives"] if altered else batch["negatives"][:, :0]
+        present = batch["present"] if altered else batch["present"][:, :0]
+        e, scale = _embed(model, batch["image"], batch["text"], negatives), model.logit_scale.exp()
+        terms = {"base": base_contrast(e, present, scale, s.contrast)}
+        if s.lambda_igc:
+            terms["igc"] = s.lambda_igc * image_grounded_contrast(e, present, scale)
+        if s.teaches:
+            teacher = step.scratch.get("teacher", networks["teacher"])
+            with torch.no_grad():
+                star = _embed(teacher, batch["image"], batch["text"], negatives) if s.lambda_distill else None
+                t_star = star.text if star else embed_texts(teacher, batch["text"])
+            if s.lambda_tgc:
+                terms["tgc"] = s.lambda_tgc * text_grounded_contrast(e, t_star, present, s.tgc_layout)
+            if star:
+                terms["distill"] = s.lambda_distill / len(e.image) * self_distillation(e, star, present)
+        return terms
+
+    def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
+        """θ* ← α θ* + (1 − α) θ, then the clamp of the scale, as released."""
+        step.scratch["steps"] = step.index + 1
+        if "teacher" in step.scratch:
+            ema_update(step.scratch["teacher"], networks["student"], self.settings.alpha)
+        _clamp(networks["student"])
+
+    def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
+        if not (self.settings.teaches and self.settings.teacher == "server_ema"):
+            return {}
+        return {"steps": torch.tensor(float(ctx.scratch.get("steps", 0)))}
+
+    # the server's round
+
+    def server_update(self, ctx: ServerContext) -> None:
+        """θ* ← α^S θ* + (1 − α^S) θ, with S the clients' mean number of steps."""
+        if self.settings.teaches and self.settings.teacher == "server_ema" and ctx.results:
+            steps = float(torch.stack([ctx.results[client]["steps"] for client in sorted(ctx.results)]).mean())
+            ema_update(ctx.networks["teacher"], ctx.networks["student"], self.settings.alpha**steps)
+        _clamp(ctx.networks["student"])  # a server optimiser may overshoot
+
+    # evaluation and pictures
+
+    def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Cosines (n, 1 + M) of each image with its caption and with every false one, in the order of the columns."""
+        found = evaluation.caption_similarities(networks["student"], batch)
+        return torch.cat([found.pop("text")[:, None], *found.values()], dim=1)
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        return evaluation.count_choices(ctx, ctx.batches()).state()
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        choice = CaptionChoice()
+        choice.merge(sums)
+        return choice.compute(self._apart)
+
+    @property
+    def _apart(self) -> tuple[str, ...]:
+        return (*self.settings.held_out, *self.settings.unpooled)
+
+    def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
+        values: dict[str, float] = {}
+        if "composition" in ctx.data:
+            batches = ctx.iterate(ctx.data["composition"], ctx.training.batch_size)
+            values |= evaluation.count_choices(ctx, batches).compute(self._apart)
+        if "zeroshot" in ctx.data:
+            values |= evaluation.zero_shot(ctx, ctx.data["zeroshot"], ctx.data["prompts"])
+        return values
+
+    def figures(self, ctx: FigureContext) -> dict[str, Picture]:
+        return pictures.figures(ctx, self._apart)
+
+
+def _embed(model: Any, images: Tensor, texts: Tensor, negatives: Tensor) -> Embeddings:
+    """One pass of the text encoder over B captions and B·K false ones, row i·K + k the k-th of caption i."""
+    both = embed_texts(model, torch.cat([texts, negatives.flatten(0, 1)]))
+    count = len(texts)
+    return Embeddings(
+        embed_images(model, images), both[:count], both[count:].reshape(*negatives.shape[:2], both.shape[1])
+    )
+
+
+def _decayed(model: nn.Module) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms, the scale and all else of fewer than two dimensions do not."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2]},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _scaled(factor: float, group: Mapping[str, Any]) -> dict[str, float]:
+    return {"lr": group["lr"] * factor}
+
+
+@torch.no_grad()
+def _clamp(model: Any) -> None:
+    model.logit_scale.clamp_(0, _LARGEST_SCALE)
+
+
+METHOD = DeGLA

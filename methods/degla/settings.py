@@ -1,0 +1,125 @@
+"""What can be set of DeGLA."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedlab.config import Positive, Section
+from fedlab.errors import ConfigError
+
+Trained = Literal["all", "text", "projections"]
+Teacher = Literal["server_ema", "client_state", "frozen"]
+
+
+class TowerSettings(Section):
+    """Size of one encoder."""
+
+    width: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"a width that its heads divide: {self.width} is no multiple of {self.heads}")
+        return self
+
+
+class NetworkSettings(Section):
+    """A CLIP model; the text encoder's vocabulary and length are the data's."""
+
+    vision: TowerSettings = TowerSettings()
+    text: TowerSettings = TowerSettings()
+    patch: Positive = Field(default=8, description="height and width of an image patch")
+    projection: Positive = Field(default=64, description="d, dimensions of the common space")
+    max_length: Positive | None = Field(default=None, description="positions of the text encoder; default: the data's")
+
+
+class PretrainSettings(Section):
+    """Stage 0: plain CLIP training on the server's own pairs, before the first round."""
+
+    steps: int = Field(default=0, ge=0, description="0 starts from the weights there are")
+    batch_size: Positive = 96
+    lr: float = Field(default=1e-3, gt=0, description="cosine to 0")
+
+
+class DeGLASettings(Section):
+    """Settings of DeGLA; weights and α are the paper's."""
+
+    contrast: Literal["all", "own", "none"] = Field(
+        default="all", description="false captions in L_base: the whole batch's (released), a row's own (Eq. 4), none"
+    )
+    lambda_igc: float = Field(default=0.1, ge=0, description="λ1, image-grounded contrast")
+    lambda_tgc: float = Field(default=0.1, ge=0, description="λ2, text-grounded contrast")
+    lambda_distill: float = Field(
+        default=1.28, ge=0, description="λ3 per sample: the paper's 0.005 on a sum over its batch of 256"
+    )
+    tgc_layout: Literal["paper", "released"] = Field(
+        default="paper", description="false captions of TGC: a caption's own, or those the released mask picks"
+    )
+    alpha: float = Field(default=0.9996, ge=0, le=1, description="α of the teacher's moving average, per step")
+    teacher: Teacher = Field(
+        default="server_ema",
+        description="across rounds: the server keeps it (sent down), each client keeps its own, or it never moves",
+    )
+    train: Trained = Field(default="all", description="what is trained and sent: all, text encoder, projections")
+    held_out: tuple[str, ...] = Field(default=(), description="kinds of false captions that are tested, not trained on")
+    unpooled: tuple[str, ...] = Field(
+        default=(), description="kinds left out of the pooled accuracy, as they show without the image"
+    )
+    merge: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="kinds that share one of the K places; which one a sample shows is drawn at every step"
+    )
+    crop: float = Field(default=0.9, gt=0, le=1, description="least area of the random resized crop; 1 is none")
+    pretrained: str | None = Field(
+        default=None,
+        description="CLIP checkpoint, hub name or local folder; its own size unless `network` is given too",
+    )
+    network: NetworkSettings | None = Field(default=None, description="size of the model; default: a tiny one")
+    pretrain: PretrainSettings = PretrainSettings()
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any term needs a teacher."""
+        return bool(self.lambda_tgc or self.lambda_distill)
+
+    @property
+    def needs_negatives(self) -> bool:
+        """Whether any term but the distillation needs false captions."""
+        return self.contrast != "none" or bool(self.lambda_igc or self.lambda_tgc)
+
+
+def check(s: DeGLASettings, config: Any) -> list[str]:
+    """Warnings about a configuration.
+
+    Raises:
+        ConfigError: two starts at once, or one for the teacher.
+    """
+    starts = [
+        key
+        for key, given in {
+            "method.pretrained": s.pretrained,
+            "method.pretrain.steps": s.pretrain.steps,
+            "init.student": "student" in config.init,
+        }.items()
+        if given
+    ]
+    if len(starts) > 1:
+        raise ConfigError(starts[-1], starts, "one start for the student", f"set one of {', '.join(starts)} only")
+    if "teacher" in config.init:
+        raise ConfigError(
+            "init.teacher", config.init["teacher"], "no such key", "the teacher starts as the student does"
+        )
+    training = config.training
+    steps = None if training.local_steps is None else training.local_steps * config.federation.rounds
+    horizon = float("inf") if s.alpha == 1 else 1 / (1 - s.alpha)
+    moves = s.teaches and s.teacher != "frozen"
+    warnings = {
+        "the student starts from random weights: there is nothing for the teacher to keep": (s.teaches and not starts),
+        f"method.alpha = {s.alpha}: the teacher's horizon of {horizon:.0f} steps exceeds the run's {steps}; the "
+        "paper's is about a third": moves and steps is not None and s.alpha < 1 and horizon > steps,
+        f"training.batch_size = {training.batch_size}: L_base contrasts the pairs of a batch": training.batch_size < 8,
+    }
+    return [text for text, holds in warnings.items() if holds]

@@ -1,0 +1,195 @@
+"""PAT: part tokens that learn what different people have in common, for re-identification in unseen places.
+
+Ni, Li, Gao, Shen and Song, "Part-Aware Transformer for Generalizable Person Re-identification", arXiv 2308.03322.
+Symbols: g the cls feature, f^k that of part k, W the memory of part features, q the neighbours' identities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
+from fedlab.distill.triplet import batch_hard_triplet
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.methods.pat.bank import MemoryBank
+from fedlab.methods.pat.batches import augment, identity_batches
+from fedlab.methods.pat.evaluation import band_purity, extract, leave_one_out, retrieval
+from fedlab.methods.pat.losses import (
+    cross_id_similarity,
+    identity_loss,
+    neighbour_distribution,
+    neighbour_probability,
+    soft_targets,
+)
+from fedlab.methods.pat.masks import PARTS, draw_rectangles
+from fedlab.methods.pat.networks import PartViT, classifier, neck
+from fedlab.methods.pat.pictures import attention, ranked_lists
+from fedlab.methods.pat.pretrained import load_pretrained
+from fedlab.methods.pat.settings import PATSettings, check, check_images
+from fedlab.metrics.retrieval import Retrieval
+from fedlab.pictures import Picture
+
+
+class PAT(Method):
+    """Part-aware transformer for generalisable person re-identification."""
+
+    title = "PAT"
+    paper = "Ni et al. 2023, arXiv 2308.03322"
+
+    class Settings(PATSettings):
+        """Settings; defaults are the paper's."""
+
+    def check(self, config: Any) -> list[str]:
+        return check(self.settings, config)
+
+    def build(self, task: Task) -> dict[str, nn.Module]:
+        s = self.settings
+        image = check_images(s, task)
+        parts = PARTS if s.parts else 0
+        backbone = PartViT(image, s.patch, s.width, s.depth, s.heads, s.mlp_ratio, parts, s.drop_path)
+        if s.pretrained:
+            load_pretrained(backbone, s.pretrained)
+        return {"backbone": backbone, "neck": neck(s.width), "classifier": classifier(s.width, task.num_classes)}
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        """Identities differ between clients, so the classifier stays with them, as the memory does."""
+        s = self.settings
+        frozen = (Group("patches", members=("backbone.patch",), mode="once"),) if s.freeze_patches else ()
+        return (
+            *frozen,
+            Group("backbone", members=("backbone",)),
+            Group("neck", members=("neck",), buffers=s.neck_statistics),
+            Group("classifier", members=("classifier",), mode="local"),
+        )
+
+    # batches
+
+    def batches(self, plan: Plan) -> Batches:
+        return Batches(sampler=self._sample, collate=self._collate)
+
+    def _sample(self, columns: Mapping[str, Tensor], size: int, generator: torch.Generator) -> Any:
+        instances = self.settings.instances
+        return identity_batches(columns["label"].tolist(), size // instances, instances, generator)
+
+    def _collate(self, batch: Batch, generator: torch.Generator) -> Batch:
+        s, images = self.settings, batch["image"]
+        looks = s.model_dump(include={"flip", "pad", "grey_patch", "erase"})
+        drawn: Batch = {**batch, "image": augment(images, generator, fill=s.black, **looks)}
+        if s.parts:
+            grid = (images.shape[2] // s.patch, images.shape[3] // s.patch)
+            drawn["rectangles"] = draw_rectangles(grid, generator)
+        return drawn
+
+    # local training
+
+    def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
+        """Biases in a group of their own, see `schedule`."""
+        named = [(name, p) for name, p in networks.named_parameters() if p.requires_grad]
+        biases = [p for name, p in named if name.endswith("bias")]
+        return [
+            {"params": [p for name, p in named if not name.endswith("bias")], "factor": 1.0},
+            {"params": biases, "factor": self.settings.bias_lr},
+        ]
+
+    def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
+        """Once a round, as the release does once an epoch: linear warm-up, then a cosine down to a floor."""
+        s = self.settings
+        if step.round < s.warmup_rounds:
+            factor = s.warmup_start + (1 - s.warmup_start) * step.round / s.warmup_rounds
+        else:
+            length = s.cosine_rounds or step.total_steps // step.per_round
+            done = min(1.0, step.round / length)
+            factor = s.lr_floor + (1 - s.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return {"lr": group["lr"] * group["factor"] * factor}
+
+    def fit(self, ctx: FitContext) -> None:
+        count = len(ctx.data["label"])
+        columns = {**ctx.data, "row": torch.arange(count, device=ctx.device)}
+        ctx.scratch["identities"] = torch.unique(ctx.data["label"])
+        if self.settings.uses_bank:
+            bank = ctx.scratch["bank"] = self._bank(ctx, columns)
+        ctx.train(columns)
+        if self.settings.uses_bank and self.settings.bank == "keep":
+            ctx.state["bank"], ctx.state["known"] = bank.features, bank.known
+
+    @torch.no_grad()
+    def _bank(self, ctx: FitContext, columns: Mapping[str, Tensor]) -> MemoryBank:
+        """The memory as it was kept, or after one pass over all images in training mode."""
+        if "bank" in ctx.state:
+            return MemoryBank(ctx.state["bank"], ctx.state["known"], columns["label"])
+        backbone = ctx.networks["backbone"].train()
+        bank = MemoryBank.empty(columns["label"], PARTS, self.settings.width)
+        generator = ctx.generator("bank")
+        for plain in ctx.iterate(columns, shuffle="bank"):
+            batch = self._collate(plain, generator)
+            with ctx.autocast():
+                _, parts = backbone(batch["image"], batch["rectangles"])
+            bank.update(batch["row"], parts, 1.0)
+        ctx.log("bank_images", int(bank.known.sum()))
+        return bank
+
+    def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """L_ID (with PSD its soft form) + L_tri + L_CSL; what PSD and CSL compare with is updated before."""
+        s, identities = self.settings, step.scratch["identities"]
+        g, parts = networks["backbone"](batch["image"], batch.get("rectangles"))
+        logits = networks["classifier"](networks["neck"](g))[:, identities]
+        labels = torch.searchsorted(identities, batch["label"])
+        terms, soft = {}, None
+        if s.uses_bank:
+            bank: MemoryBank = step.scratch["bank"]
+            bank.update(batch["row"], parts, s.bank_momentum)
+            if int(bank.known.sum()) > 1:
+                found = cross_id_similarity(
+                    parts, bank.features, batch["row"], bank.known, s.neighbours, s.effective_scale
+                )
+                if s.csl:
+                    terms["csl"] = s.csl_weight * found[0]
+                owners = torch.searchsorted(identities, bank.identities[found[1]])
+                q = neighbour_distribution(owners, len(identities))
+                step.log("neighbour_probability", neighbour_probability(logits, labels, q))
+                soft = soft_targets(labels, q, s.psd_share) if s.psd else None
+            else:
+                step.log("no_neighbours_single_image", 1.0)
+        terms["identity"] = identity_loss(logits, labels, s.smoothing, soft, s.psd_weight)
+        if s.triplet and len(torch.unique(labels)) > 1:
+            terms["triplet"] = batch_hard_triplet(g, labels)
+        elif s.triplet:
+            step.log("no_triplet_single_identity", 1.0)
+        return terms
+
+    # evaluation and pictures
+
+    def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
+        """Retrieval among the client's own test images."""
+        return leave_one_out(extract(ctx.networks["backbone"], ctx.batches())).state()
+
+    def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
+        metric = Retrieval()
+        metric.merge(sums)
+        return metric.compute()
+
+    def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
+        """Retrieval in the unseen domain, and the purity of the parts where the generator tells the bands' colours."""
+        backbone = ctx.networks["backbone"]
+        found = {name: extract(backbone, ctx.iterate(columns)) for name, columns in ctx.data.items()}
+        values: dict[str, float] = {}
+        if {"query", "gallery"} <= found.keys():
+            values |= retrieval(found["query"], found["gallery"]).compute()
+        if "probe" in found:
+            probe = found["probe"]
+            tokens = probe["parts"] if self.settings.parts else probe["feature"][:, None]
+            purity, chance = band_purity(tokens, probe["label"], probe["colours"])
+            values |= {"purity": purity, **({"purity_over_chance": purity / chance} if chance else {})}
+        return values
+
+    def figures(self, ctx: FigureContext) -> dict[str, Picture]:
+        return {**ranked_lists(ctx), **attention(ctx)}
+
+
+METHOD = PAT

@@ -1,0 +1,354 @@
+"""PAT's losses, memory, batches and augmentation against known answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedlab.errors import ConfigError
+from fedlab.method import Step, Task
+from fedlab.methods.pat.bank import MemoryBank
+from fedlab.methods.pat.batches import augment, identity_batches
+from fedlab.methods.pat.evaluation import band_purity, leave_one_out
+from fedlab.methods.pat.losses import (
+    cross_id_similarity,
+    identity_loss,
+    neighbour_distribution,
+    neighbour_probability,
+    soft_targets,
+)
+from fedlab.methods.pat.method import PAT
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# CSL (checks 3 and 4)
+
+
+def csl(
+    features: Tensor, bank: Tensor, own: Tensor, neighbours: int = 3, scale: float = 0.5, known: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    known = torch.ones(len(bank), dtype=torch.bool) if known is None else known
+    return cross_id_similarity(features, bank, own, known, neighbours, scale)
+
+
+def test_equal_distances_give_log_of_rows_over_neighbours() -> None:
+    bank = torch.ones(101, 3, 16)
+    loss, rows = csl(torch.zeros(4, 3, 16), bank, torch.arange(4), neighbours=10, scale=0.02)
+    assert float(loss) == pytest.approx(math.log(10), abs=1e-6)
+    assert rows.shape == (4, 3, 10)
+
+
+def test_csl_is_what_its_formula_says() -> None:
+    f, bank = torch.randn(5, 3, 8, generator=generator()), torch.randn(12, 3, 8, generator=generator(1))
+    total, scale = 0.0, 0.3
+    for i in range(5):
+        for k in range(3):
+            d = {j: float((f[i, k] - bank[j, k]).square().sum()) for j in range(12) if j != i}
+            nearest = sorted(d, key=lambda j: d[j])[:4]
+            total += math.log(sum(math.exp(-scale * v) for v in d.values()))
+            total -= math.log(sum(math.exp(-scale * d[j]) for j in nearest))
+    loss, rows = csl(f, bank, torch.arange(5), 4, scale)
+    assert float(loss) == pytest.approx(total / 15, abs=1e-5)
+    assert (
+        rows[0, 0].tolist()
+        == sorted((j for j in range(12) if j != 0), key=lambda j: float((f[0, 0] - bank[j, 0]).square().sum()))[:4]
+    )
+
+
+@pytest.mark.parametrize(("neighbours", "zero"), [(3, False), (11, True), (50, True)])
+def test_csl_is_never_negative_and_0_when_all_rows_are_neighbours(neighbours: int, zero: bool) -> None:
+    f, bank = torch.randn(6, 3, 8, generator=generator()), torch.randn(12, 3, 8, generator=generator(1))
+    loss, _ = csl(f, bank, torch.arange(6), neighbours)
+    assert float(loss) >= 0
+    assert (float(loss) < 1e-6) is zero
+
+
+def test_no_gradient_reaches_the_memory() -> None:
+    f = torch.randn(4, 3, 8, generator=generator(), requires_grad=True)
+    bank = torch.randn(9, 3, 8, generator=generator(1), requires_grad=True)
+    csl(f, bank, torch.arange(4))[0].backward()
+    assert bank.grad is None
+    assert f.grad is not None
+    assert float(f.grad.abs().sum()) > 0
+
+
+def test_a_samples_own_row_does_not_count_even_where_it_is_identical() -> None:
+    f, bank = torch.randn(1, 3, 8, generator=generator()), torch.randn(9, 3, 8, generator=generator(1))
+    bank[4] = f[0]
+    loss, rows = csl(f, bank, torch.tensor([4]))
+    assert not (rows == 4).any()
+    bank[4] = 100.0
+    altered, others = csl(f, bank, torch.tensor([4]))
+    assert torch.equal(loss, altered)
+    assert torch.equal(rows, others)
+
+
+def test_rows_not_seen_yet_do_not_count() -> None:
+    f, bank = torch.randn(2, 3, 8, generator=generator()), torch.randn(9, 3, 8, generator=generator(1))
+    known = torch.arange(9) < 6
+    loss, rows = csl(f, bank, torch.arange(2), known=known)
+    assert int(rows.max()) < 6
+    assert torch.allclose(loss, csl(f, bank[:6], torch.arange(2))[0])
+
+
+def test_large_distances_neither_vanish_nor_overflow_under_autocast() -> None:
+    f, bank = 100 * torch.randn(4, 3, 8, generator=generator()), 100 * torch.randn(9, 3, 8, generator=generator(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = csl(f, bank, torch.arange(4), 1, 1.0)
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert torch.equal(loss, csl(f, bank, torch.arange(4), 1, 1.0)[0])
+
+
+# PSD (check 5)
+
+
+def test_the_papers_soft_target() -> None:
+    q = neighbour_distribution(torch.tensor([[[0], [0], [1]]]), 4)
+    assert q[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    soft = soft_targets(torch.tensor([0]), q, 0.5)
+    assert soft[0].tolist() == pytest.approx([0.83333, 0.16667, 0, 0], abs=1e-5)
+    for weight in (0.0, 0.5, 1.0):
+        loss = identity_loss(torch.zeros(1, 4), torch.tensor([0]), 0.1, soft, weight)
+        assert float(loss) == pytest.approx(1.386294, abs=1e-6)
+
+
+def test_smoothing_spreads_over_all_classes() -> None:
+    logits, labels = torch.randn(5, 4, generator=generator()), torch.tensor([0, 1, 2, 3, 0])
+    target = 0.9 * F.one_hot(labels, 4) + 0.1 / 4
+    expected = -(target * logits.log_softmax(1)).sum(1).mean()
+    assert float(identity_loss(logits, labels, 0.1)) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_probability_of_neighbours_leaves_out_the_own_identity() -> None:
+    probability = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    q = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
+    assert neighbour_probability(probability.log(), torch.tensor([0]), q) == pytest.approx(0.45)
+
+
+# the memory (check 7)
+
+
+def test_the_memory_moves_by_a_tenth_and_takes_first_sights_whole() -> None:
+    bank = MemoryBank.empty(torch.tensor([0, 0, 1]), 3, 4)
+    bank.known[0] = True
+    one = torch.ones(2, 3, 4, requires_grad=True)
+    bank.update(torch.tensor([0, 2]), one, 0.1)
+    assert bank.features[0].unique().tolist() == pytest.approx([0.1])
+    assert bank.features[2].unique().tolist() == [1.0]
+    bank.update(torch.tensor([0]), one[:1], 0.1)
+    assert bank.features[0].unique().tolist() == pytest.approx([0.19])
+    assert not bank.features.requires_grad
+    assert bank.known.tolist() == [True, False, True]
+
+
+def test_an_image_that_occurs_twice_in_a_batch_counts_twice() -> None:
+    bank = MemoryBank.empty(torch.zeros(4, dtype=torch.int64), 1, 1)
+    bank.update(torch.tensor([3, 1, 3]), torch.tensor([[[1.0]], [[5.0]], [[0.0]]]), 0.1)
+    assert bank.features.flatten().tolist() == pytest.approx([0.0, 5.0, 0.0, 0.9])
+
+
+# the method's loss on one batch
+
+
+class Fixed(nn.Module):
+    """A backbone that answers with given features."""
+
+    def __init__(self, g: Tensor, parts: Tensor) -> None:
+        super().__init__()
+        self.g, self.parts = g, parts
+
+    def forward(self, images: Tensor, rectangles: Any = None) -> tuple[Tensor, Tensor]:
+        return self.g, self.parts
+
+
+def one_batch(**settings: Any) -> tuple[dict[str, Tensor], dict[str, float], MemoryBank]:
+    """Loss terms, logged values and memory of two images of identities 2 and 5 of a client that holds 2, 5 and 7."""
+    method = PAT(PAT.Settings(width=4, heads=1, neighbours=1, **settings))
+    networks = nn.ModuleDict({"neck": nn.Identity(), "classifier": nn.Linear(4, 9, bias=False)})
+    with torch.no_grad():
+        networks["classifier"].weight.copy_(torch.randn(9, 4, generator=generator(2)))
+    f = torch.randn(2, 3, 4, generator=generator())
+    networks["backbone"] = Fixed(torch.randn(2, 4, generator=generator(1)), f)
+    bank = MemoryBank.empty(torch.tensor([2, 5, 7, 7]), 3, 4)
+    bank.update(torch.tensor([2, 3]), torch.stack([f[0] + 0.01, f[1] + 0.01]), 1.0)
+    logged: dict[str, float] = {}
+    step = Step(
+        round=1, epoch=0, index=0, per_round=1, global_step=0, total_steps=1, plan={}, shared={},
+        scratch={"identities": torch.tensor([2, 5, 7]), "bank": bank}, log=logged.__setitem__,
+    )  # fmt: skip
+    batch = {"image": torch.zeros(2, 3, 8, 8), "label": torch.tensor([2, 5]), "row": torch.tensor([0, 1])}
+    return method.loss(networks, batch, step), logged, bank
+
+
+def test_psd_is_on_by_default_and_changes_the_loss() -> None:
+    on, logged, _ = one_batch()
+    off, _, _ = one_batch(psd=False)
+    assert on.keys() == off.keys() == {"identity", "triplet", "csl"}
+    assert abs(float(on["identity"].detach() - off["identity"].detach())) > 1e-3
+    assert float(on["csl"].detach()) == float(off["csl"].detach())
+    assert 0 < logged["neighbour_probability"] < 1
+
+
+def test_soft_targets_come_from_the_parts_neighbours_not_from_the_classifier() -> None:
+    """Both samples' nearest row is one of identity 7: q is all there, whatever the classifier says."""
+    terms, _, _ = one_batch(psd_share=1.0, psd_weight=1.0)
+    g = torch.randn(2, 4, generator=generator(1))
+    logits = (g @ torch.randn(9, 4, generator=generator(2)).T)[:, [2, 5, 7]]
+    assert float(terms["identity"].detach()) == pytest.approx(float(-logits.log_softmax(1)[:, 2].mean()), abs=1e-5)
+
+
+def test_the_classifier_sees_only_the_clients_own_identities() -> None:
+    terms, _, _ = one_batch(psd=False, smoothing=0.1)
+    g = torch.randn(2, 4, generator=generator(1))
+    logits = (g @ torch.randn(9, 4, generator=generator(2)).T)[:, [2, 5, 7]]
+    expected = F.cross_entropy(logits, torch.tensor([0, 1]), label_smoothing=0.1)
+    assert float(terms["identity"].detach()) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_the_memory_is_updated_before_the_loss() -> None:
+    _, _, bank = one_batch()
+    assert bank.known.all()
+    assert torch.equal(bank.features[:2], torch.randn(2, 3, 4, generator=generator()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "terms"),
+    [
+        ({"csl": False}, {"identity", "triplet"}),
+        ({"csl": False, "psd": False}, {"identity", "triplet"}),
+        ({"triplet": False}, {"identity", "csl"}),
+    ],
+)
+def test_terms_can_be_switched_off(settings: dict[str, bool], terms: set[str]) -> None:
+    assert one_batch(**settings)[0].keys() == terms
+
+
+def test_the_scale_follows_the_width_on_request() -> None:
+    assert PAT.Settings(width=48).effective_scale == 0.02
+    assert PAT.Settings(width=48, rescale=True).effective_scale == pytest.approx(0.32)
+
+
+# the sampler (check 10)
+
+
+def test_every_batch_has_p_identities_with_k_images_each() -> None:
+    labels = torch.arange(23).repeat_interleave(9).tolist()
+    batches = list(identity_batches(labels, 5, 4, generator()))
+    for batch in batches:
+        counts = Counter(labels[i] for i in batch.tolist())
+        assert len(counts) == 5
+        assert set(counts.values()) == {4}
+        assert len(set(batch.tolist())) == 20
+    seen = torch.cat(batches).tolist()
+    assert len(seen) == len(set(seen))  # groups are disjoint, the remainder is dropped
+    # two groups of each identity; it ends when fewer than five identities are left
+    used = Counter(labels[i] for batch in batches for i in batch[::4].tolist())
+    assert sum(count < 2 for count in used.values()) + (23 - len(used)) < 5
+
+
+def test_identities_with_few_images_are_drawn_with_replacement() -> None:
+    batches = list(identity_batches([3, 3, 8, 8, 8, 8, 8], 2, 4, generator()))
+    assert len(batches) == 1
+    counts = Counter([3, 3, 8, 8, 8, 8, 8][i] for i in batches[0].tolist())
+    assert counts == {3: 4, 8: 4}
+
+
+@pytest.mark.parametrize(("labels", "identities"), [([1] * 9, 1), ([1] * 8 + [2] * 8, 2), ([], 0)])
+def test_clients_of_few_identities_use_them_all(labels: list[int], identities: int) -> None:
+    batches = list(identity_batches(labels, 16, 4, generator()))
+    assert len(batches) == (2 if labels else 0)
+    assert all(len({labels[i] for i in batch.tolist()}) == identities for batch in batches)
+
+
+def test_batches_depend_on_the_generator_alone() -> None:
+    labels = torch.arange(10).repeat_interleave(8).tolist()
+    first, again, other = (torch.cat(list(identity_batches(labels, 4, 4, generator(s)))) for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# augmentation
+
+PLAIN: dict[str, Any] = {"flip": 0.0, "pad": 0, "grey_patch": 0.0, "erase": 0.0, "fill": -1.0}
+
+
+def test_augmentation_does_one_thing_at_a_time() -> None:
+    images = torch.rand(8, 3, 12, 6, generator=generator())
+    assert torch.equal(augment(images, generator(), **PLAIN), images)
+    assert torch.equal(augment(images, generator(), **{**PLAIN, "flip": 1.0}), images.flip(3))
+    shifted = augment(images, generator(), **{**PLAIN, "pad": 2})
+    assert shifted.shape == images.shape
+    padded = F.pad(images, (2,) * 4, value=-1.0)
+    for one, source in zip(shifted, padded, strict=True):
+        assert any(torch.equal(one, source[:, y : y + 12, x : x + 6]) for y in range(5) for x in range(5))
+    half = augment(images.repeat(50, 1, 1, 1), generator(), **{**PLAIN, "flip": 0.5})
+    kept = sum(torch.equal(one, images[i % 8]) for i, one in enumerate(half))
+    assert kept == pytest.approx(200, abs=45)
+
+
+@pytest.mark.parametrize("kind", ["grey_patch", "erase"])
+def test_rectangles_are_grey_or_black_and_of_the_right_size(kind: str) -> None:
+    images = torch.rand(200, 3, 24, 12, generator=generator())
+    changed = augment(images, generator(), **{**PLAIN, kind: 0.5})
+    touched = (changed != images).any(1)
+    hit = touched.flatten(1).any(1)
+    assert int(hit.sum()) == pytest.approx(100, abs=30)
+    for one, inside in zip(changed[hit], touched[hit], strict=True):
+        rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+        box = one[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert torch.allclose(box[0], box[1])
+        assert box[0].numel() <= 0.45 * 24 * 12
+        if kind == "erase":
+            assert (box == -1.0).all()
+
+
+# purity
+
+
+def test_purity_counts_other_identities_of_equal_colour() -> None:
+    """Two bands; in the first the token knows the colour, in the second it knows nothing."""
+    identities = torch.arange(24) // 2
+    colours = torch.stack([identities % 2, torch.zeros(24, dtype=torch.int64)], dim=1)
+    features = torch.stack([colours[:, 0].float(), torch.zeros(24)], dim=1)[:, :, None].repeat(1, 1, 4)
+    purity, chance = band_purity(features, identities, colours)
+    assert purity == 1.0
+    assert chance == pytest.approx((10 / 22 + 1) / 2)
+    blind, _ = band_purity(1 - features[:, :1] * torch.rand(24, 1, 1, generator=generator()), identities, colours)
+    assert blind < 1.0
+
+
+def test_the_task_is_what_the_method_needs() -> None:
+    def task(shape: tuple[int, ...]) -> Task:
+        columns = {"image": ("float32", shape), "label": ("int64", ())}
+        return Task(3, shape, ("a", "b", "c"), 2, "convnet", columns, nn.Identity)
+
+    with pytest.raises(ConfigError, match=r"method\.patch"):
+        PAT(PAT.Settings(width=12, heads=3, patch=5)).build(task((3, 48, 24)))
+    with pytest.raises(ConfigError, match=r"method\.heads"):
+        PAT(PAT.Settings(width=16, heads=3, patch=6)).build(task((3, 48, 24)))
+    with pytest.raises(ConfigError, match=r"data\.source"):
+        PAT(PAT.Settings(patch=6)).build(task((8000,)))
+
+
+# a client's own test
+
+
+def test_every_test_image_asks_for_the_others_of_its_person() -> None:
+    samples = {"feature": torch.eye(4)[[0, 0, 1, 2]], "label": torch.tensor([5, 5, 5, 9])}
+    values = leave_one_out(samples).compute()
+    assert values["mAP"] == pytest.approx(1.0)
+    assert values["rank1"] == 1.0
+    cameras = {**samples, "camera": torch.tensor([0, 0, 1, 1])}
+    assert leave_one_out(cameras).compute()["rank1"] == pytest.approx(1.0)
+    assert leave_one_out({**samples, "camera": torch.zeros(4, dtype=torch.int64)}).compute() == {}
+    assert leave_one_out({}).compute() == {}
