@@ -110,7 +110,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
 
 
 def _seen(verdict: Verdict) -> str:
-    return "–" if verdict.seen is None else f"{verdict.seen:.3g}{verdict.bar.unit}"
+    return "–" if verdict.seen is None else f"{verdict.seen:.4g}{verdict.bar.unit}"
 
 
 def _training(results: Mapping[str, Result], work: Work) -> str:

@@ -59,7 +59,8 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: make_chain(config.exchange.compression))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
     attempt(lambda: check_participation(config, rule is None or isinstance(rule, AveragingStrategy)))
-    attempt(lambda: rule and check_evaluation(config, rule))
+    if rule is not None:
+        attempt(lambda: check_evaluation(config, rule))
     attempt(lambda: check_asynchronous(config, chosen, rule))
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))

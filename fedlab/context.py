@@ -262,10 +262,9 @@ class ClientState(MutableMapping[str, Tensor]):
 class FitContext(WorkContext, ABC):
     """A client's round. Attributes beside those of `WorkContext`:
 
-    ``client`` and ``client_name``: who this is; ``data``: the client's training columns as tensors on the device;
-    ``state``: its lasting tensors; ``shared``: tensors received from the server, on the device; ``scratch``: objects
-    that live for this round, which `Method.loss` and `after_step` see; ``examples``: the client's weight;
-    ``fingerprint``: hash of the client's data.
+    ``client`` and ``client_name``: who this is; ``data``: its training columns as tensors on the device; ``state``:
+    its lasting tensors; ``shared``: tensors received from the server, on the device; ``scratch``: objects that live for
+    this round, which `Method.loss` and `after_step` see; ``examples``: its weight; ``fingerprint``: hash of its data.
     """
 
     client: int
@@ -275,7 +274,10 @@ class FitContext(WorkContext, ABC):
     shared: Mapping[str, Tensor]
     scratch: dict[str, Any]
     examples: int
-    fingerprint: str
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str: ...
 
     @abstractmethod
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
@@ -392,10 +394,9 @@ class FigureContext:
         seed: int,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.task, self.round, self.networks, self.data = task, round, networks, data
-        self.tensors, self.state = tensors, state or {}
+        self.task, self.round, self.networks, self.data, self.seed = task, round, networks, data, seed
+        self.tensors, self.state, self.denormalise = tensors, state or {}, denormalise
         self.client_names, self.client_state, self.client_test = client_names, client_state, client_test
-        self.denormalise, self.seed = denormalise, seed
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose, a function of (seed, round, purpose)."""

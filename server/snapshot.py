@@ -46,7 +46,7 @@ class Checkpoint:
 
     def client_states(self) -> dict[int, RecordDict]:
         """Flower's client states, for the engine."""
-        found = {}
+        found: dict[int, RecordDict] = {}
         for version, clients in self.meta["client_versions"]:
             state = RecordDict({STATE: ConfigRecord({"version": int(version)})})
             found |= dict.fromkeys(members(clients), state)

@@ -95,8 +95,8 @@ def trainer(
         client=0,
         client_name="c",
         examples=len(data["x"]),
-        fingerprint="f",
-        cache=ResultCache(tmp_path, "f", 0, torch.device("cpu")),
+        fingerprint=lambda: "f",
+        cache=ResultCache(tmp_path, lambda: "f", 0, torch.device("cpu")),
         correction=requested(start),
         **{**work, **changes},
     )
