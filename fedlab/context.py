@@ -6,6 +6,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -362,6 +363,7 @@ class EvaluationContext(WorkContext):
         return metric.state()
 
 
+@dataclass(frozen=True, kw_only=True)
 class FigureContext:
     """What `Method.figures` may look at.
 
@@ -379,24 +381,17 @@ class FigureContext:
         state: the server's tensors that never leave it.
     """
 
-    def __init__(
-        self,
-        *,
-        task: Task,
-        round: int,
-        tensors: Mapping[str, Tensor],
-        networks: nn.ModuleDict,
-        data: Mapping[str, Mapping[str, Tensor]],
-        client_names: Sequence[str],
-        client_state: Callable[[int], Mapping[str, Tensor] | None],
-        client_test: Callable[[int], Mapping[str, Tensor] | None],
-        denormalise: Callable[[Tensor], Tensor],
-        seed: int,
-        state: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.task, self.round, self.networks, self.data, self.seed = task, round, networks, data, seed
-        self.tensors, self.state, self.denormalise = tensors, state or {}, denormalise
-        self.client_names, self.client_state, self.client_test = client_names, client_state, client_test
+    task: Task
+    round: int
+    tensors: Mapping[str, Tensor]
+    networks: nn.ModuleDict
+    data: Mapping[str, Mapping[str, Tensor]]
+    client_names: Sequence[str]
+    client_state: Callable[[int], Mapping[str, Tensor] | None]
+    client_test: Callable[[int], Mapping[str, Tensor] | None]
+    denormalise: Callable[[Tensor], Tensor]
+    seed: int
+    state: Mapping[str, Tensor] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose, a function of (seed, round, purpose)."""

@@ -76,7 +76,7 @@ def balanced_batches(columns: Mapping[str, Tensor], batch_size: int, generator: 
     if not likely.any():
         likely = torch.ones_like(likely)
     drawn = torch.multinomial(torch.as_tensor(likely, device="cpu"), len(likely), True, generator=generator)
-    yield from drawn.split(batch_size)
+    yield from torch.split(drawn, batch_size)
 
 
 def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:

@@ -71,7 +71,7 @@ class PartViT(nn.Module):
             x = block(x, mask)
         last: Any = self.blocks[-1]
         weights: Tensor = last.attention_weights(x, mask)[:, : 1 + self.parts, 1 + self.parts :]
-        return weights.unflatten(2, self.grid)
+        return weights.reshape(*weights.shape[:2], *self.grid)
 
     def _start(self, images: Tensor, rectangles: tuple[Rectangle, ...] | None) -> tuple[Tensor, Tensor | None]:
         patches = self.patch(images).flatten(2).transpose(1, 2)
@@ -119,7 +119,8 @@ class Block(nn.Module):
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf)
-        return logits.softmax(dim=-1).mean(dim=1)
+        weights: Tensor = logits.softmax(dim=-1).mean(dim=1)
+        return weights
 
     def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -52,7 +52,7 @@ def load_vit(backbone: PartViT, state: Mapping[str, Tensor]) -> None:
     side = round((positions.shape[1] - 1) ** 0.5)
     if side * side != positions.shape[1] - 1:
         raise ValueError(f"{positions.shape[1] - 1} patch positions are no square grid")
-    grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    grid = positions[:, 1:].reshape(len(positions), side, side, -1).permute(0, 3, 1, 2)
     resized = F.interpolate(grid, size=backbone.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
     count = 1 + backbone.parts
     translated = {

@@ -171,7 +171,8 @@ class _Camera:
             picture = np.where(inside[..., None], cloth, picture)
         picture = picture * rng.uniform(0.85, 1.15) * self.gain + self.offset
         picture = picture + 0.05 * rng.standard_normal(picture.shape)
-        return np.clip(picture, 0, 1).transpose(2, 0, 1).astype(np.float32)
+        image: np.ndarray = np.clip(picture, 0, 1).transpose(2, 0, 1).astype(np.float32)
+        return image
 
 
 def _texture(kind: int, rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
