@@ -84,6 +84,7 @@ def _content(record: Record) -> dict[str, Any]:
         "headline": part("headline figures", sections.headline),
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
         "results": part("results", sections.results_table),
+        "held": part("results on the server’s data", sections.server_table),
         "curves": part("curves", lambda r: list(sections.curves(r))),
         "privacy": part("privacy", privacy),
         "partition": part("partition", sections.partition),

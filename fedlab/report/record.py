@@ -121,7 +121,7 @@ class Record:
         return here
 
     def metric_over_rounds(self, metric: str, scope: str, client: str | None = None) -> dict[int, float]:
-        """Values by round of ``mean``, ``pooled`` or ``unseen``, or of one of the ``clients``."""
+        """Values by round of ``mean``, ``pooled``, ``unseen`` or ``server``, or of one of the ``clients``."""
         found = {}
         for round, event in self.evaluations.items():
             values = event.get(scope, {}) if client is None else event["clients"].get(client, {})

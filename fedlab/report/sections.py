@@ -143,6 +143,13 @@ def results_table(record: Record) -> Table | None:
     )
 
 
+def server_table(record: Record) -> Table | None:
+    """What the method measured on the server's own data at the last evaluation."""
+    values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
+    rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
+    return Table(("On the server’s data", "Value"), rows) if rows else None
+
+
 def _domain(record: Record, name: str) -> str:
     """Where it says more than the client's name."""
     domain = str(record.client_facts.get(name, {}).get("domain", ""))
@@ -172,6 +179,7 @@ def curves(record: Record) -> Iterator[Chart]:
             ),
             many,
         )
+    yield from _server_curves(record)
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")
         logged.pop("seconds", None)
@@ -179,6 +187,25 @@ def curves(record: Record) -> Iterator[Chart]:
         for stem, group in _families(logged).items():
             svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
             yield Chart(f"{who}: {stem}", svg, note)
+
+
+def _server_curves(record: Record) -> Iterator[Chart]:
+    """Metrics on the server's own data: all that are shares in one chart, the others each in its own."""
+    names = metric_names([event.get("server", {}) for event in record.evaluations.values()])
+    points = {metric: record.metric_over_rounds(metric, "server") for metric in names}
+    shares = {metric_label(metric): points[metric] for metric in names if is_share(metric)}
+    groups = {"accuracies": shares} if shares else {}
+    groups |= {metric_phrase(m): {metric_label(m): points[m]} for m in names if not is_share(m)}
+    for label, series in groups.items():
+        percent = series is shares
+        svg = lines_chart(
+            f"held-{_slug(label)}",
+            series,
+            ylabel=label + (" (%)" if percent else ""),
+            percent=percent,
+            span=record.span,
+        )
+        yield Chart(f"Server’s data: {label}", svg, "Measured by the method on samples that the server holds.")
 
 
 def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, Mapping[int, float]]]:

@@ -30,7 +30,14 @@ def result_table(history: History) -> Group:
     """
     from rich.console import Group
 
-    parts = [_evaluation(history), *_privacy(history), *_traffic(history), *_times(history), _status(history)]
+    parts = [
+        _evaluation(history),
+        *_server(history),
+        *_privacy(history),
+        *_traffic(history),
+        *_times(history),
+        _status(history),
+    ]
     return Group(*(part for part in parts if part is not None))
 
 
@@ -60,6 +67,15 @@ def _evaluation(history: History) -> Table | None:
     for name, values in summary:
         table.add_row(name, *(metric_value(metric, values.get(metric)) for metric in metrics), style="bold")
     return table
+
+
+def _server(history: History) -> list[Text]:
+    """What the method measured on the server's own data."""
+    from rich.text import Text
+
+    values = history.evaluations[-1].get("server", {}) if history.evaluations else {}
+    shown = [f"{metric_phrase(metric)} {metric_value(metric, values[metric])}" for metric in metric_names([values])]
+    return [Text("server   " + ", ".join(shown))] if shown else []
 
 
 def _privacy(history: History) -> list[Text]:

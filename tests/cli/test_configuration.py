@@ -75,4 +75,4 @@ def test_describe_prints_key_value_and_meaning(cli: Cli, tiny: Path) -> None:
     done = cli("config", "show", tiny, "--describe")
     assert done.exit_code == 0
     assert "federation.rounds = 2" in done.stdout
-    assert "clip the gradient's global L2 norm" in done.stdout
+    assert "largest L2 norm of the gradient" in done.stdout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ def make_run(
     end: str | None = "completed",
     error: str = "",
     metrics: Sequence[str] = ("accuracy", "balanced_accuracy", "f1_macro", "loss"),
+    held: Mapping[str, float] | None = None,
     pictures: bool = True,
     logs: bool = True,
     warnings: Sequence[str] = (),
@@ -45,7 +46,7 @@ def make_run(
     caption: str = "One column per class.",
 ) -> Path:
     """Client i's accuracy in round r is (10 (i mod 7) + 3 r) %, its loss 2 − 0.1 r; each round sends 1 MB down and
-    0.5 MB up of the group ``model``.
+    0.5 MB up of the group ``model``. `held` is what the server measures on its own data in every round.
     """
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(CONFIG, encoding="utf-8")
@@ -64,7 +65,7 @@ def make_run(
         )
     )
     counts = np.random.default_rng(0).integers(0, 40, (len(clients), len(classes)))
-    held = [
+    parts = [
         {
             "name": name,
             "domain": (domains or clients)[i],
@@ -74,7 +75,7 @@ def make_run(
         }
         for i, name in enumerate(clients)
     ]
-    described = {"classes": list(classes), "clients": held, "skew": skew_figures(counts)}
+    described = {"classes": list(classes), "clients": parts, "skew": skew_figures(counts)}
     (path / "partition.json").write_text(json.dumps(described))
 
     tracker = Tracker([JsonlSink(path / "events.jsonl")])
@@ -107,7 +108,7 @@ def make_run(
     if pictures:
         _draw(path, tracker, 0, caption)
     for round in range(1, rounds + 1):
-        _round(tracker, round, planned, clients, metrics, logs)
+        _round(tracker, round, planned, clients, metrics, logs, held or {})
         if pictures and round in (1, planned):
             _draw(path, tracker, round, caption)
     if end is not None:
@@ -117,7 +118,13 @@ def make_run(
 
 
 def _round(
-    tracker: Tracker, round: int, planned: int, clients: Sequence[str], metrics: Sequence[str], logs: bool
+    tracker: Tracker,
+    round: int,
+    planned: int,
+    clients: Sequence[str],
+    metrics: Sequence[str],
+    logs: bool,
+    held: Mapping[str, float],
 ) -> None:
     ce_dm = {"ce": 2.0 / round, "dm": 90.0 / round, "dm_first": 200.0 / round, "dm_last": 60.0, "seconds": 0.1}
     for phase, seconds in (("train", 2.0), ("server", 0.25), ("evaluate", 0.5)):
@@ -141,7 +148,7 @@ def _round(
     }
     mean = {m: sum(v[m] for v in values.values()) / len(values) for m in metrics}
     pooled = {m: v if m == "loss" else v + 0.001 for m, v in mean.items()}
-    tracker.emit("evaluation", round=round, clients=values, mean=mean, pooled=pooled, strategy={})
+    tracker.emit("evaluation", round=round, clients=values, mean=mean, pooled=pooled, server=held, strategy={})
 
 
 def _draw(path: Path, tracker: Tracker, round: int, caption: str) -> None:

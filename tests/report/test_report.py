@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import re
 import runpy
@@ -8,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import fedlab
 from fedlab.report import write_report
+from fedlab.report.tables import result_table
+from fedlab.tracking import History
 
 HERE = Path(__file__).parent
 Page: Any = runpy.run_path(str(HERE / "pages.py"))["Page"]
@@ -116,6 +120,17 @@ def test_metrics_of_other_tasks_take_the_place_of_accuracy(make_run: Callable[..
     assert "Client | PSNR | RMSE | Test samples" in page.text("results")
     assert "%" not in page.text("results")
     assert "ccuracy" not in page.text("curves")
+
+
+def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..., Path]) -> None:
+    path = make_run(held={"probe_accuracy": 0.452, "knn_accuracy": 0.381, "collapse_alarm": 0.0})
+    page = report(path)
+    assert "Probe accuracy | 45.2 %" in page.text("results")
+    assert "Collapse alarm | 0.000" in page.text("results")
+    assert "Server’s data: accuracies" in page.text("curves")
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(result_table(History.from_jsonl(path / "events.jsonl")))
+    assert "server   collapse alarm 0.000, knn accuracy 38.1 %, probe accuracy 45.2 %" in shown.getvalue()
 
 
 def test_rounds_a_resumed_run_repeats_count_once(make_run: Callable[..., Path]) -> None:
