@@ -192,7 +192,8 @@ def curves(record: Record) -> Iterator[Chart]:
 def _server_curves(record: Record) -> Iterator[Chart]:
     """Metrics on the server's own data: all that are shares in one chart, the others each in its own."""
     names = metric_names([event.get("server", {}) for event in record.evaluations.values()])
-    points = {metric: record.metric_over_rounds(metric, "server") for metric in names}
+    points = {metric: found for metric in names if len(found := record.metric_over_rounds(metric, "server")) > 1}
+    names = list(points)
     shares = {metric_label(metric): points[metric] for metric in names if is_share(metric)}
     groups = {"accuracies": shares} if shares else {}
     groups |= {metric_phrase(m): {metric_label(m): points[m]} for m in names if not is_share(m)}
