@@ -47,7 +47,7 @@ class Lab:
     def work(self, round: int) -> dict[str, Any]:
         return {
             "task": self.task, "networks": self.networks, "training": self.config.training, "device": CPU, "seed": 0,
-            "round": round, "rounds": 4, "plan": {}, "cache": ResultCache(self.folder, "data", 0, CPU),
+            "round": round, "rounds": 4, "plan": {}, "cache": ResultCache(self.folder, lambda: "data", 0, CPU),
         }  # fmt: skip
 
     def client(self, state: ClientState | None = None, round: int = 1) -> LocalTrainer:
