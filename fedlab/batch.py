@@ -162,7 +162,9 @@ def _equal(config: Config) -> Iterator[Run]:
             found = load(path.parent)
         except FedLabError:
             continue
-        if _essence(found.config) == _essence(config):
+        # what `auto` found out is what the run's own configuration says
+        alike = config.engine.vectorise in ("auto", found.config.engine.vectorise)
+        if alike and _essence(found.config) == _essence(config):
             yield found
 
 
@@ -171,7 +173,7 @@ def _made(config: Config, command: str | None, announce: Callable[[str], None]) 
     where = {
         f"{part}.{key}": value
         for part, section in (("engine", config.engine), ("tracking", config.tracking))
-        for key, value in section.model_dump(mode="json", exclude={"folder", "name"}).items()
+        for key, value in section.model_dump(mode="json", exclude={"folder", "name", "vectorise"}).items()
     }
     for begun in _equal(config):
         round = _reached(begun)

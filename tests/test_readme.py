@@ -41,7 +41,7 @@ def targets(text: str) -> list[str]:
 
 
 SECTIONS = {title: blocks(body) for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.M | re.S)}
-FRAGMENTS = ("communication", "participation")  # pages of fragments, which tests of their own complete and run
+FRAGMENTS = ("communication", "gpu", "participation")  # pages of fragments, which tests of their own complete and run
 PAGES = {
     f"{page.stem}: {title}": blocks(body)
     for page in sorted((ROOT / "docs").glob("*.md"))
