@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _MOST_CLIENTS = 40
+_MOST_METRICS = 5  # columns that a terminal of 80 characters has room for
 _STATUS = {
     "completed": ("completed", "bold green"),
     "failed": ("failed", "bold red"),
@@ -49,11 +50,15 @@ def _evaluation(history: History) -> Table | None:
         return None
     event = history.evaluations[-1]
     clients = event["clients"]
-    metrics = metric_names([event["mean"], event["pooled"], *clients.values()])
-    table = Table(title=f"Results after round {event['round']}", title_justify="left", title_style="bold")
-    table.add_column("client", overflow="fold")
-    for metric in metrics:
-        table.add_column(metric_phrase(metric), justify="right", no_wrap=True)
+    every = metric_names([event["mean"], event["pooled"], *clients.values()])
+    metrics = every[:_MOST_METRICS]
+    more = f", {len(metrics)} of {len(every)} metrics; see the report for all" if len(metrics) < len(every) else ""
+    table = Table(title=f"Results after round {event['round']}{more}", title_justify="left", title_style="bold")
+    table.add_column("client", overflow="fold", min_width=6)
+    told = [*clients.values(), event["mean"], event["pooled"]]
+    for metric in metrics:  # long names take several lines, values never
+        widest = max(len(metric_value(metric, values.get(metric))) for values in told)
+        table.add_column(metric_phrase(metric), justify="right", min_width=widest)
     rows = list(clients.items())[:_MOST_CLIENTS]
     for name, values in rows:
         # names are the user's: text, never rich's markup

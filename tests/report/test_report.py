@@ -133,6 +133,18 @@ def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..
     assert "server   collapse alarm 0.000, knn accuracy 38.1 %, probe accuracy 45.2 %" in shown.getvalue()
 
 
+def test_a_terminal_shows_the_metrics_it_has_room_for(make_run: Callable[..., Path]) -> None:
+    path = make_run(metrics=("accuracy", *(f"accuracy_kind_{k}" for k in range(7))))
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(result_table(History.from_jsonl(path / "events.jsonl")))
+    assert "5 of 8 metrics; see the report for all" in shown.getvalue()
+    header = re.sub(r"[^\w ]", " ", shown.getvalue().split("client")[1].split("mnist")[0])
+    assert "3" in header.split()
+    assert "4" not in header.split()
+    assert "…" not in shown.getvalue()
+    assert "Accuracy kind 6" in report(path).text("results")
+
+
 def test_rounds_a_resumed_run_repeats_count_once(make_run: Callable[..., Path]) -> None:
     path = make_run(**QUICK)
     events = path / "events.jsonl"
