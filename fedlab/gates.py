@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self
 
@@ -33,7 +34,7 @@ def last_value(history: History, metric: str, scope: Scope = "mean") -> float | 
     return series[-1][1] if series else None
 
 
-class Gate(Section):
+class Gate(Section, ABC):
     """Base: what is read from runs, and when it is enough."""
 
     name: str
@@ -42,22 +43,22 @@ class Gate(Section):
     void: bool = Field(default=False, description="if this is not met, the experiment says nothing, rather than fails")
 
     @property
+    @abstractmethod
     def arms(self) -> tuple[str, ...]:
         """Arms the gate looks at."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def required(self) -> str:
         """The threshold in words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def seen(self, results: Results) -> dict[int, float]:
         """What each seed shows, for the seeds all of its arms have."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, seen: Mapping[int, float]) -> tuple[float, bool]:
-        """What counts, by default the mean over the seeds, and whether it is enough."""
-        raise NotImplementedError
+        """What counts, for most gates the mean over the seeds, and whether it is enough."""
 
     def _means(self, arms: tuple[str, ...], results: Results) -> dict[int, float]:
         """The last value by seed, mean over `arms`, for the seeds all of them have."""

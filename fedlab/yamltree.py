@@ -20,7 +20,7 @@ _TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "f
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*_TAGS, None)}  # noqa: RUF012  PyYAML
+    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*_TAGS, None)}  # noqa: RUF012  a registry that PyYAML looks for on the class
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         written: set[tuple[str, str]] = set()

@@ -65,6 +65,5 @@ def _reduced(reply: Message, names: set[str]) -> Message:
     arrays = array_record(reply.content, ARRAYS)
     if arrays is not None:
         content[ARRAYS] = arrays
-    # the overload for engines is not in Flower's signatures
-    reduced: Message = Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]
+    reduced: Message = Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]  # an overload for engines
     return reduced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar, overload
@@ -16,8 +17,9 @@ class Lookup(Sequence[Value], Generic[Value]):
     def __init__(self, length: int) -> None:
         self._length = length
 
+    @abstractmethod
     def _at(self, place: int) -> Value:
-        raise NotImplementedError
+        """The member at a place from 0."""
 
     def __len__(self) -> int:
         return self._length

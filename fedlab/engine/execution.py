@@ -149,8 +149,7 @@ class ClientRunner:
         result: ChunkResult,
     ) -> None:
         client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
-        # the overload for engines is not in Flower's signatures
-        message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]
+        message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]  # an overload for engines
         state = result.states[client] if client in result.states else states.get(client)
         context = self._context(client, state)
         try:
