@@ -13,6 +13,7 @@ from torch import Tensor
 from fedlab.clients.corrections import Correction
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, FitContext, Optimiser
+from fedlab.distill.schedules import cosine
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Step
 
@@ -25,7 +26,7 @@ def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:
         return 1.0
     done = (step - training.warmup_steps) / max(1, total - training.warmup_steps)
     done = min(1.0, done)
-    return 1 - done if training.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if training.schedule == "linear" else cosine(done, 1)
 
 
 class LocalTrainer(FitContext):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 
-def cosine(step: int, total: int, start: float, end: float) -> float:
-    """Half a cosine from `start` at step 0 towards `end`, which step `total` would reach.
+def cosine(step: float, total: float, start: float = 1.0, end: float = 0.0) -> float:
+    """Half a cosine from `start` at step 0 towards `end`, which step `total` would reach; a factor by default.
 
     Source: Caron et al. 2021, arXiv 2104.14294 (``cosine_scheduler``).
     """

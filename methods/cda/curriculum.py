@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, assert_never
+
+from fedlab.distill.schedules import cosine
 
 Curriculum = Literal["cosine", "linear", "step", "constant", "reverse"]
 
@@ -31,16 +32,16 @@ def crop_bound(t: int, steps: int, mode: Curriculum, milestone: float, smallest:
         case "linear":
             eased = 1 - done
         case "cosine":
-            eased = (1 + math.cos(math.pi * done)) / 2
+            eased = cosine(done, 1)
         case "reverse":
-            eased = (1 - math.cos(math.pi * done)) / 2
+            eased = cosine(done, 1, 0.0, 1.0)
         case _:
             assert_never(mode)
     return smallest + (1 - smallest) * eased
 
 
-def cosine(t: float, total: float, warmup: float = 0.0, start: float = 0.01) -> float:
+def warm_cosine(t: float, total: float, warmup: float, start: float = 0.01) -> float:
     """½(1 + cos(π·t/T)), after a linear rise from `start` over the first `warmup` units of t."""
     if t < warmup:
         return start + (1 - start) * t / warmup
-    return (1 + math.cos(math.pi * (t - warmup) / max(total - warmup, 1e-9))) / 2
+    return cosine(t - warmup, max(total - warmup, 1e-9))

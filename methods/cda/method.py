@@ -22,7 +22,7 @@ from fedlab.distill.pixels import to_bytes
 from fedlab.distill.views import draw_views, take_views
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
-from fedlab.methods.cda.curriculum import cosine
+from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.pictures import synthetic_pictures, synthetic_sets
 from fedlab.methods.cda.post import PostTraining
 from fedlab.methods.cda.quality import student_values
@@ -105,7 +105,7 @@ class CDA(Method):
         warmup, total = (rounds * step.per_round for rounds in (s.warmup_rounds, s.rounds))
         if s.schedule == "constant" and step.global_step >= warmup:
             return {"lr": group["lr"]}
-        return {"lr": group["lr"] * cosine(step.global_step, total, warmup)}
+        return {"lr": group["lr"] * warm_cosine(step.global_step, total, warmup)}
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(networks["model"](batch["image"]), batch["label"])}

@@ -15,7 +15,7 @@ from fedlab.distill.pixels import from_bytes
 from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.errors import FedLabError
-from fedlab.methods.cda.curriculum import cosine
+from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.settings import Post
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor, float]]
@@ -71,7 +71,7 @@ class PostTraining:
         unpack(optimiser, ctx.state, f"optimiser/{role}/")
         for epoch in (first + done for done in ctx.steps(last - first)):
             for group in optimiser.torch.param_groups:
-                group["lr"] = s.lr * cosine(epoch, s.epochs, s.warmup_epochs)
+                group["lr"] = s.lr * warm_cosine(epoch, s.epochs, s.warmup_epochs)
             parts: list[Tensor] = []
             for batch in self._batches(epoch, role):
                 parts.append(self._loss(student, *batch))

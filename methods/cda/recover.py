@@ -12,8 +12,9 @@ from fedlab.context import FitContext, ServerContext
 from fedlab.distill.bn_matching import BatchNormMatching
 from fedlab.distill.freezing import frozen, state_hash
 from fedlab.distill.pixels import to_bytes, valid_range
+from fedlab.distill.schedules import cosine
 from fedlab.distill.views import crop_resize, draw_boxes
-from fedlab.methods.cda.curriculum import cosine, crop_bound
+from fedlab.methods.cda.curriculum import crop_bound
 from fedlab.methods.cda.settings import Recover
 
 STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)

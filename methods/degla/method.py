@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill.ema import ema_update
+from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError
 from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
 from fedlab.methods.degla import evaluation, pictures
@@ -95,8 +96,7 @@ class DeGLA(Method):
         per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
         batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
         for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
-            factor = 0.5 * (1 + math.cos(math.pi * step / s.steps))
-            optimiser.set(partial(_scaled, factor))
+            optimiser.set(partial(_scaled, cosine(step, s.steps)))
             none = batch["text"][:, None][:, :0]
             with ctx.autocast():
                 e = _embed(model, batch["image"], batch["text"], none)

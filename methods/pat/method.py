@@ -6,7 +6,6 @@ Symbols: g the cls feature, f^k that of part k, W the memory of part features, q
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
+from fedlab.distill.schedules import cosine
 from fedlab.distill.triplet import batch_hard_triplet
 from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
 from fedlab.methods.pat.bank import MemoryBank
@@ -104,8 +104,7 @@ class PAT(Method):
             factor = s.warmup_start + (1 - s.warmup_start) * step.round / s.warmup_rounds
         else:
             length = s.cosine_rounds or step.total_steps // step.per_round
-            done = min(1.0, step.round / length)
-            factor = s.lr_floor + (1 - s.lr_floor) * 0.5 * (1 + math.cos(math.pi * done))
+            factor = cosine(min(1.0, step.round / length), 1, 1.0, s.lr_floor)
         return {"lr": group["lr"] * group["factor"] * factor}
 
     def fit(self, ctx: FitContext) -> None:

@@ -13,7 +13,8 @@ import fedlab.methods.cda.recover as recovery
 from fedlab.context import ClientState
 from fedlab.distill.bn_matching import BatchNormMatching, batch_norms
 from fedlab.distill.freezing import frozen, state_hash
-from fedlab.methods.cda.curriculum import cosine, crop_bound
+from fedlab.distill.schedules import cosine
+from fedlab.methods.cda.curriculum import crop_bound, warm_cosine
 from fedlab.methods.cda.recover import chunks, draw_view, recover, recovered
 from fedlab.methods.cda.settings import Recover
 
@@ -48,8 +49,8 @@ def test_the_step_size_is_halved_in_the_middle_and_ends_at_nothing() -> None:
     assert cosine(0, 4000) == 1
     assert cosine(2000, 4000) == pytest.approx(0.5)
     assert cosine(3999, 4000) < 1e-6
-    assert [cosine(t, 10, warmup=4) for t in (0, 2, 4)] == pytest.approx([0.01, 0.505, 1.0])
-    assert cosine(7, 10, warmup=4) == pytest.approx(0.5)
+    assert [warm_cosine(t, 10, warmup=4) for t in (0, 2, 4)] == pytest.approx([0.01, 0.505, 1.0])
+    assert warm_cosine(7, 10, warmup=4) == pytest.approx(0.5)
 
 
 # §3.2: recovery

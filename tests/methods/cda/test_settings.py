@@ -10,10 +10,10 @@ import torch
 
 from fedlab.config import Config, parse
 from fedlab.distill.bn_matching import batch_norms
+from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment import configure
 from fedlab.job import make_method, make_task
-from fedlab.methods.cda.curriculum import cosine
 from fedlab.methods.cda.settings import Recover
 
 # stages, settings, refusals
