@@ -63,9 +63,13 @@ class ViT(nn.Module):
         """Positions (1, 1 + N, D) for a grid of patches, resized bilinearly where it is not the learned one."""
         if grid == self.grid:
             return self.positions
-        learned = self.positions[:, 1:].transpose(1, 2).reshape(1, self.width, *self.grid)
-        resized = F.interpolate(learned, size=grid, mode="bilinear", align_corners=False)
-        return torch.cat([self.positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+        return torch.cat([self.positions[:, :1], resized_positions(self.positions[:, 1:], self.grid, grid)], dim=1)
+
+
+def resized_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Positions (1, N, D) of a grid of patches, row by row, resized bilinearly to another."""
+    learned = positions.transpose(1, 2).reshape(1, positions.shape[2], *grid)
+    return F.interpolate(learned, size=size, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -85,17 +89,27 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(n, T, D) → (n, T, D)."""
-        tokens = tokens + self._kept(self._attention(self.norm1(tokens)))
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, T, D) → (n, T, D), under a mask (T, T), True where attention is allowed; None allows all."""
+        query, key, value = self._queries_keys_values(tokens)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        tokens = tokens + self._kept(self.out(mixed.transpose(1, 2).flatten(2)))
         return tokens + self._kept(self.mlp(self.norm2(tokens)))
 
-    def _attention(self, tokens: Tensor) -> Tensor:
-        n, count, width = tokens.shape
-        query, key, value = self.qkv(tokens).reshape(n, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        attended: Tensor = self.out(mixed.transpose(1, 2).reshape(n, count, width))
-        return attended
+    def attention_weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What `forward` weighs the values with, mean over heads, (n, T, T)."""
+        query, key, _ = self._queries_keys_values(tokens)
+        logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        weights: Tensor = logits.softmax(dim=-1).mean(dim=1)
+        return weights
+
+    def _queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, heads, T, D / heads) each."""
+        n, count, _ = tokens.shape
+        query, key, value = self.qkv(self.norm1(tokens)).reshape(n, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return query, key, value
 
     def _kept(self, residual: Tensor) -> Tensor:
         """Stochastic depth by sample (Huang et al. 2016), from the global generator as dropout is."""

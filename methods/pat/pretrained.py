@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedlab.errors import ConfigError
 from fedlab.methods.pat.networks import PartViT
+from fedlab.models.vit import resized_positions
 
 
 def load_pretrained(backbone: PartViT, source: str) -> None:
@@ -52,8 +52,7 @@ def load_vit(backbone: PartViT, state: Mapping[str, Tensor]) -> None:
     side = round((positions.shape[1] - 1) ** 0.5)
     if side * side != positions.shape[1] - 1:
         raise ValueError(f"{positions.shape[1] - 1} patch positions are no square grid")
-    grid = positions[:, 1:].reshape(len(positions), side, side, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, size=backbone.grid, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+    resized = resized_positions(positions[:, 1:], (side, side), backbone.grid)
     count = 1 + backbone.parts
     translated = {
         "tokens": cls.expand(-1, count, -1),
@@ -78,10 +77,10 @@ def load_vit(backbone: PartViT, state: Mapping[str, Tensor]) -> None:
 
 _LAYER = {
     "norm1": "layernorm_before",
-    "project": "attention.o_proj",
+    "out": "attention.o_proj",
     "norm2": "layernorm_after",
-    "expand": "mlp.fc1",
-    "contract": "mlp.fc2",
+    "mlp.0": "mlp.fc1",
+    "mlp.2": "mlp.fc2",
 }
 
 

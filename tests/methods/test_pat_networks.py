@@ -140,8 +140,8 @@ def test_masked_attention_is_an_ordinary_masked_softmax() -> None:
         logits = q @ k.transpose(2, 3) / 2.0  # heads of width 4
         weights = torch.where(mask, logits, -1e3).softmax(-1) * mask
         attended = (weights @ v).transpose(1, 2).flatten(2)
-        halfway = x + block.project(attended)
-        expected = halfway + block.contract(nn.functional.gelu(block.expand(block.norm2(halfway))))
+        halfway = x + block.out(attended)
+        expected = halfway + block.mlp[2](nn.functional.gelu(block.mlp[0](block.norm2(halfway))))
         assert torch.allclose(block(x, mask), expected, atol=1e-5)
         assert torch.allclose(block.attention_weights(x, mask), weights.mean(1), atol=1e-6)
 
