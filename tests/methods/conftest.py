@@ -178,18 +178,26 @@ SMALL_RUN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., fedlab.Run]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Callable[..., fedlab.Run]]:
+    """``runner("pat", SMALL)`` makes ``run("method.csl=false", method=…)``: small runs that share one cache."""
+
+    def make(name: str, small: Mapping[str, Any], **tracking: Any) -> Callable[..., fedlab.Run]:
+        root = tmp_path_factory.mktemp(name)
+        places = {"folder": str(root / "runs"), "cache": str(root / "cache")}
+        quiet = {**places, "console": "quiet", "tensorboard": False, **tracking}
+
+        def start(*overrides: str, **arguments: Any) -> fedlab.Run:
+            return fedlab.run(parse(Config, {**small, "tracking": quiet}), overrides=overrides, **arguments)
+
+        return start
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(runner: Callable[..., Callable[..., fedlab.Run]]) -> Callable[..., fedlab.Run]:
     """``run("method.lambda_reg=0", method=…)``: a small run in this process, equal ones sharing their warm-up."""
-    root = tmp_path_factory.mktemp("methods")
-    tracking = {
-        "folder": str(root / "runs"), "cache": str(root / "cache"), "console": "quiet", "tensorboard": False
-    }  # fmt: skip
-
-    def start(*overrides: str, **arguments: Any) -> fedlab.Run:
-        config = parse(Config, {**SMALL_RUN, "tracking": tracking})
-        return fedlab.run(config, overrides=overrides, **arguments)
-
-    return start
+    return runner("methods", SMALL_RUN)
 
 
 class Spy(nn.Module):

@@ -40,16 +40,8 @@ RUN: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def asit(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    root = tmp_path_factory.mktemp("asit")
-    tracking = {
-        "folder": str(root / "runs"), "cache": str(root / "cache"), "console": "quiet", "tensorboard": False
-    }  # fmt: skip
-
-    def start(*overrides: str, **arguments: Any) -> fedlab.Run:
-        return fedlab.run(parse(Config, {**RUN, "tracking": tracking}), overrides=overrides, **arguments)
-
-    return start
+def asit(runner: Callable[..., Start]) -> Start:
+    return runner("asit", RUN)
 
 
 @pytest.fixture(scope="module")

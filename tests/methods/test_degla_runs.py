@@ -16,7 +16,6 @@ from torch import Tensor
 import fedlab
 from fedlab.checkpoint import load_checkpoint
 from fedlab.clients.runtime import ClientRuntime
-from fedlab.config import Config, parse
 from fedlab.context import EvaluationContext
 from fedlab.data.negatives import KINDS
 from fedlab.methods.degla.method import DeGLA
@@ -58,14 +57,8 @@ def _no_pictures() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    root = tmp_path_factory.mktemp("degla")
-    tracking = {"folder": str(root / "runs"), "cache": str(root / "cache"), "console": "quiet", "tensorboard": False}
-
-    def start(*overrides: str, **arguments: Any) -> fedlab.Run:
-        return fedlab.run(parse(Config, {**SMALL, "tracking": tracking}), overrides=overrides, **arguments)
-
-    return start
+def run(runner: Callable[..., Start]) -> Start:
+    return runner("degla", SMALL)
 
 
 @pytest.fixture(scope="module")

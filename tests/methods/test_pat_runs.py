@@ -45,15 +45,8 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    root = tmp_path_factory.mktemp("pat")
-    places = {"folder": str(root / "runs"), "cache": str(root / "cache")}
-    tracking = {**places, "console": "quiet", "tensorboard": False, "checkpoint_every": 2}
-
-    def run(*overrides: str, **arguments: Any) -> fedlab.Run:
-        return fedlab.run(parse(Config, {**SMALL, "tracking": tracking}), overrides=overrides, **arguments)
-
-    return run
+def start(runner: Callable[..., Start]) -> Start:
+    return runner("pat", SMALL, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from torch import Tensor
 import fedlab
 from fedlab.checkpoint import load_checkpoint
 from fedlab.clients.state import StateStore
-from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.methods.transkd.method import TransKD
 from fedlab.methods.transkd.segformer import SegFormer
@@ -47,16 +46,8 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    root = tmp_path_factory.mktemp("transkd")
-    tracking = {
-        "folder": str(root / "runs"), "cache": str(root / "cache"), "console": "quiet", "tensorboard": False
-    }  # fmt: skip
-
-    def begin(*overrides: str, **arguments: Any) -> fedlab.Run:
-        return fedlab.run(parse(Config, {**SMALL, "tracking": tracking}), overrides=overrides, **arguments)
-
-    return begin
+def start(runner: Callable[..., Start]) -> Start:
+    return runner("transkd", SMALL)
 
 
 @pytest.fixture(scope="module")
