@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -38,8 +38,6 @@ class Gate(Section, ABC):
     """Base: what is read from runs, and when it is enough."""
 
     name: str
-    metric: str = Field(default="accuracy", description="of the evaluations, or a logged name")
-    scope: Scope = Field(default="mean", description=_SCOPES)
     void: bool = Field(default=False, description="if this is not met, the experiment says nothing, rather than fails")
 
     @property
@@ -60,6 +58,13 @@ class Gate(Section, ABC):
     def judge(self, seen: Mapping[int, float]) -> tuple[float, bool]:
         """What counts, for most gates the mean over the seeds, and whether it is enough."""
 
+
+class MetricGate(Gate, ABC):
+    """Base: gates over the values of one metric."""
+
+    metric: str = Field(default="accuracy", description="of the evaluations, or a logged name")
+    scope: Scope = Field(default="mean", description=_SCOPES)
+
     def _means(self, arms: tuple[str, ...], results: Results) -> dict[int, float]:
         """The last value by seed, mean over `arms`, for the seeds all of them have."""
         values = [
@@ -74,7 +79,7 @@ class Gate(Section, ABC):
         }
 
 
-class Bounded(Gate):
+class Bounded(MetricGate, ABC):
     """Base: one number between bounds."""
 
     at_least: float | None = None
@@ -97,7 +102,7 @@ class Bounded(Gate):
         return value, (low is None or value >= low) and (high is None or value <= high)
 
 
-class DifferenceGate(Gate):
+class DifferenceGate(MetricGate):
     """One arm exceeds another at the last evaluation; of several arms, their mean counts."""
 
     kind: Literal["difference"]
@@ -201,11 +206,9 @@ AnyGate = Annotated[DifferenceGate | ThresholdGate | QuotientGate | TrendGate | 
 
 
 def _series(history: History, metric: str, scope: Scope) -> list[tuple[int, float]]:
-    logged: dict[str, Callable[[], list[tuple[int, float]]]] = {
-        "train": lambda: history.logged(metric, "train"),
-        "logged": lambda: history.logged(metric, "server"),
-    }
-    return logged[scope]() if scope in logged else history.series(metric, scope)
+    if scope in ("train", "logged"):
+        return history.logged(metric, "train" if scope == "train" else "server")
+    return history.series(metric, scope)
 
 
 def _divided(above: float, below: float) -> float:

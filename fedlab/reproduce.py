@@ -15,7 +15,7 @@ from fedlab.batch import Batch, Plan, Results
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment import method_folder
-from fedlab.gates import AnyGate, DifferenceGate, RatioGate, Scope, last_value
+from fedlab.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
 from fedlab.report.grids import to_markdown
 from fedlab.report.spread import Spread
 from fedlab.runfolder import write_atomic
@@ -180,7 +180,7 @@ class Outcome:
         named = [
             Shown(metric=gate.metric, scope=gate.scope, percent=isinstance(gate, DifferenceGate))
             for gate in self.spec.gates
-            if not isinstance(gate, RatioGate)
+            if isinstance(gate, MetricGate)
         ]
         kept: dict[str, Shown] = {}
         for shown in sorted([*self.spec.show, *named], key=lambda shown: not shown.percent):

@@ -120,6 +120,14 @@ def experiment(**changes: Any) -> Acceptance:
         ),
         ({"seeds_of": {"goof": [0]}}, "did you mean 'good'?"),
         ({"gates": [{"kind": "threshold", "name": "x", "arm": [], "at_most": 1}]}, "gates.0"),
+        (
+            {
+                "gates": [
+                    {"kind": "ratio", "name": "x", "arm": "good", "server": ["a", "b"], "at_most": 1, "metric": "c"}
+                ]
+            },
+            "metric",
+        ),
     ],
 )
 def test_gates_that_make_no_sense_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -11,7 +11,7 @@ from benchmarks.work import CLASSES, Work
 
 
 def simple_cnn() -> nn.Module:
-    """The network of all contenders, 1,626,442 parameters."""
+    """The network of all contenders, 1,626,442 parameters; FedLab's own is out of reach in pfl's environment."""
     return nn.Sequential(
         nn.Conv2d(3, 32, 3),
         nn.ReLU(inplace=True),

@@ -31,6 +31,7 @@ from fedlab.report.values import (
 )
 
 _SPREAD_CLIENTS = 12
+_ACCURACIES = "accuracies"
 
 
 def headline(record: Record) -> list[tuple[str, str, str]]:
@@ -191,14 +192,14 @@ def curves(record: Record) -> Iterator[Chart]:
 
 def _server_curves(record: Record) -> Iterator[Chart]:
     """Metrics on the server's own data: all that are shares in one chart, the others each in its own."""
-    names = metric_names([event.get("server", {}) for event in record.evaluations.values()])
-    points = {metric: found for metric in names if len(found := record.metric_over_rounds(metric, "server")) > 1}
-    names = list(points)
-    shares = {metric_label(metric): points[metric] for metric in names if is_share(metric)}
-    groups = {"accuracies": shares} if shares else {}
-    groups |= {metric_phrase(m): {metric_label(m): points[m]} for m in names if not is_share(m)}
+    groups: dict[str, dict[str, Mapping[int, float]]] = {}
+    for metric in metric_names([event.get("server", {}) for event in record.evaluations.values()]):
+        points = record.metric_over_rounds(metric, "server")
+        if len(points) > 1:  # a single value is in the table
+            group = _ACCURACIES if is_share(metric) else metric_phrase(metric)
+            groups.setdefault(group, {})[metric_label(metric)] = points
     for label, series in groups.items():
-        percent = series is shares
+        percent = label == _ACCURACIES
         svg = lines_chart(
             f"held-{_slug(label)}",
             series,

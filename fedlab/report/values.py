@@ -32,7 +32,7 @@ def is_number(value: object) -> bool:
 
 def is_share(name: str) -> bool:
     """Whether a metric is shown in percent."""
-    return "accuracy" in name.lower().split("_")
+    return name.endswith("accuracy") or name.startswith("accuracy_")
 
 
 def best_of(name: str) -> Any:
