@@ -13,6 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 # pytest's marker expression; .ci/run widens it where Chromium is installed
 TESTS ?= not slow and not browser and not deployment
+# processes that share the tests; 0 runs them one by one in pytest's own
+WORKERS ?= 2
 ARGS ?=
 
 .PHONY: help demo test test-slow test-browser test-deployment lint format typecheck reproduce bench doctor wheel hooks clean distclean
@@ -25,7 +27,7 @@ demo: $(VENV)/.installed ## set up, then run FedLGD on the built-in digits (abou
 	$(BIN)/fedlab run fedlgd $(ARGS)
 
 test: $(VENV)/.installed-dev ## set up with the development tools, then run the tests
-	$(BIN)/python -m pytest -m '$(TESTS)' $(ARGS)
+	$(BIN)/python -m pytest -m '$(TESTS)' -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## run the long experiments
 	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)

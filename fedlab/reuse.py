@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+import fedlab
 from fedlab.runfolder import write_atomic
 
 
@@ -43,7 +45,7 @@ class ResultCache:
         Args:
             name: what is computed, a folder's name.
             key: JSON-able settings the result depends on beside data, seed and machine.
-            compute: makes the tensors.
+            compute: makes the tensors; its result is used until FedLab or a Python file beside its own changes.
             seeded: whether the result depends on the run's seed.
         """
         # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
@@ -52,6 +54,7 @@ class ResultCache:
             "data": self.data(),
             "seed": self.seed if seeded else None,
             "key": dict(key),
+            "code": _sources(_home(compute)),
             "torch": torch.__version__,
             "cpu": torch.backends.cpu.get_cpu_capability(),
             "device": self.device.type,
@@ -67,3 +70,21 @@ class ResultCache:
         if self.keep:
             write_atomic(path, safetensors.torch.save(result), durable=False)
         return result
+
+
+def _home(compute: Callable[..., Any]) -> Path:
+    """Folder of the file in which a function, method, partial or callable object is written."""
+    while isinstance(compute, partial):
+        compute = compute.func
+    written: Any = compute if hasattr(compute, "__code__") else type(compute).__call__
+    return Path(written.__code__.co_filename).resolve().parent
+
+
+@cache
+def _sources(folder: Path) -> str:
+    """Hash of the code a result depends on: all of FedLab's own, and the Python files of `folder`."""
+    digest = hashlib.blake2b(digest_size=16)
+    own = {path for root in fedlab.__path__ for path in Path(root).resolve().rglob("*.py")}
+    for path in sorted(own | set(folder.glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

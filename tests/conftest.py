@@ -13,6 +13,14 @@ hypothesis.settings.register_profile("fedlab", deadline=None)
 hypothesis.settings.load_profile("fedlab")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: a file stays together, and all files that want Ray go to the one process that starts it."""
+    with_ray = {item.path for item in items if "ray_running" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")

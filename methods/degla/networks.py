@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.data.captions import END_TOKENS
@@ -78,13 +78,25 @@ def _build(size: NetworkSettings, task: Task) -> Any:
     length = size.max_length or task.columns["text"][1][-1]
     text = {"vocab_size": len(words), "max_position_embeddings": length, "eos_token_id": end, "bos_token_id": None}
     vision = {"image_size": task.input_shape[-1], "patch_size": size.patch, "num_channels": task.input_shape[0]}
-    return CLIPModel(
+    model = CLIPModel(
         CLIPConfig(
             text_config={**text, "pad_token_id": None, **_tower(size.text.model_dump(), size.projection)},
             vision_config={**vision, **_tower(size.vision.model_dump(), size.projection)},
             projection_dim=size.projection,
         )
     )
+    _start_patches(model.vision_model.embeddings)
+    return model
+
+
+def _start_patches(embeddings: Any) -> None:
+    """Patches and their positions start as in open_clip, on which the authors build: positions as large as width^-½.
+
+    transformers starts both with deviation 0.02 whatever the width. In a narrow model what a patch shows then drowns
+    where it is, and "left of" is learned late or never.
+    """
+    embeddings.patch_embedding.reset_parameters()
+    nn.init.normal_(embeddings.position_embedding.weight, std=embeddings.embed_dim**-0.5)
 
 
 def _tower(size: dict[str, int], projection: int) -> dict[str, int]:

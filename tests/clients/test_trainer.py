@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import runpy
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedlab import reuse
 from fedlab.clients.corrections import Start, requested
 from fedlab.clients.trainer import LocalTrainer, schedule_factor
 from fedlab.config import TrainingConfig
@@ -303,6 +306,24 @@ def test_results_are_cached_by_data_seed_and_key_and_torn_files_are_made_again(t
     path.write_bytes(path.read_bytes()[:20])
     assert get() == 5
     assert get() == 5
+
+
+def test_a_cached_result_is_made_again_once_the_code_beside_it_changes(tmp_path: Path) -> None:
+    source = tmp_path / "method" / "own.py"
+    source.parent.mkdir()
+
+    def get(value: float, wrap: Callable[[Any], Any] = lambda function: function) -> float:
+        source.write_text(f"import torch\n\ndef compute():\n    return {{'x': torch.tensor([{value}])}}\n")
+        reuse._sources.cache_clear()  # a new process
+        compute = runpy.run_path(str(source))["compute"]
+        return float(trainer(Linear(), tmp_path).cached("thing", {}, wrap(compute))["x"][0])
+
+    assert get(1.0) == 1
+    assert get(2.0) == 2
+    assert get(2.0, partial) == 2
+    (source.parent / "losses.py").write_text("weight = 1\n")
+    assert get(2.0) == 2
+    assert len(list((tmp_path / "thing").iterdir())) == 3
 
 
 def test_preflight_takes_one_step_and_keeps_nothing(tmp_path: Path) -> None:

@@ -162,6 +162,13 @@ def test_captions_of_different_words_differ(lab: Callable[..., Lab]) -> None:
 # the teacher
 
 
+@pytest.mark.parametrize("width", [16, 64])
+def test_positions_of_a_new_model_start_as_large_as_its_width_asks(lab: Callable[..., Lab], width: int) -> None:
+    student: Any = lab(network={"vision": {"width": width}}).networks["student"]
+    positions = student.vision_model.embeddings.position_embedding.weight
+    assert float(positions.detach().std()) == pytest.approx(width**-0.5, rel=0.15)
+
+
 def test_the_teacher_starts_as_the_student_and_needs_no_gradient(lab: Callable[..., Lab]) -> None:
     found = lab()
     assert same(found.weights("student"), found.weights("teacher"))
