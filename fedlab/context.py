@@ -109,7 +109,7 @@ class WorkContext:
     def cached(
         self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
     ) -> dict[str, Tensor]:
-        """`compute()`, or its result from an earlier run with the same name, data, seed and key; on the CPU.
+        """`compute()`, or its result from an earlier run with the same name, data, seed, key and code; on the CPU.
 
         A client's data are its training samples, the server's all the samples it holds.
 
