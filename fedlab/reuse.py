@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-import fedlab
 from fedlab.runfolder import write_atomic
 
 
@@ -84,7 +83,7 @@ def _home(compute: Callable[..., Any]) -> Path:
 def _sources(folder: Path) -> str:
     """Hash of the code a result depends on: all of FedLab's own, and the Python files of `folder`."""
     digest = hashlib.blake2b(digest_size=16)
-    own = {path for root in fedlab.__path__ for path in Path(root).resolve().rglob("*.py")}
-    for path in sorted(own | set(folder.glob("*.py"))):
+    own = Path(__file__).resolve().parent.rglob("*.py")
+    for path in sorted({*own, *folder.glob("*.py")}):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -62,7 +62,7 @@ def test_what_top_k_leaves_out_is_never_larger_than_what_it_sends(values: np.nda
 def test_quantisation_errs_by_less_than_a_step(values: np.ndarray, bits: int, seed: int) -> None:
     step = np.abs(values).max() / (2 ** (bits - 1) - 1)
     error = np.abs(trip(chain(quantise(bits)), values, seed).astype(np.float64) - values)
-    assert error.max() <= step * (1 + 1e-5)
+    assert error.max() <= step * (1 + 1e-5) + np.finfo(np.float32).tiny  # below it a step itself cannot be written
 
 
 @pytest.mark.parametrize("bits", [4, 8])
