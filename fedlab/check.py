@@ -65,6 +65,8 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))
     warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
+    if chosen is not None and chosen.own_model and config.model != Config.model_fields["model"].default:
+        warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
     if isinstance(rule, AveragingStrategy):
         warnings += attempt(lambda: rule.check(config)) or []
     if chosen is not None and rule is not None:

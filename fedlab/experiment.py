@@ -319,6 +319,7 @@ def _execute(
             folder,
             engine=config.engine.name,
             workers=check_engine(config.engine, job.tuning.client_bytes).workers,
+            model=job.method.own_model,
             command=command,
             resumed=(start.round if start is not None else 0) if resumed else None,
         ) as tracker:

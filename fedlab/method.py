@@ -145,6 +145,8 @@ class Method(ABC):
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
+    own_model: ClassVar[str] = ""
+    """What a method builds that never asks for ``task.model()``: named in place of ``model.name``, which it ignores."""
     per_example_loss: ClassVar[bool] = False
     """Whether `loss` is the mean over a batch of what each sample and the networks give alone, and a client's data
     reaches the outside only through one ``ctx.train`` a round. Privacy of single examples needs this promise, which a

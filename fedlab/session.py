@@ -43,6 +43,7 @@ def open_session(
     *,
     engine: str,
     workers: int,
+    model: str | None = None,
     command: str | None = None,
     resumed: int | None = None,
 ) -> Iterator[Tracker]:
@@ -53,6 +54,7 @@ def open_session(
         folder: the run folder.
         engine: where clients run: the engine's name, or ``deployment``.
         workers: client processes, 0 where that is not ours to say.
+        model: name of what is trained; default: that of the configured model.
         command: how to repeat the run.
         resumed: the round after which a run goes on; what was recorded of later ones is dropped.
     """
@@ -70,7 +72,7 @@ def open_session(
             folder=str(folder.path),
             method=config.method.name,
             strategy=config.federation.strategy.name,
-            model=config.model.name,
+            model=model or config.model.name,
             seed=config.seed,
             rounds=config.federation.rounds,
             engine=engine,

@@ -34,7 +34,7 @@ def main(grid: Grid, context: Context) -> None:
         config.seed,
     )
     try:
-        with open_session(config, folder, engine="deployment", workers=0) as tracker:
+        with open_session(config, folder, engine="deployment", workers=0, model=method.own_model) as tracker:
             setup = ServerSetup(
                 config=config,
                 method=method,

@@ -46,6 +46,14 @@ def test_a_run_that_completes_leaves_its_records(tmp_path: Path) -> None:
     assert list(folder.tensorboard.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.parametrize(("own", "named"), [("", "convnet"), ("CLIP", "CLIP")])
+def test_a_run_is_named_after_what_is_trained(tmp_path: Path, own: str, named: str) -> None:
+    folder = new_folder(tmp_path)
+    with open_session(make_config(tmp_path), folder, engine="inline", workers=1, model=own):
+        pass
+    assert History.from_jsonl(folder.events).start["model"] == named
+
+
 @pytest.mark.parametrize(
     ("problem", "status", "error"),
     [

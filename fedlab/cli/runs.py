@@ -22,7 +22,8 @@ def show(path: RunPath) -> None:
 
     run = load(path)
     config = run.config
-    parts = (config.method.name, config.model.name, config.federation.strategy.name, f"seed {config.seed}")
+    model = run.history.start.get("model", config.model.name)
+    parts = (config.method.name, model, config.federation.strategy.name, f"seed {config.seed}")
     typer.echo(f"{run.path}: {', '.join(parts)}, {len(run.history.rounds)} of {config.federation.rounds} rounds")
     if command := run.history.start.get("command"):
         typer.echo(f"command: {command}")

@@ -37,6 +37,7 @@ class ASiT(Method):
     title = "ASiT"
     paper = "Atito et al. 2022, arXiv 2211.13189"
     modality = "audio"
+    own_model = "ViT with reconstruction head"
 
     class Settings(ASiTSettings):
         """Settings; defaults are the paper's for AudioSet, ViT-B."""

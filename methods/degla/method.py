@@ -45,6 +45,7 @@ class DeGLA(Method):
     title = "DeGLA"
     paper = "Hu et al. 2025, arXiv 2504.16801"
     modality = "image and text"
+    own_model = "CLIP"
 
     class Settings(DeGLASettings):
         """Settings; weights and α are the paper's."""

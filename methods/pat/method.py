@@ -41,6 +41,7 @@ class PAT(Method):
 
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
+    own_model = "ViT with part tokens"
 
     class Settings(PATSettings):
         """Settings; defaults are the paper's."""

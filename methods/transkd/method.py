@@ -35,6 +35,7 @@ class TransKD(Method):
 
     title = "TransKD"
     paper = "Liu et al. 2022, arXiv 2202.13393"
+    own_model = "SegFormer"
 
     class Settings(TransKDSettings):
         """Settings; defaults are the paper's."""

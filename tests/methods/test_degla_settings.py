@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedlab.check import check_config
 from fedlab.config import Component, Config, parse
 from fedlab.data.captions import word_tokens
 from fedlab.errors import ConfigError, ConfigErrors
@@ -44,6 +45,12 @@ def build(columns: dict[str, Any], vocabulary: tuple[str, ...] = TOKENS.vocabula
 def test_data_that_does_not_fit_is_refused(columns: dict[str, Any], settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         build(columns, **settings)
+
+
+def test_a_model_that_would_not_be_used_is_a_warning() -> None:
+    assert not any("model.name" in warning for warning in check_config(configure("degla")))
+    assert any("CLIP" in warning for warning in check_config(configure("degla", ["model.name=simple_cnn"])))
+    assert not any("model.name" in warning for warning in check_config(configure("fedlgd", ["model={name: simple_cnn}"])))
 
 
 def test_a_vocabulary_without_an_end_is_refused() -> None:
