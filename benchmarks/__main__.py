@@ -54,7 +54,7 @@ _ECHOES = (INLINE, RAY_2, STOCK)
 def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
     """Workloads and who takes part in them."""
     return {
-        Work(TRAIN, folder): (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL),
+        Work(TRAIN, folder, rounds=4, heats=5): (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL),
         Work(SMALL, folder, payload=1_000): _ECHOES,
         Work(MIDDLE, folder, payload=MODEL): _ECHOES,
         Work(LARGE, folder, payload=10_000_000): _ECHOES,
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             wanted = [name for name in names if name in contenders and (not asked.only or name in asked.only)]
             if asked.quick:
-                work = replace(work, clients=8, cohort=min(work.cohort, 4), rounds=3, samples=10)
+                work = replace(work, clients=8, cohort=min(work.cohort, 4), rounds=3, samples=10, heats=1)
             elif asked.rounds and work.name != SCALE:
                 work = replace(work, rounds=asked.rounds + 1)
             _say(f"{work.name}: {', '.join(wanted)}")

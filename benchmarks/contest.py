@@ -46,7 +46,7 @@ class Result:
     """A contender's figures in one workload.
 
     Args:
-        start: seconds from the start of its process to the end of its first round.
+        start: seconds from the start of its first process to the end of that one's first round.
         cpu: CPU seconds of each round, over its process tree.
         wall: seconds of each round.
         others: cores that others used meanwhile.
@@ -72,8 +72,8 @@ class Result:
 class _Running:
     """A contender that has been started and waits for its turns."""
 
-    def __init__(self, contender: Contender, work: Work) -> None:
-        self.result = Result()
+    def __init__(self, contender: Contender, work: Work, result: Result) -> None:
+        self.result = result
         self._name, self._began, self._taking_part = contender.name, time.perf_counter(), False
         self._log = Path(work.folder) / f"{work.name}-{contender.module}-{'-'.join(contender.arguments)}.log"
         command = [contender.python, "-m", "benchmarks.contenders", contender.module, work.to_json()]
@@ -99,12 +99,12 @@ class _Running:
         self._taking_part = False
         watch.join()
         if not measured:
-            result.start = time.perf_counter() - self._began
+            result.start = result.start or time.perf_counter() - self._began
             return
         result.cpu.append(found["cpu"])
         result.wall.append(found["wall"])
         result.others.append(max(0.0, found["busy"] - found["cpu"]) / max(found["wall"], 0.1))
-        result.driver = found["driver"]
+        result.driver = max(result.driver, found["driver"])
         result.held.append(found["held"])
 
     def close(self) -> None:
@@ -135,15 +135,17 @@ class _Running:
 
 
 def contest(work: Work, contenders: Sequence[Contender]) -> Mapping[str, Result]:
-    """All contenders' figures, the first round of each left out."""
-    with ExitStack() as stack:
-        running = []
-        for contender in contenders:
-            entrant = _Running(contender, work)
-            stack.callback(entrant.close)
-            entrant.round(measured=False)  # before the next one starts: until then nobody else uses the machine
-            running.append((contender.name, entrant))
-        for _ in range(1, work.rounds):
-            for _, entrant in running:
-                entrant.round(measured=True)
-        return {name: entrant.result for name, entrant in running}
+    """All contenders' figures, the first round of each process left out."""
+    results = {contender.name: Result() for contender in contenders}
+    for _ in range(work.heats):
+        with ExitStack() as stack:
+            running = []
+            for contender in contenders:
+                entrant = _Running(contender, work, results[contender.name])
+                stack.callback(entrant.close)
+                entrant.round(measured=False)  # before the next one starts: until then nobody else uses the machine
+                running.append(entrant)
+            for _ in range(1, work.rounds):
+                for entrant in running:
+                    entrant.round(measured=True)
+    return results

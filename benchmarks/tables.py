@@ -88,7 +88,9 @@ def _where(found: Sequence[Measured]) -> str:
     """Rounds and machines of some workloads."""
     rounds = sorted({len(result.wall) for part in found for result in part.results.values()})
     machines = " and ".join(dict.fromkeys(part.machine for part in found))
-    return f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds, on {machines}."
+    heats = max(part.work.heats for part in found)
+    anew = f" in {heats} processes, one after the other," if heats > 1 else ","
+    return f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds{anew} on {machines}."
 
 
 def _colour(name: str) -> str:

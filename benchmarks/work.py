@@ -20,7 +20,9 @@ class Work:
         folder: where the data lies and a contender may write.
         clients: of the federation.
         cohort: clients of a round.
-        rounds: rounds, the one to warm up included.
+        rounds: rounds of a process, the one to warm up included.
+        heats: how often all processes start anew. Where its code and memory happen to lie makes a process several per
+            cent faster or slower for as long as it lives, which more rounds do not average out.
         samples: images of a client.
         batch: batch size of one local epoch of SGD.
         lr: its learning rate.
@@ -33,6 +35,7 @@ class Work:
     clients: int = 1000
     cohort: int = 50
     rounds: int = 6
+    heats: int = 1
     samples: int = 50
     batch: int = 10
     lr: float = 0.1

@@ -50,7 +50,9 @@ def test_data_that_does_not_fit_is_refused(columns: dict[str, Any], settings: di
 def test_a_model_that_would_not_be_used_is_a_warning() -> None:
     assert not any("model.name" in warning for warning in check_config(configure("degla")))
     assert any("CLIP" in warning for warning in check_config(configure("degla", ["model.name=simple_cnn"])))
-    assert not any("model.name" in warning for warning in check_config(configure("fedlgd", ["model={name: simple_cnn}"])))
+    assert not any(
+        "model.name" in warning for warning in check_config(configure("fedlgd", ["model={name: simple_cnn}"]))
+    )
 
 
 def test_a_vocabulary_without_an_end_is_refused() -> None:
