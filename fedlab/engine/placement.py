@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
 
     The most work comes first, so that what is left at the end is small enough to even the workers out (Graham 1969).
     Where it is known how long the work takes, chunks begin with half of every worker's share and shrink with what is
-    left, to an eighth of a share or four times what a chunk costs by itself.
+    left, to an eighth of a share or four times what a chunk costs by itself. Work hardly longer than that is one chunk
+    for each worker.
 
     Args:
         units: work of each message.
@@ -69,6 +71,8 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
         size = min(max(len(units) // (_CHUNKS_PER_WORKER * workers), 1), _LARGEST_CHUNK)
         return [order[start : start + size] for start in range(0, len(order), size)]
     rate = total / sum(units)
+    if total / workers < min(8 * overhead, _LONGEST_CHUNK):  # more chunks would cost more than they even out
+        return _shares(order, units, workers)
     least = max(total / (8 * workers), 4 * overhead)
     left, chunks, filled = total, list[list[int]](), math.inf
     limit = 0.0
@@ -81,3 +85,12 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
         filled += cost
         left -= cost
     return chunks
+
+
+def _shares(order: Sequence[int], units: Sequence[float], workers: int) -> list[list[int]]:
+    """One chunk of about the same work for each worker."""
+    heaps: list[tuple[float, int, list[int]]] = [(0.0, worker, []) for worker in range(workers)]
+    for place in order:
+        filled, worker, places = heapq.heappop(heaps)
+        heapq.heappush(heaps, (filled + units[place], worker, [*places, place]))
+    return [places for _, _, places in sorted(heaps, key=lambda heap: heap[1]) if places]
