@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,26 +70,17 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
         size = min(max(len(units) // (_CHUNKS_PER_WORKER * workers), 1), _LARGEST_CHUNK)
         return [order[start : start + size] for start in range(0, len(order), size)]
     rate = total / sum(units)
-    if total / workers < min(8 * overhead, _LONGEST_CHUNK):  # more chunks would cost more than they even out
-        return _shares(order, units, workers)
     least = max(total / (8 * workers), 4 * overhead)
+    one_each = total / workers < 8 * overhead  # more chunks would cost more than they even out
     left, chunks, filled = total, list[list[int]](), math.inf
     limit = 0.0
     for place in order:
         cost = rate * units[place]
         if filled + cost > limit * (1 + 1e-9) or len(chunks[-1]) >= _LARGEST_MEASURED_CHUNK:
-            limit, filled = min(max(left / (2 * workers), least), _LONGEST_CHUNK), 0.0
+            share = left / max(workers - len(chunks), 1) if one_each else max(left / (2 * workers), least)
+            limit, filled = min(share, _LONGEST_CHUNK), 0.0
             chunks.append([])
         chunks[-1].append(place)
         filled += cost
         left -= cost
     return chunks
-
-
-def _shares(order: Sequence[int], units: Sequence[float], workers: int) -> list[list[int]]:
-    """One chunk of about the same work for each worker."""
-    heaps: list[tuple[float, int, list[int]]] = [(0.0, worker, []) for worker in range(workers)]
-    for place in order:
-        filled, worker, places = heapq.heappop(heaps)
-        heapq.heappush(heaps, (filled + units[place], worker, [*places, place]))
-    return [places for _, _, places in sorted(heaps, key=lambda heap: heap[1]) if places]
