@@ -124,7 +124,10 @@ class Quantise(Compressor):
         return int(2 ** (self.settings.bits - 1) - 1)
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
-        scale = np.float32(np.abs(values).max() / self._levels)
+        peak = np.abs(values).max()
+        scale = np.float32(peak / self._levels)
+        if scale < np.finfo(np.float32).tiny and scale * self._levels < peak:
+            scale = np.nextafter(scale, np.float32(1))  # so few digits are left there that the peak would be cut off
         exact = values / np.float64(scale) if scale > 0 else np.zeros(values.size)
         levels = np.floor(exact + draws.random(values.size))
         codes: np.ndarray = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
