@@ -62,7 +62,7 @@ class SumMetrics:
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add another object's state."""
         for name, metric in self._metrics.items():
-            self._add(metric, {key: torch.as_tensor(np.array(state[f"{name}.{key}"])) for key in metric.metric_state})
+            self._add(metric, {key: torch.tensor(state[f"{name}.{key}"]) for key in metric.metric_state})
 
     def compute(self) -> dict[str, float | list[Any]]:
         """The metrics' values, arrays as nested lists."""
