@@ -34,16 +34,16 @@ def test_a_number_and_its_text_are_different_purposes() -> None:
 
 
 def test_numpy_integers_count_as_integers() -> None:
-    assert derive_seed(3, "client", int(np.int64(5))) == derive_seed(3, "client", np.int64(5))  # type: ignore[arg-type]
-    assert derive_seed(np.int32(3), "client") == derive_seed(3, "client")  # type: ignore[arg-type]
+    assert derive_seed(3, "client", int(np.int64(5))) == derive_seed(3, "client", np.int64(5))  # type: ignore[arg-type]  # NumPy integers are accepted too
+    assert derive_seed(np.int32(3), "client") == derive_seed(3, "client")  # type: ignore[arg-type]  # NumPy integers are accepted too
 
 
 def test_no_global_generator_is_touched() -> None:
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index]  # the legacy state is a tuple
     torch.rand(3, generator=torch_generator(0, "x"))
     numpy_generator(0, "x").random(3)
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index]
+    assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index]  # the legacy state is a tuple
 
 
 def test_global_generators_are_a_function_of_the_purpose_and_given_back() -> None:

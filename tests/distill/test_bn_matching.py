@@ -49,7 +49,7 @@ def test_a_mean_off_by_3_and_4_costs_5_and_the_first_layer_counts_ten_times(firs
     off, exact = nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(2, affine=False)
     for layer in (off, exact):
         fit_exactly(layer, x)
-    off.running_mean.add_(torch.tensor([3.0, 4.0]))  # type: ignore[union-attr]
+    off.running_mean.add_(torch.tensor([3.0, 4.0]))  # type: ignore[union-attr]  # torch types it as optional
 
     class Both(nn.Module):
         """Two layers that see the same input, in either order."""
@@ -70,8 +70,8 @@ def test_a_mean_off_by_3_and_4_costs_5_and_the_first_layer_counts_ten_times(firs
 def test_it_is_inputs_that_are_compared_with_biased_variance_and_plain_norms() -> None:
     layer = nn.BatchNorm2d(1)
     x = torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1)  # mean 1, biased variance 1, unbiased 2
-    layer.running_mean.fill_(1.0)  # type: ignore[union-attr]
-    layer.running_var.fill_(4.0)  # type: ignore[union-attr]
+    layer.running_mean.fill_(1.0)  # type: ignore[union-attr]  # torch types it as optional
+    layer.running_var.fill_(4.0)  # type: ignore[union-attr]  # torch types it as optional
     assert statistics_distance(x, layer).item() == pytest.approx(3.0)
     with BatchNormMatching(layer.eval(), first_weight=1.0) as matching:
         layer(x)
@@ -110,7 +110,7 @@ def test_the_mixtures_variance_comes_out_of_averaged_second_moments() -> None:
     variance, mean = torch.var_mean(torch.cat(parts), dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(server.running_mean, mean)
     torch.testing.assert_close(server.running_var, variance)
-    assert (server.running_var > 4).all()  # type: ignore[operator]
+    assert (server.running_var > 4).all()  # type: ignore[operator]  # torch types it as optional
 
 
 def test_second_moments_and_back_is_nothing() -> None:

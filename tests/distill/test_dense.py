@@ -31,7 +31,7 @@ def test_what_pooling_cancels_counts_at_full_resolution_only(size: tuple[int, in
 def test_gradients_reach_the_student_in_full_precision() -> None:
     student = torch.randn(1, 2, 4, 4, dtype=torch.bfloat16, requires_grad=True)
     loss = hierarchical_context_loss(student, torch.zeros(1, 2, 4, 4, dtype=torch.bfloat16))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
     assert loss.dtype == torch.float32
     assert student.grad is not None
     assert student.grad.abs().sum() > 0
@@ -53,7 +53,7 @@ def test_unlabelled_positions_change_nothing() -> None:
 def test_nothing_labelled_costs_nothing_and_still_has_a_gradient() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = pixel_cross_entropy(logits, torch.full((1, 2, 2), -1))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert not logits.grad.any()

@@ -243,7 +243,7 @@ def test_a_client_keeps_its_own_teacher(lab: Callable[..., Lab]) -> None:
     assert torch.equal(kept, nn.utils.parameters_to_vector(ctx.scratch["teacher"].parameters()))
     later = found.client(state, round=3)
     seen: list[Tensor] = []
-    later.train = lambda columns=None: seen.append(  # type: ignore[method-assign]
+    later.train = lambda columns=None: seen.append(  # type: ignore[method-assign]  # a spy
         nn.utils.parameters_to_vector(later.scratch["teacher"].parameters()).clone()
     )
     found.method.fit(later)

@@ -65,7 +65,7 @@ def test_tgc_contrasts_a_caption_with_its_own_false_ones() -> None:
     present = torch.ones(2, 2, dtype=torch.bool)
 
     def both(layout: str) -> tuple[float, float]:
-        found = [text_grounded_contrast(e, plain.text, present, layout) for e in (plain, changed)]  # type: ignore[arg-type]
+        found = [text_grounded_contrast(e, plain.text, present, layout) for e in (plain, changed)]  # type: ignore[arg-type]  # one of the two names
         return found[0].item(), found[1].item()
 
     own = [text_grounded_contrast(e, plain.text[:1], present[:1]).item() for e in row]

@@ -143,7 +143,7 @@ def test_the_weights_of_the_two_branches_sum_to_one_in_every_channel(count: int)
 def test_a_batch_of_one_trains_weights_of_its_own() -> None:
     for count, used, idle in ((1, "squeeze_one", "squeeze"), (2, "squeeze", "squeeze_one")):
         module = fusion().train()
-        torch.stack([o.square().sum() for o in module(tuple(features(count=count)))]).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack([o.square().sum() for o in module(tuple(features(count=count)))]).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         for select in module.fusions:
             assert next(getattr(select, used).parameters()).grad is not None
             assert next(getattr(select, idle).parameters()).grad is None
@@ -273,7 +273,7 @@ def test_one_step_trains_student_and_distiller_and_leaves_the_teacher(variant: s
     assert {id(p) for p in group["params"]} == {id(p) for p in trained.values()}
     terms = method.loss(networks, batch(), step())
     assert set(terms) == {"ce", "csf", "pea"}
-    torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types for it
     torch.optim.AdamW(group["params"], lr=1e-3).step()
     assert all(p.grad is None for p in networks["teacher"].parameters())
     after = networks.state_dict()

@@ -39,7 +39,7 @@ class Disaster(FedAvg):
                 shutil.rmtree(folder)
             for memory in self.memories:
                 memory._ready.clear()  # what a new process would not have
-        return super().configure_train(server_round, *arguments)  # type: ignore[arg-type]
+        return super().configure_train(server_round, *arguments)  # type: ignore[arg-type]  # passed on as they came
 
 
 @pytest.mark.parametrize("updates", [0, 2])

@@ -41,7 +41,7 @@ class Watched(FedAvg):
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, *rest: object) -> Iterable[Message]:
         self.start_arrays = {name: values.astype(np.float64) for name, values in to_numpy(arrays, copy=True).items()}
-        return super().configure_train(server_round, arrays, *rest)  # type: ignore[arg-type]
+        return super().configure_train(server_round, arrays, *rest)  # type: ignore[arg-type]  # passed on as they came
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -251,7 +251,7 @@ def test_a_strategy_of_ones_own_runs_as_object_class_and_name(
         with pytest.raises((ConfigError, ConfigErrors), match=message):
             make_strategy(Component(name="custom_strategy:CentralMean", **wrong))
     with pytest.raises(ConfigError, match=r"strategy = 5"):
-        fedlab.run(settings(), strategy=5, data=samples)  # type: ignore[arg-type]
+        fedlab.run(settings(), strategy=5, data=samples)  # type: ignore[arg-type]  # that is the fault
 
 
 def test_the_example_leaves_out_the_client_that_is_far_off(

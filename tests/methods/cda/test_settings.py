@@ -98,7 +98,7 @@ def test_impossible_settings_are_refused(setting: dict[str, Any], key: str) -> N
 def test_traps_are_pointed_out(changes: dict[str, Any], warning: str | None) -> None:
     config = configure("cda").with_overrides(changes)
     found = make_method(config.method).check(config)
-    assert [warning in text for text in found] == [True] if warning else found == []  # type: ignore[operator]
+    assert [warning in text for text in found] == [True] if warning else found == []  # type: ignore[operator]  # not None where it is read
 
 
 def test_the_default_curriculum_is_cdas_and_not_sre2ls() -> None:
