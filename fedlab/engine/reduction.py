@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -132,10 +133,18 @@ class ExactSum:
         for name, values in arrays.items():
             self._check(name, values)
             self._check_weight(name, weight)
-        scratch = np.empty(_BLOCK)
-        for name, values in arrays.items():
-            total = self._entry(name, values.shape, values.dtype)
-            _accumulate(total, values.reshape(-1), float(weight), self._grid_constant(name), scratch)
+        # In one pass over memory; where a value turns out bad, what was added is exactly what can be taken away again.
+        new, scratch = [name for name in arrays if name not in self._sums], np.empty(_BLOCK)
+        for added, block in enumerate(self._blocks(arrays)):
+            if not _peak(block.values) < block.limit:  # written so that NaN fails too
+                for earlier in islice(self._blocks(arrays), added):
+                    np.subtract(earlier.total, earlier.term(weight, scratch), out=earlier.total)
+                for name in new:
+                    for held in (self._sums, self._weights, self._dtypes):
+                        held.pop(name, None)
+                raise self._out_of_range(block.name, arrays[block.name])
+            np.add(block.total, block.term(weight, scratch), out=block.total)
+        for name in arrays:
             self._weights[name] += float(weight)
 
     def merge(self, other: ExactSum) -> None:
@@ -150,17 +159,19 @@ class ExactSum:
             self._check_same(name, values.shape, other._dtypes[name])
             self._check_weight(name, other._weights[name])
         for name, values in other._sums.items():
-            if name in self._sums:
-                self._sums[name] += values
-                self._weights[name] += other._weights[name]
-            else:  # the other's array may be read-only memory of the object store
-                self._sums[name], self._dtypes[name] = values.copy(), other._dtypes[name]
+            if name not in self._sums:
+                self._sums[name], self._dtypes[name] = _shared(values), other._dtypes[name]
                 self._weights[name] = other._weights[name]
+                continue
+            mine = self._sums[name]
+            self._sums[name] = np.add(mine, values, out=mine if mine.flags.writeable else np.empty_like(mine))
+            self._weights[name] += other._weights[name]
 
     def mean(self) -> dict[str, np.ndarray]:
         """Weighted means in the dtype the clients sent; names whose total weight is 0 have none and are left out."""
         return {
-            name: np.asarray(total / self._weights[name], dtype=self._dtypes[name])
+            # float64 all the way to the last rounding, without an array of float64 in between
+            name: np.divide(total, self._weights[name], np.empty(total.shape, self._dtypes[name]), casting="unsafe")
             for name, total in self._sums.items()
             if self._weights[name] > 0
         }
@@ -179,8 +190,7 @@ class ExactSum:
     ) -> ExactSum:
         """A sum from what `state` gave and the reduction it was formed under."""
         total = reduction.start()
-        # of its own: the arrays may be read-only memory of the object store
-        total._sums = {name: np.array(values) for name, values in sums.items()}
+        total._sums = {name: _shared(values) for name, values in sums.items()}
         total._weights = dict(weights)
         total._dtypes = {name: np.dtype(dtypes[name]) for name in sums}
         return total
@@ -192,13 +202,13 @@ class ExactSum:
                 "exchange integer buffers as copies or keep them local"
             )
         self._check_same(name, values.shape, values.dtype)
-        limit = 2.0 ** (self._bits(name) - 2)
-        peak = _peak(values) if values.size else 0.0
-        if not peak < limit:  # written so that NaN fails too
-            raise FedLabError(
-                f"tensor {name!r} holds the value {peak:g} at its peak, expected finite values below {limit:g}; "
-                "the client's training has most likely diverged: lower training.lr or set training.clip_norm"
-            )
+
+    def _out_of_range(self, name: str, values: np.ndarray) -> FedLabError:
+        return FedLabError(
+            f"tensor {name!r} holds the value {_peak(values):g} at its peak, expected finite values below "
+            f"{self._limit(name):g}; the client's training has most likely diverged: lower training.lr or set "
+            "training.clip_norm"
+        )
 
     def _check_same(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
         if name in self._sums and (self._sums[name].shape, self._dtypes[name]) != (shape, dtype):
@@ -214,29 +224,53 @@ class ExactSum:
                 "log2_scale must cover the whole cohort"
             )
 
+    def _blocks(self, arrays: Mapping[str, np.ndarray]) -> Iterator[_Block]:
+        """Clients' values and where they go, in pieces that stay in the cache."""
+        for name, values in arrays.items():
+            total, flat = self._entry(name, values.shape, values.dtype), values.reshape(-1)
+            limit, constant = self._limit(name), self._grid_constant(name)
+            for start in range(0, len(flat), _BLOCK):
+                piece = slice(start, start + _BLOCK)
+                yield _Block(name, flat[piece], total[piece], limit, constant)
+
     def _entry(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if name not in self._sums:
             self._sums[name], self._weights[name], self._dtypes[name] = np.zeros(shape), 0.0, dtype
+        elif not self._sums[name].flags.writeable:
+            self._sums[name] = self._sums[name].copy()
         return self._sums[name].reshape(-1)
 
     def _bits(self, name: str) -> int:
         return self._range_bits.get(name, DEFAULT_RANGE_BITS)
+
+    def _limit(self, name: str) -> float:
+        return 2.0 ** (self._bits(name) - 2)
 
     def _grid_constant(self, name: str) -> float:
         # 1.5·2^(e-1) plus or minus anything below 2^(e-2) stays in [2^(e-1), 2^e), where float64 has one spacing
         return 1.5 * 2.0 ** (self._bits(name) + self._scale - 1)
 
 
-def _accumulate(total: np.ndarray, values: np.ndarray, weight: float, constant: float, scratch: np.ndarray) -> None:
-    """``total += round_to_grid(weight · values)``, block by block for the cache."""
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK]
-        term = scratch[: len(block)]
-        term[:] = block
+class _Block(NamedTuple):
+    name: str
+    values: np.ndarray
+    total: np.ndarray
+    limit: float
+    constant: float
+
+    def term(self, weight: float, scratch: np.ndarray) -> np.ndarray:
+        """``round_to_grid(weight · values)``"""
+        term = scratch[: len(self.values)]
+        term[:] = self.values
         term *= weight
-        term += constant
-        term -= constant
-        total[start : start + _BLOCK] += term
+        term += self.constant
+        term -= self.constant
+        return term
+
+
+def _shared(values: np.ndarray) -> np.ndarray:
+    """An array nobody writes to as it is, such as the object store's, and a copy of any other."""
+    return values.copy() if values.flags.writeable else values
 
 
 def _peak(values: np.ndarray) -> float:

@@ -133,6 +133,42 @@ def test_a_value_out_of_range_is_refused_by_name_and_changes_nothing(bad: float)
     assert total.state()[1] == {"first": 1.0, "head.weight": 1.0}
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), place=st.integers(0, 3 * 32_768), weight=st.integers(0, 100))
+def test_a_client_that_turns_out_bad_after_a_part_was_added_leaves_no_trace(seed: int, place: int, weight: int) -> None:
+    """Its tensors are larger than the pieces they are added in, and one of them is nobody's yet."""
+    rng = numpy_generator(seed, "bad")
+    good = {"a": rng.normal(size=70_000).astype(np.float32), "b": rng.normal(size=100_000).astype(np.float32)}
+    total = ExactSum(8)
+    total.add({"a": good["a"]}, 7)
+    before = total.state()[1:], bits(total)
+    bad = {"a": good["b"][:70_000], "b": good["b"].copy()}
+    bad["b"][place] = np.nan
+    with pytest.raises(FedLabError, match="'b' holds the value nan"):
+        total.add(bad, weight)
+    assert (total.state()[1:], bits(total)) == before
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_sum_made_of_arrays_of_others_never_writes_to_them(shape: tuple[int, ...]) -> None:
+    """As arrays of the object store are, and those in replies."""
+    ones = {"w": np.ones(shape, np.float32)}
+    part = ExactSum(4)
+    part.add(ones, 2)
+    sums, weights, dtypes = part.state()
+    sums["w"] = sums["w"].view()
+    sums["w"].flags.writeable = False
+    total = ExactSum.from_state(sums, weights, dtypes, Reduction(log2_scale=4))
+    total.merge(part)
+    total.add(ones, 1)
+    other = ExactSum(4)
+    other.merge(part)
+    other.add(ones, 1)
+    assert np.all(total.state()[0]["w"] == 5)
+    assert np.all(other.state()[0]["w"] == 3)
+    assert np.all(part.state()[0]["w"] == 2)
+
+
 def test_a_wider_range_is_given_to_tensors_with_large_server_values() -> None:
     server = {
         "weight": np.float32([0.5, -63.9]),
