@@ -25,6 +25,8 @@ WorkDone = Callable[[Sequence[tuple[int, Span]]], None]
 
 # what a chunk costs beside its clients, in seconds: a call, and copying and adding its sums for each byte of payload
 _CALL, _SUM = 2e-3, 1.5e-9
+# seconds to a deadline in which every chunk brings its sum, so that work stopped there takes no other's with it
+_HASTE = 60.0
 
 
 @dataclass(eq=False)
@@ -35,22 +37,42 @@ class Payload:
     reduction: Reduction | None
 
     @property
-    def overhead(self) -> float:
-        """Seconds that a chunk costs beside its clients."""
+    def seconds_of_sum(self) -> float:
+        """What handing over a sum of the replies costs."""
         arrays = None if self.reduction is None else array_record(self.content, ARRAYS)
-        return _CALL + _SUM * sum(values.nbytes for values in to_numpy(arrays).values()) if arrays else _CALL
+        return _SUM * sum(values.nbytes for values in to_numpy(arrays).values()) if arrays else 0.0
 
 
 @dataclass(eq=False)
 class Batch:
-    """Messages that were sent together, and what has come back so far."""
+    """Messages that were sent together, and what has come back so far.
 
+    Args:
+        number: in the order of sending.
+        order: place of each message, by its id.
+        waiting: messages without a reply, by id.
+        stop_at_error: nobody wants the rest after an error.
+        deadline: of the replies, in `time.monotonic`; None for ever.
+        replies: so far.
+        kept: further replies that have come, but not yet the sum they are part of.
+        failed: a reply is an error.
+        total: sum of the replies' arrays, if asked for.
+    """
+
+    number: int
     order: dict[str, int]
     waiting: dict[str, Message]
     stop_at_error: bool
+    deadline: float | None
     replies: list[Message] = field(default_factory=list)
+    kept: int = 0
     failed: bool = False
     total: ExactSum | None = None
+
+    @property
+    def keeps_sums(self) -> bool:
+        """There is time enough for workers to keep their sum from one chunk to the next."""
+        return self.deadline is None or self.deadline - time.monotonic() > _HASTE
 
 
 @dataclass(eq=False)
@@ -113,7 +135,7 @@ class SimulationGrid(Grid):
         self._spans: list[tuple[int, Span]] = []
         self._run = Run.create_empty(RUN_ID)
         self._states: dict[int, bytes] = {}
-        self._message_ids = itertools.count(1)
+        self._message_ids, self._batches = itertools.count(1), itertools.count(1)
         self._pushed: set[str] = set()
         self._inbox: dict[str, Message] = {}
 
@@ -195,7 +217,7 @@ class SimulationGrid(Grid):
             FedLabError: a message to an unknown node, or different reductions in one call.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        batch = self._send(messages, pushed=False)
+        batch, told = self._send(messages, pushed=False, deadline=deadline), 0
         while batch.waiting:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -204,10 +226,13 @@ class SimulationGrid(Grid):
                 break
             for chunk, result in self._collect(left):
                 self._absorb(chunk, result)
-                if chunk.batch is batch and self._on_progress is not None:
-                    self._on_progress(len(batch.replies), len(batch.order))
+            come = len(batch.replies) + batch.kept
+            if come != told and self._on_progress is not None:
+                self._on_progress(come, len(batch.order))
+            told = come
             if batch.stop_at_error and batch.failed:
                 self._cancel(batch)
+                batch.total = None  # what workers kept of it is not in it
                 break
         self._tell()
         batch.replies.sort(key=lambda reply: batch.order[reply.metadata.reply_to_message_id])
@@ -235,7 +260,7 @@ class SimulationGrid(Grid):
 
     # Internals
 
-    def _send(self, messages: Iterable[Message], pushed: bool) -> Batch:
+    def _send(self, messages: Iterable[Message], pushed: bool, deadline: float | None = None) -> Batch:
         numbered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         nodes = self.get_node_ids()
         groups: dict[tuple[tuple[str, int], ...], list[Message]] = {}
@@ -249,9 +274,11 @@ class SimulationGrid(Grid):
             groups.setdefault(tuple((key, id(record)) for key, record in message.content.items()), []).append(message)
         ids = [message.metadata.message_id for message in numbered]
         batch = Batch(
+            number=next(self._batches),
             order={message_id: place for place, message_id in enumerate(ids)},
             waiting=dict(zip(ids, numbered, strict=True)),
             stop_at_error=self._fail_fast and not pushed,
+            deadline=deadline,
         )
         chunks = []
         for group in groups.values():
@@ -274,7 +301,8 @@ class SimulationGrid(Grid):
         if together:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
             plan = _evenly(range(len(messages)), together)
         else:
-            plan = self._plan(units, self._costs.seconds(kind, sum(units)), payload.overhead)
+            overhead = _CALL if batch.keeps_sums else _CALL + payload.seconds_of_sum
+            plan = self._plan(units, self._costs.seconds(kind, sum(units)), overhead)
         return [
             Chunk(
                 batch,

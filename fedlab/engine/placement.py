@@ -9,7 +9,8 @@ from dataclasses import dataclass
 _LARGEST_CHUNK = 32
 _CHUNKS_PER_WORKER = 4  # so that the last ones to finish do not leave the others idle for long
 _LARGEST_MEASURED_CHUNK = 256
-_LONGEST_CHUNK = 20.0  # seconds of work that a dying worker takes with it
+LONGEST_CHUNK = 20.0
+"""Seconds of work that a dying worker may take with it."""
 _FORGET = 0.3  # weight of the newest chunk in a rate: a method's stages may differ in cost
 
 
@@ -53,8 +54,8 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
 
     The most work comes first, so that what is left at the end is small enough to even the workers out (Graham 1969).
     Where it is known how long the work takes, chunks begin with half of every worker's share and shrink with what is
-    left, to an eighth of a share or four times what a chunk costs by itself. Work hardly longer than that is one chunk
-    for each worker.
+    left, to a thirty-second of a share or eight times what a chunk costs by itself. Work that more chunks would make
+    dearer than they could even out is one chunk for each worker.
 
     Args:
         units: work of each message.
@@ -70,15 +71,15 @@ def plan_chunks(units: Sequence[float], total: float | None, workers: int, overh
         size = min(max(len(units) // (_CHUNKS_PER_WORKER * workers), 1), _LARGEST_CHUNK)
         return [order[start : start + size] for start in range(0, len(order), size)]
     rate = total / sum(units)
-    least = max(total / (8 * workers), 4 * overhead)
-    one_each = total / workers < 8 * overhead  # more chunks would cost more than they even out
+    least = max(total / (32 * workers), 8 * overhead)
+    one_each = total / workers < 50 * overhead
     left, chunks, filled = total, list[list[int]](), math.inf
     limit = 0.0
     for place in order:
         cost = rate * units[place]
         if filled + cost > limit * (1 + 1e-9) or len(chunks[-1]) >= _LARGEST_MEASURED_CHUNK:
             share = left / max(workers - len(chunks), 1) if one_each else max(left / (2 * workers), least)
-            limit, filled = min(share, _LONGEST_CHUNK), 0.0
+            limit, filled = min(share, LONGEST_CHUNK), 0.0
             chunks.append([])
         chunks[-1].append(place)
         filled += cost

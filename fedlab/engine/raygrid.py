@@ -4,78 +4,36 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
-import signal
-import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message
 from flwr.app.user_config import UserConfig
 from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError, RayTaskError
 
-from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner, client_of, set_task_identity
+from fedlab.engine import cluster
+from fedlab.engine.actors import ClientWorker, Work, Worker
+from fedlab.engine.execution import ChunkResult, ClientAppFactory, client_of
 from fedlab.engine.grid import Batch, Chunk, Payload, Progress, SimulationGrid, WorkDone
-from fedlab.engine.machine import pin_threads
-from fedlab.engine.memory import limit_memory
 from fedlab.engine.placement import plan_chunks
-from fedlab.engine.reduction import Reduction
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)
-
-
-class ClientWorker:
-    """What a Ray actor runs: one client app, kept for the whole run with whatever it holds in memory."""
-
-    def __init__(self, threads: int, gpu_share: float) -> None:
-        pin_threads(threads)
-        set_task_identity()
-        self.limit_memory(gpu_share)
-
-    def limit_memory(self, gpu_share: float) -> None:
-        """Bound this process's memory on its GPU by its share of it; 0 is a worker without a GPU."""
-        limit_memory(gpu_share)
-
-    def start(self, factory: ClientAppFactory, num_clients: int, run_config: UserConfig) -> int:
-        """Build the client app; returns the process id."""
-        self._runner = ClientRunner(factory(), num_clients, run_config)
-        return os.getpid()
-
-    def run_chunk(
-        self,
-        content: RecordDict,
-        metadatas: Sequence[Metadata],
-        states: Mapping[int, bytes],
-        reduction: Reduction | None,
-        stop_at_error: bool,
-    ) -> ChunkResult:
-        """See `ClientRunner.run_chunk`."""
-        return self._runner.run_chunk(content, metadatas, states, reduction, stop_at_error=stop_at_error)
-
-
-@dataclass(eq=False)
-class _Worker:
-    actor: Any
-    patience_ends: float
-    gpu_share: float
-    lane: int
-    pid: int = 0
 
 
 class RayGrid(SimulationGrid):
     """A grid on long-lived Ray actors.
 
     A payload is put into the object store once, however many clients get it, and chunks of clients go to whichever
-    worker is free. A worker that dies is replaced and its clients are repeated one by one; a client that takes its
-    workers with it ends as an error reply.
+    worker is free. Workers keep their sum of the replies' arrays from chunk to chunk and hand it over when nothing is
+    left for them to do. A worker that dies is replaced, its clients are repeated one by one and so are the chunks whose
+    sum went with it; a client that takes its workers with it ends as an error reply.
 
     Args:
         factory: builds the client app; called once in every worker. Pickled by value if defined in a script.
@@ -118,13 +76,14 @@ class RayGrid(SimulationGrid):
         super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
         self._chunk, self._retries, self._start_timeout = chunk, retries, start_timeout
         self._queue: deque[Chunk] = deque()
-        self._idle: list[_Worker] = []
-        self._starting: dict[Any, _Worker] = {}
-        self._running: dict[Any, tuple[_Worker, Chunk]] = {}
+        self._idle: list[Worker] = []
+        self._starting: dict[Any, Worker] = {}
+        self._running: dict[Any, Work] = {}
+        self._handing: dict[Any, Worker] = {}
         self._content_refs: weakref.WeakKeyDictionary[Payload, Any] = weakref.WeakKeyDictionary()
-        self._started_ray = _init_ray(workers * threads, address)
+        self._started_ray = cluster.connect(workers * threads, address)
         try:
-            self._size = _fitting(workers, threads, gpus_per_worker)
+            self._size = cluster.room_for(workers, threads, gpus_per_worker)
             self._threads, self._gpu_share = threads, gpus_per_worker
             self._arguments = (ray.put(factory), num_clients, run_config or {})
             for _ in range(self._size):
@@ -139,14 +98,14 @@ class RayGrid(SimulationGrid):
         """Process ids of the workers that are up."""
         return sorted(worker.pid for worker in self._up())
 
-    def _up(self) -> list[_Worker]:
-        return [*self._idle, *(worker for worker, _ in self._running.values())]
+    def _up(self) -> list[Worker]:
+        return [*self._idle, *self._handing.values(), *(work.worker for work in self._running.values())]
 
     def close(self) -> None:
         if ray.is_initialized():
             for worker in [*self._up(), *self._starting.values()]:
                 ray.kill(worker.actor)
-        self._idle, self._starting, self._running, self._queue = [], {}, {}, deque()
+        self._idle, self._starting, self._running, self._handing, self._queue = [], {}, {}, {}, deque()
         self._content_refs.clear()
         if self._started_ray:
             self._started_ray = False
@@ -171,52 +130,64 @@ class RayGrid(SimulationGrid):
 
     def _cancel(self, batch: Batch) -> None:
         self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)
-        for ref in [ref for ref, (_, chunk) in self._running.items() if chunk.batch is batch]:
-            worker, _ = self._running.pop(ref)
-            ray.kill(worker.actor)  # Ray cannot interrupt an actor; it is replaced when there is work again
+        for ref in [ref for ref, work in self._running.items() if work.chunk.batch is batch]:
+            ray.kill(self._running.pop(ref).worker.actor)  # Ray cannot interrupt an actor; replaced when there is work
+        for worker in self._up():
+            if worker.kept and worker.kept[0][0].batch is batch:
+                worker.release()
 
     def _dispatch(self, unsettled: frozenset[int] = frozenset()) -> None:
-        while self._queue and len(self._idle) + len(self._starting) + len(self._running) < self._size:
+        while self._queue and len(self._up()) + len(self._starting) < self._size:
             self._start_worker()
+        self._hand_over([worker for worker in self._idle if worker.is_due(self._queue)])
         # a client's messages are run in order and never at the same time
-        taken = unsettled.union(*(chunk.clients for _, chunk in self._running.values()))
-        waiting: deque[Chunk] = deque()
-        while self._queue and self._idle:
+        kept = (chunk.clients for worker in self._up() for chunk, _ in worker.kept)
+        taken = unsettled.union(*kept, *(work.chunk.clients for work in self._running.values()))
+        waiting, ready = deque[Chunk](), list[Chunk]()
+        while self._queue and len(ready) < len(self._idle):
             chunk = self._queue.popleft()
-            if taken.isdisjoint(chunk.clients):
-                self._launch(self._idle.pop(), chunk)
-            else:
-                waiting.append(chunk)
+            (ready if taken.isdisjoint(chunk.clients) else waiting).append(chunk)
             taken |= chunk.clients
         self._queue.extendleft(reversed(waiting))
+        for chunk in ready:
+            self._launch(self._idle.pop(), chunk)
+        self._hand_over([worker for worker in self._idle if worker.kept])  # what is queued waits for their clients
 
-    def _launch(self, worker: _Worker, chunk: Chunk) -> None:
-        payload = chunk.payload
+    def _launch(self, worker: Worker, chunk: Chunk) -> None:
+        payload, batch = chunk.payload, chunk.batch
         if payload not in self._content_refs:
             self._content_refs[payload] = ray.put(payload.content)
-        metadatas = [message.metadata for message in chunk.messages]
+        more = any(queued.batch is batch for queued in self._queue)
+        keep = more and payload.reduction is not None and batch.keeps_sums and not chunk.together
         ref = worker.actor.run_chunk.remote(
             self._content_refs[payload],
-            metadatas,
+            [message.metadata for message in chunk.messages],
             self._states_of(chunk),
             payload.reduction,
-            chunk.batch.stop_at_error,
+            batch.stop_at_error,
+            batch.number,
+            keep,
         )
-        self._running[ref] = (worker, chunk)
+        self._running[ref] = Work(worker, chunk, keep)
+
+    def _hand_over(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            self._idle.remove(worker)
+            self._handing[worker.actor.hand_over.remote(worker.kept[0][0].batch.number)] = worker
 
     def _wait(self, timeout: float | None) -> list[tuple[Chunk, ChunkResult]]:
-        if not self._running and not self._starting:
+        refs = [*self._running, *self._handing, *self._starting]
+        if not refs:
             return []
         patience = [worker.patience_ends - time.monotonic() for worker in self._starting.values()]
         limits = [*patience, *([] if timeout is None else [timeout])]
-        refs = [*self._running, *self._starting]
         done, _ = ray.wait(refs, timeout=max(0.0, min(limits)) if limits else None)
         finished = []
         for ref in done:
             if ref in self._starting:
                 self._started(ref)
             else:
-                finished += self._finished(ref)
+                finished += self._handed_over(ref) if ref in self._handing else self._finished(ref)
         for ref, worker in list(self._starting.items()):
             if worker.patience_ends <= time.monotonic():
                 self._give_up(ref, f"it did not start within {self._start_timeout:g} s")
@@ -228,7 +199,7 @@ class RayGrid(SimulationGrid):
         ref = actor.start.remote(*self._arguments)
         taken = {worker.lane for worker in [*self._up(), *self._starting.values()]}
         lane = next(lane for lane in itertools.count() if lane not in taken)
-        self._starting[ref] = _Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share, lane)
+        self._starting[ref] = Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share, lane)
 
     def _started(self, ref: Any) -> None:
         try:
@@ -249,57 +220,99 @@ class RayGrid(SimulationGrid):
             raise MachineError(
                 "engine.workers",
                 f"no worker could be started: {reason}",
-                f"room on the cluster: {_free('CPU')} CPUs and {_free('GPU')} GPUs are free",
+                f"room on the cluster: {cluster.free('CPU')} CPUs and {cluster.free('GPU')} GPUs are free",
                 "look at Ray's logs (/tmp/ray/session_latest/logs), free the machine, or set engine.name: inline",
             )
         log.warning("a worker could not be started and %d go on without it: %s", self._size, reason)
 
     def _finished(self, ref: Any) -> list[tuple[Chunk, ChunkResult]]:
-        worker, chunk = self._running.pop(ref)
+        work = self._running.pop(ref)
+        worker, chunk = work.worker, work.chunk
         try:
             result: ChunkResult = ray.get(ref)
         except RayTaskError as error:  # clients' exceptions are replies: this one is the engine's own
             self._idle.append(worker)
             raise error.cause from error
         except RayError as error:
-            ray.kill(worker.actor)
             return self._lost(worker, chunk, error)
         result.worker = worker.lane
-        kept = result if result.out_of_memory is None else self._retreat(chunk, result)
+        if result.out_of_memory is not None:
+            chunk, result = self._retreat(chunk, result)
+        finished = [(chunk, result)]
+        if work.keep:
+            worker.kept += finished
+            chunk.batch.kept += len(result.replies)
+            failed = chunk.batch.stop_at_error and any(reply.has_error() for reply in result.replies)
+            finished = worker.release() if failed else []  # then nobody asks for the sum
+        elif chunk.payload.reduction is not None:
+            finished = [*worker.release(), *finished]
         self._settle(worker)
-        return [] if kept is None else [(chunk, kept)]
+        return finished
 
-    def _retreat(self, chunk: Chunk, result: ChunkResult) -> ChunkResult | None:
-        """Half as many workers, each with twice the memory, and the chunk once more; its result if that cannot be."""
+    def _handed_over(self, ref: Any) -> list[tuple[Chunk, ChunkResult]]:
+        worker = self._handing.pop(ref)
+        try:
+            total = ray.get(ref)
+        except RayTaskError as error:
+            self._idle.append(worker)
+            raise error.cause from error
+        except RayError as error:
+            return self._lost(worker, None, error)
+        finished = worker.release()
+        if finished:
+            finished[-1][1].total = total
+        self._settle(worker)
+        return finished
+
+    def _retreat(self, chunk: Chunk, result: ChunkResult) -> tuple[Chunk, ChunkResult]:
+        """Half as many workers, each with twice the memory, for what is left of a chunk; what has been done of it."""
         if self._size == 1:
             hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
-            return self._without_memory(chunk, result, hint)
+            return chunk, self._without_memory(chunk, result, hint)
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)
-        log.warning("out of memory: %d workers go on; repeating clients %s", self._size, sorted(chunk.clients))
+        done, left = replace(chunk, messages=[], units=0.0), chunk
+        if chunk.together:
+            result = ChunkResult()
+        else:
+            answered = {reply.metadata.reply_to_message_id for reply in result.replies}
+            done.messages = [message for message in chunk.messages if message.metadata.message_id in answered]
+            left = replace(chunk, messages=chunk.messages[len(done.messages) :], units=0.0)
+        log.warning("out of memory: %d workers go on; repeating clients %s", self._size, sorted(left.clients))
         idle, self._idle = self._idle, []
         for worker in idle:
             self._settle(worker)
-        self._queue.appendleft(chunk)
-        return None
+        self._queue.appendleft(left)
+        return done, result
 
-    def _settle(self, worker: _Worker) -> None:
+    def _settle(self, worker: Worker) -> None:
         """Let a worker that is done wait for work, unless there are more than there should be by now."""
-        if len(self._idle) + len(self._running) >= self._size:
-            ray.kill(worker.actor)
+        if len(self._up()) >= self._size:
+            self._dismiss(worker)
             return
         if worker.gpu_share != self._gpu_share:
             worker.gpu_share = self._gpu_share
             worker.actor.limit_memory.remote(self._gpu_share)
         self._idle.append(worker)
 
-    def _lost(self, worker: _Worker, chunk: Chunk, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
-        clients = sorted(chunk.clients)
+    def _dismiss(self, worker: Worker) -> None:
+        """Kill a worker; what it keeps is done again."""
+        ray.kill(worker.actor)
+        self._repeat(worker, [chunk for chunk, _ in worker.release() if chunk.messages])
+
+    def _repeat(self, worker: Worker, chunks: Sequence[Chunk]) -> None:
+        if chunks:
+            clients = sorted(client for chunk in chunks for client in chunk.clients)
+            log.warning("worker %d is gone; repeating clients %s", worker.pid, clients)
+            self._queue.extendleft(reversed(chunks))
+
+    def _lost(self, worker: Worker, chunk: Chunk | None, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
+        self._dismiss(worker)
+        if chunk is None:
+            return []
         if chunk.attempt <= self._retries:
-            log.warning("worker %d died; repeating clients %s", worker.pid, clients)
             parts = [chunk.messages] if chunk.together else [[message] for message in chunk.messages]
-            again = [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts]
-            self._queue.extendleft(reversed(again))
+            self._repeat(worker, [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts])
             return []
         replies = []
         for message in chunk.messages:
@@ -311,62 +324,3 @@ class RayGrid(SimulationGrid):
             )
             replies.append(Message(Error(ErrorCode.CLIENT_APP_CRASHED, reason), reply_to=message))
         return [(chunk, ChunkResult(replies))]
-
-
-def _init_ray(cpus: int, address: str | None) -> bool:
-    """Connect to Ray unless the program has; returns whether it was done here."""
-    if ray.is_initialized():
-        return False
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        with _own_sigterm():
-            # "local": Ray would rather join whatever cluster somebody has started on this machine
-            ray.init(address="local", num_cpus=cpus, **quiet)
-        return True
-    try:
-        with _own_sigterm():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise MachineError(
-            "engine.address", address, "the address of a running Ray cluster", f"start one with ray start: {error}"
-        ) from error
-    return True
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM: Ray's prints a native stack trace and can abort the process at its end."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-
-
-def _fitting(workers: int, threads: int, gpus: float) -> int:
-    """How many of the workers the cluster has room for."""
-    room = 0
-    for node in ray.nodes():
-        has = node["Resources"] if node["Alive"] else {}
-        by_cpu = int(has.get("CPU", 0) // threads)
-        room += min(by_cpu, int(has.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
-    if room == 0:
-        raise MachineError(
-            "engine.workers",
-            workers,
-            f"a node with {threads} CPUs and {gpus:g} GPUs for each; no worker could be started: {workers * threads} "
-            f"CPUs asked, the cluster has {_total('CPU')} CPUs and {_total('GPU')} GPUs",
-            "lower engine.threads or engine.gpus_per_worker, or add nodes",
-        )
-    if room < workers:
-        log.warning("engine.workers = %d, but the cluster has room for %d", workers, room)
-    return min(room, workers)
-
-
-def _total(resource: str) -> str:
-    return f"{ray.cluster_resources().get(resource, 0):g}"
-
-
-def _free(resource: str) -> str:
-    return f"{ray.available_resources().get(resource, 0):g} of {_total(resource)}"

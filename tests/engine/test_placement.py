@@ -39,25 +39,27 @@ def test_equal_work_of_unknown_cost_stays_in_order_in_equal_chunks() -> None:
     assert {len(chunk) for chunk in chunks[:-1]} == {6}
 
 
-def test_chunks_shrink_to_an_eighth_of_a_share() -> None:
+def test_chunks_shrink_to_a_thirty_second_of_a_share() -> None:
     sizes = [len(chunk) for chunk in plan_chunks([1.0] * 128, 12.8, 2, 0.001)]
     assert sizes[0] == 32  # half of a worker's share
     assert sizes == sorted(sizes, reverse=True)
-    assert min(sizes[:-1]) == 8
+    assert min(sizes[:-1]) == 2
+    assert len(sizes) <= 18
 
 
 def test_cheap_clients_go_in_chunks_that_are_worth_a_call() -> None:
-    # 50 echoes of 4 ms, and 10 ms for the sums of a chunk
-    assert len(plan_chunks([1.0] * 50, 0.2, 2, 0.01)) <= 6
+    # 1,000 echoes of 2 ms: a chunk costs 2 ms where workers keep their sums, and ten more where they do not
+    assert min(len(chunk) for chunk in plan_chunks([1.0] * 1000, 2.0, 2, 0.002)[:-1]) * 2e-3 >= 0.016
+    assert len(plan_chunks([1.0] * 1000, 2.0, 2, 0.002)) <= 18
     assert len(plan_chunks([1.0] * 50, None, 2, 0.01)) == 9
 
 
 def test_work_that_is_hardly_worth_a_call_is_one_even_chunk_for_each_worker() -> None:
-    chunks = plan_chunks([1.0] * 50, 0.1, 2, 0.01)
+    chunks = plan_chunks([1.0] * 50, 0.1, 2, 0.002)
     assert [len(chunk) for chunk in chunks] == [25, 25]
-    assert [len(chunk) for chunk in plan_chunks([1.0] * 51, 0.1, 2, 0.01)] == [25, 26]
+    assert [len(chunk) for chunk in plan_chunks([1.0] * 51, 0.1, 2, 0.002)] == [25, 26]
     uneven = [5.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert plan_chunks(uneven, 0.1, 2, 0.01) == [[0], [1, 2, 3, 4, 5]]
+    assert plan_chunks(uneven, 0.1, 2, 0.002) == [[0], [1, 2, 3, 4, 5]]
     assert len(plan_chunks([1.0], 0.1, 2, 0.1)) == 1
 
 

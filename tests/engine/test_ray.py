@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import time
@@ -15,10 +16,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.actors import ClientWorker, Worker
+from fedlab.engine.execution import ChunkResult
+from fedlab.engine.grid import Batch, Chunk, Payload, SimulationGrid
 from fedlab.engine.inline import InlineGrid
 from fedlab.engine.messages import exact_sum, metric_record, requested_reduction, to_record
+from fedlab.engine.placement import Span
 from fedlab.engine.raygrid import RayGrid
+from fedlab.engine.reduction import ExactSum
 from fedlab.errors import MachineError
 
 Ask = Callable[..., list[Message]]
@@ -60,9 +65,13 @@ def expected(factory: Callable[[], ClientApp], ask: Ask) -> str:
 def test_one_worker_gives_the_bits_of_the_inline_grid(
     ray_running: None, factory: Callable[[], ClientApp], ask: Ask, expected: str
 ) -> None:
-    grid = RayGrid(factory, 12, {"secret": 5}, workers=1)
+    told: list[tuple[int, int]] = []
+    grid = RayGrid(
+        factory, 12, {"secret": 5}, workers=1, chunk=3, on_progress=lambda done, total: told.append((done, total))
+    )
     try:
         assert digest(grid, ask) == expected
+        assert told == [(3, 12), (6, 12), (9, 12), (12, 12)] * 3
         # a worker that dies between two rounds
         os.kill(wait_for_workers(grid, 1)[0], signal.SIGKILL)
         grid.restore_client_states({})
@@ -78,14 +87,83 @@ def test_two_workers_give_the_bits_of_the_inline_grid(
     assert digest(two_workers, ask, reduce=reduce) == expected
 
 
+@pytest.mark.parametrize("victim", [4, 11])
 def test_a_worker_killed_in_mid_round_changes_nothing(
-    two_workers: RayGrid, ask: Ask, expected: str, tmp_path: Path
+    two_workers: RayGrid, ask: Ask, expected: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: int
 ) -> None:
     before = wait_for_workers(two_workers, 2)
-    assert digest(two_workers, ask, kill=[4], once=str(tmp_path / "killed")) == expected
+    with caplog.at_level(logging.WARNING, "fedlab"):
+        assert digest(two_workers, ask, kill=[victim], once=str(tmp_path / "killed")) == expected
     assert (tmp_path / "killed").exists()
     after = wait_for_workers(two_workers, 2)
     assert len(set(before) & set(after)) == 1
+    if victim == 11:  # whoever runs the last chunk has run another before, and its sum is lost
+        assert caplog.text.count("is gone; repeating clients") == 2
+
+
+def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
+    ray_running: None,
+    factory: Callable[[], ClientApp],
+    ask: Ask,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    marker = tmp_path / "killed"
+
+    class Fragile(ClientWorker):
+        def hand_over(self, batch: int) -> ExactSum | None:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().hand_over(batch)
+
+    monkeypatch.setattr("fedlab.engine.raygrid.ClientWorker", Fragile)
+    grid = RayGrid(factory, 12, {"secret": 5}, workers=2, chunk=3)
+    try:
+        wait_for_workers(grid, 2)
+        assert digest(grid, ask) == expected
+        assert marker.exists()
+    finally:
+        grid.close()
+
+
+def test_what_a_worker_keeps_holds_nobody_up(two_workers: RayGrid, inline: InlineGrid, ask: Ask) -> None:
+    """A client with two messages, whose second waits for the state after the first, beside work nobody waits for."""
+    sums = []
+    for grid in (inline, two_workers):
+        pushed = set(grid.push_messages(ask(grid, [7, 8])))
+        messages = ask(grid, [3, 3, 1, 2, 3, 4, 5, 6, 7, 8], reduce=True)
+        reduction = requested_reduction(messages[0].content)
+        assert reduction is not None
+        replies = grid.send_and_receive(messages)
+        counts = [metric_record(reply.content, "metrics") for reply in replies]
+        assert [found and found["count"] for found in counts] == [1, 1, 1, 2, 3, 1, 1, 1, 2, 2]
+        sums.append({name: values.tobytes() for name, values in exact_sum(replies, reduction).mean().items()})
+        while pushed:
+            pushed -= {reply.metadata.reply_to_message_id for reply in grid.pull_messages(pushed)}
+    assert sums[0] == sums[1]
+
+
+def test_a_worker_hands_over_before_too_much_is_lost_with_it() -> None:
+    def batch(left: float | None) -> Batch:
+        deadline = None if left is None else time.monotonic() + left
+        return Batch(number=1, order={}, waiting={}, stop_at_error=False, deadline=deadline)
+
+    def chunk(of: Batch) -> Chunk:
+        return Chunk(of, Payload(RecordDict(), None), [])
+
+    def keeping(of: Batch, seconds: float) -> Worker:
+        result = ChunkResult(spans=[Span(0, "train", 0.0, seconds)])
+        return Worker(None, 0.0, 0.0, 0, kept=[(chunk(of), result), (chunk(of), result)])
+
+    calm, hurried = batch(3600.0), batch(30.0)
+    assert not Worker(None, 0.0, 0.0, 0).is_due([])
+    assert not keeping(calm, 9.9).is_due([chunk(calm)])
+    assert keeping(calm, 10.0).is_due([chunk(calm)])  # twenty seconds of work
+    assert keeping(hurried, 1.0).is_due([chunk(hurried)])  # it may be stopped soon
+    assert keeping(calm, 1.0).is_due([])  # nothing is left to do
+    assert keeping(calm, 1.0).is_due([chunk(batch(None))])  # nothing of this batch
 
 
 def test_a_client_that_always_kills_its_worker_is_the_only_one_lost(two_workers: RayGrid, ask: Ask) -> None:
@@ -127,8 +205,16 @@ def test_failing_fast_and_late_clients(ray_running: None, factory: Callable[[], 
         assert replies[1].error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
         assert "RuntimeError: client 1 is broken" in (replies[1].error.reason or "")
         assert 2 not in {grid.client_of(reply.metadata.src_node_id) for reply in replies}  # after 1 in its chunk
-        late = grid.send_and_receive(ask(grid, range(2), hang=[1]), timeout=3.0)
-        assert late[1].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+        replies = grid.send_and_receive(ask(grid, range(12), reduce=True, **{"raise": [4]}))
+        assert [grid.client_of(reply.metadata.src_node_id) for reply in replies if reply.has_error()] == [4]
+        assert not {8, 9, 10, 11} & {grid.client_of(reply.metadata.src_node_id) for reply in replies}
+        messages = ask(grid, range(4), reduce=True, hang=[3])
+        late = grid.send_and_receive(messages, timeout=3.0)
+        assert late[3].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+        reduction = requested_reduction(messages[0].content)
+        assert reduction is not None
+        # the three before it, in another chunk of the same worker, are in the sum
+        assert exact_sum(late, reduction).state()[1]["bias"] == 3 + 10 + 17
         assert not any(reply.has_error() for reply in grid.send_and_receive(ask(grid, range(12))))
     finally:
         grid.close()
