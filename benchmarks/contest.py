@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -89,6 +90,12 @@ class _Running:
         self._answer()
 
     def round(self, measured: bool) -> None:
+        """Take a turn; between turns the whole contender stands still, since daemons such as Ray's never sleep."""
+        self._signal(signal.SIGCONT)
+        self._turn(measured)
+        self._signal(signal.SIGSTOP)
+
+    def _turn(self, measured: bool) -> None:
         assert self._process.stdin is not None
         self._taking_part = True
         watch = threading.Thread(target=self._watch, daemon=True)
@@ -110,6 +117,7 @@ class _Running:
     def close(self) -> None:
         if self._process.poll() is None:
             assert self._process.stdin is not None
+            self._signal(signal.SIGCONT)
             self._process.stdin.close()
             try:
                 self._process.wait(60)
@@ -117,6 +125,11 @@ class _Running:
                 for process in reversed(family(self._process.pid)):
                     os.kill(process, 9)
                 self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        for process in family(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(process, number)
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
