@@ -42,13 +42,27 @@ def test_every_engine_writes_the_same_weights(
     assert digest(other) != digest(runs[0])
 
 
+@pytest.mark.parametrize(("victim", "chunk"), [(1, 2), (3, 1)])
 def test_a_worker_killed_in_mid_round_changes_nothing(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method], tmp_path: Path
+    ray_running: None,
+    settings: Settings,
+    samples: fedlab.Dataset,
+    plain: type[Method],
+    tmp_path: Path,
+    victim: int,
+    chunk: int,
 ) -> None:
+    """With the sum it has kept of clients that had written their new states already, where the victim is the last."""
     marker = tmp_path / "killed"
     whole = fedlab.run(settings(), method=plain, data=samples)
     killed = fedlab.run(
-        settings(engine__name="ray", engine__workers=2, engine__chunk=2, method__kill=1, method__once=str(marker)),
+        settings(
+            engine__name="ray",
+            engine__workers=2,
+            engine__chunk=chunk,
+            method__kill=victim,
+            method__once=str(marker),
+        ),
         method=plain,
         data=samples,
     )
