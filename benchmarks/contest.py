@@ -52,7 +52,7 @@ class Result:
         wall: seconds of each round.
         others: cores that others used meanwhile.
         driver: megabytes its first process held at most.
-        tree: megabytes its process tree held at most, during rounds.
+        tree: megabytes its process tree held at most, in the first round of a process and at the end of any.
         held: megabytes its process tree held at the end of each round.
     """
 
@@ -97,7 +97,7 @@ class _Running:
 
     def _turn(self, measured: bool) -> None:
         assert self._process.stdin is not None
-        self._taking_part = True
+        self._taking_part = not measured  # looking at a dozen processes again and again would slow the measured ones
         watch = threading.Thread(target=self._watch, daemon=True)
         watch.start()
         self._process.stdin.write("go\n")
@@ -105,6 +105,7 @@ class _Running:
         found, result = self._answer(), self.result
         self._taking_part = False
         watch.join()
+        result.tree = max(result.tree, found["held"])
         if not measured:
             result.start = result.start or time.perf_counter() - self._began
             return
