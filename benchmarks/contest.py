@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOADED = 0.15
 """Cores in use by others above which wall times are marked."""
 _LOOK_EVERY = 0.25  # seconds between two looks at a contender's memory
+_WAKING = 1.0  # seconds in which daemons that stood still do what they missed
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class _Running:
     def round(self, measured: bool) -> None:
         """Take a turn; between turns the whole contender stands still, since daemons such as Ray's never sleep."""
         self._signal(signal.SIGCONT)
+        if measured:
+            time.sleep(_WAKING)
         self._turn(measured)
         self._signal(signal.SIGSTOP)
 

@@ -265,7 +265,7 @@ class RayGrid(SimulationGrid):
         return finished
 
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> tuple[Chunk, ChunkResult]:
-        """Half as many workers, each with twice the memory, for what is left of a chunk; what has been done of it."""
+        """Let half as many workers, each with twice the memory, do what is left of a chunk; returns what is done of it."""
         if self._size == 1:
             hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
             return chunk, self._without_memory(chunk, result, hint)
