@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -354,7 +354,7 @@ def _execute(
                 federated.num_clients,
                 {},
                 on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
-                on_work=lambda work: tracker.emit("work", spans=[[worker, *astuple(span)] for worker, span in work]),
+                on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
                 client_states=start.client_states() if start is not None else None,
                 fail_fast=config.federation.on_client_error == "stop",
                 client_bytes=job.tuning.client_bytes,

@@ -113,11 +113,11 @@ class FederatedData:
 
     def num_train(self, client: int) -> int:
         """Training samples a client sees in a round."""
-        return len(self.part(client, 1, "train").train) if self._drifts else int(self.partition.train.sizes[client])
+        return len(self.part(client, 1, "train").train) if self._drifts else self.partition.train.size(client)
 
     def num_test(self, client: int) -> int:
         """Test samples a client sees in a round."""
-        return len(self.part(client, 1, "test").test) if self._drifts else int(self.partition.test.sizes[client])
+        return len(self.part(client, 1, "test").test) if self._drifts else self.partition.test.size(client)
 
     def part(self, client: int, round: int, split: Split) -> ClientPart:
         """What a client sees of its part in a round; test samples may drift otherwise than training samples."""

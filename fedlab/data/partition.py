@@ -92,6 +92,10 @@ class Ragged:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.order[self.offsets[index] : self.offsets[index + 1]]
 
+    def size(self, index: int) -> int:
+        """The length of one of them."""
+        return int(self.offsets[index + 1] - self.offsets[index])
+
     @property
     def sizes(self) -> np.ndarray:
         return np.diff(self.offsets)

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
-from fedlab.engine.machine import Placement, check_engine, cores, pin_threads
+from fedlab.engine.machine import Placement, check_engine, cores, keep_freed_memory, pin_threads
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def launch(
     if config.address is None and config.name != "inline" and processes > cores():
         log.warning("engine.workers: %d threads in all on %d cores make the run slower", processes, cores())
     pin_threads(config.threads)
+    keep_freed_memory()
     if config.name == "flower":
         if client_states:
             raise ConfigError("engine.name", "flower", "inline or ray", "Flower's simulation cannot resume clients")

@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -95,10 +96,10 @@ class Chunk:
     together: bool = False
     units: float = 0.0
 
-    @property
-    def clients(self) -> set[int]:
+    @cached_property
+    def clients(self) -> frozenset[int]:
         """Who takes part."""
-        return {execution.client_of(message.metadata.dst_node_id) for message in self.messages}
+        return frozenset(execution.client_of(message.metadata.dst_node_id) for message in self.messages)
 
 
 class SimulationGrid(Grid):

@@ -1,9 +1,11 @@
-"""What this machine has, what the configuration asks of it, and pinning threads."""
+"""What this machine has, what the configuration asks of it, and how processes use its cores and memory."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 from fedlab.config import EngineConfig
 from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
+
+# of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT, _LARGEST_KEPT = 256 * 2**20, 32 * 2**20
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -47,6 +53,20 @@ def pin_threads(threads: int) -> None:
         os.environ[variable] = str(threads)
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's BLAS is loaded already
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 256 MB that this process has freed, for its next allocations.
+
+    By itself it may give the memory of a training step back at the step's end, and the next one then faults it in page
+    by page: up to half as much time again for a small network, in some processes and not in others. Nothing happens
+    where the C library is another one.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_TRIM_THRESHOLD, _KEPT)
+            mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
 
 
 def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Placement:

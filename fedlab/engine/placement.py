@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LARGEST_CHUNK = 32
 _CHUNKS_PER_WORKER = 4  # so that the last ones to finish do not leave the others idle for long
@@ -14,8 +14,7 @@ LONGEST_CHUNK = 20.0
 _FORGET = 0.3  # weight of the newest chunk in a rate: a method's stages may differ in cost
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """One client's message at work.
 
     Args:

@@ -265,19 +265,17 @@ class RayGrid(SimulationGrid):
         return finished
 
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> tuple[Chunk, ChunkResult]:
-        """Let half as many workers, each with twice the memory, do what is left of a chunk; returns what is done of it."""
+        """Leave the rest of a chunk to half as many workers, each with twice the memory; what has been done of it."""
         if self._size == 1:
             hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
             return chunk, self._without_memory(chunk, result, hint)
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)
-        done, left = replace(chunk, messages=[], units=0.0), chunk
-        if chunk.together:
+        if chunk.together:  # the same clients must train as one batch again
             result = ChunkResult()
-        else:
-            answered = {reply.metadata.reply_to_message_id for reply in result.replies}
-            done.messages = [message for message in chunk.messages if message.metadata.message_id in answered]
-            left = replace(chunk, messages=chunk.messages[len(done.messages) :], units=0.0)
+        answered = len(result.replies)
+        done = replace(chunk, messages=chunk.messages[:answered], units=0.0)
+        left = replace(chunk, messages=chunk.messages[answered:], units=0.0) if answered else chunk
         log.warning("out of memory: %d workers go on; repeating clients %s", self._size, sorted(left.clients))
         idle, self._idle = self._idle, []
         for worker in idle:

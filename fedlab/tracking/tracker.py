@@ -97,6 +97,9 @@ def _close(sink: Sink) -> None:
 
 def plain(value: Any) -> Any:
     """`value` in JSON's own types."""
+    kind = type(value)
+    if kind is str or kind is int:  # most of what there is: not worth the tests below
+        return value
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | set | range):

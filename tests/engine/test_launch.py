@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -103,6 +104,30 @@ def test_every_engine_gives_the_same_result_quietly() -> None:
     assert found["pythonpath"] is None
     assert found["level"] == 10
     assert "deprecated" not in done.stderr.lower(), done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    program = """
+import resource, sys
+import numpy as np
+from fedlab.engine.machine import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for step in range(20):
+    if step == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    parts = [np.ones(2**20) for _ in range(12)]  # 96 MB
+    del parts
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / 2**20)
+"""
+    given_back, kept = (
+        float(subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "keep")
+    )
+    assert given_back > 100  # MB; otherwise this test shows nothing here
+    assert kept < 10
 
 
 def test_an_interrupt_leaves_no_process_behind() -> None:
