@@ -71,7 +71,9 @@ def plot(measured: Mapping[str, Measured], path: Path) -> None:
             )  # fmt: skip
         right.set_yscale("log")
         right.set_xticks(
-            range(len(echoes)), [f"{f.work.payload * 4 / 1e6:.3g} MB\n{f.work.cohort:,} clients" for f in echoes]
+            range(len(echoes)),
+            [f"{f.work.payload * 4 / 1e6:.3g} MB\n{f.work.cohort:,} clients" for f in echoes],
+            fontsize=8,
         )
         right.set_ylabel("seconds an empty round")
         right.legend(fontsize=7)
@@ -81,7 +83,9 @@ def plot(measured: Mapping[str, Measured], path: Path) -> None:
 
 
 def _echoes(measured: Mapping[str, Measured]) -> list[Measured]:
-    return [found for name, found in measured.items() if name not in (TRAIN, SCALE)]
+    """Smallest first, in whatever order they were measured."""
+    echoes = [found for name, found in measured.items() if name not in (TRAIN, SCALE)]
+    return sorted(echoes, key=lambda found: (found.work.cohort, found.work.payload))
 
 
 def _where(found: Sequence[Measured]) -> str:
