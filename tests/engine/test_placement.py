@@ -51,15 +51,17 @@ def test_cheap_clients_go_in_chunks_that_are_worth_a_call() -> None:
     # 1,000 echoes of 2 ms: a chunk costs 2 ms where workers keep their sums, and ten more where they do not
     assert min(len(chunk) for chunk in plan_chunks([1.0] * 1000, 2.0, 2, 0.002)[:-1]) * 2e-3 >= 0.016
     assert len(plan_chunks([1.0] * 1000, 2.0, 2, 0.002)) <= 18
+    assert len(plan_chunks([1.0] * 50, 0.2, 2, 0.01)) <= 6
     assert len(plan_chunks([1.0] * 50, None, 2, 0.01)) == 9
 
 
-def test_work_that_is_hardly_worth_a_call_is_one_even_chunk_for_each_worker() -> None:
-    chunks = plan_chunks([1.0] * 50, 0.1, 2, 0.002)
+@pytest.mark.parametrize("overhead", [0.002, 0.01])
+def test_work_that_is_hardly_worth_a_call_is_one_even_chunk_for_each_worker(overhead: float) -> None:
+    chunks = plan_chunks([1.0] * 50, 0.1, 2, overhead)
     assert [len(chunk) for chunk in chunks] == [25, 25]
-    assert [len(chunk) for chunk in plan_chunks([1.0] * 51, 0.1, 2, 0.002)] == [25, 26]
+    assert [len(chunk) for chunk in plan_chunks([1.0] * 51, 0.1, 2, overhead)] == [25, 26]
     uneven = [5.0, 1.0, 1.0, 1.0, 1.0, 1.0]
-    assert plan_chunks(uneven, 0.1, 2, 0.002) == [[0], [1, 2, 3, 4, 5]]
+    assert plan_chunks(uneven, 0.1, 2, overhead) == [[0], [1, 2, 3, 4, 5]]
     assert len(plan_chunks([1.0], 0.1, 2, 0.1)) == 1
 
 
