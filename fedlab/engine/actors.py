@@ -55,23 +55,15 @@ class ClientWorker:
 
         Args:
             batch: the replies' arrays are added to what is kept of this batch.
-            keep: the sum stays here, for the batch's next chunk or `hand_over`.
+            keep: the sum stays here for the batch's next chunk, which may be an empty one that only fetches it.
         """
-        total = None if reduction is None else self._take(batch)
+        total = None
+        if reduction is not None and self._kept is not None and self._kept[0] == batch:
+            (_, total), self._kept = self._kept, None
         result = self._runner.run_chunk(content, metadatas, states, reduction, total, stop_at_error)
         if keep:
             self._kept, result.total = (batch, result.total), None
         return result
-
-    def hand_over(self, batch: int) -> ExactSum | None:
-        """The sum that was kept of a batch; None where there is none."""
-        return self._take(batch)
-
-    def _take(self, batch: int) -> ExactSum | None:
-        if self._kept is None or self._kept[0] != batch:
-            return None
-        (_, total), self._kept = self._kept, None
-        return total
 
 
 @dataclass(eq=False)

@@ -79,7 +79,6 @@ class RayGrid(SimulationGrid):
         self._idle: list[Worker] = []
         self._starting: dict[Any, Worker] = {}
         self._running: dict[Any, Work] = {}
-        self._handing: dict[Any, Worker] = {}
         self._content_refs: weakref.WeakKeyDictionary[Payload, Any] = weakref.WeakKeyDictionary()
         self._started_ray = cluster.connect(workers * threads, address)
         try:
@@ -99,13 +98,13 @@ class RayGrid(SimulationGrid):
         return sorted(worker.pid for worker in self._up())
 
     def _up(self) -> list[Worker]:
-        return [*self._idle, *self._handing.values(), *(work.worker for work in self._running.values())]
+        return [*self._idle, *(work.worker for work in self._running.values())]
 
     def close(self) -> None:
         if ray.is_initialized():
             for worker in [*self._up(), *self._starting.values()]:
                 ray.kill(worker.actor)
-        self._idle, self._starting, self._running, self._handing, self._queue = [], {}, {}, {}, deque()
+        self._idle, self._starting, self._running, self._queue = [], {}, {}, deque()
         self._content_refs.clear()
         if self._started_ray:
             self._started_ray = False
@@ -157,7 +156,7 @@ class RayGrid(SimulationGrid):
         payload, batch = chunk.payload, chunk.batch
         if payload not in self._content_refs:
             self._content_refs[payload] = ray.put(payload.content)
-        more = any(queued.batch is batch for queued in self._queue)
+        more = bool(chunk.messages) and any(queued.batch is batch for queued in self._queue)
         keep = more and payload.reduction is not None and batch.keeps_sums and not chunk.together
         ref = worker.actor.run_chunk.remote(
             self._content_refs[payload],
@@ -171,12 +170,13 @@ class RayGrid(SimulationGrid):
         self._running[ref] = Work(worker, chunk, keep)
 
     def _hand_over(self, workers: Iterable[Worker]) -> None:
+        """Fetch what workers keep, with a chunk without messages."""
         for worker in workers:
             self._idle.remove(worker)
-            self._handing[worker.actor.hand_over.remote(worker.kept[0][0].batch.number)] = worker
+            self._launch(worker, replace(worker.kept[-1][0], messages=[], units=0.0))
 
     def _wait(self, timeout: float | None) -> list[tuple[Chunk, ChunkResult]]:
-        refs = [*self._running, *self._handing, *self._starting]
+        refs = [*self._running, *self._starting]
         if not refs:
             return []
         patience = [worker.patience_ends - time.monotonic() for worker in self._starting.values()]
@@ -187,7 +187,7 @@ class RayGrid(SimulationGrid):
             if ref in self._starting:
                 self._started(ref)
             else:
-                finished += self._handed_over(ref) if ref in self._handing else self._finished(ref)
+                finished += self._finished(ref)
         for ref, worker in list(self._starting.items()):
             if worker.patience_ends <= time.monotonic():
                 self._give_up(ref, f"it did not start within {self._start_timeout:g} s")
@@ -249,21 +249,6 @@ class RayGrid(SimulationGrid):
         self._settle(worker)
         return finished
 
-    def _handed_over(self, ref: Any) -> list[tuple[Chunk, ChunkResult]]:
-        worker = self._handing.pop(ref)
-        try:
-            total = ray.get(ref)
-        except RayTaskError as error:
-            self._idle.append(worker)
-            raise error.cause from error
-        except RayError as error:
-            return self._lost(worker, None, error)
-        finished = worker.release()
-        if finished:
-            finished[-1][1].total = total
-        self._settle(worker)
-        return finished
-
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> tuple[Chunk, ChunkResult]:
         """Leave the rest of a chunk to half as many workers, each with twice the memory; what has been done of it."""
         if self._size == 1:
@@ -304,10 +289,8 @@ class RayGrid(SimulationGrid):
             log.warning("worker %d is gone; repeating clients %s", worker.pid, clients)
             self._queue.extendleft(reversed(chunks))
 
-    def _lost(self, worker: Worker, chunk: Chunk | None, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
+    def _lost(self, worker: Worker, chunk: Chunk, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
         self._dismiss(worker)
-        if chunk is None:
-            return []
         if chunk.attempt <= self._retries:
             parts = [chunk.messages] if chunk.together else [[message] for message in chunk.messages]
             self._repeat(worker, [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts])

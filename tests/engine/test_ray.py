@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
@@ -23,7 +24,6 @@ from fedlab.engine.inline import InlineGrid
 from fedlab.engine.messages import exact_sum, metric_record, requested_reduction, to_record
 from fedlab.engine.placement import Span
 from fedlab.engine.raygrid import RayGrid
-from fedlab.engine.reduction import ExactSum
 from fedlab.errors import MachineError
 
 Ask = Callable[..., list[Message]]
@@ -112,11 +112,11 @@ def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
     marker = tmp_path / "killed"
 
     class Fragile(ClientWorker):
-        def hand_over(self, batch: int) -> ExactSum | None:
-            if not marker.exists():
+        def run_chunk(self, content: RecordDict, metadatas: Sequence[Metadata], *rest: Any) -> ChunkResult:
+            if not metadatas and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().hand_over(batch)
+            return super().run_chunk(content, metadatas, *rest)
 
     monkeypatch.setattr("fedlab.engine.raygrid.ClientWorker", Fragile)
     grid = RayGrid(factory, 12, {"secret": 5}, workers=2, chunk=3)
