@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -19,6 +18,7 @@ from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedErro
 from fedlab.clients.together import CohortRuntime
 from fedlab.engine.encoding import attach
 from fedlab.engine.execution import ForesightedApp
+from fedlab.engine.machine import settle_process
 from fedlab.engine.messages import (
     ARRAYS,
     CONFIG,
@@ -185,7 +185,7 @@ def _deployed_runtime(context: Context) -> ClientRuntime:
     key = str(context.run_config.get("config-json"))
     if key not in _deployed:
         setup = setup_from_context(context.run_config, context.node_config, context.run_id)
-        torch.set_num_threads(setup.config.engine.threads)
+        settle_process(setup.config.engine.threads)
         _deployed[key] = ClientRuntime(setup)
     return _deployed[key]
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
-from fedlab.engine.machine import Placement, check_engine, cores, keep_freed_memory, pin_threads
+from fedlab.engine.machine import Placement, check_engine, cores, pin_threads, settle_process
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def launch(
     processes = placement.workers * config.threads
     if config.address is None and config.name != "inline" and processes > cores():
         log.warning("engine.workers: %d threads in all on %d cores make the run slower", processes, cores())
-    pin_threads(config.threads)
-    keep_freed_memory()
+    settle_process(config.threads)
     if config.name == "flower":
         if client_states:
             raise ConfigError("engine.name", "flower", "inline or ray", "Flower's simulation cannot resume clients")

@@ -13,7 +13,7 @@ from flwr.app.user_config import UserConfig
 
 from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner, set_task_identity
 from fedlab.engine.grid import Chunk
-from fedlab.engine.machine import keep_freed_memory, pin_threads
+from fedlab.engine.machine import settle_process
 from fedlab.engine.memory import limit_memory
 from fedlab.engine.placement import LONGEST_CHUNK
 from fedlab.engine.reduction import ExactSum, Reduction
@@ -23,8 +23,7 @@ class ClientWorker:
     """What a Ray actor runs: one client app, kept for the whole run with whatever it holds in memory."""
 
     def __init__(self, threads: int, gpu_share: float) -> None:
-        pin_threads(threads)
-        keep_freed_memory()
+        settle_process(threads)
         set_task_identity()
         self.limit_memory(gpu_share)
         self._kept: tuple[int, ExactSum | None] | None = None

@@ -44,6 +44,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def settle_process(threads: int) -> None:
+    """What every process that does client work needs first: `pin_threads` and `keep_freed_memory`."""
+    pin_threads(threads)
+    keep_freed_memory()
+
+
 def pin_threads(threads: int) -> None:
     """Let torch, BLAS and OpenMP use `threads` threads in this process.
 

@@ -22,7 +22,7 @@ from flwr.supercore.telemetry import EventType
 
 from fedlab.config import EngineConfig
 from fedlab.engine.execution import RUN_ID, ClientAppFactory, set_task_identity
-from fedlab.engine.machine import check_engine, keep_freed_memory, pin_threads
+from fedlab.engine.machine import check_engine, settle_process
 from fedlab.errors import FedLabError
 
 _REGISTRATION_TIMEOUT = 120.0  # seconds
@@ -43,8 +43,7 @@ class _FactoryApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         if self._token not in _built:
-            pin_threads(self._threads)
-            keep_freed_memory()
+            settle_process(self._threads)
             _built.clear()
             _built[self._token] = self._factory()
         inner = Context(context.run_id, context.node_id, context.node_config, context.state, dict(self._given))
