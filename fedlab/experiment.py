@@ -325,6 +325,8 @@ def _execute(
         ) as tracker:
             for warning in job.warnings if start is None else ():
                 tracker.emit("warning", message=warning)
+            for left in federated.left_out if start is None else ():
+                tracker.emit("left_out", **left.fields())
             if job.tuning.probe and start is None:
                 tracker.emit("vectorise", **job.tuning.probe)
             tracker.emit("phase_end", round=0, phase="preflight", seconds=job.preflight_seconds)

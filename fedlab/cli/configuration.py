@@ -28,6 +28,8 @@ def check(
     if data:
         federated = check_data(config)
         typer.echo(f"data: {federated.num_clients} clients, {federated.num_classes} classes")
+        for left in federated.left_out:
+            typer.echo(f"warning: {left}")
     elif missing := build_source(config.data.source).missing():
         typer.echo("note: data is missing on this machine\n  " + missing.replace("\n", "\n  "))
     typer.echo("the configuration is valid")

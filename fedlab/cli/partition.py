@@ -52,11 +52,14 @@ def partition(
     check_steps(config.data.partition)
     make_drifts(config.data.drift)
     dataset = load_source(config.data.source, config.seed)
-    parts = FederatedData(dataset, config.data, config.seed).summary(config.federation.rounds)
+    federated = FederatedData(dataset, config.data, config.seed)
+    parts = federated.summary(config.federation.rounds)
     _draw(plot_partition(parts), path)
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
         typer.echo(f"{meaning:<60} {parts['skew'][key]:>10.4g}")
+    for left in federated.left_out:
+        typer.echo(f"warning: {left}")
     typer.echo(f"chart: {path}")
     if "drift" in parts:
         moving = path.with_stem(f"{path.stem}-drift")

@@ -30,6 +30,8 @@ def show(path: RunPath) -> None:
     Console().print(result_table(run.history))
     for warning in run.history.warnings:
         typer.echo(f"warning: {warning}")
+    for left in run.history.left_out:
+        typer.echo(f"warning: {left}")
     for line in _checkpoints(run):
         typer.echo(line)
     for name, place in run.paths.items():

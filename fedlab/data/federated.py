@@ -16,6 +16,7 @@ from fedlab.data.partition import ClientPart, Partition, Ragged, partition, summ
 from fedlab.data.roles import unseen_clients, untested_clients
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
+from fedlab.left_out import LeftOut
 from fedlab.seeding import derive_seed, numpy_generator
 
 _CACHE_BYTES, _CACHE_CLIENTS = 512 * 2**20, 1024
@@ -87,6 +88,11 @@ class FederatedData:
             name: ("float32" if name == "image" else values.dtype.name, values.shape[1:])
             for name, values in self.dataset.train.columns.items()
         }
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """What the source and the partition left out, counted."""
+        return self.dataset.left_out
 
     @property
     def num_clients(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedlab.errors import DataError
+from fedlab.left_out import LeftOut
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Dataset:
         server: samples the server holds, by name: a public set, query and gallery, support images. They are not
             divided and may have columns and names of their own.
         vocabulary: the words a text column's numbers stand for.
+        left_out: what the source met and did not use; no part of the fingerprint.
 
     Raises:
         DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
@@ -121,6 +123,7 @@ class Dataset:
     test: Samples
     server: Mapping[str, Samples] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for split, samples in {"train": self.train, "test": self.test, **self.server}.items():

@@ -92,6 +92,7 @@ def _content(record: Record) -> dict[str, Any]:
         "communication": part("communication", costs.communication),
         "times": part("time", costs.times),
         "warnings": part("warnings", lambda r: r.history.warnings),
+        "left_out": part("what was left out", sections.left_out),
         "repeat": part("how to repeat it", sections.repeat),
         "unread": unread,
     }

@@ -282,6 +282,16 @@ def _picture(folder: Path, name: str) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
+def left_out(record: Record) -> Table | None:
+    """What was there and not used."""
+    found = record.history.left_out
+    rows = [
+        [left.what, left.why, left.fix, f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
+        for left in found
+    ]
+    return Table(("What", "Why", "What to do", "Left out", "Of"), rows, text_columns=2) if rows else None
+
+
 def repeat(record: Record) -> dict[str, Any]:
     """How to run it again."""
     environment = record.environment

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fedlab.left_out import LeftOut
 from fedlab.tracking.tracker import Event, Sink
 
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
@@ -159,6 +160,8 @@ class PlainConsole:
                 return f"{standing.title} · {standing.rounds} rounds → {standing.folder}"
             case "warning":
                 return f"warning: {event['message']}"
+            case "left_out":
+                return f"warning: {LeftOut.of(event)}"
             case "phase_start" if due or event["round"] <= 1:
                 return f"{standing.round_text}  {standing.phase_text}"
             case "progress" if due:
@@ -200,6 +203,8 @@ class LiveConsole:
             self._live.start()
         elif event["event"] == "warning":
             self._console.print(Text(f"warning: {event['message']}", style="yellow"))
+        elif event["event"] == "left_out":
+            self._console.print(Text(f"warning: {LeftOut.of(event)}", style="yellow"))
 
     def close(self) -> None:
         self._live.stop()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab.left_out import LeftOut
 from fedlab.tracking.tracker import Event
 
 SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
@@ -71,6 +72,16 @@ class History:
     def warnings(self) -> list[str]:
         """Texts of all warnings."""
         return [str(event["message"]) for event in self.of("warning")]
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What was there and not used: each kind once, those of single rounds added up."""
+        found: dict[tuple[str, str], LeftOut] = {}
+        for event in self.of("left_out"):
+            left = LeftOut.of(event)
+            before = found.get((left.what, left.why))
+            found[left.what, left.why] = before + left if before and event.get("round") is not None else left
+        return list(found.values())
 
     def series(self, metric: str, scope: str = "mean") -> list[tuple[int, float]]:
         """(round, value) of an evaluation metric.

@@ -63,6 +63,11 @@ class Union:
             _join({name: dataset.test for name, dataset in datasets.items()}),
             server,
             first.vocabulary,
+            tuple(
+                replace(left, what=f"{left.what} of {name!r}")
+                for name, dataset in datasets.items()
+                for left in dataset.left_out
+            ),
         )
 
 
