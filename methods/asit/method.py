@@ -3,6 +3,20 @@
 Atito, Awais, Wang, Plumbley, Kittler, "ASiT: Local-Global Audio Spectrogram vIsion Transformer for Event
 Classification", arXiv 2211.13189. Symbols: s, t logits of student and teacher, p targets, c centres, τ temperatures,
 m momentum of the teacher.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    before round 1:  mean and deviation of all clients' spectrograms                       prepare, server_prepare
+    every round of pre-training, every client, for every batch of clips:
+        x, x' ← two windows of each clip; corrupt groups of patches of both (GMML)         batches → pretraining_views
+        t ← teacher(x); p ← softmax((t − c) / τ_t), for clips and for patches              loss
+        s, x̂ ← student(corrupted x)                                                       loss
+        L = L_cls(p of the other window, s) + L_dat(p of the patch, s) + 2 L_rec(x̂, x)    loss
+        AdamW step; centres c ← average with the batch's t                                 schedule, after_step
+        teacher ← m · teacher + (1 − m) · student                                          after_step
+    server: average student and centres; average, move, reset or leave the teacher         exchange, server_update
+    every evaluation: a linear probe on the teacher's frozen features                      server_evaluate
+    last rounds, where asked for: fine-tune the teacher with a classification head         plan → finetuning
 """
 
 from __future__ import annotations

@@ -2,6 +2,21 @@
 
 Hu et al., "Decoupled Global-Local Alignment for Improving Compositional Understanding", arXiv 2504.16801. Symbols: v,
 t, n embeddings of image, caption and false caption; a star marks the teacher's; θ the student, θ* the teacher.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    before round 1, the server:  train a small CLIP where none is given; θ* ← θ          server_prepare
+    every round, every client, for every batch of images and captions:
+        n ← K false captions of each true one                                            batches → _collate
+        v, t, n ← encode images, captions and false captions with θ                      loss
+        L_base: v chooses t among all captions and n; t chooses v among all images       loss
+        L_IGC: v prefers its t to its own n                                              loss
+        L_TGC: t prefers its t* to its own n                                             loss
+        L_D: v, t, n stay near v*, t*, n*                                                loss
+        L = L_base + λ1 L_IGC + λ2 L_TGC + λ3 L_D; AdamW step                            loss
+        θ* ← α θ* + (1 − α) θ; clamp the temperature                                     after_step
+    server: average θ; θ* ← α^S θ* + (1 − α^S) θ, S the clients' mean number of steps    exchange, server_update
+    every evaluation: is the true caption preferred to the false one?                    evaluate
 """
 
 from __future__ import annotations

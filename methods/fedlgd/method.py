@@ -2,6 +2,18 @@
 
 Huang et al., "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
 arXiv 2303.02278. Symbols: D̃_i a client's virtual images, D̃_g the global ones, ψ the feature extractor, θ the model.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    before round 1, every client:  D̃_i ← N(class means, class deviations)                   prepare
+    before round 1, the server:    D̃_g ← noise from the averaged class statistics           server_prepare
+    round t = 0, 1, …:             t is selected if it is one of 0, d, 2d, …, M·d            plan
+        every client i:
+            once:                  D̃_i ← match D_i's class means under random ψ             fit → _warm_up
+            if selected, t > 0:    D̃_i ← match D_i's class means under ψ of θ_t             fit → _match
+            θ_i ← SGD from θ_t on D̃_i ∪ D̃_g:  CE,  + λ·L_con where t is not selected       loss
+        server:                    θ_{t+1} ← mean of θ_i, every client alike                 exchange
+            if selected:           D̃_g ← match the update's gradient (θ_t − θ_{t+1}) / η    server_update
 """
 
 from __future__ import annotations

@@ -2,6 +2,16 @@
 
 Li, He and Song, "Model-Contrastive Federated Learning", arXiv 2103.16257. Symbols: z a representation after the
 projection, μ the weight of the model-contrastive loss ℓ_con.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    every round, every client:
+        z_glob ← received model on all own samples; z_prev ← own last models                     fit → _representations
+        for every batch:  z ← model(x)                                                           loss
+            ℓ_con = −log e^{cos(z, z_glob)/T} / (e^{cos(z, z_glob)/T} + Σ e^{cos(z, z_prev)/T})  loss
+            step on CE(head(z), y) + μ ℓ_con                                                     loss
+        keep the trained model as one of the last `buffer`                                       fit
+    server: average by numbers of samples                                                        exchange
 """
 
 from __future__ import annotations

@@ -2,6 +2,20 @@
 
 Ni, Li, Gao, Shen and Song, "Part-Aware Transformer for Generalizable Person Re-identification", arXiv 2308.03322.
 Symbols: g the cls feature, f^k that of part k, W the memory of part features, q the neighbours' identities.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    every round, every client:
+        W ← part features of all its images, one pass                           fit → _bank
+        for every batch of P identities with K images each:                     batches
+            flip, pad and crop, erase; draw a rectangle for every part          _collate
+            g, f^1 … f^3 ← backbone(images, rectangles)                         loss
+            W[rows of the batch] ← momentum average with f^k                    loss
+            L_CSL: f^k near the most similar parts of other people in W         loss
+            q ← identities of these neighbours, the targets of PSD              loss
+            L = L_ID(classifier(BN(g)), label and q) + L_tri(g) + L_CSL         loss
+    server: average backbone and neck; classifiers stay with the clients        exchange
+    every evaluation: rank the gallery of an unseen place by the cosine of g    server_evaluate
 """
 
 from __future__ import annotations

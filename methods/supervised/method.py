@@ -1,4 +1,10 @@
-"""Plain local training: minimise cross-entropy on the client's own samples (FedAvg's ClientUpdate)."""
+"""Plain local training: minimise cross-entropy on the client's own samples (FedAvg's ClientUpdate).
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    every round, every client, for every batch:  step on CE(model(x), y)    loss
+    server: average by numbers of samples                                   exchange (the default)
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,18 @@
 
 Liu et al., "TransKD: Transformer Knowledge Distillation for Efficient Semantic Segmentation", arXiv 2202.13393.
 Symbols: E_i, F_i patch embeddings and features of stage i; O_i, Ê_i what the distiller makes of the student's.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    before round 1, the server:  load the teacher, or train one on server-held images        server_prepare
+    every round, every client, for every batch of images and masks:
+        flip and shift images and masks alike                                                batches → _augmented
+        E_i, F_i ← student's four stages;  E_i^T, F_i^T ← teacher's                          loss
+        O_i ← fuse F_4 … F_i (CSF);  Ê_i ← align E_i (PEA)                                   loss → Distiller
+        L = CE(decode(F), mask) + Σ HCL(O_i, F_i^T) + Σ β_i MSE(Ê_i, E_i^T)                  loss
+        step at a rate that falls linearly with the round                                    schedule
+    server: average student and distiller; the teacher was sent once and never comes back    exchange
+    every evaluation: mean IoU of the student alone                                          evaluate
 """
 
 from __future__ import annotations

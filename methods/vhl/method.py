@@ -2,6 +2,17 @@
 
 Tang, Zhang, Shi, He, Han and Chu, "Virtual Homogeneity Learning: Defending against Data Heterogeneity in Federated
 Learning", arXiv 2206.02465. Symbols: x̃, ỹ virtual images and their classes; K real classes, M virtual ones.
+
+The algorithm, in the order in which it runs, and the hook that does each line::
+
+    before round 1, the server:  x̃, ỹ ← an untrained generator's images of M classes    server_prepare
+                                 every client gets a copy of them, once                  exchange
+    every round, every client, for every batch of x, y:                                  fit
+        draw as many x̃, ỹ                                                               loss
+        z, z̃ ← features; logits over K + M classes                                      loss
+        L = CE(x, y) + α CE(x̃, K + ỹ)                                                   loss
+        in the first epochs: + w₁ SupCon([z; sg(z̃)], [y; ỹ]) + w₂ SupCon(z̃, ỹ)         loss
+    server: average by numbers of samples                                                exchange
 """
 
 from __future__ import annotations
