@@ -5,16 +5,16 @@ teacher, x images, y classes, v a view, α the crop bound, η the step size, T t
 
 The algorithm, in the order in which it runs, and the hook that does each line::
 
-    rounds of stage squeeze:   f ← average of the clients' local training, with BN statistics     loss, exchange
-    the round of stage recover, on the server or on every client:                                 fit or server_update
+    rounds of stage squeeze:   f ← average of the clients' local training, with BN statistics      loss, exchange
+    the round of stage recover, on the server or on every client:                                  fit or server_update
         x ← Gaussian noise, IPC images of every class
         for step 1 … T:        v ← a random crop of at least α(step) of the area of x;
-                               x ← Adam on CE(f(v), y) + r_bn · BN distance(f, v)                 → recovered
-        clients that recovered images send them up                                                client_result
-    rounds of stage post, on the server:                                                          server_update
+                               x ← Adam on CE(f(v), y) + r_bn · BN distance(f, v)                  → recovered
+        clients that recovered images send them up                                                 client_result
+    rounds of stage post, on the server:                                                           server_update
         for every epoch:       v ← crops and mixes of x;  p ← softmax(f(v) / τ);
                                student ← a step on KL(p ‖ softmax(student(v) / τ)), times τ²
-    every evaluation:          teacher, and students once they are trained, on the clients' tests evaluate
+    every evaluation:          teacher, and students once they are trained, on the clients' tests  evaluate
 """
 
 from __future__ import annotations
