@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from fedlab.config import Section
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
     from fedlab.pictures import ImageGrid, Picture
 
+S = TypeVar("S", bound=Section, default=Any)
+N = TypeVar("N", bound=nn.Module)
 Batch = dict[str, Any]
 Plan = Mapping[str, bool | int | float | str]
 
@@ -132,15 +135,38 @@ class Batches:
     collate: Callable[[Batch, torch.Generator], Batch] | None = None
 
 
-class Method(ABC):
+def network(networks: nn.ModuleDict, role: str, kind: type[N]) -> N:
+    """The network of a role as the class that `Method.build` made it of, for its own methods and attributes.
+
+    Args:
+        networks: by role.
+        role: as `Method.build` named it.
+        kind: its class.
+
+    Raises:
+        TypeError: it is of another class.
+    """
+    found = networks[role]
+    if not isinstance(found, kind):
+        raise TypeError(f"the network {role!r} is a {type(found).__name__}, not a {kind.__name__}")
+    return found
+
+
+class NoSettings(Section):
+    """A method without settings."""
+
+
+class Method(ABC, Generic[S]):
     """Base of all methods. Required: `build`, and `loss` unless `fit` is replaced.
+
+    A method with settings names their class twice, ``class FedLGD(Method[FedLGDSettings])`` for the type checker and
+    ``Settings = FedLGDSettings`` for the configuration; one that leaves out the first has settings of type ``Any``.
 
     Args:
         settings: an instance of the class's `Settings`; default: all defaults.
     """
 
-    class Settings(Section):
-        """A method without settings."""
+    Settings: ClassVar[type[Section]] = NoSettings
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
@@ -156,8 +182,8 @@ class Method(ABC):
     no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained
     as one batch (``engine.vectorise``). A subclass does not inherit the promise."""
 
-    def __init__(self, settings: Any = None) -> None:
-        self.settings: Any = settings if settings is not None else self.Settings()
+    def __init__(self, settings: S | None = None) -> None:
+        self.settings: S = settings if settings is not None else cast(S, self.Settings())
 
     # networks and exchange
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlab.models.base import FeatureClassifier, headless, seeded_init
+from fedlab.models.base import FeatureClassifier, feature_classifier, headless, seeded_init
 from fedlab.models.registry import MODELS, build_model, check_model
 
-__all__ = ["MODELS", "FeatureClassifier", "build_model", "check_model", "headless", "seeded_init"]
+__all__ = ["MODELS", "FeatureClassifier", "build_model", "check_model", "feature_classifier", "headless", "seeded_init"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, assert_never
+from typing import Literal, Protocol, assert_never, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,26 @@ def image_shape(
     return channels, height, width
 
 
-def headless(model: nn.Module, name: str) -> nn.Module:
+def feature_classifier(model: nn.Module) -> FeatureClassifier:
+    """`model` itself, as one that can be asked for features.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not hasattr(model, "features"):
+        raise TypeError(f"{type(model).__name__} has no features(), see fedlab.models.FeatureClassifier")
+    return cast(FeatureClassifier, model)
+
+
+def headless(model: nn.Module, name: str) -> tuple[nn.Module, int]:
     """`model` without its classification head, for a method that puts its own on the features; changed in place.
 
     Args:
         model: of the registry.
         name: its name, for the message.
+
+    Returns:
+        The model, and the length d of its features.
 
     Raises:
         ConfigError: no ``features``, ``feature_dim`` and ``head``, see `FeatureClassifier`.
@@ -112,4 +126,4 @@ def headless(model: nn.Module, name: str) -> nn.Module:
             "choose another model, or see fedlab.models.FeatureClassifier",
         )
     model.head = nn.Identity()
-    return model
+    return model, feature_classifier(model).feature_dim

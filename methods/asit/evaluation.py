@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from fedlab.context import EvaluationContext, ServerContext
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.errors import DataError
+from fedlab.method import network
 from fedlab.methods.asit import views
+from fedlab.methods.asit.networks import Centers, Student, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
 from fedlab.metrics.probes import linear_probe, nearest_neighbours
 
@@ -29,7 +31,7 @@ _TELLING = 0.01  # share of ln K that targets must tell about which clip or patc
 
 def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray]:
     """Sums over the middle views of the test clips: |x̂ − x| over corrupted pixels, their number, |x|, all pixels."""
-    student: Any = ctx.networks["student"]
+    student = network(ctx.networks, "student", Student)
     sums, generator = np.zeros(4), ctx.generator("corruption")
     for batch in ctx.batches():
         clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
@@ -55,7 +57,7 @@ def values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def features(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The teacher's class tokens and mean patch tokens, (n, D) each, means over `windows` views of a clip."""
-    backbone: Any = networks["teacher"].backbone
+    backbone = network(networks, "teacher", Teacher).backbone
     seen = views.fixed_windows(s, batch, s.window, s.windows)
     tokens = [backbone(networks["normaliser"](window)[:, None]).float() for window in seen]
     mean = torch.stack(tokens).mean(0)
@@ -106,7 +108,7 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     range. Where centres are the clients' own, the test clips' mean stands in.
     """
     ctx.networks.eval()
-    centers: Any = ctx.networks["centers"]
+    centers = network(ctx.networks, "centers", Centers)
     teacher = ctx.networks["teacher"]
     parts = [
         teacher(ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0]))

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from fedlab.context import EvaluationContext, ServerContext
 from fedlab.errors import ConfigError, DataError
-from fedlab.method import Batch, Step, Task
+from fedlab.method import Batch, Step, Task, network
 from fedlab.methods.asit import views
+from fedlab.methods.asit.networks import Tagger, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
 from fedlab.metrics import Classification, TagPrecision
 from fedlab.metrics.probes import mean_average_precision
@@ -38,9 +39,8 @@ def check_labels(s: ASiTSettings, task: Task) -> None:
 
 def take_over(networks: nn.ModuleDict, s: ASiTSettings) -> None:
     """The tagger starts from the pre-trained backbone."""
-    tagger: Any = networks["tagger"]
-    pretrained: Any = networks[s.finetune_from]
-    tagger.backbone.load_state_dict(pretrained.backbone.state_dict())
+    pretrained = network(networks, s.finetune_from, Teacher)
+    network(networks, "tagger", Tagger).backbone.load_state_dict(pretrained.backbone.state_dict())
 
 
 def schedule(s: ASiTSettings, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:

@@ -33,7 +33,7 @@ from fedlab.distill.ema import ema_update
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.distill.schedules import cosine, linear, warmup_cosine
 from fedlab.errors import DataError
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task, network
 from fedlab.methods.asit import evaluation, finetuning, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.networks import Centers, Normaliser, Student, Tagger, Teacher
@@ -45,7 +45,7 @@ _TEACHER_MODES: Any = {"average": "average", "server_ema": "server", "reset": "l
 _STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}
 
 
-class ASiT(Method):
+class ASiT(Method[ASiTSettings]):
     """Local-global self-supervised spectrogram transformer, with a fine-tuning stage."""
 
     title = "ASiT"
@@ -53,8 +53,7 @@ class ASiT(Method):
     modality = "audio"
     own_model = "ViT with reconstruction head"
 
-    class Settings(ASiTSettings):
-        """Settings; defaults are the paper's for AudioSet, ViT-B."""
+    Settings = ASiTSettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)
@@ -105,7 +104,7 @@ class ASiT(Method):
 
     def server_prepare(self, ctx: ServerContext) -> None:
         s = self.settings
-        normaliser: Any = ctx.networks["normaliser"]
+        normaliser = network(ctx.networks, "normaliser", Normaliser)
         if s.statistics == "global":
             normaliser.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
         elif s.statistics == "local" and "probe" in ctx.data:
@@ -156,8 +155,7 @@ class ASiT(Method):
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if s.statistics == "local":
-            normaliser: Any = ctx.networks["normaliser"]
-            normaliser.set(views.statistics(s, ctx.iterate(ctx.data)))
+            network(ctx.networks, "normaliser", Normaliser).set(views.statistics(s, ctx.iterate(ctx.data)))
         if s.teacher_sync == "reset" and not ctx.plan["finetune"]:
             ema_update(ctx.networks["teacher"], ctx.networks["student"], 0.0)
         ctx.train()
@@ -192,7 +190,7 @@ class ASiT(Method):
         if step.plan["finetune"]:
             return
         s = self.settings
-        centers: Any = networks["centers"]
+        centers = network(networks, "centers", Centers)
         step.scratch["steps"] = step.scratch.get("steps", 0) + 1
         for center, mean in zip((centers.classes, centers.patches), step.scratch.pop("means"), strict=True):
             center.update(mean)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fedlab.context import FigureContext
+from fedlab.method import network
 from fedlab.methods.asit import views
+from fedlab.methods.asit.networks import Student
 from fedlab.methods.asit.settings import ASiTSettings
 from fedlab.pictures import Picture, heatmaps
 
@@ -21,7 +21,7 @@ def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
     if columns is None or not len(columns["audio"]):
         return {}
     batch = {name: values[:_CLIPS] for name, values in columns.items()}
-    student: Any = ctx.networks["student"]
+    student = network(ctx.networks, "student", Student)
     clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
     drawn = views.corruption(s, clean, len(clean), ctx.generator("corruption"))
     seen = views.corrupted(clean, drawn)

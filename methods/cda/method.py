@@ -44,14 +44,13 @@ from fedlab.methods.cda.settings import CDASettings, check
 from fedlab.pictures import ImageGrid, Picture
 
 
-class CDA(Method):
+class CDA(Method[CDASettings]):
     """Curriculum data synthesis: squeeze by averaging, recover once, relabel and post-train on the server."""
 
     title = "CDA"
     paper = "Yin & Shen 2024, arXiv 2311.18838"
 
-    class Settings(CDASettings):
-        """Settings of CDA, by stage."""
+    Settings = CDASettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)
@@ -59,7 +58,7 @@ class CDA(Method):
     # networks and stages
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        s: CDASettings = self.settings
+        s = self.settings
         teacher: Any = task.model()
         if not batch_norms(teacher):
             raise ConfigError(
@@ -85,7 +84,7 @@ class CDA(Method):
 
     def plan(self, round: int, rounds: int) -> Plan:
         """Squeeze for some rounds, recover in one, post-train in the rest, which share the epochs evenly."""
-        s: CDASettings = self.settings
+        s = self.settings
         done, blocks = round - s.squeeze.rounds - 2, rounds - s.squeeze.rounds - 1
         if done < 0:
             return {"stage": "squeeze" if round <= s.squeeze.rounds else "recover"}
@@ -124,7 +123,7 @@ class CDA(Method):
         return {"ce": F.cross_entropy(networks["model"](batch["image"]), batch["label"])}
 
     def fit(self, ctx: FitContext) -> None:
-        s: CDASettings = self.settings
+        s = self.settings
         if ctx.plan["stage"] == "squeeze":
             ctx.train()
             if s.squeeze.variance == "mixture":
@@ -175,7 +174,7 @@ class CDA(Method):
     # the server
 
     def server_update(self, ctx: ServerContext) -> None:
-        s: CDASettings = self.settings
+        s = self.settings
         match ctx.plan["stage"]:
             case "squeeze" if s.squeeze.variance == "mixture":
                 from_second_moments(ctx.networks["model"])

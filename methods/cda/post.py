@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -160,4 +160,4 @@ def unpack(optimiser: Optimiser, state: Mapping[str, Tensor], prefix: str) -> No
         moments.setdefault(int(index), {})[name] = state[path]
     if moments:
         whole = optimiser.torch.state_dict()
-        optimiser.torch.load_state_dict(cast(dict[str, Any], {**whole, "state": moments}))
+        optimiser.torch.load_state_dict({**whole, "state": moments})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,11 @@ from fedlab.context import EvaluationContext, ServerContext
 from fedlab.data.captions import NEGATIVE, kinds_of
 from fedlab.method import Batch
 from fedlab.methods.degla.batches import is_caption
-from fedlab.methods.degla.networks import embed_images, embed_texts
+from fedlab.methods.degla.networks import CLIP, as_clip, embed_images, embed_texts
 from fedlab.metrics import CaptionChoice, Classification
 
 
-def caption_similarities(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def caption_similarities(model: CLIP, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cosines of each image with its captions: ``text`` (n,), and for every kind ``<kind>`` (n, m)."""
     images = embed_images(model, batch["image"])
     similarities = {"text": (images * embed_texts(model, batch["text"])).sum(1)}
@@ -28,7 +27,7 @@ def caption_similarities(model: Any, batch: Mapping[str, Tensor]) -> dict[str, T
 
 def count_choices(ctx: EvaluationContext | ServerContext, batches: Iterable[Batch]) -> CaptionChoice:
     """Choices of the student between true and false captions, with the images and, as a control, without."""
-    model, choice = ctx.networks["student"], CaptionChoice()
+    model, choice = as_clip(ctx.networks["student"]), CaptionChoice()
     for batch in batches:
         with torch.no_grad(), ctx.autocast():
             images = embed_images(model, batch["image"])
@@ -53,7 +52,7 @@ def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping
         images: columns ``image`` and ``label``.
         prompts: columns ``text`` and ``label``, one or more captions for each class.
     """
-    model, classes = ctx.networks["student"], int(prompts["label"].max()) + 1
+    model, classes = as_clip(ctx.networks["student"]), int(prompts["label"].max()) + 1
     metric = Classification(classes)
     with torch.no_grad(), ctx.autocast():
         embedded = embed_texts(model, prompts["text"])

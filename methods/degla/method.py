@@ -45,7 +45,7 @@ from fedlab.methods.degla.losses import (
     self_distillation,
     text_grounded_contrast,
 )
-from fedlab.methods.degla.networks import TRAINED, embed_images, embed_texts, make_clip
+from fedlab.methods.degla.networks import CLIP, TRAINED, as_clip, embed_images, embed_texts, make_clip
 from fedlab.methods.degla.settings import DeGLASettings, check
 from fedlab.metrics import CaptionChoice
 from fedlab.pictures import Picture
@@ -54,7 +54,7 @@ _LARGEST_SCALE = math.log(100)
 _MODES: Mapping[str, Any] = {"server_ema": "server", "client_state": "once", "frozen": "once"}
 
 
-class DeGLA(Method):
+class DeGLA(Method[DeGLASettings]):
     """Compositional fine-tuning of a CLIP model without forgetting what it knew."""
 
     title = "DeGLA"
@@ -62,8 +62,7 @@ class DeGLA(Method):
     modality = "image and text"
     own_model = "CLIP"
 
-    class Settings(DeGLASettings):
-        """Settings; weights and α are the paper's."""
+    Settings = DeGLASettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)
@@ -76,7 +75,7 @@ class DeGLA(Method):
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """What is trained is averaged, its teacher sent down or held; the untrained rest of both is sent once."""
-        s: DeGLASettings = self.settings
+        s = self.settings
         groups = [Group("student", self._trained("student"))]
         if s.teaches:
             groups.append(Group("teacher", self._trained("teacher"), mode=_MODES[s.teacher]))
@@ -107,8 +106,8 @@ class DeGLA(Method):
     def _pretrain(self, ctx: ServerContext) -> Mapping[str, Tensor]:
         """Plain CLIP training on the server's own pairs."""
         s = self.settings.pretrain
-        model: Any = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
-        optimiser = ctx.optimiser(_decayed(model), lr=s.lr)
+        trained = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
+        model, optimiser = as_clip(trained), ctx.optimiser(_decayed(trained), lr=s.lr)
         per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
         batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
         for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
@@ -119,8 +118,7 @@ class DeGLA(Method):
                 loss = base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")
             ctx.step({"pretrain": loss}, optimiser)
             _clamp(model)
-        weights: Mapping[str, Tensor] = model.state_dict()
-        return weights
+        return trained.state_dict()
 
     # the client's round
 
@@ -138,7 +136,7 @@ class DeGLA(Method):
 
     def fit(self, ctx: FitContext) -> None:
         """The client goes on averaging its copy of the teacher; what becomes of the copy is the policy's matter."""
-        s: DeGLASettings = self.settings
+        s = self.settings
         if s.teaches and s.teacher != "frozen":
             teacher = ctx.scratch["teacher"] = copy.deepcopy(ctx.networks["teacher"]).eval()
             if "teacher" in ctx.state:
@@ -154,8 +152,8 @@ class DeGLA(Method):
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = L_base + λ1 L_IGC + λ2 L_TGC + λ3 L_D, λ3 per sample so that it does not depend on the batch's size."""
-        s: DeGLASettings = self.settings
-        model: Any = networks["student"]
+        s = self.settings
+        model = as_clip(networks["student"])
         altered = s.needs_negatives or bool(s.lambda_distill)
         negatives = batch["negatives"] if altered else batch["negatives"][:, :0]
         present = batch["present"] if altered else batch["present"][:, :0]
@@ -164,7 +162,7 @@ class DeGLA(Method):
         if s.lambda_igc:
             terms["igc"] = s.lambda_igc * image_grounded_contrast(e, present, scale)
         if s.teaches:
-            teacher = step.scratch.get("teacher", networks["teacher"])
+            teacher = as_clip(step.scratch.get("teacher", networks["teacher"]))
             with torch.no_grad():
                 star = _embed(teacher, batch["image"], batch["text"], negatives) if s.lambda_distill else None
                 t_star = star.text if star else embed_texts(teacher, batch["text"])
@@ -179,7 +177,7 @@ class DeGLA(Method):
         step.scratch["steps"] = step.index + 1
         if "teacher" in step.scratch:
             ema_update(step.scratch["teacher"], networks["student"], self.settings.alpha)
-        _clamp(networks["student"])
+        _clamp(as_clip(networks["student"]))
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
         if not (self.settings.teaches and self.settings.teacher == "server_ema"):
@@ -193,13 +191,13 @@ class DeGLA(Method):
         if self.settings.teaches and self.settings.teacher == "server_ema" and ctx.results:
             steps = float(torch.stack([ctx.results[client]["steps"] for client in sorted(ctx.results)]).mean())
             ema_update(ctx.networks["teacher"], ctx.networks["student"], self.settings.alpha**steps)
-        _clamp(ctx.networks["student"])  # a server optimiser may overshoot
+        _clamp(as_clip(ctx.networks["student"]))  # a server optimiser may overshoot
 
     # evaluation and pictures
 
     def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
         """Cosines (n, 1 + M) of each image with its caption and with every false one, in the order of the columns."""
-        found = evaluation.caption_similarities(networks["student"], batch)
+        found = evaluation.caption_similarities(as_clip(networks["student"]), batch)
         return torch.cat([found.pop("text")[:, None], *found.values()], dim=1)
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
@@ -227,7 +225,7 @@ class DeGLA(Method):
         return pictures.figures(ctx, self._apart)
 
 
-def _embed(model: Any, images: Tensor, texts: Tensor, negatives: Tensor) -> Embeddings:
+def _embed(model: CLIP, images: Tensor, texts: Tensor, negatives: Tensor) -> Embeddings:
     """One pass of the text encoder over B captions and B·K false ones, row i·K + k the k-th of caption i."""
     both = embed_texts(model, torch.cat([texts, negatives.flatten(0, 1)]))
     count = len(texts)
@@ -250,7 +248,7 @@ def _scaled(factor: float, group: Mapping[str, Any]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _clamp(model: Any) -> None:
+def _clamp(model: CLIP) -> None:
     model.logit_scale.clamp_(0, _LARGEST_SCALE)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ TRAINED = {
 """What is trained, as prefixes of state names; none stands for everything."""
 
 
-def make_clip(s: DeGLASettings, task: Task) -> Any:
+def make_clip(s: DeGLASettings, task: Task) -> nn.Module:
     """The student: a `transformers.CLIPModel` from a checkpoint or of the configured size.
 
     Raises:
@@ -31,15 +31,32 @@ def make_clip(s: DeGLASettings, task: Task) -> Any:
     if s.pretrained and s.network is not None:
         _check_size(model.config, s.network)
     _check_fits(model.config, task, "method.pretrained" if s.pretrained else "method.network")
-    return model
+    checked: nn.Module = model
+    return checked
 
 
-def embed_images(model: Any, images: Tensor) -> Tensor:
+class CLIP(Protocol):
+    """The part of `transformers.CLIPModel` that is used here."""
+
+    config: Any
+    logit_scale: nn.Parameter
+
+    def get_image_features(self, *, pixel_values: Tensor) -> Any: ...
+
+    def get_text_features(self, *, input_ids: Tensor) -> Any: ...
+
+
+def as_clip(model: nn.Module) -> CLIP:
+    """A network that `make_clip` made, or a copy of one, as what it is; transformers comes without types."""
+    return cast(CLIP, model)
+
+
+def embed_images(model: CLIP, images: Tensor) -> Tensor:
     """Images (n, 3, H, W) → unit vectors (n, d)."""
     return F.normalize(model.get_image_features(pixel_values=images).pooler_output.float(), dim=-1)
 
 
-def embed_texts(model: Any, ids: Tensor) -> Tensor:
+def embed_texts(model: CLIP, ids: Tensor) -> Tensor:
     """Token ids (…, L) → unit vectors (…, d)."""
     flat = ids.reshape(-1, ids.shape[-1])
     if not len(flat):

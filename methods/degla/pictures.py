@@ -11,6 +11,7 @@ from fedlab.context import FigureContext
 from fedlab.data.captions import NEGATIVE, decode, kinds_of
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.evaluation import caption_similarities
+from fedlab.methods.degla.networks import as_clip
 from fedlab.metrics import CaptionChoice
 from fedlab.pictures import Bar, Picture, bar_chart, images_with_bars
 
@@ -24,7 +25,7 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
         return {}
     columns = {name: values[:_COUNTED] for name, values in held.items()}
     with torch.no_grad():
-        similarities = caption_similarities(ctx.networks["student"], columns)
+        similarities = caption_similarities(as_clip(ctx.networks["student"]), columns)
     when = f"after round {ctx.round}" if ctx.round else "before round 1"
     shown = min(_SHOWN, len(columns["text"]))
     captions = images_with_bars(

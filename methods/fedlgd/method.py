@@ -38,20 +38,20 @@ from fedlab.method import Batch, Group, Method, Plan, Step, Task
 from fedlab.methods.fedlgd import diagnostic
 from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
 from fedlab.methods.fedlgd.settings import FedLGDSettings, check
+from fedlab.models import feature_classifier
 from fedlab.pictures import ImageGrid, Picture
 
 # maps above 32 MB are allocated anew each time, which doubles the time of a forward pass
 _CHUNK = 64
 
 
-class FedLGD(Method):
+class FedLGD(Method[FedLGDSettings]):
     """Local-global dataset distillation for federated image classification under domain shift."""
 
     title = "FedLGD"
     paper = "Huang et al. 2023, arXiv 2303.02278"
 
-    class Settings(FedLGDSettings):
-        """Settings; defaults are the paper's for its DIGITS benchmark."""
+    Settings = FedLGDSettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)
@@ -151,15 +151,18 @@ class FedLGD(Method):
         virtual, optimiser = self._pixels(ctx, ctx.state["images"])
         held = set(torch.unique(ctx.data["label"]).tolist())
         classes = [c for c in torch.unique(labels).tolist() if c in held]
-        ψ: Any = ctx.networks["model"]
+        extractor = ctx.networks["model"]
         losses = []
         for _ in ctx.steps(steps):
             if random:
-                ψ = ctx.place(self._random_extractor(ctx.task, int(torch.randint(2**62, (), generator=generator))))
+                extractor = ctx.place(
+                    self._random_extractor(ctx.task, int(torch.randint(2**62, (), generator=generator)))
+                )
             real = [self._real(ctx, c, s.real_batch, generator) for c in classes]
             real_labels = torch.cat([labels.new_full((len(x),), c) for x, c in zip(real, classes, strict=True)])
             draws = {c: dsa.draw(s.dsa_ops, ctx.task.input_shape, generator) for c in classes} if s.dsa_ops else {}
-            with frozen(ψ.eval()):
+            ψ = feature_classifier(extractor)
+            with frozen(extractor.eval()):
                 with torch.no_grad():
                     augmented = dsa.apply_per_class(torch.cat(real), real_labels, draws)
                     target = torch.cat([ψ.features(part) for part in torch.split(augmented, _CHUNK)])
@@ -193,8 +196,8 @@ class FedLGD(Method):
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """§3.7: CE, plus λ·L_con (§3.8) in the rounds that are not selected."""
-        s: FedLGDSettings = self.settings
-        model: Any = networks["model"]
+        s = self.settings
+        model = feature_classifier(networks["model"])
         z = model.features(batch["image"])
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}
         if step.plan["contrastive"] and s.lambda_reg and s.reg != "none" and "images" in step.shared:

@@ -17,7 +17,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -27,14 +27,23 @@ from torch.nn import functional as F
 from fedlab.config import Section
 from fedlab.context import FitContext
 from fedlab.distill.model_contrast import model_contrastive
-from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, Group, Method, Plan, Step, Task, network
 from fedlab.methods.moon.networks import ProjectionNetwork
 from fedlab.models import headless
 
 _PREVIOUS = "previous/"
 
 
-class Moon(Method):
+class MoonSettings(Section):
+    """Settings; defaults are the authors' CIFAR-10 example."""
+
+    mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
+    temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
+    projection_dim: int = Field(default=256, ge=1, description="width of z")
+    buffer: int = Field(default=1, ge=1, description="own previous models that are negatives; the oldest goes first")
+
+
+class Moon(Method[MoonSettings]):
     """Model-contrastive federated learning.
 
     A client keeps its last local models in ``ctx.state``, one tensor (M, …) per name of the network's state, oldest
@@ -47,15 +56,7 @@ class Moon(Method):
     # each sample is contrasted with what frozen models make of itself, never with other samples
     per_example_loss = True
 
-    class Settings(Section):
-        """Settings; defaults are the authors' CIFAR-10 example."""
-
-        mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
-        temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
-        projection_dim: int = Field(default=256, ge=1, description="width of z")
-        buffer: int = Field(
-            default=1, ge=1, description="own previous models that are negatives; the oldest goes first"
-        )
+    Settings = MoonSettings
 
     def check(self, config: Any) -> list[str]:
         rounds, s = config.federation.rounds, self.settings
@@ -67,10 +68,8 @@ class Moon(Method):
         return [text for text, holds in warnings.items() if holds]
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        encoder: Any = headless(task.model(), task.model_name)
-        return {
-            "model": ProjectionNetwork(encoder, encoder.feature_dim, self.settings.projection_dim, task.num_classes)
-        }
+        encoder, width = headless(task.model(), task.model_name)
+        return {"model": ProjectionNetwork(encoder, width, self.settings.projection_dim, task.num_classes)}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The whole network, projection head included; previous models stay in the client's state."""
@@ -90,8 +89,8 @@ class Moon(Method):
     @torch.no_grad()
     def _representations(self, ctx: FitContext) -> dict[str, Tensor]:
         """z of the client's samples by the received model, (n, d), and by its own previous ones, (n, M, d)."""
-        models = [ctx.networks["model"], *self._previous(ctx)]
-        every: Any = [model.eval() for model in models]
+        models = [network(ctx.networks, "model", ProjectionNetwork), *self._previous(ctx)]
+        every = [model.eval() for model in models]
         parts = []
         for batch in ctx.iterate(ctx.data):
             with ctx.autocast():
@@ -100,18 +99,18 @@ class Moon(Method):
         return {"z_global": z[:, 0], "z_previous": z[:, 1:]}
 
     @staticmethod
-    def _previous(ctx: FitContext) -> list[nn.Module]:
+    def _previous(ctx: FitContext) -> list[ProjectionNetwork]:
         held = {n.removeprefix(_PREVIOUS): v for n, v in ctx.state.items() if n.startswith(_PREVIOUS)}
         models = []
         for m in range(len(next(iter(held.values()), ()))):
-            model = copy.deepcopy(ctx.networks["model"])
+            model = copy.deepcopy(network(ctx.networks, "model", ProjectionNetwork))
             model.load_state_dict({name: values[m] for name, values in held.items()})
             models.append(model)
         return models
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """CE + μ·ℓ_con."""
-        s, model = self.settings, cast(ProjectionNetwork, networks["model"])
+        s, model = self.settings, network(networks, "model", ProjectionNetwork)
         z = model.features(batch["image"])
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}
         if s.mu:

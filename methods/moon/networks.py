@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
+
+from fedlab.models import feature_classifier
 
 
 class ProjectionNetwork(nn.Module):
@@ -19,7 +19,7 @@ class ProjectionNetwork(nn.Module):
 
     def __init__(self, encoder: nn.Module, encoder_dim: int, projection_dim: int, num_classes: int) -> None:
         super().__init__()
-        self.encoder: Any = encoder
+        self.encoder = encoder
         self.projection = nn.Sequential(
             nn.Linear(encoder_dim, encoder_dim), nn.ReLU(inplace=True), nn.Linear(encoder_dim, projection_dim)
         )
@@ -28,7 +28,7 @@ class ProjectionNetwork(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """z, what the loss compares and the head receives."""
-        h: Tensor = self.encoder.features(x)
+        h: Tensor = feature_classifier(self.encoder).features(x)
         z: Tensor = self.projection(h)
         return z
 

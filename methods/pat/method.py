@@ -50,15 +50,14 @@ from fedlab.metrics.retrieval import Retrieval
 from fedlab.pictures import Picture
 
 
-class PAT(Method):
+class PAT(Method[PATSettings]):
     """Part-aware transformer for generalisable person re-identification."""
 
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
     own_model = "ViT with part tokens"
 
-    class Settings(PATSettings):
-        """Settings; defaults are the paper's."""
+    Settings = PATSettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedlab.context import FigureContext
-from fedlab.method import Batch
+from fedlab.method import Batch, network
 from fedlab.methods.pat.evaluation import extract
+from fedlab.methods.pat.networks import PartViT
 from fedlab.metrics.retrieval import ranking
 from fedlab.pictures import ImageGrid, Picture
 
@@ -54,8 +54,7 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
     if not columns or not len(columns["image"]):
         return {}
     images = _some(columns)["image"]
-    backbone: Any = ctx.networks["backbone"]
-    maps: Tensor = backbone.attention_maps(images)
+    maps = network(ctx.networks, "backbone", PartViT).attention_maps(images)
     strength = maps / maps.amax(dim=(2, 3), keepdim=True)
     shown = ctx.denormalise(images)
     shown = shown.expand(-1, 3, -1, -1) if shown.shape[1] == 1 else shown

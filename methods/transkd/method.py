@@ -19,7 +19,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fedlab.context import EvaluationContext, FigureContext, ServerContext
 from fedlab.distill.dense import pixel_cross_entropy
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task, network
 from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.distiller import CrossSelectiveFusion, Distiller, EmbeddingAssistant, GLMixer
 from fedlab.methods.transkd.losses import embedding_loss, feature_loss
@@ -42,15 +42,14 @@ HELD_OUT = "test"
 """The server's sample set that it tests both networks on."""
 
 
-class TransKD(Method):
+class TransKD(Method[TransKDSettings]):
     """Distillation of feature maps (CSF) and patch embeddings (PEA) for segmentation transformers."""
 
     title = "TransKD"
     paper = "Liu et al. 2022, arXiv 2202.13393"
     own_model = "SegFormer"
 
-    class Settings(TransKDSettings):
-        """Settings; defaults are the paper's."""
+    Settings = TransKDSettings
 
     def check(self, config: Any) -> list[str]:
         return check(self.settings, config)
@@ -105,13 +104,13 @@ class TransKD(Method):
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = CE + Σ HCL(O_i, F_i^T) + Σ β_i MSE(Ê_i, E_i^T)."""
-        student, images = cast(SegFormer, networks["student"]), batch["image"]
+        student, images = network(networks, "student", SegFormer), batch["image"]
         seen = student.encode(images)
         terms = {"ce": self._cross_entropy(student.decode(seen.features), batch["mask"])}
         if "teacher" not in networks:
             return terms
         with torch.no_grad():
-            taught = cast(SegFormer, networks["teacher"]).encode(images)
+            taught = network(networks, "teacher", SegFormer).encode(images)
         targets = networks["distiller"](images, seen)
         if targets.features:
             terms["csf"] = feature_loss(targets.features, taught.features)

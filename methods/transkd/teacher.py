@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedlab.context import ServerContext
 from fedlab.errors import ConfigError
-from fedlab.method import Batch
+from fedlab.method import Batch, network
 from fedlab.methods.transkd.segformer import SegFormer
 from fedlab.methods.transkd.settings import TransKDSettings
 
@@ -34,7 +34,7 @@ def make_ready(ctx: ServerContext, s: TransKDSettings, augment: Augment, criteri
     Raises:
         ConfigError: an unusable checkpoint, or no samples to train on.
     """
-    teacher = cast(SegFormer, ctx.networks["teacher"])
+    teacher = network(ctx.networks, "teacher", SegFormer)
     whole = teacher.load_pretrained(s.pretrained, "method.pretrained") if s.pretrained else True
     if not s.teacher_steps:
         if not whole:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -30,7 +30,7 @@ from fedlab.config import Section
 from fedlab.context import FigureContext, FitContext, ServerContext
 from fedlab.distill.contrastive import supervised_contrastive
 from fedlab.errors import ConfigError
-from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, Group, Method, Plan, Step, Task, network
 from fedlab.methods.vhl.generator import virtual_images
 from fedlab.methods.vhl.networks import ExtendedClassifier
 from fedlab.models import headless
@@ -39,25 +39,28 @@ from fedlab.pictures import ImageGrid, Picture
 _SHOWN = 8  # virtual images of a class in the picture
 
 
-class VHL(Method):
+class VHLSettings(Section):
+    """Settings; defaults are those of the authors' scripts."""
+
+    virtual_classes: int | None = Field(default=None, ge=1, description="M; default: as many as real ones")
+    images_per_class: int = Field(default=200, ge=1, description="virtual images of each virtual class")
+    mean_std: float = Field(default=0.5, gt=0, description="of the latent means of the virtual classes")
+    latent_std: float = Field(default=0.3, ge=0, description="s, of the latents around their class's mean")
+    alpha: float = Field(default=1.0, ge=0, description="α, weight of the virtual cross-entropy")
+    w_real: float = Field(default=1.0, ge=0, description="w₁, weight of aligning real features to virtual ones")
+    w_virtual: float = Field(default=0.1, ge=0, description="w₂, weight of the virtual features' own contrast")
+    temperature: float = Field(default=0.07, gt=0, description="of the contrastive terms")
+    align_epochs: int = Field(default=5, ge=0, description="local epochs of a round with contrastive terms")
+    naive: bool = Field(default=False, description="naive VHL: no contrastive terms")
+
+
+class VHL(Method[VHLSettings]):
     """Virtual homogeneity learning. The virtual set is made once, by the server, and sent to every client once."""
 
     title = "VHL"
     paper = "Tang et al. 2022, arXiv 2206.02465"
 
-    class Settings(Section):
-        """Settings; defaults are those of the authors' scripts."""
-
-        virtual_classes: int | None = Field(default=None, ge=1, description="M; default: as many as real ones")
-        images_per_class: int = Field(default=200, ge=1, description="virtual images of each virtual class")
-        mean_std: float = Field(default=0.5, gt=0, description="of the latent means of the virtual classes")
-        latent_std: float = Field(default=0.3, ge=0, description="s, of the latents around their class's mean")
-        alpha: float = Field(default=1.0, ge=0, description="α, weight of the virtual cross-entropy")
-        w_real: float = Field(default=1.0, ge=0, description="w₁, weight of aligning real features to virtual ones")
-        w_virtual: float = Field(default=0.1, ge=0, description="w₂, weight of the virtual features' own contrast")
-        temperature: float = Field(default=0.07, gt=0, description="of the contrastive terms")
-        align_epochs: int = Field(default=5, ge=0, description="local epochs of a round with contrastive terms")
-        naive: bool = Field(default=False, description="naive VHL: no contrastive terms")
+    Settings = VHLSettings
 
     def check(self, config: Any) -> list[str]:
         s = self.settings
@@ -77,8 +80,8 @@ class VHL(Method):
     def build(self, task: Task) -> dict[str, nn.Module]:
         if len(task.input_shape) != 3:
             raise ConfigError("method.name", "vhl", "image data: virtual samples are images", "choose an image source")
-        encoder: Any = headless(task.model(), task.model_name)
-        return {"model": ExtendedClassifier(encoder, encoder.feature_dim, task.num_classes, self._virtual(task))}
+        encoder, width = headless(task.model(), task.model_name)
+        return {"model": ExtendedClassifier(encoder, width, task.num_classes, self._virtual(task))}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The network with its K + M outputs; the virtual set is a tensor of the server's, sent once."""
@@ -106,7 +109,7 @@ class VHL(Method):
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """CE + α·CE(x̃, K+ỹ) + w₁·SupCon([z; sg(z̃)], [y; ỹ]) + w₂·SupCon(z̃, ỹ) on as many virtual as real images."""
-        s, model = self.settings, cast(ExtendedClassifier, networks["model"])
+        s, model = self.settings, network(networks, "model", ExtendedClassifier)
         x, y, k = batch["image"], batch["label"], model.num_classes
         drawn = torch.tensor(list(itertools.islice(step.scratch["virtual"], len(x))), device=y.device)
         x_v, y_v = step.shared["images"][drawn], drawn // s.images_per_class

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
+
+from fedlab.models import feature_classifier
 
 
 class ExtendedClassifier(nn.Module):
@@ -19,13 +19,13 @@ class ExtendedClassifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, feature_dim: int, num_classes: int, virtual_classes: int) -> None:
         super().__init__()
-        self.encoder: Any = encoder
+        self.encoder = encoder
         self.feature_dim, self.num_classes = feature_dim, num_classes
         self.head = nn.Linear(feature_dim, num_classes + virtual_classes)
 
     def features(self, x: Tensor) -> Tensor:
         """(n, d), what the head receives."""
-        z: Tensor = self.encoder.features(x)
+        z: Tensor = feature_classifier(self.encoder).features(x)
         return z
 
     def forward(self, x: Tensor) -> Tensor:

@@ -170,8 +170,8 @@ class Plain(Method):
     """Federated averaging of MOON's network."""
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        encoder: Any = headless(task.model(), task.model_name)
-        return {"model": ProjectionNetwork(encoder, encoder.feature_dim, 256, task.num_classes)}
+        encoder, width = headless(task.model(), task.model_name)
+        return {"model": ProjectionNetwork(encoder, width, 256, task.num_classes)}
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         return {"ce": F.cross_entropy(networks["model"](batch["image"]), batch["label"])}
