@@ -157,6 +157,9 @@ class SimulationGrid(Grid):
         Waits at most `timeout` seconds for something to finish, for ever if None; may return early with nothing.
         """
 
+    def _await_workers(self) -> None:
+        """Wait until there is somebody to do the work. Engines without workers have nothing to wait for."""
+
     @abstractmethod
     def _cancel(self, batch: Batch) -> None:
         """Drop the unfinished work of a batch."""
@@ -213,6 +216,7 @@ class SimulationGrid(Grid):
         Args:
             messages: to any nodes; those sharing their records are carried together.
             timeout: seconds; clients that have not answered by then get an error reply, and their work is stopped.
+                The time in which no worker is up does not count: no client could have answered.
 
         Raises:
             FedLabError: a message to an unknown node, or different reductions in one call.
@@ -220,7 +224,13 @@ class SimulationGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         batch, told = self._send(messages, pushed=False, deadline=deadline), 0
         while batch.waiting:
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None
+            if batch.deadline is not None:
+                began = time.monotonic()
+                self._await_workers()
+                now = time.monotonic()
+                batch.deadline += now - began
+                left = batch.deadline - now
             if left is not None and left <= 0:
                 self._cancel(batch)
                 self._expire(batch, timeout)

@@ -127,6 +127,11 @@ class RayGrid(SimulationGrid):
         self._dispatch(frozenset(client for chunk, _ in finished for client in chunk.clients))
         return finished
 
+    def _await_workers(self) -> None:
+        self._dispatch()
+        while self._starting and not self._up():
+            self._wait(None)
+
     def _cancel(self, batch: Batch) -> None:
         self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)
         for ref in [ref for ref, work in self._running.items() if work.chunk.batch is batch]:

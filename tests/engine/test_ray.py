@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,10 @@ Ask = Callable[..., list[Message]]
 
 def wait_for_workers(grid: RayGrid, number: int) -> list[int]:
     """Workers start in the background; a cheap round lets the grid notice those that are up."""
-    for _ in range(600):
-        if len(grid.worker_pids()) == number:
-            return grid.worker_pids()
+    while len(grid.worker_pids()) < number:
         grid.pull_messages([])
         time.sleep(0.05)
-    raise AssertionError(f"{grid.worker_pids()} are up, not {number} workers")
+    return grid.worker_pids()
 
 
 def digest(grid: SimulationGrid, ask: Ask, *, reduce: bool = True, **config: object) -> str:
@@ -197,27 +196,63 @@ def test_push_and_pull_do_not_wait(two_workers: RayGrid, ask: Ask) -> None:
     assert [found and found["count"] for found in counts] == [1, 2]
 
 
-def test_failing_fast_and_late_clients(ray_running: None, factory: Callable[[], ClientApp], ask: Ask) -> None:
+@pytest.fixture
+def lone(ray_running: None, factory: Callable[[], ClientApp]) -> Iterator[RayGrid]:
+    """A grid of its own that stops at the first error; the cluster of five CPUs has room for one of its workers."""
     grid = RayGrid(factory, 12, {"secret": 5}, workers=9, threads=3, chunk=3, fail_fast=True)
-    try:
-        assert len(wait_for_workers(grid, 1)) == 1  # the cluster of five CPUs has room for one
-        replies = grid.send_and_receive(ask(grid, range(12), **{"raise": [1]}))
-        assert replies[1].error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
-        assert "RuntimeError: client 1 is broken" in (replies[1].error.reason or "")
-        assert 2 not in {grid.client_of(reply.metadata.src_node_id) for reply in replies}  # after 1 in its chunk
-        replies = grid.send_and_receive(ask(grid, range(12), reduce=True, **{"raise": [4]}))
-        assert [grid.client_of(reply.metadata.src_node_id) for reply in replies if reply.has_error()] == [4]
-        assert not {8, 9, 10, 11} & {grid.client_of(reply.metadata.src_node_id) for reply in replies}
-        messages = ask(grid, range(4), reduce=True, hang=[3])
-        late = grid.send_and_receive(messages, timeout=3.0)
-        assert late[3].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
-        reduction = requested_reduction(messages[0].content)
-        assert reduction is not None
-        # the three before it, in another chunk of the same worker, are in the sum
-        assert exact_sum(late, reduction).state()[1]["bias"] == 3 + 10 + 17
-        assert not any(reply.has_error() for reply in grid.send_and_receive(ask(grid, range(12))))
-    finally:
-        grid.close()
+    yield grid
+    grid.close()
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
+    """What a round's deadline is measured by, so that an event and not the speed of this machine lets it pass."""
+    monkeypatch.setattr("fedlab.engine.grid.time", SimpleNamespace(monotonic=clock))
+
+
+def test_failing_fast(lone: RayGrid, ask: Ask) -> None:
+    assert len(wait_for_workers(lone, 1)) == 1
+    replies = lone.send_and_receive(ask(lone, range(12), **{"raise": [1]}))
+    assert replies[1].error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+    assert "RuntimeError: client 1 is broken" in (replies[1].error.reason or "")
+    assert 2 not in {lone.client_of(reply.metadata.src_node_id) for reply in replies}  # after 1 in its chunk
+    replies = lone.send_and_receive(ask(lone, range(12), reduce=True, **{"raise": [4]}))
+    assert [lone.client_of(reply.metadata.src_node_id) for reply in replies if reply.has_error()] == [4]
+    assert not {8, 9, 10, 11} & {lone.client_of(reply.metadata.src_node_id) for reply in replies}
+    assert not any(reply.has_error() for reply in lone.send_and_receive(ask(lone, range(12))))
+
+
+def test_late_clients(lone: RayGrid, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = tmp_path / "hangs"
+    # the only worker begins the chunk that hangs when the one before it has been fetched
+    set_clock(monkeypatch, lambda: 10.0 * hangs.exists())
+    messages = ask(lone, range(4), reduce=True, hang=[3], began=str(hangs))
+    late = lone.send_and_receive(messages, timeout=0.1)
+    assert [reply.has_error() for reply in late] == [False, False, False, True]
+    assert late[3].error.code == ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+    reduction = requested_reduction(messages[0].content)
+    assert reduction is not None
+    # the three before it, in another chunk of the same worker, are in the sum
+    assert exact_sum(late, reduction).state()[1]["bias"] == 3 + 10 + 17
+    monkeypatch.undo()
+    assert not any(reply.has_error() for reply in lone.send_and_receive(ask(lone, range(12))))
+
+
+def test_a_deadline_does_not_run_while_no_worker_is_up(
+    lone: RayGrid, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lone.send_and_receive(ask(lone, range(4), **{"raise": [0]}))
+    assert lone.worker_pids() == []  # it was stopped in its second chunk, and another starts when there is work
+    up: set[int] = set()
+
+    def clock() -> float:
+        """Ten seconds pass whenever a worker comes up, and no others."""
+        up.update(lone.worker_pids())
+        return 10.0 * len(up)
+
+    set_clock(monkeypatch, clock)
+    replies = lone.send_and_receive(ask(lone, range(6)), timeout=0.1)
+    assert len(up) == 1
+    assert [reply.has_error() for reply in replies] == [False] * 6
 
 
 def test_threads_are_pinned_in_workers(ray_running: None) -> None:
