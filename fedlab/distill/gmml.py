@@ -67,15 +67,17 @@ def block_mask(
 ) -> np.ndarray:
     """Random rectangles, one after the other, until their union covers `share` of the pixels: (H, W) truth values.
 
-    The top left corner is uniform, height and width are uniform integers in [align, ⌊block · H⌋) and
-    [align, ⌊block · W⌋), cut off at the border.
+    The top left corner is uniform over [0, H − align) × [0, W − align), as released: no block starts in the last row or
+    column, except on maps so small that no block would reach those. Height and width are uniform integers in
+    [align, ⌊block · H⌋) and [align, ⌊block · W⌋), cut off at the border.
     """
     height, width = size
     highest, widest = (max(int(block * side), align + 1) for side in size)
+    rows, columns = _corners(height, highest, align), _corners(width, widest, align)
     mask, covered = np.zeros(size, bool), 0
     while True:
-        tops = rng.integers(0, height - align, _DRAWN, endpoint=True) // align * align
-        lefts = rng.integers(0, width - align, _DRAWN, endpoint=True) // align * align
+        tops = rng.integers(0, rows, _DRAWN) // align * align
+        lefts = rng.integers(0, columns, _DRAWN) // align * align
         bottoms = tops + np.rint(np.minimum(rng.integers(align, highest, _DRAWN), height - tops) / align) * align
         rights = lefts + np.rint(np.minimum(rng.integers(align, widest, _DRAWN), width - lefts) / align) * align
         # plain integers index much faster than NumPy's
@@ -85,6 +87,14 @@ def block_mask(
             part = mask[top:bottom, left:right]
             covered += part.size - int(np.count_nonzero(part))
             part[:] = True
+
+
+def _corners(side: int, longest: int, align: int) -> int:
+    """How many corners are drawn from along a side, blocks being shorter than `longest`."""
+    last = (side - align - 1) // align * align
+    reach = last + round(min(longest - 1, side - last) / align) * align
+    # a last row that no block reaches would leave a large share uncovered for ever
+    return side - align if last >= 0 and reach >= side else side - align + 1
 
 
 def apply(clean: Tensor, corruption: Corruption) -> Tensor:

@@ -49,6 +49,16 @@ def test_a_single_block_is_176_by_37_at_most_and_not_aligned_with_patches() -> N
     assert tops == set(range(16))
 
 
+@pytest.mark.parametrize("align", [1, 8])
+def test_no_block_starts_in_the_last_row_or_column_but_some_reach_them(align: int) -> None:
+    rng = np.random.default_rng(0)
+    masks = [gmml.block_mask((64, 32), 1e-9, rng, block=0.5, align=align) for _ in range(2000)]
+    tops, lefts = (sorted({int(mask.any(axis).argmax()) for mask in masks}) for axis in (1, 0))
+    assert (tops, lefts) == ([*range(0, 64 - align, align)], [*range(0, 32 - align, align)])
+    assert any(mask[-1].any() for mask in masks)
+    assert any(mask[:, -1].any() for mask in masks)
+
+
 def test_blocks_can_be_aligned() -> None:
     mask = gmml.block_mask(SIZE, 0.5, np.random.default_rng(0), align=16)
     patches = mask.reshape(37, 16, 8, 16).swapaxes(1, 2).reshape(37 * 8, -1)
@@ -78,3 +88,5 @@ def test_draws_depend_on_the_generator_alone() -> None:
 def test_small_maps_and_whole_coverage_end() -> None:
     for size in ((8, 8), (3, 2), (1, 1)):
         assert gmml.block_mask(size, 1.0, np.random.default_rng(0)).all()
+    for align in (2, 5, 8):
+        assert gmml.block_mask((40, 40), 1.0, np.random.default_rng(0), align=align).all()
