@@ -46,6 +46,7 @@ def draw_epoch(
     *,
     smallest: float = 0.08,
     flip: bool = True,
+    shift: int = 0,
     mixing: Mixing = "cutmix",
 ) -> list[Configuration]:
     """One pass in random order, in batches of nearly equal size.
@@ -57,11 +58,12 @@ def draw_epoch(
         generator: a CPU generator.
         smallest: share of the area a crop keeps at least.
         flip: whether to mirror half of the images.
+        shift: every view moves up to so many pixels in both directions, the edge of the picture repeated.
         mixing: how the images of a batch are mixed.
     """
     drawn = []
     for indices in torch.tensor_split(torch.randperm(count, generator=generator), -(-count // batch_size)):
-        views = draw_views(len(indices), size, generator, scale=(smallest, 1.0), flip=flip)
+        views = draw_views(len(indices), size, generator, scale=(smallest, 1.0), flip=flip, shift=shift)
         drawn.append(Configuration(indices, views, draw_mix(mixing, len(indices), size, generator)))
     return drawn
 

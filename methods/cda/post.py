@@ -51,7 +51,7 @@ class PostTraining:
     def _draw(self, epoch: int, *purpose: str) -> list[Configuration]:
         s, size = self.s, (self.ctx.task.input_shape[1], self.ctx.task.input_shape[2])
         batch_size, generator = max(1, s.batch_size // s.accumulation), self.ctx.generator(*purpose, epoch)
-        looks: dict[str, Any] = {"smallest": s.crop, "flip": s.flip, "mixing": s.mixing}
+        looks: dict[str, Any] = {"smallest": s.crop, "flip": s.flip, "shift": s.shift, "mixing": s.mixing}
         return draw_epoch(len(self.images), size, batch_size, generator, **looks)
 
     def train(self, role: str, first: int, last: int) -> None:

@@ -91,6 +91,7 @@ class Post(Section):
     mixing: Mixing = "cutmix"
     crop: Fraction = Field(default=0.08, description="smallest share of the area a random resized crop keeps; 1: none")
     flip: bool = Field(default=True, description="mirror half of the images; wrong for digits")
+    shift: int = Field(default=0, ge=0, description="random shift of up to so many pixels, the edge repeated")
 
     @model_validator(mode="after")
     def _consistent(self) -> Post:

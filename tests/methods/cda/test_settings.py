@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fedlab.config import Config, parse
+from fedlab.config import Config, load_config, parse
 from fedlab.distill.bn_matching import batch_norms
 from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment import configure
+from fedlab.experiment import configure, method_folder
 from fedlab.job import make_method, make_task
-from fedlab.methods.cda.settings import Recover
+from fedlab.methods.cda.settings import CDASettings, Recover
 
 # stages, settings, refusals
 
@@ -123,3 +123,17 @@ def test_a_task_tells_how_images_were_normalised() -> None:
     assert (task().mean, task().std) == ((0.5,), (0.5,))
     assert task(mean=[0.1, 0.2, 0.3]).mean == (0.1, 0.2, 0.3)
     assert task(std={"x": [0.5], "y": [0.1, 0.2, 0.3]}).std == pytest.approx((0.3, 0.35, 0.4))
+
+
+def test_the_configuration_for_tiny_imagenet_takes_the_releases_mean_and_std() -> None:
+    data = load_config(method_folder("cda", "method") / "paper_tinyimagenet.yaml").data
+    assert (data.mean, data.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
+
+
+def test_the_configuration_for_cifar_100_is_that_of_the_releases_code_for_small_data_sets() -> None:
+    config = load_config(method_folder("cda", "method") / "paper_cifar100.yaml")
+    recover, post = CDASettings(**config.method.settings).recover, CDASettings(**config.method.settings).post
+    assert (recover.jitter, recover.flip, recover.curriculum, recover.milestone) == (4, False, "step", 1.0)
+    assert (post.crop, post.shift, post.flip, post.mixing) == (1.0, 4, True, "mixup")
+    assert (post.optimiser, post.weight_decay, post.decay) == ("adamw", 0.01, "all")
+    assert (config.data.mean, config.data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

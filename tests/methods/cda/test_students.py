@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedlab.distill.freezing import state_hash
 from fedlab.errors import FedLabError
@@ -39,6 +40,24 @@ def post_training(bench: Any) -> PostTraining:
     ctx = bench.server(4)
     ctx.state.update(recovered(bench.server(3), bench.networks["model"], range(4), bench.method.settings.recover))
     return PostTraining(ctx, bench.method.settings.post)
+
+
+@pytest.mark.parametrize("relabel", ["online", "stored"])
+def test_students_can_see_shifted_images_instead_of_crops(lab: Callable[..., Any], relabel: str) -> None:
+    """Pad and crop, without mixing: every view is an image moved by at most two pixels."""
+    looks = {"crop": 1.0, "shift": 2, "flip": False, "mixing": "none"}
+    training = post_training(lab(post={"relabel": relabel, **looks}))
+    height, width = training.images.shape[2:]
+    padded = F.pad(training.images, (2, 2, 2, 2), mode="replicate")
+    moves = [padded[:, :, y : y + height, x : x + width] for y in range(5) for x in range(5)]
+    every = torch.stack(moves)  # move, image, …
+    used = set()
+    for x, *_ in training._batches(0, "student_0_0"):
+        for view in x:
+            distance = (every - view).flatten(2).abs().amax(2)
+            assert distance.min() < 1e-4
+            used.add(int(distance.min(1).values.argmin()))
+    assert len(used) > 2
 
 
 # §3.4: post-training
