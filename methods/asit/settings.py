@@ -118,12 +118,16 @@ def check(settings: ASiTSettings, config: Any) -> list[str]:
         raise ConfigError("method.rate", s.rate, f"the data's rate, data.source.rate = {rate}", "set them alike")
     parse(TrainingConfig, {**config.training.model_dump(), **s.finetune_training}, "method.finetune_training")
     batch, stateful = config.training.batch_size, s.teacher_sync == "local"
+    pretrains = s.finetune_rounds < rounds
     warnings = {
         f"training.batch_size = {batch}: blocks come from other clips of the batch, and centres are batch means; "
-        "16 or more are better": batch < 16,
-        f"training.optimiser = {config.training.optimiser!r}: the paper's is adamw": config.training.optimiser
-        != "adamw",
-        "training.clip_norm is not set: the paper clips each tensor to 3.0": config.training.clip_norm is None,
+        "16 or more are better": pretrains and batch < 16,
+        f"training.optimiser = {config.training.optimiser!r}: the paper's is adamw": (
+            pretrains and config.training.optimiser != "adamw"
+        ),
+        "training.clip_norm is not set: the paper clips each tensor to 3.0": (
+            pretrains and config.training.clip_norm is None
+        ),
         "method.teacher_sync = local: clients that take part rarely have old teachers": stateful
         and config.federation.sampler.settings.get("fraction", 1.0) < 1,
     }

@@ -26,7 +26,9 @@ def test_warnings_of_the_method_are_told(cli: Cli) -> None:
     assert "warning: method.init = real" in done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(METHODS.glob("*/paper_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted([*METHODS.glob("*/paper_*.yaml"), *METHODS.glob("*/finetune_*.yaml")]), ids=lambda path: path.stem
+)
 def test_the_papers_configurations_are_accepted_and_say_what_data_is_missing(cli: Cli, path: Path) -> None:
     done = cli("config", "check", path)
     assert done.exit_code == 0, done.output
