@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedlab.config import load_config
 from fedlab.errors import ConfigError
+from fedlab.experiment import method_folder
 from fedlab.methods.pat.masks import attention_mask, draw_rectangles, full_bands
 from fedlab.methods.pat.networks import PartViT, classifier, neck
 from fedlab.methods.pat.pretrained import load_pretrained
@@ -240,3 +242,16 @@ def test_the_papers_network_has_86_million_parameters(paper_networks: Callable[.
     backbone = (3 * 256 * 768 + 768) + 4 * 768 + 132 * 768 + 12 * layer + 2 * 768
     assert counts == {"backbone": backbone, "neck": 2 * 768, "classifier": 751 * 768}
     assert backbone == 85_751_040
+
+
+def test_the_plain_vit_it_is_compared_with_has_no_part_tokens_and_its_own_rate(
+    paper_networks: Callable[..., nn.ModuleDict],
+) -> None:
+    columns = {"image": ("float32", (3, 256, 128)), "label": ("int64", ())}
+    networks = paper_networks("pat", columns, [str(i) for i in range(751)], file="paper_vit.yaml", pretrained=None)
+    three = 3 * 768 + 3 * 768  # tokens and their positions
+    assert sum(p.numel() for p in networks["backbone"].parameters()) == 85_751_040 - three
+    ours, plain = (load_config(method_folder("pat", "method") / f"paper{kind}.yaml") for kind in ("", "_vit"))
+    changed = {"lr": 0.008}
+    assert plain.training.model_dump() == {**ours.training.model_dump(), **changed}
+    assert plain.data == ours.data
