@@ -92,6 +92,13 @@ def test_a_samples_own_row_does_not_count_even_where_it_is_identical() -> None:
     assert torch.equal(rows, others)
 
 
+def test_neighbours_are_rows_of_the_whole_memory_before_and_behind_the_own_row() -> None:
+    """The release takes positions among the rows without the own one for rows: those behind it are then one too low."""
+    bank = torch.arange(6.0)[:, None, None].expand(6, 3, 8)
+    _, rows = csl(bank[2:3] + 0.1, bank, torch.tensor([2]), neighbours=3)
+    assert rows[0].tolist() == [[3, 1, 4]] * 3
+
+
 def test_rows_not_seen_yet_do_not_count() -> None:
     f, bank = torch.randn(2, 3, 8, generator=generator()), torch.randn(9, 3, 8, generator=generator(1))
     known = torch.arange(9) < 6
