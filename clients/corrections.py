@@ -78,8 +78,10 @@ class Proximal(Correction):
 class _StepWeights:
     """With which weight A the round's gradients enter x − y, for SGD: Σ over steps of η, momentum and decay included.
 
-    Buffer b ← ρb + 1 and A ← (1 − ημ)·A + η·b give η·τ for plain SGD, η·‖a‖₁ of FedNova with momentum ρ or with a
-    proximal term μ (Wang et al. 2020, §4), and the right value where η follows a schedule.
+    Under a constant gradient g the weights are at x − A·g after some steps, so that a proximal term μ adds −μ·A·g to
+    the next gradient, and momentum ρ carries that on like the rest: b ← ρ·b + 1 − μ·A, then A ← A + η·b. This gives
+    η·τ for plain SGD, η·‖a‖₁ of FedNova with momentum or with a proximal term (Wang et al. 2020, §4), and the right
+    value for both together and where η follows a schedule.
 
     Args:
         mu: μ of a proximal term in the local objective.
@@ -92,8 +94,9 @@ class _StepWeights:
 
     def step(self, name: str, lr: float, momentum: float) -> None:
         """A step of one parameter."""
-        self._buffer[name] = momentum * self._buffer.get(name, 0.0) + 1
-        self.total[name] = (1 - lr * self._mu) * self.total.get(name, 0.0) + lr * self._buffer[name]
+        before, carried = self.total.get(name, 0.0), momentum * self._buffer.get(name, 0.0) + 1
+        self._buffer[name] = carried - self._mu * before
+        self.total[name] = (1 - lr * self._mu) * before + lr * carried
 
 
 class Nova(Proximal):

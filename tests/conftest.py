@@ -43,6 +43,15 @@ def ray_running() -> Iterator[None]:
     """One Ray for all tests, with room for the shared workers and for a test's own."""
     import ray
 
-    ray.init(address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    for attempt in range(20):
+        try:
+            ray.init(
+                address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+            )
+            break
+        except Exception as error:  # Ray gives its own processes 30 seconds and has no setting for that
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == 19:
+                raise
     yield
     ray.shutdown()

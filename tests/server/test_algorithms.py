@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import ray.cloudpickle
 import torch
-from flwr.app import Message
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 import fedlab
@@ -20,6 +20,7 @@ from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.context import ClientState
 from fedlab.data.samples import Dataset, Samples
+from fedlab.engine.execution import set_task_identity
 from fedlab.errors import ConfigErrors, FedLabError
 from fedlab.experiment import Run
 from fedlab.method import Batch, Batches, Method, Plan, Step, Task
@@ -104,6 +105,31 @@ def test_the_quadratic_federations_fixed_points(
     assert found == pytest.approx(fixed_point, abs=5e-6)
 
 
+@pytest.mark.parametrize(("mu", "fixed_point"), [(0.1, 0.1464), (0.5, 0.2132)])
+def test_fednova_with_local_momentum_and_a_proximal_term(mu: float, fixed_point: float) -> None:
+    """Momentum carries the proximal pull on: without that in ‖a‖₁ they are 0.1268 and 0.1049. The optimum is 0.5."""
+    strategy = make_strategy(_component(name="fednova", mu=mu))
+    assert isinstance(strategy, AveragingStrategy)
+    strategy.cohort = Cohort((1, 2), (1, 1), {"w": "examples"}, frozenset({"w"}), 2)
+    x = np.zeros((), np.float32)
+    for _ in range(40):
+        updates, answers = [], []
+        for b, steps in ((0.0, 5), (1.0, 40)):
+            w = nn.Parameter(torch.tensor(float(x)))
+            correction = requested(Start({"w": w}, {}, ClientState(), strategy.client_settings(1)))
+            assert correction is not None
+            optimiser = torch.optim.SGD([w], lr=0.02, momentum=0.9)
+            for _ in range(steps):
+                w.grad = w.detach() - b
+                correction.apply(optimiser)
+                optimiser.step()
+            update, metrics = correction.finish()
+            updates.append(update["w"].numpy())
+            answers.append(_answer(metrics))
+        x = np.asarray(strategy.server_step({"w": x}, {"w": np.mean(updates, axis=0)}, answers)["w"])
+    assert float(x) == pytest.approx(fixed_point, abs=5e-5)
+
+
 @pytest.mark.slow
 def test_fednova_finds_the_optimum_with_small_steps(solve: Callable[..., tuple[float, Run]]) -> None:
     found, _ = solve(UNEQUAL_STEPS, {"name": "fednova"}, rounds=2500, training__lr=0.01)
@@ -118,6 +144,17 @@ def test_scaffolds_control_variates(solve: Callable[..., tuple[float, Run]]) -> 
     strategy, _ = load_checkpoint(run.checkpoint)
     assert float(strategy["strategy/control/model.w"]) == pytest.approx(0, abs=1e-5)
     assert run.history.rounds[0]["bytes"]["algorithm"] == {"down": 2 * 4, "up": 2 * 4}
+
+
+def test_scaffolds_server_variate_is_the_mean_of_the_clients_after_every_round(settings: Settings) -> None:
+    for rounds in range(1, 6):
+        config = settings(federation__strategy="scaffold", federation__rounds=rounds, training__momentum=0.5)
+        run = fedlab.run(config, method=Quadratic, data=UNEQUAL_STEPS)
+        own = [StateStore(run.folder.clients).latest(client) for client in range(2)]
+        controls = [float(state["control/model.w"]) for state in own if state is not None]
+        strategy, _ = load_checkpoint(run.checkpoint)
+        assert len(set(controls)) == 2
+        assert float(strategy["strategy/control/model.w"]) == pytest.approx(sum(controls) / 2, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", ["fednova", "scaffold"])
@@ -166,21 +203,42 @@ def test_fednovas_weights_of_local_steps(momentum: float, steps: int, norm: floa
     assert float(update["w"]) == pytest.approx(1.0), "the mean gradient"
 
 
-def test_fednova_with_a_proximal_term_divides_by_the_shrunken_weight() -> None:
-    w, eta, mu = nn.Parameter(torch.zeros(())), 0.1, 0.5
+@pytest.mark.parametrize(
+    ("momentum", "mu", "norm"),
+    [
+        (0.0, 0.5, 1 + 0.95 + 0.95**2),  # a ← (1 − ημ)·a + 1, of the authors' code
+        (0.9, 0.0, 5.61),
+        # b: 1, then 0.5·1 + 1 − 1·0.1 = 1.4, then 0.5·1.4 + 1 − 1·0.24 = 1.46
+        (0.5, 1.0, 1 + 1.4 + 1.46),
+    ],
+)
+def test_fednova_divides_by_the_weight_of_steps_with_momentum_and_a_proximal_term(
+    momentum: float, mu: float, norm: float
+) -> None:
+    w, eta = nn.Parameter(torch.zeros(())), 0.1
     correction = requested(Start({"w": w}, {}, ClientState(), {"algorithm": "fednova", "proximal-mu": mu}))
     assert correction is not None
-    optimiser = torch.optim.SGD([w], lr=eta)
+    optimiser = torch.optim.SGD([w], lr=eta, momentum=momentum)
     for _ in range(3):
         w.grad = torch.ones(())
         correction.apply(optimiser)
         optimiser.step()
-    a = 0.0
-    for _ in range(3):
-        a = (1 - eta * mu) * a + 1
     update, metrics = correction.finish()
-    assert metrics["step-weight"] == pytest.approx(eta * a)
-    assert float(update["w"]) == pytest.approx(1.0)
+    assert metrics["step-weight"] == pytest.approx(eta * norm)
+    assert float(update["w"]) == pytest.approx(1.0), "the mean gradient"
+
+
+def test_fednovas_server_momentum_carries_updates_on() -> None:
+    strategy = make_strategy(_component(name="fednova", server_momentum=0.5))
+    assert isinstance(strategy, AveragingStrategy)
+    strategy.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
+    answers = [_answer({"step-weight": 0.25})]
+    x, moves = np.zeros(1, np.float32), []
+    for _ in range(3):  # d = 2 and τ_eff = 0.25 in every round
+        new = strategy.server_step({"w": x}, {"w": np.full(1, 2.0, np.float32)}, answers)
+        moves.append(float((x - new["w"])[0]))
+        x = np.asarray(new["w"])
+    assert moves == [0.5, 0.5 * 0.5 + 0.5, 0.5 * 0.75 + 0.5]
 
 
 def test_fednova_refuses_groups_of_different_rates() -> None:
@@ -262,6 +320,12 @@ def test_algorithms_learn_and_compose_with_methods(settings: Settings, samples: 
         )
         run = fedlab.run(config, method=plain, data=samples)
         assert run.metrics["pooled"]["accuracy"] > 0.6, name
+
+
+def _answer(metrics: Mapping[str, float]) -> Message:
+    """A client's reply, of which the strategies read the metrics."""
+    set_task_identity()
+    return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, **metrics})}), 1, "train")
 
 
 def _component(**settings: Any) -> Any:
