@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from fedlab.data.reading import reading
+from fedlab.data.spelling import checked_name
+from fedlab.data.text import lines_of, read_text
 from fedlab.errors import DataError
 
 UNLABELLED = -1
@@ -23,10 +26,12 @@ class ClassTable:
     Args:
         names: one per class.
         colours: (r, g, b) of each class, or empty.
+        values: mask value of each class, or empty where class k is the value k.
     """
 
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...] = ()
+    values: tuple[int, ...] = ()
 
 
 def read_classes(path: Path) -> ClassTable:
@@ -37,7 +42,7 @@ def read_classes(path: Path) -> ClassTable:
     """
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [checked_name(line.strip(), _KEY, path) for line in lines_of(read_text(path, _KEY))]
     for line in filter(None, lines):
         words = line.split()
         if len(words) > 3 and all(word.isdecimal() and int(word) < 256 for word in words[-3:]):
@@ -66,16 +71,17 @@ def read_mask(
     Args:
         path: a palette or grey PNG of class indices, or a colour PNG where the table has colours.
         table: the classes.
-        ignore: indices that mean unlabelled; in colour masks, every colour that is not listed does.
+        ignore: values that mean unlabelled, unless a class has them; in colour masks, every colour that is not listed
+            does.
         size: height and width of the result, by nearest neighbour; None keeps the file's own.
         expected: height and width the file must have.
 
     Raises:
-        DataError: unreadable, of another size, a colour mask without colours, or an index without a class.
+        DataError: unreadable, of another size, a colour mask without colours, or a value without a class.
     """
-    from PIL import Image
+    with reading(_KEY, str(path), "a readable mask", "replace it with a whole PNG"):
+        from PIL import Image
 
-    try:
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA"):
                 values = np.asarray(picture)
@@ -84,8 +90,6 @@ def read_mask(
             else:
                 fix = "list the classes with their colours in classes.txt: name r g b"
                 raise DataError(_KEY, f"{path}: colours", "class indices (a grey or palette PNG)", fix)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(_KEY, str(path), "a readable mask", f"replace it with a whole PNG ({error})") from error
     if values.ndim != 2 or values.dtype.kind not in "iub":
         kind = f"{path}: {values.dtype}, shape {values.shape}"
         raise DataError(_KEY, kind, "one class index per pixel", "save it as a grey or palette PNG")
@@ -93,7 +97,10 @@ def read_mask(
         sizes = f"{path}: {values.shape[0]}×{values.shape[1]}"
         raise DataError(_KEY, sizes, f"the size of its image, {expected[0]}×{expected[1]}", "save it in that size")
     mask = values.astype(np.int64)
-    mask[np.isin(mask, ignore)] = UNLABELLED
+    if table.values:
+        mask = _by_value(mask, table.values, ignore, path)
+    else:
+        mask[np.isin(mask, ignore)] = UNLABELLED
     if (top := int(mask.max(initial=-1))) >= len(table.names):
         raise DataError(
             _KEY, f"{path}: class {top}", f"classes from 0 to {len(table.names) - 1}, as classes.txt lists them",
@@ -124,6 +131,17 @@ def dominant_class(masks: np.ndarray, num_classes: int, background: int | None =
         counts[:, background] = np.minimum(counts[:, background], 0.5)
     dominant: np.ndarray = counts.argmax(axis=1).astype(np.int64)
     return dominant
+
+
+def _by_value(mask: np.ndarray, values: Sequence[int], ignore: Sequence[int], path: Path) -> np.ndarray:
+    found, places = np.unique(mask, return_inverse=True)
+    strange = sorted(set(found.tolist()) - set(values) - set(ignore))
+    if strange:
+        shown = ", ".join(map(str, strange[:10]))
+        known = f"values of data.source.values ({', '.join(map(str, values))}) or of data.source.ignore"
+        raise DataError(_KEY, f"{path}: {shown}", known, "add them to the one or the other")
+    codes = np.array([values.index(value) if value in values else UNLABELLED for value in found.tolist()], np.int64)
+    return codes[places].reshape(mask.shape)
 
 
 def _by_colour(pixels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Any:

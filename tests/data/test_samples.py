@@ -153,7 +153,7 @@ class TestFromArrays:
             (np.zeros((0, 8, 8)), "at least one"),
             (np.zeros((4, 5, 8, 8)), "1 or 3 channels"),
             (np.zeros((4, 3, 8, 3)), "pad the pictures"),
-            (np.zeros((4, 8, 8), np.int64), "astype"),
+            (np.full((4, 8, 8), 300, np.int64), "astype"),
             (np.full((4, 8, 8), np.nan), "without NaN"),
             (np.full((4, 8, 8), 255.0), "divide"),
         ],

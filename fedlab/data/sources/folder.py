@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,13 +10,17 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Fraction, Positive, Section
-from fedlab.data.images import IMAGE_SUFFIXES, read_image
+from fedlab.data.classes import coded, test_part
+from fedlab.data.images import UNREAD, PictureReader, is_picture
+from fedlab.data.listing import Listing
 from fedlab.data.samples import Dataset
-from fedlab.data.sources.arrays import encode, from_arrays
+from fedlab.data.sources.arrays import from_arrays
+from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test")
+_KEY = "data.source.path"
 _Files = list[tuple[Path, str, str]]  # path, class, client
 
 
@@ -50,78 +55,79 @@ class Folder:
 
     def load(self, seed: int) -> Dataset:
         if self.missing():
-            raise DataError("data.source.path", self.settings.path, "a folder of images", "check the path")
-        clients = _folders(self.root) if self.settings.clients else [self.root]
+            raise DataError(_KEY, self.settings.path, "a folder of images", "check the path")
+        listing, reader = Listing(_KEY, self.root), PictureReader(_KEY)
+        clients = listing.folders(self.root) if self.settings.clients else [self.root]
         splits: dict[str, _Files] = {split: [] for split in _SPLITS}
         for client in clients:
-            name = client.name if self.settings.clients else ""
-            for split, files in self._split(client, name).items():
+            name = one_form(client.name) if self.settings.clients else ""
+            for split, files in self._split(client, name, listing).items():
                 splits[split] += files
         for split, files in splits.items():
             if not files:
                 raise DataError(
-                    "data.source.path",
+                    _KEY,
                     str(self.root),
                     f"{split} images in " + ("<client>/" if self.settings.clients else "") + "[train|test]/<class>/",
-                    f"image files end in {', '.join(sorted(IMAGE_SUFFIXES))}; see data.source.clients",
+                    _found(listing) or "image files end in .png, .jpg or as Pillow knows them; see data.source.clients",
                 )
         train, test = splits["train"], splits["test"]
-        labels, class_names = encode((_column(train, 1), _column(test, 1)))
+        labels, class_names = coded("class", (_column(train, 1), _column(test, 1)))
         owners = (_column(train, 2), _column(test, 2)) if self.settings.clients else None
-        return from_arrays(
-            self._read(train),
+        images = reader.read_all([file for file, _, _ in (*train, *test)], self.settings.size, self.settings.channels)
+        dataset = from_arrays(
+            images[: len(train)],
             labels[0],
-            self._read(test),
+            images[len(train) :],
             labels[1],
             domains=owners,
             groups=owners,
             class_names=class_names,
             name=self.root.name,
         )
+        return replace(dataset, left_out=(*listing.left_out, *reader.left_out, *dataset.left_out))
 
-    def _split(self, folder: Path, client: str) -> dict[str, _Files]:
+    def _split(self, folder: Path, client: str, listing: Listing) -> dict[str, _Files]:
         """The folder's own train and test parts, or a drawn one."""
         present = [split for split in _SPLITS if (folder / split).is_dir()]
         if len(present) == 2:
-            return {split: _files(folder / split, client) for split in _SPLITS}
+            for other in listing.folders(folder):
+                if other.name not in _SPLITS:
+                    listing.skip_below(other, "their folder lies beside train and test")
+            return {split: _files(folder / split, client, listing) for split in _SPLITS}
         if present:
             absent = next(split for split in _SPLITS if split not in present)
             raise DataError(
-                "data.source.path",
+                _KEY,
                 str(folder / present[0]),
                 f"a folder {absent!r} beside it",
                 f"add {absent}/<class>/, or put the class folders directly into {folder}",
             )
         parts: dict[str, _Files] = {split: [] for split in _SPLITS}
-        files = _files(folder, client)
+        files = _files(folder, client, listing)
         for label in sorted({label for _, label, _ in files}):
             members = [file for file in files if file[1] == label]
             rng = numpy_generator(self.settings.data_seed, "folder split", client, label)
-            count = int(len(members) * self.settings.test_fraction)
+            count = test_part(len(members), int(len(members) * self.settings.test_fraction))
             drawn = set(rng.permutation(len(members))[:count].tolist())
             for position, file in enumerate(members):
                 parts["test" if position in drawn else "train"].append(file)
         return parts
 
-    def _read(self, files: _Files) -> np.ndarray:
-        size, channels = self.settings.size, self.settings.channels
-        images = np.empty((len(files), channels, size, size), dtype=np.uint8)
-        for row, (path, _, _) in enumerate(files):
-            images[row] = read_image(path, size, channels)
-        return images
+
+def _files(parent: Path, client: str, listing: Listing) -> _Files:
+    found: _Files = []
+    for folder in listing.folders(parent):
+        files = listing.files(folder, is_picture, UNREAD)
+        if not files:
+            listing.skip(folder, "no picture is in them", what="class folders")
+        found += [(path, one_form(folder.name), client) for path in files]
+    return found
 
 
-def _folders(parent: Path) -> list[Path]:
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(parent: Path, client: str) -> _Files:
-    return [
-        (path, folder.name, client)
-        for folder in _folders(parent)
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    ]
+def _found(listing: Listing) -> str:
+    """What was found instead of pictures."""
+    return "; ".join(str(left) for left in listing.left_out)
 
 
 def _column(files: _Files, position: int) -> np.ndarray:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.images import IMAGE_SUFFIXES, read_image, resize
-from fedlab.data.masks import ClassTable, dominant_class, read_classes, read_mask
+from fedlab.data.classes import test_part
+from fedlab.data.images import UNREAD, PictureReader, is_picture, resize
+from fedlab.data.listing import Listing
+from fedlab.data.masks import UNLABELLED, ClassTable, dominant_class, read_classes, read_mask
+from fedlab.data.reading import read_each
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test")
 _KEY = "data.source.path"
+# a mask holds indices, which a format that smears pixels would change
+_LOSSLESS = (".png", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff")
 
 
 class MasksSettings(Section):
@@ -33,6 +39,10 @@ class MasksSettings(Section):
     )
     stride: Positive = Field(default=4, description="image pixels per mask pixel; masks are made smaller by nearest")
     ignore: tuple[int, ...] = Field(default=(255,), description="mask values that mean unlabelled")
+    values: tuple[int, ...] = Field(
+        default=(),
+        description="mask values of the classes in their order, where they are not 0, 1, 2 …; [0, 255]: two classes",
+    )
     background: str | None = Field(
         default=None, description="class that does not count when images are labelled by the class that covers most"
     )
@@ -54,6 +64,20 @@ class _Pair:
     domain: str
 
 
+@dataclass
+class _Reading:
+    """What one call of `load` goes through and leaves out."""
+
+    listing: Listing
+    pictures: PictureReader
+    unlabelled: int = 0
+    pixels: int = 0
+
+    def left_out(self, why: str) -> tuple[LeftOut, ...]:
+        ignored = (LeftOut("mask pixels", self.unlabelled, why, self.pixels),) if self.unlabelled else ()
+        return (*self.listing.left_out, *self.pictures.left_out, *ignored)
+
+
 class Masks:
     """Your own images and segmentation masks (PNG of class indices, or of colours that classes.txt lists)."""
 
@@ -69,85 +93,149 @@ class Masks:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError(_KEY, self.settings.path, "a folder with images/ and masks/", "check the path")
-        splits = self._splits()
+        at = _Reading(Listing(_KEY, self.root), PictureReader(_KEY))
+        splits = self._splits(at)
         held = self.root / "server"
-        sets = {f.name: self._pairs(f) for f in (sorted(held.iterdir()) if held.is_dir() else ()) if f.is_dir()}
+        sets = {one_form(f.name): self._pairs(f, at) for f in (at.listing.folders(held) if held.is_dir() else ())}
         everything = [*splits["train"], *splits["test"], *(pair for pairs in sets.values() for pair in pairs)]
         table = self._table(everything)
         domains = _domains([*splits["train"], *splits["test"]])
-        samples = {split: self._samples(split, pairs, table, domains) for split, pairs in splits.items()}
+        samples = {split: self._samples(split, pairs, table, domains, at) for split, pairs in splits.items()}
+        self._check_labels(samples, at)
         shapes = {split: part["image"].shape[1:] for split, part in samples.items()}
         if shapes["train"] != shapes["test"]:
             raise DataError(_KEY, shapes, "images of one size", "set data.source.size: [height, width]")
-        server = {name: self._samples(name, pairs, table, _domains(pairs)) for name, pairs in sets.items()}
-        return Dataset(self.root.name, samples["train"], samples["test"], server)
+        server = {name: self._samples(name, pairs, table, _domains(pairs), at) for name, pairs in sets.items()}
+        why = "their colour is none that classes.txt lists" if table.colours else self._ignored()
+        return Dataset(self.root.name, samples["train"], samples["test"], server, left_out=at.left_out(why))
 
-    def _splits(self) -> dict[str, list[_Pair]]:
+    def _ignored(self) -> str:
+        return f"data.source.ignore says of their value that they are unlabelled: {_listed(self.settings.ignore)}"
+
+    def _check_labels(self, samples: Mapping[str, Samples], at: _Reading) -> None:
+        """Refuse masks that tell nothing apart: every prediction would be right."""
+        for split in _SPLITS:
+            found = np.unique(samples[split]["mask"])
+            classes = [samples[split].class_names[code] for code in found[found != UNLABELLED].tolist()]
+            if len(classes) == 1 and split == "test":
+                continue  # a part of the classes only, which is said
+            if len(classes) < 2:
+                ignored = f", {at.unlabelled:,} of {at.pixels:,} pixels ignored" if at.unlabelled else ""
+                raise self._one_class(f"{split} masks: {_listed(classes) or 'no class'}{ignored}")
+
+    def _one_class(self, found: str) -> DataError:
+        ignore = _listed(self.settings.ignore)
+        return DataError(
+            _KEY, f"{found} ({self.root})", "pixels of at least two classes, by which something can be told apart",
+            f"list the values of the classes in their order, such as data.source.values: [0, 255], or take a value "
+            f"that is a class out of data.source.ignore: [{ignore}]",
+        )  # fmt: skip
+
+    def _splits(self, at: _Reading) -> dict[str, list[_Pair]]:
         """The folder's own train and test parts, or a drawn one."""
         present = [split for split in _SPLITS if (self.root / split).is_dir()]
         if len(present) == 2:
-            return {split: self._pairs(self.root / split) for split in _SPLITS}
+            return {split: self._pairs(self.root / split, at) for split in _SPLITS}
         if present:
             raise DataError(
                 _KEY, str(self.root / present[0]), "folders train and test side by side",
                 f"add the other, or put images/ and masks/ directly into {self.root}",
             )  # fmt: skip
-        pairs = self._pairs(self.root)
+        pairs = self._pairs(self.root, at)
         parts: dict[str, list[_Pair]] = {split: [] for split in _SPLITS}
         for domain in sorted({pair.domain for pair in pairs}):
             members = [pair for pair in pairs if pair.domain == domain]
             rng = numpy_generator(self.settings.data_seed, "masks split", domain)
-            drawn = set(rng.permutation(len(members))[: int(len(members) * self.settings.test_fraction)].tolist())
+            wanted, fraction = int(len(members) * self.settings.test_fraction), self.settings.test_fraction
+            drawn = set(rng.permutation(len(members))[: test_part(len(members), wanted) if fraction else 0].tolist())
             for position, pair in enumerate(members):
                 parts["test" if position in drawn else "train"].append(pair)
         return parts
 
-    def _pairs(self, folder: Path) -> list[_Pair]:
+    def _pairs(self, folder: Path, at: _Reading) -> list[_Pair]:
         """Every image below ``images/`` with its mask at the same place below ``masks/``."""
         s, images, masks = self.settings, folder / "images", folder / "masks"
         for needed in (images, masks):
             if not needed.is_dir():
                 raise DataError(_KEY, str(folder), f"a folder {needed.name}/ in it", "see data.source.path")
-        pairs = []
-        # unlike rglob, walk follows links: data sets are linked into place rather than copied
-        found = (Path(parent) / name for parent, _, names in os.walk(images, followlinks=True) for name in names)
-        for path in sorted(found):
+        pairs: list[_Pair] = []
+        ending = one_form(s.image_suffix)
+        files = []
+        for path in at.listing.below(images, is_picture, UNREAD):
+            if one_form(path.stem).endswith(ending):
+                files.append(path)
+            else:
+                at.listing.skip(path, f"their name does not end in data.source.image_suffix, {s.image_suffix}")
+        by_name = self._masks(masks, at)
+        used: set[Path] = set()
+
+        def pair(_: int, path: Path) -> None:
             place = path.relative_to(images)
-            if path.suffix.lower() not in IMAGE_SUFFIXES or any(part.startswith(".") for part in place.parts):
-                continue
-            if not path.stem.endswith(s.image_suffix):
-                continue
-            stem = path.stem.removesuffix(s.image_suffix)
-            mask = masks / place.with_name(f"{stem}{s.mask_suffix}.png")
-            if not mask.is_file():
-                raise DataError(_KEY, str(path), f"its mask {mask}", "add it, or set data.source.mask_suffix")
-            pairs.append(_Pair(path, mask, place.parts[0] if len(place.parts) > 1 else ""))
+            parts = [one_form(part) for part in place.parts[:-1]]
+            stem = one_form(path.stem).removesuffix(ending) + one_form(s.mask_suffix)
+            mask = by_name.get((*parts, stem))
+            if mask is None:
+                wanted = masks / place.with_name(f"{path.stem.removesuffix(s.image_suffix)}{s.mask_suffix}.png")
+                raise DataError(_KEY, str(path), f"its mask {wanted}", "add it, or set data.source.mask_suffix")
+            used.add(mask)
+            pairs.append(_Pair(path, mask, parts[0] if parts else ""))
+
+        read_each(files, pair, "images")
+        for mask in sorted(set(by_name.values()) - used):
+            at.listing.skip(mask, "no image is of the mask's name")
         if not pairs:
-            raise DataError(_KEY, str(images), "image files", f"they end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise DataError(_KEY, str(images), "image files", "they end in .png, .jpg or as Pillow knows them")
         return pairs
+
+    def _masks(self, folder: Path, at: _Reading) -> dict[tuple[str, ...], Path]:
+        """Mask files by their folders and name without its ending; of several endings PNG counts."""
+        found: dict[tuple[str, ...], Path] = {}
+        why = f"they are no masks without loss ({', '.join(_LOSSLESS)})"
+        fix = "save masks as PNG: JPEG changes class indices"
+        files = at.listing.below(folder, lambda path: path.suffix.lower() in _LOSSLESS, why, fix)
+        for path in sorted(files, key=lambda path: _LOSSLESS.index(path.suffix.lower())):
+            parts = [one_form(part) for part in path.relative_to(folder).parts[:-1]]
+            found.setdefault((*parts, one_form(path.stem)), path)
+        return found
 
     def _table(self, pairs: Sequence[_Pair]) -> ClassTable:
         """Classes as classes.txt names them, or numbered up to the highest in any mask."""
-        listed = self.root / "classes.txt"
+        listed, values = self.root / "classes.txt", self.settings.values
         if listed.is_file():
             table = read_classes(listed)
+            if values and (table.colours or len(values) != len(table.names)):
+                expected = f"one value for each of the {len(table.names)} classes of classes.txt, which has no colours"
+                raise DataError("data.source.values", values, expected, "leave one of them out")
+            table = replace(table, values=values)
+        elif values:
+            table = ClassTable(tuple(map(str, values)), values=values)
         else:
             free = ClassTable(tuple(map(str, range(2**16))))
-            top = max(int(read_mask(p.mask, free, self.settings.ignore, None).max(initial=-1)) for p in pairs)
-            table = ClassTable(tuple(map(str, range(top + 1))))
+            tops = np.full(len(pairs), UNLABELLED)
+
+            def look(row: int, pair: _Pair) -> None:
+                tops[row] = read_mask(pair.mask, free, self.settings.ignore, None).max(initial=UNLABELLED)
+
+            read_each(pairs, look, "masks")
+            if tops.max() < 0:
+                raise self._one_class("no class, every pixel ignored")
+            table = ClassTable(tuple(map(str, range(int(tops.max()) + 1))))
         background = self.settings.background
         if background is not None and background not in table.names:
             raise DataError("data.source.background", background, f"one of {', '.join(table.names)}")
         return table
 
-    def _samples(self, split: str, pairs: Sequence[_Pair], table: ClassTable, domains: tuple[str, ...]) -> Samples:
+    def _samples(
+        self, split: str, pairs: Sequence[_Pair], table: ClassTable, domains: tuple[str, ...], at: _Reading
+    ) -> Samples:
         s = self.settings
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
         if not pairs:
             raise DataError(_KEY, str(self.root), f"{split} images", "raise data.source.test_fraction, or add images")
-        for pair in pairs:
-            whole = read_image(pair.image, None, 3)
+
+        def read(_: int, pair: _Pair) -> None:
+            whole = at.pictures.read(pair.image, None, 3)
             image = resize(whole[None], s.size)[0] if s.size else whole
             if images and image.shape != images[0].shape:
                 raise DataError(
@@ -156,10 +244,17 @@ class Masks:
                     "set data.source.size: [height, width]",
                 )  # fmt: skip
             small = -(-image.shape[1] // s.stride), -(-image.shape[2] // s.stride)
+            mask = read_mask(pair.mask, table, s.ignore, small, expected=whole.shape[1:])
             images.append(image)
-            masks.append(read_mask(pair.mask, table, s.ignore, small, expected=whole.shape[1:]))
+            masks.append(mask)
+            if (mask == UNLABELLED).all():
+                at.listing.skip(pair.mask, "every pixel is unlabelled, so that only the image is used", what="masks")
+
+        read_each(pairs, read, "pairs of image and mask")
         skipped = table.names.index(s.background) if s.background else None
         stacked = np.stack(masks)
+        at.unlabelled += int((stacked == UNLABELLED).sum())
+        at.pixels += stacked.size
         columns = {
             "image": np.stack(images),
             "mask": stacked,
@@ -169,6 +264,10 @@ class Masks:
             return Samples(columns, table.names)
         owner = np.array([domains.index(pair.domain) for pair in pairs], np.int64)
         return Samples({**columns, "domain": owner, "group": owner}, table.names, domains, domains)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def _domains(pairs: Sequence[_Pair]) -> tuple[str, ...]:
