@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from fedlab.data.reading import reading
 from fedlab.errors import DataError
+from fedlab.left_out import LeftOut
 
 NEGATIVE = "negative/"
 """Prefix of the columns with false captions."""
@@ -30,10 +32,29 @@ class Tokens:
     Args:
         vocabulary: word or piece of every token id.
         encode: captions → ids (n, L) int64; the empty text becomes zeros alone.
+        lengths: of captions: how many tokens they would need, and how many of these stand for words that are not in
+            the vocabulary.
+        length: L.
     """
 
     vocabulary: tuple[str, ...]
     encode: Callable[[Sequence[str]], np.ndarray]
+    lengths: Callable[[Sequence[str]], tuple[list[int], int]]
+    length: int
+
+    def left_out(self, captions: Sequence[str]) -> tuple[LeftOut, ...]:
+        """What `encode` does not keep of captions."""
+        needed, unknown = self.lengths(captions)
+        long = [text for text, tokens in zip(captions, needed, strict=True) if tokens > self.length]
+        found = []
+        if long:
+            fix = f"data.source.length: {max(needed)} keeps them whole, if the model takes so many"
+            why = f"the ends of so many captions lie behind {self.length} tokens"
+            found.append(LeftOut("ends of captions", len(long), why, len(captions), fix, tuple(long[:3])))
+        if unknown:
+            why = "the tokenizer does not know them, and all become one token"
+            found.append(LeftOut("words or parts of words", unknown, why, sum(needed)))
+        return tuple(found)
 
 
 def tokenise(caption: str) -> list[str]:
@@ -61,7 +82,10 @@ def word_tokens(captions: Iterable[str], length: int | None = None) -> Tokens:
                 ids[row, : len(found) + 1] = [*found, index[END]]
         return ids
 
-    return Tokens(vocabulary, encode)
+    def lengths(texts: Sequence[str]) -> tuple[list[int], int]:
+        return [1 + len(tokenise(text)) for text in texts], 0
+
+    return Tokens(vocabulary, encode, lengths, size)
 
 
 def hub_tokens(name: str, length: int | None = None) -> Tokens:
@@ -76,15 +100,9 @@ def hub_tokens(name: str, length: int | None = None) -> Tokens:
     """
     from transformers import AutoTokenizer
 
-    try:
+    expected = "a tokenizer on the hub, in its cache, or a folder written by save_pretrained"
+    with reading("data.source.tokenizer", name, expected, "mend the name, or save the tokenizer again"):
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            "data.source.tokenizer",
-            name,
-            "a tokenizer on the hub, in its cache, or a folder written by save_pretrained",
-            " ".join(str(error).split())[:300],
-        ) from error
     size = length or tokenizer.model_max_length
     if size > 10_000:  # transformers' stand-in for a maximum that is not known
         raise DataError("data.source.length", length, "tokens of a caption: this tokenizer names no maximum", "set it")
@@ -99,7 +117,11 @@ def hub_tokens(name: str, length: int | None = None) -> Tokens:
             ids[written] = found["input_ids"]
         return ids
 
-    return Tokens(tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))), encode)
+    def lengths(texts: Sequence[str]) -> tuple[list[int], int]:
+        found = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
+        return list(map(len, found)), sum(ids.count(tokenizer.unk_token_id) for ids in found)
+
+    return Tokens(tuple(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))), encode, lengths, size)
 
 
 def decode(ids: Iterable[int], vocabulary: Sequence[str]) -> str:

@@ -60,7 +60,8 @@ def labelled(
     low = min((int(part.min()) for part in pair if len(part)), default=0)
     found, count = f"labels from {low} to {top}", sum(map(len, pair))
     if class_names is not None:
-        names = tuple(checked_name(str(name), "class_names", "a class") for name in class_names)
+        texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in class_names]
+        names = tuple(checked_name(text, "class_names", "a class") for text in texts)
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise DataError("class_names", twice, "a different name for every class", "rename one of them")

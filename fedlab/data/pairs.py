@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.data.captions import tokenise
+from fedlab.data.listing import Listing
+from fedlab.data.reading import read_each, reason
+from fedlab.data.spelling import checked_name, is_text, one_form
+from fedlab.data.text import lines_of, read_text
 from fedlab.errors import DataError, did_you_mean
 
 GIVEN = "given"
@@ -59,15 +63,15 @@ def read_pairs(path: str, key: str) -> list[Pair]:
         DataError: no such file, a line that is no pair, or keys that some lines have and others lack.
     """
     file, key = Path(path).expanduser(), f"data.source.{key}"
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(key, path, "a JSONL file: one JSON object a line", str(error)) from error
-    pairs = [
-        _pair(line, file.parent, f"{key}: line {number}")
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
+    listing = Listing(key, file)
+    lines = [(number, line) for number, line in enumerate(lines_of(read_text(file, key)), 1) if line.strip()]
+    pairs: list[Pair] = []
+
+    def read(_: int, numbered: tuple[int, str]) -> None:
+        number, line = numbered
+        pairs.append(_pair(line, file.parent, f"{key}: line {number}", listing))
+
+    read_each(lines, read, "lines")
     if not pairs:
         raise DataError(key, path, "at least one line", 'such as {"image": "a.png", "caption": "a red square"}')
     for name in ("client", "label", "split"):
@@ -77,11 +81,13 @@ def read_pairs(path: str, key: str) -> list[Pair]:
     return pairs
 
 
-def _pair(line: str, folder: Path, where: str) -> Pair:
+def _pair(line: str, folder: Path, where: str, listing: Listing) -> Pair:
     try:
-        raw: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(where, line, "a JSON object", str(error)) from error
+        raw: Any = json.loads(line, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(where, line, "a JSON object", reason(error)) from error
+    if not is_text(json.dumps(raw, ensure_ascii=False)):
+        raise DataError(where, ascii(line), "whole characters", "an escape such as \\ud83d is half of one: write both")
     if not isinstance(raw, dict):
         raise DataError(where, line, "a JSON object", 'such as {"image": "a.png", "caption": "a red square"}')
     for name in raw:
@@ -90,8 +96,9 @@ def _pair(line: str, folder: Path, where: str) -> Pair:
     for name in ("image", "caption"):
         if not (isinstance(raw.get(name), str) and raw[name].strip()):
             raise DataError(f"{where}: {name}", raw.get(name), "text")
-    caption = raw["caption"].strip()
-    pair = Pair(folder / raw["image"], caption, _negatives(raw.get("negatives", []), caption, f"{where}: negatives"))
+    caption = one_form(raw["caption"].strip())
+    image = listing.find(folder / raw["image"])
+    pair = Pair(image, caption, _negatives(raw.get("negatives", []), caption, f"{where}: negatives"))
     named = {name: _name(raw[name], f"{where}: {name}") for name in ("client", "label", "split") if name in raw}
     if named.get("split", "train") not in ("train", "test"):
         raise DataError(f"{where}: split", named["split"], "train or test")
@@ -102,7 +109,15 @@ def _pair(line: str, folder: Path, where: str) -> Pair:
 def _name(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise DataError(where, value, "text or a whole number")
-    return str(value).strip()
+    return checked_name(str(value).strip(), where, "a name")
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are different."""
+    found = dict(items)
+    if len(found) < len(items):
+        raise ValueError("a key that occurs twice")
+    return found
 
 
 def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]:
@@ -117,8 +132,8 @@ def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]
         if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
             raise DataError(f"{where}.{kind}", given, "a caption, or a list of captions")
         for text in captions:
-            if tokenise(text) == tokenise(caption):
+            if tokenise(one_form(text)) == tokenise(caption):
                 raise DataError(f"{where}.{kind}", text, "a caption that differs from the true one")
         if captions:
-            negatives[kind] = tuple(text.strip() for text in captions)
+            negatives[kind] = tuple(one_form(text.strip()) for text in captions)
     return negatives

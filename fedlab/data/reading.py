@@ -37,11 +37,12 @@ def reading(key: str, what: object, expected: str, fix: str) -> Iterator[None]:
     except MemoryError as error:
         told = "make it smaller if it is whole: reading it asks for more memory than this machine gives"
         raise DataError(key, what, f"{expected} that fits into memory", told) from error
-    except PermissionError as error:
-        raise DataError(key, what, f"{expected} that may be read", f"change its permissions ({error})") from error
-    except FileNotFoundError as error:
-        raise DataError(key, what, f"{expected}: there is none", "mend its name, or add the file") from error
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            told = f"change its permissions ({reason(error)})"
+            raise DataError(key, what, f"{expected} that may be read", told) from error
+        if error.errno == errno.ENOENT:
+            raise DataError(key, what, f"{expected}: there is none", "mend its name, or add the file") from error
         if error.errno in _MACHINE:
             told = f"the machine failed, which says nothing about the file: {reason(error)}"
             raise MachineError(key, what, "a machine that can read it", told) from error

@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from fedlab.data.pixels import float_advice
+from fedlab.data.spelling import is_text, printable
 from fedlab.errors import DataError
 from fedlab.left_out import LeftOut
 
@@ -126,6 +128,7 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_names(self)
         for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
             if "image" in samples.columns:
                 _check_images(f"{self.name}: {split}", samples["image"])
@@ -144,6 +147,18 @@ class Dataset:
         words = (self.vocabulary,) if self.vocabulary else ()
         text = repr((self.train.fingerprint, self.test.fingerprint, held, *words))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Every name goes into files and reports, which hold UTF-8."""
+    parts = {"train": dataset.train, **dataset.server}
+    kinds = ("class_names", "domain_names", "group_names")
+    named = {f"{split} {kind}": getattr(samples, kind) for split, samples in parts.items() for kind in kinds}
+    named |= {"name": (dataset.name,), "server data": tuple(dataset.server), "vocabulary": dataset.vocabulary}
+    for kind, names in named.items():
+        wrong = next((name for name in names if not is_text(name)), None)
+        if wrong is not None:
+            raise DataError(kind, printable(wrong), "names in UTF-8", "rename it: no report could show it")
 
 
 def _check_type(name: str, values: np.ndarray) -> None:
@@ -170,5 +185,5 @@ def _check_images(key: str, images: np.ndarray) -> None:
             f"{key} images",
             f"values from {images.min():g} to {images.max():g}",
             "values in [0, 1]",
-            "divide by the largest value; normalisation is set by data.mean and data.std",
+            float_advice(float(images.min()), float(images.max())),
         )

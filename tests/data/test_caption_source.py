@@ -187,11 +187,11 @@ def test_unknown_rules_are_refused(write: Write) -> None:
 
 
 def test_pictures_are_read_once(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fedlab.data.sources.captions as module
+    from fedlab.data.images import PictureReader
 
     read: list[Path] = []
-    original = module.read_image
-    monkeypatch.setattr(module, "read_image", lambda path, *a: (read.append(path), original(path, *a))[1])
+    original = PictureReader.read
+    monkeypatch.setattr(PictureReader, "read", lambda self, path, *a: (read.append(path), original(self, path, *a))[1])
     lines = [pair("red", f"number {n}", split="train") for n in range(4)] + [pair("blue", "x", split="test")]
     data = load(write(lines))
     assert len(read) == 2

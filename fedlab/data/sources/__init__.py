@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Protocol
 
 from fedlab.config import Component, Section
+from fedlab.data.classes import plausible
 from fedlab.data.samples import Dataset
 from fedlab.errors import DataError
 from fedlab.registry import Registry
@@ -36,6 +37,7 @@ class Source(Protocol):
     """What a data source offers; the first line of its docstring is its entry in `fedlab list datasets`."""
 
     Settings: ClassVar[type[Section]]
+    # held_out_classes: bool = True where the test samples are of other classes than the training samples on purpose
 
     def __init__(self, settings: Any) -> None: ...
 
@@ -76,8 +78,9 @@ def load_source(component: Component, seed: int) -> Dataset:
         ConfigErrors: wrong settings.
         DataError: the data is missing, unreadable or cannot be used as asked.
     """
-    dataset = build_source(component).load(seed)
+    source = build_source(component)
+    dataset = source.load(seed)
     for split, samples in (("train", dataset.train), ("test", dataset.test)):
         if not len(samples):
             raise DataError("data.source", component.name, f"at least one {split} sample", "see the source's settings")
-    return dataset
+    return plausible(dataset, getattr(source, "held_out_classes", False))

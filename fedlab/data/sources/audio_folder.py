@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,15 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, ProperFraction, Section
-from fedlab.data.audio import read_audio, resampled
+from fedlab.data.audio import SUFFIXES, read_audio, resampled
+from fedlab.data.classes import test_part
+from fedlab.data.listing import Listing
+from fedlab.data.reading import read_each, reading
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.spelling import checked_name
+from fedlab.data.text import read_text
 from fedlab.errors import DataError, did_you_mean
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test", "probe")
@@ -77,30 +84,52 @@ class AudioFolder:
         if self.missing():
             expected = f"a folder with {self.settings.table}"
             raise DataError(_KEY, self.settings.path, expected, "see methods/asit/README.md")
+        listing = Listing(_KEY, self.root)
         by_split = self._split(self._rows())
         for split in ("train", "test"):
             if not by_split[split]:
                 raise DataError(str(self.table), f"no row of split {split!r}", f"{split} clips", "add some")
         rows = [row for split in _SPLITS for row in by_split[split]]
         names = _Names.of(rows)
-        labelled = all(row.labels for split in ("train", "test") for row in by_split[split])
-        train, test = (self._samples(by_split[split], names, labelled) for split in ("train", "test"))
+        clients = [*by_split["train"], *by_split["test"]]
+        labelled = all(row.labels for row in clients)
+        files = self._files(rows, listing)
+        left_out = [*listing.left_out, *_labels_lost(clients, labelled)]
+        at = files, left_out
+        train, test = (self._samples(by_split[split], names, labelled, *at) for split in ("train", "test"))
         server = {}
         if by_split["probe"]:
-            server["probe"] = self._samples(by_split["probe"], names, True)
+            server["probe"] = self._samples(by_split["probe"], names, True, *at)
         if names.classes and all(row.labels for row in by_split["test"]):
-            server["test"] = test if labelled else self._samples(by_split["test"], names, True)
-        return Dataset(self.root.name, train, test, server)
+            server["test"] = test if labelled else self._samples(by_split["test"], names, True, files, [])
+        return Dataset(self.root.name, train, test, server, left_out=_summed(left_out))
+
+    def _files(self, rows: Sequence[Clip], listing: Listing) -> dict[str, Path]:
+        """The file of every row; other sound files in the folder are counted."""
+        files = {row.file: listing.find(self.root / row.file) for row in rows}
+        listed = set(files.values())
+        for path in listing.below(self.root, lambda path: path.suffix.lower() in SUFFIXES, "they are no sound files"):
+            if path not in listed and path != self.table:
+                listing.skip(path, f"{self.settings.table} does not list them", "add a row for each of them")
+        return files
 
     def _rows(self) -> list[Clip]:
-        try:
-            with self.table.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                header = [name.strip() for name in reader.fieldnames or ()]
-                self._check_header(header)
-                rows = [self._row(dict(zip(header, row.values(), strict=False)), reader.line_num) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(_KEY, str(self.table), "a readable table, comma-separated, UTF-8", str(error)) from error
+        text = read_text(self.table, _KEY)
+        rows: list[Clip] = []
+        with reading(_KEY, str(self.table), "a readable table, comma-separated", "mend the line"):
+            reader = csv.reader(io.StringIO(text), strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            self._check_header(header)
+            cells = [(reader.line_num, row) for row in reader if row]
+
+        def read(_: int, numbered: tuple[int, list[str]]) -> None:
+            line, row = numbered
+            if len(row) > len(header):
+                where, fix = f"{self.table}, line {line}", "several labels go into one cell: 'dog;rain'"
+                raise DataError(where, f"{len(row)} cells", f"{len(header)}, one for each column", fix)
+            rows.append(self._row(dict(zip(header, row, strict=False)), line))
+
+        read_each(cells, read, "rows")
         if not rows:
             raise DataError(str(self.table), "no rows", "one row per sound file")
         for column in ("speaker", "device"):
@@ -119,15 +148,17 @@ class AudioFolder:
         for name in header:
             if name not in _COLUMNS:
                 raise DataError(f"{self.table}, line 1", name, "a known column", did_you_mean(name, _COLUMNS))
+        if len(set(header)) < len(header):
+            raise DataError(f"{self.table}, line 1", ",".join(header), "every column once", "leave one of them out")
         if "file" not in header or {"speaker", "group"} <= set(header):
             raise DataError(
                 f"{self.table}, line 1", ",".join(header), "a column file, and speaker or group but not both"
             )
 
     def _row(self, row: dict[str, str | None], line: int) -> Clip:
-        cells = {name: (row.get(name) or "").strip() for name in _COLUMNS}
-        split = cells["split"].lower()
         where = f"{self.table}, line {line}"
+        cells = {name: checked_name((row.get(name) or "").strip(), where, "a cell") for name in _COLUMNS}
+        split = cells["split"].lower()
         if not cells["file"]:
             raise DataError(where, "no file", "the name of a sound file")
         if split not in ("", *_SPLITS):
@@ -150,17 +181,26 @@ class AudioFolder:
             members = [row for row in rows if row.labels == labels]
             rng = numpy_generator(self.settings.data_seed, "audio split", *labels)
             order = rng.permutation(len(members)).tolist()
-            count = round(len(members) * self.settings.test_fraction)
+            count = test_part(len(members), round(len(members) * self.settings.test_fraction))
             parts["test"] += [members[i] for i in sorted(order[:count])]
             parts["train"] += [members[i] for i in sorted(order[count:])]
         return parts
 
-    def _samples(self, rows: Sequence[Clip], names: _Names, labelled: bool) -> Samples:
+    def _samples(
+        self, rows: Sequence[Clip], names: _Names, labelled: bool, files: dict[str, Path], left_out: list[LeftOut]
+    ) -> Samples:
         audio = np.zeros((len(rows), round(self.settings.rate * self.settings.seconds)), np.float32)
         length = np.zeros(len(rows), np.int64)
-        for index, row in enumerate(rows):
-            clip = self._clip(self.root / row.file)[: audio.shape[1]]
+        seconds = np.zeros(len(rows))
+
+        def read(index: int, row: Clip) -> None:
+            whole = self._clip(files[row.file])
+            clip = whole[: audio.shape[1]]
             audio[index, : len(clip)], length[index] = clip, len(clip)
+            seconds[index] = len(whole) / self.settings.rate
+
+        read_each(rows, read, "sound files")
+        left_out += _cut(rows, seconds, length / self.settings.rate)
         columns: dict[str, np.ndarray] = {"audio": audio, "length": length}
         columns["domain"] = names.codes(names.devices, [row.device for row in rows])
         if names.groups:
@@ -184,6 +224,36 @@ class AudioFolder:
             fix = "take its row out, or lower data.source.shortest"
             raise DataError(_KEY, found, f"at least {s.shortest:g} s", fix)
         return resampled(clip, rate, s.rate)
+
+
+def _cut(rows: Sequence[Clip], seconds: np.ndarray, kept: np.ndarray) -> list[LeftOut]:
+    """What lies behind the length of a clip."""
+    cut = np.flatnonzero(seconds > kept)
+    if not len(cut):
+        return []
+    lost, whole = round(float((seconds - kept).sum()), 3), round(float(seconds.sum()), 3)
+    examples = tuple(rows[index].file for index in cut[:10].tolist())
+    return [LeftOut("seconds of sound", lost, "they lie behind data.source.seconds", whole, "", examples)]
+
+
+def _labels_lost(rows: Sequence[Clip], labelled: bool) -> list[LeftOut]:
+    """Labels that no client sees, since others have none."""
+    given = sum(bool(row.labels) for row in rows)
+    if labelled or not given:
+        return []
+    examples = tuple(row.file for row in rows if not row.labels)[:10]
+    why = "other rows of train and test have none, and clients see labels of all their clips or of none"
+    fix = "label every row for methods that need labels"
+    return [LeftOut("labels", given, why, len(rows), fix, examples)]
+
+
+def _summed(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
+    """The same things of several splits as one."""
+    found: dict[tuple[str, str], LeftOut] = {}
+    for left in left_out:
+        key = left.what, left.why
+        found[key] = found[key] + left if key in found else left
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

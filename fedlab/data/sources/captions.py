@@ -12,11 +12,16 @@ from pydantic import AfterValidator, Field
 
 from fedlab.config import Fraction, Positive, Section
 from fedlab.data.captions import Tokens, hub_tokens, negative_columns, tokenise, word_tokens
-from fedlab.data.images import IMAGE_SUFFIXES, read_image
+from fedlab.data.classes import test_part
+from fedlab.data.images import UNREAD, PictureReader, is_picture
+from fedlab.data.listing import Listing
 from fedlab.data.negatives import KINDS, NegativeRules
 from fedlab.data.pairs import Pair, read_pairs
+from fedlab.data.reading import read_each
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.spelling import one_form
 from fedlab.errors import DataError, did_you_mean
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
 
 
@@ -94,15 +99,18 @@ class Captions:
         train, test = self._split(read_pairs(s.path, "path"))
         held = {key: read_pairs(path, key) for key in ("composition", "pretrain") if (path := getattr(s, key))}
         train, test = self._with_rules(train, test)
-        classes = self._classes()
+        reader = PictureReader("data.source.path")
+        classes, zeroshot, passed_over = self._classes()
         prompts = [(template.replace("{}", name), row) for row, name in enumerate(classes) for template in s.prompts]
         every = list(chain(train, test, *held.values()))
-        tokens = self._tokens(chain(*(pair.captions for pair in every), (text for text, _ in prompts)))
+        captions = [*chain(*(pair.captions for pair in every)), *(text for text, _ in prompts)]
+        tokens = self._tokens(captions)
         kinds = _most((*train, *test))
         names = {key: tuple(sorted({getattr(p, key) for p in (*train, *test)} - {""})) for key in ("label", "client")}
 
         def samples(pairs: Sequence[Pair], kinds: Mapping[str, int]) -> Samples:
-            columns = {"image": self._images([pair.image for pair in pairs]), **_text(pairs, kinds, tokens.encode)}
+            images = self._images([pair.image for pair in pairs], reader)
+            columns = {"image": images, **_text(pairs, kinds, tokens.encode)}
             return Samples(columns)
 
         def owned(pairs: Sequence[Pair]) -> Samples:
@@ -115,15 +123,18 @@ class Captions:
 
         server = {key: samples(pairs, _most(pairs) if key == "composition" else {}) for key, pairs in held.items()}
         if classes:
-            server |= self._zeroshot(classes, prompts, tokens.encode)
-        return Dataset(Path(s.path).stem, owned(train), owned(test), server, tokens.vocabulary)
+            server |= self._zeroshot(classes, zeroshot, prompts, tokens.encode, reader)
+        parts = owned(train), owned(test)
+        left_out = (*passed_over, *reader.left_out, *tokens.left_out(captions))
+        return Dataset(Path(s.path).stem, *parts, server, tokens.vocabulary, left_out)
 
     def _split(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
         """As the lines say, or by image: captions of one image stay together."""
         if not any(pair.split for pair in pairs):
             files = sorted({pair.image for pair in pairs})
             drawn = numpy_generator(self.settings.data_seed, "captions split").permutation(len(files))
-            tested = {files[int(i)] for i in drawn[: int(len(files) * self.settings.test_fraction)]}
+            count = test_part(len(files), int(len(files) * self.settings.test_fraction))
+            tested = {files[int(i)] for i in drawn[:count]}
             parts = [[p for p in pairs if (p.image in tested) == test] for test in (False, True)]
         else:
             parts = [[p for p in pairs if p.split == split] for split in ("train", "test")]
@@ -163,39 +174,50 @@ class Captions:
         s = self.settings
         return hub_tokens(s.tokenizer, s.length) if s.tokenizer else word_tokens(captions, s.length)
 
-    def _images(self, files: Sequence[Path]) -> np.ndarray:
+    def _images(self, files: Sequence[Path], reader: PictureReader) -> np.ndarray:
         images = np.empty((len(files), 3, self.settings.size, self.settings.size), np.uint8)
-        first: dict[Path, int] = {}
+        rows: dict[Path, list[int]] = {}
         for row, file in enumerate(files):
-            seen = first.setdefault(file, row)
-            images[row] = images[seen] if seen < row else read_image(file, self.settings.size, 3)
+            rows.setdefault(file, []).append(row)
+
+        def read(_: int, file: Path) -> None:
+            images[rows[file]] = reader.read(file, self.settings.size, 3)
+
+        read_each(list(rows), read, "pictures")
         return images
 
-    def _classes(self) -> tuple[str, ...]:
+    def _classes(self) -> tuple[tuple[str, ...], list[tuple[Path, int]], tuple[LeftOut, ...]]:
+        """Names of the zero-shot classes, their pictures each with its class, and what else lies there."""
         if self.settings.zeroshot is None:
-            return ()
-        root = Path(self.settings.zeroshot).expanduser()
-        names = sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
+            return (), [], ()
+        key, root = "data.source.zeroshot", Path(self.settings.zeroshot).expanduser()
+        listing = Listing(key, root)
+        folders = listing.folders(root) if root.is_dir() else []
+        names = tuple(sorted({one_form(folder.name) for folder in folders}))
         if len(names) < 2:
-            raise DataError("data.source.zeroshot", str(root), "a folder with a folder of images for each class")
-        return tuple(names)
+            raise DataError(key, str(root), "a folder with a folder of images for each class")
+        by_class = {folder: listing.files(folder, is_picture, UNREAD) for folder in folders}
+        for folder, found in by_class.items():
+            if not found:
+                raise DataError(key, str(folder), "image files in every class folder", "add some, or remove the folder")
+        # the classes in order, whatever form their names have on the disk
+        rows = [(file, names.index(one_form(folder.name))) for folder, found in by_class.items() for file in found]
+        return names, sorted(rows, key=lambda file_row: file_row[1]), listing.left_out
 
     def _zeroshot(
-        self, classes: Sequence[str], prompts: Sequence[tuple[str, int]], encode: Callable[[Sequence[str]], np.ndarray]
+        self,
+        classes: Sequence[str],
+        files: Sequence[tuple[Path, int]],
+        prompts: Sequence[tuple[str, int]],
+        encode: Callable[[Sequence[str]], np.ndarray],
+        reader: PictureReader,
     ) -> dict[str, Samples]:
-        root = Path(self.settings.zeroshot or "").expanduser()
-        files = [
-            (file, row)
-            for row, name in enumerate(classes)
-            for file in sorted((root / name).iterdir())
-            if file.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        if not files:
-            raise DataError("data.source.zeroshot", str(root), "image files in the class folders")
         labels = np.array([row for _, row in files], np.int64)
         texts, rows = encode([text for text, _ in prompts]), np.array([row for _, row in prompts], np.int64)
         return {
-            "zeroshot": Samples({"image": self._images([file for file, _ in files]), "label": labels}, tuple(classes)),
+            "zeroshot": Samples(
+                {"image": self._images([file for file, _ in files], reader), "label": labels}, tuple(classes)
+            ),
             "prompts": Samples({"text": texts, "label": rows}, tuple(classes)),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,18 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.images import decode
+from fedlab.data.classes import by_name, coded, labelled
+from fedlab.data.images import PictureReader
+from fedlab.data.listing import Listing
+from fedlab.data.reading import read_each, reading, reason
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.sources.arrays import encode
+from fedlab.data.spelling import checked_name
 from fedlab.errors import DataError, did_you_mean
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
+
+_SPLITS = ("train_split", "test_split")
+_COLUMNS = ("image_column", "label_column", "group_column")
 
 
 class HubSettings(Section):
@@ -34,6 +42,17 @@ class HubSettings(Section):
     channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: grey")
     limit: Positive | None = Field(default=None, description="at most so many samples of each split, drawn at random")
     data_seed: int = Field(default=0, ge=0, description="draws the `limit` samples; the run's seed does not")
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Columns of one split; `names` are its classes', where it has them, `group` the owners, `files` of pictures."""
+
+    image: np.ndarray
+    label: np.ndarray
+    names: tuple[str, ...] | None
+    group: np.ndarray
+    files: frozenset[str]
 
 
 class Hub:
@@ -60,13 +79,12 @@ class Hub:
 
     def load(self, seed: int) -> Dataset:
         settings = self.settings
-        columns = {split: self._columns(split, self._open(split)) for split in ("train_split", "test_split")}
-        train, test = columns["train_split"], columns["test_split"]
-        if train["names"] is not None:
-            class_names, labels = train["names"], (train["label"], test["label"])
-        else:
-            labels, class_names = encode((train["label"], test["label"]))
-        groups, group_names = encode((train["group"], test["group"])) if settings.group_column else (None, ())
+        reader = PictureReader("data.source.image_column")
+        tables = {split: self._open(split) for split in _SPLITS}
+        left_out = [*_unused(tables["train_split"], self._used)]
+        train, test = (self._columns(split, table, reader, left_out) for split, table in tables.items())
+        labels, class_names = _classes(train, test)
+        groups, group_names = (None, ()) if not settings.group_column else coded("group", (train.group, test.group))
 
         def samples(position: int, image: np.ndarray) -> Samples:
             arrays = {"image": image, "label": labels[position], "domain": np.zeros(len(image), dtype=np.int64)}
@@ -74,13 +92,32 @@ class Hub:
                 arrays["group"] = groups[position]
             return Samples(arrays, class_names, group_names=group_names)
 
-        return Dataset(settings.path, samples(0, train["image"]), samples(1, test["image"]))
+        counted = (*left_out, *self._unread({*train.files, *test.files}), *reader.left_out)
+        return Dataset(settings.path, samples(0, train.image), samples(1, test.image), left_out=counted)
+
+    def _unread(self, files: set[str]) -> tuple[LeftOut, ...]:
+        """What lies in a folder of pictures and is of no split that is read."""
+        root = os.path.realpath(self.path)
+        if self.settings.limit is not None or not any(file.startswith(root + os.sep) for file in files):
+            return ()
+        listing = Listing("data.source.path", self.path)
+        listing.below(
+            self.path, lambda path: os.path.realpath(path) in files, "datasets takes them into no split that is read"
+        )
+        return listing.left_out
+
+    @property
+    def _used(self) -> tuple[str, ...]:
+        columns = (getattr(self.settings, key) for key in _COLUMNS)
+        return tuple(column for column in columns if column is not None)
 
     def _open(self, split: str) -> Any:
         import datasets
 
         settings, name = self.settings, getattr(self.settings, split)
-        try:
+        expected = "a data set on the hub, in the local cache or in a local folder"
+        checked_name(settings.path, "data.source.path", "a path")
+        with reading("data.source.path", settings.path, expected, self.missing() or "repair or download it again"):
             if (self.path / "dataset_dict.json").is_file():
                 splits = datasets.load_from_disk(str(self.path))
                 if name not in splits:
@@ -93,27 +130,22 @@ class Hub:
                     "data.source.path", settings.path, "a DatasetDict with train and test", "this folder is one split"
                 )
             source = str(self.path) if self.path.exists() else settings.path
-            return datasets.load_dataset(source, settings.config, split=name)
-        except ValueError as error:
-            raise DataError(
-                f"data.source.{split}", name, "a split and configuration of this data set", " ".join(str(error).split())
-            ) from error
-        except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                "data.source.path",
-                settings.path,
-                "a data set on the hub, in the local cache or in a local folder",
-                self.missing() or " ".join(f"{type(error).__name__}: {error}".split()),
-            ) from error
+            try:
+                return datasets.load_dataset(source, settings.config, split=name)
+            except ValueError as error:
+                expected = "a split and configuration of this data set"
+                raise DataError(f"data.source.{split}", name, expected, reason(error)) from error
 
-    def _columns(self, split: str, dataset: Any) -> dict[str, Any]:
+    def _columns(self, split: str, dataset: Any, reader: PictureReader, left_out: list[LeftOut]) -> _Columns:
         settings = self.settings
-        for key in ("image_column", "label_column", "group_column"):
+        for key in _COLUMNS:
             column = getattr(settings, key)
             if column is not None and column not in dataset.column_names:
                 known = dataset.column_names
                 raise DataError(f"data.source.{key}", column, f"one of {', '.join(known)}", did_you_mean(column, known))
         if settings.limit is not None and settings.limit < len(dataset):
+            rest, of = len(dataset) - settings.limit, f"samples of {getattr(settings, split)}"
+            left_out.append(LeftOut(of, rest, "data.source.limit asks for no more", len(dataset)))
             rng = numpy_generator(settings.data_seed, "hub limit", split)
             dataset = dataset.select(np.sort(rng.permutation(len(dataset))[: settings.limit]))
         labels = _values(dataset, "label_column", settings.label_column)
@@ -122,39 +154,86 @@ class Hub:
             raise DataError(
                 f"data.source.{split}", getattr(settings, split), "labelled samples", "use a labelled split"
             )
-        return {
-            "image": self._images(dataset),
-            "label": labels.astype(np.int64) if names is not None else labels,
-            "names": tuple(names) if names is not None else None,
-            "group": _values(dataset, "group_column", settings.group_column) if settings.group_column else None,
-        }
+        image, files = self._images(split, dataset, reader)
+        return _Columns(
+            image,
+            labels,
+            tuple(names) if names is not None else None,
+            _values(dataset, "group_column", settings.group_column) if settings.group_column else labels,
+            files,
+        )
 
-    def _images(self, dataset: Any) -> np.ndarray:
-        from PIL import Image
+    def _images(self, split: str, dataset: Any, reader: PictureReader) -> tuple[np.ndarray, frozenset[str]]:
+        import datasets
 
         size, channels, column = self.settings.size, self.settings.channels, self.settings.image_column
+        if isinstance(dataset.features[column], datasets.Image):  # decoded here, by the rules for every source
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        pictures = dataset.select_columns([column])
         images = np.empty((len(dataset), channels, size, size), dtype=np.uint8)
-        row = 0  # the sample that is being read, for the message
-        try:
-            for picture in dataset.select_columns([column]):
-                value = picture[column]
-                if not isinstance(value, Image.Image):
-                    value = Image.fromarray(np.asarray(value, dtype=np.uint8))
-                images[row] = decode(value, size, channels)
-                row += 1
-        except (OSError, ValueError, TypeError, SyntaxError) as error:
+        files = set()
+
+        def read(row: int, _: int) -> None:
+            name = f"{column!r}, sample {row} of {getattr(self.settings, split)}"
+            with reading(reader.key, name, "a readable image", "repair the data set"):
+                value = pictures[row][column]
+                if isinstance(value, dict) and value.get("path"):
+                    files.add(os.path.realpath(value["path"]))
+                value = _file(value)
+            images[row] = reader.sample(value, name, size, channels)
+
+        read_each(range(len(images)), read, "pictures")
+        return images, frozenset(files)
+
+
+def _file(value: Any) -> Any:
+    """The bytes of a picture that the data set keeps as a file; anything else as it is."""
+    if not (isinstance(value, dict) and "bytes" in value):
+        return value
+    if value["bytes"] is not None:
+        return value["bytes"]
+    path = value.get("path")
+    if path is not None and Path(path).is_file():
+        return Path(path).read_bytes()
+    import datasets
+
+    return datasets.Image().decode_example(value)  # inside an archive, or on a server
+
+
+def _classes(train: _Columns, test: _Columns) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
+    """Class codes of both splits, by the classes' names where a split has them."""
+    key = "data.source.label_column"
+    if train.names is None and test.names is None:
+        pair = train.label, test.label
+        if pair[0].dtype.kind == "U" or pair[1].dtype.kind == "U":
+            return labelled(pair, None, key)
+        return coded(key, pair)
+    codes, names = [], []
+    for part, other in ((train, "test"), (test, "train")):
+        if part.names is not None:
+            codes.append(part.label)
+            names.append(part.names)
+        elif part.label.dtype.kind == "U":
+            unique, places = np.unique(part.label, return_inverse=True)
+            codes.append(places)
+            names.append(tuple(map(str, unique)))
+        else:
             raise DataError(
-                "data.source.image_column",
-                f"{column!r}, sample {row}",
-                "a readable image, or an array of 0 to 255",
-                f"repair the data set ({error})",
-            ) from error
-        return images
+                key, f"whole numbers without names, where {other} has names", "class names in both splits, or in none",
+                "cast the column with datasets' cast_column and one ClassLabel",
+            )  # fmt: skip
+    return by_name((codes[0], codes[1]), (names[0], names[1]), key)
+
+
+def _unused(table: Any, used: tuple[str, ...]) -> tuple[LeftOut, ...]:
+    rest = tuple(name for name in table.column_names if name not in used)
+    return (LeftOut("columns", len(rest), "no setting names them", len(table.column_names), "", rest),) if rest else ()
 
 
 def _values(dataset: Any, key: str, column: str) -> np.ndarray:
-    values = np.asarray(dataset[column][:])
-    if values.ndim != 1 or values.dtype.kind not in "iuU":
+    with reading(f"data.source.{key}", column, "a readable column", "repair the data set"):
+        values = np.asarray(dataset[column][:])
+    if values.ndim != 1 or values.dtype.kind not in "biuU":
         raise DataError(
             f"data.source.{key}",
             column,

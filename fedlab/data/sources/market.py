@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -10,9 +11,12 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, ProperFraction, Section
-from fedlab.data.images import IMAGE_SUFFIXES, read_image
+from fedlab.data.images import UNREAD, PictureReader, is_picture
+from fedlab.data.listing import Listing
+from fedlab.data.reading import read_each
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
 
 _KEY = "data.source"
@@ -57,6 +61,18 @@ class _File(NamedTuple):
     camera: int
 
 
+@dataclass
+class _Reading:
+    """What one call of `load` goes through and leaves out."""
+
+    pictures: PictureReader
+    listings: list[Listing] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return (*(left for listing in self.listings for left in listing.left_out), *self.pictures.left_out)
+
+
 class Market:
     """Your own person re-ID data: folders in the layout of Market-1501, several sources, one unseen target.
 
@@ -65,6 +81,7 @@ class Market:
     """
 
     Settings = MarketSettings
+    held_out_classes = True
 
     def __init__(self, settings: MarketSettings) -> None:
         self.settings = settings
@@ -82,10 +99,11 @@ class Market:
         return f"no folder {absent[0]}; put the data there or change data.source" if absent else None
 
     def load(self, seed: int) -> Dataset:
+        at = _Reading(PictureReader(_KEY))
         for key, folder in self._folders():
             if not folder.is_dir():
                 raise DataError(key, str(folder.parent), f"a folder that holds {folder.name}/", "check the path")
-        files = {name: self._files(f"{_KEY}.sources.{name}", root / _TRAIN) for name, root in self.roots.items()}
+        files = {name: self._files(f"{_KEY}.sources.{name}", root / _TRAIN, at) for name, root in self.roots.items()}
         parts = {name: self._divided(name, found) for name, found in files.items()}
         people = sorted({(name, file.identity) for name, found in files.items() for file in found})
         cameras = sorted({(name, file.camera) for name, found in files.items() for file in found})
@@ -97,7 +115,7 @@ class Market:
             rows = [(name, file) for name in files for file in parts[name][split]]
             seen = np.array([camera[name, file.camera] for name, file in rows], dtype=np.int64)
             columns = {
-                "image": self._read([file for _, file in rows]),
+                "image": self._read([file for _, file in rows], at),
                 "label": np.array([identity[name, file.identity] for name, file in rows], dtype=np.int64),
                 "camera": seen,
                 "group": seen,
@@ -106,11 +124,13 @@ class Market:
             names = tuple(f"{name}-{number:04d}" for name, number in people)
             return Samples(columns, names, domains, tuple(f"{name}-c{number}" for name, number in cameras))
 
-        return Dataset("market", samples(0), samples(1), self._unseen(self.target) if self.target else {})
+        parts = samples(0), samples(1)
+        server = self._unseen(self.target, at) if self.target else {}
+        return Dataset("market", *parts, server, left_out=at.left_out)
 
-    def _unseen(self, root: Path) -> dict[str, Samples]:
+    def _unseen(self, root: Path, at: _Reading) -> dict[str, Samples]:
         """Query and gallery of the target."""
-        found = {part: self._files(f"{_KEY}.target", root / part) for part in (_QUERY, _GALLERY)}
+        found = {part: self._files(f"{_KEY}.target", root / part, at) for part in (_QUERY, _GALLERY)}
         cameras: dict[int, set[int]] = {}
         for file in found[_GALLERY]:
             cameras.setdefault(file.identity, set()).add(file.camera)
@@ -127,7 +147,7 @@ class Market:
 
         def samples(files: list[_File]) -> Samples:
             columns = {
-                "image": self._read(files),
+                "image": self._read(files, at),
                 "label": np.array([code[file.identity] for file in files], dtype=np.int64),
                 "camera": np.array([file.camera for file in files], dtype=np.int64),
                 "domain": np.zeros(len(files), dtype=np.int64),
@@ -136,12 +156,13 @@ class Market:
 
         return {"query": samples(found[_QUERY]), "gallery": samples(found[_GALLERY])}
 
-    def _files(self, key: str, folder: Path) -> list[_File]:
+    def _files(self, key: str, folder: Path, at: _Reading) -> list[_File]:
         """Pictures of the folder in order of their names, junk left out."""
         pattern, found = re.compile(self.settings.pattern), []
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                continue
+        listing = Listing(key, folder)
+        at.listings.append(listing)
+
+        def take(_: int, path: Path) -> None:
             match = pattern.search(path.name)
             try:
                 file = _File(path, int(match["identity"]), int(match["camera"])) if match else None
@@ -154,10 +175,16 @@ class Market:
                     f"a name in which {self.settings.pattern} finds two whole numbers",
                     "rename it as 0002_c1s1_000451_03.jpg is, or change data.source.pattern",
                 )
-            if file.identity != _JUNK:
+            if file.identity == _JUNK:
+                listing.skip(path, f"their identity, {_JUNK}, means junk", what="pictures")
+            else:
                 found.append(file)
+
+        read_each(listing.files(folder, is_picture, UNREAD), take, "names")
         if not found:
-            raise DataError(key, str(folder), "pictures of known identities", f"files end in {_suffixes()}")
+            raise DataError(
+                key, str(folder), "pictures of known identities", "files end in .jpg, .png or as Pillow knows them"
+            )
         return found
 
     def _divided(self, name: str, files: list[_File]) -> tuple[list[_File], list[_File]]:
@@ -172,17 +199,16 @@ class Market:
         held = {people[position] for position in rng.permutation(len(people))[:count].tolist()}
         return [f for f in files if f.identity not in held], [f for f in files if f.identity in held]
 
-    def _read(self, files: list[_File]) -> np.ndarray:
+    def _read(self, files: list[_File], at: _Reading) -> np.ndarray:
         from PIL import Image
 
         s = self.settings
         images = np.empty((len(files), 3, s.height, s.width), dtype=np.uint8)
-        for row, file in enumerate(files):
-            pixels = read_image(file.path, None, 3, _KEY).transpose(1, 2, 0)
+
+        def read(row: int, file: _File) -> None:
+            pixels = at.pictures.read(file.path, None, 3).transpose(1, 2, 0)
             resized = Image.fromarray(pixels).resize((s.width, s.height), Image.Resampling.BICUBIC)
             images[row] = np.asarray(resized).transpose(2, 0, 1)
+
+        read_each(files, read, "pictures")
         return images
-
-
-def _suffixes() -> str:
-    return ", ".join(sorted(IMAGE_SUFFIXES))

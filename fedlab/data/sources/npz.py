@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
 from fedlab.config import Section
+from fedlab.data.reading import reading
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
-from fedlab.errors import DataError
+from fedlab.data.spelling import checked_name, printable
+from fedlab.errors import DataError, did_you_mean
+from fedlab.left_out import LeftOut
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("domain_train", "domain_test", "group_train", "group_test", "class_names")
@@ -39,7 +41,8 @@ class Npz:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError("data.source.path", self.settings.path, "an .npz file", "save one with numpy.savez")
-        arrays = self._read()
+        checked_name(self.path.name, "data.source.path", self.path.parent)
+        arrays, unread = self._read()
         absent = [key for key in _REQUIRED if key not in arrays]
         absent += [key for stem in ("domain", "group") for key in _half_pair(stem, arrays)]
         if absent:
@@ -47,40 +50,43 @@ class Npz:
                 "data.source.path",
                 self.settings.path,
                 f"the keys {', '.join(absent)}",
-                f"it holds {', '.join(arrays) or 'nothing FedLab reads'}; see numpy.savez",
+                f"it holds {', '.join([*arrays, *unread]) or 'nothing'}; see numpy.savez",
             )
         try:
-            return from_arrays(
+            dataset = from_arrays(
                 *(arrays[key] for key in _REQUIRED),
                 domains=(arrays["domain_train"], arrays["domain_test"]) if "domain_train" in arrays else None,
                 groups=(arrays["group_train"], arrays["group_test"]) if "group_train" in arrays else None,
-                class_names=[str(name) for name in np.atleast_1d(arrays["class_names"])]
-                if "class_names" in arrays
-                else None,
+                class_names=np.atleast_1d(arrays["class_names"]) if "class_names" in arrays else None,
                 name=self.path.stem,
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error.key}", error.value, error.expected, error.fix) from error
+        return replace(dataset, left_out=(*_unread(unread), *dataset.left_out))
 
-    def _read(self) -> dict[str, np.ndarray]:
-        arrays = {}
-        key = ""
-        try:
+    def _read(self) -> tuple[dict[str, np.ndarray], list[str]]:
+        """The arrays FedLab knows, and the keys of others."""
+        key, fix = "data.source.path", "save it again with numpy.savez"
+        expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
+        arrays: dict[str, np.ndarray] = {}
+        with reading(key, str(self.path), expected, fix):
             archive = np.load(self.path, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("a single array, not an archive")
-            with archive:
-                for key in archive.files:
-                    if key in _REQUIRED or key in _OPTIONAL:
-                        arrays[key] = archive[key]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError) as error:
-            raise DataError(
-                "data.source.path",
-                f"{self.path}" + (f" [{key}]" if key else ""),
-                "a whole .npz archive of plain arrays (pickled objects are never loaded)",
-                f"save it again with numpy.savez ({error})",
-            ) from error
-        return arrays
+        with archive:
+            for name in archive.files:
+                if name in _REQUIRED or name in _OPTIONAL:
+                    with reading(key, f"{self.path} [{name}]", expected, fix):
+                        arrays[name] = archive[name]
+            return arrays, [printable(name) for name in archive.files if name not in arrays]
+
+
+def _unread(names: list[str]) -> tuple[LeftOut, ...]:
+    if not names:
+        return ()
+    known = (*_REQUIRED, *_OPTIONAL)
+    meant = next((f"{name}: {hint}" for name in names if (hint := did_you_mean(name, known)).startswith("did")), "")
+    return (LeftOut("arrays", len(names), "no key of theirs is read", None, meant, tuple(names[:10])),)
 
 
 def _half_pair(stem: str, arrays: dict[str, np.ndarray]) -> list[str]:

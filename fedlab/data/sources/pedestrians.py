@@ -58,6 +58,7 @@ class Pedestrians:
     """
 
     Settings = PedestriansSettings
+    held_out_classes = True
 
     def __init__(self, settings: PedestriansSettings) -> None:
         self.settings = settings

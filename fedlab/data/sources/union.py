@@ -32,6 +32,10 @@ class Union:
             name: build_source(component, f"data.source.sources.{name}") for name, component in settings.sources.items()
         }
 
+    @property
+    def held_out_classes(self) -> bool:
+        return any(getattr(source, "held_out_classes", False) for source in self.parts.values())
+
     def missing(self) -> str | None:
         reports = {name: source.missing() for name, source in self.parts.items()}
         lines = [
