@@ -72,8 +72,8 @@ def labelled(
         if low < 0 or top >= count:
             raise DataError(
                 f"{key}_train, {key}_test", found, f"integers from 0, below the number of samples, {count:,}",
-                f"number the classes from 0, numpy.unique(y, return_inverse=True)[1] over both splits together, or "
-                f"name them: {remedy}",
+                "if the numbers are names, make them text in both splits: y.astype(str); if they count classes, list "
+                f"the classes in {remedy}",
             )  # fmt: skip
         names = tuple(map(str, range(top + 1)))
     return (pair[0].astype(np.int64), pair[1].astype(np.int64)), names

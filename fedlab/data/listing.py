@@ -36,7 +36,7 @@ class Listing:
 
     def __init__(self, key: str, root: Path) -> None:
         self.key, self.root = key, root
-        checked_name(root.name, key, root.parent)
+        checked_name(str(root), key, "a path")
         self._skipped: dict[tuple[str, str, str], list[str]] = {}
         self._listed: set[Path] = set()
         self._names: dict[Path, dict[str, str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +43,9 @@ def read_classes(path: Path) -> ClassTable:
     """
     names: list[str] = []
     colours: list[tuple[int, int, int]] = []
-    lines = [checked_name(line.strip(), _KEY, path) for line in lines_of(read_text(path, _KEY))]
+    lines = [checked_name(line.strip(" \t"), _KEY, path) for line in lines_of(read_text(path, _KEY))]
     for line in filter(None, lines):
-        words = line.split()
+        words = re.split(r"[ \t]+", line)
         if len(words) > 3 and all(word.isdecimal() and int(word) < 256 for word in words[-3:]):
             red, green, blue = map(int, words[-3:])
             colours.append((red, green, blue))

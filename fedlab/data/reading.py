@@ -51,25 +51,41 @@ def reading(key: str, what: object, expected: str, fix: str) -> Iterator[None]:
         raise DataError(key, what, expected, f"{fix} ({reason(error)})") from error
 
 
-def read_each(items: Sequence[Item], read: Callable[[int, Item], None], things: str) -> None:
-    """Call ``read(row, item)`` for all of them, and tell of all that cannot be read in one go.
+class Gathered:
+    """Reads many things and tells of all that are broken in one go.
 
     Args:
-        items: files, samples or lines.
-        read: raises `DataError` for a broken one.
         things: what they are, in the plural, for the message.
-
-    Raises:
-        DataError: of the only broken one, or of the first ten with the number of all.
     """
-    broken: list[DataError] = []
-    for row, item in enumerate(items):
-        try:
-            read(row, item)
-        except DataError as error:
-            broken.append(error)
-    if broken:
-        raise joined(broken, len(items), things) from broken[0]
+
+    def __init__(self, things: str) -> None:
+        self._things, self._total = things, 0
+        self._broken: list[DataError] = []
+
+    def read(self, items: Sequence[Item], read: Callable[[int, Item], None]) -> None:
+        """Call ``read(row, item)`` for all of them, whichever of them raise `DataError`."""
+        self._total += len(items)
+        for row, item in enumerate(items):
+            try:
+                read(row, item)
+            except DataError as error:
+                self._broken.append(error)
+
+    def settle(self) -> None:
+        """Go on only if none was broken.
+
+        Raises:
+            DataError: of the only broken one, or of the first ten with the number of all.
+        """
+        if self._broken:
+            raise joined(self._broken, self._total, self._things) from self._broken[0]
+
+
+def read_each(items: Sequence[Item], read: Callable[[int, Item], None], things: str) -> None:
+    """Read all of them; see `Gathered`."""
+    gathered = Gathered(things)
+    gathered.read(items, read)
+    gathered.settle()
 
 
 def joined(broken: Sequence[DataError], total: int, things: str) -> DataError:
@@ -86,7 +102,8 @@ def joined(broken: Sequence[DataError], total: int, things: str) -> DataError:
 
 def reason(error: BaseException) -> str:
     """A decoder's words on one line, at most 200 characters."""
-    words = printable(" ".join(str(error).split())) or type(error).__name__
+    cause = f"; {error.__cause__}" if error.__cause__ else ""
+    words = printable(" ".join(f"{error}{cause}".split())) or type(error).__name__
     return words if len(words) <= 200 else words[:199] + "…"
 
 

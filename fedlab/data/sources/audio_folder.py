@@ -15,7 +15,7 @@ from fedlab.config import Positive, ProperFraction, Section
 from fedlab.data.audio import SUFFIXES, read_audio, resampled
 from fedlab.data.classes import test_part
 from fedlab.data.listing import Listing
-from fedlab.data.reading import read_each, reading
+from fedlab.data.reading import Gathered, read_each, reading
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import checked_name
 from fedlab.data.text import read_text
@@ -95,21 +95,26 @@ class AudioFolder:
         labelled = all(row.labels for row in clients)
         files = self._files(rows, listing)
         left_out = [*listing.left_out, *_labels_lost(clients, labelled)]
-        at = files, left_out
+        broken = Gathered("sound files")
+        at = files, left_out, broken
         train, test = (self._samples(by_split[split], names, labelled, *at) for split in ("train", "test"))
         server = {}
         if by_split["probe"]:
             server["probe"] = self._samples(by_split["probe"], names, True, *at)
         if names.classes and all(row.labels for row in by_split["test"]):
-            server["test"] = test if labelled else self._samples(by_split["test"], names, True, files, [])
+            server["test"] = test if labelled else self._samples(by_split["test"], names, True, files, [], broken)
+        broken.settle()
         return Dataset(self.root.name, train, test, server, left_out=_summed(left_out))
 
     def _files(self, rows: Sequence[Clip], listing: Listing) -> dict[str, Path]:
         """The file of every row; other sound files in the folder are counted."""
         files = {row.file: listing.find(self.root / row.file) for row in rows}
         listed = set(files.values())
-        for path in listing.below(self.root, lambda path: path.suffix.lower() in SUFFIXES, "they are no sound files"):
-            if path not in listed and path != self.table:
+        known = {*listed, self.table}
+        for path in listing.below(
+            self.root, lambda path: path in known or path.suffix.lower() in SUFFIXES, "they are no sound files"
+        ):
+            if path not in known:
                 listing.skip(path, f"{self.settings.table} does not list them", "add a row for each of them")
         return files
 
@@ -187,7 +192,13 @@ class AudioFolder:
         return parts
 
     def _samples(
-        self, rows: Sequence[Clip], names: _Names, labelled: bool, files: dict[str, Path], left_out: list[LeftOut]
+        self,
+        rows: Sequence[Clip],
+        names: _Names,
+        labelled: bool,
+        files: dict[str, Path],
+        left_out: list[LeftOut],
+        broken: Gathered,
     ) -> Samples:
         audio = np.zeros((len(rows), round(self.settings.rate * self.settings.seconds)), np.float32)
         length = np.zeros(len(rows), np.int64)
@@ -199,7 +210,7 @@ class AudioFolder:
             audio[index, : len(clip)], length[index] = clip, len(clip)
             seconds[index] = len(whole) / self.settings.rate
 
-        read_each(rows, read, "sound files")
+        broken.read(rows, read)
         left_out += _cut(rows, seconds, length / self.settings.rate)
         columns: dict[str, np.ndarray] = {"audio": audio, "length": length}
         columns["domain"] = names.codes(names.devices, [row.device for row in rows])

@@ -17,7 +17,7 @@ from fedlab.data.images import UNREAD, PictureReader, is_picture
 from fedlab.data.listing import Listing
 from fedlab.data.negatives import KINDS, NegativeRules
 from fedlab.data.pairs import Pair, read_pairs
-from fedlab.data.reading import read_each
+from fedlab.data.reading import Gathered
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import one_form
 from fedlab.errors import DataError, did_you_mean
@@ -99,7 +99,7 @@ class Captions:
         train, test = self._split(read_pairs(s.path, "path"))
         held = {key: read_pairs(path, key) for key in ("composition", "pretrain") if (path := getattr(s, key))}
         train, test = self._with_rules(train, test)
-        reader = PictureReader("data.source.path")
+        reader, broken = PictureReader("data.source.path"), Gathered("pictures")
         classes, zeroshot, passed_over = self._classes()
         prompts = [(template.replace("{}", name), row) for row, name in enumerate(classes) for template in s.prompts]
         every = list(chain(train, test, *held.values()))
@@ -109,7 +109,7 @@ class Captions:
         names = {key: tuple(sorted({getattr(p, key) for p in (*train, *test)} - {""})) for key in ("label", "client")}
 
         def samples(pairs: Sequence[Pair], kinds: Mapping[str, int]) -> Samples:
-            images = self._images([pair.image for pair in pairs], reader)
+            images = self._images([pair.image for pair in pairs], reader, broken)
             columns = {"image": images, **_text(pairs, kinds, tokens.encode)}
             return Samples(columns)
 
@@ -123,8 +123,9 @@ class Captions:
 
         server = {key: samples(pairs, _most(pairs) if key == "composition" else {}) for key, pairs in held.items()}
         if classes:
-            server |= self._zeroshot(classes, zeroshot, prompts, tokens.encode, reader)
+            server |= self._zeroshot(classes, zeroshot, prompts, tokens.encode, reader, broken)
         parts = owned(train), owned(test)
+        broken.settle()
         left_out = (*passed_over, *reader.left_out, *tokens.left_out(captions))
         return Dataset(Path(s.path).stem, *parts, server, tokens.vocabulary, left_out)
 
@@ -174,8 +175,8 @@ class Captions:
         s = self.settings
         return hub_tokens(s.tokenizer, s.length) if s.tokenizer else word_tokens(captions, s.length)
 
-    def _images(self, files: Sequence[Path], reader: PictureReader) -> np.ndarray:
-        images = np.empty((len(files), 3, self.settings.size, self.settings.size), np.uint8)
+    def _images(self, files: Sequence[Path], reader: PictureReader, broken: Gathered) -> np.ndarray:
+        images = np.zeros((len(files), 3, self.settings.size, self.settings.size), np.uint8)
         rows: dict[Path, list[int]] = {}
         for row, file in enumerate(files):
             rows.setdefault(file, []).append(row)
@@ -183,7 +184,7 @@ class Captions:
         def read(_: int, file: Path) -> None:
             images[rows[file]] = reader.read(file, self.settings.size, 3)
 
-        read_each(list(rows), read, "pictures")
+        broken.read(list(rows), read)
         return images
 
     def _classes(self) -> tuple[tuple[str, ...], list[tuple[Path, int]], tuple[LeftOut, ...]]:
@@ -211,12 +212,13 @@ class Captions:
         prompts: Sequence[tuple[str, int]],
         encode: Callable[[Sequence[str]], np.ndarray],
         reader: PictureReader,
+        broken: Gathered,
     ) -> dict[str, Samples]:
         labels = np.array([row for _, row in files], np.int64)
         texts, rows = encode([text for text, _ in prompts]), np.array([row for _, row in prompts], np.int64)
         return {
             "zeroshot": Samples(
-                {"image": self._images([file for file, _ in files], reader), "label": labels}, tuple(classes)
+                {"image": self._images([file for file, _ in files], reader, broken), "label": labels}, tuple(classes)
             ),
             "prompts": Samples({"text": texts, "label": rows}, tuple(classes)),
         }

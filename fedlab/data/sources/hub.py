@@ -12,9 +12,9 @@ from pydantic import Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.classes import by_name, coded, labelled
-from fedlab.data.images import PictureReader
-from fedlab.data.listing import Listing
-from fedlab.data.reading import read_each, reading, reason
+from fedlab.data.images import PictureReader, is_picture
+from fedlab.data.listing import Listing, hidden
+from fedlab.data.reading import Gathered, reading, reason
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import checked_name
 from fedlab.errors import DataError, did_you_mean
@@ -79,10 +79,12 @@ class Hub:
 
     def load(self, seed: int) -> Dataset:
         settings = self.settings
-        reader = PictureReader("data.source.image_column")
+        reader, broken = PictureReader("data.source.image_column"), Gathered("pictures")
+        self._check_names()
         tables = {split: self._open(split) for split in _SPLITS}
         left_out = [*_unused(tables["train_split"], self._used)]
-        train, test = (self._columns(split, table, reader, left_out) for split, table in tables.items())
+        train, test = (self._columns(split, table, reader, broken, left_out) for split, table in tables.items())
+        broken.settle()
         labels, class_names = _classes(train, test)
         groups, group_names = (None, ()) if not settings.group_column else coded("group", (train.group, test.group))
 
@@ -94,6 +96,16 @@ class Hub:
 
         counted = (*left_out, *self._unread({*train.files, *test.files}), *reader.left_out)
         return Dataset(settings.path, samples(0, train.image), samples(1, test.image), left_out=counted)
+
+    def _check_names(self) -> None:
+        """Names of files that are not UTF-8 are refused here, as datasets fails at them without a word."""
+        if self.path.is_dir():
+            Listing("data.source.path", self.path).below(self.path, lambda path: True, "")
+
+    def _has_strays(self) -> bool:
+        """Whether a folder holds hidden things that datasets would read: it knows only a dot and two underscores."""
+        found = (name for _, folders, files in os.walk(self.path) for name in (*folders, *files))
+        return any(hidden(name) and not name.startswith((".", "__")) for name in found)
 
     def _unread(self, files: set[str]) -> tuple[LeftOut, ...]:
         """What lies in a folder of pictures and is of no split that is read."""
@@ -129,6 +141,11 @@ class Hub:
                 raise DataError(
                     "data.source.path", settings.path, "a DatasetDict with train and test", "this folder is one split"
                 )
+            if (self.path / name).is_dir() and self._has_strays():
+                shown = Listing("data.source.path", self.path).below(self.path / name, is_picture, "")
+                return datasets.load_dataset(
+                    "imagefolder", data_files={name: [str(file) for file in shown]}, split=name
+                )
             source = str(self.path) if self.path.exists() else settings.path
             try:
                 return datasets.load_dataset(source, settings.config, split=name)
@@ -136,7 +153,9 @@ class Hub:
                 expected = "a split and configuration of this data set"
                 raise DataError(f"data.source.{split}", name, expected, reason(error)) from error
 
-    def _columns(self, split: str, dataset: Any, reader: PictureReader, left_out: list[LeftOut]) -> _Columns:
+    def _columns(
+        self, split: str, dataset: Any, reader: PictureReader, broken: Gathered, left_out: list[LeftOut]
+    ) -> _Columns:
         settings = self.settings
         for key in _COLUMNS:
             column = getattr(settings, key)
@@ -154,7 +173,7 @@ class Hub:
             raise DataError(
                 f"data.source.{split}", getattr(settings, split), "labelled samples", "use a labelled split"
             )
-        image, files = self._images(split, dataset, reader)
+        image, files = self._images(split, dataset, reader, broken)
         return _Columns(
             image,
             labels,
@@ -163,14 +182,12 @@ class Hub:
             files,
         )
 
-    def _images(self, split: str, dataset: Any, reader: PictureReader) -> tuple[np.ndarray, frozenset[str]]:
-        import datasets
-
+    def _images(
+        self, split: str, dataset: Any, reader: PictureReader, broken: Gathered
+    ) -> tuple[np.ndarray, frozenset[str]]:
         size, channels, column = self.settings.size, self.settings.channels, self.settings.image_column
-        if isinstance(dataset.features[column], datasets.Image):  # decoded here, by the rules for every source
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        pictures = dataset.select_columns([column])
-        images = np.empty((len(dataset), channels, size, size), dtype=np.uint8)
+        pictures = _undecoded(dataset, column)
+        images = np.zeros((len(dataset), channels, size, size), dtype=np.uint8)
         files = set()
 
         def read(row: int, _: int) -> None:
@@ -182,8 +199,17 @@ class Hub:
                 value = _file(value)
             images[row] = reader.sample(value, name, size, channels)
 
-        read_each(range(len(images)), read, "pictures")
+        broken.read(range(len(images)), read)
         return images, frozenset(files)
+
+
+def _undecoded(dataset: Any, column: str) -> Any:
+    """The column alone, pictures as files: they are decoded here, by the rules for every source."""
+    import datasets
+
+    if isinstance(dataset.features[column], datasets.Image):
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset.select_columns([column])
 
 
 def _file(value: Any) -> Any:

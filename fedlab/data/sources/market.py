@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 from fedlab.config import Positive, ProperFraction, Section
 from fedlab.data.images import UNREAD, PictureReader, is_picture
 from fedlab.data.listing import Listing
-from fedlab.data.reading import read_each
+from fedlab.data.reading import Gathered, read_each
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 from fedlab.left_out import LeftOut
@@ -66,6 +66,7 @@ class _Reading:
     """What one call of `load` goes through and leaves out."""
 
     pictures: PictureReader
+    broken: Gathered
     listings: list[Listing] = field(default_factory=list)
 
     @property
@@ -99,7 +100,7 @@ class Market:
         return f"no folder {absent[0]}; put the data there or change data.source" if absent else None
 
     def load(self, seed: int) -> Dataset:
-        at = _Reading(PictureReader(_KEY))
+        at = _Reading(PictureReader(_KEY), Gathered("pictures"))
         for key, folder in self._folders():
             if not folder.is_dir():
                 raise DataError(key, str(folder.parent), f"a folder that holds {folder.name}/", "check the path")
@@ -126,6 +127,7 @@ class Market:
 
         parts = samples(0), samples(1)
         server = self._unseen(self.target, at) if self.target else {}
+        at.broken.settle()
         return Dataset("market", *parts, server, left_out=at.left_out)
 
     def _unseen(self, root: Path, at: _Reading) -> dict[str, Samples]:
@@ -203,12 +205,12 @@ class Market:
         from PIL import Image
 
         s = self.settings
-        images = np.empty((len(files), 3, s.height, s.width), dtype=np.uint8)
+        images = np.zeros((len(files), 3, s.height, s.width), dtype=np.uint8)
 
         def read(row: int, file: _File) -> None:
             pixels = at.pictures.read(file.path, None, 3).transpose(1, 2, 0)
             resized = Image.fromarray(pixels).resize((s.width, s.height), Image.Resampling.BICUBIC)
             images[row] = np.asarray(resized).transpose(2, 0, 1)
 
-        read_each(files, read, "pictures")
+        at.broken.read(files, read)
         return images

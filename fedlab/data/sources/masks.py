@@ -14,7 +14,7 @@ from fedlab.data.classes import test_part
 from fedlab.data.images import UNREAD, PictureReader, is_picture, resize
 from fedlab.data.listing import Listing
 from fedlab.data.masks import UNLABELLED, ClassTable, dominant_class, read_classes, read_mask
-from fedlab.data.reading import read_each
+from fedlab.data.reading import Gathered, read_each
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
@@ -23,6 +23,7 @@ from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test")
 _KEY = "data.source.path"
+_Arrays = tuple[list[np.ndarray], list[np.ndarray]]
 # a mask holds indices, which a format that smears pixels would change
 _LOSSLESS = (".png", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff")
 
@@ -70,6 +71,7 @@ class _Reading:
 
     listing: Listing
     pictures: PictureReader
+    broken: Gathered
     unlabelled: int = 0
     pixels: int = 0
 
@@ -93,19 +95,29 @@ class Masks:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError(_KEY, self.settings.path, "a folder with images/ and masks/", "check the path")
-        at = _Reading(Listing(_KEY, self.root), PictureReader(_KEY))
+        at = _Reading(Listing(_KEY, self.root), PictureReader(_KEY), Gathered("pairs of image and mask"))
         splits = self._splits(at)
         held = self.root / "server"
         sets = {one_form(f.name): self._pairs(f, at) for f in (at.listing.folders(held) if held.is_dir() else ())}
+        for split, pairs in splits.items():
+            if not pairs:
+                fix = "raise data.source.test_fraction, or add images"
+                raise DataError(_KEY, str(self.root), f"{split} images", fix)
         everything = [*splits["train"], *splits["test"], *(pair for pairs in sets.values() for pair in pairs)]
         table = self._table(everything)
         domains = _domains([*splits["train"], *splits["test"]])
-        samples = {split: self._samples(split, pairs, table, domains, at) for split, pairs in splits.items()}
+        read, held_read = (
+            {name: self._read(pairs, table, at) for name, pairs in parts.items()} for parts in (splits, sets)
+        )
+        at.broken.settle()
+        samples = {split: self._samples(pairs, read[split], table, domains, at) for split, pairs in splits.items()}
         self._check_labels(samples, at)
         shapes = {split: part["image"].shape[1:] for split, part in samples.items()}
         if shapes["train"] != shapes["test"]:
             raise DataError(_KEY, shapes, "images of one size", "set data.source.size: [height, width]")
-        server = {name: self._samples(name, pairs, table, _domains(pairs), at) for name, pairs in sets.items()}
+        server = {
+            name: self._samples(pairs, held_read[name], table, _domains(pairs), at) for name, pairs in sets.items()
+        }
         why = "their colour is none that classes.txt lists" if table.colours else self._ignored()
         return Dataset(self.root.name, samples["train"], samples["test"], server, left_out=at.left_out(why))
 
@@ -225,14 +237,11 @@ class Masks:
             raise DataError("data.source.background", background, f"one of {', '.join(table.names)}")
         return table
 
-    def _samples(
-        self, split: str, pairs: Sequence[_Pair], table: ClassTable, domains: tuple[str, ...], at: _Reading
-    ) -> Samples:
+    def _read(self, pairs: Sequence[_Pair], table: ClassTable, at: _Reading) -> _Arrays:
+        """Images (C, H, W) and masks (h, w), of which those that are broken are missing."""
         s = self.settings
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
-        if not pairs:
-            raise DataError(_KEY, str(self.root), f"{split} images", "raise data.source.test_fraction, or add images")
 
         def read(_: int, pair: _Pair) -> None:
             whole = at.pictures.read(pair.image, None, 3)
@@ -250,8 +259,15 @@ class Masks:
             if (mask == UNLABELLED).all():
                 at.listing.skip(pair.mask, "every pixel is unlabelled, so that only the image is used", what="masks")
 
-        read_each(pairs, read, "pairs of image and mask")
-        skipped = table.names.index(s.background) if s.background else None
+        at.broken.read(pairs, read)
+        return images, masks
+
+    def _samples(
+        self, pairs: Sequence[_Pair], arrays: _Arrays, table: ClassTable, domains: tuple[str, ...], at: _Reading
+    ) -> Samples:
+        images, masks = arrays
+        background = self.settings.background
+        skipped = table.names.index(background) if background else None
         stacked = np.stack(masks)
         at.unlabelled += int((stacked == UNLABELLED).sum())
         at.pixels += stacked.size

@@ -41,7 +41,7 @@ class Npz:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError("data.source.path", self.settings.path, "an .npz file", "save one with numpy.savez")
-        checked_name(self.path.name, "data.source.path", self.path.parent)
+        checked_name(str(self.path), "data.source.path", "a path")
         arrays, unread = self._read()
         absent = [key for key in _REQUIRED if key not in arrays]
         absent += [key for stem in ("domain", "group") for key in _half_pair(stem, arrays)]
