@@ -58,7 +58,7 @@ def _whole_advice(low: int, high: int) -> str:
         return "bring both splits to [0, 1] by the lowest and highest value a pixel can have: (x - low) / (high - low)"
     if high > 65535:
         return "divide both splits by the highest value a pixel can have: (x / highest).astype('float32')"
-    if high > 4095:
+    if high > 16383:
         return "divide both splits by 257, from 16 bits to 8: (x // 257).astype('uint8')"
     full = _full_scale(high)
     return f"divide both splits by {full:,}, the highest of {full.bit_length()} bits: (x / {full}).astype('float32')"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,71 @@ def test_other_formats_go_through_soundfile(tmp_path: Path, monkeypatch: pytest.
 def test_resampling_keeps_a_tone() -> None:
     assert resampled(tone(0.1), 8000, 8000) is not None
     np.testing.assert_allclose(resampled(tone(0.5, 44_100), 44_100, 8000)[200:-200], tone(0.5)[200:-200], atol=0.01)
+
+
+# files as recorders and converters leave them
+
+
+def wav(bits: int = 16, channels: int = 1, size: int | None = None, data: bytes = b"\1\0" * 1600) -> bytes:
+    """A WAV file of 8 kHz with a header of one's own; `size` is what RIFF says follows."""
+    block = channels * bits // 8
+    form = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, channels, 8000, 8000 * block, block, bits)
+    body = form + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_a_stream_whose_length_was_not_known_is_whole(tmp_path: Path, size: int) -> None:
+    (tmp_path / "x.wav").write_bytes(wav(size=size))
+    samples, _ = read_audio(tmp_path / "x.wav")
+    assert samples.tolist() == [1 / 32768] * 1600
+
+
+@pytest.mark.parametrize(
+    "content", [wav()[:2000], wav(channels=0), wav(bits=0), wav()[:30], wav(channels=2)[:-1000], b"ID3\3" + b"\0" * 400]
+)
+def test_a_damaged_file_is_named_and_never_said_to_need_what_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.wav").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.wav") as caught:
+        read_audio(tmp_path / "x.wav")
+    assert "16-bit" not in caught.value.fix
+
+
+def test_floats_in_the_range_of_whole_numbers_are_refused_and_overshoot_is_clipped(tmp_path: Path) -> None:
+    wavfile.write(tmp_path / "x.wav", 8000, tone(0.1) * 32768)
+    with pytest.raises(DataError, match="divided by the full scale"):
+        read_audio(tmp_path / "x.wav")
+    wavfile.write(tmp_path / "x.wav", 8000, tone(0.1) * 2.4)
+    assert np.abs(read_audio(tmp_path / "x.wav")[0]).max() == 1
+
+
+def left_out(folder: Path, text: str, **settings: Any) -> dict[str, float]:
+    return {left.what: left.count for left in load(table(folder, text), **settings).left_out}
+
+
+def test_what_is_not_read_is_counted(folder: Path) -> None:
+    rows = "file,label,split\na.wav,x,train\nb.wav,y,test\n"
+    assert left_out(folder, rows) == {"files": 2}
+    every = TABLE  # clips of 0.2, 0.3, 0.4 and 0.5 seconds
+    assert left_out(folder, every, seconds=0.25) == {"seconds of sound": pytest.approx(0.05 + 0.15 + 0.25)}
+    assert left_out(folder, every) == {"seconds of sound": pytest.approx(0.1)}
+    lost = left_out(folder, "file,label,split\na.wav,,train\nb.wav,cat,train\nc.wav,dog,test\nd.wav,cat,probe\n")
+    assert lost["labels"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.wav,dog,rain\nb.wav,x\n", r"line 2 = '3 cells'[\s\S]*2, one for each"),
+        ("file,label,label\na.wav,dog,rain\n", "every column once"),
+        ('file,label\n"a.wav,dog\nb.wav,x\n', "readable table"),
+    ],
+)
+def test_cells_never_fall_away(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(table(folder, text))
+
+
+def test_few_clips_of_a_class_still_have_one_for_tests(folder: Path) -> None:
+    data = load(table(folder, "file,label\na.wav,x\nb.wav,x\nc.wav,y\nd.wav,y\n"), test_fraction=0.1)
+    assert sorted(data.test["label"].tolist()) == [0, 1]
