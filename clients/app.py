@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -37,6 +38,7 @@ from fedlab.engine.messages import (
     to_numpy,
     to_record,
 )
+from fedlab.modules import SearchPath
 from fedlab.order import Order
 
 
@@ -49,6 +51,14 @@ class ClientAppFactory:
     """
 
     setup: ClientSetup
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what the setup holds is unpickled after this, so that a method of the user's own module is found
+        return ClientAppFactory._unpickled, (SearchPath(self.setup.config.modules), self.setup)
+
+    @classmethod
+    def _unpickled(cls, path: SearchPath, setup: ClientSetup) -> ClientAppFactory:
+        return cls(setup)
 
     def __call__(self) -> ClientApp:
         if isinstance(self.setup.config.engine.vectorise, int):

@@ -10,6 +10,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.sources import load_source
 from fedlab.errors import ConfigError
 from fedlab.job import make_method
+from fedlab.modules import search
 from fedlab.paths import flower_home
 from fedlab.runconfig import unpack
 
@@ -29,6 +30,7 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
         DataError: the data cannot be loaded on this node.
     """
     config, _ = unpack(run_config)
+    search([*config.modules, Path.cwd()])
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
     client = _partition_id(node_config, data.num_clients)
     # by default one folder per client: the nodes of one machine share Flower's folder

@@ -12,7 +12,7 @@ refuse_foreign_install()
 
 if TYPE_CHECKING:
     from fedlab.config import Config as Config
-    from fedlab.config import load_config as load_config
+    from fedlab.configuration import load_config as load_config
     from fedlab.data.samples import Dataset as Dataset
     from fedlab.data.samples import Samples as Samples
     from fedlab.data.sources.arrays import from_arrays as from_arrays
@@ -33,7 +33,7 @@ _PUBLIC = {
     "Samples": "fedlab.data.samples",
     "from_arrays": "fedlab.data.sources.arrays",
     "load": "fedlab.experiment",
-    "load_config": "fedlab.config",
+    "load_config": "fedlab.configuration",
     "resume": "fedlab.experiment",
     "run": "fedlab.experiment",
 }

@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 from fedlab.check import check_config, check_data, check_population
 from fedlab.checkpoint import latest_checkpoint
-from fedlab.config import Config, parse, set_dotted
+from fedlab.components import complete
+from fedlab.config import Config, set_dotted
+from fedlab.configuration import code_of
+from fedlab.data.sources import load_source
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
-from fedlab.experiment import Run, load, resume, run
-from fedlab.report.record import run_status
+from fedlab.experiment import Run, configure, load, resume, run
+from fedlab.report.record import Record, run_status
 from fedlab.report.values import human_seconds
 from fedlab.server.strategies import make_strategy
 from fedlab.yamltree import unshared
@@ -27,10 +30,25 @@ Key = tuple[str, int]
 
 
 class Registered(NamedTuple):
-    """How many clients a configuration's data has, and which of them never train."""
+    """What a configuration's data is: how many clients it has, which of them never train, and which samples.
+
+    Args:
+        clients: registered clients.
+        unseen: those held out from training.
+        fingerprint: hash of the samples.
+        seed: the run's, with which they were loaded.
+    """
 
     clients: int
     unseen: frozenset[int]
+    fingerprint: str
+    seed: int
+
+    def same(self, recorded: str, config: Config) -> bool:
+        """Whether the data that a run recorded is there today; a source may differ by the run's seed."""
+        if recorded == self.fingerprint or config.seed == self.seed:
+            return recorded == self.fingerprint
+        return recorded == load_source(config.data.source, config.seed).fingerprint
 
 
 @dataclass(frozen=True)
@@ -39,9 +57,11 @@ class Plan:
 
     Args:
         configs: by point and seed, in the order in which they run.
+        data: likewise, what data they have today.
     """
 
     configs: Mapping[Key, Config]
+    data: Mapping[Key, Registered] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -66,6 +86,7 @@ class Plan:
             ConfigErrors: everything that is wrong with any point.
         """
         configs: dict[Key, Config] = {}
+        data: dict[Key, Registered] = {}
         problems: dict[str, tuple[InputError, dict[str, None]]] = {}
         tried: dict[str, Registered | InputError] = {}
         for seed in seeds:
@@ -74,13 +95,13 @@ class Plan:
                     continue
                 try:
                     configs[name, seed] = config = _placed(raw(), folder / "runs" / folder_name(name), seed)
-                    _check(config, tried)
+                    data[name, seed] = _check(config, tried)
                 except (ConfigErrors, InputError) as error:
                     for single in error.errors if isinstance(error, ConfigErrors) else [error]:
                         problems.setdefault(str(single), (single, {}))[1][name] = None
         if problems:
             raise ConfigErrors([_attributed(e, list(names), len(points), kind) for e, names in problems.values()])
-        return cls(configs)
+        return cls(configs, data)
 
 
 @dataclass
@@ -119,12 +140,14 @@ class Batch:
         """
         configs = self.plan.configs
         self.results = {point: {} for point, _ in configs}
-        before = {key: finished(config) for key, config in configs.items()}
+        before = {key: finished(config, self.plan.data.get(key)) for key, config in configs.items()}
         ahead = [key for key, done in before.items() if done is None]
         spent: dict[Key, float] = {}
         for position, ((point, seed), config) in enumerate(configs.items(), start=1):
             announce(f"{point}, seed {seed} ({position} of {len(configs)}){_left(ahead, spent)}")
             done = before[point, seed]
+            if done is None and (old := finished(config)) is not None:
+                announce(f"made anew, as the data has changed since {old.path}, which is kept")
             began = time.perf_counter()
             try:
                 self.results[point][seed] = done or _made(config, command, announce)
@@ -139,7 +162,7 @@ class Batch:
                 announce(f"failed: {self.failures[point, seed]}")
             else:
                 path = self.results[point][seed].path
-                announce(f"already done: {path}" if done else f"done: {path}")
+                announce(f"already done{_by_other_code(done)}: {path}" if done else f"done: {path}")
                 inspect(self.results[point][seed])
             if not done:
                 ahead.remove((point, seed))
@@ -150,9 +173,24 @@ class Batch:
         return f"{done} of {len(self.plan.configs)} runs done and kept: the same command goes on from there"
 
 
-def finished(config: Config) -> Run | None:
-    """The newest completed run of an equal configuration in the run's folder."""
-    return next(filter(_complete, _equal(config)), None)
+def finished(config: Config, data: Registered | None = None) -> Run | None:
+    """The newest completed run of an equal configuration in the run's folder.
+
+    Args:
+        config: it.
+        data: of today: a run that recorded other data does not count.
+    """
+    return next((run for run in filter(_complete, _equal(config)) if _alike(run, config, data)), None)
+
+
+def _alike(run: Run, config: Config, data: Registered | None) -> bool:
+    recorded = run.data.get("fingerprint")
+    return data is None or recorded is None or data.same(recorded, config)
+
+
+def _by_other_code(run: Run) -> str:
+    made = Record(run.folder, run.history).code
+    return " (by another version of the code)" if made and made != code_of(run.config) else ""
 
 
 def _equal(config: Config) -> Iterator[Run]:
@@ -221,23 +259,25 @@ def folder_name(point: str) -> str:
 
 def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
     # a name of its own would be taken once the second seed starts
-    return parse(Config, with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
+    return configure(with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
 
 
-def _check(config: Config, tried: dict[str, Registered | InputError]) -> None:
+def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registered:
     """Data and partition are tried once however many points and seeds share them: loading can take long."""
     check_config(config)
     data = config.data.model_dump_json()
     if data not in tried:
         try:
             federated = check_data(config)
-            tried[data] = Registered(federated.num_clients, federated.unseen)
+            fingerprint = federated.dataset.fingerprint
+            tried[data] = Registered(federated.num_clients, federated.unseen, fingerprint, config.seed)
         except InputError as error:
             tried[data] = error
     seen = tried[data]
     if isinstance(seen, InputError):
         raise seen
     check_population(config, make_strategy(config.federation.strategy), seen.clients, seen.unseen)
+    return seen
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:
@@ -266,5 +306,5 @@ def _reason(error: Exception) -> str:
 
 
 def _essence(config: Config) -> dict[str, Any]:
-    """What results depend on: neither where the work ran nor what was recorded."""
-    return config.model_dump(mode="json", exclude={"engine", "tracking"})
+    """What results depend on: neither where the work ran nor what was recorded; defaults may be spelled out or not."""
+    return complete(config).model_dump(mode="json", exclude={"engine", "tracking", "modules"})

@@ -16,7 +16,7 @@ from fedlab.engine import check_engine
 from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method
 from fedlab.method import Method
-from fedlab.models import check_model
+from fedlab.models import check_model, is_default_model
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
 from fedlab.server.evaluation import check_evaluation
 from fedlab.server.participation import check_participation, check_sampled
@@ -65,7 +65,7 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
     attempt(lambda: check_engine(config.engine))
     attempt(lambda: check_tracking(config.tracking))
     warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
-    if chosen is not None and chosen.own_model and config.model != Config.model_fields["model"].default:
+    if chosen is not None and chosen.own_model and not is_default_model(config.model):
         warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
     if isinstance(rule, AveragingStrategy):
         warnings += attempt(lambda: rule.check(config)) or []

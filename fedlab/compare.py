@@ -12,8 +12,10 @@ from typing import Any
 
 from fedlab.batch import folder_name
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.components import complete
+from fedlab.config import Config, parse
 from fedlab.distill.freezing import hash_tensors
-from fedlab.errors import CheckpointError, ConfigError, did_you_mean
+from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
 from fedlab.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
@@ -24,11 +26,12 @@ from fedlab.runfolder import write_atomic
 
 _NOT_SET = "not set"
 _MOST_COLUMNS = 5
+_DATA = "data (fingerprint)"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose configurations differ in nothing but the seed.
+    """Runs whose configurations differ in nothing but the seed, on the same data.
 
     Args:
         name: a letter.
@@ -113,6 +116,16 @@ class Comparison:
             return "weights of the last checkpoints: no two runs are bitwise equal"
         return f"weights of the last checkpoints: bitwise equal are {'; '.join(equal)}"
 
+    def other_code(self) -> str:
+        """Says which runs were made by different versions of the code; empty where all were made by one."""
+        made: dict[str, list[str]] = defaultdict(list)
+        for group in self.groups:
+            for seed, record in group.records.items():
+                made[json.dumps(record.code, sort_keys=True)].append(f"{group.name} seed {seed}")
+        if len(made) < 2:
+            return ""
+        return f"made by different versions of the code: {'; '.join(', '.join(runs) for runs in made.values())}"
+
     def describe(self, group: Group) -> str:
         """The group's name and what sets it apart."""
         told = ", ".join(f"{key.rpartition('.')[2]}={group.settings.get(key, _NOT_SET)}" for key in self.differing)
@@ -129,6 +142,7 @@ class Comparison:
     def to_markdown(self) -> str:
         """All tables."""
         parts = [*to_markdown(self.runs()), "", self.equal_weights(), ""]
+        parts += [self.other_code(), ""] if self.other_code() else []
         parts += [*to_markdown(self.settings()), ""] if self.differing else []
         return "\n".join([*parts, *to_markdown(self.results())]) + "\n"
 
@@ -184,7 +198,10 @@ def _grouped(records: Sequence[Record]) -> Iterator[Group]:
     settings: dict[tuple[str, int], dict[str, str]] = {}
     repeated: Counter[tuple[str, int]] = Counter()
     for record in records:
-        mine = dict(_flat({k: v for k, v in record.config.items() if k not in ("seed", "tracking")}))
+        config = _complete(record.config)
+        mine = dict(_flat({k: v for k, v in config.items() if k not in ("seed", "tracking", "modules")}))
+        # equal words do not make equal data: a file may have been overwritten between two runs
+        mine[_DATA] = str(record.data.get("fingerprint", "not recorded"))
         seed, identity = int(record.config.get("seed", 0)), json.dumps(mine, sort_keys=True)
         key = (identity, repeated[identity, seed])
         repeated[identity, seed] += 1
@@ -192,6 +209,14 @@ def _grouped(records: Sequence[Record]) -> Iterator[Group]:
         settings[key] = mine
     for index, (key, runs) in enumerate(members.items()):
         yield Group(_letters(index), runs, settings[key])
+
+
+def _complete(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with defaults spelled out, which a run of an older version may have left out."""
+    try:
+        return complete(parse(Config, raw)).model_dump(mode="json")
+    except ConfigErrors:
+        return raw
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -14,6 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.explain import explain
+from fedlab.paths import HubPath as HubPath
+from fedlab.paths import InputPath as InputPath
+from fedlab.paths import MadePath, OutputPath, UriOrPath, WeightsPath
 from fedlab.yamltree import dump_yaml, load_yaml, unshared
 
 Positive = Annotated[int, Field(ge=1)]
@@ -107,7 +110,7 @@ class TrainingConfig(Section):
 class AvailabilityConfig(Section):
     """When clients can take part: intervals from a file, or generated days and nights."""
 
-    csv: str | None = Field(default=None, description="file with the columns client, from, to: from ≤ time < to")
+    csv: InputPath | None = Field(default=None, description="file with the columns client, from, to: from ≤ time < to")
     period: float | None = Field(default=None, gt=0, description="length of a generated day; each client its own phase")
     share: ProperFraction = Field(default=0.5, description="part of a generated day in which a client is available")
     unit: Literal["rounds", "seconds"] = Field(
@@ -118,7 +121,7 @@ class AvailabilityConfig(Section):
 class DevicesConfig(Section):
     """Speed and links of the clients' devices, from a file or log-normal across clients: the virtual clock."""
 
-    csv: str | None = Field(default=None, description="file with the columns client, speed, down, up")
+    csv: InputPath | None = Field(default=None, description="file with the columns client, speed, down, up")
     speed: float = Field(default=100.0, gt=0, description="median training speed, samples a second")
     speed_spread: float = Field(default=1.0, ge=0, description="standard deviation of the speed's logarithm")
     down: float = Field(default=1e6, gt=0, description="median bandwidth to the client, bytes a second")
@@ -216,13 +219,19 @@ class EngineConfig(Section):
 class TrackingConfig(Section):
     """What a run writes."""
 
-    folder: str = Field(default="runs", description="parent of the run folder")
+    folder: OutputPath = Field(
+        default="runs", description="parent of the run folder; relative to the folder the command is given in"
+    )
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     console: Literal["auto", "live", "plain", "quiet"] = "auto"
     tensorboard: bool = True
-    mlflow: str | None = Field(default=None, description="MLflow tracking URI; needs the extra fedlab-sim[mlflow]")
+    mlflow: UriOrPath | None = Field(
+        default=None, description="MLflow tracking URI; needs the extra fedlab-sim[mlflow]"
+    )
     checkpoint_every: Positive = Field(default=10, description="rounds between checkpoints; the last is always kept")
-    cache: str | None = Field(default=None, description="folder for reusable results; default: the user's cache folder")
+    cache: MadePath | None = Field(
+        default=None, description="folder for reusable results; default: the user's cache folder"
+    )
 
 
 class Config(Section):
@@ -231,7 +240,7 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     method: ComponentField
     model: ComponentField = Component(name="convnet")
-    init: dict[str, str] = Field(
+    init: dict[str, WeightsPath] = Field(
         default={},
         description="role → where its weights start from: a .safetensors file, or a run folder, with #ROLE for another",
     )
@@ -243,9 +252,14 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     engine: EngineConfig = EngineConfig()
     tracking: TrackingConfig = TrackingConfig()
+    modules: tuple[InputPath, ...] = Field(
+        default=(),
+        description="folders in which the module of a module:Class is looked for, after the installed ones; the folder "
+        "of the configuration file and the current one always are, and what was found there is recorded here",
+    )
 
     def to_yaml(self) -> str:
-        """The configuration as YAML, every default spelled out."""
+        """The configuration as YAML; `fedlab.components.complete` spells out the components' own defaults."""
         return dump_yaml(self.model_dump(mode="json"))
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
@@ -274,7 +288,10 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply ``dotted.key=value`` overrides.
+    """A YAML file as it is written, with ``dotted.key=value`` overrides.
+
+    `fedlab.configuration.configure`, which is `fedlab.load_config`, makes its paths absolute too and spells out the
+    components' defaults.
 
     Raises:
         ConfigErrors: unreadable file, YAML error, unknown key or bad value.
@@ -288,7 +305,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigErrors: unreadable file, YAML error, or something else than a mapping.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     try:
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -327,7 +344,9 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
-    """Set ``a.b.0.c`` inside nested mappings and lists, creating mappings on the way.
+    """Set ``a.b.0.c`` inside nested mappings and lists of a configuration.
+
+    What is not there on the way is what it stands for by default: a component, a list, or else an empty mapping.
 
     Raises:
         ConfigErrors: an index outside its list, or a key below something that has none.
@@ -338,7 +357,7 @@ def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
         where: Any = _index(here, part, key) if isinstance(here, list) else part
         child = here[where] if isinstance(here, list) else here.get(part)
         if child is None:
-            child = here[where] = {}
+            child = here[where] = _default(parents[: depth + 1])
         elif isinstance(child, str):  # a component written by its bare name
             child = here[where] = {"name": child}
         elif not isinstance(child, (dict, list)):
@@ -348,8 +367,26 @@ def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
     here[_index(here, last, key) if isinstance(here, list) else last] = value
 
 
+def _default(parts: Sequence[str]) -> Any:
+    """What a key of a configuration stands for where nothing is set, as raw values; nothing is an empty mapping."""
+    section: Any = Config
+    value: Any = None
+    for part in parts:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, Section) else None
+        if field is None:
+            return {}
+        value, section = None if field.is_required() else field.get_default(), field.annotation
+    if isinstance(value, Component):
+        return value.model_dump(mode="json")
+    if isinstance(value, tuple):
+        return [item.model_dump(mode="json") if isinstance(item, Component) else item for item in value]
+    return {}
+
+
 def _index(items: list[Any], part: str, key: str) -> int:
     # not int() on whatever looks like a number: it takes neither superscripts nor thousands of digits
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
+    if not items:
+        raise ConfigErrors([ConfigError(key, part, "a list that has items: this one is empty", "set the whole list")])
     raise ConfigErrors([ConfigError(key, part, f"an index below {len(items)}", "lists are addressed by number")])

@@ -5,6 +5,17 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable
+from enum import Enum
+from typing import Final
+
+
+class Unset(Enum):
+    """What stands in an error for a value that nobody gave."""
+
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
 
 
 class FedLabError(Exception):
@@ -16,13 +27,16 @@ class InputError(FedLabError):
 
     Args:
         key: dotted name of the offending setting, file or argument (``data.partition.1.alpha``).
-        value: what was found there.
+        value: what was found there; `UNSET` where nothing was given.
         expected: what would have been accepted.
         fix: one sentence, what to do about it.
     """
 
     def __init__(self, key: str, value: object, expected: str, fix: str = "") -> None:
         self.key, self.value, self.expected, self.fix = key, value, expected, fix
+        if value is UNSET:
+            super().__init__("; ".join(filter(None, [f"{key}: {expected}", fix])))
+            return
         lines = [f"{key} = {_short(value)}", f"  expected: {expected}"]
         if fix:
             lines.append(f"  to do:    {fix}")

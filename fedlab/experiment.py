@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,14 +21,21 @@ from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.received import ReceivedTensors
 from fedlab.clients.runtime import RECEIVED, ClientSetup
 from fedlab.clients.state import StateStore
-from fedlab.config import Component, Config, apply_overrides, load_config, parse, read_yaml
+from fedlab.components import complete
+from fedlab.config import Config, load_config, parse
+from fedlab.configuration import code_of, recorded
+from fedlab.configuration import configure as configure
+from fedlab.configuration import method_folder as method_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
 from fedlab.engine import check_engine, launch
 from fedlab.errors import CheckpointError, ConfigError
-from fedlab.job import METHODS, build_networks, choose_device, make_method, make_task, on_device
+from fedlab.given import record_data, record_method, record_strategy
+from fedlab.job import build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
+from fedlab.modules import search
 from fedlab.paths import cache_folder
+from fedlab.report.record import Record
 from fedlab.reuse import ResultCache
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.server.asynchronous import make_loop
@@ -75,6 +81,11 @@ class Run:
         return History.from_jsonl(self.folder.events)
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """Name, fingerprint and sizes of its samples; empty where the run is too old to have recorded them."""
+        return Record(self.folder, self.history).data
+
+    @property
     def metrics(self) -> Mapping[str, Any]:
         """The last evaluation: ``clients``, ``mean`` and ``pooled``."""
         return self.history.evaluations[-1] if self.history.evaluations else {}
@@ -109,40 +120,6 @@ class Run:
         return networks.eval()
 
 
-def configure(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from a method's name, a YAML file, a mapping or a `Config`, with ``dotted.key=value`` overrides.
-
-    Raises:
-        ConfigErrors, ConfigError: no such method or file, unknown keys, bad values.
-    """
-    if isinstance(source, Config):
-        return parse(Config, apply_overrides(source.model_dump(mode="json"), overrides)) if overrides else source
-    if isinstance(source, Mapping):
-        return parse(Config, apply_overrides(dict(source), overrides))
-    if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
-        return load_config(source, overrides)
-    packaged = method_folder(source, "METHOD or CONFIG") / "config.yaml"
-    if not packaged.is_file():
-        raise ConfigError(
-            "METHOD or CONFIG", source, "a method that brings a config.yaml", "write a YAML file that names it"
-        )
-    return parse(Config, apply_overrides(read_yaml(packaged), overrides))
-
-
-def method_folder(name: str, key: str) -> Path:
-    """The folder a method's module lies in, where its config.yaml is.
-
-    Args:
-        name: as in ``method.name``.
-        key: what the name was given as, for the error message.
-
-    Raises:
-        ConfigError: no such method.
-    """
-    module = sys.modules[METHODS.find(name, key).__module__]
-    return Path(module.__file__ or "").parent
-
-
 def run(
     config: str | Path | Mapping[str, Any] | Config,
     *,
@@ -156,10 +133,11 @@ def run(
     """Run a federation and write its run folder.
 
     Args:
-        config: a built-in method's name, a YAML file, a mapping or a `Config`.
+        config: a built-in method's name, a YAML file, a mapping or a `Config`; relative paths in a file start from its
+            folder, others from the current one.
         method: a method of your own; its settings are taken from ``config.method`` where it is a class.
         strategy: a Flower strategy of your own, object or class.
-        data: samples of your own instead of ``config.data.source``.
+        data: samples of your own instead of ``config.data.source``; the run records their name and fingerprint.
         overrides: ``dotted.key=value`` strings.
         until: stop after this round; `resume` goes on.
         command: how to repeat this run, shown in the report.
@@ -173,8 +151,17 @@ def run(
     # from here on a run exists; all that can be refused has been
     folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
     with folder.writing():
-        write_atomic(folder.partition, json.dumps(job.federated.summary(job.config.federation.rounds), indent=1))
+        write_atomic(folder.partition, json.dumps(_facts(job), indent=1))
         return _execute(job, folder, until, command)
+
+
+def _facts(job: _Job) -> dict[str, Any]:
+    """Who holds what, and the data's identity, which is written before the first round."""
+    data = job.federated.dataset
+    held = {name: len(samples) for name, samples in data.server.items()}
+    told = {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "test": len(data.test)}
+    summary = job.federated.summary(job.config.federation.rounds)
+    return {**summary, "data": {**told, "server": held}, "fingerprint": job.federated.partition.fingerprint}
 
 
 def resume(
@@ -204,7 +191,8 @@ def resume(
 
     Raises:
         CheckpointError: no run folder, another data set, nothing left to do, or another process is at it.
-        ConfigError: an override that would change results.
+        ConfigError: an override that would change results, or another method or strategy than the run began with.
+        DataError: other data than the run began with, or none where it was given some.
     """
     run = load(path)
     for override in overrides:
@@ -223,10 +211,11 @@ def resume(
             "run", str(path), f"rounds left to do: {start.round} are done", "ask for more, e.g. --rounds"
         )
     fingerprint = job.federated.partition.fingerprint
-    if start is not None and start.meta["data"] != fingerprint:
+    begun = start.meta["data"] if start is not None else Record(run.folder, run.history).partition.get("fingerprint")
+    if begun not in (None, fingerprint):
         raise CheckpointError(
             "run",
-            f"{path} with data {start.meta['data']}",
+            f"{path} with data {begun}",
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
@@ -235,15 +224,21 @@ def resume(
         return _execute(job, run.folder, until, command, start, resumed=True)
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, method: Method | None = None) -> Run:
     """A run from its folder, finished or not.
+
+    Args:
+        path: the run folder.
+        method: the method it was given, where that cannot be imported by its name; `Run.model` needs it.
 
     Raises:
         CheckpointError: not a run folder.
         ConfigErrors: its configuration was changed or is of another version.
     """
     folder = RunFolder.open(Path(path))
-    return Run(folder, load_config(folder.config))
+    config = load_config(folder.config)
+    search([*config.modules, Path.cwd()])
+    return Run(folder, config, method)
 
 
 @dataclass(frozen=True)
@@ -276,15 +271,15 @@ def _ready(
         described: the configuration describes the user's own objects already.
     """
     chosen = _method(config, method)
-    if method is not None and not described:
-        config = config.model_copy(
-            update={"method": Component(name=_reference(chosen), **chosen.settings.model_dump())}
-        )
+    if method is not None:
+        config = record_method(config, chosen, resumed=described)
     rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
-    if rule is not None and not described:
-        settings = config.federation.strategy.settings if isinstance(strategy, type) else {}
-        federation = config.federation.model_copy(update={"strategy": Component(name=_reference(rule), **settings)})
-        config = config.model_copy(update={"federation": federation})
+    if rule is not None:
+        settings = config.federation.strategy.settings if isinstance(strategy, type) else None
+        config = record_strategy(config, rule, settings, resumed=described)
+    if data is not None:
+        config = record_data(config, data, resumed=described)
+    config = recorded(complete(config))
     warnings = check_config(config, method=chosen, strategy=rule)
     federated = check_data(config, data)
     rule = rule if rule is not None else make_strategy(config.federation.strategy)
@@ -321,6 +316,7 @@ def _execute(
             workers=check_engine(config.engine, job.tuning.client_bytes).workers,
             model=job.method.own_model,
             command=command,
+            code=code_of(config),
             resumed=(start.round if start is not None else 0) if resumed else None,
         ) as tracker:
             for warning in job.warnings if start is None else ():
@@ -391,8 +387,3 @@ def _method(config: Config, method: Method | type[Method] | None) -> Method:
     if isinstance(method, type) and issubclass(method, Method):
         return method(parse(method.Settings, config.method.settings, "method"))
     raise ConfigError("method", method, "a fedlab.Method, object or class")
-
-
-def _reference(component: object) -> str:
-    kind = type(component)
-    return f"{kind.__module__}:{kind.__qualname__}"

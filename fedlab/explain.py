@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedlab.errors import ConfigError, InputError, did_you_mean
+from fedlab.errors import UNSET, ConfigError, InputError, did_you_mean
 
 _COMPONENT = "Component"  # `fedlab.config.Component`, which imports this module
 
@@ -50,7 +50,7 @@ def _explain_one(
     if kind == "invalid_key":
         return ConfigError(key, value, "keys that are text", "quote the key")
     if kind == "missing":
-        return ConfigError(key, None, "a value: this key is required", f"set {key}")
+        return ConfigError(key, UNSET, "this key is required", "set it")
     if kind == "model_type":
         component = detail["ctx"]["class_name"] == _COMPONENT
         fix = "write {name: …}, or the name alone" if component else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from fedlab.config import Component, Section, parse
 from fedlab.errors import ConfigError, did_you_mean
+from fedlab.modules import load_reference
 
 
 class Registry:
@@ -85,19 +85,10 @@ class Registry:
         return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
 
 
-_REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.(\w+|<locals>))*")
 
 
 def _load(reference: str, key: str) -> Any:
     if not _REFERENCE.fullmatch(reference):
         raise ConfigError(key, reference, "module:Class, both dotted names", "e.g. mypackage.mymodule:MyClass")
-    module_name, _, attribute = reference.partition(":")
-    try:
-        value: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            value = getattr(value, part)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            key, reference, "an importable module:Class", f"{error}; is its folder on PYTHONPATH?"
-        ) from error
-    return value
+    return load_reference(reference, key)

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from fedlab.batch import Batch, Plan, Results
+from fedlab.batch import Batch, Plan, Results, with_dotted
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
+from fedlab.configuration import look_for_modules, placed
 from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment import method_folder
 from fedlab.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
@@ -58,13 +59,22 @@ class Acceptance(Section):
                     raise ValueError(f"gate {gate.name!r} names no arm {arm!r}; {did_you_mean(arm, self.arms)}")
         return self
 
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    def of(self, folder: Path) -> Acceptance:
+        """The same, with relative paths that start from a folder."""
+        self._folder = folder
+        return self
+
     def config(self, arm: str, seed: int) -> Config:
         """The configuration of one run.
 
         Raises:
             ConfigErrors: base and arm do not make a valid configuration.
         """
-        return parse(Config, self.base).with_overrides({**self.arms[arm], "seed": seed})
+        raw = with_dotted(self.base, {**self.arms[arm], "seed": seed})
+        look_for_modules(raw, self._folder)
+        return parse(Config, placed(raw, lambda key: self._folder))
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,7 @@ def load_acceptance(source: str) -> Acceptance:
         InputError, ConfigErrors: no such method or file, no experiment, or one that makes no sense.
     """
     if source.endswith((".yaml", ".yml")):
-        return parse(Acceptance, read_yaml(source))
+        return parse(Acceptance, read_yaml(source)).of(Path(source).absolute().parent)
     packaged = method_folder(source, "METHOD") / "acceptance.yaml"
     if not packaged.is_file():
         raise InputError("METHOD", source, "a method with an acceptance.yaml", "give the path of one of your own")

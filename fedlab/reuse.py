@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,20 @@ def _home(compute: Callable[..., Any]) -> Path:
         compute = compute.func
     written: Any = compute if hasattr(compute, "__code__") else type(compute).__call__
     return Path(written.__code__.co_filename).resolve().parent
+
+
+@cache
+def code_fingerprint() -> str:
+    """Hash of FedLab's own Python files: runs of equal configurations and data may differ where it does."""
+    files: dict[str, Path] = {}
+    for package in ("fedlab", "fedlab.clients", "fedlab.server", "fedlab.methods"):  # apart in an editable install
+        found = importlib.util.find_spec(package)
+        for root in map(Path, (found.submodule_search_locations or ()) if found else ()):
+            files |= {f"{package.replace('.', '/')}/{p.relative_to(root).as_posix()}": p for p in root.rglob("*.py")}
+    digest = hashlib.blake2b(digest_size=16)
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}:".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib import metadata
 from types import FrameType
@@ -20,6 +20,7 @@ import torch
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
 from fedlab.report import write_report
+from fedlab.reuse import code_fingerprint
 from fedlab.runfolder import RunFolder, write_atomic
 from fedlab.tracking import History, Sink, Tracker
 from fedlab.tracking.console import make_console
@@ -46,6 +47,7 @@ def open_session(
     model: str | None = None,
     command: str | None = None,
     resumed: int | None = None,
+    code: Mapping[str, str] | None = None,
 ) -> Iterator[Tracker]:
     """Write what is known beforehand, hand out the run's tracker, and record how the run ended.
 
@@ -57,10 +59,11 @@ def open_session(
         model: name of what is trained; default: that of the configured model.
         command: how to repeat the run.
         resumed: the round after which a run goes on; what was recorded of later ones is dropped.
+        code: hash of the code that makes it, by module; default: FedLab's own.
     """
     write_atomic(folder.config, config.to_yaml())
     if resumed is None:
-        write_atomic(folder.environment, json.dumps(environment(command), indent=1))
+        write_atomic(folder.environment, json.dumps(environment(command, code), indent=1))
     else:
         _rewind(folder, resumed)
     displays = _displays(config, folder, resumed)
@@ -114,10 +117,12 @@ def report_quietly(folder: RunFolder) -> None:
         log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
 
 
-def environment(command: str | None = None) -> dict[str, object]:
+def environment(command: str | None = None, code: Mapping[str, str] | None = None) -> dict[str, object]:
     """Versions and hardware that a result may depend on."""
     return {
         "command": command,
+        "directory": os.getcwd(),
+        "code": dict(code or {"fedlab": code_fingerprint()}),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "machine": platform.machine(),

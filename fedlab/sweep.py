@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from fedlab.batch import Batch, Plan, folder_name, with_dotted
+from fedlab.components import bare
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
-from fedlab.errors import ConfigError, did_you_mean
+from fedlab.configuration import look_for_modules, placed, within
+from fedlab.errors import UNSET, ConfigError, did_you_mean
 from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
@@ -73,6 +75,13 @@ class SweepSpec(Section):
         default={}, alias="list", description="name → dotted keys it changes in `base`"
     )
     seeds: tuple[int, ...] = Field(default=(), description="default: the base's own")
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+    _typed: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def of(self, folder: Path, typed: Iterable[str] = ()) -> SweepSpec:
+        """The same, with relative paths that start from a folder, but for those of keys that were typed in."""
+        self._folder, self._typed = folder, frozenset(typed)
+        return self
 
     @model_validator(mode="after")
     def _sound(self) -> SweepSpec:
@@ -89,6 +98,12 @@ class SweepSpec(Section):
             if other := next((other for other in self.grid if _below(key, other)), None):
                 raise ValueError(f"{key} or {other} in the grid, not both: one is part of the other")
         return self
+
+    def placed(self, base: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A raw configuration with changes that the sweep's file makes to it, whose paths start from its folder."""
+        raw = with_dotted(base, changes or {})
+        look_for_modules(raw, self._folder)
+        return placed(raw, lambda key: Path.cwd() if within(key, self._typed) else self._folder)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -220,10 +235,11 @@ def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) 
         InputError, ConfigErrors: no such method or file, a sweep that makes no sense, or nothing to vary.
     """
     raw: dict[str, Any] = {"base": source}
+    folder = Path.cwd()
     if source.endswith((".yaml", ".yml")):
         found = read_yaml(source)
         if "base" in found or not {"method", "data"} & set(found):
-            raw = found
+            raw, folder = found, Path(source).absolute().parent
             if isinstance(found.get("base"), str) and found["base"].endswith((".yaml", ".yml")):
                 raw["base"] = str(Path(source).parent / found["base"])
     grid = raw.get("grid") or {}
@@ -237,9 +253,9 @@ def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) 
         raw["grid"] = {**grid, **axes} if isinstance(grid, Mapping) else grid
     if seeds:
         raw["seeds"] = list(seeds)
-    spec = parse(SweepSpec, raw)
+    spec = parse(SweepSpec, raw).of(folder, axes)
     if not spec.axes and len(spec.seeds) < 2:
-        raise ConfigError("--over", None, "something to vary", "e.g. --over training.lr=0.01,0.1 or --seeds 0,1,2")
+        raise ConfigError("--over", UNSET, "something to vary", "e.g. --over training.lr=0.01,0.1 or --seeds 0,1,2")
     return spec
 
 
@@ -273,7 +289,7 @@ def sweep(
     """
     _refuse_overridden(spec, overrides)
     base = _base(spec, folder, overrides)
-    points = {point.name: partial(with_dotted, base, point.changes) for point in spec.points}
+    points = {point.name: partial(spec.placed, base, point.changes) for point in spec.points}
     if len(points) < len(spec.points):
         raise ConfigError("list", [*points], "points of different names", "rename some of the grid's or list's values")
     seeds = spec.seeds or (parse(Config, next(iter(points.values()))()).seed,)
@@ -296,8 +312,9 @@ def sweep(
 
 def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The raw configuration of all runs. Its cache is the sweep's own, so that nothing comes from older code."""
-    raw = configure(spec.base).model_dump(mode="json") if isinstance(spec.base, str) else spec.base
-    return apply_overrides(with_dotted(raw, {"tracking.cache": str(folder / "cache")}), overrides)
+    raw = bare(configure(spec.base).model_dump(mode="json")) if isinstance(spec.base, str) else spec.placed(spec.base)
+    changed = apply_overrides(with_dotted(raw, {"tracking.cache": str(folder / "cache")}), overrides)
+    return placed(changed, lambda key: Path.cwd())
 
 
 def _refuse_overridden(spec: SweepSpec, overrides: Sequence[str]) -> None:

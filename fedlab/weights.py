@@ -43,7 +43,9 @@ def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:
 
 
 def _read(role: str, source: str) -> dict[str, Tensor]:
-    key, (place, _, other) = f"init.{role}", source.partition("#")
+    key, (place, mark, other) = f"init.{role}", source.rpartition("#")
+    if not mark or Path(source).exists():  # a folder's name may hold the sign too
+        place, other = source, ""
     path = Path(place)
     if path.is_dir():
         checkpoint = latest_checkpoint(path / "checkpoints")

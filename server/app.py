@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlab.data.normalise import denormaliser
 from fedlab.job import make_method
+from fedlab.modules import search
 from fedlab.runconfig import unpack
 from fedlab.runfolder import RunFolder
 from fedlab.server.asynchronous import make_loop
@@ -25,6 +26,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run on a deployed grid; results go to the run folder on the ServerApp's machine."""
     config, expected = unpack(context.run_config)
+    search([*config.modules, Path.cwd()])
     torch.set_num_threads(config.engine.threads)
     method, strategy = make_method(config.method), make_strategy(config.federation.strategy)
     folder = RunFolder.create(

@@ -36,6 +36,8 @@ def compare(
         typer.echo("the configurations do not differ, seeds apart")
     console.print(to_table("Results, with the difference to A", found.results()))
     typer.echo(found.equal_weights())
+    if note := found.other_code():
+        typer.echo(note)
     if out is not None:
         try:
             written = found.write(out)

@@ -188,7 +188,7 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
         DataError: a step cannot be carried out; the largest feasible value is named.
     """
     made = make_steps(steps)
-    described = json.dumps([step.model_dump(mode="json") for step in steps], sort_keys=True)
+    described = json.dumps(list(map(_essential, steps)), sort_keys=True)
     fingerprint = hashlib.blake2b(f"{dataset.fingerprint}{described}{seed}".encode(), digest_size=16).hexdigest()
     train = Ragged.joined([np.arange(len(dataset.train))])
     test = Ragged.joined([np.arange(len(dataset.test))])
@@ -212,6 +212,12 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     if list(names[:2]) == [""]:
         names = ["all"]
     return Partition(train, test, names, corruptions, fingerprint)
+
+
+def _essential(step: Component) -> dict[str, Any]:
+    """A step without settings that are defaults, which it may spell out or not."""
+    _, settings = PARTITIONERS.configured(step, "data.partition")
+    return {"name": step.name, **settings.model_dump(mode="json", exclude_defaults=True)}
 
 
 def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:

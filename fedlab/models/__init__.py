@@ -1,8 +1,17 @@
-"""Networks by name."""
+"""Networks and their registry."""
 
 from __future__ import annotations
 
 from fedlab.models.base import FeatureClassifier, feature_classifier, headless, seeded_init
-from fedlab.models.registry import MODELS, build_model, check_model
+from fedlab.models.registry import MODELS, build_model, check_model, is_default_model
 
-__all__ = ["MODELS", "FeatureClassifier", "build_model", "check_model", "feature_classifier", "headless", "seeded_init"]
+__all__ = [
+    "MODELS",
+    "FeatureClassifier",
+    "build_model",
+    "check_model",
+    "feature_classifier",
+    "headless",
+    "is_default_model",
+    "seeded_init",
+]

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from fedlab.config import Component, Section, parse
-from fedlab.errors import ConfigError
+from fedlab.config import Component, Config, Section, parse
+from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.registry import Registry
 
 MODELS = Registry(
@@ -47,6 +47,15 @@ def check_model(component: Component) -> None:
         ConfigError, ConfigErrors: unknown model or setting.
     """
     _resolve(component)
+
+
+def is_default_model(component: Component) -> bool:
+    """Whether it is the model of a configuration that names none, its defaults spelled out or not."""
+    default: Component = Config.model_fields["model"].default
+    try:
+        return component.name == default.name and _resolve(component) == _resolve(default)
+    except ConfigErrors:  # it is wrong, and `check_model` says how
+        return False
 
 
 def _resolve(component: Component) -> tuple[Any, Section]:

@@ -81,6 +81,18 @@ class Record:
         """Samples by client and class; see `fedlab.data.partition.summary`."""
         return _json(self.folder.partition)
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """Name, fingerprint and sizes of the samples; empty where the run is too old to have recorded them."""
+        found = self.partition.get("data")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Hash of the code that made it, by module; empty likewise."""
+        found = self.environment.get("code")
+        return found if isinstance(found, dict) else {}
+
     @cached_property
     def client_facts(self) -> dict[str, dict[str, Any]]:
         """The partition's entry of every client, by name; a damaged file costs the page no other part."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedlab.config import ComponentField, Fraction, Positive, Section
+from fedlab.config import ComponentField, Fraction, HubPath, Positive, Section
 from fedlab.distill.mixing import Mixing
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.methods.cda.curriculum import Curriculum
@@ -105,7 +105,7 @@ class Post(Section):
 class CDASettings(Section):
     """Settings of CDA, by stage."""
 
-    pretrained: str | None = Field(default=None, description="teacher weights: a hub name or a folder, see model")
+    pretrained: HubPath | None = Field(default=None, description="teacher weights: a hub name or a folder, see model")
     squeeze: Squeeze = Squeeze()
     recover: Recover = Recover()
     post: Post = Post()

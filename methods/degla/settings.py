@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Positive, Section
+from fedlab.config import HubPath, Positive, Section
 from fedlab.errors import ConfigError
 
 Trained = Literal["all", "text", "projections"]
@@ -73,7 +73,7 @@ class DeGLASettings(Section):
         default=(), description="kinds that share one of the K places; which one a sample shows is drawn at every step"
     )
     crop: float = Field(default=0.9, gt=0, le=1, description="least area of the random resized crop; 1 is none")
-    pretrained: str | None = Field(
+    pretrained: HubPath | None = Field(
         default=None,
         description="CLIP checkpoint, hub name or local folder; its own size unless `network` is given too",
     )

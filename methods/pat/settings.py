@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fedlab.config import Fraction, Positive, Section
+from fedlab.config import Fraction, HubPath, Positive, Section
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 
@@ -14,7 +14,7 @@ from fedlab.method import Task
 class PATSettings(Section):
     """Settings; defaults are the paper's (as released) with PSD on."""
 
-    pretrained: str | None = Field(
+    pretrained: HubPath | None = Field(
         default=None, description="a transformers ViTModel whose weights the backbone starts from: hub name or folder"
     )
     patch: Positive = Field(default=16, description="side of a patch in pixels")

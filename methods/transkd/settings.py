@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from fedlab.config import Component, Positive, Section
+from fedlab.config import HubPath, Positive, Section
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 from fedlab.methods.transkd.distiller import HEADS
 from fedlab.methods.transkd.segformer import B2, SegFormerSettings
+from fedlab.models import is_default_model
 
 STRIDE = 4
 """Image pixels per position of the logits and of the masks."""
@@ -51,7 +52,7 @@ class TransKDSettings(Section):
     buffers: Literal["average", "local"] = Field(
         default="average", description="running statistics of BatchNorm are averaged, or stay with each client"
     )
-    pretrained: str | None = Field(
+    pretrained: HubPath | None = Field(
         default=None, description="teacher's checkpoint, hub name or local folder: a SegFormer or its encoder"
     )
     teacher_steps: int = Field(
@@ -107,8 +108,7 @@ def check(s: TransKDSettings, config: Any) -> list[str]:
             "or init: {teacher: RUN}; method.csf=false and method.pea=none train the student alone",
         )
     warnings = {
-        "model is not used: the networks are method.student and method.teacher": config.model
-        != Component(name="convnet"),
+        "model is not used: the networks are method.student and method.teacher": not is_default_model(config.model),
         "method.horizon replaces training.schedule": bool(s.horizon) and config.training.schedule != "constant",
         f"method.horizon = {s.horizon} ends before {config.federation.rounds} rounds: the last train at rate 0": (
             s.horizon is not None and s.horizon < config.federation.rounds

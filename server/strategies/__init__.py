@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import Strategy
 
-from fedlab.config import Component, parse
+from fedlab.config import Component, Section, parse
 from fedlab.errors import ConfigError
 from fedlab.registry import Registry
-from fedlab.server.strategies.arguments import KEY, check_participants, construct
+from fedlab.server.strategies.arguments import KEY, arguments_model, check_participants, construct
 from fedlab.server.strategies.average import AveragingStrategy
 
-__all__ = ["STRATEGIES", "check_participants", "make_strategy"]
+__all__ = ["GIVEN", "STRATEGIES", "check_participants", "make_strategy", "strategy_settings"]
+
+GIVEN = "given"
+"""Name of a strategy that was an object, not all of whose constructor arguments could be recorded."""
 
 _FLOWER = (
     "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedMedian", "FedProx", "FedTrimmedAvg", "FedYogi",
@@ -47,6 +50,14 @@ def make_strategy(component: Component, given: object = None) -> Strategy:
     """
     if isinstance(given, Strategy):
         return given
+    if given is None and component.name == GIVEN:
+        raise ConfigError(
+            KEY,
+            component.settings.get("of", GIVEN),
+            "the strategy object that this was run with: not all of its constructor arguments could be recorded "
+            f"({', '.join(component.settings.get('unknown', ()))})",
+            "make it again in Python and give it to fedlab.run(config, strategy=…) or fedlab.resume(run, strategy=…)",
+        )
     found = STRATEGIES.find(component.name, f"{KEY}.name") if given is None else given
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         key, value = (f"{KEY}.name", component.name) if given is None else ("strategy", given)
@@ -54,3 +65,10 @@ def make_strategy(component: Component, given: object = None) -> Strategy:
     if issubclass(found, AveragingStrategy):
         return found(parse(found.Settings, component.settings, KEY))
     return construct(found, component)
+
+
+def strategy_settings(found: object) -> type[Section] | None:
+    """The class that validates the settings of a strategy class; None where it is none."""
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        return None
+    return found.Settings if issubclass(found, AveragingStrategy) else arguments_model(found)

@@ -22,6 +22,8 @@ class _Arguments(Section):
     """Arguments of any type; those that only Python can express keep their defaults."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+    passed_on: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that a constructor takes as ``**kwargs`` only: what it does without them is its own affair."""
 
 
 def construct(kind: type[Strategy], component: Component) -> Strategy:
@@ -30,7 +32,7 @@ def construct(kind: type[Strategy], component: Component) -> Strategy:
     Raises:
         ConfigError, ConfigErrors: an argument that is unknown, missing, of the wrong type, or refused by the class.
     """
-    arguments = parse(_model(kind), component.settings, KEY)
+    arguments = parse(arguments_model(kind), component.settings, KEY)
     given = {name: getattr(arguments, name) for name in component.settings}
     constructor: Any = kind
     try:
@@ -64,12 +66,53 @@ def check_participants(strategy: Strategy, clients: int) -> None:
                 )
 
 
-def _model(kind: type[Strategy]) -> type[Section]:
+def arguments_model(kind: type[Strategy]) -> type[Section]:
+    """A class that validates a strategy's constructor arguments."""
     fields: dict[str, Any] = {}
     for name, (annotation, default) in _parameters(kind).items():
         if name not in _FIXED and "Callable" not in str(annotation):
             fields[name] = (annotation, ... if default is inspect.Parameter.empty else default)
-    return create_model(f"{kind.__name__}Arguments", __base__=_Arguments, **fields)
+    model: type[_Arguments] = create_model(f"{kind.__name__}Arguments", __base__=_Arguments, **fields)
+    model.passed_on = frozenset(fields) - inspect.signature(kind).parameters.keys()
+    return model
+
+
+def known_arguments(strategy: Strategy) -> tuple[dict[str, Any], list[str]]:
+    """What a strategy was made with, as far as it can be seen from outside.
+
+    Flower's strategies, and most others, keep an argument as an attribute of its name. That this is so is tried: a
+    strategy made anew of these must look alike.
+
+    Returns:
+        Arguments that are plain values, and the names of the others.
+    """
+    kind: Any = type(strategy)
+    found: dict[str, Any] = {}
+    unknown: list[str] = []
+    for name, (_, default) in _parameters(kind).items():
+        value = getattr(strategy, name, inspect.Parameter.empty)
+        if name in _FIXED or value is default or (name in arguments_model(kind).passed_on and value == default):
+            continue
+        if _plain(value):
+            found[name] = value
+        else:
+            unknown.append(name)
+    try:
+        again = vars(kind(**found))
+    except (TypeError, ValueError):
+        again = {}
+    if not unknown and any(_plain(value) and again.get(name) != value for name, value in vars(strategy).items()):
+        unknown = [name for name in _parameters(kind) if name not in _FIXED] or ["*args"]
+        found = {}
+    return found, unknown
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _plain(inner) for key, inner in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _parameters(kind: type) -> dict[str, tuple[Any, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from fedlab.config import Component, Section
+from fedlab.config import Component, Section, parse
 from fedlab.data.classes import plausible
 from fedlab.data.samples import Dataset
+from fedlab.data.sources.given import GIVEN, Given, GivenSettings
 from fedlab.errors import DataError
 from fedlab.registry import Registry
 
@@ -61,6 +62,8 @@ def build_source(component: Component, key: str = "data.source") -> Source:
         ConfigError: no such source.
         ConfigErrors: wrong settings.
     """
+    if component.name == GIVEN:  # recorded by runs, not to be chosen from a list
+        return Given(parse(GivenSettings, component.settings, key))
     source_class, settings = SOURCES.configured(component, key)
     source: Source = source_class(settings)
     return source

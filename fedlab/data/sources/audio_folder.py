@@ -21,6 +21,7 @@ from fedlab.data.spelling import checked_name
 from fedlab.data.text import read_text
 from fedlab.errors import DataError, did_you_mean
 from fedlab.left_out import LeftOut
+from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test", "probe")
@@ -31,7 +32,9 @@ _KEY = "data.source.path"
 class AudioFolderSettings(Section):
     """Settings of the audio folder source."""
 
-    path: str = Field(description="folder of sound files with labels.csv: file,label[,speaker|group][,device][,split]")
+    path: InputPath = Field(
+        description="folder of sound files with labels.csv: file,label[,speaker|group][,device][,split]"
+    )
     table: str = Field(default="labels.csv", description="the table's name in that folder")
     rate: Positive = Field(default=16_000, description="samples a second every clip must have, see `resample`")
     resample: bool = Field(default=False, description="convert files of another rate instead of refusing them")

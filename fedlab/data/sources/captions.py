@@ -22,6 +22,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import one_form
 from fedlab.errors import DataError, did_you_mean
 from fedlab.left_out import LeftOut
+from fedlab.paths import HubPath, InputPath
 from fedlab.seeding import numpy_generator
 
 
@@ -54,9 +55,11 @@ class RulesSettings(Section):
 class CaptionsSettings(Section):
     """Settings of the captions source."""
 
-    path: str = Field(description="JSONL file, a pair a line: image, caption; optional negatives, client, label, split")
+    path: InputPath = Field(
+        description="JSONL file, a pair a line: image, caption; optional negatives, client, label, split"
+    )
     size: Positive = Field(default=224, description="pictures are resized to this height and width, aspect ignored")
-    tokenizer: str | None = Field(
+    tokenizer: HubPath | None = Field(
         default=None, description="hub name or local folder of a tokenizer; default: the words of all the captions"
     )
     length: Positive | None = Field(
@@ -66,14 +69,16 @@ class CaptionsSettings(Section):
     test_fraction: Fraction = Field(
         default=0.2, lt=1, description="part of the images kept for tests where lines name no split"
     )
-    composition: str | None = Field(default=None, description="JSONL file of test pairs with negatives for the server")
-    zeroshot: str | None = Field(default=None, description="folder <class>/*.png of test images for the server")
+    composition: InputPath | None = Field(
+        default=None, description="JSONL file of test pairs with negatives for the server"
+    )
+    zeroshot: InputPath | None = Field(default=None, description="folder <class>/*.png of test images for the server")
     prompts: tuple[str, ...] = Field(
         default=("a photo of a {}.",),
         min_length=1,
         description="captions of a zero-shot class, {} is its folder's name",
     )
-    pretrain: str | None = Field(default=None, description="JSONL file of pairs for the server to pretrain on")
+    pretrain: InputPath | None = Field(default=None, description="JSONL file of pairs for the server to pretrain on")
     data_seed: int = Field(
         default=0, ge=0, description="draws test part and rules; the run's seed does not change them"
     )

@@ -17,6 +17,7 @@ from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
 from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
+from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test")
@@ -27,7 +28,7 @@ _Files = list[tuple[Path, str, str]]  # path, class, client
 class FolderSettings(Section):
     """Settings of the folder source."""
 
-    path: str = Field(
+    path: InputPath = Field(
         description="root folder: <class>/*.png, or train/<class>/*.png and test/<class>/*.png; any image format"
     )
     clients: bool = Field(

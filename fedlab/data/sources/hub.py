@@ -19,6 +19,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import checked_name
 from fedlab.errors import DataError, did_you_mean
 from fedlab.left_out import LeftOut
+from fedlab.paths import HubPath
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train_split", "test_split")
@@ -28,7 +29,7 @@ _COLUMNS = ("image_column", "label_column", "group_column")
 class HubSettings(Section):
     """Settings of the hub source."""
 
-    path: str = Field(
+    path: HubPath = Field(
         min_length=1,
         description="hub name (ylecun/mnist), local folder written by save_to_disk, or any folder load_dataset reads",
     )

@@ -17,6 +17,7 @@ from fedlab.data.reading import Gathered, read_each
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 from fedlab.left_out import LeftOut
+from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
 
 _KEY = "data.source"
@@ -37,10 +38,10 @@ def _names_both(pattern: str) -> str:
 class MarketSettings(Section):
     """Settings of the market source."""
 
-    sources: dict[str, str] = Field(
+    sources: dict[str, InputPath] = Field(
         min_length=1, description=f"name → root folder of each training data set, which holds {_TRAIN}/"
     )
-    target: str | None = Field(
+    target: InputPath | None = Field(
         default=None, description=f"root folder of the unseen data set, with {_QUERY}/ and {_GALLERY}/; null: none"
     )
     pattern: Annotated[str, AfterValidator(_names_both)] = Field(

@@ -19,6 +19,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
 from fedlab.left_out import LeftOut
+from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
 
 _SPLITS = ("train", "test")
@@ -31,7 +32,7 @@ _LOSSLESS = (".png", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff")
 class MasksSettings(Section):
     """Settings of the masks source."""
 
-    path: str = Field(
+    path: InputPath = Field(
         description="root folder: images/ and masks/, or train/ and test/ with these; sub-folders of images/ are "
         "domains; server/<name>/ with these are sample sets the server holds; classes.txt names the classes"
     )

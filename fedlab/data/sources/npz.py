@@ -15,6 +15,7 @@ from fedlab.data.sources.arrays import from_arrays
 from fedlab.data.spelling import checked_name, printable
 from fedlab.errors import DataError, did_you_mean
 from fedlab.left_out import LeftOut
+from fedlab.paths import InputPath
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("domain_train", "domain_test", "group_train", "group_test", "class_names")
@@ -23,7 +24,7 @@ _OPTIONAL = ("domain_train", "domain_test", "group_train", "group_test", "class_
 class NpzSettings(Section):
     """Settings of the npz source."""
 
-    path: str = Field(description=f"the .npz file; keys {', '.join(_REQUIRED)}, optional {', '.join(_OPTIONAL)}")
+    path: InputPath = Field(description=f"the .npz file; keys {', '.join(_REQUIRED)}, optional {', '.join(_OPTIONAL)}")
 
 
 class Npz:

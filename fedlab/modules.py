@@ -1,0 +1,147 @@
+"""Modules of the user's own: where those of ``module:Class`` names are looked for, in every process of a run.
+
+The folders come after all that Python knows by itself, so that no file of a user's can take the place of a module of
+FedLab or of the standard library. Where a file has the name of a module that is there already, that is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlab.errors import ConfigError
+
+_searched: list[Path] = []
+_INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def search(folders: Iterable[str | Path]) -> None:
+    """Look for modules in these folders too from now on, in this order.
+
+    Args:
+        folders: those there are; others are passed over.
+    """
+    _searched[:] = list(dict.fromkeys(Path(folder).resolve() for folder in folders if Path(folder).is_dir()))
+    for folder in _searched:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    importlib.invalidate_caches()
+
+
+class SearchPath:
+    """Pickled in front of an object of a user's class, it lets the process that unpickles them find that class.
+
+    Args:
+        folders: as `search` takes them.
+    """
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self.folders = tuple(folders)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self.folders,)
+
+
+def _arrived(folders: Sequence[str]) -> SearchPath:
+    search(folders)
+    return SearchPath(folders)
+
+
+def load_reference(reference: str, key: str) -> Any:
+    """What ``module:Class`` names.
+
+    Args:
+        reference: both dotted names.
+        key: configuration key for the error message.
+
+    Raises:
+        ConfigError: it cannot be imported, or a module of that name is in the way of the one that is meant.
+    """
+    module_name, _, attribute = reference.partition(":")
+    top = module_name.partition(".")[0]
+    if top == "__main__" or "<locals>" in attribute:
+        raise ConfigError(
+            key,
+            reference,
+            "a class that can be imported by its name: this one was defined in a program itself or inside a function",
+            "give it in Python again: fedlab.run(config, method=…) or strategy=…, and the same of fedlab.resume; or "
+            "move it into a module",
+        )
+    try:
+        value: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        hidden = _hidden(top, tolerant=False)
+        fix = f"{error}; {hidden}" if hidden else f"{error}; {_looked()}"
+        raise ConfigError(key, reference, "an importable module:Class", fix) from error
+    if hidden := _hidden(top, tolerant=True):
+        raise ConfigError(key, reference, "one module of that name", hidden)
+    return value
+
+
+def home(reference: str) -> Path | None:
+    """The folder from which the module of an imported ``module:Class`` came, where it is no installed one's."""
+    place = _origin(reference.partition(":")[0].partition(".")[0])
+    if place is None or _installed(place):
+        return None
+    return place.parent
+
+
+def source_of(reference: str) -> tuple[str, str]:
+    """The module of an imported ``module:Class`` and a hash of its file; empty where there is no file to read."""
+    name = reference.partition(":")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    try:
+        return name, hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() if file else ""
+    except OSError:
+        return name, ""
+
+
+def _looked() -> str:
+    folders = ", ".join(map(str, _searched)) or "no further folder"
+    return (
+        f"looked among the installed modules, on PYTHONPATH and in {folders}: put it beside the configuration, "
+        "or set modules: [FOLDER]"
+    )
+
+
+def _origin(top: str) -> Path | None:
+    """The file of a module that is imported, or the folder of a package."""
+    module = sys.modules.get(top)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        folders = list(getattr(module, "__path__", ()))
+        return Path(folders[0]).resolve() if folders else None
+    path = Path(file).resolve()
+    return path.parent if path.stem == "__init__" else path
+
+
+def _installed(place: Path) -> bool:
+    return any(place.is_relative_to(folder) for folder in _INSTALLED)
+
+
+def _hidden(top: str, *, tolerant: bool) -> str:
+    """Says which file of the folders looked in is not the module that was imported under its name; else empty.
+
+    Args:
+        top: the module's first name.
+        tolerant: an installed module may be meant, and so may FedLab's.
+    """
+    names = [top + ending for ending in importlib.machinery.SOURCE_SUFFIXES]
+    places = [place for folder in _searched for place in (folder / top, *(folder / name for name in names))]
+    found = next((place for place in places if place.is_file() or (place / "__init__.py").is_file()), None)
+    origin = _origin(top)
+    taken = top in sys.builtin_module_names or origin is not None
+    if found is None or not taken or (origin is not None and origin == found.resolve()):
+        return ""
+    if tolerant and (origin is None or _installed(origin) or top == "fedlab"):
+        return ""
+    where = f"{origin}, which was imported first" if origin is not None else "a part of Python itself"
+    return f"{found} is not used: the name {top!r} is taken by {where}; rename your module"
