@@ -181,7 +181,7 @@ def _spelled_out(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, A
             return settings
     except (ValidationError, PydanticSerializationError):
         return settings
-    return dumped
+    return {key: value for key, value in dumped.items() if key in settings or key not in _passed_on(kind)}
 
 
 def _without_defaults(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +194,13 @@ def _without_defaults(kind: type[BaseModel], settings: dict[str, Any]) -> dict[s
         for name, field in kind.model_fields.items()
         if not field.is_required() and getattr(made, name) == field.get_default(call_default_factory=True)
     }
-    return {name: value for name, value in settings.items() if name not in defaults}
+    return {name: value for name, value in settings.items() if name not in defaults - _passed_on(kind)}
+
+
+def _passed_on(kind: type[BaseModel]) -> frozenset[str]:
+    """Arguments whose defaults a strategy's constructor may choose itself."""
+    found: frozenset[str] = getattr(kind, "passed_on", frozenset())
+    return found
 
 
 def place_of(kind: PathKind, text: str, folder: Path) -> str:

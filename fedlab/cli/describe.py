@@ -10,29 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 from rich.text import Text
 
-from fedlab.compression import COMPRESSORS
-from fedlab.config import Component, Config
-from fedlab.data.drift import DRIFTS
-from fedlab.data.partition import PARTITIONERS
-from fedlab.data.sources import SOURCES
-from fedlab.job import METHODS
-from fedlab.models import MODELS
-from fedlab.privacy import PRIVACY
-from fedlab.registry import Registry
-from fedlab.server.sampling import SAMPLERS
-from fedlab.server.strategies import STRATEGIES
+from fedlab.components import REGISTRIES
+from fedlab.config import Component, Config, parse
+from fedlab.errors import ConfigError, ConfigErrors, InputError
 
-_REGISTRIES: Mapping[str, Registry] = {
-    "method": METHODS,
-    "model": MODELS,
-    "data.source": SOURCES,
-    "data.partition": PARTITIONERS,
-    "data.drift": DRIFTS,
-    "federation.strategy": STRATEGIES,
-    "federation.sampler": SAMPLERS,
-    "privacy": PRIVACY,
-    "exchange.compression": COMPRESSORS,
-}
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _UNSET = object()
 Row = tuple[str, str, str, str, str]
@@ -49,14 +30,16 @@ def description(config: Config) -> Text:
 
 
 def describe(config: Config) -> Iterator[Row]:
-    """(key, value, type, default, meaning) of every key in the order of the file."""
+    """(key, value, type, default, meaning) of every key in the order of the file; what is wrong is a meaning too."""
     yield from _section(type(config), config, "")
 
 
-def _section(kind: type[BaseModel], values: BaseModel, prefix: str) -> Iterator[Row]:
+def _section(
+    kind: type[BaseModel], values: BaseModel, prefix: str, wrong: Mapping[str, str] | None = None
+) -> Iterator[Row]:
     schema = kind.model_json_schema()
     for name, field in kind.model_fields.items():
-        key, value = f"{prefix}{name}", getattr(values, name)
+        key, value = f"{prefix}{name}", getattr(values, name, _UNSET)
         default = _UNSET if field.is_required() else field.get_default(call_default_factory=True)
         if isinstance(value, Component):
             yield from _component(key, key, value, default, field.description or "")
@@ -67,17 +50,23 @@ def _section(kind: type[BaseModel], values: BaseModel, prefix: str) -> Iterator[
             yield from _section(type(value), value, f"{key}.")
         else:
             kind_text = _type(schema["properties"][name], schema.get("$defs", {}))
-            yield key, _text(value), kind_text, _text(default), field.description or ""
+            meaning = " · ".join(filter(None, [(wrong or {}).get(key), field.description]))
+            yield key, "(not set)" if value is _UNSET else _text(value), kind_text, _text(default), meaning
 
 
 def _component(registry: str, key: str, component: Component, default: object, meaning: str) -> Iterator[Row]:
-    found = _REGISTRIES[registry].find(component.name, f"{key}.name") if registry in _REGISTRIES else None
     named = default.name if isinstance(default, Component) else default
+    try:
+        found = REGISTRIES[registry].find(component.name, f"{key}.name") if registry in REGISTRIES else None
+    except ConfigError as error:
+        yield f"{key}.name", component.name, "component", _text(named), f"{_problem(error)} · {meaning}"
+        yield from ((f"{key}.{name}", _text(value), "", "", "") for name, value in component.settings.items())
+        return
     about = (inspect.getdoc(found) or "").partition("\n")[0] if found is not None else ""
     yield f"{key}.name", component.name, "component", _text(named), " — ".join(t for t in (meaning, about) if t)
     settings = getattr(found, "Settings", None)
     if isinstance(settings, type) and issubclass(settings, BaseModel):
-        yield from _section(settings, settings.model_validate(component.settings), f"{key}.")
+        yield from _settings(settings, component.settings, key)
         return
     parameters = inspect.signature(found).parameters if found is not None else {}
     for name, parameter in parameters.items():  # a Flower strategy: constructor arguments
@@ -85,6 +74,22 @@ def _component(registry: str, key: str, component: Component, default: object, m
         value = component.settings.get(name, _UNSET if empty else parameter.default)
         annotation = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
         yield f"{key}.{name}", _text(value), annotation, _text(_UNSET if empty else parameter.default), ""
+
+
+def _settings(kind: type[BaseModel], given: Mapping[str, Any], key: str) -> Iterator[Row]:
+    """A component's settings, also where some are missing or wrong: this is where one looks up what they should be."""
+    try:
+        yield from _section(kind, parse(kind, given, key), f"{key}.")
+    except ConfigErrors as errors:
+        wrong = {error.key: _problem(error) for error in errors.errors}
+        known = {name: value for name, value in given.items() if name in kind.model_fields}
+        yield from _section(kind, kind.model_construct(**known), f"{key}.", wrong)
+        for name in given.keys() - known.keys():
+            yield f"{key}.{name}", _text(given[name]), "", "", wrong.get(f"{key}.{name}", "")
+
+
+def _problem(error: InputError) -> str:
+    return "wrong: " + "; ".join(filter(None, [error.expected, error.fix]))
 
 
 def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:

@@ -51,7 +51,8 @@ def render(record: Record) -> str:
 
 
 def _subtitle(record: Record) -> str:
-    data, seed = record.setting("data", "source", "name"), record.setting("seed")
+    source, seed = record.setting("data", "source") or {}, record.setting("seed")
+    data = source.get("dataset") or source.get("name")  # samples given in Python have a name of their own
     return ", ".join([f"on {data}"] * bool(data) + [f"seed {seed}"] * (seed is not None))
 
 

@@ -81,7 +81,7 @@ def facts(record: Record) -> list[tuple[str, str]]:
     done, planned = len(record.rounds), record.rounds_planned
     shape = start.get("input_shape")
     found = [
-        ("Data", component(record.setting("data", "source"))),
+        ("Data", data_source(record)),
         ("Partition", " → ".join(component(part) for part in parts)),
         ("Drift", " → ".join(component(drift) for drift in record.setting("data", "drift") or [])),
         ("Seed", str(start.get("seed", record.setting("seed")))),
@@ -97,11 +97,23 @@ def facts(record: Record) -> list[tuple[str, str]]:
 
 
 def component(raw: Any) -> str:
-    """A component with its settings in one line: ``dirichlet (alpha 0.5)``."""
+    """A component with those of its settings that are set, in one line: ``dirichlet (alpha 0.5)``."""
+    if isinstance(raw, list):
+        return ", ".join(map(component, raw))
     if not isinstance(raw, Mapping):
-        return str(raw or "")
-    settings = ", ".join(f"{key} {value}" for key, value in raw.items() if key != "name")
-    return str(raw.get("name", "")) + (f" ({settings})" if settings else "")
+        return "" if raw is None else str(raw)
+    told = {key: component(value) for key, value in raw.items() if key != "name" and value not in (None, [], {})}
+    settings = ", ".join(f"{key} {value}" for key, value in told.items())
+    name = str(raw.get("name", ""))
+    return f"{name} ({settings})" if name and settings else name or settings
+
+
+def data_source(record: Record) -> str:
+    """Where the samples came from, in one line."""
+    source = record.setting("data", "source")
+    if _given(record, "data", "source"):
+        return f"{source.get('dataset')}, given in Python ({component({**source, 'name': '', 'dataset': None})})"
+    return component(source)
 
 
 def results_table(record: Record) -> Table | None:
@@ -306,7 +318,9 @@ def repeat(record: Record) -> dict[str, Any]:
     variables = list((environment.get("variables") or {}).items())
     return {
         "command": environment.get("command") or record.history.start.get("command"),
-        "from_folder": shlex.join(_again(record)),
+        "directory": environment.get("directory"),
+        "from_folder": _again(record),
+        "given": list(_given_words(record)),
         "hardware": [(name, str(value)) for name, value in hardware if value] if environment else [],
         "versions": versions,
         "variables": variables,
@@ -314,6 +328,42 @@ def repeat(record: Record) -> dict[str, Any]:
     }
 
 
-def _again(record: Record) -> list[str]:
-    name = record.setting("tracking", "name")
-    return ["fedlab", "run", "config.yaml", *(["--set", "tracking.name=null"] if name else [])]
+def _again(record: Record) -> str:
+    """What to call in the run folder: a command, or what only Python can give."""
+    named = bool(record.setting("tracking", "name"))
+    given = [argument for argument, *keys in _GIVEN if _given(record, *keys)]
+    if not given:
+        return shlex.join(["fedlab", "run", "config.yaml", *(["--set", "tracking.name=null"] if named else [])])
+    anew = ', overrides=["tracking.name=null"]' if named else ""
+    return f'fedlab.run("config.yaml", {", ".join(f"{argument}=…" for argument in given)}{anew})'
+
+
+_GIVEN = (("data", "data", "source"), ("method", "method"), ("strategy", "federation", "strategy"))
+"""Arguments of `fedlab.run`, each with the keys of what it takes the place of."""
+
+
+def _given(record: Record, *keys: str) -> bool:
+    """Whether a component was given in Python and cannot be made again from what is recorded of it."""
+    name = str(record.setting(*keys, "name") or "")
+    return name == "given" or name.startswith("__main__:") or "<locals>" in name
+
+
+def _given_words(record: Record) -> Iterator[str]:
+    """What was given in Python, a sentence each."""
+    if _given(record, "data", "source"):
+        source = record.setting("data", "source")
+        yield (
+            f"The samples were given in Python: {source.get('dataset')}, {source.get('train')} training and "
+            f"{source.get('test')} test samples, fingerprint {source.get('fingerprint')}. Other samples are refused."
+        )
+    for _, *keys in _GIVEN[1:]:
+        if not _given(record, *keys):
+            continue
+        found = record.setting(*keys)
+        unknown = found.get("unknown") or []
+        why = (
+            f"these arguments of its constructor could not be recorded: {', '.join(map(str, unknown))}"
+            if unknown
+            else "its class was defined in the program itself or in a function, so it has no name to import it by"
+        )
+        yield f"The {keys[-1]} was given in Python: {found.get('of') or found.get('name')}; {why}."
