@@ -1,4 +1,4 @@
-"""Networks and their registry."""
+"""Networks by name."""
 
 from __future__ import annotations
 
