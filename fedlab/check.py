@@ -15,10 +15,11 @@ from fedlab.data.sources import build_source, load_source
 from fedlab.engine import check_engine
 from fedlab.errors import ConfigErrors, InputError
 from fedlab.job import make_method
+from fedlab.left_out import LeftOut
 from fedlab.method import Method
 from fedlab.models import check_model, is_default_model
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
-from fedlab.server.evaluation import check_evaluation
+from fedlab.server.evaluation import check_evaluation, unevaluated
 from fedlab.server.participation import check_participation, check_sampled
 from fedlab.server.privacy import check_privacy
 from fedlab.server.strategies import check_participants, make_strategy
@@ -107,3 +108,14 @@ def check_population(config: Config, strategy: Any, clients: int, unseen: Collec
     check_participants(strategy, training)
     check_sampled(config, clients, unseen)
     check_concurrency(config, training)
+
+
+def left_out(config: Config, federated: FederatedData) -> tuple[LeftOut, ...]:
+    """What the data, their partition and the choice of evaluated clients leave out, counted.
+
+    Args:
+        config: the configuration.
+        federated: its data, as `check_data` returns them.
+    """
+    rest = unevaluated(config, federated.num_clients, federated.unseen, federated.num_test)
+    return federated.left_out if rest is None else (*federated.left_out, rest)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fedlab.check import check_config, check_data, check_population
+from fedlab.check import check_config, check_data, check_population, left_out
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.received import ReceivedTensors
@@ -288,7 +288,9 @@ def _ready(
     began = time.perf_counter()
     tuning = tune(_setup(config, chosen, federated, Path()), decided=described)
     seconds = time.perf_counter() - began
-    return _Job(tuning.config, chosen, rule, federated, [*warnings, *tuning.warnings], seconds, tuning)
+    return _Job(
+        tuning.config, chosen, rule, federated, [*warnings, *federated.warnings, *tuning.warnings], seconds, tuning
+    )
 
 
 def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:
@@ -321,7 +323,7 @@ def _execute(
         ) as tracker:
             for warning in job.warnings if start is None else ():
                 tracker.emit("warning", message=warning)
-            for left in federated.left_out if start is None else ():
+            for left in left_out(config, federated) if start is None else ():
                 tracker.emit("left_out", **left.fields())
             if job.tuning.probe and start is None:
                 tracker.emit("vectorise", **job.tuning.probe)
@@ -338,6 +340,7 @@ def _execute(
                 cache=ResultCache(setup.cache_root, lambda: federated.server_fingerprint, config.seed, device),
                 client_states=StateStore(setup.state_root),
                 profiles=known_profiles(federated, job.method),
+                holds_out=bool(federated.unseen),
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
 

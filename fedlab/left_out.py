@@ -20,6 +20,7 @@ class LeftOut:
         total: how many there were, None where that is not known.
         fix: one sentence, what to do about it; "" where nothing is to be done.
         examples: names of some of them.
+        wanted: the configuration asks for it, so that it is a fact to be told and no cause for alarm.
     """
 
     what: str
@@ -28,6 +29,7 @@ class LeftOut:
     total: float | None = None
     fix: str = ""
     examples: tuple[str, ...] = ()
+    wanted: bool = False
 
     def __str__(self) -> str:
         of = "" if self.total is None else f" of {self.total:,.10g}"
@@ -42,6 +44,11 @@ class LeftOut:
         examples = tuple(dict.fromkeys(self.examples + other.examples))
         return replace(self, count=self.count + other.count, total=total, examples=examples)
 
+    @property
+    def notice(self) -> str:
+        """The record as a line: a note where it was asked for, or else a warning."""
+        return f"{'note' if self.wanted else 'warning'}: {self}"
+
     def fields(self) -> dict[str, Any]:
         """Fields of the event ``left_out``."""
         return asdict(self)
@@ -50,4 +57,4 @@ class LeftOut:
     def of(cls, event: Mapping[str, Any]) -> LeftOut:
         """From an event ``left_out``."""
         known = {name: event[name] for name in ("what", "count", "why", "total", "fix")}
-        return cls(**known, examples=tuple(event["examples"]))
+        return cls(**known, examples=tuple(event["examples"]), wanted=bool(event.get("wanted", False)))

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedlab.config import Config
 from fedlab.errors import ConfigError
+from fedlab.left_out import LeftOut
 from fedlab.method import Method, Task
 from fedlab.seeding import numpy_generator
 from fedlab.server.strategies.average import AveragingStrategy
@@ -80,6 +81,25 @@ def evaluated_clients(
         count = max(1, math.floor(share * len(group) + 1e-9))
         chosen += islice((client for place in order if tested(client := group[place])), count)
     return sorted(chosen)
+
+
+def unevaluated(config: Config, clients: int, unseen: Collection[int], tests: Callable[[int], int]) -> LeftOut | None:
+    """Test samples of clients that ``evaluation.clients`` never evaluates; None where there are none.
+
+    Args:
+        config: the run's configuration.
+        clients: how many there are.
+        unseen: those that never train.
+        tests: a client's number of test samples.
+    """
+    if config.evaluation.clients is None:
+        return None
+    training = [client for client in range(clients) if client not in unseen]
+    wanted = config.evaluation.clients
+    chosen = evaluated_clients(wanted, range(clients), training, lambda client: tests(client) > 0, config.seed)
+    total, tested = sum(map(tests, range(clients))), sum(map(tests, chosen))
+    why = f"evaluation.clients = {wanted} evaluates {len(chosen):,} of {clients:,} clients"
+    return LeftOut("test samples", total - tested, why, total, wanted=True) if tested < total else None
 
 
 def check_evaluation(config: Config, strategy: object) -> None:

@@ -61,7 +61,7 @@ class FederatedLoop:
         self.device = choose_device(config.engine.device)
         self.directory = Directory(grid, setup.expected_clients, config.federation.timeout, setup.profiles)
         self.clients = self.directory.clients
-        self.participants = training_clients(self.directory, bool(config.data.unseen))
+        self.participants = training_clients(self.directory, setup.holds_out)
         first = self.directory.profile(self.clients[0])
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)

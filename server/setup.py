@@ -34,6 +34,7 @@ class ServerSetup:
         client_states: states of the simulated clients on this machine; None in a deployment.
         client_test: their test columns; None likewise.
         profiles: makes a simulated client's profile; None where clients must be asked.
+        holds_out: whether any client may be one that never trains; a deployment finds out by asking.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
 
@@ -49,4 +50,5 @@ class ServerSetup:
     client_states: StateStore | None = None
     client_test: Callable[[int], Mapping[str, Tensor]] | None = None
     profiles: Callable[[int], Profile] | None = None
+    holds_out: bool = True
     expected_clients: int | None = None

@@ -18,7 +18,7 @@ def check(
     data: Annotated[bool, typer.Option("--data", help="Load the data too and try the partition.")] = False,
 ) -> None:
     """Find everything that is wrong with a configuration; says what data is missing and how to get it."""
-    from fedlab.check import check_config, check_data
+    from fedlab.check import check_config, check_data, left_out
     from fedlab.data.sources import build_source
     from fedlab.experiment import configure
 
@@ -28,8 +28,10 @@ def check(
     if data:
         federated = check_data(config)
         typer.echo(f"data: {federated.num_clients} clients, {federated.num_classes} classes")
-        for left in federated.left_out:
-            typer.echo(f"warning: {left}")
+        for warning in federated.warnings:
+            typer.echo(f"warning: {warning}")
+        for left in left_out(config, federated):
+            typer.echo(left.notice)
     elif missing := build_source(config.data.source).missing():
         typer.echo("note: data is missing on this machine\n  " + missing.replace("\n", "\n  "))
     typer.echo("the configuration is valid")

@@ -40,6 +40,7 @@ def partition(
     """Draw and tabulate how the clients share the data, and how it drifts, without training."""
     from rich.console import Console
 
+    from fedlab.check import left_out
     from fedlab.data.charts import partition_table, plot_drift, plot_partition
     from fedlab.data.drift import make_drifts
     from fedlab.data.federated import FederatedData
@@ -58,8 +59,10 @@ def partition(
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
         typer.echo(f"{meaning:<60} {parts['skew'][key]:>10.4g}")
-    for left in federated.left_out:
-        typer.echo(f"warning: {left}")
+    for warning in federated.warnings:
+        typer.echo(f"warning: {warning}")
+    for left in left_out(config, federated):
+        typer.echo(left.notice)
     typer.echo(f"chart: {path}")
     if "drift" in parts:
         moving = path.with_stem(f"{path.stem}-drift")

@@ -31,7 +31,7 @@ def show(path: RunPath) -> None:
     for warning in run.history.warnings:
         typer.echo(f"warning: {warning}")
     for left in run.history.left_out:
-        typer.echo(f"warning: {left}")
+        typer.echo(left.notice)
     for line in _checkpoints(run):
         typer.echo(line)
     for name, place in run.paths.items():

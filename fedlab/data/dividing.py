@@ -6,7 +6,7 @@ import bisect
 
 import numpy as np
 
-from fedlab.data.partition import Ragged
+from fedlab.data.ragged import Ragged
 
 
 def equal_parts(samples: int, clients: int, rng: np.random.Generator) -> Ragged:

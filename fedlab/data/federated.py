@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy as np
 from fedlab.config import DataConfig
 from fedlab.data.drift import Split, make_drifts
 from fedlab.data.normalise import check_statistics, denormaliser, normalise
-from fedlab.data.partition import ClientPart, Partition, Ragged, partition, summary
-from fedlab.data.roles import unseen_clients, untested_clients
+from fedlab.data.partition import ClientPart, Partition, partition, summary
+from fedlab.data.ragged import Ragged
+from fedlab.data.roles import role_warnings, unseen_clients, untested_clients, unused_samples
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 from fedlab.left_out import LeftOut
@@ -69,10 +71,14 @@ class FederatedData:
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
                 check_statistics(config, samples["image"].shape[1], samples.domain_names)
-        held = partition(dataset, config.partition, seed)
-        self.unseen = unseen_clients(config.unseen, held.names, seed)
-        self.partition = held.without_tests(untested_clients(config.test_clients, self.unseen, held.test.sizes, seed))
-        if self.unseen and not held.test.sizes[list(self.unseen)].any():
+        self._divided = held = partition(dataset, config.partition, seed)
+        self.untrained = frozenset(np.flatnonzero(held.train.sizes == 0).tolist())
+        """Clients that hold test samples only: owners and domains that do not occur in train."""
+        chosen = unseen_clients(config.unseen, held.names, seed, self.untrained)
+        self.unseen = chosen | self.untrained
+        untested = untested_clients(config.test_clients, self.unseen, held.test.sizes, seed)
+        self.partition = held.without_tests(untested) if len(untested) else held
+        if chosen and not held.test.sizes[list(chosen)].any():
             raise DataError("data.unseen", config.unseen, "held-out clients with test samples", "hold out others")
         self._drifts = make_drifts(config.drift)
         for drift in self._drifts:
@@ -91,8 +97,19 @@ class FederatedData:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """What the source and the partition left out, counted."""
-        return self.dataset.left_out
+        """What the source, the partition, the roles of clients and the drift left out, counted."""
+        return (*self.dataset.left_out, *self._unused)
+
+    @cached_property
+    def _unused(self) -> tuple[LeftOut, ...]:
+        return unused_samples(
+            self.dataset, self._divided, self.partition, self.unseen, self._seen() if self._drifts else None
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd about who holds what, in sentences."""
+        return role_warnings(self.partition, self.untrained, self.unseen)
 
     @property
     def num_clients(self) -> int:
@@ -155,6 +172,12 @@ class FederatedData:
         while len(self._ready) > 1 and (self._ready_bytes > _CACHE_BYTES or len(self._ready) > _CACHE_CLIENTS):
             self._ready_bytes -= self._ready.popitem(last=False)[1][1].nbytes
         return data
+
+    def _seen(self) -> dict[str, int]:
+        """Samples that clients see in one round; drift leaves the numbers as they are from round to round."""
+        clients = range(self.num_clients)
+        training = [client for client in clients if client not in self.unseen]
+        return {"training": sum(map(self.num_train, training)), "test": sum(map(self.num_test, clients))}
 
     def at(self, round: int) -> Partition:
         """What all clients see in a round; where test samples drift otherwise, the corruption is the training's."""

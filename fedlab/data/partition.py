@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -12,9 +13,11 @@ import numpy as np
 
 from fedlab.config import Component
 from fedlab.data.naming import Joined, Prefixed, Repeated
+from fedlab.data.ragged import Ragged
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.skew import skew_figures
-from fedlab.errors import ConfigError
+from fedlab.data.strays import homes
+from fedlab.errors import ConfigError, DataError
 from fedlab.registry import Registry
 from fedlab.seeding import numpy_generator
 
@@ -59,49 +62,6 @@ class ClientPart:
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """Index lists of many clients in two arrays: client i holds ``order[offsets[i]:offsets[i + 1]]``."""
-
-    order: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def by_owner(cls, owner: np.ndarray, count: int) -> Ragged:
-        """From the owner of every sample; negative owners hold nothing."""
-        order = np.argsort(owner, kind="stable")
-        offsets = np.searchsorted(owner[order], np.arange(count + 1))
-        return cls(order, offsets)
-
-    @classmethod
-    def joined(cls, lists: Sequence[np.ndarray]) -> Ragged:
-        """From one list per client."""
-        order = np.concatenate(lists) if lists else np.empty(0, np.int64)
-        return cls(order, np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64))
-
-    def emptied(self, clients: np.ndarray) -> Ragged:
-        """A copy in which `clients` hold nothing."""
-        sizes = self.sizes
-        sizes[clients] = 0
-        kept = np.ones(len(self), bool)
-        kept[clients] = False
-        return Ragged(self.order[np.repeat(kept, self.sizes)], np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.order[self.offsets[index] : self.offsets[index + 1]]
-
-    def size(self, index: int) -> int:
-        """The length of one of them."""
-        return int(self.offsets[index + 1] - self.offsets[index])
-
-    @property
-    def sizes(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-
-@dataclass(frozen=True)
 class Split:
     """A step's division of one part.
 
@@ -110,12 +70,16 @@ class Split:
         test: the same for its test samples.
         names: what tells the new parts apart.
         corruptions: (name, severity) of each new part, where the step corrupts.
+        values: whose or which each new part is, where that is what the step divides by: an owner's or a domain's code.
+
+    Parts that hold nothing to train on never train; `partition` says what becomes of their test samples.
     """
 
     train: Ragged
     test: Ragged
     names: Sequence[str]
     corruptions: Sequence[tuple[str, int]] | None = None
+    values: Sequence[int] | None = None
 
 
 class Partition(Sequence[ClientPart]):
@@ -184,8 +148,13 @@ def check_steps(steps: Sequence[Component]) -> None:
 def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partition:
     """Apply `steps` one after the other, each dividing every part of the one before.
 
+    Every test sample ends with some client. Those of an owner or a domain that does not train in their part go to
+    clients of that owner or domain in other parts; where there is none, they make a client that never trains. Such
+    clients stand behind all others, so that the numbers of those that train, and all draws, do not depend on them.
+
     Raises:
-        DataError: a step cannot be carried out; the largest feasible value is named.
+        DataError: a step cannot be carried out, and the largest feasible value is named; or two clients would have one
+            name.
     """
     made = make_steps(steps)
     described = json.dumps(list(map(_essential, steps)), sort_keys=True)
@@ -194,21 +163,34 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     test = Ragged.joined([np.arange(len(dataset.test))])
     names: Sequence[str] = [""]
     corruptions: Sequence[tuple[str, int] | None] = [None]
+    owners: Sequence[tuple[int, ...]] = [()]
     for depth, step in enumerate(made):
-        step.check(dataset, train, names)
+        trained = int(np.count_nonzero(train.sizes)) if depth else 1
+        step.check(dataset, train.of(np.arange(trained)), names[:trained])
         trains, tests = [], []
         parts_names: list[Sequence[str]] = []
         parts_corruptions: list[Sequence[tuple[str, int] | None]] = []
+        parts_owners: list[Sequence[tuple[int, ...]]] = []
         for part in range(len(names)):
             generator = numpy_generator(seed, "partition", depth, part)
             mine_train, mine_test = train[part], test[part]
-            split: Split = step.split(dataset, mine_train, mine_test, generator)
+            divide = step.split if part < trained else step.split_tests
+            split: Split = divide(dataset, mine_train, mine_test, generator)
             trains.append(Ragged(mine_train[split.train.order], split.train.offsets))
             tests.append(Ragged(mine_test[split.test.order], split.test.offsets))
-            parts_names.append(Prefixed(names[part], split.names) if names[part] else split.names)
+            parts_names.append(_prefixed(names[part], split.names))
             parts_corruptions.append(split.corruptions or Repeated(corruptions[part], len(split.names)))
+            mine = owners[part]
+            parts_owners.append(
+                Repeated(mine, len(split.names)) if split.values is None else [(*mine, value) for value in split.values]
+            )
         train, test = _concatenate(trains), _concatenate(tests)
-        names, corruptions = Joined.of(parts_names), Joined.of(parts_corruptions)
+        names, corruptions, owners = Joined.of(parts_names), Joined.of(parts_corruptions), Joined.of(parts_owners)
+        if not train.sizes.all():
+            test, kept = homes(train, test, owners, numpy_generator(seed, "partition", depth, "strays"))
+            train, test = train.of(kept), test.of(kept)
+            names, corruptions, owners = ([found[place] for place in kept] for found in (names, corruptions, owners))
+            check_names(step.key, names)
     if list(names[:2]) == [""]:
         names = ["all"]
     return Partition(train, test, names, corruptions, fingerprint)
@@ -223,7 +205,8 @@ def _essential(step: Component) -> dict[str, Any]:
 def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:
     """Counts by client, class and domain with the skew figures; JSON-able, read by charts, tables and the report.
 
-    Of more than 1,000 clients, as many are listed, evenly spaced by id; the skew figures are of all.
+    Of more than 1,000 clients, as many are listed, evenly spaced by id, and ``registered`` is how many there are. The
+    skew figures are of all clients that train. A client without training samples has its test samples' ``domain``.
 
     Args:
         parts: who holds what.
@@ -237,9 +220,12 @@ def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) ->
     )
     domains = dataset.train.columns.get("domain", np.zeros(len(dataset.train), np.int64))
     by_domain = class_counts(parts.train, domains, len(dataset.train.domain_names))
+    tested = dataset.test.columns.get("domain", np.zeros(len(dataset.test), np.int64))
     clients = []
     for index in map(int, np.linspace(0, len(parts) - 1, min(len(parts), _MOST_LISTED))):
         held = np.flatnonzero(by_domain[index])
+        if not parts.train.size(index):
+            held = np.unique(tested[parts.test[index]])
         clients.append(
             {
                 "name": parts.names[index],
@@ -252,7 +238,14 @@ def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) ->
             }
         )
     names = list(dataset.train.domain_names)
-    return {"classes": classes, "domains": names, "clients": clients, "skew": skew_figures(train)}
+    training = np.setdiff1d(np.arange(len(parts)), np.fromiter(unseen, np.int64, len(unseen)))
+    return {
+        "classes": classes,
+        "domains": names,
+        "clients": clients,
+        "registered": len(parts),
+        "skew": skew_figures(train[training] if len(training) else train),
+    }
 
 
 def described(corruption: tuple[str, int] | None) -> str:
@@ -277,3 +270,21 @@ def _concatenate(parts: Sequence[Ragged]) -> Ragged:
     orders = [part.order[part.offsets[0] : part.offsets[-1]] for part in parts]
     sizes = np.concatenate([part.sizes for part in parts])
     return Ragged(np.concatenate(orders), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+
+def _prefixed(prefix: str, names: Sequence[str]) -> Sequence[str]:
+    """Names below another; where a part was left whole, or there was but one, the only one that says something."""
+    if not prefix or (len(names) == 1 and not names[0]):
+        return names if not prefix else [prefix]
+    return Prefixed(prefix, names)
+
+
+def check_names(key: str, names: Sequence[str]) -> None:
+    """Refuse two clients of one name: results tell clients apart by it.
+
+    Raises:
+        DataError: a name that occurs twice.
+    """
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(key, twice, "clients of different names", "rename owners or domains in the data")

@@ -1,9 +1,12 @@
 """Partition steps. Each divides the samples of one part among new parts, train and test alike.
 
 A client's test samples follow its own training distribution: they are dealt out class by class in proportion to the
-client's share of that class's training samples. flwr-datasets supplies the size rules; its other partitioners are not
-used because they lose samples (shards that do not divide evenly, classes that no client drew), give up after ten
-draws (Dirichlet with a small α) or build one table per client, which a hundred thousand clients cannot afford.
+client's share of that class's training samples. Test samples of classes that nobody in the part trains are dealt
+together, in random order and in proportion to the clients' training samples; owners and domains with test samples only
+become clients that never train. So every test sample ends with some client, whatever the step. flwr-datasets supplies
+the size rules; its other partitioners are not used because they lose samples (shards that do not divide evenly, classes
+that no client drew), give up after ten draws (Dirichlet with a small α) or build one table per client, which a hundred
+thousand clients cannot afford.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from fedlab.data.dividing import (
     equal_sizes,
     top_up,
 )
+from fedlab.data.matching import by_column, matched
 from fedlab.data.naming import Numbered
-from fedlab.data.partition import Ragged, Split, class_counts, labels_or_zero
+from fedlab.data.partition import Split
+from fedlab.data.ragged import Ragged
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 
@@ -53,6 +58,10 @@ class Step(ABC):
     @abstractmethod
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         """Divide one part, which `check` has found divisible."""
+
+    def split_tests(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        """Divide a part that holds test samples only; most steps follow training samples and leave it whole."""
+        return Split(Ragged.joined([np.arange(len(train))]), Ragged.joined([np.arange(len(test))]), [""])
 
     def parts(self) -> int | None:
         """How many parts are asked for; None where the data decides."""
@@ -138,7 +147,7 @@ class Dirichlet(Step):
             )
             owner[members] = np.minimum(np.searchsorted(bounds, np.arange(len(members)), side="right"), s.clients - 1)
         top_up(owner, s.clients, s.min_samples, rng)
-        return _matched(dataset, owner, s.clients, train, test, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
 
 
 class Pathological(Step):
@@ -173,7 +182,7 @@ class Pathological(Step):
         for c, among in zip(held, holders, strict=True):
             members = rng.permutation(np.flatnonzero(labels == c))
             owner[members] = np.repeat(among, equal_sizes(len(members), len(among)))
-        return _matched(dataset, owner, s.clients, train, test, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
 
     def instead(self, dataset: Dataset, train: np.ndarray) -> str:
         held = len(self._class_sizes(dataset, train))
@@ -204,7 +213,7 @@ class Shard(Step):
         shard_of = np.repeat(np.arange(count), equal_sizes(len(train), count))
         owner = np.empty(len(train), np.int64)
         owner[ordered] = rng.permutation(count)[shard_of] // s.shards
-        return _matched(dataset, owner, s.clients, train, test, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
 
 
 class Size(Step):
@@ -231,7 +240,7 @@ class Size(Step):
         sizes = self._part_sizes(len(train), clients)
         owner = np.empty(len(train), np.int64)
         owner[rng.permutation(len(train))] = np.repeat(np.arange(clients), sizes)
-        return _matched(dataset, owner, clients, train, test, rng)
+        return matched(dataset, owner, clients, train, test, rng)
 
     def _part_sizes(self, samples: int, clients: int) -> list[int]:
         """The rule's sizes, none where some client would get nothing."""
@@ -272,7 +281,7 @@ class Quantity(Step):
         sizes = apportion(weights / weights.sum(), len(train))
         owner = rng.permutation(np.repeat(np.arange(s.clients), sizes))
         top_up(owner, s.clients, s.min_samples, rng)
-        return _matched(dataset, owner, s.clients, train, test, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
 
 
 class Natural(Step):
@@ -281,12 +290,16 @@ class Natural(Step):
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         return _by_column(self, dataset, "group", dataset.train.group_names, train, test)
 
+    split_tests = split
+
 
 class Domain(Step):
     """One client per domain of the data."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         return _by_column(self, dataset, "domain", dataset.train.domain_names, train, test)
+
+    split_tests = split
 
 
 def known_corruptions(names: Any) -> Any:
@@ -335,6 +348,8 @@ class Corruption(Step):
             parts = [equal_parts(len(part), count, rng) for part in (train, test)]
         return Split(parts[0], parts[1], names, [(name, self.settings.severity) for name in names])
 
+    split_tests = split
+
     def _names(self) -> tuple[str, ...]:
         chosen: Literal["all"] | tuple[str, ...] = self.settings.corruptions
         return CORRUPTIONS if chosen == "all" else chosen
@@ -347,36 +362,7 @@ def _by_column(
         raise DataError(
             f"{step.key}.name", type(step).__name__.lower(), f"data with a {column!r} column", "choose another step"
         )
-    held, owner = np.unique(dataset.train[column][train], return_inverse=True)
-    mine = dataset.test[column][test]
-    position = np.searchsorted(held, mine)
-    known = (position < len(held)) & (held[np.minimum(position, len(held) - 1)] == mine)
-    return Split(
-        Ragged.by_owner(owner, len(held)),
-        Ragged.by_owner(np.where(known, position, -1), len(held)),
-        [names[int(value)] for value in held],
-    )
-
-
-def _matched(
-    dataset: Dataset,
-    owner: np.ndarray,
-    clients: int,
-    train: np.ndarray,
-    test: np.ndarray,
-    rng: np.random.Generator,
-) -> Split:
-    """Divide the test samples as the training samples are divided, class by class (largest remainder)."""
-    parts = Ragged.by_owner(owner, clients)
-    train_labels, test_labels = labels_or_zero(dataset.train)[train], labels_or_zero(dataset.test)[test]
-    counts = class_counts(parts, train_labels, max(1, dataset.train.num_classes))
-    test_owner = np.full(len(test), -1, np.int64)
-    for c in np.unique(test_labels):
-        members = rng.permutation(np.flatnonzero(test_labels == c))
-        total = counts[:, c].sum()
-        if total:
-            test_owner[members] = np.repeat(np.arange(clients), apportion(counts[:, c] / total, len(members)))
-    return Split(parts, Ragged.by_owner(test_owner, clients), Numbered(clients))
+    return by_column(dataset, column, names, train, test)
 
 
 def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:

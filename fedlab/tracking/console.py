@@ -161,7 +161,7 @@ class PlainConsole:
             case "warning":
                 return f"warning: {event['message']}"
             case "left_out":
-                return f"warning: {LeftOut.of(event)}"
+                return LeftOut.of(event).notice
             case "phase_start" if due or event["round"] <= 1:
                 return f"{standing.round_text}  {standing.phase_text}"
             case "progress" if due:
@@ -204,7 +204,8 @@ class LiveConsole:
         elif event["event"] == "warning":
             self._console.print(Text(f"warning: {event['message']}", style="yellow"))
         elif event["event"] == "left_out":
-            self._console.print(Text(f"warning: {LeftOut.of(event)}", style="yellow"))
+            left = LeftOut.of(event)
+            self._console.print(Text(left.notice, style="dim" if left.wanted else "yellow"))
 
     def close(self) -> None:
         self._live.stop()

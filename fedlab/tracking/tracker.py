@@ -5,7 +5,8 @@ event                 fields
 ====================  ====================================================================================
 ``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
 ``warning``           ``message``
-``left_out``          ``what, count, total, why, fix, examples`` of `fedlab.left_out.LeftOut`; a ``round`` or none
+``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.left_out.LeftOut`; a ``round`` or
+                      none
 ``vectorise``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
                       ``alone``, ``together``
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone

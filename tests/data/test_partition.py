@@ -288,10 +288,12 @@ class TestColumns:
         assert all((dataset.test["domain"][part.test] == i).all() for i, part in enumerate(domains))
         assert disjoint_and_complete(owners, 60, "test")
 
-    def test_an_owner_without_training_samples_is_no_client(self, make_dataset: Make) -> None:
+    def test_an_owner_without_training_samples_is_a_client_after_the_others(self, make_dataset: Make) -> None:
         dataset = make_dataset(np.zeros(3, int), np.zeros(5, int), groups=5)
         parts = divide(dataset, {"name": "natural"})
-        assert held(parts, "test") == [[0], [1], [2]]
+        assert held(parts) == [[0], [1], [2], [], []]
+        assert held(parts, "test") == [[0], [1], [2], [3], [4]]
+        assert list(parts.names) == ["g0", "g1", "g2", "g3", "g4"]
 
     def test_data_without_owners_is_refused(self, make_dataset: Make) -> None:
         with pytest.raises(DataError, match="'group' column"):
@@ -329,8 +331,7 @@ class TestComposition:
             return
         assert disjoint_and_complete(parts, len(dataset.train))
         assert min(len(part.train) for part in parts) >= 1
-        tested = [index for part in held(parts, "test") for index in part]
-        assert len(tested) == len(set(tested))
+        assert disjoint_and_complete(parts, len(dataset.test), "test")
         assert len(set(parts.names)) == len(parts)
 
     def test_the_papers_57_clients_are_one_configuration(self, make_dataset: Make) -> None:
@@ -364,10 +365,10 @@ class TestTestSamples:
         test = class_counts(parts.test, dataset.test["label"], 10)
         assert np.abs(test - train / 2).max() <= 1
 
-    def test_a_class_without_training_samples_is_not_tested(self, make_dataset: Make) -> None:
+    def test_a_class_without_training_samples_is_tested_all_the_same(self, make_dataset: Make) -> None:
         dataset = make_dataset(np.zeros(20, int), np.arange(20) % 2)
         parts = divide(dataset, {"name": "dirichlet", "clients": 2})
-        assert sorted(i for part in held(parts, "test") for i in part) == list(range(0, 20, 2))
+        assert disjoint_and_complete(parts, 20, "test")
 
     def test_clients_may_be_without_any(self, make_dataset: Make) -> None:
         parts = divide(make_dataset(np.arange(20) % 2, np.arange(3) % 2), {"name": "iid", "clients": 10})
