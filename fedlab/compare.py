@@ -20,7 +20,7 @@ from fedlab.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record
-from fedlab.report.spread import Spread, quantities
+from fedlab.report.spread import Spread, measured_on, quantities
 from fedlab.report.values import metric_names
 from fedlab.runfolder import write_atomic
 
@@ -82,7 +82,7 @@ class Comparison:
         """Quantities by group, each with its difference to the first group; a row per group where they are many."""
         told = quantities(self.metrics)
         first = [Spread.of(map(quantity.of, self.groups[0].records.values())) for quantity in told]
-        rows = [["", "runs", "last evaluation", *(quantity.title for quantity in told)]]
+        rows = [["", "runs", "last evaluation", *(quantity.title for quantity in told), "measured on"]]
         for group in self.groups:
             records = group.records.values()
             spreads = [Spread.of(map(quantity.of, records)) for quantity in told]
@@ -92,7 +92,7 @@ class Comparison:
             ]
             evaluated = sorted({max(record.evaluations, default=0) for record in records})
             when = " to ".join(f"round {round}" for round in dict.fromkeys((evaluated[0], evaluated[-1])))
-            rows.append([group.name, str(len(records)), when, *figures])
+            rows.append([group.name, str(len(records)), when, *figures, measured_on(records)])
         return rows if len(self.groups) > _MOST_COLUMNS else [[*column] for column in zip(*rows, strict=True)]
 
     @cached_property

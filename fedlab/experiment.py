@@ -287,10 +287,8 @@ def _ready(
     check_engine(config.engine)
     began = time.perf_counter()
     tuning = tune(_setup(config, chosen, federated, Path()), decided=described)
-    seconds = time.perf_counter() - began
-    return _Job(
-        tuning.config, chosen, rule, federated, [*warnings, *federated.warnings, *tuning.warnings], seconds, tuning
-    )
+    warnings += [*federated.warnings, *tuning.warnings]
+    return _Job(tuning.config, chosen, rule, federated, warnings, time.perf_counter() - began, tuning)
 
 
 def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:

@@ -173,6 +173,8 @@ class Method(ABC, Generic[S]):
     modality: ClassVar[str] = "image"
     own_model: ClassVar[str] = ""
     """What a method builds that never asks for ``task.model()``: named in place of ``model.name``, which it ignores."""
+    evaluation_unit: ClassVar[str] = "test samples"
+    """What `evaluation_count` counts, in the plural."""
     per_example_loss: ClassVar[bool] = False
     """Whether `loss` is the mean over a batch of what each sample and the networks give alone, and a client's data
     reaches the outside only through one ``ctx.train`` a round. Privacy of single examples needs this promise, which a
@@ -291,6 +293,15 @@ class Method(ABC, Generic[S]):
         metric = Classification(task.num_classes)
         metric.merge(sums)
         return {name: value for name, value in metric.compute().items() if isinstance(value, float)}
+
+    def evaluation_count(self, sums: Mapping[str, np.ndarray], samples: int) -> int:
+        """How many things a client's metric values stand on, shown beside them; default: its test samples.
+
+        Args:
+            sums: what `evaluate` returned.
+            samples: the client's test samples.
+        """
+        return samples
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
         """Metric values on data the server holds (``ctx.data``): query and gallery, held-out domains, probes."""

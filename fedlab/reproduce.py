@@ -18,7 +18,8 @@ from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment import method_folder
 from fedlab.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
 from fedlab.report.grids import to_markdown
-from fedlab.report.spread import Spread
+from fedlab.report.record import Record
+from fedlab.report.spread import Spread, measured_on
 from fedlab.runfolder import write_atomic
 
 _VERDICTS = {True: "met", False: "missed", None: "not judged"}
@@ -124,7 +125,7 @@ class Outcome:
 
     def arm_rows(self) -> list[list[str]]:
         """Header and one row per arm and metric it has: the values of each seed, mean and standard deviation."""
-        rows = [["arm", "metric", *(f"seed {seed}" for seed in self.seeds), "mean", "std"]]
+        rows = [["arm", "metric", *(f"seed {seed}" for seed in self.seeds), "mean", "std", "measured on"]]
         for arm, runs in self.results.items():
             for shown in self._shown():
                 values = {s: last_value(r.history, shown.metric, shown.scope) for s, r in runs.items()}
@@ -132,8 +133,10 @@ class Outcome:
                 if spread.mean is None and len(self._shown()) > 1:
                     continue
                 numbers = [*(values.get(seed) for seed in self.seeds), spread.mean, spread.std]
+                records = [Record(run.folder, run.history) for run in runs.values()]
+                stands = measured_on(records, shown.scope) if shown.scope not in ("train", "logged") else "–"
                 label = f"{shown.label}, %" if shown.percent else shown.label
-                rows.append([arm, label, *(_written(number, shown.percent) for number in numbers)])
+                rows.append([arm, label, *(_written(number, shown.percent) for number in numbers), stands])
         return rows
 
     def gate_rows(self) -> list[list[str]]:

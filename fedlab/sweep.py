@@ -21,7 +21,7 @@ from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record
-from fedlab.report.spread import Spread, quantities
+from fedlab.report.spread import Spread, measured_on, quantities
 from fedlab.report.values import metric_names
 from fedlab.runfolder import write_atomic
 from fedlab.yamltree import dump_yaml, load_yaml
@@ -156,11 +156,13 @@ class Sweep:
     def table(self) -> list[list[str]]:
         """Header and one row per point: mean ± sample standard deviation over its n runs."""
         told = quantities(self.metrics)
-        rows = [[*self.spec.axes, "n", *(quantity.title for quantity in told)]]
+        rows = [[*self.spec.axes, "n", *(quantity.title for quantity in told), "measured on"]]
         for point in self.spec.points:
             records = self.records(point).values()
             figures = [quantity.shown(Spread.of(map(quantity.of, records))) for quantity in told]
-            rows.append([*(choice.label for choice in point.choices), str(len(records)), *figures])
+            rows.append(
+                [*(choice.label for choice in point.choices), str(len(records)), *figures, measured_on(records)]
+            )
         return rows
 
     def means(self) -> list[list[object]]:

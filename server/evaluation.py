@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
+from flwr.app import Message
 
 from fedlab.config import Config
+from fedlab.engine.messages import NUM_EXAMPLES, array_record, required, to_numpy
 from fedlab.errors import ConfigError
 from fedlab.left_out import LeftOut
 from fedlab.method import Method, Task
 from fedlab.seeding import numpy_generator
+from fedlab.server.profiles import Profile
+from fedlab.server.replies import metrics_of
 from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.tracking.basis import TEST_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Evaluation:
         unseen_clients: names of those.
         server: what the method measured on the server's own data.
         strategy: what the strategy's own `aggregate_evaluate` made of the replies.
+        samples: how many things the values of each client stand on, by client name.
+        unit: what these are, in the plural.
+        server_samples: sizes of the sets that the server holds, by name, where something was measured on them.
     """
 
     clients: Mapping[str, Mapping[str, float]]
@@ -39,6 +47,14 @@ class Evaluation:
     unseen_clients: Sequence[str] = ()
     server: Mapping[str, float] = field(default_factory=dict)
     strategy: Mapping[str, float] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    unit: str = TEST_SAMPLES
+    server_samples: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was measured anywhere."""
+        return not any((*self.clients.values(), self.server, self.strategy))
 
     def as_event(self) -> dict[str, Any]:
         """Fields of the ``evaluation`` event."""
@@ -50,6 +66,9 @@ class Evaluation:
             "unseen_clients": self.unseen_clients,
             "server": self.server,
             "strategy": self.strategy,
+            "samples": self.samples,
+            "unit": self.unit,
+            "server_samples": self.server_samples,
         }
 
 
@@ -118,7 +137,11 @@ def check_evaluation(config: Config, strategy: object) -> None:
 
 
 def merge_evaluations(
-    method: Method, task: Task, held: Mapping[str, Mapping[str, np.ndarray]], unseen: Collection[str] = ()
+    method: Method,
+    task: Task,
+    held: Mapping[str, Mapping[str, np.ndarray]],
+    unseen: Collection[str] = (),
+    samples: Mapping[str, int] | None = None,
 ) -> Evaluation:
     """Per-client, mean and pooled values.
 
@@ -127,6 +150,7 @@ def merge_evaluations(
         task: facts about the job.
         held: statistics of the clients that hold test samples, by client name.
         unseen: names of the clients held out from training, which count in neither mean nor pooled values.
+        samples: test samples of the clients in `held`, by name.
     """
     clients = {name: method.evaluation_values(client, task) for name, client in held.items()}
     total: dict[str, np.ndarray] = {}
@@ -139,7 +163,47 @@ def merge_evaluations(
         pooled=method.evaluation_values(total, task) if total else {},
         unseen=_means([values for client, values in clients.items() if client in unseen]),
         unseen_clients=[client for client in clients if client in unseen],
+        samples={client: method.evaluation_count(held[client], count) for client, count in (samples or {}).items()},
+        unit=method.evaluation_unit,
     )
+
+
+def evaluation_of(method: Method, task: Task, profiles: Sequence[Profile], replies: Sequence[Message]) -> Evaluation:
+    """What clients with test samples answered.
+
+    Args:
+        method: knows what its statistics mean.
+        task: facts about the job.
+        profiles: whose the replies are.
+        replies: one for each profile.
+    """
+    held, samples = {}, {}
+    for profile, reply in zip(profiles, replies, strict=True):
+        held[profile.name] = to_numpy(required(array_record, reply.content, "sums"))
+        samples[profile.name] = int(metrics_of(reply)[NUM_EXAMPLES])
+    return merge_evaluations(method, task, held, [profile.name for profile in profiles if profile.unseen], samples)
+
+
+def on_server(
+    evaluation: Evaluation, values: Mapping[str, float], data: Mapping[str, Mapping[str, Sized]]
+) -> Evaluation:
+    """The evaluation with what the method measured on the server's data.
+
+    Args:
+        evaluation: of the clients.
+        values: metric values.
+        data: columns of the sets that the server holds, by name.
+    """
+    sizes = {name: len(next(iter(columns.values()), ())) for name, columns in data.items()}
+    return replace(evaluation, server=values, server_samples=sizes if values else {})
+
+
+def nothing_measured(round: int, evaluation: Evaluation, method: Method) -> str:
+    """Why a round's evaluation has no value at all, in a sentence."""
+    if not evaluation.clients:
+        return f"the evaluation of round {round} measured nothing: no client that was evaluated has test samples"
+    held = f"{sum(evaluation.samples.values()):,} {evaluation.unit} of {len(evaluation.clients):,} clients"
+    return f"the evaluation of round {round} measured nothing: {method.title} found no value on {held}"
 
 
 def _means(clients: Sequence[Mapping[str, float]]) -> dict[str, float]:

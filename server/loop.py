@@ -19,7 +19,7 @@ from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
 from fedlab.engine.encoding import expand
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import ARRAYS, EXTRAS, NUM_EXAMPLES, array_record, required, to_numpy, to_record
+from fedlab.engine.messages import ARRAYS, EXTRAS, array_record, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -29,14 +29,14 @@ from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.devices import Work, planned, upload_bytes
 from fedlab.server.directory import ClientNames, Directory
-from fedlab.server.evaluation import Evaluation, evaluated_clients, merge_evaluations
+from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, nothing_measured, on_server
 from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.participants import TrainingGrid, flower_sampling, training_clients
 from fedlab.server.participation import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.profiles import MEASURED, batches
 from fedlab.server.records import Records
-from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means
+from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, with_tests
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
@@ -76,6 +76,7 @@ class FederatedLoop:
         self.mechanism = self.account if isinstance(self.account, CentralMechanism) else None
         self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
         self._frozen: dict[tuple[str, ...], str] = {}
+        self._told = False  # that an evaluation measured nothing
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
         if isinstance(grid, SimulationGrid):
@@ -332,20 +333,20 @@ class FederatedLoop:
         order = self._order(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
         with self._phase(round, "evaluate", len(messages)):
             replies = self.courier.carry(messages, order, "evaluate").answers
-            own = self.strategy.aggregate_evaluate(round, as_flower_expects(replies))
+            replies = with_tests(replies)
+            own = self.strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
             profiles = self.directory.profiles(self.directory.client(reply.metadata.src_node_id) for reply in replies)
-            held = {
-                profile.name: to_numpy(required(array_record, reply.content, "sums"))
-                for profile, reply in zip(profiles, replies, strict=True)
-                if metrics_of(reply)[NUM_EXAMPLES]
-            }
-            unseen = [profile.name for profile in profiles if profile.unseen]
-            evaluation = merge_evaluations(self.method, self.task, held, unseen)
+            evaluation = evaluation_of(self.method, self.task, profiles, replies)
             if self.method.overrides("server_evaluate"):
                 context = self._server_context(round, plan, {}, self.state, {})
                 with self._draws(round, "evaluate"):
-                    evaluation = replace(evaluation, server=self.method.server_evaluate(context))
-        return evaluation if own is None else replace(evaluation, strategy=scalars(own))
+                    evaluation = on_server(evaluation, self.method.server_evaluate(context), self.setup.data)
+        if own is not None:
+            evaluation = replace(evaluation, strategy=scalars(own))
+        if evaluation.empty and not self._told:
+            self._told = True
+            self.tracker.emit("warning", message=nothing_measured(round, evaluation, self.method))
+        return evaluation
 
     # contexts and records
 

@@ -59,6 +59,11 @@ def as_flower_expects(replies: list[Message]) -> list[Message]:
     return [_reduced(reply, common or set()) for reply in replies]
 
 
+def with_tests(replies: list[Message]) -> list[Message]:
+    """Replies of clients that hold test samples: a Flower strategy would divide by weights that may all be zero."""
+    return [reply for reply in replies if metrics_of(reply)[NUM_EXAMPLES]]
+
+
 def _reduced(reply: Message, names: set[str]) -> Message:
     metrics: dict[str, Any] = {k: v for k, v in required(metric_record, reply.content, METRICS).items() if k in names}
     content = RecordDict({METRICS: MetricRecord(metrics)})

@@ -29,6 +29,7 @@ from fedlab.report.values import (
     plural,
     words,
 )
+from fedlab.tracking.basis import Basis, basis, counted, server_basis, singular
 
 _SPREAD_CLIENTS = 12
 _ACCURACIES = "accuracies"
@@ -42,18 +43,25 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
         mean = record.metric_over_rounds(metric, "mean")
         pooled = record.metric_over_rounds(metric, "pooled")
         last = max(record.evaluations)
+        event = record.evaluations[last]
+        stands = {scope: basis(event, scope, metric) for scope in ("mean", "pooled", "unseen")}
         name = metric_phrase(metric)
         if last in mean:
-            figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"over clients, after round {last}"))
+            remark = f"over {stands['mean'].who if stands['mean'].amount else 'clients'}{_with(stands['mean'])}"
+            figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"{remark}, after round {last}"))
         unseen = record.metric_over_rounds(metric, "unseen")
         if last in unseen:
-            figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), "mean over clients that never train"))
+            remark = (
+                f"mean over {counted(stands['unseen'].clients, 'clients')} that never train{_with(stands['unseen'])}"
+            )
+            figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), remark))
         if last in pooled:
-            figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), "over all test samples"))
+            remark = f"over all {stands['pooled'].amount or stands['pooled'].unit}"
+            figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), remark))
         better = best_of(metric)
         if better and len(mean) > 1:
             best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
-            remark = f"round {best}, chosen on test data"
+            remark = f"round {best}, chosen on test data{_with(basis(record.evaluations[best], 'mean', metric))}"
             figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
     spent = privacy_figure(record)
     if spent is not None:
@@ -66,6 +74,10 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
     if seconds is not None:
         figures.append(("Wall time", human_seconds(seconds), _engine(record)))
     return figures
+
+
+def _with(stands: Basis) -> str:
+    return f", {stands.amount}" if stands.amount else ""
 
 
 def _engine(record: Record) -> str:
@@ -124,7 +136,10 @@ def results_table(record: Record) -> Table | None:
     clients: Mapping[str, Mapping[str, Any]] = event["clients"]
     metrics = metric_names([event["mean"], event["pooled"], *clients.values()])
     with_domain = any(_domain(record, name) for name in clients)
-    tests = {name: sum(record.client_facts[name]["test"]) for name in clients if name in record.client_facts}
+    told: Mapping[str, int] = event.get("samples") or {}
+    tests = dict(told)
+    if not told:  # a run of an older version
+        tests = {name: sum(record.client_facts[name]["test"]) for name in clients if name in record.client_facts}
 
     def row(name: str, values: Mapping[str, Any], samples: int | None, domain: str = "") -> list[str]:
         shown = [metric_value(metric, values.get(metric)) for metric in metrics]
@@ -136,21 +151,25 @@ def results_table(record: Record) -> Table | None:
     rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in trained.items()]
     rows += [row(f"{name} (unseen)", clients[name], tests.get(name), _domain(record, name)) for name in unseen]
     pooled = sum(count for name, count in tests.items() if name in trained)
-    summary = [row("Unweighted mean", event["mean"], None), row("Pooled", event["pooled"], pooled)]
+    averaged = pooled if told else None
+    summary = (
+        [row("Unweighted mean", event["mean"], averaged), row("Pooled", event["pooled"], pooled)] if trained else []
+    )
     if unseen:
-        summary.append(row("Mean of unseen", event["unseen"], None))
+        summary.append(row("Mean of unseen", event["unseen"], sum(tests.get(name, 0) for name in unseen)))
     if event.get("strategy"):
-        summary.append(row("Strategy’s own", event["strategy"], None))
+        summary.append(row("Strategy’s own", event["strategy"], sum(tests.values())))
     if len(trained) > _SPREAD_CLIENTS:
         for label, pick in (("Lowest", min), ("Median", statistics.median), ("Highest", max)):
             held = {m: [v[m] for v in trained.values() if is_number(v.get(m))] for m in metrics}
             summary.append(row(label, {m: pick(values) for m, values in held.items() if values}, None))
+    unit = basis(event).unit
     columns = ["Client", *(["Domain"] if with_domain else []), *map(metric_label, metrics)]
     return Table(
-        [*columns, *(["Test samples"] if tests else [])],
+        [*columns, *([unit[:1].upper() + unit[1:]] if tests else [])],
         rows,
         summary,
-        "Mean: every client counts alike. Pooled: every test sample counts alike."
+        f"Mean: every client counts alike. Pooled: every {singular(unit)} counts alike."
         + (" Unseen clients never train and count in neither." if unseen else ""),
         text_columns=int(with_domain),
     )
@@ -160,7 +179,8 @@ def server_table(record: Record) -> Table | None:
     """What the method measured on the server's own data at the last evaluation."""
     values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
     rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
-    return Table(("On the server’s data", "Value"), rows) if rows else None
+    held = server_basis(record.evaluations[max(record.evaluations)]) if rows else ""
+    return Table(("On the server’s data", "Value"), rows, note=f"Measured on {held}." if held else "") if rows else None
 
 
 def _domain(record: Record, name: str) -> str:

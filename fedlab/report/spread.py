@@ -9,6 +9,7 @@ from functools import partial
 
 from fedlab.report.record import Record
 from fedlab.report.values import best_of, human_bytes, human_seconds, is_number, is_share, metric_phrase, number
+from fedlab.tracking.basis import alike, basis, server_basis
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,19 @@ def final(record: Record, metric: str, scope: str = "clients") -> float | None:
         return worst(values) if values else None
     value = event["mean" if scope == "clients" else scope].get(metric)
     return float(value) if is_number(value) else None
+
+
+def measured_on(records: Iterable[Record], scope: str = "mean") -> str:
+    """What the values of the last evaluations stand on: ``1,000 test samples of 5 clients``, from least to most.
+
+    Args:
+        records: of runs.
+        scope: one of an evaluation's, see `fedlab.tracking.basis.basis`; ``server`` is the server's data.
+    """
+    events = [record.evaluations[max(record.evaluations)] for record in records if record.evaluations]
+    if scope == "server":
+        return " or ".join(dict.fromkeys(filter(None, map(server_basis, events)))) or "–"
+    return alike(basis(event, scope if scope != "mean" or event["mean"] else "unseen") for event in events)
 
 
 def _percent(value: float) -> str:

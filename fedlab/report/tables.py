@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fedlab.report.record import run_status
 from fedlab.report.values import human_bytes, human_seconds, metric_names, metric_phrase, metric_value, plural
 from fedlab.tracking import History
+from fedlab.tracking.basis import basis, server_basis
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -59,18 +61,30 @@ def _evaluation(history: History) -> Table | None:
     for metric in metrics:  # long names take several lines, values never
         widest = max(len(metric_value(metric, values.get(metric))) for values in told)
         table.add_column(metric_phrase(metric), justify="right", min_width=widest)
+    counts: Mapping[str, int] = event.get("samples") or {}
+    if counts:
+        table.add_column(basis(event).unit, justify="right", min_width=len(f"{sum(counts.values()):,}"))
+
+    def stand(scope: str) -> list[str]:
+        samples = basis(event, scope).samples
+        return ["–" if samples is None else f"{samples:,}"] if counts else []
+
     rows = list(clients.items())[:_MOST_CLIENTS]
+    unseen = set(event.get("unseen_clients", ()))
     for name, values in rows:
         # names are the user's: text, never rich's markup
-        table.add_row(Text(name), *(metric_value(metric, values.get(metric)) for metric in metrics))
+        shown = Text(f"{name} (unseen)" if name in unseen else name)
+        held = [f"{counts[name]:,}" if name in counts else "–"] if counts else []
+        table.add_row(shown, *(metric_value(metric, values.get(metric)) for metric in metrics), *held)
     if len(rows) < len(clients):
         table.add_row(Text(f"… {plural(len(clients) - len(rows), 'client')} more, see the report", style="dim"))
     table.add_section()
-    summary = [("unweighted mean", event["mean"]), ("pooled", event["pooled"])]
-    summary += [("mean of unseen", event["unseen"])] if event.get("unseen") else []
-    summary += [("strategy's own", event["strategy"])] if event.get("strategy") else []
-    for name, values in summary:
-        table.add_row(name, *(metric_value(metric, values.get(metric)) for metric in metrics), style="bold")
+    summary = [("unweighted mean", "mean"), ("pooled", "pooled")] if event["mean"] or not event.get("unseen") else []
+    summary += [("mean of unseen", "unseen")] if event.get("unseen") else []
+    summary += [("strategy's own", "strategy")] if event.get("strategy") else []
+    for name, scope in summary:
+        cells = (metric_value(metric, event[scope].get(metric)) for metric in metrics)
+        table.add_row(name, *cells, *stand(scope), style="bold")
     return table
 
 
@@ -80,7 +94,8 @@ def _server(history: History) -> list[Text]:
 
     values = history.evaluations[-1].get("server", {}) if history.evaluations else {}
     shown = [f"{metric_phrase(metric)} {metric_value(metric, values[metric])}" for metric in metric_names([values])]
-    return [Text("server   " + ", ".join(shown))] if shown else []
+    held = server_basis(history.evaluations[-1]) if shown else ""
+    return [Text("server   " + ", ".join(shown) + (f" (on {held})" if held else ""))] if shown else []
 
 
 def _privacy(history: History) -> list[Text]:

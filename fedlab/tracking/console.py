@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlab.left_out import LeftOut
+from fedlab.tracking.basis import Basis, basis
 from fedlab.tracking.tracker import Event, Sink
 
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
@@ -58,7 +59,7 @@ class Standing:
         self.rounds = self.round = self.finished = 0
         self.phase, self.done, self.total = "", 0, 0
         self.losses = ""
-        self.metric, self.value, self.best, self.clients = "", 0.0, (0.0, 0), 0
+        self.metric, self.value, self.best, self.measured = "", 0.0, (0.0, 0), Basis(0, None)
         self.ends: float | None = None
         self.outcome = ""
 
@@ -83,14 +84,15 @@ class Standing:
                 sides = (_losses(side, event[side]) for side in ("train", "server"))
                 self.losses = "  ".join(part for part in (*sides, guarantee(event.get("privacy"))) if part)
             case "evaluation":
-                held_out = len(event.get("unseen_clients", ()))
-                self._evaluated(event["round"], event["mean"], len(event["clients"]) - held_out)
+                scope = "mean" if event["mean"] or not event.get("unseen") else "unseen"
+                metric = headline(event[scope])
+                self._evaluated(event["round"], event[scope], basis(event, scope, metric))
             case "run_end":
                 self.outcome = f"{event['status']} after {duration(event['seconds'])}"
                 if event["error"]:
                     self.outcome += f": {event['error'].splitlines()[0]}"
 
-    def _evaluated(self, round: int, mean: Mapping[str, float | None], clients: int) -> None:
+    def _evaluated(self, round: int, mean: Mapping[str, float | None], measured: Basis) -> None:
         metric = headline(mean)
         value = mean.get(metric)
         if value is None:
@@ -99,7 +101,7 @@ class Standing:
         better = value < self.best[0] if metric == "loss" else value > self.best[0]
         if metric != self.metric or better:  # the first, or after a stage in which another metric was the headline
             self.best = (value, round)
-        self.metric, self.value, self.clients = metric, value, clients
+        self.metric, self.value, self.measured = metric, value, measured
 
     @property
     def round_text(self) -> str:
@@ -120,7 +122,8 @@ class Standing:
         if not self.metric:
             return ""
         best = f", best {self.best[0]:.3f} in round {self.best[1]}" if self.best[0] != self.value else ""
-        return f"{self.metric} {self.value:.3f} (mean of {self.clients} clients{best})"
+        amount = f", {self.measured.amount}" if self.measured.amount else ""
+        return f"{self.metric} {self.value:.3f} (mean of {self.measured.who}{amount}{best})"
 
     def time_text(self, now: float) -> str:
         """Time gone and time left; before the first round is over, as far as the present phase tells."""

@@ -19,7 +19,8 @@ event                 fields
 ``ledger``            ``round, rows``: of client, group and bytes; not kept in the file but in ``ledger.csv``
 ``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, raw_up, seconds,
                       eta_seconds``
-``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy``
+``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy, samples, unit,
+                      server_samples``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
@@ -30,7 +31,9 @@ Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; r
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
 ``raw_up`` has, by group, what uploads were before compression; it is empty where nothing is compressed.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
-``unseen_clients``; ``clients`` has the values of both. With `federation.devices` a ``round`` has ``virtual`` too:
+``unseen_clients``; ``clients`` has the values of both. ``samples`` says how many ``unit`` (test samples, queries) the
+values of each client stand on, ``server_samples`` how large the server's sets are. With `federation.devices` a
+``round`` has ``virtual`` too:
 ``round_seconds`` and ``total``, the simulated seconds.
 """
 
