@@ -23,6 +23,7 @@ from fedlab.experiment import Run, configure, load, resume, run
 from fedlab.report.record import Record, run_status
 from fedlab.report.values import human_seconds
 from fedlab.server.strategies import make_strategy
+from fedlab.weights import check_weights
 from fedlab.yamltree import unshared
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
@@ -265,6 +266,7 @@ def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
 def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registered:
     """Data and partition are tried once however many points and seeds share them: loading can take long."""
     check_config(config)
+    check_weights(config.init)
     data = config.data.model_dump_json()
     if data not in tried:
         try:

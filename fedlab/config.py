@@ -57,7 +57,7 @@ ComponentField = Annotated[Component, BeforeValidator(_named)]
 class DataConfig(Section):
     """Where samples come from and how clients share them."""
 
-    source: ComponentField = Field(description="data source; see `fedlab list datasets`")
+    source: ComponentField = Field(description="data source; see `fedlab list sources`")
     partition: tuple[ComponentField, ...] = Field(
         default=(Component(name="iid", clients=5),),
         description="partition steps, each splitting every part of the one before; client counts multiply",

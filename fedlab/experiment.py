@@ -146,7 +146,7 @@ def run(
         InputError, ConfigErrors: something is wrong with the input; no worker was started.
         ClientError: a client failed.
     """
-    job = _ready(configure(config, overrides), method, strategy, data)
+    job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
     # from here on a run exists; all that can be refused has been
     folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
@@ -203,7 +203,7 @@ def resume(
     if rounds is not None:
         check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
-    job = _ready(configure(run.config, changes), method, strategy, data, described=True)
+    job = ready(configure(run.config, changes), method, strategy, data, described=True)
     found = latest_checkpoint(run.folder.checkpoints)
     start = None if found is None else Checkpoint(*load_checkpoint(found))
     if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
@@ -242,7 +242,7 @@ def load(path: str | Path, method: Method | None = None) -> Run:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A run that can start: everything that could be refused has been looked at."""
 
     config: Config
@@ -254,14 +254,14 @@ class _Job:
     tuning: Tuning
 
 
-def _ready(
+def ready(
     config: Config,
-    method: Method | type[Method] | None,
-    strategy: Strategy | type[Strategy] | None,
-    data: Dataset | None,
+    method: Method | type[Method] | None = None,
+    strategy: Strategy | type[Strategy] | None = None,
+    data: Dataset | None = None,
     described: bool = False,
-) -> _Job:
-    """Check everything and try one client in this process.
+) -> Job:
+    """Check everything and try one client in this process: all that a run does before its folder and workers exist.
 
     Args:
         config: the configuration.
@@ -269,6 +269,10 @@ def _ready(
         strategy: a strategy of the user's own.
         data: samples of the user's own.
         described: the configuration describes the user's own objects already.
+
+    Raises:
+        InputError, ConfigErrors: something is wrong with the input.
+        Whatever the method, the model or the data raise.
     """
     chosen = _method(config, method)
     if method is not None:
@@ -288,7 +292,7 @@ def _ready(
     began = time.perf_counter()
     tuning = tune(_setup(config, chosen, federated, Path()), decided=described)
     warnings += [*federated.warnings, *tuning.warnings]
-    return _Job(tuning.config, chosen, rule, federated, warnings, time.perf_counter() - began, tuning)
+    return Job(tuning.config, chosen, rule, federated, warnings, time.perf_counter() - began, tuning)
 
 
 def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:
@@ -297,7 +301,7 @@ def _setup(config: Config, method: Method, federated: FederatedData, state_root:
 
 
 def _execute(
-    job: _Job,
+    job: Job,
     folder: RunFolder,
     until: int | None,
     command: str | None,

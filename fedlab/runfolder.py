@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,6 +89,18 @@ class RunFolder:
                 ) from error
             return cls(path)
         raise ConfigError("tracking.folder", str(parent), "fewer runs of one name and second", "set tracking.name")
+
+    @classmethod
+    def check(cls, parent: Path, name: str | None, method: str, seed: int) -> None:
+        """Try `create` and leave nothing behind.
+
+        Raises:
+            ConfigError: as `create` does.
+        """
+        missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+        for folder in (cls.create(parent, name, method, seed).path, *missing):
+            with suppress(OSError):  # another run may have begun in a folder that was missing
+                folder.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
-from fedlab.errors import ConfigError, did_you_mean
+from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
 from fedlab.exchange import NETWORK
 
 
@@ -40,6 +40,22 @@ def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:
                 "build the network with the settings it was trained with",
             )
         network.load_state_dict(found)
+
+
+def check_weights(init: Mapping[str, str]) -> None:
+    """Check that every file and run of the ``init`` section can be read; whether they fit needs the networks.
+
+    Raises:
+        ConfigErrors: no such file, folder or checkpoint.
+    """
+    errors: list[InputError] = []
+    for role, source in init.items():
+        try:
+            _read(role, source)
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        raise ConfigErrors(errors)
 
 
 def _read(role: str, source: str) -> dict[str, Tensor]:

@@ -41,12 +41,14 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.lr=0.1; may be repeated."),
 ]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Instead of those specified.")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Seeds to use instead of the file's.")]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="What to tell of the runs; may be repeated.", show_default="accuracy"),
+    typer.Option(
+        "--metric", help="Metric to show; may be repeated.", show_default="the one that the runs' reports show first"
+    ),
 ]
-KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Go on after a run that failed.")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Continue with the other runs after one failed.")]
 EngineOption = Annotated[Engine | None, typer.Option("--engine", help="Short for --set engine.name=…")]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set engine.workers=…")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; short for --set tracking.console=quiet")]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlab.errors import did_you_mean
+
 if TYPE_CHECKING:
     from fedlab.registry import Registry
 
@@ -20,27 +22,63 @@ Row = tuple[str, str, str]
 
 
 class Kind(StrEnum):
-    """What can be listed."""
+    """What can be listed, by the configuration's word in the plural."""
 
     METHODS = "methods"
-    DATASETS = "datasets"
+    SOURCES = "sources"
     MODELS = "models"
     STRATEGIES = "strategies"
     ENGINES = "engines"
     PARTITIONS = "partitions"
     DRIFTS = "drifts"
     SAMPLERS = "samplers"
-    COMPRESSORS = "compressors"
+    COMPRESSIONS = "compressions"
     PRIVACY = "privacy"
 
 
+# other words for the same: what the components are called elsewhere
+_OTHERWISE = {
+    "datasets": Kind.SOURCES,
+    "partitioners": Kind.PARTITIONS,
+    "steps": Kind.PARTITIONS,
+    "compressors": Kind.COMPRESSIONS,
+    "privacies": Kind.PRIVACY,
+}
 _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "flower": "fedlab.engine.stock"}
 
 
+def kind_of(word: str) -> Kind:
+    """The kind that a word names: in the plural or singular, as the configuration has it or as its components are.
+
+    Raises:
+        typer.BadParameter: no such kind.
+    """
+    plurals = {**{kind.value: kind for kind in Kind}, **_OTHERWISE}
+    words = {**plurals, **{_singular(plural): kind for plural, kind in plurals.items()}}
+    try:
+        return words[word.lower().rpartition(".")[2]]
+    except KeyError:
+        raise typer.BadParameter(f"{word!r} is not one of {', '.join(Kind)}. {did_you_mean(word, words)}") from None
+
+
+def _singular(plural: str) -> str:
+    if plural.endswith("ies"):
+        return f"{plural[:-3]}y"
+    return plural.removesuffix("s")
+
+
 def list_components(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; everything where it is left out.")] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(
+            parser=kind_of,
+            metavar="KIND",
+            autocompletion=lambda incomplete: [kind.value for kind in Kind if kind.startswith(incomplete)],
+            help=f"One of {', '.join(Kind)}, or its key in a configuration, e.g. data.source; all where left out.",
+        ),
+    ] = None,
 ) -> None:
-    """List methods, datasets, models, strategies and other components, plug-ins included."""
+    """List methods, data sources, models, strategies and other components, plug-ins included."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -65,13 +103,13 @@ def rows(kind: Kind) -> Iterator[Row]:
 
 _REGISTRIES = {
     Kind.METHODS: "fedlab.job:METHODS",
-    Kind.DATASETS: "fedlab.data.sources:SOURCES",
+    Kind.SOURCES: "fedlab.data.sources:SOURCES",
     Kind.MODELS: "fedlab.models:MODELS",
     Kind.STRATEGIES: "fedlab.server.strategies:STRATEGIES",
     Kind.PARTITIONS: "fedlab.data.partition:PARTITIONERS",
     Kind.DRIFTS: "fedlab.data.drift:DRIFTS",
     Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
-    Kind.COMPRESSORS: "fedlab.compression:COMPRESSORS",
+    Kind.COMPRESSIONS: "fedlab.compression:COMPRESSORS",
     Kind.PRIVACY: "fedlab.privacy:PRIVACY",
 }
 

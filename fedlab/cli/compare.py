@@ -17,9 +17,10 @@ def compare(
         Path | None, typer.Option(help="Folder for compare.md, compare.csv and the curves.", show_default="none")
     ] = None,
 ) -> None:
-    """Tell runs apart: which keys differ, results side by side, whether their weights are bitwise equal.
+    """Compare runs: which keys differ, results side by side, whether their weights are bitwise equal.
 
-    Runs that differ in the seed only are put together as mean ± sample standard deviation. Unfinished runs are welcome.
+    Runs that differ in the seed only are shown together, as mean ± sample standard deviation. Unfinished runs can be
+    compared too.
     """
     from rich.console import Console
 
@@ -27,7 +28,7 @@ def compare(
     from fedlab.errors import ConfigError
     from fedlab.report.grids import to_table
 
-    found = compare_runs(runs, tuple(dict.fromkeys(metric or ("accuracy",))))
+    found = compare_runs(runs, tuple(dict.fromkeys(metric or ())))
     console = Console()
     console.print(to_table("Runs", found.runs(), left=2))
     if found.differing:

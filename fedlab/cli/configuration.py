@@ -2,42 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlab.cli.arguments import Sets, Source
+from fedlab.cli.help import Command
+
+if TYPE_CHECKING:
+    from fedlab.config import Config
 
 config_app = typer.Typer(no_args_is_help=True, help="Check or show a configuration.")
 
 
-@config_app.command()
+@config_app.command(cls=Command)
 def check(
     source: Source,
     sets: Sets = None,
-    data: Annotated[bool, typer.Option("--data", help="Load the data too and try the partition.")] = False,
+    data: Annotated[
+        bool,
+        typer.Option("--data", help="Do all that `fedlab run` does before it starts workers, on the data themselves."),
+    ] = False,
 ) -> None:
-    """Find everything that is wrong with a configuration; says what data is missing and how to get it."""
-    from fedlab.check import check_config, check_data, left_out
-    from fedlab.data.sources import build_source
-    from fedlab.experiment import configure
+    """Find everything that is wrong with a configuration; says what data is missing and how to get it.
+
+    With --data the data are loaded and divided among the clients, the networks are built with their starting weights,
+    and one client is tried with one batch in every stage of the method: what this accepts, `fedlab run` starts.
+    Nothing is written.
+    """
+    from fedlab.check import left_out
+    from fedlab.experiment import configure, ready
+    from fedlab.runfolder import RunFolder
 
     config = configure(source, sets or ())
-    for warning in check_config(config):
+    if not data:
+        _check_without_data(config)
+        return
+    job = ready(config)
+    RunFolder.check(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
+    for warning in job.warnings:
         typer.echo(f"warning: {warning}")
-    if data:
-        federated = check_data(config)
-        typer.echo(f"data: {federated.num_clients} clients, {federated.num_classes} classes")
-        for warning in federated.warnings:
-            typer.echo(f"warning: {warning}")
-        for left in left_out(config, federated):
-            typer.echo(left.notice)
-    elif missing := build_source(config.data.source).missing():
+    typer.echo(f"data: {job.federated.num_clients} clients, {job.federated.num_classes} classes")
+    for left in left_out(config, job.federated):
+        typer.echo(left.notice)
+    typer.echo("the configuration is valid: one client was tried with one batch")
+
+
+def _check_without_data(config: Config) -> None:
+    from fedlab.check import check_config
+    from fedlab.data.sources import build_source
+    from fedlab.runfolder import RunFolder
+    from fedlab.weights import check_weights
+
+    warnings = check_config(config)
+    check_weights(config.init)
+    RunFolder.check(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
+    for warning in warnings:
+        typer.echo(f"warning: {warning}")
+    if missing := build_source(config.data.source).missing():
         typer.echo("note: data is missing on this machine\n  " + missing.replace("\n", "\n  "))
-    typer.echo("the configuration is valid")
+    typer.echo("the configuration is valid as far as can be told without the data")
+    typer.echo("not checked: the data, their division among clients, whether the networks fit them (--data does it)")
 
 
-@config_app.command()
+@config_app.command(cls=Command)
 def show(
     source: Source,
     sets: Sets = None,

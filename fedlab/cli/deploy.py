@@ -12,10 +12,13 @@ from fedlab.cli.arguments import Sets, Source
 def submit(
     source: Source,
     superlink: Annotated[
-        str, typer.Option(metavar="NAME", help="A connection in Flower's config.toml: [superlink.NAME].")
+        str,
+        typer.Option(metavar="NAME", help="A connection of Flower's config.toml, written there as [superlink.NAME]."),
     ],
     sets: Sets = None,
-    clients: Annotated[int, typer.Option(min=0, help="Nodes to wait for; 0 is every client of the partition.")] = 0,
+    clients: Annotated[
+        int, typer.Option(min=0, help="Nodes to wait for before the run starts; 0: all clients of the partition.")
+    ] = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end of the run.")] = False,
 ) -> None:
     """Run a federation on real machines: submit it to a running SuperLink and wait for its end."""

@@ -14,7 +14,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also start Ray and run one small federated round.")] = False,
 ) -> None:
-    """Say what is wrong with this machine and how to mend it; exit code 1 if FedLab cannot work."""
+    """Find what is wrong with this machine and say how to fix it; exit code 1 if FedLab cannot work."""
     from fedlab.doctor import examine
 
     failed = 0

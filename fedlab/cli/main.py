@@ -12,6 +12,7 @@ from fedlab.cli.configuration import config_app
 from fedlab.cli.deploy import submit
 from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
+from fedlab.cli.help import Command
 from fedlab.cli.partition import partition
 from fedlab.cli.reproduce import reproduce
 from fedlab.cli.resume import resume
@@ -50,18 +51,18 @@ def options(
     """
 
 
-app.command()(run)
-app.command()(resume)
-app.command("list")(list_components)
-app.command()(show)
-app.command()(report)
-app.command()(sweep)
-app.command()(compare)
-app.command()(partition)
+app.command(cls=Command)(run)
+app.command(cls=Command)(resume)
+app.command("list", cls=Command)(list_components)
+app.command(cls=Command)(show)
+app.command(cls=Command)(report)
+app.command(cls=Command)(sweep)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(partition)
 app.add_typer(config_app, name="config")
-app.command()(reproduce)
-app.command()(submit)
-app.command()(doctor)
+app.command(cls=Command)(reproduce)
+app.command(cls=Command)(submit)
+app.command(cls=Command)(doctor)
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ def reproduce(
     ctx: typer.Context,
     source: Source,
     seeds: Seeds = "",
-    arms: Annotated[str, typer.Option(metavar="ARM,ARM,…", help="Only these arms.")] = "",
+    arms: Annotated[
+        str, typer.Option(metavar="ARM,ARM,…", help="Run these arms only; an arm is one variant of the experiment.")
+    ] = "",
     folder: Annotated[
         Path | None, typer.Option(help="Where runs and outcome go.", show_default="runs/reproduce-METHOD")
     ] = None,

@@ -14,7 +14,7 @@ from fedlab.cli.runs import RunPath
 def resume(
     ctx: typer.Context,
     path: RunPath,
-    rounds: Annotated[int | None, typer.Option(min=1, help="A new number of rounds in all.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="A new total number of rounds.")] = None,
     until: Annotated[int | None, typer.Option(min=1, help="Stop after this round.")] = None,
     sets: Sets = None,
     engine: EngineOption = None,
@@ -22,9 +22,9 @@ def resume(
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Go on with a run from its last complete checkpoint; the result is that of a run that was never stopped.
+    """Continue a run from its last complete checkpoint; the result is that of a run that was never stopped.
 
-    Only keys below engine and tracking can be changed with --set: any other would give another result.
+    Only keys below engine and tracking can be changed with --set: any other key would change the result.
     """
     from rich.console import Console
 

@@ -25,8 +25,8 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="KEY=V,V,…",
-            help="Vary a key, e.g. training.lr=0.01,0.1 or 'federation.strategy=fedavg,{name: fedprox, mu: 0.1}'; "
-            "repeated: all combinations.",
+            help="Values of a key, e.g. training.lr=0.01,0.1 or federation.strategy=fedavg,scaffold. Given several "
+            "times: all combinations are run.",
         ),
     ] = None,
     seeds: Seeds = "",
@@ -41,9 +41,9 @@ def sweep(
 ) -> None:
     """Run a configuration with several settings and seeds and tabulate mean ± standard deviation.
 
-    One run after the other, each with the time left (--set tracking.console=auto shows the rounds too). Runs that the
-    folder holds finished are not repeated, one that was broken off goes on from its last checkpoint: after an
-    interruption the same command goes on.
+    The runs are made one after the other, and the remaining time is shown before each; --set tracking.console=plain
+    shows their rounds too. Finished runs in the folder are not repeated, and a run that was interrupted continues from
+    its last checkpoint. After an interruption, give the same command again.
     """
     from rich.console import Console
 
@@ -56,12 +56,9 @@ def sweep(
     done = run_sweep(
         spec,
         folder or Path("runs") / f"sweep-{Path(source).stem}",
-        metrics=tuple(dict.fromkeys(metric or ("accuracy",))),
-        overrides=[
-            "tracking.console=quiet",
-            *(sets or ()),
-            *shorthands(engine__name=engine, engine__workers=workers),
-        ],
+        metrics=tuple(dict.fromkeys(metric or ())),
+        overrides=[*(sets or ()), *shorthands(engine__name=engine, engine__workers=workers)],
+        quiet=True,
         keep_going=keep_going,
         command=command_line(ctx),
         announce=typer.echo,

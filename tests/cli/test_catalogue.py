@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedlab.cli.catalogue import Kind, rows
+from fedlab.cli.describe import _REGISTRIES as CONFIGURED
 
 Cli = Callable[..., Any]
 
@@ -59,3 +60,17 @@ def test_an_unknown_kind_is_refused(cli: Cli) -> None:
     done = cli("list", "planets")
     assert done.exit_code == 2
     assert "methods" in done.stderr
+
+
+@pytest.mark.parametrize("key", [*CONFIGURED, "engine"])
+def test_every_kind_is_listed_under_the_word_of_the_configuration(cli: Cli, key: str) -> None:
+    word = key.rpartition(".")[2]
+    plural = {"privacy": "privacy", "strategy": "strategies"}.get(word, f"{word}s")
+    listed = [cli("list", name).stdout for name in (word, plural, key)]
+    assert len(set(listed)) == 1
+    assert listed[0].split()[0] == plural
+
+
+@pytest.mark.parametrize(("word", "kind"), [("datasets", "sources"), ("compressors", "compressions")])
+def test_earlier_words_still_work(cli: Cli, word: str, kind: str) -> None:
+    assert cli("list", word).stdout == cli("list", kind).stdout != ""

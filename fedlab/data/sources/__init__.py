@@ -35,7 +35,7 @@ SOURCES = Registry(
 
 
 class Source(Protocol):
-    """What a data source offers; the first line of its docstring is its entry in `fedlab list datasets`."""
+    """What a data source offers; the first line of its docstring is its entry in `fedlab list sources`."""
 
     Settings: ClassVar[type[Section]]
     # held_out_classes: bool = True where the test samples are of other classes than the training samples on purpose
