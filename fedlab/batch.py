@@ -250,6 +250,43 @@ def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return changed
 
 
+def with_own_cache(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A copy of a raw configuration whose results are reused within `folder` alone, unless it names a cache itself.
+
+    Raises:
+        ConfigErrors: `tracking` is no section.
+    """
+    tracking = raw.get("tracking")
+    if isinstance(tracking, Mapping) and tracking.get("cache") is not None:
+        return dict(raw)
+    return with_dotted(raw, {"tracking.cache": str(folder / "cache")})
+
+
+def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Sequence[int], folder: Path) -> Results:
+    """Finished runs that the folder holds of these points, of equal configurations; nothing is run.
+
+    Args:
+        points: as in `Plan.make`.
+        seeds: that count.
+        folder: as in `Plan.make`.
+
+    Returns:
+        Runs by point and seed; a point whose configuration cannot be run any more has none.
+    """
+    found: dict[str, dict[int, Run]] = {name: {} for name in points}
+    for name, raw in points.items():
+        if not (folder / "runs" / folder_name(name)).is_dir():
+            continue
+        try:
+            configs = Plan.make({name: raw}, seeds, folder).configs
+        except ConfigErrors:
+            continue
+        for (_, seed), config in configs.items():
+            if (run := finished(config)) is not None:
+                found[name][seed] = run
+    return found
+
+
 def folder_name(point: str) -> str:
     """A folder's name for a point; distinct points have distinct names."""
     plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]

@@ -19,7 +19,7 @@ from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_me
 from fedlab.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
-from fedlab.report.record import Record
+from fedlab.report.record import Record, main_metrics
 from fedlab.report.spread import Spread, measured_on, quantities
 from fedlab.report.values import metric_names
 from fedlab.runfolder import write_atomic
@@ -165,12 +165,12 @@ class Comparison:
         return rows
 
 
-def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ("accuracy",)) -> Comparison:
+def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Comparison:
     """Compare runs, finished or not.
 
     Args:
         paths: run folders.
-        metrics: what to tell of the runs, beside bytes and seconds.
+        metrics: what to show of the runs, beside bytes and seconds; default: what their reports show first.
 
     Raises:
         CheckpointError: a path is no run folder, or its configuration cannot be read.
@@ -188,8 +188,10 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ("accuracy",))
     )
     for metric in metrics:
         if known and metric not in known:
-            raise ConfigError("--metric", metric, "a metric of the runs", did_you_mean(metric, known))
-    return Comparison(tuple(_grouped(records)), tuple(metrics))
+            expected = f"a metric of the runs: {', '.join(known)}"
+            raise ConfigError("--metric", metric, expected, did_you_mean(metric, known))
+    shown = tuple(metrics) or main_metrics(record.history for record in records)
+    return Comparison(tuple(_grouped(records)), shown)
 
 
 def _grouped(records: Sequence[Record]) -> Iterator[Group]:

@@ -62,6 +62,13 @@ class MachineError(InputError):
     """This machine lacks what the configuration asks of it."""
 
 
+class NotEvaluatedError(FedLabError, KeyError):
+    """A metric is asked of a run that has no evaluation."""
+
+    def __str__(self) -> str:  # a KeyError's own is the repr of its message
+        return str(self.args[0])
+
+
 class ConfigErrors(FedLabError):
     """Several configuration errors found in one pass.
 

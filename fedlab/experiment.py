@@ -30,6 +30,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
 from fedlab.engine import check_engine, launch
 from fedlab.errors import CheckpointError, ConfigError
+from fedlab.evaluated import NoEvaluation
 from fedlab.given import record_data, record_method, record_strategy
 from fedlab.job import build_networks, choose_device, make_method, make_task, on_device
 from fedlab.method import Method
@@ -87,8 +88,8 @@ class Run:
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """The last evaluation: ``clients``, ``mean`` and ``pooled``."""
-        return self.history.evaluations[-1] if self.history.evaluations else {}
+        """The last evaluation: ``clients``, ``mean`` and ``pooled``; empty before the first, and its keys say so."""
+        return self.history.evaluations[-1] if self.history.evaluations else NoEvaluation(self.path, self.config)
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -155,7 +156,7 @@ def run(
         return _execute(job, folder, until, command)
 
 
-def _facts(job: _Job) -> dict[str, Any]:
+def _facts(job: Job) -> dict[str, Any]:
     """Who holds what, and the data's identity, which is written before the first round."""
     data = job.federated.dataset
     held = {name: len(samples) for name, samples in data.server.items()}
@@ -271,8 +272,7 @@ def ready(
         described: the configuration describes the user's own objects already.
 
     Raises:
-        InputError, ConfigErrors: something is wrong with the input.
-        Whatever the method, the model or the data raise.
+        InputError, ConfigErrors, or whatever the method, the model or the data raise.
     """
     chosen = _method(config, method)
     if method is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from fedlab.batch import Batch, Plan, Results, with_dotted
+from fedlab.batch import Batch, Plan, Results, made_before, with_dotted, with_own_cache
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.configuration import look_for_modules, placed
 from fedlab.errors import InputError, did_you_mean
@@ -20,6 +20,7 @@ from fedlab.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
 from fedlab.report.grids import to_markdown
 from fedlab.report.record import Record
 from fedlab.report.spread import Spread, measured_on
+from fedlab.report.values import moment
 from fedlab.runfolder import write_atomic
 
 _VERDICTS = {True: "met", False: "missed", None: "not judged"}
@@ -110,6 +111,7 @@ class Outcome:
         results: runs by arm and seed.
         failures: ``arm, seed N`` → why that run failed.
         verdicts: one per gate.
+        kept: runs among the results that an earlier call made, by arm: their seeds.
     """
 
     spec: Acceptance
@@ -117,11 +119,38 @@ class Outcome:
     results: Results
     failures: Mapping[str, str]
     verdicts: tuple[Verdict, ...]
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def met(self) -> bool:
         """Whether every gate was judged and met."""
         return all(verdict.met for verdict in self.verdicts)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a gate was missed or a run failed; the rest may be met or not judged."""
+        return bool(self.failures) or any(verdict.met is False for verdict in self.verdicts)
+
+    @property
+    def undecided(self) -> list[str]:
+        """Names of the gates that were not judged, each with the arms it lacks runs of."""
+        return [
+            f"{verdict.gate.name} (lacks runs of {', '.join(lacking) or 'one seed of all its arms'})"
+            for verdict in self.verdicts
+            if verdict.met is None
+            for lacking in [[arm for arm in dict.fromkeys(verdict.gate.arms) if not self.results.get(arm)]]
+        ]
+
+    def earlier(self) -> list[str]:
+        """A line per arm with runs that an earlier call made, with the date on which each ended."""
+        return [
+            f"{arm}: " + ", ".join(f"seed {seed} of {self._ended(arm, seed)}" for seed in seeds)
+            for arm, seeds in self.kept.items()
+            if seeds
+        ]
+
+    def _ended(self, arm: str, seed: int) -> str:
+        return moment(self.results[arm][seed].history.end.get("time"))
 
     def arm_rows(self) -> list[list[str]]:
         """Header and one row per arm and metric it has: the values of each seed, mean and standard deviation."""
@@ -161,6 +190,8 @@ class Outcome:
                 "changes": self.spec.arms[arm],
                 "metrics": metrics,
                 "runs": {str(seed): str(done.path) for seed, done in runs.items()},
+                "ended": {str(seed): self._ended(arm, seed) for seed in runs},
+                "made_by_an_earlier_call": list(self.kept.get(arm, ())),
             }
         gates = [
             {
@@ -186,6 +217,8 @@ class Outcome:
         asked = "" if self.seeds == self.spec.seeds else f" (specified: {', '.join(map(str, self.spec.seeds))})"
         lines = [self.spec.source, "", f"Seeds {', '.join(map(str, self.seeds))}{asked}.", ""]
         lines += [*to_markdown(self.gate_rows()), "", *to_markdown(self.arm_rows())]
+        if self.earlier():
+            lines += ["", "Runs of earlier calls:", "", *(f"- {line}" for line in self.earlier())]
         lines += ["", *(f"- {name} failed: {reason.splitlines()[0]}" for name, reason in self.failures.items())]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -228,7 +261,8 @@ def reproduce(
 ) -> Outcome:
     """Run every arm with every seed, judge the gates, and write ``acceptance.json`` and ``acceptance.md``.
 
-    A run that `folder` holds finished, of the same configuration, is not repeated.
+    A run that `folder` holds finished, of the same configuration, is not repeated. The outcome covers all finished runs
+    of the experiment in `folder`: arms and seeds that are not asked for this time keep what an earlier call made.
 
     Args:
         spec: the experiment.
@@ -254,9 +288,18 @@ def reproduce(
     only = spec.seeds_of if seeds == spec.seeds else {}
     batch = Batch(Plan.make(raws, seeds, folder, kind="arm", only=only))
     batch.run(keep_going=keep_going, command=command, announce=announce)
-    results: Results = {arm: batch.results.get(arm, {}) for arm in spec.arms}
+    kept = _kept(spec, folder, overrides, batch)
+    every = tuple(dict.fromkeys([*spec.seeds, *seeds]))
+    results: Results = {
+        arm: {seed: found[seed] for seed in every if seed in found}
+        for arm in spec.arms
+        for found in [{**batch.results.get(arm, {}), **kept.get(arm, {})}]
+    }
+    shown = {seed for runs in results.values() for seed in runs} | set(seeds)
+    seeds = tuple(seed for seed in every if seed in shown)
     failures = {f"{arm}, seed {seed}": reason for (arm, seed), reason in batch.failures.items()}
-    outcome = Outcome(spec, seeds, results, failures, tuple(_judge(gate, results) for gate in spec.gates))
+    verdicts = tuple(_judge(gate, results) for gate in spec.gates)
+    outcome = Outcome(spec, seeds, results, failures, verdicts, {arm: list(runs) for arm, runs in kept.items()})
     write_atomic(folder / "acceptance.json", json.dumps(outcome.to_json(), indent=1, ensure_ascii=False))
     write_atomic(folder / "acceptance.md", outcome.to_markdown())
     return outcome
@@ -264,8 +307,18 @@ def reproduce(
 
 def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     # a cache of their own: arms share what they start from, and nothing comes from an earlier version of the code
-    config = spec.config(arm, spec.seeds[0]).with_overrides({"tracking.cache": str(folder / "cache")})
-    return apply_overrides(config.model_dump(mode="json"), overrides)
+    raw = with_own_cache(spec.config(arm, spec.seeds[0]).model_dump(mode="json"), folder)
+    return apply_overrides(raw, overrides)
+
+
+def _kept(spec: Acceptance, folder: Path, overrides: Sequence[str], batch: Batch) -> Results:
+    """Finished runs of the experiment that were not asked for this time."""
+    kept = {}
+    for arm in spec.arms:
+        specified = spec.seeds_of.get(arm, spec.seeds)
+        others = [seed for seed in specified if (arm, seed) not in batch.plan.configs]
+        kept |= made_before({arm: partial(_raw, spec, arm, folder, overrides)}, others, folder) if others else {}
+    return {arm: runs for arm, runs in kept.items() if runs}
 
 
 def _judge(gate: AnyGate, results: Results) -> Verdict:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from fedlab.batch import Batch, Plan, folder_name, with_dotted
+from fedlab.batch import Batch, Plan, folder_name, with_dotted, with_own_cache
 from fedlab.components import bare
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.configuration import look_for_modules, placed, within
@@ -20,7 +20,7 @@ from fedlab.errors import UNSET, ConfigError, did_you_mean
 from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
-from fedlab.report.record import Record
+from fedlab.report.record import Record, main_metrics
 from fedlab.report.spread import Spread, measured_on, quantities
 from fedlab.report.values import metric_names
 from fedlab.runfolder import write_atomic
@@ -132,16 +132,21 @@ class Sweep:
     Args:
         spec: what was asked.
         seeds: seeds of every point.
-        metrics: what is told of the runs, beside bytes and seconds.
+        asked: metrics to show, beside bytes and seconds; empty: those that the runs' reports show first.
         folder: where all of it lies.
         batch: runs and failures.
     """
 
     spec: SweepSpec
     seeds: tuple[int, ...]
-    metrics: tuple[str, ...]
+    asked: tuple[str, ...]
     folder: Path
     batch: Batch
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are shown; none before the first run where none were asked for."""
+        return self.asked or main_metrics(run.history for runs in self.batch.results.values() for run in runs.values())
 
     @property
     def files(self) -> dict[str, Path]:
@@ -265,8 +270,9 @@ def sweep(
     spec: SweepSpec,
     folder: Path,
     *,
-    metrics: Sequence[str] = ("accuracy",),
+    metrics: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    quiet: bool = False,
     keep_going: bool = False,
     command: str | None = None,
     announce: Callable[[str], None] = lambda text: None,
@@ -279,8 +285,9 @@ def sweep(
     Args:
         spec: what to run.
         folder: where runs, their shared cache, tables and pictures go.
-        metrics: what to tell of the runs, beside bytes and seconds.
+        metrics: what to show of the runs, beside bytes and seconds; default: what their reports show first.
         overrides: ``dotted.key=value`` strings that change the base.
+        quiet: the runs show no progress, unless the base or an override asks for some.
         keep_going: go on with the other runs after one failed.
         command: how to repeat it, recorded in every run.
         announce: told what starts and how each run came out.
@@ -290,7 +297,7 @@ def sweep(
         Exception: whatever a run raises, unless `keep_going`.
     """
     _refuse_overridden(spec, overrides)
-    base = _base(spec, folder, overrides)
+    base = _base(spec, folder, overrides, quiet)
     points = {point.name: partial(spec.placed, base, point.changes) for point in spec.points}
     if len(points) < len(spec.points):
         raise ConfigError("list", [*points], "points of different names", "rename some of the grid's or list's values")
@@ -312,11 +319,13 @@ def sweep(
     return done
 
 
-def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The raw configuration of all runs. Its cache is the sweep's own, so that nothing comes from older code."""
+def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str], quiet: bool) -> dict[str, Any]:
+    """The raw configuration of all runs. Where it names no cache, theirs is the sweep's own: nothing of older code."""
     raw = bare(configure(spec.base).model_dump(mode="json")) if isinstance(spec.base, str) else spec.placed(spec.base)
-    changed = apply_overrides(with_dotted(raw, {"tracking.cache": str(folder / "cache")}), overrides)
-    return placed(changed, lambda key: Path.cwd())
+    raw = with_own_cache(raw, folder)
+    if quiet and raw["tracking"].get("console", "auto") == "auto":
+        raw = with_dotted(raw, {"tracking.console": "quiet"})
+    return placed(apply_overrides(raw, overrides), lambda key: Path.cwd())
 
 
 def _refuse_overridden(spec: SweepSpec, overrides: Sequence[str]) -> None:
@@ -332,7 +341,8 @@ def _refuse_unknown_metrics(run: Run, metrics: Sequence[str]) -> None:
     known = metric_names([run.metrics.get("mean", {})])
     for metric in metrics:
         if known and metric not in known:
-            raise ConfigError("--metric", metric, f"a metric of the runs ({run.path})", did_you_mean(metric, known))
+            expected = f"a metric of the runs: {', '.join(known)} ({run.path})"
+            raise ConfigError("--metric", metric, expected, did_you_mean(metric, known))
 
 
 def _axis_of(text: str) -> tuple[str, list[Any]]:

@@ -188,14 +188,37 @@ def test_all_arms_and_seeds_run_once_and_the_outcome_is_written(tmp_path: Path, 
     again = reproduce(spec(difference(1)), tmp_path, seeds=[1, 2], arms=["quick"])
     assert counted[4:] == ["quick 2"]
     assert again.results["quick"][1].path == run.path
-    assert [verdict.word for verdict in again.verdicts] == ["not judged"]
-    assert not again.met
+
+
+def test_an_outcome_keeps_the_arms_and_seeds_of_earlier_calls(tmp_path: Path, counted: list[str]) -> None:
+    first = reproduce(spec(), tmp_path, arms=["slow"])
+    assert [verdict.word for verdict in first.verdicts] == ["not judged"]
+    assert (first.failed, first.undecided) == (False, ["gain (lacks runs of quick)"])
+    second = reproduce(spec(), tmp_path, arms=["quick"], seeds=[1, 5])
+    assert counted == ["slow 0", "slow 1", "quick 1", "quick 5"]
+    assert second.seeds == (0, 1, 5)
+    assert {arm: sorted(runs) for arm, runs in second.results.items()} == {"slow": [0, 1], "quick": [1, 5]}
+    assert second.kept == {"slow": [0, 1]}
+    assert (second.met, second.undecided) == (True, [])
+    assert list(second.verdicts[0].by_seed) == [1]
+    written = json.loads((tmp_path / "acceptance.json").read_text())
+    assert written["arms"]["slow"]["made_by_an_earlier_call"] == [0, 1]
+    assert written["arms"]["slow"]["ended"]["0"].endswith("UTC")
+    assert "- slow: seed 0 of 20" in (tmp_path / "acceptance.md").read_text()
+    changed = reproduce(spec(base={**BASE, "federation": {"rounds": 2}}), tmp_path, arms=["quick"], seeds=[0])
+    assert changed.kept == {}, "runs of another configuration are of another experiment"
 
 
 def test_all_runs_share_one_cache_in_the_folder(tmp_path: Path) -> None:
     outcome = reproduce(spec(), tmp_path, seeds=[0])
     caches = {run.config.tracking.cache for runs in outcome.results.values() for run in runs.values()}
     assert caches == {str(tmp_path / "cache")}
+
+
+def test_a_cache_that_the_experiment_names_is_left_alone(tmp_path: Path) -> None:
+    mine = {**BASE, "tracking": {**BASE["tracking"], "cache": str(tmp_path / "mine")}}
+    outcome = reproduce(spec(base=mine), tmp_path / "out", seeds=[0], arms=["quick"])
+    assert outcome.results["quick"][0].config.tracking.cache == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("damage", ["unfinished", "other configuration", "spoilt"])
@@ -258,12 +281,16 @@ def test_the_exit_code_tells_whether_the_gates_are_met(
     assert json.loads(recorded)["command"].startswith("fedlab reproduce")
 
 
-def test_gates_that_could_not_be_judged_are_no_success(tmp_path: Path) -> None:
+def test_gates_that_could_not_be_judged_are_neither_success_nor_failure(tmp_path: Path) -> None:
     path = tmp_path / "acceptance.yaml"
     path.write_text(yaml.safe_dump(spec(seeds=[0]).model_dump(mode="json")))
     done = command(path, "--folder", str(tmp_path / "out"), "--arms", "slow")
-    assert done.exit_code == 1
+    assert done.exit_code == 3
+    assert "not judged: gain (lacks runs of quick)" in done.stderr
     assert "not every gate could be judged" in done.stderr
+    rest = command(path, "--folder", str(tmp_path / "out"), "--arms", "quick")
+    assert rest.exit_code == 0
+    assert "of an earlier call: slow: seed 0" in rest.stdout
 
 
 @pytest.mark.parametrize("words", [("--seeds", "a"), ("--seeds", "-1"), ("--arms", "none")])

@@ -14,14 +14,15 @@ from fedlab.errors import ConfigErrors, FedLabError, InputError
 if TYPE_CHECKING:
     import click
 
-INPUT, FAILED, INTERRUPTED = 2, 1, 130
+INPUT, FAILED, UNDECIDED, INTERRUPTED = 2, 1, 3, 130
 _ARGUMENTS = "fedlab.arguments"
 
 
 class Commands(TyperGroup):
     """The command group; errors made on purpose end as a message on stderr, all others keep their traceback.
 
-    Exit codes: 2 the input was wrong, 1 a run failed, 130 Ctrl-C. ``FEDLAB_DEBUG=1`` shows every traceback.
+    Exit codes: 2 the input was wrong, 1 a run failed or a gate was missed, 3 gates were left unjudged, 130 Ctrl-C.
+    ``FEDLAB_DEBUG=1`` shows every traceback.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from fedlab.cli.arguments import (
     seeds_in,
     shorthands,
 )
-from fedlab.cli.failures import FAILED, command_line
+from fedlab.cli.failures import FAILED, UNDECIDED, command_line
 
 
 def reproduce(
@@ -38,9 +38,11 @@ def reproduce(
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Run a method's acceptance experiment and print seen against required.
+    """Run a method's acceptance experiment and check its results against what is required.
 
-    Runs that the folder holds finished are not repeated. Exit code 0 only if every gate is met.
+    Finished runs in the folder are not repeated, and those of other arms and seeds stay part of the outcome. The exit
+    code is 0 if every gate (a pass/fail check on results) is met, 1 if one is missed or a run failed, and 3 if nothing
+    is missed but some gates lack runs, e.g. with --arms.
     """
     from rich.console import Console
 
@@ -61,10 +63,17 @@ def reproduce(
     console = Console()
     console.print(to_table("Runs", outcome.arm_rows(), left=2))
     console.print(to_table("Required and seen", outcome.gate_rows(), left=2))
+    for line in outcome.earlier():
+        typer.echo(f"of an earlier call: {line}")
     typer.echo(f"outcome: {place / 'acceptance.json'}, {place / 'acceptance.md'}")
-    if not outcome.met:
-        words = {verdict.word for verdict in outcome.verdicts}
+    for gate in outcome.undecided:
+        typer.echo(f"not judged: {gate}", err=True)
+    if outcome.failed:
+        words = [verdict.word for verdict in outcome.verdicts]
         known = {"void": "void: the experiment says nothing", "missed": "missed"}
-        typer.echo(next((known[w] for w in known if w in words), "not every gate could be judged"), err=True)
+        typer.echo(next((known[word] for word in known if word in words), "not every run succeeded"), err=True)
         raise typer.Exit(FAILED)
+    if outcome.undecided:
+        typer.echo("nothing is missed, but not every gate could be judged", err=True)
+        raise typer.Exit(UNDECIDED)
     typer.echo("every gate is met")

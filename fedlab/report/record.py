@@ -31,6 +31,11 @@ def main_metric(history: History) -> str | None:
     return names[0] if names else None
 
 
+def main_metrics(histories: Iterable[History]) -> tuple[str, ...]:
+    """The metrics to show first of several runs, each once: methods differ in what they measure."""
+    return tuple(dict.fromkeys(metric for history in histories if (metric := main_metric(history)) is not None))
+
+
 def _scopes(evaluation: Event) -> list[Mapping[str, Any]]:
     return [evaluation.get("mean") or {}, *(evaluation.get("clients") or {}).values()]
 

@@ -15,7 +15,7 @@ LAYERS = (
     ("errors", "seeding", "paths", "order", "left_out", "_environment"),
     ("yamltree", "runfolder", "explain"),
     ("config", "pictures", "checkpoint", "modules"),
-    ("registry", "tracking", "runconfig"),
+    ("registry", "tracking", "runconfig", "evaluated"),
     ("compression", "reuse"),
     ("engine",),
     ("distill", "models", "data", "metrics", "privacy"),
