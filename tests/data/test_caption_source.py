@@ -196,3 +196,67 @@ def test_pictures_are_read_once(write: Write, monkeypatch: pytest.MonkeyPatch) -
     data = load(write(lines))
     assert len(read) == 2
     assert np.array_equal(data.train["image"][0], data.train["image"][3])
+
+
+# files as people write them
+
+
+def test_other_separators_of_unicode_belong_to_the_caption(write: Write) -> None:
+    lines = [
+        json.dumps(pair("red", f"a red{mark}square", split="train"), ensure_ascii=False) for mark in "\u2028\u0085\x1f"
+    ]
+    lines[2] = json.dumps(pair("red", "a red\x0bsquare", split="train"))
+    data = load(write([*lines, pair("blue", "a blue square", split="test")]))
+    assert texts(data.train, data, "text") == [["a red square"]] * 3
+
+
+def test_ten_broken_lines_are_told_at_once(write: Write) -> None:
+    with pytest.raises(DataError, match=r"line 1[\s\S]*12 of 13 lines[\s\S]*line 10[\s\S]*and 2 more") as caught:
+        load(write([*["{"] * 12, pair("red", "a")]))
+    assert "line 11" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "match"),
+    [
+        ('{"image": "red.png", "caption": "a", "caption": "b"}', "occurs twice"),
+        ('{"image": "red.png", "caption": "half \\ud83d of one"}', "whole characters"),
+        ('{"image": ' * 5000, "a JSON object"),
+    ],
+    ids=["twice", "half a character", "deep"],
+)
+def test_lines_that_are_no_plain_object_are_refused(write: Write, line: str, match: str) -> None:
+    with pytest.raises(DataError, match=match) as caught:
+        load(write([line]))
+    str(caught.value).encode()
+
+
+def counts(data: Dataset) -> dict[str, float]:
+    return {left.what: left.count for left in data.left_out if left.what != "classes"}
+
+
+def test_captions_that_are_cut_are_counted(write: Write) -> None:
+    assert counts(load(write(PAIRS))) == {}
+    # with their false captions the pairs have seven: four of five tokens and the end, three of them longer
+    assert counts(load(write(PAIRS), length=4)) == {"ends of captions": 3}
+    assert "data.source.length: 6" in str(load(write(PAIRS), length=4).left_out[0])
+
+
+def test_a_tokenizers_unknown_words_are_counted(write: Write, tmp_path: Path) -> None:
+    found = counts(load(write(PAIRS), tokenizer=tokenizer_folder(tmp_path / "tokenizer")))
+    assert found["words or parts of words"] > 0
+    known = [pair("red", "a red field", split="train"), pair("blue", "a field", split="test")]
+    assert counts(load(write(known), tokenizer=str(tmp_path / "tokenizer"))) == {}
+
+
+def test_every_zero_shot_class_has_a_picture(write: Write, tmp_path: Path) -> None:
+    for name in ("rot", "gelb"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "classes" / "rot" / "1.png")
+    with pytest.raises(DataError, match="gelb"):
+        load(write(PAIRS), zeroshot=str(tmp_path / "classes"))
+
+
+def test_few_images_still_have_one_for_tests(write: Write) -> None:
+    data = load(write([pair("red", "a"), pair("blue", "b")]), test_fraction=0.1)
+    assert [len(part) for part in (data.train, data.test)] == [1, 1]

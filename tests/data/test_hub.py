@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedlab import from_arrays
 from fedlab.config import Component
+from fedlab.data.images import as_float
 from fedlab.data.samples import Dataset
 from fedlab.data.sources import build_source, load_source
 from fedlab.errors import DataError
@@ -166,3 +168,74 @@ class TestMissing:
     def test_a_local_folder(self, tmp_path: Path) -> None:
         source = build_source(Component(name="hub", path=str(tmp_path / "gone")))
         assert "no folder" in str(source.missing())
+
+
+class TestOneRule:
+    """The hub's arrays, labels and names are read as everybody's are."""
+
+    def saved(self, root: Path, images: list[Any], image: Any = None, **columns: Any) -> Path:
+        """Train and test with the same images; a column given as a pair differs between them."""
+        import datasets
+
+        def table(split: int) -> Any:
+            label = columns.get("label", ([0, 1] * 3, [0, 1] * 3))[split]
+            names = columns.get("names", (["a", "b"], ["a", "b"]))[split]
+            kind = datasets.ClassLabel(names=names) if names else datasets.Value(columns.get("kind", "string"))
+            features = datasets.Features({"image": image or datasets.Image(), "label": kind})
+            return datasets.Dataset.from_dict({"image": images[: len(label)], "label": label}, features=features)
+
+        datasets.DatasetDict({"train": table(0), "test": table(1)}).save_to_disk(str(root))
+        return root
+
+    def test_classes_are_those_of_their_names(self, tmp_path: Path) -> None:
+        labels, names = ([0, 1, 2] * 2, [0, 1, 2]), (["a", "b", "c"], ["c", "b", "x"])
+        dataset = load(self.saved(tmp_path / "d", pictures(6), label=labels, names=names))
+        assert dataset.train.class_names == ("a", "b", "c", "x")
+        assert [dataset.test.class_names[i] for i in dataset.test["label"]] == ["c", "b", "x"]
+        assert [left.examples for left in dataset.left_out if left.what == "classes"] == [("x",), ("a",)]
+
+    def test_names_and_text_go_together_but_bare_numbers_do_not(self, tmp_path: Path) -> None:
+        labels = [0, 1, 0, 1], ["b", "a", "b", "a"]
+        dataset = load(self.saved(tmp_path / "d", pictures(6), label=labels, names=(["a", "b"], None)))
+        assert [dataset.test.class_names[i] for i in dataset.test["label"]] == ["b", "a", "b", "a"]
+        bare = self.saved(tmp_path / "e", pictures(6), label=([0, 1], [1, 0]), names=(["a", "b"], None), kind="int64")
+        with pytest.raises(DataError, match="class names in both splits, or in none"):
+            load(bare)
+
+    @pytest.mark.parametrize(
+        ("value", "kind", "pixel"),
+        [
+            (np.full((8, 8), 0.5, np.float32), "float32", 128), (np.full((8, 8), True), "bool", 255),
+            (np.full((8, 8, 1), 9, np.uint8), "uint8", 9), (np.full((3, 8, 8), 9, np.uint8), "uint8", 9),
+            (np.full((8, 8, 3), 200, np.int32), "int32", 200),
+        ],
+    )  # fmt: skip
+    def test_arrays_are_pictures_as_everywhere(self, tmp_path: Path, value: Any, kind: str, pixel: int) -> None:
+        import datasets
+
+        array = {2: datasets.Array2D, 3: datasets.Array3D}[value.ndim]
+        dataset = load(self.saved(tmp_path / "d", [value] * 6, array(value.shape, kind)))
+        assert (dataset.train["image"] == pixel).all()
+        arrays = from_arrays(np.stack([value] * 6), np.arange(6) % 2, np.stack([value] * 6), np.arange(6) % 2)
+        assert np.allclose(as_float(dataset.train["image"])[:, :1], as_float(arrays.train["image"])[:, :1], atol=0.003)
+
+    def test_sixteen_bits_are_refused_with_the_sample_and_advice_for_both_splits(self, tmp_path: Path) -> None:
+        import datasets
+
+        root = self.saved(tmp_path / "d", [np.full((8, 8), 40000)] * 6, datasets.Array2D((8, 8), "uint16"))
+        with pytest.raises(DataError, match=r"sample 0[\s\S]*257[\s\S]*12 of 12 pictures"):
+            load(root)
+
+    def test_bytes_of_a_file_are_the_picture(self, tmp_path: Path) -> None:
+        import datasets
+
+        files = []
+        for one in pictures(6):
+            one.save(tmp_path / "x.png")
+            files.append((tmp_path / "x.png").read_bytes())
+        dataset = load(self.saved(tmp_path / "d", files, datasets.Value("binary")))
+        assert dataset.fingerprint == load(self.saved(tmp_path / "e", pictures(6))).fingerprint
+
+    def test_what_is_not_used_is_counted(self, saved: Path) -> None:
+        found = {left.what: left.count for left in load(saved, **COLUMNS, limit=3).left_out}
+        assert found == {"columns": 2, "samples of train": 7, "samples of test": 1}

@@ -151,3 +151,9 @@ def test_a_broken_picture_is_named(roots: dict[str, Path]) -> None:
 def test_a_pattern_without_both_names_is_refused(pattern: str) -> None:
     with pytest.raises(ConfigErrors, match="pattern"):
         build_source(Component(name="market", sources={"a": "b"}, pattern=pattern))
+
+
+def test_junk_and_other_files_are_counted(roots: dict[str, Path]) -> None:
+    (roots["north"] / "bounding_box_train" / "notes.txt").write_text("x")
+    found = {left.what: left.count for left in load(roots).left_out}
+    assert found == {"files": 1, "pictures": 1}

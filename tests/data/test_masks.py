@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,80 @@ def test_too_few_images_for_a_test_part(tmp_path: Path) -> None:
     pair(tmp_path, "a")
     with pytest.raises(DataError, match=r"test images\n.*test_fraction"):
         load(tmp_path)
+
+
+# masks as people draw them
+
+
+def white(root: Path, number: int = 4, value: int = 255) -> Path:
+    """Masks of two values, as drawing programs make them."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:6] = value
+    for index in range(number):
+        pair(root, f"x{index}", mask)
+    return root
+
+
+def test_black_and_white_masks_are_refused_and_following_the_advice_gives_two_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"128 of 256 pixels ignored[\s\S]*data\.source\.ignore") as caught:
+        load(white(tmp_path, 5), stride=1, test_fraction=0.25)
+    values = re.search(r"data\.source\.values: \[([\d, ]+)\]", caught.value.fix)
+    assert values
+    data = load(tmp_path, stride=1, values=[int(value) for value in values.group(1).split(",")])
+    assert data.train.class_names == ("0", "255")
+    assert np.unique(data.train["mask"], return_counts=True)[1].tolist() == [128, 128]
+    assert data.left_out == ()
+
+
+def test_values_go_with_names_and_refuse_others(tmp_path: Path) -> None:
+    white(tmp_path, value=7)
+    (tmp_path / "classes.txt").write_text("ground\nlesion\n")
+    assert load(tmp_path, values=[0, 7]).train.class_names == ("ground", "lesion")
+    with pytest.raises(DataError, match=r"x\d\.png: 7[\s\S]*data\.source\.values \(0, 9\)"):
+        load(tmp_path, values=[0, 9])
+    with pytest.raises(DataError, match="one value for each of the 2 classes"):
+        load(tmp_path, values=[0, 7, 8])
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_masks_that_tell_nothing_apart_are_refused(tmp_path: Path, value: int) -> None:
+    for index in range(5):
+        pair(tmp_path, f"x{index}", np.full((8, 8), value, np.uint8))
+    with pytest.raises(DataError, match=r"at least two classes[\s\S]*data\.source\.ignore"):
+        load(tmp_path)
+
+
+def test_classes_txt_does_not_make_one_class_two(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("ground\nlesion\n")
+    with pytest.raises(DataError, match="train masks: ground, "):
+        load(white(tmp_path))
+
+
+def test_ignored_pixels_and_masks_without_any_label_are_counted(root: Path) -> None:
+    pair(root / "train", "blank", np.full((8, 8), 255, np.uint8))
+    found = {left.what: (left.count, left.total) for left in load(root).left_out}
+    assert found["mask pixels"] == (3 + 4 + 1, 5 * 4)
+    assert found["masks"] == (1, None)
+
+
+def test_masks_are_found_whatever_their_lossless_ending_and_the_others_are_counted(tmp_path: Path) -> None:
+    for index, ending in enumerate((".PNG", ".tif", ".bmp", ".png", ".png")):
+        save(tmp_path / "images" / f"{index}.jpg", np.zeros((8, 8, 3), np.uint8))
+        save(tmp_path / "masks" / f"{index}{ending}", PIXELS)
+    save(tmp_path / "masks" / "spare.png", PIXELS)
+    data = load(tmp_path)
+    assert len(data.train) + len(data.test) == 5
+    assert [left.examples for left in data.left_out if left.what == "files"] == [("masks/spare.png",)]
+
+
+def test_a_smeared_mask_is_no_mask(tmp_path: Path) -> None:
+    pair(tmp_path, "a")
+    save(tmp_path / "images" / "b.png", np.zeros((8, 8, 3), np.uint8))
+    save(tmp_path / "masks" / "b.jpg", PIXELS)
+    with pytest.raises(DataError, match=r"b\.png[\s\S]*its mask"):
+        load(tmp_path)
+
+
+def test_names_of_classes_keep_their_own_spaces(root: Path) -> None:
+    (root / "classes.txt").write_bytes("\ufeffopen\u00a0road\r\nsky\u2028line\r\ntree\r\n".encode())
+    assert load(root).train.class_names == ("open\u00a0road", "sky\u2028line", "tree")

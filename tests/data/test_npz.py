@@ -116,3 +116,15 @@ def test_a_missing_file_is_told_beforehand(tmp_path: Path) -> None:
     assert "gone.npz" in str(source.missing())
     with pytest.raises(DataError, match=r"gone\.npz"):
         source.load(0)
+
+
+def test_arrays_that_are_not_read_are_counted_with_the_key_that_was_meant(archive: Path) -> None:
+    np.savez(archive, **ARRAYS, domains_train=np.zeros(4, int), x_val=np.zeros(3))
+    (left, *_) = load(archive).left_out
+    assert (left.what, left.count, left.examples) == ("arrays", 2, ("domains_train", "x_val"))
+    assert "did you mean 'domain_train'" in left.fix
+
+
+def test_names_of_classes_may_be_bytes(archive: Path) -> None:
+    np.savez(archive, **ARRAYS, class_names=np.array([b"x", b"y", b"z"]))
+    assert load(archive).train.class_names == ("x", "y", "z")

@@ -112,7 +112,7 @@ class Masks:
         )
         at.broken.settle()
         samples = {split: self._samples(pairs, read[split], table, domains, at) for split, pairs in splits.items()}
-        self._check_labels(samples, at)
+        self._check_labels(samples)
         shapes = {split: part["image"].shape[1:] for split, part in samples.items()}
         if shapes["train"] != shapes["test"]:
             raise DataError(_KEY, shapes, "images of one size", "set data.source.size: [height, width]")
@@ -125,23 +125,20 @@ class Masks:
     def _ignored(self) -> str:
         return f"data.source.ignore says of their value that they are unlabelled: {_listed(self.settings.ignore)}"
 
-    def _check_labels(self, samples: Mapping[str, Samples], at: _Reading) -> None:
+    def _check_labels(self, samples: Mapping[str, Samples]) -> None:
         """Refuse masks that tell nothing apart: every prediction would be right."""
-        for split in _SPLITS:
-            found = np.unique(samples[split]["mask"])
-            classes = [samples[split].class_names[code] for code in found[found != UNLABELLED].tolist()]
-            if len(classes) == 1 and split == "test":
-                continue  # a part of the classes only, which is said
-            if len(classes) < 2:
-                ignored = f", {at.unlabelled:,} of {at.pixels:,} pixels ignored" if at.unlabelled else ""
-                raise self._one_class(f"{split} masks: {_listed(classes) or 'no class'}{ignored}")
+        for split, least in (("train", 2), ("test", 1)):
+            mask, names = samples[split]["mask"], samples[split].class_names
+            found = [names[code] for code in np.unique(mask).tolist() if code != UNLABELLED]
+            if len(found) < least:
+                ignored = f"{int((mask == UNLABELLED).sum()):,} of {mask.size:,} pixels ignored"
+                raise self._one_class(f"{split} masks: {_listed(found) or 'no class'}, {ignored}")
 
     def _one_class(self, found: str) -> DataError:
-        ignore = _listed(self.settings.ignore)
         return DataError(
             _KEY, f"{found} ({self.root})", "pixels of at least two classes, by which something can be told apart",
-            f"list the values of the classes in their order, such as data.source.values: [0, 255], or take a value "
-            f"that is a class out of data.source.ignore: [{ignore}]",
+            "list the values of the classes in their order, data.source.values: [0, 255] for black and white masks; "
+            f"data.source.ignore, now [{_listed(self.settings.ignore)}], names the values that are no class",
         )  # fmt: skip
 
     def _splits(self, at: _Reading) -> dict[str, list[_Pair]]:
