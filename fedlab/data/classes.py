@@ -31,7 +31,8 @@ def coded(key: str, values: Pair) -> tuple[Pair, tuple[str, ...]]:
     names = [checked_name(str(value), key, "a name") for value in unique]
     if unique.dtype.kind == "U":
         ordered = sorted(set(names))
-        codes = np.array([ordered.index(name) for name in names], np.int64)[codes] if len(names) else codes
+        place = {name: code for code, name in enumerate(ordered)}
+        codes = np.array([place[name] for name in names], np.int64)[codes]
         names = ordered
     codes = codes.astype(np.int64)
     return (codes[: len(pair[0])], codes[len(pair[0]) :]), tuple(names)
