@@ -13,6 +13,7 @@ from fedlab.errors import DataError
 from fedlab.left_out import LeftOut
 
 Pair = tuple[np.ndarray, np.ndarray]
+Names = Sequence[str] | Sequence[bytes] | np.ndarray
 _EXAMPLES = 10
 
 
@@ -39,7 +40,7 @@ def coded(key: str, values: Pair) -> tuple[Pair, tuple[str, ...]]:
 
 
 def labelled(
-    values: Pair, class_names: Sequence[str] | None, key: str = "y", remedy: str = "class_names"
+    values: Pair, class_names: Names | None, key: str = "y", remedy: str = "class_names"
 ) -> tuple[Pair, tuple[str, ...]]:
     """Class codes (n,) int64 of both splits and the classes' names.
 

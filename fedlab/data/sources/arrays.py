@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from fedlab.data.classes import Pair, coded, labelled, plausible
+from fedlab.data.classes import Names, Pair, coded, labelled, plausible
 from fedlab.data.pixels import as_pictures
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
@@ -20,7 +18,7 @@ def from_arrays(
     *,
     domains: Pair | None = None,
     groups: Pair | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
     name: str = "arrays",
 ) -> Dataset:
     """A data set from arrays in memory.

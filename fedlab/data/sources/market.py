@@ -126,10 +126,10 @@ class Market:
             names = tuple(f"{name}-{number:04d}" for name, number in people)
             return Samples(columns, names, domains, tuple(f"{name}-c{number}" for name, number in cameras))
 
-        parts = samples(0), samples(1)
+        train, test = samples(0), samples(1)
         server = self._unseen(self.target, at) if self.target else {}
         at.broken.settle()
-        return Dataset("market", *parts, server, left_out=at.left_out)
+        return Dataset("market", train, test, server, left_out=at.left_out)
 
     def _unseen(self, root: Path, at: _Reading) -> dict[str, Samples]:
         """Query and gallery of the target."""
