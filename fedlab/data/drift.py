@@ -101,7 +101,9 @@ class LabelDrift(Drift):
     def at(self, stage: float, part: ClientPart, client: int, dataset: Dataset, rng: np.random.Generator) -> ClientPart:
         labels = dataset.train["label"][part.train]
         mixes = np.zeros((2, dataset.train.num_classes))
-        held = np.unique(labels)
+        held = np.unique(labels if len(labels) else dataset.test["label"][part.test])
+        if not len(held):
+            return part
         for mix in mixes:
             mix[held] = dirichlet_shares(rng, self.settings.alpha, len(held))
         return replace(

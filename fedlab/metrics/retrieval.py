@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab.chance import chance_precision
+
 _GRID = 2.0**20
 _CHUNK = 512  # queries compared with the gallery at once
 
@@ -19,6 +21,9 @@ class Retrieval:
     Sums are exact, so merging gives the same bits in any order: hits are counts, and each query's average precision is
     rounded to a multiple of 2⁻²⁰ before it is added.
 
+    What cannot fail is not measured: a query that finds nothing but its own identity has average precision 1 in any
+    order, and rank k is a hit in any order where fewer than k images are wrong.
+
     Args:
         ranks: the k of CMC.
 
@@ -28,7 +33,8 @@ class Retrieval:
     def __init__(self, ranks: Sequence[int] = (1, 5, 10)) -> None:
         self.ranks = tuple(ranks)
         self._hits = np.zeros(len(self.ranks), dtype=np.int64)
-        self._precision = np.float64(0.0)
+        self._open = np.zeros(len(self.ranks), dtype=np.int64)
+        self._precision, self._chance = np.float64(0.0), np.float64(0.0)
         self._queries = 0
 
     def update(
@@ -43,7 +49,8 @@ class Retrieval:
         """Rank the gallery for every query by the distance of L2-normalised features.
 
         Gallery images of the query's identity and camera do not count. A query without any other image of its identity
-        is skipped. Images of nobody (junk) must have been removed; distractors are identities that no query has.
+        is skipped, and so is one without any image of another. Images of nobody (junk) must have been removed;
+        distractors are identities that no query has.
 
         Args:
             query: features (n, d).
@@ -63,33 +70,46 @@ class Retrieval:
     def _add(self, matches: np.ndarray) -> None:
         """One query: whether each image of its ranked gallery shows its identity."""
         places = np.flatnonzero(matches) + 1
-        if not len(places):
+        wrong = len(matches) - len(places)
+        if not len(places) or not wrong:
             return
         precision = (np.arange(1, len(places) + 1) / places).mean()
         self._precision += np.float64(np.rint(precision * _GRID) / _GRID)
+        self._chance += np.float64(np.rint(chance_precision(len(places), len(matches)) * _GRID) / _GRID)
         self._hits += places[0] <= np.array(self.ranks)
+        self._open += wrong >= np.array(self.ranks)
         self._queries += 1
 
     def state(self) -> dict[str, np.ndarray]:
-        """Sums to be merged by addition: ``hits`` (ranks,) int64, ``precision`` () float64, ``queries`` () int64."""
+        """Sums to be merged by addition: ``hits`` and ``open`` (hits that might have been misses), (ranks,) int64;
+        ``precision`` and ``chance`` () float64; ``queries`` () int64.
+        """
         return {
             "hits": self._hits.copy(),
+            "open": self._open.copy(),
             "precision": np.asarray(self._precision),
+            "chance": np.asarray(self._chance),
             "queries": np.asarray(self._queries, dtype=np.int64),
         }
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add another object's state of the same ranks."""
         self._hits += state["hits"].astype(np.int64)
+        self._open += state["open"].astype(np.int64)
         self._precision += np.float64(state["precision"])
+        self._chance += np.float64(state["chance"])
         self._queries += int(state["queries"])
 
     def compute(self) -> dict[str, float]:
-        """``mAP`` and ``rank1``, ``rank5``, …: means over the queries that count; empty where there are none."""
+        """``mAP``, ``mAP_chance`` (of a random order) and ``rank1``, ``rank5``, … as far as they can fail: means over
+        the queries that count; empty where there are none.
+        """
         if not self._queries:
             return {}
-        cmc = {f"rank{k}": float(hits / self._queries) for k, hits in zip(self.ranks, self._hits, strict=True)}
-        return {"mAP": float(self._precision / self._queries), **cmc}
+        ranks = zip(self.ranks, self._hits, self._open, strict=True)
+        cmc = {f"rank{k}": float(hits / self._queries) for k, hits, open in ranks if open}
+        means = {"mAP": self._precision, "mAP_chance": self._chance}
+        return {**{name: float(total / self._queries) for name, total in means.items()}, **cmc}
 
 
 def ranking(query: Tensor, gallery: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from fedlab.report.values import (
     plural,
     words,
 )
-from fedlab.tracking.basis import Basis, basis, counted, server_basis, singular
+from fedlab.tracking.basis import Basis, basis, server_basis, singular
 
 _SPREAD_CLIENTS = 12
 _ACCURACIES = "accuracies"
@@ -51,9 +51,9 @@ def headline(record: Record) -> list[tuple[str, str, str]]:
             figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"{remark}, after round {last}"))
         unseen = record.metric_over_rounds(metric, "unseen")
         if last in unseen:
-            remark = (
-                f"mean over {counted(stands['unseen'].clients, 'clients')} that never train{_with(stands['unseen'])}"
-            )
+            apart = stands["unseen"]
+            who = "1 client that never trains" if apart.clients == 1 else f"{apart.clients:,} clients that never train"
+            remark = f"mean over {who}{_with(apart)}"
             figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), remark))
         if last in pooled:
             remark = f"over all {stands['pooled'].amount or stands['pooled'].unit}"
@@ -151,14 +151,13 @@ def results_table(record: Record) -> Table | None:
     rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in trained.items()]
     rows += [row(f"{name} (unseen)", clients[name], tests.get(name), _domain(record, name)) for name in unseen]
     pooled = sum(count for name, count in tests.items() if name in trained)
-    averaged = pooled if told else None
-    summary = (
-        [row("Unweighted mean", event["mean"], averaged), row("Pooled", event["pooled"], pooled)] if trained else []
-    )
-    if unseen:
-        summary.append(row("Mean of unseen", event["unseen"], sum(tests.get(name, 0) for name in unseen)))
-    if event.get("strategy"):
-        summary.append(row("Strategy’s own", event["strategy"], sum(tests.values())))
+    summary = []
+    if trained or not unseen:
+        summary += [row("Unweighted mean", event["mean"], pooled if told else None)]
+        summary += [row("Pooled", event["pooled"], pooled)]
+    for scope, label in (("unseen", "Mean of unseen"), ("strategy", "Strategy’s own")):
+        if event.get(scope):
+            summary.append(row(label, event[scope], basis(event, scope).samples))
     if len(trained) > _SPREAD_CLIENTS:
         for label, pick in (("Lowest", min), ("Median", statistics.median), ("Highest", max)):
             held = {m: [v[m] for v in trained.values() if is_number(v.get(m))] for m in metrics}

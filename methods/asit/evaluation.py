@@ -69,6 +69,7 @@ def remember_start(ctx: ServerContext, s: ASiTSettings) -> None:
     """Score the network before training and the raw spectrogram, for comparison with what is learned."""
     if not {"probe", "test"} <= ctx.data.keys():
         return
+    _check_classes(ctx.data["probe"])
     start = probe(ctx, s)["probe_accuracy"]
 
     def raw(batch: Mapping[str, Tensor]) -> Tensor:
@@ -141,3 +142,15 @@ def _labels(ctx: ServerContext, name: str) -> np.ndarray:
         raise DataError(f"server data {name!r}", "no labels", "labelled clips to probe with")
     labels: np.ndarray = torch.cat(parts).numpy(force=True)
     return labels
+
+
+def _check_classes(columns: Mapping[str, Tensor]) -> None:
+    """Refuse clips among which a probe has nothing to tell apart, so that it says the same whatever the features.
+
+    Raises:
+        DataError: all clips have the same labels.
+    """
+    labels = columns.get("tags", columns.get("label"))
+    if labels is not None and len(torch.unique(labels, dim=0)) < 2:
+        fix = "label clips of other classes too, or leave the set out"
+        raise DataError("server data 'probe'", "clips of one class", "clips of at least two classes", fix)

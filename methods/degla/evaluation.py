@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fedlab.context import EvaluationContext, ServerContext
 from fedlab.data.captions import NEGATIVE, kinds_of
+from fedlab.errors import DataError
 from fedlab.method import Batch
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.networks import CLIP, as_clip, embed_images, embed_texts
@@ -51,8 +52,14 @@ def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping
         ctx: the student's.
         images: columns ``image`` and ``label``.
         prompts: columns ``text`` and ``label``, one or more captions for each class.
+
+    Raises:
+        DataError: a single class, which would be right whatever the model.
     """
     model, classes = as_clip(ctx.networks["student"]), int(prompts["label"].max()) + 1
+    if classes < 2:
+        fix = "write prompts for other classes too, or leave the set out"
+        raise DataError("server data 'prompts'", "one class, which is always right", "at least two classes", fix)
     metric = Classification(classes)
     with torch.no_grad(), ctx.autocast():
         embedded = embed_texts(model, prompts["text"])

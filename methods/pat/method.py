@@ -56,6 +56,7 @@ class PAT(Method[PATSettings]):
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
     own_model = "ViT with part tokens"
+    evaluation_unit = "queries"
 
     Settings = PATSettings
 
@@ -186,6 +187,10 @@ class PAT(Method[PATSettings]):
         metric = Retrieval()
         metric.merge(sums)
         return metric.compute()
+
+    def evaluation_count(self, sums: Mapping[str, np.ndarray], samples: int) -> int:
+        """Queries that count: an image without a right and a wrong one to be found among the others is none."""
+        return int(sums["queries"])
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
         """Retrieval in the unseen domain, and the purity of the parts where the generator tells the bands' colours."""

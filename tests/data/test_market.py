@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedlab.config import Component
 from fedlab.data.partition import partition
 from fedlab.data.samples import Dataset
 from fedlab.data.sources import build_source, load_source
 from fedlab.errors import ConfigErrors, DataError
+from fedlab.metrics.retrieval import Retrieval
 
 
 def picture(path: Path, value: int, size: tuple[int, int] = (10, 24)) -> None:
@@ -50,11 +53,11 @@ def load(roots: dict[str, Path], **settings: Any) -> Dataset:
 def test_sources_are_domains_and_their_cameras_groups(roots: dict[str, Path]) -> None:
     dataset = load(roots)
     train, test = dataset.train, dataset.test
-    assert train["image"].shape == (16, 3, 16, 8)
+    assert train["image"].shape == (8, 3, 16, 8)
     assert train.domain_names == ("north", "south")
     assert train.group_names == ("north-c1", "north-c2", "south-c1", "south-c2")
     assert train.num_classes == 10
-    assert len(test) == 4
+    assert len(test) == 12
     assert not set(train["label"]) & set(test["label"])
     for part in (train, test):
         for label, camera, domain in zip(part["label"], part["camera"], part["domain"], strict=True):
@@ -96,7 +99,43 @@ def test_held_out_identities_depend_on_the_data_seed_only(roots: dict[str, Path]
     first, other = load(roots), load(roots, data_seed=3)
     assert load(roots).fingerprint == first.fingerprint
     assert other.fingerprint != first.fingerprint
-    assert len(load(roots, validation=0.5).test) == 8
+    assert load(roots, validation=0.6).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(("people", "held"), [(4, 2), (5, 2), (10, 2), (19, 2), (20, 2), (29, 2), (30, 3), (50, 5)])
+def test_two_identities_at_least_make_the_test(tmp_path: Path, people: int, held: int) -> None:
+    for identity, camera, shot in product(range(people), (1, 2), range(3)):
+        picture(tmp_path / "one" / "bounding_box_train" / f"{identity:04d}_c{camera}s{shot}.jpg", identity)
+    dataset = load({"one": tmp_path / "one", "target": tmp_path}, target=None)
+    assert len(set(dataset.test["label"])) == held
+    assert len(set(dataset.train["label"])) == people - held
+    assert chance(dataset.test["label"], dataset.test["camera"]) < 0.52
+
+
+def chance(labels: np.ndarray, cameras: np.ndarray) -> float:
+    """What a thousand random rankings score."""
+    rng, metric, n = np.random.default_rng(0), Retrieval(), len(labels)
+    for _ in range(1000 // n):
+        features = torch.from_numpy(rng.standard_normal((n, 16)))
+        held = features, torch.from_numpy(labels), torch.from_numpy(cameras)
+        metric.update(*held, *held)
+    return metric.compute()["mAP"]
+
+
+def test_more_identities_make_the_test_where_they_have_few_images(tmp_path: Path) -> None:
+    # one right among three images: guessing scores (1 + 1/2 + 1/3) / 3 = 0.61 with two identities, 0.46 with three
+    for identity, camera in product(range(8), (1, 2)):
+        picture(tmp_path / "one" / "bounding_box_train" / f"{identity:04d}_c{camera}.jpg", identity)
+    dataset = load({"one": tmp_path / "one", "target": tmp_path}, target=None)
+    assert len(set(dataset.test["label"])) == 3
+
+
+def test_a_source_whose_test_is_guessing_is_refused(tmp_path: Path) -> None:
+    for identity, camera in product(range(4), (1, 2)):
+        picture(tmp_path / "one" / "bounding_box_train" / f"{identity:04d}_c{camera}.jpg", identity)
+    error = refused({"one": tmp_path / "one", "target": tmp_path}, target=None)
+    assert error.key == "data.source.sources.one"
+    assert "0.61" in str(error)
 
 
 def refused(roots: dict[str, Path], **settings: Any) -> DataError:
@@ -127,7 +166,7 @@ def test_a_name_without_identity_and_camera_is_refused(roots: dict[str, Path]) -
 def test_too_few_identities_are_refused(roots: dict[str, Path], tmp_path: Path) -> None:
     for identity in (1, 2):
         picture(tmp_path / "tiny" / "bounding_box_train" / f"{identity:04d}_c1.jpg", 1)
-    assert "at least 3" in refused({"tiny": tmp_path / "tiny", "target": roots["target"]}).expected
+    assert "at least 4" in refused({"tiny": tmp_path / "tiny", "target": roots["target"]}).expected
 
 
 def test_an_empty_folder_is_refused(roots: dict[str, Path]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fedlab
+from fedlab.chance import chance_precision
 from fedlab.checkpoint import load_checkpoint
 from fedlab.clients.runtime import ClientRuntime
 from fedlab.config import Config, parse
@@ -221,10 +222,14 @@ def test_the_learning_rate_follows_the_round(start: Start, monkeypatch: pytest.M
 
 def test_retrieval_in_the_unseen_domain_and_purity_are_the_servers(reference: fedlab.Run) -> None:
     server = reference.metrics["server"]
-    assert server.keys() == {"mAP", "rank1", "rank5", "rank10", "purity", "purity_over_chance"}
+    assert server.keys() == {"mAP", "mAP_chance", "rank1", "rank5", "rank10", "purity", "purity_over_chance"}
     assert all(0 <= server[name] <= 1 for name in ("mAP", "rank1", "rank5", "rank10", "purity"))
     assert server["rank1"] <= server["rank5"] <= server["rank10"]
-    assert reference.metrics["mean"].keys() == {"mAP", "rank1", "rank5", "rank10"}
+    # two identities of four images each: two right and four wrong ones for every query
+    assert reference.metrics["mean"].keys() == {"mAP", "mAP_chance", "rank1"}
+    assert reference.metrics["mean"]["mAP_chance"] == pytest.approx(chance_precision(2, 6), abs=1e-6)
+    assert (set(reference.metrics["samples"].values()), reference.metrics["unit"]) == ({8}, "queries")
+    assert reference.metrics["server_samples"] == {"query": 8, "gallery": 16, "probe": 72}
 
 
 def test_it_draws_what_it_found(reference: fedlab.Run) -> None:

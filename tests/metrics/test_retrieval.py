@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fedlab.chance import chance_precision
 from fedlab.metrics.retrieval import Retrieval, ranking
 
 
@@ -26,8 +29,38 @@ def evaluated(gallery: list[tuple[int, int]], query: tuple[int, int] = (1, 1)) -
 
 
 def test_the_known_answer() -> None:
-    found = evaluated([(1, 1), (2, 2), (1, 2), (3, 1), (1, 3)]).compute()
-    assert found == {"mAP": 0.5, "rank1": 0.0, "rank5": 1.0, "rank10": 1.0}
+    found = evaluated([(1, 1), (2, 2), (1, 2), (3, 1), (1, 3), (2, 3), (2, 4), (3, 2)]).compute()
+    chance = found.pop("mAP_chance")
+    assert found == {
+        "mAP": 0.5,
+        "rank1": 0.0,
+        "rank5": 1.0,
+    }  # of five wrong images none can keep a right one from rank 10
+    assert chance == pytest.approx(np.mean([precision(places, 7) for places in combinations(range(1, 8), 2)]), abs=1e-6)
+
+
+def precision(places: tuple[int, ...], images: int) -> float:
+    """Average precision of right images at these places."""
+    assert max(places) <= images
+    return float(np.mean([(index + 1) / place for index, place in enumerate(places)]))
+
+
+@pytest.mark.parametrize(("right", "images"), [(1, 1), (1, 4), (2, 2), (2, 5), (3, 9), (8, 9)])
+def test_chance_is_the_mean_over_all_orders(right: int, images: int) -> None:
+    every = [precision(places, images) for places in combinations(range(1, images + 1), right)]
+    assert chance_precision(right, images) == pytest.approx(np.mean(every), abs=1e-12)
+
+
+def test_a_query_that_cannot_fail_is_skipped() -> None:
+    metric = evaluated([(1, 2), (1, 3), (1, 1)])
+    assert metric.compute() == {}
+    assert metric.state()["queries"] == 0
+
+
+def test_ranks_that_cannot_fail_are_not_told() -> None:
+    for wrong, told in ((1, {1}), (4, {1}), (5, {1, 5}), (10, {1, 5, 10})):
+        found = evaluated([(1, 2), *[(2, 1)] * wrong]).compute()
+        assert {int(name.removeprefix("rank")) for name in found if name.startswith("rank")} == told
 
 
 def test_a_query_without_a_match_is_skipped_not_counted_as_0() -> None:

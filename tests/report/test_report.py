@@ -58,6 +58,27 @@ def test_the_results_hold_every_client_the_mean_and_the_pooled_values(plain: Any
     assert "Pooled | 22.1 % | 22.1 % | 0.221 | 1.600 | 150" in results
 
 
+def test_the_figures_stand_beside_their_number_of_samples(make_run: Callable[..., Path]) -> None:
+    path = make_run(held={"mAP": 0.5}, **QUICK)
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    samples = {"mnist": 1000, "svhn": 200, "synth": 34}
+    more = {"samples": samples, "unseen_clients": ["svhn"], "unseen": {"accuracy": 0.5}, "unit": "queries"}
+    told = [{**e, **more, "server_samples": {"query": 60}} if e["event"] == "evaluation" else e for e in events]
+    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
+    page = report(path)
+    headline, results = page.text("Headline figures"), page.text("results")
+    assert "Mean accuracy | 22.0 % | over 2 clients, 1,034 queries, after round 4" in headline
+    assert "Unseen accuracy | 50.0 % | mean over 1 client that never trains, 200 queries" in headline
+    assert "over all 1,034 queries" in headline
+    assert "chosen on test data, 1,034 queries" in headline
+    assert "Client | Accuracy | Queries" in results
+    assert "svhn (unseen) | 22.0 % | 200" in results
+    assert "Unweighted mean | 22.0 % | 1,034" in results
+    assert "Mean of unseen | 50.0 % | 200" in results
+    assert "every query counts alike" in results
+    assert "Measured on query 60 samples." in page.text("")
+
+
 def test_domains_are_shown_where_they_say_more_than_names(plain: Any, make_run: Callable[..., Path]) -> None:
     assert "Client | Domain" not in plain.text("results")
     page = report(make_run(domains=("art", "photo", "art"), **QUICK))

@@ -81,3 +81,45 @@ def test_a_failed_run_says_why_and_an_open_one_that_it_has_no_end(make_run: Call
 
 def test_an_empty_history_is_no_error() -> None:
     assert "no end recorded" in shown(History())
+
+
+def evaluated(history: History, **fields: object) -> History:
+    """The history with further fields of its evaluations."""
+    return History([{**e, **fields} if e["event"] == "evaluation" else e for e in history.events])
+
+
+def test_every_value_stands_beside_its_number_of_samples(make_run: Callable[..., Path]) -> None:
+    samples = {"mnist": 1000, "svhn": 200, "synth": 34}
+    text = shown(evaluated(of(make_run()), samples=samples, unit="queries"))
+    assert row(text, "mnist")[-1] == "1,000"
+    assert row(text, "synth")[-1] == "34"
+    assert row(text, "unweighted mean")[-1] == row(text, "pooled")[-1] == "1,234"
+    assert "queries" in text
+
+
+def test_unseen_clients_are_told_apart_and_counted_apart(make_run: Callable[..., Path]) -> None:
+    samples = {"mnist": 1000, "svhn": 200, "synth": 34}
+    values = {"accuracy": 0.5}
+    text = shown(evaluated(of(make_run()), samples=samples, unseen_clients=["svhn"], unseen=values, strategy=values))
+    assert row(text, "svhn (unseen)")[-1] == "200"
+    assert [row(text, name)[-1] for name in ("unweighted mean", "mean of unseen", "strategy's own")] == [
+        "1,034",
+        "200",
+        "1,234",
+    ]
+
+
+def test_where_only_unseen_clients_are_tested_no_mean_is_made_up(make_run: Callable[..., Path]) -> None:
+    names = ["mnist", "svhn", "synth"]
+    fields = {"samples": dict.fromkeys(names, 5), "unseen_clients": names, "unseen": {"accuracy": 0.25}}
+    text = shown(evaluated(of(make_run()), mean={}, pooled={}, **fields))
+    assert "unweighted mean" not in text
+    assert row(text, "mean of unseen") == ["mean of unseen", "25.0 %", "–", "–", "–", "15"]
+
+
+def test_the_servers_values_stand_on_its_own_data(make_run: Callable[..., Path]) -> None:
+    history = of(make_run(held={"mAP": 0.5}))
+    assert "(on" not in shown(history)
+    assert "mAP 0.500 (on query 1,200, gallery 7 samples)" in shown(
+        evaluated(history, server_samples={"query": 1200, "gallery": 7}), width=200
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fedlab.left_out import LeftOut
 from fedlab.tracking.console import LiveConsole, PlainConsole, duration, headline, make_console
 
 Stream = list[dict[str, Any]]
@@ -80,6 +81,21 @@ def test_the_best_of_one_metric_is_not_told_of_another(stream: Stream) -> None:
     (evaluation,) = [e for e in stream if e["event"] == "evaluation"]
     teacher = {**evaluation, "mean": {"teacher_accuracy": 0.9}}
     assert "accuracy 0.625 (mean of 2 clients)" in plain_lines([stream[0], teacher, *stream[1:]])[-2]
+
+
+def test_a_score_stands_beside_its_number_of_samples(stream: Stream) -> None:
+    (evaluation,) = [e for e in stream if e["event"] == "evaluation"]
+    names = list(evaluation["clients"])
+    counted = {**evaluation, "samples": dict.fromkeys(names, 600), "unit": "queries"}
+    assert "accuracy 0.625 (mean of 2 clients, 1,200 queries)" in plain_lines([counted])[-1]
+    strangers = {**counted, "mean": {}, "pooled": {}, "unseen": {"accuracy": 0.25}, "unseen_clients": names}
+    assert "accuracy 0.250 (mean of 2 unseen clients, 1,200 queries)" in plain_lines([strangers])[-1]
+
+
+def test_what_was_asked_for_is_a_note_and_the_rest_a_warning(event: MakeEvent) -> None:
+    asked, lost = (LeftOut("test samples", 3, "so it is", 9, wanted=wanted) for wanted in (True, False))
+    lines = plain_lines([event("left_out", 1, **left.fields()) for left in (asked, lost)])
+    assert lines == [f"{word}: 3 of 9 test samples left out: so it is." for word in ("note", "warning")]
 
 
 def test_messages_are_shown_as_they_are(event: MakeEvent) -> None:

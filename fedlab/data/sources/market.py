@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -10,6 +12,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from fedlab.chance import chance_precision
 from fedlab.config import Positive, ProperFraction, Section
 from fedlab.data.images import UNREAD, PictureReader, is_picture
 from fedlab.data.listing import Listing
@@ -23,6 +26,8 @@ from fedlab.seeding import numpy_generator
 _KEY = "data.source"
 _TRAIN, _QUERY, _GALLERY = "bounding_box_train", "query", "bounding_box_test"
 _JUNK = -1
+_LEAST_TRAINED = _LEAST_HELD = 2  # identities of a source: one has nobody to be mistaken for
+_MOST_CHANCE = 0.5
 
 
 def _names_both(pattern: str) -> str:
@@ -51,7 +56,9 @@ class MarketSettings(Section):
     height: Positive = Field(default=256, description="pictures are resized to this height, bicubic")
     width: Positive = Field(default=128, description="and this width")
     validation: ProperFraction = Field(
-        default=0.1, description="share of each source's identities that are not trained on but make its own test"
+        default=0.1,
+        description="share of each source's identities that are not trained on but make its own test; more of them "
+        "where guessing would score a mAP above 1/2, two at least",
     )
     data_seed: int = Field(default=0, ge=0, description="draws those identities; the run's seed does not change it")
 
@@ -192,14 +199,24 @@ class Market:
 
     def _divided(self, name: str, files: list[_File]) -> tuple[list[_File], list[_File]]:
         """Files to train on, and those of the identities held out."""
-        people = sorted({file.identity for file in files})
-        if len(people) < 3:
-            raise DataError(
-                f"{_KEY}.sources.{name}", f"{len(people)} identities", "at least 3: two to train, one to test"
-            )
-        count = min(max(1, int(len(people) * self.settings.validation)), len(people) - 2)
+        people, key = sorted({file.identity for file in files}), f"{_KEY}.sources.{name}"
+        if len(people) < _LEAST_TRAINED + _LEAST_HELD:
+            expected = f"at least {_LEAST_TRAINED + _LEAST_HELD}: two to train, and two to tell apart in the test"
+            raise DataError(key, f"{len(people)} identities", expected, "use a source of more identities")
         rng = numpy_generator(self.settings.data_seed, "market validation", name)
-        held = {people[position] for position in rng.permutation(len(people))[:count].tolist()}
+        order = [people[position] for position in rng.permutation(len(people)).tolist()]
+        most = len(people) - _LEAST_TRAINED
+        count = min(max(_LEAST_HELD, int(len(people) * self.settings.validation)), most)
+        held = set(order[:count])
+        while (chance := _chance([f for f in files if f.identity in held])) > _MOST_CHANCE and len(held) < most:
+            held.add(order[len(held)])
+        if chance > _MOST_CHANCE:
+            raise DataError(
+                key,
+                f"{len(held)} of {len(people)} identities to test, among which guessing scores a mAP of {chance:.2f}",
+                f"a test in which guessing scores at most {_MOST_CHANCE:g}",
+                "use a source of more identities, or of more images of each",
+            )
         return [f for f in files if f.identity not in held], [f for f in files if f.identity in held]
 
     def _read(self, files: list[_File], at: _Reading) -> np.ndarray:
@@ -215,3 +232,15 @@ class Market:
 
         at.broken.read(files, read)
         return images
+
+
+def _chance(files: Sequence[_File]) -> float:
+    """mAP of guessing, where every image is looked for among the others; 0 where none can be found or mistaken."""
+    people, seen = Counter(f.identity for f in files), Counter((f.identity, f.camera) for f in files)
+    found = []
+    for file in files:
+        same = seen[file.identity, file.camera]  # the camera rule leaves these out, the query among them
+        right, images = people[file.identity] - same, len(files) - same
+        if right:
+            found.append(chance_precision(right, images))
+    return float(np.mean(found)) if found else 0.0
