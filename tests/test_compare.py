@@ -57,6 +57,8 @@ def test_only_keys_that_differ_are_told_and_seeds_are_put_together(made: Callabl
         f"{100 * b0:.1f} ({100 * (b0 - (a0 + a1) / 2):+.1f})",
     ]
     assert results["runs"] == ["2", "1"]
+    samples = sum(fedlab.load(runs[0]).metrics["samples"].values())
+    assert {cell.split(" of ")[0] for cell in results["measured on"]} == {f"{samples:,} test samples"}
     assert results["traffic"][1].endswith("(×1.00)")
 
 
