@@ -235,7 +235,7 @@ class Market:
 
 
 def _chance(files: Sequence[_File]) -> float:
-    """mAP of guessing, where every image is looked for among the others; 0 where none can be found or mistaken."""
+    """mAP of guessing, where every image is looked for among the others; 0 where none can be found."""
     people, seen = Counter(f.identity for f in files), Counter((f.identity, f.camera) for f in files)
     found = []
     for file in files:
