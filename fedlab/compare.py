@@ -12,7 +12,7 @@ from typing import Any
 
 from fedlab.batch import folder_name
 from fedlab.checkpoint import latest_checkpoint, load_checkpoint
-from fedlab.components import complete
+from fedlab.components import bare, complete
 from fedlab.config import Config, parse
 from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
@@ -37,11 +37,13 @@ class Group:
         name: a letter.
         records: the runs, by seed.
         settings: their configuration by dotted key, without what does not matter.
+        defaults: those of the keys that are settings of components, at their defaults.
     """
 
     name: str
     records: Mapping[int, Record]
     settings: Mapping[str, str]
+    defaults: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,14 @@ class Comparison:
 
     @cached_property
     def differing(self) -> list[str]:
-        """Dotted keys that not all groups have the same value of."""
+        """Dotted keys that not all groups have the same value of; a default that some cannot have says nothing."""
         keys = dict.fromkeys(key for group in self.groups for key in group.settings)
-        return [key for key in keys if len({group.settings.get(key, _NOT_SET) for group in self.groups}) > 1]
+        return [
+            key
+            for key in keys
+            if len({group.settings.get(key, _NOT_SET) for group in self.groups}) > 1
+            and not all(key not in group.settings or key in group.defaults for group in self.groups)
+        ]
 
     def settings(self) -> list[list[str]]:
         """Header and one row per key that differs."""
@@ -210,7 +217,8 @@ def _grouped(records: Sequence[Record]) -> Iterator[Group]:
         members.setdefault(key, {})[seed] = record
         settings[key] = mine
     for index, (key, runs) in enumerate(members.items()):
-        yield Group(_letters(index), runs, settings[key])
+        chosen = dict(_flat(bare(_complete(next(iter(runs.values())).config))))
+        yield Group(_letters(index), runs, settings[key], frozenset(settings[key].keys() - chosen.keys() - {_DATA}))
 
 
 def _complete(raw: dict[str, Any]) -> dict[str, Any]:

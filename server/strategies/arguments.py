@@ -98,12 +98,13 @@ def known_arguments(strategy: Strategy) -> tuple[dict[str, Any], list[str]]:
         else:
             unknown.append(name)
     try:
-        again = vars(kind(**found))
+        again = kind(**found)
     except (TypeError, ValueError):
-        again = {}
-    if not unknown and any(_plain(value) and again.get(name) != value for name, value in vars(strategy).items()):
-        unknown = [name for name in _parameters(kind) if name not in _FIXED] or ["*args"]
-        found = {}
+        return {}, [name for name in _parameters(kind) if name not in _FIXED]
+    absent = object()
+    unknown = [name for name in unknown if getattr(again, name, absent) is not getattr(strategy, name, None)]
+    if any(_plain(value) and getattr(again, name, absent) != value for name, value in vars(strategy).items()):
+        return {}, [name for name in _parameters(kind) if name not in _FIXED]
     return found, unknown
 
 
