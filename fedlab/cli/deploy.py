@@ -25,7 +25,7 @@ def submit(
     from fedlab import deploy
     from fedlab.experiment import configure
 
-    run = deploy.submit(configure(source, sets or ()), superlink, clients=clients)
+    run = deploy.submit(configure(source, sets or (), here=False), superlink, clients=clients)
     follow = f"flwr log {run} {superlink}"
     typer.echo(f"run {run} · follow it with `{follow}` · stop it with `flwr stop {run} {superlink}`")
     if detach:

@@ -18,7 +18,7 @@ import pytest
 
 import fedlab
 from fedlab.config import Config
-from fedlab.errors import CheckpointError, ConfigError
+from fedlab.errors import CheckpointError, ConfigError, DataError
 from fedlab.experiment import Run
 from fedlab.method import Method
 
@@ -138,7 +138,7 @@ def test_what_would_give_another_result_is_refused_and_nothing_is_lost(
         images, samples.train["label"], samples.test["image"], samples.test["label"],
         domains=(samples.train["domain"], samples.test["domain"]),
     )  # fmt: skip
-    with pytest.raises(CheckpointError, match="the data files or the partition have changed"):
+    with pytest.raises(DataError, match=f"fingerprint {samples.fingerprint}"):
         fedlab.resume(run.path, method=plain, data=other)
     assert run.folder.events.read_text() == before
     done = fedlab.resume(run.path, method=plain, data=samples)
