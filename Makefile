@@ -17,7 +17,7 @@ TESTS ?= not slow and not browser and not deployment
 WORKERS ?= 2
 ARGS ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck reproduce bench doctor wheel hooks clean distclean
+.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck readme reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,9 @@ typecheck: $(VENV)/.installed-dev ## check the types of the built wheel
 	$(BIN)/python -m build --no-isolation --outdir .typing/dist . >/dev/null
 	$(PIP) install --quiet --no-deps --no-index --target .typing/site .typing/dist/*.whl
 	cd .typing/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p fedlab
+
+readme: $(VENV)/.installed-dev ## run the README's commands and write their outputs into it anew
+	$(BIN)/python -m pytest tests/test_readme.py -k text -n 0 --update-readme $(ARGS)
 
 reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)

@@ -270,9 +270,6 @@ def ready(
         strategy: a strategy of the user's own.
         data: samples of the user's own.
         described: the configuration describes the user's own objects already.
-
-    Raises:
-        InputError, ConfigErrors, or whatever the method, the model or the data raise.
     """
     chosen = _method(config, method)
     if method is not None:

@@ -13,6 +13,10 @@ hypothesis.settings.register_profile("fedlab", deadline=None)
 hypothesis.settings.load_profile("fedlab")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-readme", action="store_true", help="write the outputs in README.md and docs/ anew")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: a file stays together, and all files that want Ray go to the one process that starts it."""
