@@ -20,8 +20,7 @@ from fedlab.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record, main_metrics
-from fedlab.report.spread import Spread, measured_on, quantities
-from fedlab.report.values import metric_names
+from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
 from fedlab.runfolder import write_atomic
 
 _NOT_SET = "not set"
@@ -99,7 +98,7 @@ class Comparison:
             ]
             evaluated = sorted({max(record.evaluations, default=0) for record in records})
             when = " to ".join(f"round {round}" for round in dict.fromkeys((evaluated[0], evaluated[-1])))
-            rows.append([group.name, str(len(records)), when, *figures, measured_on(records)])
+            rows.append([group.name, str(len(records)), when, *figures, shown_on(records, self.metrics)])
         return rows if len(self.groups) > _MOST_COLUMNS else [[*column] for column in zip(*rows, strict=True)]
 
     @cached_property
@@ -140,10 +139,7 @@ class Comparison:
 
     def picture(self, metric: str) -> bytes:
         """Curves and final values as PNG."""
-        lines = [
-            Line(self.describe(g), [record.metric_over_rounds(metric, "mean") for record in g.records.values()])
-            for g in self.groups
-        ]
+        lines = [Line(self.describe(g), [curve(record, metric) for record in g.records.values()]) for g in self.groups]
         return bands_picture({"": lines}, metric)
 
     def to_markdown(self) -> str:
@@ -190,9 +186,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     for record in records:
         if not record.config:
             raise CheckpointError("run", str(record.folder.path), "a run whose config.yaml can be read")
-    known = metric_names(
-        values for r in records for e in r.evaluations.values() for values in (e["mean"], *e["clients"].values())
-    )
+    known = known_metrics(event for record in records for event in record.evaluations.values())
     for metric in metrics:
         if known and metric not in known:
             expected = f"a metric of the runs: {', '.join(known)}"

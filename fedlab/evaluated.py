@@ -25,7 +25,6 @@ class NoEvaluation(dict[str, Any]):
         rounds, every = self.config.federation.rounds, self.config.evaluation.every
         raise NotEvaluatedError(
             f"{self.path} has no metrics yet: it ended before its first evaluation\n"
-            f"  expected: clients are evaluated every {every} of {rounds} rounds and after the last "
-            "(evaluation.every)\n"
+            f"  expected: evaluation every {every} of {rounds} rounds and after the last (evaluation.every)\n"
             f"  to do:    fedlab resume {self.path}"
         )

@@ -21,8 +21,7 @@ from fedlab.experiment import Run, configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record, main_metrics
-from fedlab.report.spread import Spread, measured_on, quantities
-from fedlab.report.values import metric_names
+from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
 from fedlab.runfolder import write_atomic
 from fedlab.yamltree import dump_yaml, load_yaml
 
@@ -166,7 +165,12 @@ class Sweep:
             records = self.records(point).values()
             figures = [quantity.shown(Spread.of(map(quantity.of, records))) for quantity in told]
             rows.append(
-                [*(choice.label for choice in point.choices), str(len(records)), *figures, measured_on(records)]
+                [
+                    *(choice.label for choice in point.choices),
+                    str(len(records)),
+                    *figures,
+                    shown_on(records, self.metrics),
+                ]
             )
         return rows
 
@@ -214,7 +218,7 @@ class Sweep:
         for point in self.spec.points:
             texts = [choice.text for choice in point.choices]
             title, label = (texts[0], ", ".join(texts[1:])) if len(texts) > 1 else ("", point.name)
-            curves = [record.metric_over_rounds(metric, "mean") for record in self.records(point).values()]
+            curves = [curve(record, metric) for record in self.records(point).values()]
             panels.setdefault(title, []).append(Line(label, curves))
         return bands_picture(panels, metric)
 
@@ -338,7 +342,7 @@ def _refuse_overridden(spec: SweepSpec, overrides: Sequence[str]) -> None:
 
 
 def _refuse_unknown_metrics(run: Run, metrics: Sequence[str]) -> None:
-    known = metric_names([run.metrics.get("mean", {})])
+    known = known_metrics(run.history.evaluations)
     for metric in metrics:
         if known and metric not in known:
             expected = f"a metric of the runs: {', '.join(known)} ({run.path})"

@@ -1,4 +1,4 @@
-"""The README and docs/ do what they say: their files are written, their commands run, their outputs are what is printed.
+"""The README and docs/ do what they say: files are written, commands run, outputs are what is printed.
 
 Every file, command, program and output is a test of its own. Those of a section happen one after the other in one
 folder, each once: a test first does what stands before it, so that any of them can run alone. ``make`` targets are
@@ -205,7 +205,8 @@ def test_some_outputs_are_compared() -> None:
     shown = [(title, index) for title, found in SECTIONS.items() for index, s in enumerate(found) if s.kind == "text"]
     assert shown
     for title, index in shown:
-        assert index and SECTIONS[title][index - 1].kind in ("sh", "python"), "an output follows its command"
+        before = SECTIONS[title][:index][-1:]
+        assert [step.kind for step in before] in (["sh"], ["python"]), "an output follows its command"
 
 
 def test_every_block_is_of_a_kind_that_is_executed_or_compared() -> None:

@@ -22,6 +22,7 @@ from fedlab.config import parse
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment import Run
 from fedlab.report.record import main_metric
+from fedlab.report.values import number
 from fedlab.sweep import SweepSpec, load_spec, sweep
 
 BASE: dict[str, Any] = {
@@ -267,7 +268,6 @@ def test_a_run_that_crashed_or_stopped_early_is_made_again(tmp_path: Path, ran: 
 SWEEP = """
 import sys
 from pathlib import Path
-from fedlab.report.record import main_metric
 from fedlab.sweep import load_spec, sweep
 sweep(load_spec(sys.argv[1]), Path(sys.argv[2]))
 """
@@ -415,5 +415,9 @@ def test_by_default_the_metric_is_the_one_that_the_report_shows_first(tmp_path: 
     assert (tmp_path / f"sweep-{shown[1]}.png").is_file()
     runs = [run.path for results in done.batch.results.values() for run in results.values()]
     assert compare(runs).metrics == tuple(shown)
-    with pytest.raises(InputError, match=f"a metric of the runs: accuracy, .*{shown[1]}"):
+    with pytest.raises(InputError, match=f"a metric of the runs: accuracy, .*{shown[1]}.*server.miou"):
         compare(runs, ["nonsense"])
+    on_server = compare(runs, ["server.miou"])
+    measured = fedlab.load(runs[1]).metrics["server"]["miou"]
+    assert ["mIoU, server's data", "–", number(measured)] in on_server.results()
+    assert on_server.picture("server.miou")

@@ -45,7 +45,9 @@ Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Seeds to
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", help="Metric to show; may be repeated.", show_default="the one that the runs' reports show first"
+        "--metric",
+        help="Metric to show, e.g. loss, or server.miou on the server's own data; may be repeated.",
+        show_default="the one that the runs' reports show first",
     ),
 ]
 KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Continue with the other runs after one failed.")]

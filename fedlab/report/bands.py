@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedlab.data.charts import PALETTE, shorten
-from fedlab.report.spread import Spread
+from fedlab.report.spread import SERVER, Spread
 from fedlab.report.values import is_share, metric_phrase
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def bands_picture(panels: Mapping[str, Sequence[Line]], metric: str) -> bytes:
         for (curves, ends), (title, lines) in zip(grid, panels.items(), strict=True):
             _curves(curves, lines)
             _ends(ends, lines)
-            label = f"{metric_phrase(metric)}, mean over clients"
+            name = metric.removeprefix(SERVER)
+            label = f"{metric_phrase(name)}, {'mean over clients' if name == metric else 'server data'}"
             curves.set_title(shorten(title, 70), loc="left", fontsize=10, fontweight="bold")
             curves.set_ylabel(label + (" (%)" if is_share(metric) else ""), fontsize=9)
             ends.set_title(_caption(lines), loc="left", fontsize=9)

@@ -8,8 +8,22 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedlab.report.record import Record
-from fedlab.report.values import best_of, human_bytes, human_seconds, is_number, is_share, metric_phrase, number
+from fedlab.report.values import (
+    best_of,
+    human_bytes,
+    human_seconds,
+    is_number,
+    is_share,
+    metric_names,
+    metric_phrase,
+    number,
+)
+from fedlab.tracking import Event
 from fedlab.tracking.basis import alike, basis, server_basis
+
+SERVER = "server."
+_ON_SERVER = (("server", "server's data"),)
+_ON_CLIENTS = (("clients", "mean over clients"), ("pooled", "pooled"), ("worst", "worst client"))
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,17 @@ class Quantity:
 
 
 def quantities(metrics: Sequence[str]) -> list[Quantity]:
-    """Every metric's mean over the clients, pooled value and worst client, then bytes and seconds."""
+    """Every metric's mean over the clients, pooled value and worst client, then bytes and seconds.
+
+    Args:
+        metrics: names of the clients' metrics, and with `SERVER` before them of those on the server's own data.
+    """
     found = []
-    for metric in metrics:
+    for asked in metrics:
+        on_server, metric = asked.startswith(SERVER), asked.removeprefix(SERVER)
         share = is_share(metric)
         unit = " (%)" if share else ""
-        for scope, words in (("clients", "mean over clients"), ("pooled", "pooled"), ("worst", "worst client")):
+        for scope, words in _ON_SERVER if on_server else _ON_CLIENTS:
             found.append(
                 Quantity(
                     f"{metric}_{scope}",
@@ -90,13 +109,26 @@ def quantities(metrics: Sequence[str]) -> list[Quantity]:
     return found
 
 
+def curve(record: Record, metric: str) -> dict[int, float]:
+    """A metric by round: the mean over the clients, or with `SERVER` before its name on the server's own data."""
+    scope = "server" if metric.startswith(SERVER) else "mean"
+    return record.metric_over_rounds(metric.removeprefix(SERVER), scope)
+
+
+def known_metrics(evaluations: Iterable[Event]) -> list[str]:
+    """What can be asked for: the clients' metrics, then those on the server's own data with `SERVER` before them."""
+    events = list(evaluations)
+    clients = metric_names(values for e in events for values in (e.get("mean", {}), *e.get("clients", {}).values()))
+    return clients + [SERVER + name for name in metric_names(e.get("server", {}) for e in events)]
+
+
 def final(record: Record, metric: str, scope: str = "clients") -> float | None:
     """A metric at the last evaluation.
 
     Args:
         record: the run.
         metric: such as ``accuracy``.
-        scope: ``clients``, their unweighted mean; ``pooled``; ``worst``, the client where it is worst.
+        scope: ``clients``, their unweighted mean; ``pooled``; ``worst``, the client where it is worst; ``server``.
     """
     if not record.evaluations:
         return None
@@ -105,7 +137,7 @@ def final(record: Record, metric: str, scope: str = "clients") -> float | None:
         values = [float(v[metric]) for v in event["clients"].values() if is_number(v.get(metric))]
         worst = max if best_of(metric) is min else min
         return worst(values) if values else None
-    value = event["mean" if scope == "clients" else scope].get(metric)
+    value = event.get("mean" if scope == "clients" else scope, {}).get(metric)
     return float(value) if is_number(value) else None
 
 
@@ -120,6 +152,14 @@ def measured_on(records: Iterable[Record], scope: str = "mean") -> str:
     if scope == "server":
         return " or ".join(dict.fromkeys(filter(None, map(server_basis, events)))) or "–"
     return alike(basis(event, scope if scope != "mean" or event["mean"] else "unseen") for event in events)
+
+
+def shown_on(records: Iterable[Record], metrics: Sequence[str]) -> str:
+    """What the values of these metrics stand on, of the clients and of the server's data as far as they are shown."""
+    found = list(records)
+    of_server = [metric.startswith(SERVER) for metric in metrics]
+    parts = [measured_on(found)] if not all(of_server) or not of_server else []
+    return "; server: ".join([*parts, measured_on(found, "server")] if any(of_server) else parts)
 
 
 def _percent(value: float) -> str:
