@@ -164,14 +164,8 @@ class Sweep:
         for point in self.spec.points:
             records = self.records(point).values()
             figures = [quantity.shown(Spread.of(map(quantity.of, records))) for quantity in told]
-            rows.append(
-                [
-                    *(choice.label for choice in point.choices),
-                    str(len(records)),
-                    *figures,
-                    shown_on(records, self.metrics),
-                ]
-            )
+            labels = [choice.label for choice in point.choices]
+            rows.append([*labels, str(len(records)), *figures, shown_on(records, self.metrics)])
         return rows
 
     def means(self) -> list[list[object]]:
