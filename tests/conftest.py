@@ -9,7 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("fedlab", deadline=None)
+# how fast examples are made says something about the machine and nothing about the code
+hypothesis.settings.register_profile("fedlab", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("fedlab")
 
 
@@ -47,6 +48,8 @@ def ray_running() -> Iterator[None]:
     """One Ray for all tests, with room for the shared workers and for a test's own."""
     import ray
 
+    from fedlab.engine.raygrid import RayGrid
+
     for attempt in range(20):
         try:
             ray.init(
@@ -57,5 +60,7 @@ def ray_running() -> Iterator[None]:
             ray.shutdown()
             if "timed out during startup" not in str(error) or attempt == 19:
                 raise
-    yield
+    with pytest.MonkeyPatch.context() as patience:  # a busy machine needs longer for a worker than a user would wait
+        patience.setitem(RayGrid.__init__.__kwdefaults__, "start_timeout", 1800.0)
+        yield
     ray.shutdown()

@@ -360,7 +360,7 @@ class TestFuzz:
     @given(
         st.text(alphabet="abmethodsouc:.[]{}&*!|>-?#'\"%@`,\n\t 0123456789e~<=_", max_size=60) | st.binary(max_size=60)
     )
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     def test_any_file(self, tmp_path: Path, text: str | bytes) -> None:
         path = tmp_path / "fuzz.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())

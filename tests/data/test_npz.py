@@ -100,7 +100,7 @@ def test_arrays_of_another_kind_are_refused_with_the_files_name(archive: Path, k
 
 
 @given(st.data())
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_a_damaged_archive_is_refused_or_read(archive: Path, data: st.DataObject) -> None:
     np.savez_compressed(archive, **ARRAYS)
     content = bytearray(archive.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -56,7 +57,8 @@ def _end(root: Path) -> None:
                 continue
         return [pid for pid in found if pid != os.getpid()]
 
-    for kind, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+    # a process may take its time over a request to end, but not over its death
+    for kind, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, math.inf)):
         for pid in ours():
             try:
                 os.kill(pid, kind)
@@ -65,7 +67,6 @@ def _end(root: Path) -> None:
         deadline = time.monotonic() + patience
         while ours() and time.monotonic() < deadline:
             time.sleep(0.1)
-    assert not ours()
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         finally:
             _end(root)
             for process in processes:
-                process.wait(timeout=10)
+                process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +117,9 @@ def logs(deployment: Path) -> Callable[[], str]:
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], root: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while process.poll() is None:
         try:
-            with urllib.request.urlopen(address, timeout=5):
+            with urllib.request.urlopen(address, timeout=60):
                 return
         except OSError:
             time.sleep(0.2)

@@ -78,7 +78,6 @@ def run(folder: Path, name: str, engine: str) -> tuple[dict[str, object], str]:
             [sys.executable, str(program), str(folder), name, engine],
             capture_output=True,
             text=True,
-            timeout=280,
             check=False,
             env={**os.environ, "RAY_TMPDIR": place},
         )

@@ -54,7 +54,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     return counted
 
 
-@examples(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     local=st.sampled_from([[], ["norm"], ["model.head.*"], ["norm", "model.head.*"]]),
     fraction=st.sampled_from([0.25, 0.5, 1.0]),

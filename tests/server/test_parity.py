@@ -43,7 +43,6 @@ def test_fedlgd_is_the_same_bit_for_bit(tmp_path: Path) -> None:
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
