@@ -28,6 +28,21 @@ def test_a_shift_of_one_coordinate_costs_its_square_per_class() -> None:
     assert float(distribution_matching(real, virtual, labels, labels, [0, 1, 2])) == pytest.approx(3 * 0.09)
 
 
+def test_one_virtual_sample_at_the_mean_feature_matches_a_whole_class() -> None:
+    """Means are compared, so that a class need not have as many virtual samples, nor any equal to a real one."""
+    real = torch.tensor([[1.0, 0.0], [0.0, 2.0], [5.0, 4.0], [7.0, 7.0]])
+    labels, virtual_labels = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 1])
+    virtual = torch.tensor([[2.0, 2.0], [7.0, 7.0]], requires_grad=True)
+    loss = distribution_matching(real, virtual, labels, virtual_labels, [0, 1])
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-12)
+    assert virtual.grad is not None
+    assert virtual.grad.abs().max() < 1e-6
+    # the mean of the two means is not enough: (2, 2) against (2.5, 1.5) costs 0.5
+    moved = torch.tensor([[2.5, 1.5], [7.0, 7.0]])
+    assert float(distribution_matching(real, moved, labels, virtual_labels, [0, 1])) == pytest.approx(0.5)
+
+
 def test_repeated_images_and_sample_order_change_nothing() -> None:
     real, real_labels = torch.randn(9, 4, dtype=torch.float64), torch.arange(9) % 3
     virtual, labels = torch.randn(3, 4, dtype=torch.float64), torch.arange(3)

@@ -64,7 +64,9 @@ def test_a_common_offset_costs_no_precision() -> None:
 
 def test_autocast_changes_nothing() -> None:
     source, target = torch.randn(8, 4), torch.randn(8, 4)
+    outside = rbf_mmd(source, target)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert rbf_mmd(source, target) == rbf_mmd(source, target)
-        inside = rbf_mmd(source, target)
-    assert inside == rbf_mmd(source, target)
+        assert rbf_mmd(source, target) == outside
+        halves = rbf_mmd(source.bfloat16(), target.bfloat16())
+    assert halves.dtype == torch.float32
+    assert float(halves) == pytest.approx(float(outside), abs=0.02)

@@ -170,6 +170,29 @@ def test_teacher_sees_clean_views_and_student_corrupted_ones(
     assert 0.25 < float((seen["student"] != clean).float().mean()) < 0.8
 
 
+@pytest.mark.parametrize(("epoch", "temperature"), [(0, 0.04), (10, 0.04 + 0.03 * 10 / 29), (29, 0.07), (60, 0.07)])
+def test_the_teachers_temperature_rises_over_thirty_epochs(
+    lab: Callable[..., Lab], epoch: int, temperature: float
+) -> None:
+    """L_cls = ½ Σ over crossed views of H(softmax((t − c)/τ_t), softmax(s/0.1)), one step an epoch."""
+    it = lab()
+    with torch.no_grad():
+        clean = it.nets["normaliser"](it.batch["fbank"])
+        t, s = it.nets["teacher"](clean), it.nets["student"].outputs(views.corrupted(clean, it.batch))[0]
+
+        def cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+            return -(torch.softmax(teacher / temperature, 1) * torch.log_softmax(student / 0.1, 1)).sum(1).mean()
+
+        (t0, t1), (s0, s1) = t.classes.chunk(2), s.classes.chunk(2)
+        expected = {
+            "l_cls": (cross_entropy(t0, s1) + cross_entropy(t1, s0)) / 2,
+            "l_dat": cross_entropy(t.patches, s.patches),
+        }
+        found = it.loss(epoch)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
+
+
 def test_the_loss_uses_the_old_centre_and_the_step_moves_it(lab: Callable[..., Lab]) -> None:
     it = lab()
     first = it.loss()["l_cls"]

@@ -170,6 +170,29 @@ def test_what_is_handed_down_is_before_the_output_convolution() -> None:
     assert not torch.equal(changed[1], start[1])
 
 
+def test_a_deeper_stage_is_enlarged_by_repeating_its_nearest_pixel() -> None:
+    """x_i[y, x] meets r_{i+1}[⌊y·h/H⌋, ⌊x·w/W⌋]; whatever mixes neighbouring pixels is not the release's."""
+    module, met = fusion().eval(), []
+    for select in module.fusions:
+        select.register_forward_hook(lambda layer, inputs, output: met.append((*inputs, output)))
+    module(tuple(features()))
+    assert [(x.shape[2], y.shape[2]) for x, y, _ in met] == [(3, 3), (5, 5), (9, 9)]  # from the deepest up
+    deeper = module.inputs[3](features()[3])
+    for x, enlarged, fused in met:
+        place = [i * deeper.shape[2] // x.shape[2] for i in range(x.shape[2])]
+        assert torch.equal(enlarged, deeper[:, :, place][:, :, :, place])
+        deeper = fused
+
+
+def test_convolutions_of_the_fusion_start_as_kaiming_says() -> None:
+    """Uniform within ±√(6 / ((1 + a²)·fan_in)), a = 1; PyTorch's own a = √5 would leave them at 0.58 of that."""
+    module = CrossSelectiveFusion((8, 8, 8, 16), (64, 64, 64, 64), 64, 4)
+    for layer, fan_in in ((module.inputs[0], 8), (module.inputs[3], 16), *((o, 64 * 9) for o in module.outputs)):
+        weight, bound = layer[0].weight, (3 / fan_in) ** 0.5  # type: ignore[index,union-attr]  # a Sequential
+        assert 0.95 * bound < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
 def test_feature_loss_adds_the_stages() -> None:
     teacher = [torch.randn(2, 3, side, side) for side in (16, 8, 4, 2)]
     torch.testing.assert_close(feature_loss([f + 1 for f in teacher], teacher), torch.tensor(4.0))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fedlab.methods.cda.recover as recovery
-from fedlab.context import ClientState
+from fedlab.context import ClientState, ServerContext
 from fedlab.distill.bn_matching import BatchNormMatching, batch_norms
 from fedlab.distill.freezing import frozen, state_hash
 from fedlab.distill.schedules import cosine
@@ -111,6 +111,24 @@ def test_recovery_convinces_the_teacher_and_matches_its_statistics(lab: Callable
         assert (logits.argmax(1) == labels).all()
         assert ctx.metrics["recover_ce"] > 0
     assert found[0.1] < 0.5 < found[0.0]
+
+
+def test_recovery_is_adam_of_the_releases_moments_whose_rate_falls_by_half_a_cosine(
+    lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """η·½(1 + cos(π·t/T)), β = (0.5, 0.9)."""
+    bench, spied = lab({"iterations": 6, "lr": 0.25}), []
+
+    def step(ctx: Any, terms: Any, optimiser: Any) -> None:
+        (group,) = optimiser.torch.param_groups
+        spied.append((type(optimiser.torch), group["lr"], group["betas"]))
+
+    monkeypatch.setattr(ServerContext, "step", step)
+    ctx = bench.server(3)
+    recover(ctx, bench.networks["model"], torch.arange(4), bench.method.settings.recover, ctx.generator("x"))
+    falls = [1, 0.5 + 0.75**0.5 / 2, 0.75, 0.5, 0.25, 0.5 - 0.75**0.5 / 2]
+    assert [rate / 0.25 for _, rate, _ in spied] == pytest.approx(falls)
+    assert {(kind, betas) for kind, _, betas in spied} == {(torch.optim.Adam, (0.5, 0.9))}
 
 
 def test_views_roll_flip_and_crop_only_as_asked() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.context import ServerContext
 from fedlab.distill.freezing import state_hash
 from fedlab.errors import FedLabError
 from fedlab.methods.cda.post import PostTraining, ensemble, matrices_decay, pack, unpack
@@ -110,6 +111,42 @@ def test_only_weights_of_more_than_one_dimension_decay(lab: Callable[..., Any]) 
     assert {p.ndim for p in groups[0]["params"]} == {2, 4}
     assert {p.ndim for p in groups[1]["params"]} == {1}
     assert sum(len(group["params"]) for group in groups) == len(list(student.parameters()))
+
+
+@pytest.mark.parametrize(("temperature", "squared"), [(1.0, False), (4.0, False), (4.0, True)])
+def test_students_are_taught_at_the_temperature_of_the_settings(
+    lab: Callable[..., Any], temperature: float, squared: bool
+) -> None:
+    """mean_i Σ_k p_ik (log p_ik − log q_ik), p and q softmax of both logits over τ, times τ² on request."""
+    training = post_training(lab(post={"temperature": temperature, "squared": squared}))
+    student = training.ctx.networks["student_0_0"].eval()
+    x, teacher = training.images[:4], 5 * torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    expected = 0.0
+    for own, target in zip(student(x).tolist(), teacher.tolist(), strict=True):
+        e, f = ([math.exp(z / temperature) for z in logits] for logits in (target, own))
+        p, q = ([v / sum(side) for v in side] for side in (e, f))
+        expected += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True)) / 4
+    found = training._loss(student, x, teacher, torch.zeros(2, 4), 1.0)
+    assert found.item() == pytest.approx(expected * (temperature**2 if squared else 1), rel=1e-4)
+
+
+def test_the_students_rate_falls_by_half_a_cosine_over_the_epochs(
+    lab: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """η·½(1 + cos(π·e/E)), after a line from 1 % of it in the epochs of the warm-up; Adam's β are (0.9, 0.999)."""
+    spied: list[tuple[float, tuple[float, float]]] = []
+
+    def step(ctx: Any, terms: Any, optimiser: Any) -> None:
+        (group, *_) = optimiser.torch.param_groups
+        spied.append((group["lr"], group["betas"]))
+
+    monkeypatch.setattr(ServerContext, "step", step)
+    for warmup, rates in ((0, [1, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5]), (2, [0.01, 0.505, 1, 0.5])):
+        training = post_training(lab(post={"lr": 0.02, "warmup_epochs": warmup, "batch_size": 8}))
+        spied.clear()
+        training.train("student_0_0", 0, 4)
+        assert [rate / 0.02 for rate, _ in spied] == pytest.approx(rates)
+        assert {betas for _, betas in spied} == {(0.9, 0.999)}
 
 
 def test_hard_labels_are_mixed_by_the_share(lab: Callable[..., Any]) -> None:
