@@ -56,14 +56,14 @@ def _evaluation(history: History) -> Table | None:
     metrics = every[:_MOST_METRICS]
     more = f", {len(metrics)} of {len(every)} metrics; see the report for all" if len(metrics) < len(every) else ""
     table = Table(title=f"Results after round {event['round']}{more}", title_justify="left", title_style="bold")
-    table.add_column("client", overflow="fold", min_width=6)
+    table.add_column("client", overflow="fold", min_width=len("unweighted mean"))
     told = [*clients.values(), event["mean"], event["pooled"]]
     for metric in metrics:  # long names take several lines, values never
         widest = max(len(metric_value(metric, values.get(metric))) for values in told)
         table.add_column(metric_phrase(metric), justify="right", min_width=widest)
     counts: Mapping[str, int] = event.get("samples") or {}
     if counts:
-        table.add_column(basis(event).unit, justify="right", min_width=len(f"{sum(counts.values()):,}"))
+        table.add_column(basis(event).unit.replace(" ", "\n"), justify="right", min_width=len(f"{sum(counts.values()):,}"))
 
     def stand(scope: str) -> list[str]:
         samples = basis(event, scope).samples
