@@ -116,7 +116,8 @@ def test_the_table_of_acceptance_counts_the_gates_and_seeds_there_are() -> None:
         total, seeds = counted[method]
         assert total == len(spec.gates), method
         written = {int(seed) for seed in re.findall(r"\d+", seeds.partition("(")[0])}
-        assert {min(written), max(written)} == {min(spec.seeds), max(spec.seeds)}, method
+        assert written <= set(spec.seeds), method
+        assert {min(spec.seeds), max(spec.seeds)} <= written or "not run yet" in seeds, method
 
 
 def test_the_table_of_algorithms_is_that_of_its_page() -> None:
