@@ -63,7 +63,9 @@ def _evaluation(history: History) -> Table | None:
         table.add_column(metric_phrase(metric), justify="right", min_width=widest)
     counts: Mapping[str, int] = event.get("samples") or {}
     if counts:
-        table.add_column(basis(event).unit.replace(" ", "\n"), justify="right", min_width=len(f"{sum(counts.values()):,}"))
+        table.add_column(
+            basis(event).unit.replace(" ", "\n"), justify="right", min_width=len(f"{sum(counts.values()):,}")
+        )
 
     def stand(scope: str) -> list[str]:
         samples = basis(event, scope).samples
