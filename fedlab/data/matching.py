@@ -33,8 +33,8 @@ def by_column(dataset: Dataset, column: str, names: Sequence[str], train: np.nda
     code[held] = np.arange(len(held))
     found = [names[int(value)] for value in held]
     check_names(f"data column {column!r}", found)
-    parts = (Ragged.by_owner(code[values], len(held)) for values in (mine, theirs))
-    return Split(*parts, found, values=held.tolist())
+    trains, tests = (Ragged.by_owner(code[values], len(held)) for values in (mine, theirs))
+    return Split(trains, tests, found, values=held.tolist())
 
 
 def matched(
