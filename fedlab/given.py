@@ -7,7 +7,7 @@ from typing import Any
 from fedlab.config import Component, Config, parse
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.given import GIVEN as GIVEN_DATA
-from fedlab.data.sources.given import Given, described
+from fedlab.data.sources.given import Given, GivenSettings, described
 from fedlab.errors import ConfigError
 from fedlab.method import Method
 from fedlab.server.strategies import GIVEN as GIVEN_STRATEGY
@@ -27,7 +27,7 @@ def record_data(config: Config, dataset: Dataset, *, resumed: bool) -> Config:
         DataError: the configuration is that of a run with other data.
     """
     if config.data.source.name == GIVEN_DATA:
-        Given(parse(Given.Settings, config.data.source.settings, "data.source")).check(dataset)
+        Given(parse(GivenSettings, config.data.source.settings, "data.source")).check(dataset)
     if resumed:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"source": described(dataset)})})

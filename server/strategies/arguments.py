@@ -66,7 +66,7 @@ def check_participants(strategy: Strategy, clients: int) -> None:
                 )
 
 
-def arguments_model(kind: type[Strategy]) -> type[Section]:
+def arguments_model(kind: type[Strategy]) -> type[_Arguments]:
     """A class that validates a strategy's constructor arguments."""
     fields: dict[str, Any] = {}
     for name, (annotation, default) in _parameters(kind).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from fedlab.config import Component, Section
@@ -25,7 +27,7 @@ class GivenSettings(Section):
 class Given:
     """Samples given in Python, ``fedlab.run(config, data=…)``: a run records which they were."""
 
-    Settings = GivenSettings
+    Settings: ClassVar[type[Section]] = GivenSettings
 
     def __init__(self, settings: GivenSettings) -> None:
         self.settings = settings
