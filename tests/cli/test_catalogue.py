@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedlab.cli.catalogue import Kind, rows
-from fedlab.cli.describe import _REGISTRIES as CONFIGURED
+from fedlab.components import REGISTRIES
 
 Cli = Callable[..., Any]
 
@@ -62,7 +62,7 @@ def test_an_unknown_kind_is_refused(cli: Cli) -> None:
     assert "methods" in done.stderr
 
 
-@pytest.mark.parametrize("key", [*CONFIGURED, "engine"])
+@pytest.mark.parametrize("key", [*REGISTRIES, "engine"])
 def test_every_kind_is_listed_under_the_word_of_the_configuration(cli: Cli, key: str) -> None:
     word = key.rpartition(".")[2]
     plural = {"privacy": "privacy", "strategy": "strategies"}.get(word, f"{word}s")
