@@ -92,7 +92,8 @@ def other_weights(path: Path) -> dict[str, Any]:
 
 def folder_of_a_file(path: Path) -> dict[str, Any]:
     (path / "file").write_text("not a folder")
-    return {"tracking.folder": str(path / "file" / "runs")}
+    # the folder of a run without a name is called after the second in which it is made
+    return {"tracking.folder": str(path / "file" / "runs"), "tracking.name": "mine"}
 
 
 def taken(path: Path) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def taken(path: Path) -> dict[str, Any]:
 # by name: what is changed in a configuration that runs, and a part of the refusal; None where there is none
 BROKEN: dict[str, tuple[dict[str, Any] | Callable[[Path], dict[str, Any]], str | None]] = {
     "nothing": ({}, None),
-    "weights of no run": ({"init": {"model": "nowhere"}}, "init.model = 'nowhere'"),
+    "weights of no run": ({"init": {"model": "nowhere"}}, "nowhere' expected: a .safetensors file"),
     "weights for no network": (lambda p: {"init": {"modell": other_weights(p)["init"]["model"]}}, "init.modell"),
     "torn weights": (torn_weights, "init.model"),
     "weights of another network": (other_weights, "the state of this network"),

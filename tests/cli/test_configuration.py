@@ -34,7 +34,7 @@ def test_the_papers_configurations_are_accepted_and_say_what_data_is_missing(cli
     done = cli("config", "check", path)
     assert done.exit_code == 0, done.output
     assert "note: data is missing on this machine" in done.stdout
-    assert "set data.source" in done.stdout
+    assert "data.source" in done.stdout
 
 
 def test_everything_wrong_is_found_in_one_go(cli: Cli, tiny: Path) -> None:
