@@ -73,10 +73,13 @@ def nbytes(run: fedlab.Run, prefix: str) -> int:
     return sum(v.numel() * v.element_size() for v in weights(run, prefix).values())
 
 
-def results_sent(run: fedlab.Run) -> set[int]:
-    """Bytes a client sends beside the weights, in any round."""
+def results_sent(run: fedlab.Run) -> list[int]:
+    """Bytes both clients send beside the weights, beforehand and in each of the three rounds."""
+    sent = [0] * 4
     with (run.path / "ledger.csv").open(encoding="utf-8", newline="") as file:
-        return {int(row["up"]) for row in csv.DictReader(file) if row["group"] == "results"}
+        for row in csv.DictReader(file):
+            sent[int(row["round"])] += int(row["up"]) if row["group"] == "results" else 0
+    return sent
 
 
 # what travels (§6)
@@ -90,7 +93,7 @@ def test_student_teacher_and_centres_travel_both_ways_every_round(reference: fed
             assert round["bytes"][role] == {"down": size, "up": size}
     statistics = [round["bytes"].get("statistics") for round in reference.history.rounds]
     assert statistics == [{"down": 2 * 8, "up": 0}, None, None]  # mean and std, once
-    assert results_sent(reference) == {0}
+    assert results_sent(reference) == [2 * 3 * 8, 0, 0, 0]  # three sums, beforehand
     # a teacher's reconstruction head would be dead weight
     assert not any("reconstruction" in name for name in weights(reference, "teacher."))
 
@@ -116,7 +119,7 @@ def test_other_ways_to_keep_a_teacher(
         assert sent == {"down": down * size, "up": up * size}
         assert ("centers" in round["bytes"]) == (sync != "local")
     # how often the student was moved, which a server that moves the teacher must know
-    assert results_sent(done) == {0 if sync == "reset" else 4}
+    assert results_sent(done)[1:] == [0 if sync == "reset" else 2 * 4] * 3
     student = weights(done, "student.")
     equal = all(
         torch.equal(value, student[name.replace("teacher", "student")])
