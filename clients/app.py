@@ -23,6 +23,7 @@ from fedlab.engine.machine import settle_process
 from fedlab.engine.messages import (
     ARRAYS,
     CONFIG,
+    EFFORT,
     EXTRAS,
     METRICS,
     MISSING,
@@ -166,6 +167,8 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
         content[WITHHELD] = ConfigRecord({"groups": list(answer.withheld)})
     if answer.spent is not None:
         content[SPENT] = ConfigRecord({**answer.spent})
+    if answer.effort is not None and not answer.effort.whole:
+        content[EFFORT] = ConfigRecord(answer.effort.fields())
     if answer.version is not None:
         context.state[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)

@@ -25,6 +25,7 @@ from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, NotFiniteError, Optimiser, loss_not_finite
+from fedlab.effort import Effort
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Plan, Step
 
@@ -71,6 +72,7 @@ class Fitted:
         logged: name and value of all terms, in order.
         seconds: its share of the time.
         error: what ended its training early.
+        effort: counts of its steps.
     """
 
     state: ClientState
@@ -80,6 +82,7 @@ class Fitted:
     logged: list[tuple[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     error: Exception | None = None
+    effort: Effort = field(default_factory=Effort)
 
 
 class Cohort:
@@ -108,7 +111,7 @@ class Cohort:
     ) -> None:
         self._networks, self._trainers, self._generators, self._stack = networks, trainers, generators, stack
         self._loss = MethodLoss(networks, trainers[0])
-        self._fitted = [Fitted(trainer.state) for trainer in trainers]
+        self._fitted = [Fitted(trainer.state, effort=trainer.effort) for trainer in trainers]
         self._states = _States([trainer.state for trainer in trainers], trainers[0].device)
         parameters = {name: stack[name] for name in averaged}
         self._correction: Correction | None = requested(Start(parameters, arrays, self._states, settings))

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.context import NotFiniteError, Optimiser
+from fedlab.effort import NO_SAMPLES
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Step
 from fedlab.privacy import WITHIN
@@ -55,6 +56,7 @@ class PrivateTrainer(LocalTrainer):
         columns = self.data if columns is None else columns
         count = len(next(iter(columns.values()), ()))
         if count == 0:
+            self.effort.reason = NO_SAMPLES
             return
         training, planned = self.training, local_steps(self.training, count)
         self._rate, self._expected = sampling_rate(training, count), min(training.batch_size, count)
@@ -65,6 +67,7 @@ class PrivateTrainer(LocalTrainer):
             self._left -= 1
             chosen = self._drawn(count, index)
             batch: Batch = {name: values[chosen.to(values.device)] for name, values in columns.items()}
+            self.effort.batches += 1
             yield batch, self._step(index // steps_per_epoch(training, count), index, planned)
 
     def _drawn(self, count: int, index: int) -> Tensor:

@@ -28,6 +28,7 @@ from fedlab.config import Config
 from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
+from fedlab.effort import Effort
 from fedlab.engine.encoding import Encoded
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
@@ -83,6 +84,7 @@ class Trained:
         withheld: averaged groups it does not contribute to.
         encoded: what compression made of averaged parameters, which `arrays` then lacks.
         spent: what the round cost in privacy of the client's examples; None without such privacy.
+        effort: counts of its training steps; None of the query before round 1.
     """
 
     arrays: dict[str, Tensor]
@@ -93,6 +95,7 @@ class Trained:
     withheld: tuple[str, ...] = ()
     encoded: Encoded | None = None
     spent: Mapping[str, float] | None = None
+    effort: Effort | None = None
 
 
 class ClientRuntime:
@@ -188,7 +191,7 @@ class ClientRuntime:
             encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
         kept = self._save(client, order, state, version)
         spent = trainer.spent if isinstance(trainer, PrivateTrainer) else None
-        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent)
+        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort)
 
     def evaluate(
         self,

@@ -91,6 +91,7 @@ class CohortRuntime(ClientRuntime):
                 self._live[name].copy_(value)
         if ready.state.changed:
             trainer.state.update(ready.state)
+        trainer.effort = ready.effort
         for name, figure in ready.logged:
             trainer.log(name, figure)
         if trainer.correction is not None:

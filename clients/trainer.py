@@ -14,6 +14,7 @@ from fedlab.clients.corrections import Correction
 from fedlab.config import TrainingConfig
 from fedlab.context import ClientState, FitContext, Optimiser
 from fedlab.distill.schedules import cosine
+from fedlab.effort import NO_SAMPLES, NOT_FULL, TOO_FEW, Effort
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, Method, Step
 
@@ -70,6 +71,7 @@ class LocalTrainer(FitContext):
         self._calls = 0
         self._left = math.inf if max_steps is None else max_steps
         self.correction = correction
+        self.effort = Effort()
 
     @cached_property
     def fingerprint(self) -> str:  # few methods ask, and hashing a client's images takes longer than a training step
@@ -87,8 +89,15 @@ class LocalTrainer(FitContext):
         """A step on a batch; False where the method skips it."""
         with self.autocast():
             terms = self.method.loss(self.networks, batch, step)
+        if terms is None:
+            raise FedLabError(
+                f"{type(self.method).__name__}.loss() returned None in round {self.round}: "
+                "return the named terms of the loss, or {} to skip the batch"
+            )
         if terms:
             self.step(terms, optimiser)
+        else:
+            self.effort.skipped += 1
         return bool(terms)
 
     def set_modes(self) -> None:
@@ -142,11 +151,14 @@ class LocalTrainer(FitContext):
                 batch: Batch = {name: values[indices.to(values.device)] for name, values in columns.items()}
                 if spec.collate is not None:
                     batch = spec.collate(batch, generator)
+                self.effort.batches += 1
                 yield batch, self._step(epoch, index, per_round)
                 index += 1
                 if limit is not None and index >= limit:
                     return
             if not drawn:  # fewer samples than the sampler needs for one batch
+                self.effort.missing += max(0, (per_round if limit is None else limit) - index)
+                self.effort.reason = _why_none(columns, spec.sampler is None)
                 return
 
     def _step(self, epoch: int, index: int, per_round: int) -> Step:
@@ -168,3 +180,10 @@ class LocalTrainer(FitContext):
         for indices in torch.split(order, batch_size) if len(order) else ():
             if len(indices) == batch_size or not self.training.drop_last:
                 yield indices
+
+
+def _why_none(columns: Mapping[str, Tensor], shuffled: bool) -> str:
+    """Why no batch could be drawn of these samples."""
+    if not len(next(iter(columns.values()), ())):
+        return NO_SAMPLES
+    return NOT_FULL if shuffled else TOO_FEW

@@ -64,8 +64,8 @@ def check_config(config: Config, *, method: Method | None = None, strategy: obje
         attempt(lambda: check_evaluation(config, rule))
     attempt(lambda: check_asynchronous(config, chosen, rule))
     attempt(lambda: check_engine(config.engine))
-    attempt(lambda: check_tracking(config.tracking))
-    warnings = list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
+    warnings = list(attempt(lambda: check_tracking(config.tracking)) or [])
+    warnings += list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
     if chosen is not None and chosen.own_model and not is_default_model(config.model):
         warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
     if isinstance(rule, AveragingStrategy):

@@ -149,9 +149,8 @@ class WorkContext:
         """
         size, count = batch_size or self.training.batch_size, len(next(iter(columns.values()), ()))
         for epoch in range(epochs):
-            order = None
-            if shuffle is not None:
-                order = torch.randperm(count, generator=self.generator("iterate", shuffle, epoch))
+            purpose = ("iterate", shuffle or "", epoch)
+            order = None if shuffle is None else torch.randperm(count, generator=self.generator(*purpose))
             for start in range(0, count, size):
                 part = slice(start, start + size)
                 yield {
@@ -169,12 +168,11 @@ class WorkContext:
             overrides: ``optimiser``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
                 ``clip``.
         """
-        unknown = set(overrides) - _OPTIMISER_SETTINGS
-        if unknown:
+        if unknown := set(overrides) - _OPTIMISER_SETTINGS:
             raise TypeError(f"unknown optimiser settings: {sorted(unknown)}")
         settings = {**self.training.model_dump(), **overrides}
-        common = {"lr": settings["lr"], "weight_decay": settings["weight_decay"]}
-        clipping = {"clip_norm": settings["clip_norm"], "clip": settings["clip"]}
+        common = {name: settings[name] for name in ("lr", "weight_decay")}
+        clipping = {name: settings[name] for name in ("clip_norm", "clip")}
         if settings["optimiser"] == "sgd":
             return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), **clipping)
         kind = torch.optim.AdamW if settings["optimiser"] == "adamw" else torch.optim.Adam
@@ -322,7 +320,11 @@ class ServerContext(WorkContext):
     ) -> None:
         super().__init__(scope=("server",), **work)
         self.before, self.after, self.tensors, self.state = before, after, tensors, state
-        self.data, self.results = data, results
+        self.data, self.results, self.alarms = data, results, list[str]()
+
+    def alarm(self, message: str) -> None:
+        """Tell, in words that do not change from round to round, of what puts the result in doubt, such as collapse."""
+        self.alarms.append(message)
 
 
 class EvaluationContext(WorkContext):

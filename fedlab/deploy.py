@@ -87,8 +87,9 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
         ConfigErrors: the configuration is wrong; nothing was sent.
         DeploymentError: there is no such connection, or the SuperLink cannot be reached.
     """
-    # this machine only submits: its own devices do not matter
-    check_config(config.model_copy(update={"engine": EngineConfig(name="inline")}))
+    # this machine only submits: its own devices and folders do not matter
+    tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
+    check_config(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:

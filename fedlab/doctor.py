@@ -19,12 +19,12 @@ from typing import Literal
 
 from fedlab._environment import DISTRIBUTION, refuse_foreign_install
 from fedlab.paths import cache_folder
+from fedlab.runfolder import why_unwritable
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 2**30
 _PYTHON = (3, 11)
 _LEAST_SHM, _LEAST_MEMORY, _LEAST_DISK, _ENOUGH_DISK = 1 * _GIB, 2 * _GIB, 1 * _GIB, 5 * _GIB
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _SHM = Path("/dev/shm")
 _SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -171,19 +171,27 @@ def ray() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("fail", "ray", str(error), "pip install 'flwr[simulation]', or run with --engine inline")
         return
-    yield Finding("ok", "ray", importlib.metadata.version("ray"))
+    from fedlab.engine.machine import ray_folder
+    from fedlab.errors import MachineError
+
+    version = importlib.metadata.version("ray")
+    try:
+        folder = ray_folder()
+    except MachineError as error:
+        yield Finding("fail", "ray", f"{version}, without a place for its sockets: {error.expected}", error.fix)
+        return
+    place = f", its sockets in {folder}, as the temporary folder does not suit it" if folder else ""
+    yield Finding("ok", "ray", f"{version}{place}")
 
 
 def cores() -> Iterator[Finding]:
     """Cores, a container's share of them, and thread settings that fight over them."""
+    from fedlab.engine.cgroup import cpu_quota
     from fedlab.engine.machine import cores as usable
 
-    count = usable()
-    yield Finding("ok", "cores", f"{count} usable, so {count} workers by default")
-    share = _cpu_quota()
-    if share is not None and share < count:
-        remedy = f"set engine.workers: {max(1, int(share))}"
-        yield Finding("warn", "cores", f"this container may use only {share:g} of them", remedy)
+    count, quota = usable(), cpu_quota()
+    granted = "" if quota is None else f" (this container is granted {quota:g})"
+    yield Finding("ok", "cores", f"{count} usable{granted}, so {count} workers by default")
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > count:
         yield Finding(
@@ -191,18 +199,12 @@ def cores() -> Iterator[Finding]:
         )
 
 
-def _cpu_quota() -> float | None:
-    """Cores that the cgroup grants; None without a limit."""
-    try:
-        quota, period = _CGROUP_QUOTA.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
 def memory() -> Iterator[Finding]:
     """Memory that is free."""
-    available = _available_memory()
+    from fedlab.engine.cgroup import memory_left
+
+    known = [free for free in (_available_memory(), memory_left()) if free is not None]
+    available = min(known, default=None)
     if available is None:
         yield Finding("ok", "memory", "not measured on this system")
     elif available < _LEAST_MEMORY:
@@ -241,11 +243,9 @@ def folders() -> Iterator[Finding]:
     }
     for subject, (path, remedy) in places.items():
         existing = next(folder for folder in (path, *path.resolve().parents) if folder.is_dir())
-        try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            yield Finding("fail", subject, f"{path}: {error.strerror}", remedy)
+        if reason := why_unwritable(path):
+            # a cache is a convenience: runs go on without
+            yield Finding("warn" if subject == "cache" else "fail", subject, reason, remedy)
             continue
         free = shutil.disk_usage(existing).free
         status: Status = "fail" if free < _LEAST_DISK else "warn" if free < _ENOUGH_DISK else "ok"

@@ -69,6 +69,22 @@ class NotEvaluatedError(FedLabError, KeyError):
         return str(self.args[0])
 
 
+class DiskFullError(FedLabError):
+    """A disk has no room left for what must be written.
+
+    Args:
+        folder: where it was to be written.
+        fix: one sentence, what to do about it.
+    """
+
+    def __init__(self, folder: object, fix: str = "free some room and try again") -> None:
+        self.folder, self.fix = folder, fix
+        super().__init__(f"the disk is full: nothing more can be written to {folder}\n  to do:    {fix}")
+
+    def __reduce__(self) -> tuple[type, tuple[object, str]]:
+        return type(self), (self.folder, self.fix)
+
+
 class ConfigErrors(FedLabError):
     """Several configuration errors found in one pass.
 

@@ -28,7 +28,7 @@ from fedlab.configuration import configure as configure
 from fedlab.configuration import method_folder as method_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
-from fedlab.engine import check_engine, launch
+from fedlab.engine import check_engine, launch, started
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.evaluated import NoEvaluation
 from fedlab.given import record_data, record_method, record_strategy
@@ -46,7 +46,7 @@ from fedlab.server.profiles import known_profiles
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.server.strategies import make_strategy
-from fedlab.session import open_session, report_quietly
+from fedlab.session import open_session, refuse_full_disk, report_quietly
 from fedlab.tracking import History
 from fedlab.tuning import Tuning, tune
 
@@ -149,11 +149,12 @@ def run(
     """
     job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
-    # from here on a run exists; all that can be refused has been
-    folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
-    with folder.writing():
-        write_atomic(folder.partition, json.dumps(_facts(job), indent=1))
-        return _execute(job, folder, until, command)
+    with started(job.config.engine, job.tuning.client_bytes):
+        # from here on a run exists; all that can be refused has been
+        folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
+        with folder.writing():
+            write_atomic(folder.partition, json.dumps(_facts(job), indent=1))
+            return _execute(job, folder, until, command)
 
 
 def _facts(job: Job) -> dict[str, Any]:
@@ -220,7 +221,7 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    with run.folder.writing():
+    with started(job.config.engine, job.tuning.client_bytes), run.folder.writing():
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, resumed=True)
 
@@ -360,6 +361,7 @@ def _execute(
                 client_bytes=job.tuning.client_bytes,
             )
     except BaseException as problem:
+        refuse_full_disk(problem, folder)
         problem.add_note(f"run folder: {folder.path}, report: {folder.report}")
         raise
     finally:

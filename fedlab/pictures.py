@@ -69,6 +69,18 @@ class Plot:
 Picture = ImageGrid | Plot
 
 
+def shown_of(shown: int, total: int, things: str, which: str = "the first") -> str:
+    """A sentence for a caption that says of how many things a picture shows only some; "" where it shows all.
+
+    Args:
+        shown: how many it shows, or is about.
+        total: how many there are.
+        things: what they are, in the plural.
+        which: how these were chosen.
+    """
+    return f" About {which} {shown:,} of {total:,} {things}." if shown < total else ""
+
+
 def heatmaps(
     maps: Tensor,
     *,

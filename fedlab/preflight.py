@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained
+from fedlab.config import TrainingConfig
 from fedlab.context import ServerContext
-from fedlab.errors import FedLabError
+from fedlab.data.federated import FederatedData
+from fedlab.errors import ConfigError, FedLabError
 from fedlab.exchange import NETWORK
 from fedlab.job import on_device, stage_training
 from fedlab.method import Method, Plan
@@ -32,17 +34,19 @@ class Rehearsal:
     shared: Mapping[str, np.ndarray]
 
 
-def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
-    """Every hook of the method once, on one client and in every stage; nothing is kept.
+def preflight(setup: ClientSetup) -> list[Rehearsal]:
+    """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
 
     Returns:
         What the client was sent in each stage.
 
     Raises:
+        ConfigError: no client holds the samples for one training step.
         FedLabError: local work changes state that is not to be trained.
         Whatever the method, the model or the data raise.
     """
     rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
+    client = largest_client(setup.federated)
     with tempfile.TemporaryDirectory(prefix="fedlab-preflight-") as folder:
         runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)))
         live = runtime.networks.state_dict()
@@ -97,6 +101,7 @@ def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
             order = Order(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
             rehearsals.append(Rehearsal(order, arrays, extras))
             trained = runtime.train(client, order, arrays, extras, {}, version)
+            _refuse_idleness(trained, setup.federated.num_train(client), stage_training(config.training, method, plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
                 raise FedLabError(
@@ -109,6 +114,29 @@ def preflight(setup: ClientSetup, client: int = 0) -> list[Rehearsal]:
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
         return rehearsals
+
+
+def largest_client(federated: FederatedData) -> int:
+    """The client with the most training samples among those that may train, the first of several."""
+    clients = (client for client in range(federated.num_clients) if client not in federated.unseen)
+    return max(clients, key=federated.num_train, default=0)
+
+
+def _refuse_idleness(trained: Trained, samples: int, training: TrainingConfig) -> None:
+    """Refuse a stage in which nobody can take a step, since the client with the most samples cannot."""
+    effort = trained.effort
+    if effort is None or effort.batches or not effort.reason or samples >= training.batch_size:
+        return
+    if not samples:
+        raise ConfigError("data.partition", "no training samples on any client", "a client that can train", "change it")
+    if training.drop_last:
+        raise ConfigError(
+            "training.batch_size",
+            training.batch_size,
+            f"at most {samples}, the training samples of the largest client, as training.drop_last leaves out batches "
+            "that are not full: no client could take a single step",
+            "lower it, or set training.drop_last: false",
+        )
 
 
 def _stages(method: Method, rounds: int) -> list[tuple[int, Plan]]:

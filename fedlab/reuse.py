@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -16,7 +18,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fedlab.errors import DiskFullError
 from fedlab.runfolder import write_atomic
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,28 @@ class ResultCache:
         }
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
         path = self.folder / name / f"{digest}.safetensors"
-        if path.exists():
-            try:
-                return safetensors.torch.load_file(path)
-            except SafetensorError:
-                path.unlink(missing_ok=True)  # torn by a full disk: compute it again
+        held = _read(path)
+        if held is not None:
+            return held
         result = {part: value.detach().cpu().contiguous() for part, value in compute().items()}
         if self.keep:
-            write_atomic(path, safetensors.torch.save(result), durable=False)
+            try:
+                write_atomic(path, safetensors.torch.save(result), durable=False)
+            except (OSError, DiskFullError) as error:  # what a cache cannot keep is computed again
+                log.warning("the cache keeps nothing of %s: %s", name, str(error).splitlines()[0])
         return result
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """What is kept there; None where there is nothing, or nothing that can be read."""
+    try:
+        return safetensors.torch.load(path.read_bytes()) if path.exists() else None
+    except SafetensorError:  # torn by a full disk
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the cache cannot be read: %s", error)
+    return None
 
 
 def _home(compute: Callable[..., Any]) -> Path:

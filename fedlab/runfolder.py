@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,37 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from fedlab.errors import CheckpointError, ConfigError
+from fedlab.errors import CheckpointError, ConfigError, DiskFullError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def telling_full_disk(folder: Path) -> Iterator[None]:
+    """Let a disk without room, or a used-up quota, be met as `DiskFullError` instead of an OSError.
+
+    Args:
+        folder: where the work inside writes to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(folder) from error
+        raise
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which need not be there yet; None where something can."""
+    try:
+        place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+        if not place.is_dir():
+            return f"{place} is no folder"
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        return f"{place}: {error.strerror or error}"
+    return None
 
 
 def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
@@ -23,9 +54,16 @@ def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None
         path: the file.
         data: its content.
         durable: wait until it is on the disk, so that a loss of power cannot take it back; costs milliseconds.
+
+    Raises:
+        DiskFullError: there is no room for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = data.encode() if isinstance(data, str) else data
+    with telling_full_disk(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomic(path, data.encode() if isinstance(data, str) else data, durable)
+
+
+def _write_atomic(path: Path, raw: bytes, durable: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -121,7 +159,9 @@ class RunFolder:
         Raises:
             CheckpointError: another process is at it.
         """
-        with (self.path / ".lock").open("a") as file:
+        with telling_full_disk(self.path):
+            lock = (self.path / ".lock").open("a")
+        with lock as file:
             if not _locked(file):
                 expected = "a run that no other process is writing to"
                 raise CheckpointError("run", str(self.path), expected, "wait for that process, or stop it")

@@ -6,22 +6,27 @@ import json
 import logging
 import os
 import platform
+import shlex
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 
 import torch
 
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
+from fedlab.errors import ClientError, ConfigError, DiskFullError, MachineError
+from fedlab.paths import cache_folder
 from fedlab.report import write_report
 from fedlab.reuse import code_fingerprint
-from fedlab.runfolder import RunFolder, write_atomic
+from fedlab.runfolder import RunFolder, why_unwritable, write_atomic
 from fedlab.tracking import History, Sink, Tracker
 from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink, jsonl_line
@@ -66,7 +71,7 @@ def open_session(
         write_atomic(folder.environment, json.dumps(environment(command, code), indent=1))
     else:
         _rewind(folder, resumed)
-    displays = _displays(config, folder, resumed)
+    displays, missing = _displays(config, folder, resumed)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
     began = time.perf_counter()
     with closing(tracker), _termination_interrupts():
@@ -84,6 +89,8 @@ def open_session(
             resumed=resumed,
         )
         try:
+            for warning in missing:
+                tracker.emit("warning", message=warning)
             yield tracker
         except BaseException as problem:
             # SystemExit is how Flower, and Ray where the program has started it, pass a SIGTERM on
@@ -91,28 +98,58 @@ def open_session(
             error = "" if stopped else f"{type(problem).__name__}: {problem}"
             try:
                 _end(tracker, "interrupted" if stopped else "failed", began, error)
-            except Exception:  # a full disk, say; the run's own error is the one to show
+            except (OSError, DiskFullError) as second:  # the run's own error is the one to show
+                log.warning("the end of the run could not be recorded: %s", str(second).splitlines()[0])
+            except Exception:
                 log.exception("the end of the run could not be recorded")
             raise
         _end(tracker, "completed", began)
 
 
-def check_tracking(tracking: TrackingConfig) -> None:
-    """Check that what the configuration wants to write to is installed.
+def check_tracking(tracking: TrackingConfig) -> list[str]:
+    """Check that what the configuration wants to write to is installed, there, and can be written to.
+
+    Returns:
+        Warnings about what a run can do without: the cache, and a tracking server that does not answer.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: a package is missing, MLflow cannot use its address, or the runs' folder cannot be written to.
+        MachineError: no temporary folder can be written to.
     """
     if tracking.tensorboard:
         check_tensorboard()
-    if tracking.mlflow is not None:
-        check_mlflow(tracking.mlflow)
+    warnings = check_mlflow(tracking.mlflow) if tracking.mlflow is not None else []
+    if reason := why_unwritable(Path(tracking.folder)):
+        raise ConfigError("tracking.folder", tracking.folder, "a folder that can be written to", reason)
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        fix = "free some room, or set TMPDIR to a folder that can be written to"
+        raise MachineError("TMPDIR", os.environ.get("TMPDIR"), "a temporary folder", fix) from error
+    cache = cache_folder(tracking.cache)
+    if reason := why_unwritable(cache):
+        warnings.append(f"tracking.cache = {cache}: nothing is kept there for later runs, as {reason}")
+    return warnings
+
+
+def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
+    """Say how to go on where a disk had no room, here or, as a client's traceback tells, in a worker.
+
+    Raises:
+        DiskFullError: that is what the problem is.
+    """
+    there = isinstance(problem, ClientError) and f"{DiskFullError.__name__}: " in problem.reason
+    if there or isinstance(problem, DiskFullError):
+        then = f"free some room, then go on with: fedlab resume {shlex.quote(str(folder.path))}"
+        raise DiskFullError(folder.path, then) from problem
 
 
 def report_quietly(folder: RunFolder) -> None:
     """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
     try:
         write_report(folder.path)
+    except (OSError, DiskFullError) as error:
+        log.warning("the report could not be written: %s", str(error).splitlines()[0])
     except Exception:
         log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
 
@@ -141,16 +178,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _displays(config: Config, folder: RunFolder, resumed: int | None) -> list[Sink]:
-    """The console first, as the terminal must be given back before MLflow keeps anyone waiting."""
+def _displays(config: Config, folder: RunFolder, resumed: int | None) -> tuple[list[Sink], list[str]]:
+    """Displays, and what is to be said of those that cannot be had; a broken display must not cost a result.
+
+    The console comes first, as the terminal must be given back before MLflow keeps anyone waiting.
+    """
     tracking, console = config.tracking, make_console(config.tracking.console)
     displays = [console] if console is not None else []
     displays.append(TimelineSink(folder.timeline))
     if tracking.tensorboard:
         displays.append(TensorBoardSink(folder.tensorboard, folder.path, resumed))
     if tracking.mlflow is not None:
-        displays.append(MlflowSink(tracking.mlflow, config, folder.path))
-    return displays
+        try:
+            displays.append(MlflowSink(tracking.mlflow, config, folder.path))
+        except ConfigError as error:
+            return displays, [f"nothing is sent to MLflow: {error}"]
+    return displays, []
 
 
 def _rewind(folder: RunFolder, round: int) -> None:

@@ -28,7 +28,7 @@ from fedlab.job import stage_training
 from fedlab.method import Method, Plan
 from fedlab.server.courier import Delivery
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.participation import Selection
+from fedlab.server.participation import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint
 from fedlab.server.strategies.average import AveragingStrategy, FedAvg, FedProx
@@ -76,6 +76,7 @@ class AsynchronousLoop(FederatedLoop):
         self._bases: dict[int, dict[str, Tensor]] = {}
         self._groups: list[tuple[int, list[Message], Reduction]] = []
         self._deliveries: list[Delivery] = []
+        self._dropped: list[int] = []
 
     def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, facts = super().memory()
@@ -96,9 +97,11 @@ class AsynchronousLoop(FederatedLoop):
         """The messages of the clients whose arrival makes this update, by the version they started from."""
         self._models[round - 1] = dict(arrays)
         began = self.participation.time
+        self._dropped = []
         buffer = self._fill(round)
+        gone = dropped_out(self._dropped, len(self._dropped) + len(buffer))
         self.selection = Selection(
-            tuple(sorted(flight.client for flight in buffer)), {}, self.participation.time - began
+            tuple(sorted(flight.client for flight in buffer)), {}, self.participation.time - began, (gone,)
         )
         self._groups = [
             self._group(version, sorted(flight.client for flight in buffer if flight.version == version))
@@ -119,7 +122,9 @@ class AsynchronousLoop(FederatedLoop):
             flight = heapq.heappop(self._queue)
             self.participation.time = flight.arrival
             self._idle.append(flight.arrival)
-            if not self.participation.drops_out(flight.client, flight.serial):
+            if self.participation.drops_out(flight.client, flight.serial):
+                self._dropped.append(flight.client)
+            else:
                 buffer.append(flight)
         return buffer
 

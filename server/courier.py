@@ -12,10 +12,14 @@ from flwr.serverapp import Grid
 from fedlab.config import FederationConfig
 from fedlab.engine.messages import EXTRAS, MISSING, ORDER, to_record
 from fedlab.errors import ClientError, FedLabError
+from fedlab.left_out import LeftOut
 from fedlab.order import Order
 from fedlab.server.directory import Directory
 from fedlab.server.shared import SharedTensors
+from fedlab.server.tally import TRAININGS, Tally
 from fedlab.tracking import Tracker
+
+_WORK = {"prepare": "answers to the query before round 1", "train": TRAININGS, "evaluate": "evaluations of clients"}
 
 
 @dataclass
@@ -47,13 +51,21 @@ class Courier:
         shared: tensors the server shares with clients.
         federation: what to do about failures, and how long to wait.
         tracker: hears of failures that are passed over.
+        tally: counts them.
     """
 
     def __init__(
-        self, grid: Grid, directory: Directory, shared: SharedTensors, federation: FederationConfig, tracker: Tracker
+        self,
+        grid: Grid,
+        directory: Directory,
+        shared: SharedTensors,
+        federation: FederationConfig,
+        tracker: Tracker,
+        tally: Tally,
     ) -> None:
         self._grid, self._directory, self._shared = grid, directory, shared
-        self._federation, self._tracker = federation, tracker
+        self._federation, self._tracker, self._tally = federation, tracker, tally
+        self._told: set[tuple[str, str]] = set()
 
     def carry(self, messages: Sequence[Message], order: Order, phase: str) -> Delivery:
         """Complete the messages with the order and the tensors their clients lack, send them, collect the replies.
@@ -122,21 +134,35 @@ class Courier:
             # a lost node is answered for by the SuperLink, so the message tells whose reply it is
             return self._directory.client(sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id))
 
-        stop = self._federation.on_client_error == "stop"
+        stop, failed = self._federation.on_client_error == "stop", list[int]()
         for reply in sorted(replies, key=client):
             if reply.has_error():
                 failure = ClientError(client(reply), round, phase, reply.error.reason or f"code {reply.error.code}")
                 if stop:
                     raise failure
-                self._tracker.emit("warning", message=str(failure))
-        if len(replies) < len(messages):
-            late = (
-                f"{len(messages) - len(replies)} of {len(messages)} clients did not answer in round {round} ({phase})"
+                failed.append(failure.client)
+                self._warn_once(failure)
+        silent = len(messages) - len(replies)
+        if silent and stop:
+            raise FedLabError(
+                f"{silent} of {len(messages)} clients did not answer in round {round} ({phase}) "
+                f"within federation.timeout = {self._federation.timeout} s"
             )
-            if stop:
-                raise FedLabError(f"{late} within federation.timeout = {self._federation.timeout} s")
-            self._tracker.emit("warning", message=late)
+        what, skip = _WORK[phase], "(federation.on_client_error: skip)"
+        names = self._tally.names(number for number in failed if number >= 0)
+        self._tally.tell(
+            round,
+            LeftOut(what, len(failed), f"the client failed {skip}", len(messages), examples=names),
+            LeftOut(what, silent, f"the client did not answer within federation.timeout {skip}", len(messages)),
+        )
         accepted = sorted((reply for reply in replies if not reply.has_error()), key=client)
         if messages and not accepted:
             raise FedLabError(f"no client answered in round {round}, phase {phase}")
         return accepted
+
+    def _warn_once(self, failure: ClientError) -> None:
+        """Show a failure's traceback the first time it occurs; all of its kind are counted."""
+        kind = (failure.phase, failure.reason.strip().splitlines()[-1])
+        if kind not in self._told:
+            self._told.add(kind)
+            self._tracker.emit("warning", message=str(failure))

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -19,7 +18,7 @@ from fedlab.config import TrainingConfig
 from fedlab.context import FigureContext, ServerContext
 from fedlab.engine.encoding import expand
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import ARRAYS, EXTRAS, array_record, to_numpy, to_record
+from fedlab.engine.messages import ARRAYS, array_record, to_numpy, to_record
 from fedlab.errors import FedLabError
 from fedlab.exchange import NETWORK, Exchanges
 from fedlab.job import build_networks, choose_device, make_task, stage_training
@@ -29,18 +28,20 @@ from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.courier import Courier, Delivery
 from fedlab.server.devices import Work, planned, upload_bytes
 from fedlab.server.directory import ClientNames, Directory
-from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, nothing_measured, on_server
+from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, on_server
 from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.participants import TrainingGrid, flower_sampling, training_clients
 from fedlab.server.participation import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.profiles import MEASURED, batches
 from fedlab.server.records import Records
-from fedlab.server.replies import as_flower_expects, metrics_of, scalars, weighted_means, with_tests
+from fedlab.server.replies import as_flower_expects, metrics_of, results_of, scalars, weighted_means, with_tests
+from fedlab.server.returned import take_over
 from fedlab.server.setup import ServerSetup
 from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
+from fedlab.server.tally import Tally
 
 State = Mapping[str, Tensor]
 Results = Mapping[int, State]
@@ -74,9 +75,9 @@ class FederatedLoop:
         check_networks(config, self.exchange, self.networks)
         self.account = make_account(config, self.strategy, self.participation.sampler, len(self.participants))
         self.mechanism = self.account if isinstance(self.account, CentralMechanism) else None
-        self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker)
+        self.tally = Tally(setup, self.directory, self.task.num_classes)
+        self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker, self.tally)
         self._frozen: dict[tuple[str, ...], str] = {}
-        self._told = False  # that an evaluation measured nothing
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
         if isinstance(grid, SimulationGrid):
@@ -102,6 +103,7 @@ class FederatedLoop:
             classes=self.task.class_names,
         )
         if start is None:
+            self.tally.start(self.config, self.participants)
             self._prepare()
             self.records.figures(self._look(0))
         else:
@@ -126,10 +128,11 @@ class FederatedLoop:
     def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
         spent = {"privacy": self.account.book()} if self.account else {}
-        return {}, {"participation": self.participation.book(), **spent}
+        return {}, {"participation": self.participation.book(), "watch": self.tally.watch.book(), **spent}
 
     def recall(self, start: Checkpoint) -> None:
         """Take over what `memory` gave."""
+        self.tally.watch.restore(start.meta.get("watch", {}))
         self.participation.restore(start.meta["participation"])
         if self.account:
             self.account.restore(start.meta["privacy"])
@@ -148,19 +151,23 @@ class FederatedLoop:
             self.tracker.emit("ledger", round=0, rows=ledger.rows())
             self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
         with self._phase(0, "server", 0), self._draws(0, "prepare"):
-            self.method.server_prepare(self._server_context(0, plan, {}, self.state, results))
+            context = self._server_context(0, plan, {}, self.state, results)
+            self.method.server_prepare(context)
+        self.tally.sound(context)
 
     def _round(self, round: int, first: int, began: float) -> None:
         plan = self._plan(round)
         self._enter(plan)
         before = {name: self.state[name].clone() for name in self.exchange.down}
         messages = self._compose(round, before)
+        self.tally.composed(round, len(messages), self.selection.left_out)
         with self._phase(round, "train", len(messages)):
             out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
             delivery = self._carry(messages, round, plan)
             for reply in delivery.answers:
                 expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivery.answers)
+            self.tally.training(round, delivery.answers)
             results = self._results(delivery.answers)
         with self._phase(round, "server", 0):
             server = self._server_context(round, plan, before, self.state, results)
@@ -168,6 +175,7 @@ class FederatedLoop:
                 self._aggregate(round, delivery)
                 with self._draws(round, "update"):
                     self.method.server_update(server)
+        self.tally.sound(server)
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         received = {client: payload_bytes(sent) for client, sent in results.items()}
         ledger = account(self.exchange, self.shared, self.directory, delivery, self._algorithm_bytes(), received)
@@ -271,28 +279,19 @@ class FederatedLoop:
 
     @torch.no_grad()
     def _aggregate(self, round: int, delivery: Delivery) -> None:
-        own = isinstance(self.strategy, AveragingStrategy)
+        own, who = isinstance(self.strategy, AveragingStrategy), f"the strategy {type(self.strategy).__name__}"
         if not own and not self.exchange.up:  # Flower's strategies refuse replies without arrays
             return
         shown = delivery.replies if own else as_flower_expects(delivery.answers)
         arrays, _ = self.strategy.aggregate_train(round, shown)
         if arrays is None:
-            raise FedLabError(f"the strategy formed no model in round {round} from {len(delivery.answers)} replies")
-        for name, values in to_numpy(arrays).items():
-            if name not in self.state:
-                raise FedLabError(f"the strategy returned an array {name!r} the model does not have")
-            if not np.isfinite(values).all():
-                raise FedLabError(f"the strategy returned NaN or infinite values in {name!r} in round {round}")
-            self.state[name].copy_(torch.from_numpy(np.array(values)))
+            raise FedLabError(f"{who} formed no model in round {round} from {len(delivery.answers)} replies")
+        # FedLab's own sum in the engine, and leave out what no client contributed to
+        take_over(self.state, to_numpy(arrays), () if own else shown, type(self.strategy).__name__, round)
 
     def _results(self, answers: Iterable[Message]) -> Results:
-        results: dict[int, Mapping[str, Tensor]] = {}
-        for reply in answers:
-            record = array_record(reply.content, EXTRAS)
-            if record is not None:
-                client, arrays = self.directory.client(reply.metadata.src_node_id), to_numpy(record, copy=True)
-                results[client] = {name: torch.from_numpy(v).to(self.device) for name, v in arrays.items()}
-        return results
+        found = ((self.directory.client(reply.metadata.src_node_id), results_of(reply)) for reply in answers)
+        return {c: {name: t.to(self.device) for name, t in sent.items()} for c, sent in found if sent is not None}
 
     def _client_metrics(self, round: int, answers: Iterable[Message]) -> dict[str, float]:
         """Means over clients; each client's own figures are recorded beside them."""
@@ -341,11 +340,10 @@ class FederatedLoop:
                 context = self._server_context(round, plan, {}, self.state, {})
                 with self._draws(round, "evaluate"):
                     evaluation = on_server(evaluation, self.method.server_evaluate(context), self.setup.data)
+                self.tally.sound(context)
         if own is not None:
             evaluation = replace(evaluation, strategy=scalars(own))
-        if evaluation.empty and not self._told:
-            self._told = True
-            self.tracker.emit("warning", message=nothing_measured(round, evaluation, self.method))
+        self.tally.evaluation(round, evaluation, len(messages))
         return evaluation
 
     # contexts and records

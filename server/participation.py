@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
+from fedlab.left_out import LeftOut
 from fedlab.seeding import numpy_generator
 from fedlab.server.availability import make_availability
 from fedlab.server.devices import Devices, Work
@@ -24,11 +26,26 @@ class Selection:
         clients: their ids, ascending.
         steps: local steps at most, of those that get less than all.
         seconds: the round's length on the virtual clock.
+        left_out: what was chosen or planned and does not take place.
     """
 
     clients: tuple[int, ...] = ()
     steps: Mapping[int, int] = field(default_factory=dict)
     seconds: float = 0.0
+    left_out: tuple[LeftOut, ...] = ()
+
+
+_NOBODY = LeftOut("rounds of training", 1, "no client was available, or the sampler chose none", 1, wanted=True)
+
+
+def dropped_out(clients: Sequence[int], chosen: int) -> LeftOut:
+    """Clients, of so many chosen, that fail to answer."""
+    why = "the client dropped out (federation.dropout)"
+    return LeftOut("local trainings", len(clients), why, chosen, examples=_named(clients), wanted=True)
+
+
+def _named(clients: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"client {client}" for client in islice(clients, 10))
 
 
 class Participation:
@@ -73,11 +90,12 @@ class Participation:
         wanted = self.sampler.size(len(participants))
         chosen = self.sample(candidates, round, math.ceil(self.federation.over_selection * wanted - 1e-9))
         present = [client for client in chosen if not self.drops_out(client, round)]
+        gone = (dropped_out(sorted(set(chosen) - set(present)), len(chosen)), *([] if chosen else [_NOBODY]))
         if self.devices is None:
-            return Selection(tuple(present[:wanted]))
+            return Selection(tuple(present[:wanted]), left_out=gone)
         selection = self._timed(present, min(wanted, len(chosen)), work)
         self.time += selection.seconds
-        return selection
+        return replace(selection, left_out=(*gone, *selection.left_out))
 
     def available(self, clients: Sequence[int], round: int) -> list[int]:
         """Those of the clients that can take part now."""
@@ -137,14 +155,18 @@ class Participation:
     def _timed(self, clients: Sequence[int], wanted: int, work: Callable[[int], Work]) -> Selection:
         assert self.devices is not None
         steps: dict[int, int] = {}
+        planned: dict[int, int] = {}
+        late: list[int] = []
         times: list[tuple[float, int]] = []
         deadline = self.federation.deadline
         for client in clients:
             device, whole = self.devices[client], work(client)
+            planned[client] = whole.steps
             seconds = device.seconds(whole)
             if deadline is not None and seconds > deadline:
                 fitting = device.steps_until(deadline, whole) if self.federation.late == "partial" else 0
                 if not fitting:
+                    late.append(client)
                     continue
                 steps[client], seconds = fitting, device.seconds(whole, fitting)
             times.append((seconds, client))
@@ -152,7 +174,29 @@ class Participation:
         # the server waits for all it wanted, for the deadline at most
         length = deadline if deadline is not None and len(kept) < wanted else max((s for s, _ in kept), default=0.0)
         ids = sorted(client for _, client in kept)
-        return Selection(tuple(ids), {client: steps[client] for client in ids if client in steps}, length)
+        cut = {client: steps[client] for client in ids if client in steps}
+        surplus = sorted(client for _, client in sorted(times)[wanted:])
+        first, missed = "federation.deadline came first", planned.items()
+        left_out = (
+            LeftOut("local trainings", len(late), first, len(clients), examples=_named(late), wanted=True),
+            LeftOut(
+                "local trainings",
+                len(surplus),
+                "enough others had answered before (federation.over_selection)",
+                len(clients),
+                examples=_named(surplus),
+                wanted=True,
+            ),
+            LeftOut(
+                "training steps",
+                sum(count - cut[client] for client, count in missed if client in cut),
+                f"{first} (federation.late: partial)",
+                sum(planned[client] for client in ids),
+                examples=_named(cut),
+                wanted=True,
+            ),
+        )
+        return Selection(tuple(ids), cut, length, left_out)
 
     @property
     def _in_seconds(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from fedlab.pictures import ImageGrid, save_picture, save_sheet
 from fedlab.runfolder import write_atomic
 from fedlab.server.setup import ServerSetup
 
+log = logging.getLogger(__name__)
+
 
 class Records:
     """Writes to the run folder and tells the tracker.
@@ -25,14 +28,27 @@ class Records:
 
     def __init__(self, setup: ServerSetup) -> None:
         self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
+        self._rounds, self._drawn = setup.config.federation.rounds, 0
         self.checkpoints: tuple[int, ...] = ()
         """Rounds of the last two checkpoints: the newest may turn out to be damaged."""
 
     def figures(self, look: FigureContext) -> None:
-        """Draw the method's pictures."""
+        """Draw the method's pictures; a warning where they cannot be drawn, as they must not cost a result."""
         if not self._method.overrides("figures"):
             return
-        for name, picture in self._method.figures(look).items():
+        who = f"{type(self._method).__name__}.figures()"
+        try:
+            drawn = self._method.figures(look)
+        except Exception as error:
+            log.debug("%s failed", who, exc_info=True)
+            reason = f"{type(error).__name__}: {error}"
+            self._tracker.emit("warning", message=f"no pictures after round {look.round}: {who} failed: {reason}")
+            return
+        self._drawn += len(drawn)
+        if look.round == self._rounds and not self._drawn:
+            message = f"no pictures: {who} gave none after round {look.round}, as what they show was not at hand"
+            self._tracker.emit("warning", message=message)
+        for name, picture in drawn.items():
             path = save_picture(picture, self._folder.figures / f"{name}-{look.round:04d}.png")
             words = {"title": picture.title, "caption": picture.caption}
             self._tracker.emit("figure", name=name, round=look.round, path=self._relative(path), **words)

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from flwr.app import Message, MetricRecord, RecordDict
+from torch import Tensor
 
 from fedlab.engine.messages import (
     ARRAYS,
+    EXTRAS,
     METRICS,
     NUM_EXAMPLES,
     WITHHELD,
@@ -17,12 +20,24 @@ from fedlab.engine.messages import (
     config_record,
     metric_record,
     required,
+    to_numpy,
 )
 
 
 def metrics_of(reply: Message) -> dict[str, float]:
     """A reply's scalar metrics."""
     return scalars(required(metric_record, reply.content, METRICS))
+
+
+def results_of(reply: Message) -> dict[str, Tensor] | None:
+    """The tensors a reply brings beside the weights, on the CPU; None where it brings none."""
+    record = array_record(reply.content, EXTRAS)
+    return None if record is None else {n: torch.from_numpy(v) for n, v in to_numpy(record, copy=True).items()}
+
+
+def sent_names(replies: Iterable[Message]) -> set[str]:
+    """Names of the arrays that at least one of the replies brings."""
+    return {name for reply in replies for name in array_record(reply.content, ARRAYS) or ()}
 
 
 def scalars(record: MetricRecord) -> dict[str, float]:

@@ -139,21 +139,28 @@ def test_ray_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--engine inline" in found.remedy
 
 
-def test_a_container_with_a_share_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(doctor, "_CGROUP_QUOTA", quota)
+def test_a_container_with_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlab.engine.cgroup.cpu_quota", lambda: 1.5)
+    monkeypatch.setattr("fedlab.engine.machine.cpu_quota", lambda: 1.5)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("fedlab.engine.machine.cores", lambda: 8)
-    quota.write_text("150000 100000\n")
-    found = find(doctor.cores(), "warn")
-    assert "only 1.5" in found.text
-    assert found.remedy == "set engine.workers: 1"
-    quota.write_text("max 100000\n")
-    assert [finding.status for finding in doctor.cores()] == ["ok"]
+    assert find(doctor.cores(), "ok").text == "1 usable (this container is granted 1.5), so 1 workers by default"
 
 
-def test_more_threads_than_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_CGROUP_QUOTA", tmp_path / "none")
+def test_a_temporary_folder_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("d" * 60)))
+    assert "its sockets in /tmp/ray" in find(doctor.ray(), "ok").text
+    monkeypatch.setattr("fedlab.engine.machine._SHORT", (str(tmp_path / ("d" * 60)),))
+    assert "TMPDIR=/tmp" in find(doctor.ray(), "fail").remedy
+
+
+def test_the_memory_a_container_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_available_memory", lambda: 64 * GIB)
+    monkeypatch.setattr("fedlab.engine.cgroup.memory_left", lambda: GIB)
+    assert find(doctor.memory(), "warn").text == "1.0 GiB free"
+
+
+def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedlab.engine.machine.cores", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "16")
     assert find(doctor.cores(), "warn").text == "OMP_NUM_THREADS=16 on 2 cores"
@@ -183,7 +190,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     found = next(finding for finding in doctor.folders() if finding.subject == "cache")
     assert found == Finding(
-        "fail", "cache", f"{tmp_path / 'cache'}: Permission denied", "set FEDLAB_CACHE to a folder you can write to"
+        "warn", "cache", f"{tmp_path}: Permission denied", "set FEDLAB_CACHE to a folder you can write to"
     )
 
 

@@ -29,7 +29,7 @@ def show(path: RunPath) -> None:
         typer.echo(f"command: {command}")
     Console().print(result_table(run.history))
     for warning in run.history.warnings:
-        typer.echo(f"warning: {warning}")
+        typer.echo(f"{'alarm' if warning in run.history.alarms else 'warning'}: {warning}")
     for left in run.history.left_out:
         typer.echo(left.notice)
     for line in _checkpoints(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
@@ -19,9 +19,28 @@ if TYPE_CHECKING:
 
     from fedlab.engine.grid import SimulationGrid, WorkDone
 
-__all__ = ["Placement", "check_engine", "launch", "pin_threads"]
+__all__ = ["Placement", "check_engine", "launch", "pin_threads", "started"]
 
 log = logging.getLogger(__name__)
+
+
+def started(config: EngineConfig, client_bytes: int | None = None) -> AbstractContextManager[None]:
+    """What the engine needs to be up for the work inside, so that it is refused before anything is written.
+
+    Args:
+        config: where client work runs.
+        client_bytes: see `check_engine`.
+
+    Raises:
+        MachineError: Ray does not start here, or has no room for a single worker.
+    """
+    if config.name == "inline":
+        return nullcontext()
+    from fedlab.engine import cluster
+
+    placement = check_engine(config, client_bytes)
+    flower = config.name == "flower"  # its simulation starts Ray by itself, with an environment of its own
+    return cluster.started(placement.workers, config.threads, placement.gpus_per_worker, config.address, leave=flower)
 
 
 def launch(

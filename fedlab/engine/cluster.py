@@ -7,23 +7,37 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
+from fedlab.engine.machine import ray_folder
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)
 
 
 def connect(cpus: int, address: str | None) -> bool:
-    """Connect to Ray unless the program has; returns whether it was done here."""
+    """Connect to Ray unless the program has; returns whether it was done here.
+
+    Raises:
+        MachineError: Ray does not start here, or no cluster is at the address.
+    """
     if ray.is_initialized():
         return False
-    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        with _own_sigterm():
-            # "local": Ray would rather join whatever cluster somebody has started on this machine
-            ray.init(address="local", num_cpus=cpus, **quiet)
+        try:
+            with _own_sigterm():
+                ray.init(**local(cpus))
+        except Exception as error:  # Ray has a kind of error for every stage of its start
+            ray.shutdown()
+            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise MachineError(
+                "engine.name",
+                "ray",
+                f"a machine on which Ray starts; it said: {said[:300]}",
+                "run with --engine inline, which needs no Ray; fedlab doctor --deep tells more",
+            ) from error
         return True
     try:
         with _own_sigterm():
@@ -33,6 +47,43 @@ def connect(cpus: int, address: str | None) -> bool:
             "engine.address", address, "the address of a running Ray cluster", f"start one with ray start: {error}"
         ) from error
     return True
+
+
+def local(cpus: int) -> dict[str, Any]:
+    """Arguments of ``ray.init`` for a cluster of this process's own.
+
+    Raises:
+        MachineError: see `ray_folder`.
+    """
+    # "local": Ray would rather join whatever cluster somebody has started on this machine
+    found = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "log_to_driver": False}
+    folder = ray_folder()
+    return {**found, "logging_level": logging.ERROR, **({"_temp_dir": folder} if folder else {})}
+
+
+@contextmanager
+def started(workers: int, threads: int, gpus: float, address: str | None, leave: bool) -> Iterator[None]:
+    """Ray for the work inside, so that a machine that cannot do it is refused before that begins.
+
+    Args:
+        workers: processes that are to run.
+        threads: CPUs of each.
+        gpus: GPUs of each.
+        address: of a running cluster; None starts one here.
+        leave: stop it again at once: the work starts its own.
+
+    Raises:
+        MachineError: Ray does not start, or has no room for a single worker.
+    """
+    ours = connect(workers * threads, address)
+    try:
+        _room(workers, threads, gpus)
+        if ours and leave:
+            ray.shutdown()
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
 
 
 @contextmanager
@@ -47,7 +98,18 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def room_for(workers: int, threads: int, gpus: float) -> int:
-    """How many of the workers the cluster has room for."""
+    """How many of the workers the cluster has room for; a warning where these are not all.
+
+    Raises:
+        MachineError: for none.
+    """
+    room = _room(workers, threads, gpus)
+    if room < workers:
+        log.warning("engine.workers = %d, but the cluster has room for %d", workers, room)
+    return min(room, workers)
+
+
+def _room(workers: int, threads: int, gpus: float) -> int:
     room = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}
@@ -61,9 +123,7 @@ def room_for(workers: int, threads: int, gpus: float) -> int:
             f"CPUs asked, the cluster has {_total('CPU')} CPUs and {_total('GPU')} GPUs",
             "lower engine.threads or engine.gpus_per_worker, or add nodes",
         )
-    if room < workers:
-        log.warning("engine.workers = %d, but the cluster has room for %d", workers, room)
-    return min(room, workers)
+    return room
 
 
 def _total(resource: str) -> str:

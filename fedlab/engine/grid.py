@@ -216,7 +216,8 @@ class SimulationGrid(Grid):
         Args:
             messages: to any nodes; those sharing their records are carried together.
             timeout: seconds; clients that have not answered by then get an error reply, and their work is stopped.
-                The time in which no worker is up does not count: no client could have answered.
+                The time in which no worker is up does not count: no client could have answered. It is bounded all the
+                same: a worker that does not start in time is given up, and when none is left that ends the run.
 
         Raises:
             FedLabError: a message to an unknown node, or different reductions in one call.

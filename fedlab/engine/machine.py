@@ -7,17 +7,24 @@ import importlib.util
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
 
 from fedlab.config import EngineConfig
+from fedlab.engine.cgroup import cpu_quota
 from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
+from fedlab.runfolder import why_unwritable
 
 # of glibc's mallopt
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT, _LARGEST_KEPT = 256 * 2**20, 32 * 2**20
+
+# a socket is FOLDER/session_2026-11-28_17-14-46_648777_1234567/sockets/plasma_store, of at most 107 bytes
+_LONGEST_RAY = 107 - len("/session_2026-11-28_17-14-46_648777_1234567/sockets/plasma_store")
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -38,10 +45,36 @@ class Placement:
 
 
 def cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores this process may use: those it is bound to, or the whole ones its container is granted, at least 1."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return seen if quota is None else max(1, min(seen, int(quota)))
+
+
+def ray_folder() -> str | None:
+    """Where Ray is to keep its sockets and logs; None leaves it to Ray.
+
+    Ray takes the temporary folder, but the path of a socket may not be longer than 107 bytes.
+
+    Raises:
+        MachineError: no folder that can be written to has a path short enough.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT[0]
+    if _suits_ray(Path(usual, "ray")):
+        return None
+    for folder in (Path(short, name) for short in _SHORT for name in ("ray", f"ray-{os.getpid()}")):
+        if _suits_ray(folder):
+            return str(folder)
+    raise MachineError(
+        "TMPDIR",
+        usual,
+        f"a folder that can be written to, of at most {_LONGEST_RAY - len('/ray')} bytes: Ray's sockets lie below it",
+        "set TMPDIR=/tmp, or run with --engine inline, which needs no Ray",
+    )
+
+
+def _suits_ray(folder: Path) -> bool:
+    return len(os.fsencode(folder.absolute())) <= _LONGEST_RAY and why_unwritable(folder) is None
 
 
 def settle_process(threads: int) -> None:
@@ -89,6 +122,8 @@ def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Place
         raise MachineError(
             "engine.name", config.name, "the package ray", "pip install 'flwr[simulation]', or set engine.name: inline"
         )
+    if config.name in ("ray", "flower") and config.address is None:
+        ray_folder()
     # the GPUs of a cluster need not be in the machine that drives it
     remote = config.name != "inline" and config.address is not None
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

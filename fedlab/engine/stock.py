@@ -21,6 +21,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.telemetry import EventType
 
 from fedlab.config import EngineConfig
+from fedlab.engine.cluster import local
 from fedlab.engine.execution import RUN_ID, ClientAppFactory, set_task_identity
 from fedlab.engine.machine import check_engine, settle_process
 from fedlab.errors import FedLabError
@@ -84,11 +85,9 @@ def run_stock(
     run = Run.create_empty(RUN_ID)
     run.primary_task_id = 1
     run.federation_id = NOOP_FEDERATION_ID
-    init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    init: dict[str, Any] = {"address": config.address, "log_to_driver": False, "logging_level": logging.ERROR}
     if config.address is None:
-        init |= {"address": "local", "num_cpus": placement.workers * config.threads}
-    else:
-        init = {"address": config.address, "log_to_driver": False, "logging_level": logging.ERROR}
+        init = local(placement.workers * config.threads)
     with _undisturbed():
         _run_simulation(
             num_supernodes=num_clients,

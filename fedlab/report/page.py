@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from fedlab.report import costs, sections
+from fedlab.report.earlier import earlier_table
 from fedlab.report.privacy import privacy
 from fedlab.report.record import Record
-from fedlab.report.values import moment
+from fedlab.report.values import moment, plural
 from fedlab.runfolder import write_atomic
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,8 @@ def _content(record: Record) -> dict[str, Any]:
         "paper": str(start.get("paper") or ""),
         "name": record.folder.path.resolve().name,
         "status": record.status,
+        "alarms": record.history.alarms,
+        "with_alarms": f", with {plural(len(record.history.alarms), 'alarm')}" if record.history.alarms else "",
         "error": str(record.history.end.get("error") or "") if record.status == "failed" else "",
         "last_event": moment(events[-1].get("time")) if events else "",
         "rounds_done": part("rounds", lambda r: max(r.rounds, default=0)) or 0,
@@ -86,6 +89,7 @@ def _content(record: Record) -> dict[str, Any]:
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
         "results": part("results", sections.results_table),
         "held": part("results on the server’s data", sections.server_table),
+        "earlier": part("results of earlier rounds", earlier_table),
         "curves": part("curves", lambda r: list(sections.curves(r))),
         "privacy": part("privacy", privacy),
         "partition": part("partition", sections.partition),

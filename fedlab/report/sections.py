@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlab.direction import best_of
 from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import lines_chart, partition_chart
+from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import Record, main_metric
 from fedlab.report.values import (
-    best_of,
     human_bytes,
     human_seconds,
     is_number,
@@ -194,6 +195,9 @@ def curves(record: Record) -> Iterator[Chart]:
     first = main_metric(record.history)
     shown = [first] if first else []
     shown += [name for name in ("loss",) if name != first and record.metric_over_rounds(name, "mean")]
+    # of a stage that ended nothing else on the page shows how it went
+    gone = [earlier.metric for earlier in earlier_values(record.evaluations.values()) if earlier.scope == MEAN]
+    shown += [name for name in gone if name not in shown and len(record.metric_over_rounds(name, "mean")) > 1]
     for metric in shown:
         series = {name: record.metric_over_rounds(metric, "clients", name) for name in names}
         series = {name: points for name, points in series.items() if points}
@@ -320,7 +324,8 @@ def left_out(record: Record) -> Table | None:
         [left.what, left.why, left.fix, f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
         for left in found
     ]
-    return Table(("What", "Why", "What to do", "Left out", "Of"), rows, text_columns=2) if rows else None
+    note = "Of: how many there were, in the rounds in which some were left out."
+    return Table(("What", "Why", "What to do", "Left out", "Of"), rows, note=note, text_columns=2) if rows else None
 
 
 def repeat(record: Record) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fedlab.direction import best_of
 from fedlab.report.record import Record
 from fedlab.report.values import (
-    best_of,
     human_bytes,
     human_seconds,
     is_number,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from fedlab.report.earlier import earlier_values
 from fedlab.report.record import run_status
 from fedlab.report.values import human_bytes, human_seconds, metric_names, metric_phrase, metric_value, plural
 from fedlab.tracking import History
@@ -36,6 +37,7 @@ def result_table(history: History) -> Group:
     parts = [
         _evaluation(history),
         *_server(history),
+        *_earlier(history),
         *_privacy(history),
         *_traffic(history),
         *_times(history),
@@ -100,6 +102,17 @@ def _server(history: History) -> list[Text]:
     return [Text("server   " + ", ".join(shown) + (f" (on {held})" if held else ""))] if shown else []
 
 
+def _earlier(history: History) -> list[Text]:
+    """The last values of what the last evaluation no longer measures."""
+    from rich.text import Text
+
+    found = earlier_values(history.evaluations)
+    return [
+        Text(f"earlier  {metric_phrase(e.metric)} {metric_value(e.metric, e.value)} ({e.scope}, after round {e.round})")
+        for e in found
+    ]
+
+
 def _privacy(history: History) -> list[Text]:
     from rich.text import Text
 
@@ -135,6 +148,8 @@ def _status(history: History) -> Text:
     status = run_status(history)
     words, style = _STATUS[status]
     line = Text("status   ").append(words, style=style)
+    if alarms := history.alarms:
+        line.append(f", with {plural(len(alarms), 'alarm')}", style="bold red")
     if status != "open":
         line.append(f" after {human_seconds(history.end['seconds'])}")
     planned = history.start.get("rounds")

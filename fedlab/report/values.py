@@ -7,22 +7,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from fedlab.direction import ranked
+
 _NAMES = {"f1_macro": "F1 (macro)", "auroc": "AUROC", "map": "mAP", "miou": "mIoU", "rmse": "RMSE", "mae": "MAE"}
-_FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
-_HIGH = ("accuracy", "f1", "auroc", "precision", "recall", "iou", "dice", "map")
-_LOW = ("loss", "error", "rmse", "mae", "mse", "perplexity")
 
 
 def metric_names(values: Iterable[Mapping[str, Any]]) -> list[str]:
     """All metrics that hold a number somewhere: accuracy first where there is one, losses last."""
-    names = {name for found in values for name, value in found.items() if is_number(value)}
-
-    def rank(name: str) -> tuple[int, str]:
-        if name in _FIRST:
-            return _FIRST.index(name), name
-        return len(_FIRST) + (best_of(name) is min), name
-
-    return sorted(names, key=rank)
+    return ranked(name for found in values for name, value in found.items() if is_number(value))
 
 
 def is_number(value: object) -> bool:
@@ -33,14 +25,6 @@ def is_number(value: object) -> bool:
 def is_share(name: str) -> bool:
     """Whether a metric is shown in percent."""
     return name.endswith("accuracy") or name.startswith("accuracy_")
-
-
-def best_of(name: str) -> Any:
-    """`max` or `min`, whichever is better of a metric, None where the name does not tell."""
-    words = name.lower().replace("@", "_").split("_")
-    if any(word in words for word in _LOW):
-        return min
-    return max if any(word in words for word in _HIGH) else None
 
 
 def metric_label(name: str) -> str:

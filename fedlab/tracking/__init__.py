@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlab.tracking.history import History
+from fedlab.tracking.history import SCOPES, History
 from fedlab.tracking.tracker import Event, Sink, Tracker
 
-__all__ = ["Event", "History", "Sink", "Tracker"]
+__all__ = ["SCOPES", "Event", "History", "Sink", "Tracker"]

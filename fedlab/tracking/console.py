@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fedlab.direction import best_of, headline
 from fedlab.left_out import LeftOut
 from fedlab.tracking.basis import Basis, basis
-from fedlab.tracking.tracker import Event, Sink
+from fedlab.tracking.tracker import ALARM, Event, Sink
 
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
 _MOST_LOSSES = 3
@@ -59,7 +60,11 @@ class Standing:
         self.rounds = self.round = self.finished = 0
         self.phase, self.done, self.total = "", 0, 0
         self.losses = ""
-        self.metric, self.value, self.best, self.measured = "", 0.0, (0.0, 0), Basis(0, None)
+        self.metric, self.value, self.measured = "", 0.0, Basis(0, None)
+        self.best: tuple[float, int] | None = None
+        self.alarms: set[str] = set()
+        self._left: dict[tuple[str, str], LeftOut] = {}
+        self._told: dict[tuple[str, str], float] = {}
         self.ends: float | None = None
         self.outcome = ""
 
@@ -87,8 +92,10 @@ class Standing:
                 scope = "mean" if event["mean"] or not event.get("unseen") else "unseen"
                 metric = headline(event[scope])
                 self._evaluated(event["round"], event[scope], basis(event, scope, metric))
+            case "warning" if event.get("level") == ALARM:
+                self.alarms.add(event["message"])
             case "run_end":
-                self.outcome = f"{event['status']} after {duration(event['seconds'])}"
+                self.outcome = f"{event['status']} after {duration(event['seconds'])}{with_alarms(len(self.alarms))}"
                 if event["error"]:
                     self.outcome += f": {event['error'].splitlines()[0]}"
 
@@ -98,10 +105,32 @@ class Standing:
         if value is None:
             self.metric = ""
             return
-        better = value < self.best[0] if metric == "loss" else value > self.best[0]
-        if metric != self.metric or better:  # the first, or after a stage in which another metric was the headline
-            self.best = (value, round)
+        better = best_of(metric)
+        if better is None:
+            self.best = None
+        elif metric != self.metric or self.best is None or better(value, self.best[0]) != self.best[0]:
+            self.best = (value, round)  # the first, or after a stage in which another metric was the headline
         self.metric, self.value, self.measured = metric, value, measured
+
+    def messages(self, event: Event) -> list[str]:
+        """What an event says outside the display: warnings, and of what is left out the first word and the sums.
+
+        Things that are left out in many rounds are told when they first are, and added up when the run ends.
+        """
+        match event["event"]:
+            case "warning":
+                return [f"{event.get('level', 'warning')}: {event['message']}"]
+            case "left_out":
+                left = LeftOut.of(event)
+                kind = left.what, left.why
+                if kind not in self._left:
+                    self._left[kind], self._told[kind] = left, left.count
+                    return [left.notice]
+                self._left[kind] = self._left[kind] + left if event.get("round") is not None else left
+            case "run_end":
+                summed = [left for kind, left in self._left.items() if left.count != self._told[kind]]
+                return [left.notice.replace(": ", ": in all rounds, ", 1) for left in summed]
+        return []
 
     @property
     def round_text(self) -> str:
@@ -121,7 +150,8 @@ class Standing:
         """The last evaluation's mean, and the best one where that was another."""
         if not self.metric:
             return ""
-        best = f", best {self.best[0]:.3f} in round {self.best[1]}" if self.best[0] != self.value else ""
+        there_is = self.best is not None and self.best[0] != self.value
+        best = f", best {self.best[0]:.3f} in round {self.best[1]}" if self.best and there_is else ""
         amount = f", {self.measured.amount}" if self.measured.amount else ""
         return f"{self.metric} {self.value:.3f} (mean of {self.measured.who}{amount}{best})"
 
@@ -148,10 +178,10 @@ class PlainConsole:
 
     def write(self, event: Event) -> None:
         self._standing.update(event)
-        line = self._line(event)
-        if line:
-            self._last = event["time"]
-            self._console.print(Text(line), soft_wrap=True)
+        for line in (*self._standing.messages(event), self._line(event)):
+            if line:
+                self._last = event["time"]
+                self._console.print(Text(line), soft_wrap=True)
 
     def close(self) -> None:
         pass
@@ -161,10 +191,6 @@ class PlainConsole:
         match event["event"]:
             case "run_start":
                 return f"{standing.title} · {standing.rounds} rounds → {standing.folder}"
-            case "warning":
-                return f"warning: {event['message']}"
-            case "left_out":
-                return LeftOut.of(event).notice
             case "phase_start" if due or event["round"] <= 1:
                 return f"{standing.round_text}  {standing.phase_text}"
             case "progress" if due:
@@ -204,11 +230,8 @@ class LiveConsole:
         self._standing.update(event)
         if event["event"] == "run_start":
             self._live.start()
-        elif event["event"] == "warning":
-            self._console.print(Text(f"warning: {event['message']}", style="yellow"))
-        elif event["event"] == "left_out":
-            left = LeftOut.of(event)
-            self._console.print(Text(left.notice, style="dim" if left.wanted else "yellow"))
+        for line in self._standing.messages(event):
+            self._console.print(Text(line, style="dim" if line.startswith("note:") else "yellow"))
 
     def close(self) -> None:
         self._live.stop()
@@ -238,9 +261,9 @@ def _bar(done: int, total: int, text: str) -> Table:
     return grid
 
 
-def headline(values: Mapping[str, Any]) -> str:
-    """The one metric to show: accuracy, else the first that is no loss."""
-    return min(values, key=lambda name: (name != "accuracy", name == "loss"), default="")
+def with_alarms(count: int) -> str:
+    """``, with 2 alarms``; nothing where there are none."""
+    return f", with {count} alarm{'s' if count > 1 else ''}" if count else ""
 
 
 def duration(seconds: float) -> str:

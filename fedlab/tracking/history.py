@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.left_out import LeftOut
-from fedlab.tracking.tracker import Event
+from fedlab.tracking.tracker import ALARM, Event
 
 SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
 """Parts of an evaluation beside the single clients."""
@@ -72,6 +72,11 @@ class History:
     def warnings(self) -> list[str]:
         """Texts of all warnings."""
         return [str(event["message"]) for event in self.of("warning")]
+
+    @property
+    def alarms(self) -> list[str]:
+        """Texts of those warnings that put the result in doubt, each once."""
+        return list(dict.fromkeys(str(event["message"]) for event in self.of("warning") if event.get("level") == ALARM))
 
     @property
     def left_out(self) -> list[LeftOut]:

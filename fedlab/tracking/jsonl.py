@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fedlab.runfolder import telling_full_disk
 from fedlab.tracking.tracker import Event
 
 _NOT_KEPT = frozenset({"progress", "ledger", "work"})
@@ -23,13 +24,16 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._folder = path.parent
+        with telling_full_disk(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, event: Event) -> None:
         if event["event"] not in _NOT_KEPT:
-            self._file.write(jsonl_line(event))
-            self._file.flush()
+            with telling_full_disk(self._folder):
+                self._file.write(jsonl_line(event))
+                self._file.flush()
 
     def close(self) -> None:
         self._file.close()

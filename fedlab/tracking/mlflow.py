@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import importlib.metadata
 import importlib.util
 import os
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from fedlab.config import Config
 from fedlab.errors import ConfigError
@@ -18,16 +24,25 @@ EXPERIMENT = "fedlab"
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _METRICS_A_CALL, _PARAMETERS_A_CALL, _LONGEST_PARAMETER = 1000, 100, 500  # what every MLflow server takes
 _NOT_IN_A_NAME = re.compile(r"[^\w\-. :/]")
+_PATIENCE = 3.0  # seconds for a server to say anything
+_SCHEMES = {"", "file", "http", "https", "sqlite", "mysql", "postgresql", "mssql", "databricks", "databricks-uc", "uc"}
 _DEFAULTS = {
-    # MLflow's own 7 retries keep a run waiting for several minutes whenever the server is down
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # MLflow's own 7 retries of 120 seconds keep a run waiting for several minutes whenever the server is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 
 
-def check_mlflow(uri: str) -> None:
-    """Raise ConfigError where MLflow is missing."""
+def check_mlflow(uri: str) -> list[str]:
+    """Check that MLflow is there and can use an address.
+
+    Returns:
+        A warning where a server does not answer: a run goes on without.
+
+    Raises:
+        ConfigError: MLflow is missing, or has no store of this kind.
+    """
     found = importlib.util.find_spec("mlflow")
     if found is None or found.origin is None:  # a mere folder of that name has no origin
         raise ConfigError(
@@ -36,6 +51,30 @@ def check_mlflow(uri: str) -> None:
             "the package mlflow, which is not installed",
             "pip install 'fedlab-sim[mlflow]', or leave tracking.mlflow out",
         )
+    scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""  # mysql+pymysql://…
+    known = _SCHEMES | {plugin.name for plugin in importlib.metadata.entry_points(group="mlflow.tracking_store")}
+    if scheme not in known and not Path(uri).is_absolute():
+        raise ConfigError(
+            "tracking.mlflow", uri, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}"
+        )
+    reason = _unreachable(uri) if scheme in ("http", "https") else ""
+    return [f"nothing is sent to MLflow: tracking.mlflow = {uri} does not answer: {reason}"] if reason else []
+
+
+def _unreachable(uri: str) -> str:
+    """Why a server does not answer within a few seconds; "" where it says anything at all."""
+    parts = urlsplit(uri)
+    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a name and password are not its host's
+    try:
+        with urllib.request.urlopen(bare, timeout=_PATIENCE):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except urllib.error.URLError as error:
+        # whether to trust a server is MLflow's to decide, which has settings for it
+        return "" if isinstance(error.reason, ssl.SSLError) else str(error.reason)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
 
 
 class MlflowSink:
@@ -51,7 +90,8 @@ class MlflowSink:
     """
 
     def __init__(self, uri: str, config: Config, root: Path) -> None:
-        check_mlflow(uri)
+        for warning in check_mlflow(uri):
+            raise ConfigError("tracking.mlflow", uri, "a server that answers", warning)
         for variable, value in _DEFAULTS.items():
             os.environ.setdefault(variable, value)
         from mlflow.tracking import MlflowClient

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedlab.runfolder import telling_full_disk
 from fedlab.tracking.history import SCOPES
 from fedlab.tracking.tracker import Event
 
@@ -78,17 +79,20 @@ class CsvSink:
     columns: Sequence[str] = COLUMNS
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        if self._file.tell() == 0:
-            self._writer.writerow(self.columns)
-            self._file.flush()
+        self._folder = path.parent
+        with telling_full_disk(self._folder):
+            self._file = path.open("a", encoding="utf-8", newline="")
+            self._writer = csv.writer(self._file, lineterminator="\n")
+            if self._file.tell() == 0:
+                self._writer.writerow(self.columns)
+                self._file.flush()
 
     def write(self, event: Event) -> None:
         found = self.rows_of(event)
         if found:
-            self._writer.writerows(found)
-            self._file.flush()
+            with telling_full_disk(self._folder):
+                self._writer.writerows(found)
+                self._file.flush()
 
     def rows_of(self, event: Event) -> Sequence[Sequence[object]]:
         """The rows an event adds."""

@@ -4,7 +4,7 @@
 event                 fields
 ====================  ====================================================================================
 ``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
-``warning``           ``message``
+``warning``           ``message``; ``level`` is ``alarm``, with a ``round``, where the result itself is in doubt
 ``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.left_out.LeftOut`; a ``round`` or
                       none
 ``vectorise``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
@@ -51,6 +51,9 @@ import numpy as np
 Event = dict[str, Any]
 log = logging.getLogger(__name__)
 
+ALARM = "alarm"
+"""Level of a warning that puts the run's result in doubt."""
+
 
 class Sink(Protocol):
     """A listener."""
@@ -85,6 +88,15 @@ class Tracker:
                 self._others.remove(sink)
                 log.warning("%s failed and is left out from now on: %s", type(sink).__name__, error)
                 _close(sink)
+
+    def alarm(self, round: int, message: str) -> None:
+        """Publish a warning that puts the run's result in doubt: collapse, divergence, a round that trained nothing.
+
+        Args:
+            round: when it was noticed.
+            message: what is wrong, by name.
+        """
+        self.emit("warning", message=message, level=ALARM, round=round)
 
     def close(self) -> None:
         """Close all sinks, also when a second Ctrl-C comes while the first is dealt with."""

@@ -24,6 +24,10 @@ _START = "start"
 _CHUNK = 256
 _SETS = ("probe", "test")
 _TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
+COLLAPSE = (
+    f"collapse: the teacher's targets tell less than {_TELLING:g} ln K about their clip or patch, or a centre has left "
+    "the cosines' range (collapse_alarm)"
+)
 
 
 # on the clients

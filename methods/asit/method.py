@@ -245,6 +245,8 @@ class ASiT(Method[ASiTSettings]):
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
         measured = evaluation.probe(ctx, self.settings) if {"probe", "test"} <= ctx.data.keys() else {}
         measured |= evaluation.collapse(ctx, self.settings) if "test" in ctx.data else {}
+        if measured.get("collapse_alarm"):
+            ctx.alarm(evaluation.COLLAPSE)
         return measured | (finetuning.test(ctx, self.settings) if ctx.plan["finetune"] and "test" in ctx.data else {})
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:

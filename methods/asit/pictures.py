@@ -9,7 +9,7 @@ from fedlab.method import network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Student
 from fedlab.methods.asit.settings import ASiTSettings
-from fedlab.pictures import Picture, heatmaps
+from fedlab.pictures import Picture, heatmaps, shown_of
 
 _CLIPS = 4
 
@@ -32,7 +32,8 @@ def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
             shown.transpose(2, 3).flip(2),
             title="Clips the student repairs",
             caption="Time runs to the right, frequency upwards. White in the mask is corrupted: zeroed or from another "
-            "clip. Held-out clips; the reconstruction is shown in whole, though only corrupted pixels count.",
+            "clip. Held-out clips; the reconstruction is shown in whole, though only corrupted pixels count."
+            + shown_of(len(clean), len(columns["audio"]), "clips"),
             row_labels=tuple(names),
             column_labels=("clean", "mask", "corrupted", "reconstruction"),
         )

@@ -11,7 +11,7 @@ from fedlab.context import FigureContext
 from fedlab.methods.cda.curriculum import crop_bound
 from fedlab.methods.cda.recover import STAGES, draw_view
 from fedlab.methods.cda.settings import CDASettings, Recover
-from fedlab.pictures import ImageGrid, Picture
+from fedlab.pictures import ImageGrid, Picture, shown_of
 
 _MOST = 20  # classes in a picture
 _ROWS, _VIEWS = 10, 10
@@ -27,7 +27,7 @@ def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]
             by_class(images, labels, _ROWS),
             columns=min(_MOST, len(torch.unique(labels))),
             title="Synthetic images",
-            caption="One column per class; what the students are trained on.",
+            caption="One column per class; what the students are trained on." + _some(labels, _ROWS),
             column_labels=_names(ctx, labels),
         )
     }
@@ -59,7 +59,7 @@ def _recovery(ctx: FigureContext, stages: Tensor, labels: Tensor) -> ImageGrid:
         torch.cat(rows),
         columns=len(rows[0]),
         title="Images being recovered",
-        caption="One image per class of the first chunk, from noise to the last step.",
+        caption="One image per class of the first chunk, from noise to the last step." + _some(labels, 1),
         row_labels=tuple(f"{share:.0%} of T" for share in STAGES[-len(rows) :]),
         column_labels=_names(ctx, labels),
     )
@@ -88,6 +88,13 @@ def by_class(images: Tensor, labels: Tensor, rows: int, most: int | None = _MOST
         found = images[labels == c][:rows]
         grid[: len(found), column] = found
     return grid.flatten(0, 1)
+
+
+def _some(labels: Tensor, rows: int) -> str:
+    """What `by_class` leaves out of these images."""
+    classes, counts = torch.unique(labels, return_counts=True)
+    kept = int(counts[:_MOST].clamp(max=rows).sum())
+    return shown_of(min(_MOST, len(classes)), len(classes), "classes") + shown_of(kept, len(labels), "images")
 
 
 def _names(ctx: FigureContext, labels: Tensor) -> tuple[str, ...]:

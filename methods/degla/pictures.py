@@ -13,7 +13,7 @@ from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.evaluation import caption_similarities
 from fedlab.methods.degla.networks import as_clip
 from fedlab.metrics import CaptionChoice
-from fedlab.pictures import Bar, Picture, bar_chart, images_with_bars
+from fedlab.pictures import Bar, Picture, bar_chart, images_with_bars, shown_of
 
 _SHOWN, _COUNTED = 4, 512
 
@@ -33,14 +33,16 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
         [_scores(columns, similarities, sample, ctx.task.vocabulary) for sample in range(shown)],
         axis="cosine of image and caption",
         title=f"Captions and their scores {when}",
-        caption="Green: the true caption. Red: a false one that scores as high. Grey: a false one seen through.",
+        caption="Green: the true caption. Red: a false one that scores as high. Grey: a false one seen through."
+        + shown_of(shown, len(held["text"]), "images"),
     )
     kinds = bar_chart(
         _kinds(columns, similarities, apart),
         axis="images nearer to their caption than to the false one, %",
         most=100,
         title=f"Accuracy by kind of false caption {when}",
-        caption="Black: chance. Grey: kinds that are not trained on, or not pooled.",
+        caption="Black: chance. Grey: kinds that are not trained on, or not pooled."
+        + shown_of(len(columns["text"]), len(held["text"]), "images"),
     )
     return {"captions": captions, "kinds": kinds}
 

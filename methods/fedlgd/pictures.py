@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedlab.context import FigureContext
-from fedlab.pictures import ImageGrid, Picture
+from fedlab.pictures import ImageGrid, Picture, shown_of
 
 
 def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
@@ -39,7 +39,8 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
             torch.cat(rows),
             columns=classes,
             title=f"Local virtual images {when}",
-            caption="One row per client, one image per class, read from the simulated clients' own disks.",
+            caption="One row per client, one image per class, read from the simulated clients' own disks."
+            + shown_of(len(names), len(ctx.client_names), "clients"),
             row_labels=tuple(names),
             column_labels=ctx.task.class_names,
         )

@@ -13,7 +13,7 @@ from fedlab.method import Batch, network
 from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.networks import PartViT
 from fedlab.metrics.retrieval import ranking
-from fedlab.pictures import ImageGrid, Picture
+from fedlab.pictures import ImageGrid, Picture, shown_of
 
 _QUERIES, _SHOWN, _CHUNK = 6, 5, 256
 _ASKED, _RIGHT, _WRONG = (0.25, 0.25, 0.25), (0.1, 0.65, 0.2), (0.85, 0.15, 0.1)
@@ -41,7 +41,8 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
             torch.stack(tiles),
             columns=1 + _SHOWN,
             title=f"Nearest in the unseen domain, {_when(ctx)}",
-            caption="Grey: the query. Green: its identity under another camera. Red: somebody else.",
+            caption="Grey: the query. Green: its identity under another camera. Red: somebody else."
+            + shown_of(len(query["image"]), len(ctx.data["query"]["image"]), "queries", "an even choice of"),
             column_labels=("query", *(str(rank) for rank in range(1, _SHOWN + 1))),
         )
     }
@@ -68,7 +69,8 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
             tiles.flatten(0, 1),
             columns=len(names),
             title=f"Attention in the last layer, {_when(ctx)}",
-            caption="Mean over heads, each map brightest at its largest value; parts see their band only.",
+            caption="Mean over heads, each map brightest at its largest value; parts see their band only."
+            + shown_of(len(images), len(columns["image"]), "images", "an even choice of"),
             column_labels=names,
         )
     }

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedlab.context import FigureContext
-from fedlab.pictures import ImageGrid, Picture, label_overlay
+from fedlab.pictures import ImageGrid, Picture, label_overlay, shown_of
 
-_SHOWN = 6
+_SHOWN, _NAMED = 6, 12
 
 
 @torch.no_grad()
@@ -31,11 +31,14 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
             predicted = ctx.networks[role](images).argmax(dim=1)
             rows.append(label_overlay(shown, predicted, ctx.task.num_classes))
             names.append(role)
+    names_of = ctx.task.class_names[:_NAMED]
     grid = ImageGrid(
         torch.cat(rows),
         columns=len(shown),
         title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialisation",
-        caption="Classes in colour: " + ", ".join(ctx.task.class_names[:12]) + "; unlabelled is as it is.",
+        caption=f"Classes in color: {', '.join(names_of)}; unlabelled is as it is."
+        + shown_of(len(names_of), len(ctx.task.class_names), "classes by name")
+        + shown_of(len(shown), len(samples["image"]), "images"),
         row_labels=tuple(names),
     )
     return {"segmentation": grid}

@@ -12,7 +12,7 @@ Sources = list[Any]
 
 # Lowest first. A part may import parts of lower rows and itself; a part is what follows ``fedlab.`` in a module's name.
 LAYERS = (
-    ("errors", "seeding", "paths", "order", "left_out", "chance", "_environment"),
+    ("errors", "seeding", "paths", "order", "left_out", "chance", "effort", "direction", "_environment"),
     ("yamltree", "runfolder", "explain"),
     ("config", "pictures", "checkpoint", "modules"),
     ("registry", "tracking", "runconfig", "evaluated"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources.sounds import Sounds, SoundsSettings
 from fedlab.errors import ConfigError, ConfigErrors, DataError
 from fedlab.job import make_method
+from fedlab.methods.asit import evaluation
+from fedlab.methods.asit.method import ASiT
 
 Start = Callable[..., fedlab.Run]
 RUN: dict[str, Any] = {
@@ -364,3 +367,13 @@ def test_doubtful_settings_are_warned_about(section: str, change: dict[str, Any]
 def test_pictures_cannot_be_trained_on(asit: Start) -> None:
     with pytest.raises(DataError, match="audio"):
         asit("data.source={name: digits}")
+
+
+def test_collapse_reaches_the_runs_alarms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server finds in its evaluation; the threshold itself has a test of its own."""
+    for alarm, told in ((1.0, [evaluation.COLLAPSE]), (0.0, [])):
+        monkeypatch.setattr(evaluation, "collapse", lambda ctx, s, alarm=alarm: {"collapse_alarm": alarm})
+        heard: list[str] = []
+        ctx: Any = SimpleNamespace(data={"test": {}}, plan={"finetune": False}, alarm=heard.append)
+        assert ASiT().server_evaluate(ctx) == {"collapse_alarm": alarm}
+        assert heard == told

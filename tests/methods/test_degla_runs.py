@@ -18,6 +18,7 @@ from fedlab.checkpoint import load_checkpoint
 from fedlab.clients.runtime import ClientRuntime
 from fedlab.context import EvaluationContext
 from fedlab.data.negatives import KINDS
+from fedlab.methods.degla import pictures
 from fedlab.methods.degla.method import DeGLA
 
 Start = Callable[..., fedlab.Run]
@@ -211,7 +212,12 @@ def test_constant_embeddings_score_nothing(run: Start, monkeypatch: pytest.Monke
 
 def test_pictures_show_captions_and_kinds(run: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeGLA, "figures", FIGURES)
-    names = {path.name for path in run("federation.rounds=1").folder.figures.glob("*.png")}
+    monkeypatch.setattr(pictures, "_COUNTED", 3)
+    done = run("federation.rounds=1")
+    names = {path.name for path in done.folder.figures.glob("*.png")}
+    for figure in done.history.of("figure"):
+        shown = {"captions": 3, "kinds": 3}[figure["name"]]
+        assert f" About the first {shown} of " in figure["caption"], figure
     assert names == {f"{what}-000{round}.png" for what in ("captions", "kinds") for round in (0, 1)}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedlab.pictures import ImageGrid, Plot, label_overlay, save_picture, save_sheet
+from fedlab.pictures import ImageGrid, Plot, label_overlay, save_picture, save_sheet, shown_of
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -104,6 +104,12 @@ def test_equal_pictures_are_equal_files_and_a_plot_is_saved_as_drawn(tmp_path: P
     figure = Figure(figsize=(2, 1))
     figure.add_subplot().plot([0, 1])
     assert pixels(save_picture(Plot(figure), tmp_path / "c.png")).shape == (120, 240, 3)
+
+
+def test_a_caption_says_where_a_picture_shows_only_some() -> None:
+    assert shown_of(512, 1600, "images") == " About the first 512 of 1,600 images."
+    assert shown_of(6, 40, "queries", "an even choice of") == " About an even choice of 6 of 40 queries."
+    assert shown_of(12, 12, "images") == ""
 
 
 @pytest.mark.parametrize("channels", [1, 3])

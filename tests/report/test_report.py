@@ -151,7 +151,7 @@ def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..
     assert "Server’s data: accuracies" in page.text("curves")
     shown = io.StringIO()
     Console(file=shown, width=200).print(result_table(History.from_jsonl(path / "events.jsonl")))
-    assert "server   collapse alarm 0.000, knn accuracy 38.1 %, probe accuracy 45.2 %" in shown.getvalue()
+    assert "server   knn accuracy 38.1 %, probe accuracy 45.2 %, collapse alarm 0.000" in shown.getvalue()
 
 
 def test_a_terminal_shows_the_metrics_it_has_room_for(make_run: Callable[..., Path]) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from fedlab.direction import best_of
 from fedlab.report.values import (
-    best_of,
     human_bytes,
     human_seconds,
     metric_names,

@@ -1,0 +1,45 @@
+"""Which values of a metric are better, and which metric to show first: one answer for all that show metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
+_HIGH = {
+    "accuracy", "auroc", "dice", "f1", "gain", "iou", "kappa", "map", "mcc", "miou", "precision", "psnr", "purity",
+    "recall", "retention", "sensitivity", "specificity", "ssim",
+}  # fmt: skip
+_RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
+_LOW = {"alarm", "ce", "error", "l1", "l2", "loss", "mae", "mse", "nll", "perplexity", "rmse"}
+# what is said about a metric rather than measured: of two numbers none is better
+_NEITHER = {"std", "minus"}
+
+
+def best_of(name: str) -> Any:
+    """`max` or `min`, whichever is better of a metric, None where the name does not tell."""
+    words = set(re.split(r"[_@\-]", name.lower()))
+    if words & _NEITHER:
+        return None
+    if words & _LOW:
+        return min
+    return max if words & _HIGH or any(_RANK.fullmatch(word) for word in words) else None
+
+
+def ranked(names: Iterable[str]) -> list[str]:
+    """Metrics in the order to show them: accuracy, others that are better when more, when less, the rest, losses."""
+
+    def rank(name: str) -> tuple[int, str]:
+        if name in _FIRST:
+            return _FIRST.index(name), name
+        if name.endswith("loss"):
+            return len(_FIRST) + 3, name
+        return len(_FIRST) + {max: 0, min: 1}.get(best_of(name), 2), name
+
+    return sorted(set(names), key=rank)
+
+
+def headline(names: Iterable[str]) -> str:
+    """The one metric to show, "" where there is none."""
+    return next(iter(ranked(names)), "")

@@ -1,0 +1,66 @@
+"""Metrics that the last evaluation lacks: a stage that ended measured other things than the one that followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from fedlab.direction import ranked
+from fedlab.report.blocks import Table
+from fedlab.report.record import Record
+from fedlab.report.values import is_number, metric_label, metric_value
+from fedlab.tracking import SCOPES, Event
+
+MEAN = "unweighted mean"
+_WORDS = {
+    "mean": MEAN,
+    "pooled": "pooled",
+    "unseen": "mean of unseen",
+    "server": "server’s data",
+    "strategy": "strategy’s own",
+}
+
+
+class Earlier(NamedTuple):
+    """The last value of a metric that later evaluations lack.
+
+    Args:
+        metric: its name.
+        scope: a part of the evaluation, in words.
+        value: of it.
+        round: after which it was measured.
+    """
+
+    metric: str
+    scope: str
+    value: float
+    round: int
+
+
+def earlier_values(evaluations: Iterable[Event]) -> list[Earlier]:
+    """Last values of all metrics that the last evaluation has not got, by scope.
+
+    Args:
+        evaluations: one a round, in order.
+    """
+    last: dict[str, dict[str, tuple[float, int]]] = {scope: {} for scope in SCOPES}
+    event: Event = {}
+    for event in evaluations:
+        for scope, values in last.items():
+            found: Mapping[str, object] = event.get(scope) or {}
+            values.update({m: (float(str(v)), int(event["round"])) for m, v in found.items() if is_number(v)})
+    now = event.get("round")
+    return [
+        Earlier(metric, _WORDS[scope], *values[metric])
+        for scope, values in last.items()
+        for metric in ranked(values)
+        if values[metric][1] != now
+    ]
+
+
+def earlier_table(record: Record) -> Table | None:
+    """What earlier evaluations measured and the last one did not."""
+    found = earlier_values(record.evaluations.values())
+    rows = [(metric_label(e.metric), e.scope, metric_value(e.metric, e.value), f"{e.round:,}") for e in found]
+    note = "The last value of every metric that the last evaluation did not measure."
+    return Table(("Earlier metric", "Of", "Value", "After round"), rows, note=note, text_columns=1) if rows else None
