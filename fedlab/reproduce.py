@@ -15,7 +15,7 @@ from fedlab.batch import Batch, Plan, Results, made_before, with_dotted, with_ow
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.configuration import look_for_modules, placed
 from fedlab.errors import InputError, did_you_mean
-from fedlab.experiment import method_folder
+from fedlab.experiment import Run, method_folder
 from fedlab.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
 from fedlab.report.grids import to_markdown
 from fedlab.report.record import Record
@@ -313,7 +313,7 @@ def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> 
 
 def _kept(spec: Acceptance, folder: Path, overrides: Sequence[str], batch: Batch) -> Results:
     """Finished runs of the experiment that were not asked for this time."""
-    kept = {}
+    kept: dict[str, Mapping[int, Run]] = {}
     for arm in spec.arms:
         specified = spec.seeds_of.get(arm, spec.seeds)
         others = [seed for seed in specified if (arm, seed) not in batch.plan.configs]
