@@ -263,7 +263,7 @@ def with_own_cache(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Sequence[int], folder: Path) -> Results:
-    """Finished runs that the folder holds of these points, of equal configurations; nothing is run.
+    """Finished runs that the folder holds of these points, of equal configurations and today's data; nothing is run.
 
     Args:
         points: as in `Plan.make`.
@@ -278,12 +278,12 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
         if not (folder / "runs" / folder_name(name)).is_dir():
             continue
         try:
-            configs = Plan.make({name: raw}, seeds, folder).configs
+            plan = Plan.make({name: raw}, seeds, folder)
         except ConfigErrors:
             continue
-        for (_, seed), config in configs.items():
-            if (run := finished(config)) is not None:
-                found[name][seed] = run
+        for key, config in plan.configs.items():
+            if (run := finished(config, plan.data.get(key))) is not None:
+                found[name][key[1]] = run
     return found
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer.testing
 import yaml
@@ -207,6 +208,20 @@ def test_an_outcome_keeps_the_arms_and_seeds_of_earlier_calls(tmp_path: Path, co
     assert "- slow: seed 0 of 20" in (tmp_path / "acceptance.md").read_text()
     changed = reproduce(spec(base={**BASE, "federation": {"rounds": 2}}), tmp_path, arms=["quick"], seeds=[0])
     assert changed.kept == {}, "runs of another configuration are of another experiment"
+
+
+def test_runs_on_data_that_has_changed_since_are_not_kept(tmp_path: Path) -> None:
+    def write(seed: int) -> None:
+        x = np.random.default_rng(seed).random((12, 8, 8)).astype(np.float32)
+        np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(12) % 2, x_test=x, y_test=np.arange(12) % 2)
+
+    source = {"name": "npz", "path": str(tmp_path / "mine.npz")}
+    base = {**BASE, "data": {"source": source, "partition": [{"name": "iid", "clients": 2}]}}
+    write(0)
+    reproduce(spec(base=base, seeds=[0]), tmp_path / "out", arms=["slow"])
+    assert reproduce(spec(base=base, seeds=[0]), tmp_path / "out", arms=["quick"]).kept == {"slow": [0]}
+    write(1)
+    assert reproduce(spec(base=base, seeds=[0]), tmp_path / "out", arms=["quick"]).kept == {}
 
 
 def test_all_runs_share_one_cache_in_the_folder(tmp_path: Path) -> None:
