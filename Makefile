@@ -15,9 +15,13 @@ INPUTS := pyproject.toml setup.py constraints.txt
 TESTS ?= not slow and not browser and not deployment
 # processes that share the tests; 0 runs them one by one in pytest's own
 WORKERS ?= 2
+# of `make mutation`: when to stop, and which sample of the changes to try; ARGS="pat triplet" picks files
+MINUTES ?= 20
+SEED ?= 0
 ARGS ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment lint format typecheck readme reproduce bench doctor wheel hooks clean distclean
+.PHONY: help demo test test-slow test-browser test-deployment mutation lint format typecheck readme reproduce bench doctor \
+	wheel hooks clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +41,10 @@ test-browser: $(VENV)/.installed-dev ## look at a report in headless Chromium
 
 test-deployment: $(VENV)/.installed-dev ## run on Flower's SuperLink and SuperNodes on this machine, minutes of polling
 	$(BIN)/python -m pytest -m deployment $(ARGS)
+
+mutation: $(VENV)/.installed-dev ## change formulas one at a time for MINUTES=20 and list the changes that no test notices
+	$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(PIP) install --quiet -c constraints.txt -e '.[mutation]'
+	nice $(BIN)/python tests/mutation --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(BIN)/ruff check .
