@@ -105,7 +105,8 @@ class Market:
 
     def missing(self) -> str | None:
         absent = [str(folder) for _, folder in self._folders() if not folder.is_dir()]
-        return f"no folder {absent[0]}; put the data there or change data.source" if absent else None
+        fix = "put the data there, or set data.source.sources and data.source.target"
+        return f"no folder {absent[0]}; {fix}" if absent else None
 
     def load(self, seed: int) -> Dataset:
         at = _Reading(PictureReader(_KEY), Gathered("pictures"))
