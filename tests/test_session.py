@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,12 @@ with open_session(config, folder, engine="inline", workers=1) as tracker:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    hears = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background ignores Ctrl-C, and so would its children
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, preexec_fn=hears
+    )
     assert ended.returncode == -signal.SIGINT, ended.stderr
     assert ended.stdout == ""
     assert ended.stderr.rfind("\x1b[?25h") > ended.stderr.rfind("\x1b[?25l") >= 0

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def test_an_input_error_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_a_run_with_130_and_leaves_its_report(tiny: Path, tmp_path: Path) -> None:
     command = [*FEDLAB, "run", str(tiny), "--rounds", "1000000", "--name", "long"]
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    hears = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a job in the background ignores Ctrl-C, and so would its children
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
     events = tmp_path / "runs" / "long" / "events.jsonl"
     try:
         while not (events.is_file() and '"event": "round"' in events.read_text()):
