@@ -45,6 +45,11 @@ class LeftOut:
         return replace(self, count=self.count + other.count, total=total, examples=examples)
 
     @property
+    def kind(self) -> tuple[str, str, bool]:
+        """What is added up: things that were left out for one reason, asked for or not."""
+        return self.what, self.why, self.wanted
+
+    @property
     def notice(self) -> str:
         """The record as a line: a note where it was asked for, or else a warning."""
         return f"{'note' if self.wanted else 'warning'}: {self}"

@@ -63,8 +63,8 @@ class Standing:
         self.metric, self.value, self.measured = "", 0.0, Basis(0, None)
         self.best: tuple[float, int] | None = None
         self.alarms: set[str] = set()
-        self._left: dict[tuple[str, str], LeftOut] = {}
-        self._told: dict[tuple[str, str], float] = {}
+        self._left: dict[tuple[str, str, bool], LeftOut] = {}
+        self._told: dict[tuple[str, str, bool], float] = {}
         self.ends: float | None = None
         self.outcome = ""
 
@@ -122,11 +122,11 @@ class Standing:
                 return [f"{event.get('level', 'warning')}: {event['message']}"]
             case "left_out":
                 left = LeftOut.of(event)
-                kind = left.what, left.why
-                if kind not in self._left:
-                    self._left[kind], self._told[kind] = left, left.count
+                if left.kind not in self._left:
+                    self._left[left.kind], self._told[left.kind] = left, left.count
                     return [left.notice]
-                self._left[kind] = self._left[kind] + left if event.get("round") is not None else left
+                before = self._left[left.kind]
+                self._left[left.kind] = before + left if event.get("round") is not None else left
             case "run_end":
                 summed = [left for kind, left in self._left.items() if left.count != self._told[kind]]
                 return [left.notice.replace(": ", ": in all rounds, ", 1) for left in summed]

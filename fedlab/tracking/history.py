@@ -81,11 +81,11 @@ class History:
     @property
     def left_out(self) -> list[LeftOut]:
         """What was there and not used: each kind once, those of single rounds added up."""
-        found: dict[tuple[str, str], LeftOut] = {}
+        found: dict[tuple[str, str, bool], LeftOut] = {}
         for event in self.of("left_out"):
             left = LeftOut.of(event)
-            before = found.get((left.what, left.why))
-            found[left.what, left.why] = before + left if before and event.get("round") is not None else left
+            before = found.get(left.kind)
+            found[left.kind] = before + left if before and event.get("round") is not None else left
         return list(found.values())
 
     def series(self, metric: str, scope: str = "mean") -> list[tuple[int, float]]:

@@ -99,6 +99,33 @@ def test_what_was_asked_for_is_a_note_and_the_rest_a_warning(event: MakeEvent) -
     assert lines == [f"{word}: 3 of 9 test samples left out: so it is." for word in ("note", "warning")]
 
 
+def test_what_is_left_out_round_by_round_is_told_once_and_added_up_at_the_end(event: MakeEvent) -> None:
+    left = LeftOut("local trainings", 2, "the client failed", 4)
+    told = [event("left_out", round, round=round, **left.fields()) for round in (1, 2, 3)]
+    once = event("left_out", 0, **LeftOut("files", 1, "it is broken").fields())
+    end = event("run_end", 9, status="completed", seconds=9.0, error="")
+    assert plain_lines([once, *told, end]) == [
+        "warning: 1 files left out: it is broken.",
+        "warning: 2 of 4 local trainings left out: the client failed.",
+        "warning: in all rounds, 6 of 12 local trainings left out: the client failed.",
+        "completed after 9.0 s",
+    ]
+
+
+def test_alarms_are_told_as_such_and_counted_at_the_end(event: MakeEvent) -> None:
+    alarm = event("warning", 1, message="collapse", level="alarm", round=1)
+    lines = plain_lines([alarm, event("run_end", 9, status="completed", seconds=9.0, error="")])
+    assert lines == ["alarm: collapse", "completed after 9.0 s, with 1 alarm"]
+
+
+def test_the_best_is_the_least_where_less_is_better_and_nothing_where_nobody_knows(stream: Stream) -> None:
+    first = {**stream[-2], "round": 2, "mean": {"masked_l1": 0.3}}
+    assert "best 0.300 in round 2" in plain_lines([first, {**first, "round": 3, "mean": {"masked_l1": 0.5}}])[-1]
+    assert "best" not in plain_lines([first, {**first, "round": 3, "mean": {"masked_l1": 0.2}}])[-1]
+    unknown = {**first, "mean": {"temperature": 0.3}}
+    assert "best" not in plain_lines([unknown, {**unknown, "round": 3, "mean": {"temperature": 0.2}}])[-1]
+
+
 def test_messages_are_shown_as_they_are(event: MakeEvent) -> None:
     failure = event("run_end", 65, status="failed", seconds=65.2, error="ValueError: [/bold] in\nfile [red]x")
     lines = plain_lines([event("warning", 1, message="client [bold]7[/] failed :smile:"), failure])
