@@ -227,3 +227,98 @@ def test_server_optimisers_under_a_constant_update(settings: dict[str, Any], mov
         assert float((new["w"] - x)[0]) == pytest.approx(move, rel=1e-5)
         assert new["running_mean"].tolist() == [7.0], "buffers are averaged, not optimised"
         x = np.asarray(new["w"])
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("fednova", {"mu": 0, "server_momentum": 0}),
+        ("scaffold", {"server_lr": 1}),
+        ("feddyn", {"alpha": 0.01}),
+        ("fedprox", {"mu": 0.01}),
+        ("fedavgm", {"server_lr": 1, "momentum": 0.9, "damped": False}),
+        ("fedadam", {"server_lr": 0.1, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3, "initial_v": 0}),
+        ("fedyogi", {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3, "initial_v": 0}),
+        ("fedadagrad", {"server_lr": 0.1, "beta1": 0, "beta2": 0.99, "tau": 1e-3, "initial_v": 0}),
+    ],
+)
+def test_who_says_nothing_gets_flowers_and_the_papers_settings(name: str, defaults: dict[str, float]) -> None:
+    strategy = make_strategy(Component(name=name))
+    assert isinstance(strategy, AveragingStrategy)
+    assert strategy.settings.model_dump() == defaults
+
+
+def test_adaptive_servers_remember_both_moments_from_round_to_round() -> None:
+    """Δ = 1, then 3, written out: m and v of round 1 enter round 2."""
+    m, after = 0.1 * 0.9 + 0.1 * 3.0, {"fedadagrad": 0.25 + 1 + 9, "fedadam": 0.0, "fedyogi": 0.0}
+    after["fedadam"] = 0.99 * (0.99 * 0.25 + 0.01) + 0.01 * 9
+    first = 0.25 + 0.01 * 1  # Yogi: Δ² = 1 is above v = 0.25
+    after["fedyogi"] = first + 0.01 * 9
+    for name, v in after.items():
+        strategy = make_strategy(Component(name=name, server_lr=0.5, beta1=0.9, initial_v=0.25, tau=0.01))
+        assert isinstance(strategy, AveragingStrategy)
+        strategy.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
+        x = np.zeros(1, np.float32)
+        strategy.server_step({"w": x}, {"w": x + 1}, [])
+        new = strategy.server_step({"w": x}, {"w": x + 3}, [])
+        assert float(new["w"][0]) == pytest.approx(0.5 * m / (v**0.5 + 0.01), rel=1e-5), name
+    # Yogi lets v fall where Δ² is below it, by as little as it lets it rise
+    yogi = make_strategy(Component(name="fedyogi", server_lr=1.0, beta1=0.0, initial_v=4.0, tau=0.5))
+    assert isinstance(yogi, AveragingStrategy)
+    yogi.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
+    new = yogi.server_step({"w": np.zeros(1, np.float32)}, {"w": np.ones(1, np.float32)}, [])
+    assert float(new["w"][0]) == pytest.approx(1 / ((4 - 0.01) ** 0.5 + 0.5), rel=1e-6)
+
+
+def test_feddyn_and_scaffold_under_partial_participation_and_their_rates() -> None:
+    """Two of eight clients; FedDyn: h = −α·2/8·Δ and x = mean − h/α; SCAFFOLD: x + η_g·Δ."""
+    x, mean = np.full(1, 2.0, np.float32), np.full(1, 6.0, np.float32)
+    found = {}
+    for name, settings in (("feddyn", {"alpha": 0.5}), ("scaffold", {"server_lr": 0.25})):
+        strategy = make_strategy(Component(name=name, **settings))
+        assert isinstance(strategy, AveragingStrategy)
+        strategy.cohort = Cohort((1, 2), (1, 1), {"w": "examples"}, frozenset({"w"}), population=8)
+        strategy.begin({"w": x})
+        found[name] = strategy.server_step({"w": x}, {"w": mean}, [None, None])  # type: ignore[list-item]  # counted only
+        if name == "feddyn":
+            assert strategy.memory["w"].tolist() == [-0.5 * 0.25 * 4.0]
+            assert set(strategy.weights().values()) == {"uniform"}
+    assert found["feddyn"]["w"].tolist() == [6.0 + 0.25 * 4.0]
+    assert found["scaffold"]["w"].tolist() == [2.0 + 0.25 * 4.0]
+
+
+def test_an_algorithm_that_this_client_does_not_know_is_refused() -> None:
+    start = Start({}, {}, ClientState(), {"algorithm": "fednovae"})
+    with pytest.raises(
+        FedLabError, match=r"asks for the algorithm 'fednovae'; this client knows \['feddyn', 'fednova'"
+    ):
+        requested(start)
+    assert requested(Start({}, {}, ClientState(), {})) is None
+    assert requested(Start({}, {}, ClientState(), {"proximal-mu": 0.0})) is None
+
+
+@pytest.mark.parametrize("name", ["fednova", "scaffold", "feddyn"])
+def test_a_parameter_without_a_step_stays_and_says_nothing(name: str) -> None:
+    w, state = nn.Parameter(torch.tensor(2.0)), ClientState({"control/w": torch.tensor(0.25)})
+    control = {"control/w": np.array(0.75, np.float32)}
+    correction = requested(Start({"w": w}, control, state, {"algorithm": name, "alpha": 0.5}))
+    assert correction is not None
+    sent, metrics = correction.finish()
+    assert all(float(value) == 0 for value in [*sent.values(), *metrics.values()])
+    assert float(state["control/w"]) == 0.25
+    assert float(state["dynamic/w"] if name == "feddyn" else 0) == 0
+
+
+def test_feddyn_remembers_the_way_gone_times_alpha() -> None:
+    """h ← h − α·(y − x), and the gradient becomes g − h + α·(w − x)."""
+    w, state = nn.Parameter(torch.tensor(2.0)), ClientState({"dynamic/w": torch.tensor(1.5)})
+    correction = requested(Start({"w": w}, {}, state, {"algorithm": "feddyn", "alpha": 0.5}))
+    assert correction is not None
+    optimiser = torch.optim.SGD([w], lr=0.1)
+    for expected in (4.0 - 1.5, 4.0 - 1.5 - 0.5 * 0.25):
+        w.grad = torch.tensor(4.0)
+        correction.apply(optimiser)
+        assert float(w.grad) == pytest.approx(expected)
+        optimiser.step()
+    correction.finish()
+    assert float(state["dynamic/w"]) == pytest.approx(1.5 + 0.5 * 0.1 * (2.5 + 2.375))
