@@ -22,7 +22,7 @@ from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
-from fedlab.runfolder import write_atomic
+from fedlab.runfolder import why_unwritable, write_atomic
 from fedlab.yamltree import dump_yaml, load_yaml
 
 LIST = "configuration"  # the axis that a file's `list` makes
@@ -300,11 +300,10 @@ def sweep(
     if len(points) < len(spec.points):
         raise ConfigError("list", [*points], "points of different names", "rename some of the grid's or list's values")
     seeds = spec.seeds or (parse(Config, next(iter(points.values()))()).seed,)
+    if problem := why_unwritable(folder):
+        raise ConfigError("--folder", str(folder), "a folder that can be written to", problem)
     done = Sweep(spec, seeds, tuple(metrics), folder, Batch(Plan.make(points, seeds, folder)))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("--folder", str(folder), "a folder that can be written to", str(error)) from error
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         done.batch.run(
             keep_going=keep_going,
