@@ -159,11 +159,13 @@ class Comparison:
 
     def _numbers(self) -> list[list[object]]:
         told = quantities(self.metrics)
-        rows: list[list[object]] = [["group", "seed", "status", "rounds", *(q.key for q in told), "weights", "run"]]
+        keys = [quantity.key for quantity in told]
+        rows: list[list[object]] = [["group", "seed", "status", "rounds", *keys, "measured_on", "weights", "run"]]
         for group in self.groups:
             for seed, record in group.records.items():
                 figures = [quantity.of(record) for quantity in told]
-                ends = [self.weights.get((group.name, seed)), str(record.folder.path)]
+                counted = shown_on([record], self.metrics)
+                ends = [counted, self.weights.get((group.name, seed)), str(record.folder.path)]
                 rows.append([group.name, seed, record.status, len(record.rounds), *figures, *ends])
         return rows
 

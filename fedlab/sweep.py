@@ -172,30 +172,46 @@ class Sweep:
         """The table in plain numbers: metrics as they are, bytes and seconds."""
         told = quantities(self.metrics)
         rows: list[list[object]] = [
-            [*self.spec.axes, "n", *(f"{quantity.key}_{part}" for quantity in told for part in ("mean", "std"))]
+            [
+                *self.spec.axes,
+                "n",
+                *(f"{quantity.key}_{part}" for quantity in told for part in ("mean", "std")),
+                "measured_on",
+            ]
         ]
         for point in self.spec.points:
             records = self.records(point).values()
             spreads = [Spread.of(map(quantity.of, records)) for quantity in told]
             figures = [figure for spread in spreads for figure in (spread.mean, spread.std)]
-            rows.append([*(choice.label for choice in point.choices), len(records), *figures])
+            labels = [choice.label for choice in point.choices]
+            rows.append([*labels, len(records), *figures, shown_on(records, self.metrics)])
         return rows
 
     def runs(self) -> list[list[object]]:
         """Header and one row per run that was finished or failed."""
         told = quantities(self.metrics)
         rows: list[list[object]] = [
-            [*self.spec.axes, "seed", "status", "rounds", *(q.key for q in told), "bytes_down", "bytes_up", "run"]
+            [
+                *self.spec.axes,
+                "seed",
+                "status",
+                "rounds",
+                *(q.key for q in told),
+                "bytes_down",
+                "bytes_up",
+                "measured_on",
+                "run",
+            ]
         ]
         for point in self.spec.points:
             labels = [choice.label for choice in point.choices]
             for seed, record in self.records(point).items():
                 figures = [quantity.of(record) for quantity in told]
-                facts = (*record.bytes_total(), str(record.folder.path))
+                facts = (*record.bytes_total(), shown_on([record], self.metrics), str(record.folder.path))
                 rows.append([*labels, seed, record.status, len(record.rounds), *figures, *facts])
             for seed in self.seeds:
                 if (point.name, seed) in self.batch.failures:
-                    rows.append([*labels, seed, "failed", *[None] * (len(told) + 4)])
+                    rows.append([*labels, seed, "failed", *[None] * (len(told) + 5)])
         return rows
 
     def to_markdown(self) -> str:

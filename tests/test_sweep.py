@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -225,6 +226,7 @@ def test_all_points_run_once_and_the_tables_hold_what_the_runs_came_to(tmp_path:
     assert float(table["0.1"]["bytes_mean"]) == sum(done.batch.results["training.lr=0.1"][0].history.bytes_total())
 
     single = rows(tmp_path / "runs.csv")
+    assert all(re.search(r"\d+ test samples", row["measured_on"]) for row in [*table.values(), *single])
     assert [(row["training.lr"], row["seed"]) for row in single] == [
         ("0.001", "0"),
         ("0.001", "1"),
