@@ -16,11 +16,13 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
-from fedlab.clients.together import CohortRuntime
-from fedlab.engine.encoding import attach
+from fedlab.clients.vectorized.runtime import CohortRuntime
+from fedlab.config.modules import SearchPath
 from fedlab.engine.execution import ForesightedApp
 from fedlab.engine.machine import settle_process
-from fedlab.engine.messages import (
+from fedlab.protocol.encoding import attach
+from fedlab.protocol.instructions import Order
+from fedlab.protocol.messages import (
     ARRAYS,
     CONFIG,
     EFFORT,
@@ -39,8 +41,6 @@ from fedlab.engine.messages import (
     to_numpy,
     to_record,
 )
-from fedlab.modules import SearchPath
-from fedlab.order import Order
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.compression import Chain, Side
-from fedlab.engine.encoding import Encoded, as_vector, size_of
-from fedlab.engine.messages import ALGORITHM
 from fedlab.errors import FedLabError
-from fedlab.exchange import Exchange
+from fedlab.method.exchange import Exchange
+from fedlab.protocol.compression import Chain, Side
+from fedlab.protocol.encoding import Encoded, as_vector, size_of
+from fedlab.protocol.messages import ALGORITHM
 from fedlab.seeding import numpy_generator
 
 RESIDUAL = "compression/"

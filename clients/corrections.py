@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.context import ClientState
-from fedlab.engine.messages import ALGORITHM, CONTROL, STEP_WEIGHT
 from fedlab.errors import FedLabError
+from fedlab.method import ClientState
+from fedlab.protocol.messages import ALGORITHM, CONTROL, STEP_WEIGHT
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedlab.assembly import make_method
 from fedlab.clients.runtime import ClientSetup
+from fedlab.config.modules import search
 from fedlab.data.federated import FederatedData
 from fedlab.data.sources import load_source
 from fedlab.errors import ConfigError
-from fedlab.job import make_method
-from fedlab.modules import search
-from fedlab.paths import flower_home
-from fedlab.runconfig import unpack
+from fedlab.protocol.runconfig import unpack
+from fedlab.storage.paths import flower_home
 
 PARTITION_ID = "partition-id"
 
@@ -21,7 +21,7 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     """The setup of the client on this node. All that the node keeps lies below its own ``state-dir``.
 
     Args:
-        run_config: see `fedlab.runconfig`.
+        run_config: see `fedlab.protocol.runconfig`.
         node_config: ``partition-id``, and optionally ``state-dir``, by default in Flower's folder.
         run_id: Flower's id of the run, which keeps runs apart.
 

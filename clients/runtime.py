@@ -15,31 +15,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.clients.clipping import clipped
+from fedlab.assembly import adapt, build_networks, choose_device, make_task, stage_training
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
-from fedlab.clients.private import PrivateTrainer
-from fedlab.clients.received import ReceivedTensors
-from fedlab.clients.resident import ResidentData
+from fedlab.clients.device_data import ResidentData
+from fedlab.clients.privacy.clipping import clipped
+from fedlab.clients.privacy.dp_sgd import PrivateTrainer
+from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
-from fedlab.compression import make_chain
 from fedlab.config import Config
-from fedlab.context import ClientState, EvaluationContext
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
-from fedlab.effort import Effort
-from fedlab.engine.encoding import Encoded
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
-from fedlab.exchange import NETWORK, Exchange, Exchanges
-from fedlab.job import adapt, build_networks, choose_device, make_task, stage_training
-from fedlab.method import Method
-from fedlab.order import Order
+from fedlab.method import ClientState, EvaluationContext, Method
+from fedlab.method.exchange import NETWORK, Exchange, Exchanges
 from fedlab.privacy import DPSGD, make_privacy
 from fedlab.privacy.poisson import Calibration
-from fedlab.reuse import ResultCache
+from fedlab.protocol.compression import make_chain
+from fedlab.protocol.effort import Effort
+from fedlab.protocol.encoding import Encoded
+from fedlab.protocol.instructions import Order
 from fedlab.seeding import global_generators
+from fedlab.storage.cache import ResultCache
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from fedlab.context import ClientState
 from fedlab.errors import CheckpointError
-from fedlab.runfolder import write_atomic
+from fedlab.method import ClientState
+from fedlab.storage.runfolder import write_atomic
 
 
 class StateStore:

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from fedlab.clients.corrections import Correction
 from fedlab.config import TrainingConfig
-from fedlab.context import ClientState, FitContext, Optimiser
 from fedlab.distill.schedules import cosine
-from fedlab.effort import NO_SAMPLES, NOT_FULL, TOO_FEW, Effort
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, Method, Step
+from fedlab.method import Batch, ClientState, FitContext, Method, Optimiser, Step
+from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, TOO_FEW, Effort
 
 
 def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:

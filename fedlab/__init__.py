@@ -12,15 +12,15 @@ refuse_foreign_install()
 
 if TYPE_CHECKING:
     from fedlab.config import Config as Config
-    from fedlab.configuration import load_config as load_config
     from fedlab.data.samples import Dataset as Dataset
     from fedlab.data.samples import Samples as Samples
     from fedlab.data.sources.arrays import from_arrays as from_arrays
     from fedlab.errors import FedLabError as FedLabError
-    from fedlab.experiment import Run as Run
-    from fedlab.experiment import load as load
-    from fedlab.experiment import resume as resume
-    from fedlab.experiment import run as run
+    from fedlab.experiment.configuration import load_config as load_config
+    from fedlab.experiment.start import Run as Run
+    from fedlab.experiment.start import load as load
+    from fedlab.experiment.start import resume as resume
+    from fedlab.experiment.start import run as run
     from fedlab.method import Method as Method
 
 # imported on first use: `import fedlab` in a worker or a shell completion must not pay for flwr and the data stack
@@ -29,13 +29,13 @@ _PUBLIC = {
     "Dataset": "fedlab.data.samples",
     "FedLabError": "fedlab.errors",
     "Method": "fedlab.method",
-    "Run": "fedlab.experiment",
+    "Run": "fedlab.experiment.start",
     "Samples": "fedlab.data.samples",
     "from_arrays": "fedlab.data.sources.arrays",
-    "load": "fedlab.experiment",
-    "load_config": "fedlab.configuration",
-    "resume": "fedlab.experiment",
-    "run": "fedlab.experiment",
+    "load": "fedlab.experiment.start",
+    "load_config": "fedlab.experiment.configuration",
+    "resume": "fedlab.experiment.start",
+    "run": "fedlab.experiment.start",
 }
 __all__ = sorted(_PUBLIC)
 

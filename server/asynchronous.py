@@ -20,15 +20,15 @@ from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedlab.assembly import stage_training
 from fedlab.config import Config
-from fedlab.engine.messages import CONFIG, REDUCE, config_record, exact_sum, required, to_record
-from fedlab.engine.reduction import Reduction
 from fedlab.errors import ConfigError, FedLabError
-from fedlab.job import stage_training
 from fedlab.method import Method, Plan
-from fedlab.server.courier import Delivery
+from fedlab.protocol.messages import CONFIG, REDUCE, config_record, exact_sum, required, to_record
+from fedlab.protocol.sums import Reduction
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.participation import Selection, dropped_out
+from fedlab.server.messaging.delivery import Delivery
+from fedlab.server.participation.selection import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint
 from fedlab.server.strategies.average import AveragingStrategy, FedAvg, FedProx

@@ -12,15 +12,15 @@ import numpy as np
 from flwr.app import Message
 
 from fedlab.config import Config
-from fedlab.engine.messages import NUM_EXAMPLES, array_record, required, to_numpy
 from fedlab.errors import ConfigError
-from fedlab.left_out import LeftOut
 from fedlab.method import Method, Task
+from fedlab.protocol.messages import NUM_EXAMPLES, array_record, required, to_numpy
 from fedlab.seeding import numpy_generator
-from fedlab.server.profiles import Profile
-from fedlab.server.replies import metrics_of
+from fedlab.server.messaging.profiles import Profile
+from fedlab.server.messaging.replies import metrics_of
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.basis import TEST_SAMPLES
+from fedlab.tracking.left_out import LeftOut
 
 
 @dataclass(frozen=True)

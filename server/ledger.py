@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedlab.engine.encoding import sent_bytes
-from fedlab.engine.messages import ALGORITHM
-from fedlab.exchange import NETWORK, Exchange
-from fedlab.server.courier import Delivery
-from fedlab.server.directory import Directory
-from fedlab.server.replies import withheld_groups
-from fedlab.server.shared import SharedTensors
+from fedlab.method.exchange import NETWORK, Exchange
+from fedlab.protocol.encoding import sent_bytes
+from fedlab.protocol.messages import ALGORITHM
+from fedlab.server.messaging.delivery import Delivery
+from fedlab.server.messaging.directory import Directory
+from fedlab.server.messaging.replies import withheld_groups
+from fedlab.server.messaging.shared import SharedTensors
 
 Key = tuple[int, str]
 

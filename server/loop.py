@@ -14,33 +14,39 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedlab.assembly import build_networks, choose_device, make_task, stage_training
 from fedlab.config import TrainingConfig
-from fedlab.context import FigureContext, ServerContext
-from fedlab.engine.encoding import expand
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import ARRAYS, array_record, to_numpy, to_record
 from fedlab.errors import FedLabError
-from fedlab.exchange import NETWORK, Exchanges
-from fedlab.job import build_networks, choose_device, make_task, stage_training
-from fedlab.method import Plan
-from fedlab.order import Order
+from fedlab.method import FigureContext, Plan, ServerContext
+from fedlab.method.exchange import NETWORK, Exchanges
+from fedlab.protocol.encoding import expand
+from fedlab.protocol.instructions import Order
+from fedlab.protocol.messages import ARRAYS, array_record, to_numpy, to_record
 from fedlab.seeding import derive_seed, global_generators
-from fedlab.server.courier import Courier, Delivery
-from fedlab.server.devices import Work, planned, upload_bytes
-from fedlab.server.directory import ClientNames, Directory
 from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, on_server
 from fedlab.server.ledger import Ledger, account, payload_bytes
-from fedlab.server.participants import TrainingGrid, flower_sampling, training_clients
-from fedlab.server.participation import Participation, Selection
+from fedlab.server.messaging.delivery import Courier, Delivery
+from fedlab.server.messaging.directory import ClientNames, Directory
+from fedlab.server.messaging.profiles import MEASURED, batches
+from fedlab.server.messaging.replies import (
+    as_flower_expects,
+    metrics_of,
+    results_of,
+    scalars,
+    weighted_means,
+    with_tests,
+)
+from fedlab.server.messaging.returned import take_over
+from fedlab.server.messaging.shared import SharedTensors
+from fedlab.server.participation.devices import Work, planned, upload_bytes
+from fedlab.server.participation.selection import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
-from fedlab.server.profiles import MEASURED, batches
 from fedlab.server.records import Records
-from fedlab.server.replies import as_flower_expects, metrics_of, results_of, scalars, weighted_means, with_tests
-from fedlab.server.returned import take_over
 from fedlab.server.setup import ServerSetup
-from fedlab.server.shared import SharedTensors
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
+from fedlab.server.strategies.flower import TrainingGrid, flower_sampling, training_clients
 from fedlab.server.tally import Tally
 
 State = Mapping[str, Tensor]

@@ -10,11 +10,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from fedlab.checkpoint import save_checkpoint
-from fedlab.context import FigureContext
-from fedlab.pictures import ImageGrid, save_picture, save_sheet
-from fedlab.runfolder import write_atomic
+from fedlab.method import FigureContext, ImageGrid, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
+from fedlab.storage.checkpoint import save_checkpoint
+from fedlab.storage.runfolder import write_atomic
 
 log = logging.getLogger(__name__)
 

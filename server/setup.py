@@ -11,9 +11,9 @@ from torch import Tensor
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.method import Method
-from fedlab.reuse import ResultCache
-from fedlab.runfolder import RunFolder
-from fedlab.server.profiles import Profile
+from fedlab.server.messaging.profiles import Profile
+from fedlab.storage.cache import ResultCache
+from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import Tracker
 
 

@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import STATE, to_numpy, to_record
-from fedlab.exchange import NETWORK
-from fedlab.server.shared import members, ranges
+from fedlab.method.exchange import NETWORK
+from fedlab.protocol.messages import STATE, to_numpy, to_record
+from fedlab.server.messaging.shared import members, ranges
 from fedlab.server.strategies.average import AveragingStrategy
 
 if TYPE_CHECKING:

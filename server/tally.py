@@ -13,17 +13,17 @@ from typing import Any
 
 from flwr.app import Message
 
+from fedlab.assembly import stage_training
 from fedlab.config import Config, TrainingConfig
-from fedlab.context import ServerContext
-from fedlab.effort import NO_SAMPLES, NOT_FULL, Effort
-from fedlab.engine.messages import EFFORT, config_record
-from fedlab.job import stage_training
-from fedlab.left_out import LeftOut
-from fedlab.server.directory import Directory
+from fedlab.method import ServerContext
+from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, Effort
+from fedlab.protocol.messages import EFFORT, config_record
 from fedlab.server.evaluation import Evaluation, nothing_measured
+from fedlab.server.messaging.directory import Directory
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.watch import Watch
+from fedlab.tracking.left_out import LeftOut
 
 TRAININGS, STEPS = "local trainings", "training steps"
 _NAMED = 10  # clients in one event

@@ -2,7 +2,7 @@
 
 Only what every classifier has is judged: ``accuracy`` and ``loss`` (mean cross-entropy in nats) of all test samples
 together, of which chance is 1/K and ln K for K classes. A method that knows of other ways to fail raises its own alarm
-with `fedlab.context.ServerContext.alarm`.
+with `fedlab.method.ServerContext.alarm`.
 """
 
 from __future__ import annotations

@@ -17,9 +17,8 @@ import fedlab
 from benchmarks.pace import Pace
 from benchmarks.work import CLASSES, Work
 from fedlab.config import Section
-from fedlab.context import EvaluationContext, FitContext
 from fedlab.data.samples import Dataset, Samples
-from fedlab.method import Batch, Method, Step, Task
+from fedlab.method import Batch, EvaluationContext, FitContext, Method, Step, Task
 from fedlab.server.strategies.average import FedAvg
 
 _RANGE = 6.0  # N(0, 1) as images in [0, 1], which `data.mean` and `data.std` make N(0, 1) again

@@ -102,14 +102,14 @@ def rows(kind: Kind) -> Iterator[Row]:
 
 
 _REGISTRIES = {
-    Kind.METHODS: "fedlab.job:METHODS",
+    Kind.METHODS: "fedlab.assembly:METHODS",
     Kind.SOURCES: "fedlab.data.sources:SOURCES",
     Kind.MODELS: "fedlab.models:MODELS",
     Kind.STRATEGIES: "fedlab.server.strategies:STRATEGIES",
-    Kind.PARTITIONS: "fedlab.data.partition:PARTITIONERS",
-    Kind.DRIFTS: "fedlab.data.drift:DRIFTS",
-    Kind.SAMPLERS: "fedlab.server.sampling:SAMPLERS",
-    Kind.COMPRESSIONS: "fedlab.compression:COMPRESSORS",
+    Kind.PARTITIONS: "fedlab.data.partition.partition:PARTITIONERS",
+    Kind.DRIFTS: "fedlab.data.partition.drift:DRIFTS",
+    Kind.SAMPLERS: "fedlab.server.participation.sampling:SAMPLERS",
+    Kind.COMPRESSIONS: "fedlab.protocol.compression:COMPRESSORS",
     Kind.PRIVACY: "fedlab.privacy:PRIVACY",
 }
 

@@ -24,9 +24,9 @@ def compare(
     """
     from rich.console import Console
 
-    from fedlab.compare import compare as compare_runs
     from fedlab.errors import ConfigError
     from fedlab.report.grids import to_table
+    from fedlab.studies.compare import compare as compare_runs
 
     found = compare_runs(runs, tuple(dict.fromkeys(metric or ())))
     console = Console()

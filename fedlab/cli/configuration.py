@@ -31,9 +31,9 @@ def check(
     and one client is tried with one batch in every stage of the method: what this accepts, `fedlab run` starts.
     Nothing is written.
     """
-    from fedlab.check import left_out
-    from fedlab.experiment import configure, ready
-    from fedlab.runfolder import RunFolder
+    from fedlab.experiment.checks import left_out
+    from fedlab.experiment.start import configure, ready
+    from fedlab.storage.runfolder import RunFolder
 
     config = configure(source, sets or ())
     if not data:
@@ -50,10 +50,10 @@ def check(
 
 
 def _check_without_data(config: Config) -> None:
-    from fedlab.check import check_config
     from fedlab.data.sources import build_source
-    from fedlab.runfolder import RunFolder
-    from fedlab.weights import check_weights
+    from fedlab.experiment.checks import check_config
+    from fedlab.storage.runfolder import RunFolder
+    from fedlab.storage.weights import check_weights
 
     warnings = check_config(config)
     check_weights(config.init)
@@ -75,7 +75,7 @@ def show(
     ] = False,
 ) -> None:
     """Print a configuration with every default spelled out, as YAML."""
-    from fedlab.experiment import configure
+    from fedlab.experiment.start import configure
 
     config = configure(source, sets or ())
     if not describe:

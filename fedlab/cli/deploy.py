@@ -22,8 +22,8 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end of the run.")] = False,
 ) -> None:
     """Run a federation on real machines: submit it to a running SuperLink and wait for its end."""
-    from fedlab import deploy
-    from fedlab.experiment import configure
+    from fedlab.deployment import submit as deploy
+    from fedlab.experiment.start import configure
 
     run = deploy.submit(configure(source, sets or (), here=False), superlink, clients=clients)
     follow = f"flwr log {run} {superlink}"

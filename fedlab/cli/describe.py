@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from rich.text import Text
 
-from fedlab.components import REGISTRIES
 from fedlab.config import Component, Config, parse
 from fedlab.errors import ConfigError, ConfigErrors, InputError
+from fedlab.experiment.components import REGISTRIES
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _UNSET = object()

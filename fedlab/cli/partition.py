@@ -40,13 +40,13 @@ def partition(
     """Draw and tabulate how the clients share the data, and how it drifts, without training."""
     from rich.console import Console
 
-    from fedlab.check import left_out
-    from fedlab.data.charts import partition_table, plot_drift, plot_partition
-    from fedlab.data.drift import make_drifts
     from fedlab.data.federated import FederatedData
-    from fedlab.data.partition import check_steps
+    from fedlab.data.partition.drift import make_drifts
+    from fedlab.data.partition.partition import check_steps
     from fedlab.data.sources import load_source
-    from fedlab.experiment import configure
+    from fedlab.experiment.checks import left_out
+    from fedlab.experiment.start import configure
+    from fedlab.report.partition import partition_table, plot_drift, plot_partition
 
     path = _chart_path(out)
     config = configure(source, sets or ())
@@ -91,7 +91,7 @@ def _tell_drift(moments: list[dict[str, Any]]) -> None:
 def _draw(figure: Figure, path: Path) -> None:
     import io
 
-    from fedlab.runfolder import write_atomic
+    from fedlab.storage.runfolder import write_atomic
 
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower(), dpi=150)

@@ -47,8 +47,8 @@ def reproduce(
     from rich.console import Console
 
     from fedlab.report.grids import to_table
-    from fedlab.reproduce import load_acceptance
-    from fedlab.reproduce import reproduce as run_acceptance
+    from fedlab.studies.acceptance import load_acceptance
+    from fedlab.studies.acceptance import reproduce as run_acceptance
 
     outcome = run_acceptance(
         load_acceptance(source),

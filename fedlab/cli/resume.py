@@ -28,7 +28,7 @@ def resume(
     """
     from rich.console import Console
 
-    from fedlab.experiment import resume as resume_experiment
+    from fedlab.experiment.start import resume as resume_experiment
     from fedlab.report.tables import result_table
 
     short = shorthands(quiet, plain, engine__name=engine, engine__workers=workers)

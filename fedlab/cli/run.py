@@ -30,7 +30,7 @@ def run(
     """Run a federation: a method with its own configuration, or any configuration file."""
     from rich.console import Console
 
-    from fedlab.experiment import run as run_experiment
+    from fedlab.experiment.start import run as run_experiment
     from fedlab.report.tables import result_table
 
     short = shorthands(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedlab.experiment import Run
+    from fedlab.experiment.start import Run
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
@@ -17,7 +17,7 @@ def show(path: RunPath) -> None:
     """Print what a run was, its results, and where its files are."""
     from rich.console import Console
 
-    from fedlab.experiment import load
+    from fedlab.experiment.start import load
     from fedlab.report.tables import result_table
 
     run = load(path)
@@ -45,7 +45,7 @@ def report(
 ) -> None:
     """Write a run's report again and print where it is."""
     from fedlab.report import write_report
-    from fedlab.runfolder import RunFolder
+    from fedlab.storage.runfolder import RunFolder
 
     folder = RunFolder.open(path)
     write_report(folder.path)
@@ -57,8 +57,8 @@ def report(
 
 def _checkpoints(run: Run) -> list[str]:
     """The newest checkpoint that can be used, and those that cannot."""
-    from fedlab.checkpoint import load_checkpoint
     from fedlab.errors import CheckpointError
+    from fedlab.storage.checkpoint import load_checkpoint
 
     lines = []
     for path in sorted(run.folder.checkpoints.glob("round_*"), reverse=True):

@@ -49,8 +49,8 @@ def sweep(
 
     from fedlab.report.grids import to_table
     from fedlab.report.values import plural
-    from fedlab.sweep import load_spec
-    from fedlab.sweep import sweep as run_sweep
+    from fedlab.studies.sweep import load_spec
+    from fedlab.studies.sweep import sweep as run_sweep
 
     spec = load_spec(source, over or (), seeds_in(seeds))
     done = run_sweep(

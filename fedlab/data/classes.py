@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedlab.data.files.spelling import checked_name
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.spelling import checked_name
 from fedlab.errors import DataError
-from fedlab.left_out import LeftOut
+from fedlab.tracking.left_out import LeftOut
 
 Pair = tuple[np.ndarray, np.ndarray]
 Names = Sequence[str] | Sequence[bytes] | np.ndarray

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from scipy import ndimage
 
-from fedlab.data.images import as_float, luminance, to_uint8
+from fedlab.data.files.images import as_float, luminance, to_uint8
 from fedlab.data.warping import lerp, smear, smooth, warp, zoom
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from fedlab.config import DataConfig
-from fedlab.data.drift import Split, make_drifts
 from fedlab.data.normalise import check_statistics, denormaliser, normalise
-from fedlab.data.partition import ClientPart, Partition, partition, summary
-from fedlab.data.ragged import Ragged
-from fedlab.data.roles import role_warnings, unseen_clients, untested_clients, unused_samples
+from fedlab.data.partition.drift import Split, make_drifts
+from fedlab.data.partition.partition import ClientPart, Partition, partition, summary
+from fedlab.data.partition.ragged import Ragged
+from fedlab.data.partition.roles import role_warnings, unseen_clients, untested_clients, unused_samples
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
-from fedlab.left_out import LeftOut
 from fedlab.seeding import derive_seed, numpy_generator
+from fedlab.tracking.left_out import LeftOut
 
 _CACHE_BYTES, _CACHE_CLIENTS = 512 * 2**20, 1024
 _Stages = tuple[float, ...]
@@ -194,7 +194,7 @@ class FederatedData:
         )
 
     def summary(self, rounds: int) -> dict[str, Any]:
-        """Who sees what in round 1, as `fedlab.data.partition.summary` tells it.
+        """Who sees what in round 1, as `fedlab.data.partition.partition.summary` tells it.
 
         Where the data drifts, ``drift`` has a mapping for the first, the middle and the last of so many rounds, each
         with ``round``, ``train`` (counts by client and class), ``corruption`` of each client and ``skew``.

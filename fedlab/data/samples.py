@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from fedlab.data.pixels import float_advice
-from fedlab.data.spelling import is_text, printable
+from fedlab.data.files.pixels import float_advice
+from fedlab.data.files.spelling import is_text, printable
 from fedlab.errors import DataError
-from fedlab.left_out import LeftOut
+from fedlab.tracking.left_out import LeftOut
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fedlab.engine.grid import Chunk
 from fedlab.engine.machine import settle_process
 from fedlab.engine.memory import limit_memory
 from fedlab.engine.placement import LONGEST_CHUNK
-from fedlab.engine.reduction import ExactSum, Reduction
+from fedlab.protocol.sums import ExactSum, Reduction
 
 
 class ClientWorker:

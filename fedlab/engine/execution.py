@@ -27,11 +27,11 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedlab.engine.encoding import expand
 from fedlab.engine.memory import release_memory
-from fedlab.engine.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.engine.placement import Span
-from fedlab.engine.reduction import ExactSum, Reduction
+from fedlab.protocol.encoding import expand
+from fedlab.protocol.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
+from fedlab.protocol.sums import ExactSum, Reduction
 
 ClientAppFactory = Callable[[], ClientApp]
 

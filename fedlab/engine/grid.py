@@ -16,10 +16,10 @@ from flwr.supercore.run import Run
 
 from fedlab.engine import execution
 from fedlab.engine.execution import RUN_ID, ChunkResult, pack_state, set_task_identity, share_content, unpack_state
-from fedlab.engine.messages import ARRAYS, array_record, attach_sum, requested_reduction, to_numpy
 from fedlab.engine.placement import CostModel, Span
-from fedlab.engine.reduction import ExactSum, Reduction
 from fedlab.errors import FedLabError
+from fedlab.protocol.messages import ARRAYS, array_record, attach_sum, requested_reduction, to_numpy
+from fedlab.protocol.sums import ExactSum, Reduction
 
 Progress = Callable[[int, int], None]
 WorkDone = Callable[[Sequence[tuple[int, Span]]], None]

@@ -16,7 +16,7 @@ from fedlab.config import EngineConfig
 from fedlab.engine.cgroup import cpu_quota
 from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
-from fedlab.runfolder import why_unwritable
+from fedlab.storage.runfolder import why_unwritable
 
 # of glibc's mallopt
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3

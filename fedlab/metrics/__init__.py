@@ -5,7 +5,6 @@ from __future__ import annotations
 from fedlab.metrics.captions import CaptionChoice
 from fedlab.metrics.classification import Classification
 from fedlab.metrics.heterogeneity import client_distance
-from fedlab.metrics.privacy import membership_inference, memorisation
 from fedlab.metrics.retrieval import Retrieval
 from fedlab.metrics.segmentation import Segmentation
 from fedlab.metrics.sums import SumMetrics
@@ -19,6 +18,4 @@ __all__ = [
     "SumMetrics",
     "TagPrecision",
     "client_distance",
-    "membership_inference",
-    "memorisation",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.chance import chance_precision
+from fedlab.metrics.chance import chance_precision
 
 _GRID = 2.0**20
 _CHUNK = 512  # queries compared with the gallery at once

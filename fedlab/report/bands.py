@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedlab.data.charts import PALETTE, shorten
+from fedlab.report.partition import PALETTE, shorten
 from fedlab.report.spread import SERVER, Spread
 from fedlab.report.values import is_share, metric_phrase
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.data.charts import plot_partition, shorten
+from fedlab.report.partition import plot_partition, shorten
 from fedlab.report.svg import INK, SERIES, inline_svg, page_style
 
 if TYPE_CHECKING:

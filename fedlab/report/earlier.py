@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fedlab.direction import ranked
+from fedlab.metrics.direction import ranked
 from fedlab.report.blocks import Table
 from fedlab.report.record import Record
 from fedlab.report.values import is_number, metric_label, metric_value

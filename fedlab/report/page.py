@@ -15,7 +15,7 @@ from fedlab.report.earlier import earlier_table
 from fedlab.report.privacy import privacy
 from fedlab.report.record import Record
 from fedlab.report.values import moment, plural
-from fedlab.runfolder import write_atomic
+from fedlab.storage.runfolder import write_atomic
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

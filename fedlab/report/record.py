@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from fedlab.report.values import is_number, metric_names
-from fedlab.runfolder import RunFolder
+from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import Event, History
 
 Status = Literal["completed", "failed", "interrupted", "open"]
@@ -83,7 +83,7 @@ class Record:
 
     @cached_property
     def partition(self) -> dict[str, Any]:
-        """Samples by client and class; see `fedlab.data.partition.summary`."""
+        """Samples by client and class; see `fedlab.data.partition.partition.summary`."""
         return _json(self.folder.partition)
 
     @property

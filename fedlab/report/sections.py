@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlab.direction import best_of
+from fedlab.metrics.direction import best_of
 from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fedlab.direction import best_of
+from fedlab.metrics.direction import best_of
 from fedlab.report.record import Record
 from fedlab.report.values import (
     human_bytes,

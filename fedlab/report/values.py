@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fedlab.direction import ranked
+from fedlab.metrics.direction import ranked
 
 _NAMES = {"f1_macro": "F1 (macro)", "auroc": "AUROC", "map": "mAP", "miou": "mIoU", "rmse": "RMSE", "mae": "MAE"}
 

@@ -16,9 +16,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.direction import best_of, headline
-from fedlab.left_out import LeftOut
+from fedlab.metrics.direction import best_of, headline
 from fedlab.tracking.basis import Basis, basis
+from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.tracker import ALARM, Event, Sink
 
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line

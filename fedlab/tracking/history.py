@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlab.left_out import LeftOut
+from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.tracker import ALARM, Event
 
 SCOPES = ("mean", "pooled", "unseen", "server", "strategy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedlab.runfolder import telling_full_disk
+from fedlab.storage.runfolder import telling_full_disk
 from fedlab.tracking.tracker import Event
 
 _NOT_KEPT = frozenset({"progress", "ledger", "work"})

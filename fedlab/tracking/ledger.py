@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedlab.runfolder import write_atomic
+from fedlab.storage.runfolder import write_atomic
 from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tracker import Event
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlab.runfolder import telling_full_disk
+from fedlab.storage.runfolder import telling_full_disk
 from fedlab.tracking.history import SCOPES
 from fedlab.tracking.tracker import Event
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from fedlab.runfolder import write_atomic
+from fedlab.storage.runfolder import write_atomic
 from fedlab.tracking.tracker import Event
 
 _SERVER, _WORKERS = 1, 2

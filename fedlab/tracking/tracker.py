@@ -5,7 +5,7 @@ event                 fields
 ====================  ====================================================================================
 ``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
 ``warning``           ``message``; ``level`` is ``alarm``, with a ``round``, where the result itself is in doubt
-``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.left_out.LeftOut`; a ``round`` or
+``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.tracking.left_out.LeftOut`; a ``round`` or
                       none
 ``vectorise``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
                       ``alone``, ``together``

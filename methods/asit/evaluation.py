@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.context import EvaluationContext, ServerContext
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.errors import DataError
-from fedlab.method import network
+from fedlab.method import EvaluationContext, ServerContext, network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Centers, Student, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
-from fedlab.metrics.probes import linear_probe, nearest_neighbours
+from fedlab.probes.classifiers import linear_probe, nearest_neighbours
 
 KEY = "reconstruction"
 _START = "start"

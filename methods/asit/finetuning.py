@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.context import EvaluationContext, ServerContext
 from fedlab.errors import ConfigError, DataError
-from fedlab.method import Batch, Step, Task, network
+from fedlab.method import Batch, EvaluationContext, ServerContext, Step, Task, network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Tagger, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
 from fedlab.metrics import Classification, TagPrecision
-from fedlab.metrics.probes import mean_average_precision
+from fedlab.probes.classifiers import mean_average_precision
 
 _LATE = "late/"
 _CHUNK = 256

@@ -28,18 +28,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill.ema import ema_update
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.distill.schedules import cosine, linear, warmup_cosine
 from fedlab.errors import DataError
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task, network
+from fedlab.method import (
+    Batch,
+    Batches,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    Group,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+    network,
+)
 from fedlab.methods.asit import evaluation, finetuning, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.networks import Centers, Normaliser, Student, Tagger, Teacher
 from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
-from fedlab.pictures import Picture
 
 _TEACHER_MODES: Any = {"average": "average", "server_ema": "server", "reset": "local", "local": "local"}
 _STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from fedlab.context import FigureContext
-from fedlab.method import network
+from fedlab.method import FigureContext, Picture, heatmaps, network, shown_of
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Student
 from fedlab.methods.asit.settings import ASiTSettings
-from fedlab.pictures import Picture, heatmaps, shown_of
 
 _CLIPS = 4
 

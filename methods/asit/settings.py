@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedlab.config import Positive, Section, TrainingConfig, parse
-from fedlab.data.filterbank import FilterBank
 from fedlab.errors import ConfigError
+from fedlab.models.filterbank import FilterBank
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.data.filterbank import FilterBank
 from fedlab.distill import gmml
 from fedlab.method import Batch
 from fedlab.methods.asit.settings import ASiTSettings
+from fedlab.models.filterbank import FilterBank
 
 
 def input_size(s: ASiTSettings, samples: int) -> tuple[int, int]:

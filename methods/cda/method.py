@@ -29,19 +29,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill.bn_matching import batch_norms, from_second_moments, recalibrate, to_second_moments
 from fedlab.distill.pixels import to_bytes
 from fedlab.distill.views import draw_views, take_views
 from fedlab.errors import ConfigError, FedLabError
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.method import (
+    Batch,
+    Batches,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    Group,
+    ImageGrid,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+)
 from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.pictures import synthetic_pictures, synthetic_sets
 from fedlab.methods.cda.post import PostTraining
 from fedlab.methods.cda.quality import student_values
 from fedlab.methods.cda.recover import recovered
 from fedlab.methods.cda.settings import CDASettings, check
-from fedlab.pictures import ImageGrid, Picture
 
 
 class CDA(Method[CDASettings]):

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedlab.context import FigureContext
+from fedlab.method import FigureContext, ImageGrid, Picture, shown_of
 from fedlab.methods.cda.curriculum import crop_bound
 from fedlab.methods.cda.recover import STAGES, draw_view
 from fedlab.methods.cda.settings import CDASettings, Recover
-from fedlab.pictures import ImageGrid, Picture, shown_of
 
 _MOST = 20  # classes in a picture
 _ROWS, _VIEWS = 10, 10

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.context import Optimiser, ServerContext
 from fedlab.distill.pixels import from_bytes
 from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.errors import FedLabError
+from fedlab.method import Optimiser, ServerContext
 from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.settings import Post
 

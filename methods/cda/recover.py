@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.context import FitContext, ServerContext
 from fedlab.distill.bn_matching import BatchNormMatching
 from fedlab.distill.freezing import frozen, state_hash
 from fedlab.distill.pixels import to_bytes, valid_range
 from fedlab.distill.schedules import cosine
 from fedlab.distill.views import crop_resize, draw_boxes
+from fedlab.method import FitContext, ServerContext
 from fedlab.methods.cda.curriculum import crop_bound
 from fedlab.methods.cda.settings import Recover
 

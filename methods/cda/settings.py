@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedlab.config import ComponentField, Fraction, HubPath, Positive, Section
+from fedlab.config import ComponentField, Fraction, Positive, Section
+from fedlab.config.sections import HubPath
 from fedlab.distill.mixing import Mixing
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.methods.cda.curriculum import Curriculum

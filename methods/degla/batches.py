@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.data.captions import NEGATIVE, kinds_of
+from fedlab.data.files.captions import NEGATIVE, kinds_of
 from fedlab.errors import ConfigError, did_you_mean
 from fedlab.method import Batch, Task
 from fedlab.methods.degla.settings import DeGLASettings

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.context import EvaluationContext, ServerContext
-from fedlab.data.captions import NEGATIVE, kinds_of
+from fedlab.data.files.captions import NEGATIVE, kinds_of
 from fedlab.errors import DataError
-from fedlab.method import Batch
+from fedlab.method import Batch, EvaluationContext, ServerContext
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.networks import CLIP, as_clip, embed_images, embed_texts
 from fedlab.metrics import CaptionChoice, Classification

@@ -31,11 +31,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill.ema import ema_update
 from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.method import (
+    Batch,
+    Batches,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    Group,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+)
 from fedlab.methods.degla import evaluation, pictures
 from fedlab.methods.degla.batches import check_columns, is_caption, random_resized_crop, with_negatives
 from fedlab.methods.degla.losses import (
@@ -48,7 +60,6 @@ from fedlab.methods.degla.losses import (
 from fedlab.methods.degla.networks import CLIP, TRAINED, as_clip, embed_images, embed_texts, make_clip
 from fedlab.methods.degla.settings import DeGLASettings, check
 from fedlab.metrics import CaptionChoice
-from fedlab.pictures import Picture
 
 _LARGEST_SCALE = math.log(100)
 _MODES: Mapping[str, Any] = {"server_ema": "server", "client_state": "once", "frozen": "once"}

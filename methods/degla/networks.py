@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.data.captions import END_TOKENS
+from fedlab.data.files.captions import END_TOKENS
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 from fedlab.methods.degla.settings import DeGLASettings, NetworkSettings

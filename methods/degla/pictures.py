@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedlab.context import FigureContext
-from fedlab.data.captions import NEGATIVE, decode, kinds_of
+from fedlab.data.files.captions import NEGATIVE, decode, kinds_of
+from fedlab.method import Bar, FigureContext, Picture, bar_chart, images_with_bars, shown_of
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.evaluation import caption_similarities
 from fedlab.methods.degla.networks import as_clip
 from fedlab.metrics import CaptionChoice
-from fedlab.pictures import Bar, Picture, bar_chart, images_with_bars, shown_of
 
 _SHOWN, _COUNTED = 4, 512
 

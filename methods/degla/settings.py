@@ -6,7 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedlab.config import HubPath, Positive, Section
+from fedlab.config import Positive, Section
+from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 
 Trained = Literal["all", "text", "projections"]

@@ -8,8 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.context import EvaluationContext, ServerContext
-from fedlab.method import Group, Plan, Task
+from fedlab.method import EvaluationContext, Group, Plan, ServerContext, Task
 from fedlab.metrics import Classification
 
 ROLE = "virtual_only"

@@ -27,19 +27,30 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill import dsa
 from fedlab.distill.contrastive import supervised_contrastive
 from fedlab.distill.freezing import frozen
 from fedlab.distill.matching import distribution_matching, gradient_distance, pseudo_gradient
 from fedlab.distill.mmd import rbf_mmd
 from fedlab.distill.statistics import ClassStatistics, average_statistics, class_statistics
-from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.method import (
+    Batch,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    Group,
+    ImageGrid,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+)
 from fedlab.methods.fedlgd import diagnostic
 from fedlab.methods.fedlgd.pictures import contact_sheets, virtual_sets
 from fedlab.methods.fedlgd.settings import FedLGDSettings, check
 from fedlab.models import feature_classifier
-from fedlab.pictures import ImageGrid, Picture
 
 # maps above 32 MB are allocated anew each time, which doubles the time of a forward pass
 _CHUNK = 64

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fedlab.context import FigureContext
-from fedlab.pictures import ImageGrid, Picture, shown_of
+from fedlab.method import FigureContext, ImageGrid, Picture, shown_of
 
 
 def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:

@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.config import Section
-from fedlab.context import FitContext
 from fedlab.distill.model_contrast import model_contrastive
-from fedlab.method import Batch, Group, Method, Plan, Step, Task, network
+from fedlab.method import Batch, FitContext, Group, Method, Plan, Step, Task, network
 from fedlab.methods.moon.networks import ProjectionNetwork
 from fedlab.models import headless
 

@@ -27,10 +27,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.context import EvaluationContext, FigureContext, FitContext, ServerContext
 from fedlab.distill.schedules import cosine
 from fedlab.distill.triplet import batch_hard_triplet
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task
+from fedlab.method import (
+    Batch,
+    Batches,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    Group,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+)
 from fedlab.methods.pat.bank import MemoryBank
 from fedlab.methods.pat.batches import augment, identity_batches
 from fedlab.methods.pat.evaluation import band_purity, extract, leave_one_out, retrieval
@@ -47,7 +59,6 @@ from fedlab.methods.pat.pictures import attention, ranked_lists
 from fedlab.methods.pat.pretrained import load_pretrained
 from fedlab.methods.pat.settings import PATSettings, check, check_images
 from fedlab.metrics.retrieval import Retrieval
-from fedlab.pictures import Picture
 
 
 class PAT(Method[PATSettings]):

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.context import FigureContext
-from fedlab.method import Batch, network
+from fedlab.method import Batch, FigureContext, ImageGrid, Picture, network, shown_of
 from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.networks import PartViT
 from fedlab.metrics.retrieval import ranking
-from fedlab.pictures import ImageGrid, Picture, shown_of
 
 _QUERIES, _SHOWN, _CHUNK = 6, 5, 256
 _ASKED, _RIGHT, _WRONG = (0.25, 0.25, 0.25), (0.1, 0.65, 0.2), (0.85, 0.15, 0.1)

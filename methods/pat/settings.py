@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fedlab.config import Fraction, HubPath, Positive, Section
+from fedlab.config import Fraction, Positive, Section
+from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 

@@ -25,9 +25,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.context import EvaluationContext, FigureContext, ServerContext
 from fedlab.distill.dense import pixel_cross_entropy
-from fedlab.method import Batch, Batches, Group, Method, Plan, Step, Task, network
+from fedlab.method import (
+    Batch,
+    Batches,
+    EvaluationContext,
+    FigureContext,
+    Group,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+    network,
+)
 from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.distiller import CrossSelectiveFusion, Distiller, EmbeddingAssistant, GLMixer
 from fedlab.methods.transkd.losses import embedding_loss, feature_loss
@@ -36,7 +48,6 @@ from fedlab.methods.transkd.segformer import SegFormer
 from fedlab.methods.transkd.settings import TransKDSettings, check, check_task
 from fedlab.methods.transkd.teacher import make_ready
 from fedlab.metrics import Segmentation
-from fedlab.pictures import Picture
 
 HELD_OUT = "test"
 """The server's sample set that it tests both networks on."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedlab.context import FigureContext
-from fedlab.pictures import ImageGrid, Picture, label_overlay, shown_of
+from fedlab.method import FigureContext, ImageGrid, Picture, label_overlay, shown_of
 
 _SHOWN, _NAMED = 6, 12
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from fedlab.config import HubPath, Positive, Section
+from fedlab.config import Positive, Section
+from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 from fedlab.methods.transkd.distiller import HEADS

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab.context import ServerContext
 from fedlab.errors import ConfigError
-from fedlab.method import Batch, network
+from fedlab.method import Batch, ServerContext, network
 from fedlab.methods.transkd.segformer import SegFormer
 from fedlab.methods.transkd.settings import TransKDSettings
 

@@ -27,14 +27,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.config import Section
-from fedlab.context import FigureContext, FitContext, ServerContext
 from fedlab.distill.contrastive import supervised_contrastive
 from fedlab.errors import ConfigError
-from fedlab.method import Batch, Group, Method, Plan, Step, Task, network
+from fedlab.method import (
+    Batch,
+    FigureContext,
+    FitContext,
+    Group,
+    ImageGrid,
+    Method,
+    Picture,
+    Plan,
+    ServerContext,
+    Step,
+    Task,
+    network,
+)
 from fedlab.methods.vhl.generator import virtual_images
 from fedlab.methods.vhl.networks import ExtendedClassifier
 from fedlab.models import headless
-from fedlab.pictures import ImageGrid, Picture
 
 _SHOWN = 8  # virtual images of a class in the picture
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from fedlab.config import Config
-from fedlab.exchange import Exchange
 from fedlab.method import Method
+from fedlab.method.exchange import Exchange
 from fedlab.privacy import DPSGD, Central, make_privacy
 from fedlab.privacy.accountant import require_accountant
+from fedlab.server.participation.sampling import Sampler
 from fedlab.server.privacy.account import Account
 from fedlab.server.privacy.central import CentralMechanism, check_central, check_released, client_sampling
 from fedlab.server.privacy.dp_sgd import ExampleAccount, check_dp_sgd, check_mixing, check_rounds
-from fedlab.server.sampling import Sampler
 from fedlab.server.strategies.average import AveragingStrategy
 
 __all__ = [

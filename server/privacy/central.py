@@ -12,15 +12,15 @@ from torch import nn
 
 from fedlab.config import Config
 from fedlab.errors import ConfigError, ConfigErrors, InputError
-from fedlab.exchange import Exchange
 from fedlab.method import Method
+from fedlab.method.exchange import Exchange
 from fedlab.privacy import CLIP, KEY, WITHIN, Central
 from fedlab.privacy.accountant import Sampling, epsilon
 from fedlab.seeding import numpy_generator
+from fedlab.server.messaging.replies import metrics_of
+from fedlab.server.participation.samplers import Poisson
+from fedlab.server.participation.sampling import Sampler, Uniform
 from fedlab.server.privacy.account import Account
-from fedlab.server.replies import metrics_of
-from fedlab.server.samplers import Poisson
-from fedlab.server.sampling import Sampler, Uniform
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi
 

@@ -14,14 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedlab.config import Config
-from fedlab.engine.messages import SPENT, config_record, required
 from fedlab.errors import ConfigError, ConfigErrors, InputError
-from fedlab.exchange import Exchange
 from fedlab.method import Method
+from fedlab.method.exchange import Exchange
 from fedlab.privacy import DPSGD, make_privacy
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
+from fedlab.protocol.messages import SPENT, config_record, required
+from fedlab.server.participation.sampling import make_sampler
 from fedlab.server.privacy.account import Account
-from fedlab.server.sampling import make_sampler
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.feddyn import FedDyn
 from fedlab.server.strategies.fednova import FedNova

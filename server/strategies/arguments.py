@@ -11,8 +11,8 @@ from flwr.serverapp.strategy import Strategy
 from pydantic import ConfigDict, create_model
 
 from fedlab.config import Component, Section, parse
-from fedlab.engine.messages import ARRAYS, CONFIG
 from fedlab.errors import ConfigError
+from fedlab.protocol.messages import ARRAYS, CONFIG
 
 KEY = "federation.strategy"
 _FIXED = {"arrayrecord_key": ARRAYS, "configrecord_key": CONFIG}

@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import Strategy
 from pydantic import Field
 
 from fedlab.config import Config, Section
-from fedlab.engine.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
-from fedlab.engine.reduction import Reduction, log2_scale, range_bits_for
+from fedlab.protocol.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
+from fedlab.protocol.sums import Reduction, log2_scale, range_bits_for
 
 Weight = Literal["examples", "uniform"]
 Arrays = Mapping[str, np.ndarray]

@@ -10,8 +10,8 @@ from flwr.app import Message
 from pydantic import Field
 
 from fedlab.config import Config, Section
-from fedlab.engine.messages import ALGORITHM, NUM_EXAMPLES, STEP_WEIGHT
-from fedlab.server.replies import metrics_of
+from fedlab.protocol.messages import ALGORITHM, NUM_EXAMPLES, STEP_WEIGHT
+from fedlab.server.messaging.replies import metrics_of
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.strategies.local_sgd import require_sgd
 

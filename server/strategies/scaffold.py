@@ -9,7 +9,7 @@ from flwr.app import Message
 from pydantic import Field
 
 from fedlab.config import Config, Section
-from fedlab.engine.messages import ALGORITHM, CONTROL
+from fedlab.protocol.messages import ALGORITHM, CONTROL
 from fedlab.server.strategies.average import AveragingStrategy, Weight
 from fedlab.server.strategies.local_sgd import require_sgd
 

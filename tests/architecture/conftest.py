@@ -63,7 +63,7 @@ def _imports(node: ast.AST, top_level: bool) -> Iterator[Import]:
 
 
 def _whole(module: str, name: str) -> str:
-    """``from fedlab import config`` imports the module ``fedlab.config``."""
+    """``from fedlab.config import sections`` imports the module ``fedlab.config``."""
     places = ROOT / name, ROOT / "fedlab" / name, ROOT / "fedlab" / f"{name}.py"
     is_part = module == "fedlab" and any(place.exists() for place in places)
     return f"fedlab.{name}" if is_part else module

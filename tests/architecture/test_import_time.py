@@ -63,7 +63,9 @@ def test_a_user_who_wants_telemetry_keeps_it(tmp_path: Path) -> None:
 def test_modules_of_the_user_called_server_clients_and_methods_do_not_matter(tmp_path: Path) -> None:
     for name in ("server", "clients", "methods"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the user module was imported')\n")
-    code = "import fedlab.experiment, fedlab.server.app, fedlab.clients.app; print(fedlab.job.METHODS.names())"
+    code = (
+        "import fedlab.experiment.start, fedlab.server.app, fedlab.clients.app; print(fedlab.assembly.METHODS.names())"
+    )
     done = python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fedlgd" in done.stdout

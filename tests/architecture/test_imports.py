@@ -60,7 +60,7 @@ HEAVY = {
 
 
 def part_of(module: str) -> str:
-    """``fedlab.data.images`` → ``data``; the package itself is ''."""
+    """``fedlab.data.files.images`` → ``data``; the package itself is ''."""
     return module.split(".")[1] if "." in module else ""
 
 

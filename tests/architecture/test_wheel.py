@@ -61,7 +61,7 @@ def test_no_dependency_brings_what_needs_cuda_torch(wheel: Path) -> None:
 
 
 def test_the_installed_packages_import_by_their_own_names(site: Path, tmp_path: Path) -> None:
-    names = "fedlab, fedlab.clients.app, fedlab.server.app, fedlab.methods.fedlgd.method, fedlab.experiment"
+    names = "fedlab, fedlab.clients.app, fedlab.server.app, fedlab.methods.fedlgd.method, fedlab.experiment.start"
     done = run(sys.executable, "-c", f"import {names}; print(fedlab.__file__)", site=site, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(site)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlab.job import METHODS
+from fedlab.assembly import METHODS
 from fedlab.server.strategies import STRATEGIES
 
 FAST = "strategy/fedavg"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedlab.cli.catalogue import Kind, rows
-from fedlab.components import REGISTRIES
+from fedlab.experiment.components import REGISTRIES
 
 Cli = Callable[..., Any]
 

@@ -9,7 +9,7 @@ import pytest
 import fedlab.methods
 from fedlab.cli.describe import describe
 from fedlab.config import load_config
-from fedlab.experiment import configure
+from fedlab.experiment.start import configure
 
 Cli = Callable[..., Any]
 METHODS = Path(fedlab.methods.__path__[0])

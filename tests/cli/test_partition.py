@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedlab.data.partition import PARTITIONERS
+from fedlab.data.partition.partition import PARTITIONERS
 
 Cli = Callable[..., Any]
 STEPS = {

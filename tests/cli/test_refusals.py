@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import fedlab.experiment
+import fedlab.experiment.start
 
 Cli = Callable[..., Any]
 
@@ -22,7 +22,7 @@ def refused(cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def launch(*arguments: object, **more: object) -> None:
         raise AssertionError("an engine was started")
 
-    monkeypatch.setattr(fedlab.experiment, "launch", launch)
+    monkeypatch.setattr(fedlab.experiment.start, "launch", launch)
 
     def run(*overrides: str) -> str:
         before = sorted(tmp_path.rglob("*"))

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import fedlab
-import fedlab.tuning
+import fedlab.experiment.decisions
+from fedlab.assembly import adapt
 from fedlab.config import TrainingConfig
-from fedlab.experiment import Run
-from fedlab.job import adapt
+from fedlab.experiment.start import Run
 
 
 def run(tmp_path: Path, *overrides: str) -> Run:

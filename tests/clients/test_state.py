@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.clients.received import ReceivedTensors
+from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
-from fedlab.context import ClientState
 from fedlab.errors import CheckpointError
+from fedlab.method import ClientState
 
 
 def written(store: StateStore, value: float, version: int, loaded: int | None, keep_for: tuple[int, ...] = ()) -> None:

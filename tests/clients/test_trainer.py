@@ -13,14 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlab import reuse
 from fedlab.clients.corrections import Start, requested
 from fedlab.clients.trainer import LocalTrainer, schedule_factor
 from fedlab.config import TrainingConfig
-from fedlab.context import ClientState, NotFiniteError
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, Batches, Method, Plan, Step, Task
-from fedlab.reuse import ResultCache
+from fedlab.method import Batch, Batches, ClientState, Method, NotFiniteError, Plan, Step, Task
+from fedlab.storage import cache as reuse
+from fedlab.storage.cache import ResultCache
 
 
 class Linear(Method):

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fedlab.data import digits
 from fedlab.data.corruptions import CORRUPTIONS, corrupt
-from fedlab.data.images import as_float
+from fedlab.data.files.images import as_float
+from fedlab.data.generated import digits
 from fedlab.errors import DataError
 
 NINETEEN = {

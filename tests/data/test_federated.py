@@ -11,7 +11,7 @@ from fedlab.config import DataConfig, parse
 from fedlab.data import federated as module
 from fedlab.data.federated import FederatedData
 from fedlab.data.normalise import denormaliser, normalise
-from fedlab.data.partition import summary
+from fedlab.data.partition.partition import summary
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import ConfigError, DataError
 

@@ -11,9 +11,9 @@ from flwr.cli.config_utils import load_and_validate
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.config import Config, parse
-from fedlab.deploy import THIN_APP
+from fedlab.deployment.submit import THIN_APP
 from fedlab.errors import ConfigError, FedLabError
-from fedlab.runconfig import CONFIG_KEY, EXPECTED_KEY, pack, unpack
+from fedlab.protocol.runconfig import CONFIG_KEY, EXPECTED_KEY, pack, unpack
 
 APP = Path(__file__).parents[2] / "docker" / "app"
 TINY = (

@@ -18,7 +18,7 @@ import fedlab
 from fedlab.cli.deploy import submit as deploy_command
 from fedlab.cli.failures import FAILED, Commands
 from fedlab.config import Config, parse
-from fedlab.deploy import DeploymentError, status, submit, wait
+from fedlab.deployment.submit import DeploymentError, status, submit, wait
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 

@@ -17,9 +17,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedlab.engine.inline import InlineGrid
-from fedlab.engine.messages import array_record, config_record, to_numpy, to_record
 from fedlab.engine.raygrid import RayGrid
-from fedlab.engine.reduction import Reduction, log2_scale
+from fedlab.protocol.messages import array_record, config_record, to_numpy, to_record
+from fedlab.protocol.sums import Reduction, log2_scale
 from fedlab.seeding import numpy_generator
 
 # workers cannot import this file

@@ -25,8 +25,8 @@ import fedlab.engine
 from fedlab.config import EngineConfig
 from fedlab.engine import check_engine, launch, pin_threads
 from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.messages import metric_record
 from fedlab.errors import ConfigError, MachineError
+from fedlab.protocol.messages import metric_record
 
 Ask = Callable[..., list[Message]]
 
@@ -45,7 +45,7 @@ ALL_ENGINES = """
 import logging
 import ray
 import flwr.supercore.telemetry
-from fedlab.engine.messages import exact_sum, requested_reduction
+from fedlab.protocol.messages import exact_sum, requested_reduction
 
 digests, pids = {}, []
 

@@ -21,8 +21,8 @@ from fedlab.engine import check_engine
 from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.inline import InlineGrid
 from fedlab.engine.memory import CONTEXT_BYTES, data_allowance, limit_memory, peak_of, release_memory, workers_that_fit
-from fedlab.engine.messages import exact_sum, requested_reduction
 from fedlab.engine.raygrid import RayGrid
+from fedlab.protocol.messages import exact_sum, requested_reduction
 
 Ask = Callable[..., list[Message]]
 GIB = 2**30

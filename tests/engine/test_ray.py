@@ -22,10 +22,10 @@ from fedlab.engine.actors import ClientWorker, Worker
 from fedlab.engine.execution import ChunkResult
 from fedlab.engine.grid import Batch, Chunk, Payload, SimulationGrid
 from fedlab.engine.inline import InlineGrid
-from fedlab.engine.messages import exact_sum, metric_record, requested_reduction, to_record
 from fedlab.engine.placement import Span
 from fedlab.engine.raygrid import RayGrid
 from fedlab.errors import MachineError
+from fedlab.protocol.messages import exact_sum, metric_record, requested_reduction, to_record
 
 Ask = Callable[..., list[Message]]
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 import fedlab
+from fedlab.assembly import build_networks, make_method, make_task
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import Config, load_config, parse
-from fedlab.context import ClientState, ServerContext
 from fedlab.data.samples import Samples
-from fedlab.exchange import Exchanges
-from fedlab.experiment import method_folder
-from fedlab.job import build_networks, make_method, make_task
-from fedlab.reuse import ResultCache
+from fedlab.experiment.start import method_folder
+from fedlab.method import ClientState, ServerContext
+from fedlab.method.exchange import Exchanges
+from fedlab.storage.cache import ResultCache
 
 CPU = torch.device("cpu")
 CLASSES = 4

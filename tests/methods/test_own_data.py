@@ -13,10 +13,10 @@ import yaml
 from PIL import Image
 
 import fedlab
-from fedlab.check import check_config
+from fedlab.assembly import METHODS
 from fedlab.data.sources import SOURCES
-from fedlab.experiment import configure, method_folder
-from fedlab.job import METHODS
+from fedlab.experiment.checks import check_config
+from fedlab.experiment.start import configure, method_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = {name: (method_folder(name, "METHOD") / "README.md").read_text("utf-8") for name in METHODS.builtin}

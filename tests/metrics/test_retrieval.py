@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlab.chance import chance_precision
+from fedlab.metrics.chance import chance_precision
 from fedlab.metrics.retrieval import Retrieval, ranking
 
 

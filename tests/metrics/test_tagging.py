@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedlab.metrics import TagPrecision
-from fedlab.metrics.probes import mean_average_precision
+from fedlab.probes.classifiers import mean_average_precision
 
 
 def predictions() -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,18 +28,18 @@ from operators import Mutant, mutants_of, sample  # noqa: E402  # beside this fi
 ALGORITHMS = ("average", "feddyn", "fednova", "fedopt", "scaffold")
 # of the files whose tests run whole experiments, those that do not
 REFUSALS = (
-    "tests/server/test_strategies.py::test_wrong_arguments_are_named",
-    "tests/server/test_strategies.py::test_wrapped_strategies_are_looked_into",
-    "tests/server/test_algorithms.py::test_senseless_combinations_are_refused",
+    "tests/server/strategies/test_strategies.py::test_wrong_arguments_are_named",
+    "tests/server/strategies/test_strategies.py::test_wrapped_strategies_are_looked_into",
+    "tests/server/strategies/test_algorithms.py::test_senseless_combinations_are_refused",
 )
 # files by pattern, and the tests that are to notice; {stem} and {parent} are the file's own
 TARGETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("fedlab/distill/precision.py", ("tests/distill/test_mmd.py", "tests/distill/test_matching.py")),
     ("fedlab/distill/*.py", ("tests/distill/test_{stem}.py",)),
-    ("methods/transkd/losses.py", ("tests/methods/test_transkd.py",)),
+    ("methods/transkd/losses.py", ("tests/methods/transkd/test_method.py",)),
     ("methods/*/losses.py", ("tests/methods/test_{parent}_losses.py",)),
-    ("clients/corrections.py", ("tests/server/test_algorithm_steps.py",)),
-    *((f"server/strategies/{name}.py", ("tests/server/test_algorithm_steps.py",)) for name in ALGORITHMS),
+    ("clients/corrections.py", ("tests/server/strategies/test_algorithm_steps.py",)),
+    *((f"server/strategies/{name}.py", ("tests/server/strategies/test_algorithm_steps.py",)) for name in ALGORITHMS),
     ("server/strategies/*.py", REFUSALS),
 )
 WITHOUT_RAY = ["-m", "not slow and not browser and not deployment", "-k", "not engines and not script"]

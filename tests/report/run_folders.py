@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedlab.data.skew import skew_figures
-from fedlab.pictures import ImageGrid, save_picture
+from fedlab.data.partition.skew import skew_figures
+from fedlab.method import ImageGrid, save_picture
 from fedlab.tracking import Tracker
 from fedlab.tracking.jsonl import JsonlSink
 

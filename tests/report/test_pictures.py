@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedlab.pictures import ImageGrid, Plot, label_overlay, save_picture, save_sheet, shown_of
+from fedlab.method import ImageGrid, Plot, label_overlay, save_picture, save_sheet, shown_of
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedlab.left_out import LeftOut
 from fedlab.report import write_report
 from fedlab.report.earlier import Earlier, earlier_values
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
+from fedlab.tracking.left_out import LeftOut
 
 Page: Any = runpy.run_path(str(Path(__file__).with_name("pages.py")))["Page"]
 QUICK = {"logs": False, "pictures": False, "metrics": ("accuracy",)}

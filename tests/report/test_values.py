@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.direction import best_of
+from fedlab.metrics.direction import best_of
 from fedlab.report.values import (
     human_bytes,
     human_seconds,

@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 import fedlab
 from fedlab.config import Config, Section, parse
-from fedlab.context import FitContext, ServerContext
-from fedlab.method import Batch, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, FitContext, Group, Method, Plan, ServerContext, Step, Task
 
 # workers cannot import this file
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -12,9 +12,8 @@ import pytest
 
 import fedlab
 from fedlab.config import Config
-from fedlab.context import FitContext
-from fedlab.experiment import Run
-from fedlab.method import Method
+from fedlab.experiment.start import Run
+from fedlab.method import FitContext, Method
 from fedlab.server.strategies.average import FedAvg
 
 Settings = Callable[..., Config]

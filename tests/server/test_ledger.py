@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import fedlab
 from fedlab.config import Config
 from fedlab.engine.execution import ClientRunner, client_of
-from fedlab.engine.messages import to_numpy
-from fedlab.experiment import Run
+from fedlab.experiment.start import Run
 from fedlab.method import Method
+from fedlab.protocol.messages import to_numpy
 from fedlab.tracking.ledger import COLUMNS, LedgerSink, rewind_ledger
 
 Settings = Callable[..., Config]

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 import fedlab
 from fedlab.config import Config
-from fedlab.context import FitContext, ServerContext
 from fedlab.errors import ClientError, ConfigError, FedLabError
-from fedlab.method import Batch, Batches, Method, Step, Task
+from fedlab.method import Batch, Batches, FitContext, Method, ServerContext, Step, Task
 from fedlab.report import write_report
 
 Settings = Callable[..., Config]

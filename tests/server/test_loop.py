@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import fedlab
-from fedlab.checkpoint import load_checkpoint
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.errors import ClientError, FedLabError
-from fedlab.experiment import Run
+from fedlab.experiment.start import Run
 from fedlab.method import Method
+from fedlab.storage.checkpoint import load_checkpoint
 
 Settings = Callable[..., Config]
 
@@ -119,8 +119,8 @@ def test_one_client_is_local_training(settings: Settings, samples: fedlab.Datase
     run = fedlab.run(
         settings(data__partition=[{"name": "iid", "clients": 1}], federation__rounds=1), method=plain, data=samples
     )
+    from fedlab.assembly import build_networks, make_task
     from fedlab.data.federated import FederatedData
-    from fedlab.job import build_networks, make_task
     from fedlab.seeding import torch_generator
 
     data = FederatedData(samples, run.config.data, 0)

@@ -12,7 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedlab
-from fedlab.clients.received import ReceivedTensors
+from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.config import Config
 from fedlab.engine.grid import SimulationGrid
 from fedlab.server.strategies.average import FedAvg

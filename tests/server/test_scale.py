@@ -19,21 +19,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fedlab
+from fedlab.assembly import make_method
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import ClientSetup
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
-from fedlab.data.naming import Joined, Numbered, Prefixed, Repeated
+from fedlab.data.partition.naming import Joined, Numbered, Prefixed, Repeated
 from fedlab.data.samples import Dataset, Samples
 from fedlab.engine.inline import InlineGrid
-from fedlab.engine.messages import config_record
 from fedlab.errors import ConfigErrors
-from fedlab.job import make_method
 from fedlab.method import Method, Task
-from fedlab.server.directory import ClientNames, Directory
+from fedlab.protocol.messages import config_record
 from fedlab.server.evaluation import evaluated_clients
-from fedlab.server.profiles import known_profiles, stated_profile
-from fedlab.server.shared import SharedTensors, members, ranges
+from fedlab.server.messaging.directory import ClientNames, Directory
+from fedlab.server.messaging.profiles import known_profiles, stated_profile
+from fedlab.server.messaging.shared import SharedTensors, members, ranges
 
 Settings = Callable[..., Config]
 MANY = 100_000

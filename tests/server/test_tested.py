@@ -12,12 +12,11 @@ import pytest
 from torch import Tensor
 
 import fedlab
-from fedlab.check import check_data, left_out
 from fedlab.config import Config
-from fedlab.context import EvaluationContext, FitContext, ServerContext
-from fedlab.data.partition import PARTITIONERS
-from fedlab.experiment import Run
-from fedlab.method import Method, Task
+from fedlab.data.partition.partition import PARTITIONERS
+from fedlab.experiment.checks import check_data, left_out
+from fedlab.experiment.start import Run
+from fedlab.method import EvaluationContext, FitContext, Method, ServerContext, Task
 from fedlab.server.evaluation import evaluated_clients
 
 Settings = Callable[..., Config]

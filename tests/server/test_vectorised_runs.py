@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedlab
-import fedlab.tuning
+import fedlab.experiment.decisions
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment import Run
+from fedlab.experiment.start import Run
 from fedlab.method import Batch, Method, Step
 from fedlab.methods.supervised.method import Supervised
 
@@ -69,13 +69,13 @@ def test_auto_is_decided_once_and_kept(
     auto = vectorised().with_overrides({"engine.vectorise": "auto", "federation.rounds": 2})
     chosen = 16 if together < alone else 0
     with monkeypatch.context() as patch:
-        patch.setattr(fedlab.tuning, "_milliseconds", lambda *probed: (alone, together))
+        patch.setattr(fedlab.experiment.decisions, "_milliseconds", lambda *probed: (alone, together))
         run = fedlab.run(auto, data=samples, until=1)
     (event,) = run.history.of("vectorise")
     assert (event["clients"], event["alone"], event["together"]) == (chosen, alone, together)
-    assert fedlab.experiment.load(run.path).config.engine.vectorise == (chosen or "off")
+    assert fedlab.experiment.start.load(run.path).config.engine.vectorise == (chosen or "off")
     with monkeypatch.context() as patch:  # going on measures nothing
-        patch.setattr(fedlab.tuning, "_milliseconds", lambda *probed: 1 / 0)
+        patch.setattr(fedlab.experiment.decisions, "_milliseconds", lambda *probed: 1 / 0)
         again = fedlab.resume(run.path, data=samples)
     assert len(list(again.history.of("vectorise"))) == 1
     fixed = fedlab.run(auto.with_overrides({"engine.vectorise": chosen or "off"}), data=samples)

@@ -10,8 +10,7 @@ import pytest
 
 import fedlab
 from fedlab.config import Config
-from fedlab.context import ServerContext
-from fedlab.method import Method
+from fedlab.method import Method, ServerContext
 from fedlab.server.watch import Watch
 
 LN4 = math.log(4)

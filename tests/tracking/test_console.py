@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fedlab.direction import headline
-from fedlab.left_out import LeftOut
+from fedlab.metrics.direction import headline
 from fedlab.tracking.console import LiveConsole, PlainConsole, duration, make_console
+from fedlab.tracking.left_out import LeftOut
 
 Stream = list[dict[str, Any]]
 MakeEvent = Callable[..., dict[str, Any]]

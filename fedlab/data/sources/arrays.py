@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedlab.data.classes import Names, Pair, coded, labelled, plausible
-from fedlab.data.pixels import as_pictures
+from fedlab.data.files.pixels import as_pictures
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 

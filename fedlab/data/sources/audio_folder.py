@@ -12,17 +12,17 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, ProperFraction, Section
-from fedlab.data.audio import SUFFIXES, read_audio, resampled
 from fedlab.data.classes import test_part
-from fedlab.data.listing import Listing
-from fedlab.data.reading import Gathered, read_each, reading
+from fedlab.data.files.audio import SUFFIXES, read_audio, resampled
+from fedlab.data.files.listing import Listing
+from fedlab.data.files.reading import Gathered, read_each, reading
+from fedlab.data.files.spelling import checked_name
+from fedlab.data.files.text import read_text
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.spelling import checked_name
-from fedlab.data.text import read_text
 from fedlab.errors import DataError, did_you_mean
-from fedlab.left_out import LeftOut
-from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import InputPath
+from fedlab.tracking.left_out import LeftOut
 
 _SPLITS = ("train", "test", "probe")
 _COLUMNS = ("file", "label", "speaker", "group", "device", "split")

@@ -11,19 +11,19 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Fraction, Positive, Section
-from fedlab.data.captions import Tokens, hub_tokens, negative_columns, tokenise, word_tokens
 from fedlab.data.classes import test_part
-from fedlab.data.images import UNREAD, PictureReader, is_picture
-from fedlab.data.listing import Listing
-from fedlab.data.negatives import KINDS, NegativeRules
-from fedlab.data.pairs import Pair, read_pairs
-from fedlab.data.reading import Gathered
+from fedlab.data.files.captions import Tokens, hub_tokens, negative_columns, tokenise, word_tokens
+from fedlab.data.files.images import UNREAD, PictureReader, is_picture
+from fedlab.data.files.listing import Listing
+from fedlab.data.files.pairs import Pair, read_pairs
+from fedlab.data.files.reading import Gathered
+from fedlab.data.files.spelling import one_form
+from fedlab.data.generated.negatives import KINDS, NegativeRules
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.spelling import one_form
 from fedlab.errors import DataError, did_you_mean
-from fedlab.left_out import LeftOut
-from fedlab.paths import HubPath, InputPath
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import HubPath, InputPath
+from fedlab.tracking.left_out import LeftOut
 
 
 def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:

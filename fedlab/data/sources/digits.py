@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
-from fedlab.data import digits
+from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator

@@ -11,14 +11,14 @@ from pydantic import Field
 
 from fedlab.config import Fraction, Positive, Section
 from fedlab.data.classes import coded, test_part
-from fedlab.data.images import UNREAD, PictureReader, is_picture
-from fedlab.data.listing import Listing
+from fedlab.data.files.images import UNREAD, PictureReader, is_picture
+from fedlab.data.files.listing import Listing
+from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
-from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
-from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import InputPath
 
 _SPLITS = ("train", "test")
 _KEY = "data.source.path"

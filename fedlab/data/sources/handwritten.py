@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, Section
-from fedlab.data import digits
-from fedlab.data.images import resize, to_channels
+from fedlab.data.files.images import resize, to_channels
+from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 

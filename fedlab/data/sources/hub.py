@@ -12,15 +12,15 @@ from pydantic import Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.classes import by_name, coded, labelled
-from fedlab.data.images import PictureReader, is_picture
-from fedlab.data.listing import Listing, hidden
-from fedlab.data.reading import Gathered, reading, reason
+from fedlab.data.files.images import PictureReader, is_picture
+from fedlab.data.files.listing import Listing, hidden
+from fedlab.data.files.reading import Gathered, reading, reason
+from fedlab.data.files.spelling import checked_name
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.spelling import checked_name
 from fedlab.errors import DataError, did_you_mean
-from fedlab.left_out import LeftOut
-from fedlab.paths import HubPath
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import HubPath
+from fedlab.tracking.left_out import LeftOut
 
 _SPLITS = ("train_split", "test_split")
 _COLUMNS = ("image_column", "label_column", "group_column")

@@ -12,16 +12,16 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from fedlab.chance import chance_precision
 from fedlab.config import Positive, ProperFraction, Section
-from fedlab.data.images import UNREAD, PictureReader, is_picture
-from fedlab.data.listing import Listing
-from fedlab.data.reading import Gathered, read_each
+from fedlab.data.files.images import UNREAD, PictureReader, is_picture
+from fedlab.data.files.listing import Listing
+from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
-from fedlab.left_out import LeftOut
-from fedlab.paths import InputPath
+from fedlab.metrics.chance import chance_precision
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import InputPath
+from fedlab.tracking.left_out import LeftOut
 
 _KEY = "data.source"
 _TRAIN, _QUERY, _GALLERY = "bounding_box_train", "query", "bounding_box_test"

@@ -11,16 +11,16 @@ from pydantic import Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.classes import test_part
-from fedlab.data.images import UNREAD, PictureReader, is_picture, resize
-from fedlab.data.listing import Listing
-from fedlab.data.masks import UNLABELLED, ClassTable, dominant_class, read_classes, read_mask
-from fedlab.data.reading import Gathered, read_each
+from fedlab.data.files.images import UNREAD, PictureReader, is_picture, resize
+from fedlab.data.files.listing import Listing
+from fedlab.data.files.masks import UNLABELLED, ClassTable, dominant_class, read_classes, read_mask
+from fedlab.data.files.reading import Gathered, read_each
+from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.spelling import one_form
 from fedlab.errors import DataError
-from fedlab.left_out import LeftOut
-from fedlab.paths import InputPath
 from fedlab.seeding import numpy_generator
+from fedlab.storage.paths import InputPath
+from fedlab.tracking.left_out import LeftOut
 
 _SPLITS = ("train", "test")
 _KEY = "data.source.path"

@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Section
-from fedlab.data.reading import reading
+from fedlab.data.files.reading import reading
+from fedlab.data.files.spelling import checked_name, printable
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
-from fedlab.data.spelling import checked_name, printable
 from fedlab.errors import DataError, did_you_mean
-from fedlab.left_out import LeftOut
-from fedlab.paths import InputPath
+from fedlab.storage.paths import InputPath
+from fedlab.tracking.left_out import LeftOut
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
 _OPTIONAL = ("domain_train", "domain_test", "group_train", "group_test", "class_names")

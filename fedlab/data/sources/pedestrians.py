@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.images import to_uint8
+from fedlab.data.files.images import to_uint8
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator

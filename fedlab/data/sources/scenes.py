@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.images import resize, to_uint8
-from fedlab.data.masks import dominant_class
+from fedlab.data.files.images import resize, to_uint8
+from fedlab.data.files.masks import dominant_class
 from fedlab.data.samples import Dataset, Samples
 from fedlab.seeding import numpy_generator
 

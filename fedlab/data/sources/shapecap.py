@@ -9,10 +9,19 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.captions import negative_columns, word_tokens
-from fedlab.data.negatives import KINDS, Words
+from fedlab.data.files.captions import negative_columns, word_tokens
+from fedlab.data.generated.negatives import KINDS, Words
+from fedlab.data.generated.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    Scenes,
+    draw_pairs,
+    draw_singles,
+    rules,
+)
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, Scenes, draw_pairs, draw_singles, rules
 from fedlab.errors import did_you_mean
 from fedlab.seeding import numpy_generator
 
@@ -56,7 +65,7 @@ class ShapeCap:
     """Captioned scenes of two coloured shapes with typed false captions: DeGLA's acceptance data (offline).
 
     Clients hold scenes in the seen colours with captions such as "a red square left of a blue circle" and, of every
-    kind of `fedlab.data.negatives.KINDS`, one caption that is false of the scene. The server holds ``pretrain`` (pairs
+    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds ``pretrain`` (pairs
     whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot`` (single objects of the
     unseen colours, labelled with one of all colour-shape classes) and ``prompts`` (a caption for each class).
     """

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import ComponentField, Section
-from fedlab.data.images import as_float
+from fedlab.data.files.images import as_float
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import Source, build_source
 from fedlab.errors import DataError

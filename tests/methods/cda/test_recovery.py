@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import fedlab.methods.cda.recover as recovery
-from fedlab.context import ClientState, ServerContext
 from fedlab.distill.bn_matching import BatchNormMatching, batch_norms
 from fedlab.distill.freezing import frozen, state_hash
 from fedlab.distill.schedules import cosine
+from fedlab.method import ClientState, ServerContext
 from fedlab.methods.cda.curriculum import crop_bound, warm_cosine
 from fedlab.methods.cda.recover import chunks, draw_view, recover, recovered
 from fedlab.methods.cda.settings import Recover

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import fedlab
-from fedlab.checkpoint import load_checkpoint
 from fedlab.errors import ConfigError
+from fedlab.storage.checkpoint import load_checkpoint
 
 Start = Callable[..., fedlab.Run]
 SMALL: dict[str, Any] = {

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from fedlab.assembly import make_method, make_task
 from fedlab.config import Config, load_config, parse
 from fedlab.distill.bn_matching import batch_norms
 from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment import configure, method_folder
-from fedlab.job import make_method, make_task
+from fedlab.experiment.start import configure, method_folder
 from fedlab.methods.cda.settings import CDASettings, Recover
 
 # stages, settings, refusals

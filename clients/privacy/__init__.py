@@ -1,0 +1,1 @@
+"""Privacy on the client's side."""

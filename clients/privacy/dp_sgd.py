@@ -1,0 +1,113 @@
+"""Local training that keeps single examples private: DP-SGD instead of plain steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlab.clients.functional import MethodLoss
+from fedlab.clients.trainer import LocalTrainer
+from fedlab.errors import FedLabError
+from fedlab.method import Batch, NotFiniteError, Optimiser, Step
+from fedlab.privacy import WITHIN
+from fedlab.privacy.gradients import clipped_sum
+from fedlab.privacy.poisson import Calibration, local_steps, sampling_rate, steps_per_epoch
+from fedlab.protocol.effort import NO_SAMPLES
+
+
+class PrivateTrainer(LocalTrainer):
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1) with the run's optimiser.
+
+    A step draws each example independently with probability q, clips the gradient of each to C, adds noise of standard
+    deviation σ·C to their sum and divides by the expected number qn; what optimiser, schedule and correction make of
+    that costs no privacy. A step whose draw is empty still adds its noise.
+
+    Args:
+        calibration: the clients' noise.
+        work: as for `LocalTrainer`.
+    """
+
+    def __init__(self, *, calibration: Calibration, **work: Any) -> None:
+        super().__init__(**work)
+        self._calibration = calibration
+        self._rate, self._noise, self._expected, self._steps = 0.0, 0.0, 0, 0
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """What the account needs to know of the round: q, σ and the steps that were done."""
+        return {"rate": self._rate, "noise_multiplier": self._noise, "steps": self._steps}
+
+    def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
+        if self._steps:
+            raise FedLabError(f"{self._who} trains twice in one round, which no noise was planned for")
+        super().train(columns)
+
+    def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
+        raise FedLabError(f"{self._who} makes a step of its own in fit(), which DP-SGD cannot make private")
+
+    def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
+        """Poisson samples, as many as planned; in preflight one batch of as many examples as fit into memory."""
+        columns = self.data if columns is None else columns
+        count = len(next(iter(columns.values()), ()))
+        if count == 0:
+            self.effort.reason = NO_SAMPLES
+            return
+        training, planned = self.training, local_steps(self.training, count)
+        self._rate, self._expected = sampling_rate(training, count), min(training.batch_size, count)
+        self._noise = self._calibration.noise_multiplier(count)
+        for index in range(1 if self.preflight else planned):
+            if self._left <= 0:
+                return
+            self._left -= 1
+            chosen = self._drawn(count, index)
+            batch: Batch = {name: values[chosen.to(values.device)] for name, values in columns.items()}
+            self.effort.batches += 1
+            yield batch, self._step(index // steps_per_epoch(training, count), index, planned)
+
+    def _drawn(self, count: int, index: int) -> Tensor:
+        if self.preflight:
+            return torch.arange(min(count, self._calibration.settings.physical_batch_size))
+        draws = torch.rand(count, generator=self.generator("batches", index), dtype=torch.float64)
+        return (draws < self._rate).nonzero().squeeze(1)
+
+    def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
+        settings, size = self._calibration.settings, len(next(iter(batch.values())))
+        parameters = self._moved(optimiser)
+        loss = partial(MethodLoss(self.networks, self).of, step=step)
+        total = clipped_sum(loss, parameters, batch, settings.clip, settings.physical_batch_size)
+        means = {name: float(value) / size for name, value in total.terms.items()}
+        if not math.isfinite(float(total.norms.sum()) + sum(means.values())):
+            raise NotFiniteError(
+                f"an example's loss or gradient is not finite in round {self.round} (loss of the batch: {means}). "
+                f"Lower the learning rate (training.lr = {self.training.lr})."
+            )
+        optimiser.torch.zero_grad(set_to_none=True)
+        generator = self.generator("noise", step.index)
+        for name, p in parameters.items():
+            noise = torch.randn(p.shape, generator=generator, dtype=p.dtype) * (self._noise * settings.clip)
+            p.grad = (total.gradients[name] + self.place(noise)) / self._expected
+        self._before_update(optimiser)
+        optimiser.torch.step()
+        self._steps += 1
+        if size:
+            within = float((total.norms <= settings.clip).double().mean())
+            for name, value in {**means, WITHIN: within}.items():
+                self.log(name, value)
+        return True
+
+    def _moved(self, optimiser: Optimiser) -> dict[str, Tensor]:
+        """The parameters that the optimiser moves, by name."""
+        moved = {id(p) for p in optimiser.parameters if p.requires_grad}
+        named: dict[str, Tensor] = {n: p for n, p in self.networks.named_parameters() if id(p) in moved}
+        if len(named) < len(moved):
+            raise FedLabError(f"{self._who} trains parameters outside its networks, which DP-SGD cannot reach")
+        return named
+
+    @property
+    def _who(self) -> str:
+        return type(self.method).__name__

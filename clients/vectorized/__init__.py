@@ -1,0 +1,1 @@
+"""Several clients trained as one batch."""

@@ -1,0 +1,262 @@
+"""Several clients trained as one batch: their networks are stacked, one backward pass gives the gradients of all.
+
+Everything else about a client's round is what it would be alone: its batches, its dropout masks (on the CPU), its
+schedule, the clipping of its gradient, the corrections of federated algorithms. Only the order of floating-point
+additions inside matrix products and convolutions differs, so results agree to float tolerance, not bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.clients.corrections import Correction, Start, requested
+from fedlab.clients.functional import MethodLoss
+from fedlab.clients.trainer import LocalTrainer
+from fedlab.clients.vectorized.dropout import SeparateDropout
+from fedlab.config import TrainingConfig
+from fedlab.errors import FedLabError
+from fedlab.method import Batch, ClientState, Method, NotFiniteError, Optimiser, Plan, Step, loss_not_finite
+from fedlab.protocol.effort import Effort
+
+Stack = dict[str, Tensor]
+
+
+class NotVectorisableError(FedLabError):
+    """These clients cannot be trained as one batch."""
+
+
+def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
+    """Why a method's clients cannot be trained as one batch; None where they may be, as far as one can tell.
+
+    Args:
+        method: the method.
+        training: the training section of the round.
+        plan: of the round.
+    """
+    name = type(method).__name__
+    if not vars(type(method)).get("functional_loss", False):
+        return f"{name} does not declare functional_loss"
+    for hook in ("fit", "after_step"):
+        if method.overrides(hook):
+            return f"{name} has a {hook}() of its own"
+    if counts_steps(method, training) and method.batches(plan).sampler is not None:
+        return f"{name} draws its own batches, so that clients may be at different points of the schedule"
+    return None
+
+
+def counts_steps(method: Method, training: TrainingConfig) -> bool:
+    """Whether what the optimiser does depends on how many steps a client will do, so that these must be equal."""
+    return training.schedule != "constant" or training.warmup_steps > 0 or method.overrides("schedule")
+
+
+@dataclass
+class Fitted:
+    """A client after its local training.
+
+    Args:
+        state: its lasting tensors.
+        tensors: the trained network state by name; other state is as it was sent.
+        arrays: what its algorithm sends.
+        figures: metrics of its algorithm.
+        logged: name and value of all terms, in order.
+        seconds: its share of the time.
+        error: what ended its training early.
+        effort: counts of its steps.
+    """
+
+    state: ClientState
+    tensors: Stack = field(default_factory=dict)
+    arrays: Stack = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    logged: list[tuple[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    error: Exception | None = None
+    effort: Effort = field(default_factory=Effort)
+
+
+class Cohort:
+    """Clients that are trained together.
+
+    Args:
+        networks: the resident networks, whose modes and structure count.
+        trainers: one per client.
+        generators: for each client's dropout, seeded as its global generator would be.
+        stack: network state of all clients, (clients, …) by state name: what is trained and what the forward pass
+            writes to.
+        averaged: names of the parameters that federated algorithms correct.
+        arrays: what the server sent.
+        settings: the strategy's settings.
+    """
+
+    def __init__(
+        self,
+        networks: nn.ModuleDict,
+        trainers: Sequence[LocalTrainer],
+        generators: Sequence[torch.Generator],
+        stack: Stack,
+        averaged: Sequence[str],
+        arrays: Mapping[str, np.ndarray],
+        settings: Mapping[str, object],
+    ) -> None:
+        self._networks, self._trainers, self._generators, self._stack = networks, trainers, generators, stack
+        self._loss = MethodLoss(networks, trainers[0])
+        self._fitted = [Fitted(trainer.state, effort=trainer.effort) for trainer in trainers]
+        self._states = _States([trainer.state for trainer in trainers], trainers[0].device)
+        parameters = {name: stack[name] for name in averaged}
+        self._correction: Correction | None = requested(Start(parameters, arrays, self._states, settings))
+
+    def fit(self) -> list[Fitted]:
+        """Local training of all clients.
+
+        Raises:
+            NotVectorisableError: the method, the networks or the batches do not allow it.
+        """
+        began = time.perf_counter()
+        first = self._trainers[0]
+        first.set_modes()
+        optimiser = self._optimiser(first)
+        moved = {name: p for name, p in self._stack.items() if any(p is q for q in optimiser.parameters)}
+        batches = [trainer.batches() for trainer in self._trainers]
+        active = list(range(len(self._trainers)))
+        while active:
+            drawn = {row: found for row in active if (found := next(batches[row], None)) is not None}
+            self._finish([row for row in active if row not in drawn])
+            active = self._step(drawn, optimiser, moved) if drawn else []
+        for fitted in self._fitted:
+            fitted.seconds = (time.perf_counter() - began) / len(self._fitted)
+        return self._fitted
+
+    def _optimiser(self, first: LocalTrainer) -> Optimiser:
+        """The run's optimiser over the stacked parameters: all of them are elementwise."""
+        names = {id(p): name for name, p in self._networks.named_parameters()}
+        groups = first.trainable_groups()
+        strange = [p for group in groups for p in group["params"] if names.get(id(p)) not in self._stack]
+        if strange:
+            raise NotVectorisableError("param_groups() gives parameters that are none of the networks'")
+        stacked = [{**group, "params": [self._stack[names[id(p)]] for p in group["params"]]} for group in groups]
+        return first.optimiser(stacked, clip_norm=None)  # a norm over all clients means nothing
+
+    def _step(self, drawn: Mapping[int, tuple[Batch, Step]], optimiser: Optimiser, moved: Stack) -> list[int]:
+        """One step of every client with a batch; returns those whose loss is finite."""
+        for p in moved.values():
+            p.grad = None
+        buckets: dict[Any, list[int]] = defaultdict(list)
+        for row, (batch, _) in drawn.items():
+            buckets[_signature(batch)].append(row)
+        going: list[int] = []
+        for rows in buckets.values():
+            gradients, terms = self._gradients(rows, [drawn[row][0] for row in rows], drawn[rows[0]][1], moved)
+            for name, gradient in gradients.items():
+                p = moved[name]
+                if len(rows) == len(p):
+                    p.grad = gradient
+                else:
+                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                    p.grad[rows] = gradient
+            going += self._record(rows, terms)
+        first = drawn[min(drawn)][1]
+        optimiser.set(partial(self._trainers[0].scheduled, first))
+        if self._correction is not None:
+            self._correction.apply(optimiser.torch)
+        self._clip(moved)
+        optimiser.torch.step()
+        return sorted(going)
+
+    def _gradients(self, rows: list[int], batches: Sequence[Batch], step: Step, moved: Stack) -> tuple[Stack, Stack]:
+        """Gradients and loss terms of some clients, (clients, …); buffers are updated in the stack."""
+        whole = len(rows) == len(self._trainers)
+        chosen = self._stack if whole else {name: value[rows] for name, value in self._stack.items()}
+        batch = {name: torch.stack([b[name] for b in batches]) for name in batches[0]}
+
+        def of_one(trained: Stack, rest: Stack, own: Batch) -> tuple[Tensor, Stack]:
+            terms = {name: t.reshape(()) for name, t in self._loss.of({**trained, **rest}, own, step).items()}
+            if not terms:
+                raise NotVectorisableError("loss() skips a batch")
+            return torch.stack([*terms.values()]).sum(), terms
+
+        trained = {name: chosen[name] for name in moved}
+        rest = {name: value for name, value in chosen.items() if name not in moved}
+        each = torch.func.vmap(torch.func.grad(of_one, has_aux=True), randomness="error")
+        with torch.no_grad(), SeparateDropout([self._generators[row] for row in rows]):
+            gradients, terms = each(trained, rest, batch)
+        if not whole:
+            for name, value in rest.items():
+                self._stack[name][rows] = value
+        return gradients, terms
+
+    def _record(self, rows: Sequence[int], terms: Stack) -> list[int]:
+        """Log the terms of each client; returns those whose loss is finite."""
+        table = torch.stack([value.detach().float() for value in terms.values()], dim=1).tolist()
+        finite = []
+        for row, values in zip(rows, table, strict=True):
+            named = dict(zip(terms, values, strict=True))
+            if math.isfinite(sum(values)):
+                finite.append(row)
+                self._fitted[row].logged += named.items()
+            else:
+                self._fitted[row].error = NotFiniteError(loss_not_finite(self._trainers[row], named))
+        return finite
+
+    def _clip(self, moved: Stack) -> None:
+        """Scale each client's gradient down to ``training.clip_norm``, as `Optimiser.clip_gradients` does for one."""
+        training = self._trainers[0].training
+        if training.clip_norm is None:
+            return
+        flat = [p.grad.flatten(1) for p in moved.values() if p.grad is not None]
+        norms = [torch.linalg.vector_norm(g, dim=1) for g in flat]
+        if training.clip == "global":
+            norms = [torch.linalg.vector_norm(torch.stack(norms), dim=0)] * len(flat)
+        for gradient, norm in zip(flat, norms, strict=True):
+            gradient.mul_((training.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])  # the 1e-6 is torch's own
+
+    def _finish(self, rows: Sequence[int]) -> None:
+        """Take the state of clients that have done their last step; what the stack does later is not theirs."""
+        if not rows:
+            return
+        self._states.rows = rows
+        arrays, figures = self._correction.finish() if self._correction is not None else ({}, {})
+        for row in rows:
+            fitted = self._fitted[row]
+            fitted.tensors = {name: value[row].clone() for name, value in self._stack.items()}
+            fitted.arrays, fitted.figures = {name: value[row].clone() for name, value in arrays.items()}, dict(figures)
+
+
+class _States(ClientState):
+    """The lasting tensors of several clients, stacked; what a client lacks is zero, as corrections have it.
+
+    Assigning changes those clients only that are in `rows`.
+    """
+
+    def __init__(self, states: Sequence[ClientState], device: torch.device) -> None:
+        super().__init__(device=device)
+        self._states = states
+        self.rows: Sequence[int] = ()
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in state for state in self._states)
+
+    def __getitem__(self, name: str) -> Tensor:
+        like = next(state[name] for state in self._states if name in state)
+        return torch.stack([state[name] if name in state else torch.zeros_like(like) for state in self._states])
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        for row in self.rows:
+            self._states[row][name] = value[row]
+
+
+def _signature(batch: Batch) -> tuple[tuple[str, torch.Size, torch.dtype], ...]:
+    """What batches that can be stacked have in common."""
+    for name, value in batch.items():
+        if not isinstance(value, Tensor):
+            raise NotVectorisableError(f"a batch's {name!r} is a {type(value).__name__}, no tensor")
+    return tuple((name, value.shape, value.dtype) for name, value in batch.items())

@@ -1,0 +1,148 @@
+"""What lies in the folders of a source: hidden things never, and what is not read is counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fedlab.data.files.reading import joined, reading
+from fedlab.data.files.spelling import checked_name, is_text, one_form, printable
+from fedlab.errors import DataError
+from fedlab.tracking.left_out import LeftOut
+
+_SYSTEM = frozenset({
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information",
+    "lost+found", "icon\r",
+})  # fmt: skip
+_EXAMPLES = 10
+
+
+def hidden(name: str) -> bool:
+    """Whether an operating system or a program put it there for itself."""
+    return name.startswith((".", "~$")) or name.casefold() in _SYSTEM
+
+
+class Listing:
+    """Looks through folders of one source and remembers what it passed over.
+
+    Args:
+        key: configuration key of the folders, for messages.
+        root: folder from which files are named.
+
+    Raises:
+        DataError: the folder's own name is not UTF-8.
+    """
+
+    def __init__(self, key: str, root: Path) -> None:
+        self.key, self.root = key, root
+        checked_name(str(root), key, "a path")
+        self._skipped: dict[tuple[str, str, str], list[str]] = {}
+        self._listed: set[Path] = set()
+        self._names: dict[Path, dict[str, str]] = {}
+
+    def folders(self, parent: Path, loose: str = "they lie beside the folders, in none of them") -> list[Path]:
+        """Folders in it, by name; files beside them are counted with the reason `loose`."""
+        entries = self._entries(parent)
+        for path in entries:
+            if not path.is_dir():
+                self.skip(path, loose)
+        return self._named([path for path in entries if path.is_dir()])
+
+    def files(self, parent: Path, wanted: Callable[[Path], bool], why: str, fix: str = "") -> list[Path]:
+        """Files in it, by name; others, and all below it, are counted.
+
+        Args:
+            parent: folder.
+            wanted: whether a file is to be read.
+            why: why others are not.
+            fix: what could be done about that.
+        """
+        found = []
+        for path in self._entries(parent):
+            if path.is_dir():
+                self.skip_below(path, "they lie deeper than files are looked for")
+            elif wanted(path):
+                found.append(path)
+            else:
+                self.skip(path, why, fix)
+        return self._keep(found)
+
+    def below(self, top: Path, wanted: Callable[[Path], bool], why: str, fix: str = "") -> list[Path]:
+        """Files at any depth below it, in order; links are followed, as data sets are linked rather than copied."""
+        found = []
+        for path in self._walk(top):
+            if wanted(path):
+                found.append(path)
+            else:
+                self.skip(path, why, fix)
+        return self._keep(sorted(found))
+
+    def skip(self, path: Path, why: str, fix: str = "", what: str = "files") -> None:
+        """Count something that is not read."""
+        shown = os.path.relpath(path, self.root)
+        self._skipped.setdefault((what, why, fix), []).append(printable(shown))
+
+    def skip_below(self, top: Path, why: str, fix: str = "") -> None:
+        """Count every file below a folder."""
+        for path in self._walk(top):
+            self.skip(path, why, fix)
+
+    def find(self, path: Path) -> Path:
+        """The file of that name, also where the disk spells it in another Unicode form; the path itself if none is."""
+        if path.exists():
+            return path
+        place = Path(path.anchor)
+        for part in path.relative_to(path.anchor).parts:
+            step = place / part
+            place = step if step.exists() else place / self._spellings(place).get(one_form(part), part)
+        return place if place.exists() else path
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Everything that was passed over, by reason."""
+        totals: dict[str, int] = {"files": len(self._listed)}
+        for (what, _, _), names in self._skipped.items():
+            totals[what] = totals.get(what, 0) + len(names)
+        return tuple(
+            LeftOut(what, len(names), why, totals[what] if what == "files" else None, fix, tuple(names[:_EXAMPLES]))
+            for (what, why, fix), names in self._skipped.items()
+        )
+
+    def _entries(self, parent: Path) -> list[Path]:
+        with reading(self.key, printable(str(parent)), "a folder", "check it"):
+            return sorted(path for path in parent.iterdir() if not hidden(path.name))
+
+    def _walk(self, top: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+        with reading(self.key, printable(str(top)), "a folder", "check it"):
+            place = top.resolve()
+        if place in seen:  # a link to a folder above it
+            return
+        for path in self._entries(top):
+            if path.is_dir():
+                yield from self._walk(path, seen | {place})
+            else:
+                yield path
+
+    def _keep(self, found: list[Path]) -> list[Path]:
+        self._named(found)
+        self._listed.update(found)
+        return found
+
+    def _named(self, found: list[Path]) -> list[Path]:
+        """The same paths, if every name can be shown."""
+        wrong = []
+        for path in found:
+            try:
+                checked_name(os.path.relpath(path, self.root), self.key, self.root)
+            except DataError as error:
+                wrong.append(error)
+        if wrong:
+            raise joined(wrong, len(found), "names")
+        return found
+
+    def _spellings(self, folder: Path) -> dict[str, str]:
+        if folder not in self._names:
+            names = os.listdir(folder) if folder.is_dir() else []
+            self._names[folder] = {one_form(name): name for name in names if is_text(name)}
+        return self._names[folder]

@@ -1,0 +1,153 @@
+"""Segmentation masks as files: class indices or listed colours, and the classes they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedlab.data.files.reading import reading
+from fedlab.data.files.spelling import checked_name
+from fedlab.data.files.text import lines_of, read_text
+from fedlab.errors import DataError
+
+UNLABELLED = -1
+"""What a mask column holds where there is no label."""
+_KEY = "data.source.path"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Names of the classes and, where colour masks are to be read, their colours.
+
+    Args:
+        names: one per class.
+        colours: (r, g, b) of each class, or empty.
+        values: mask value of each class, or empty where class k is the value k.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...] = ()
+    values: tuple[int, ...] = ()
+
+
+def read_classes(path: Path) -> ClassTable:
+    """Class names in the order of their indices, one a line, each followed by its colour as three numbers or by none.
+
+    Raises:
+        DataError: an empty file, names that repeat, or colours for some classes only.
+    """
+    names: list[str] = []
+    colours: list[tuple[int, int, int]] = []
+    lines = [checked_name(line.strip(" \t"), _KEY, path) for line in lines_of(read_text(path, _KEY))]
+    for line in filter(None, lines):
+        words = re.split(r"[ \t]+", line)
+        if len(words) > 3 and all(word.isdecimal() and int(word) < 256 for word in words[-3:]):
+            red, green, blue = map(int, words[-3:])
+            colours.append((red, green, blue))
+            words = words[:-3]
+        names.append(" ".join(words))
+    wrong = not names or len(set(names)) < len(names) or len(set(colours)) < len(colours)
+    if wrong or len(colours) not in (0, len(names)):
+        raise DataError(
+            "classes.txt", f"{path}: {len(names)} names, {len(colours)} colours",
+            "different names, one a line, with different colours 'name r g b' for all of them or for none",
+        )  # fmt: skip
+    return ClassTable(tuple(names), tuple(colours))
+
+
+def read_mask(
+    path: Path,
+    table: ClassTable,
+    ignore: Sequence[int],
+    size: tuple[int, int] | None,
+    expected: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """A mask file as (h, w) int64 class indices, −1 where it is unlabelled.
+
+    Args:
+        path: a palette or grey PNG of class indices, or a colour PNG where the table has colours.
+        table: the classes.
+        ignore: values that mean unlabelled, unless a class has them; in colour masks, every colour that is not listed
+            does.
+        size: height and width of the result, by nearest neighbour; None keeps the file's own.
+        expected: height and width the file must have.
+
+    Raises:
+        DataError: unreadable, of another size, a colour mask without colours, or a value without a class.
+    """
+    with reading(_KEY, str(path), "a readable mask", "replace it with a whole PNG"):
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            if picture.mode not in ("RGB", "RGBA"):
+                values = np.asarray(picture)
+            elif table.colours:
+                values = _by_colour(np.asarray(picture.convert("RGB")), table.colours)
+            else:
+                fix = "list the classes with their colours in classes.txt: name r g b"
+                raise DataError(_KEY, f"{path}: colours", "class indices (a grey or palette PNG)", fix)
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        kind = f"{path}: {values.dtype}, shape {values.shape}"
+        raise DataError(_KEY, kind, "one class index per pixel", "save it as a grey or palette PNG")
+    if expected is not None and values.shape != expected:
+        sizes = f"{path}: {values.shape[0]}×{values.shape[1]}"
+        raise DataError(_KEY, sizes, f"the size of its image, {expected[0]}×{expected[1]}", "save it in that size")
+    mask = values.astype(np.int64)
+    if table.values:
+        mask = _by_value(mask, table.values, ignore, path)
+    else:
+        mask[np.isin(mask, ignore)] = UNLABELLED
+    if (top := int(mask.max(initial=-1))) >= len(table.names):
+        raise DataError(
+            _KEY, f"{path}: class {top}", f"classes from 0 to {len(table.names) - 1}, as classes.txt lists them",
+            "add the class, or set data.source.ignore",
+        )  # fmt: skip
+    return mask if size is None else nearest(mask, size)
+
+
+def nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) at another size, every position the value under its centre."""
+    rows, columns = (((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, mask.shape, strict=True))
+    return mask[np.ix_(rows, columns)]
+
+
+def dominant_class(masks: np.ndarray, num_classes: int, background: int | None = None) -> np.ndarray:
+    """The class that covers most of each mask.
+
+    Args:
+        masks: (n, h, w), −1 unlabelled.
+        num_classes: K.
+        background: class that counts only where there is no other.
+
+    Returns:
+        (n,) int64, the lowest of several; 0 where nothing is labelled.
+    """
+    counts = np.stack([(masks == k).sum(axis=(1, 2), dtype=np.float64) for k in range(num_classes)], axis=1)
+    if background is not None:
+        counts[:, background] = np.minimum(counts[:, background], 0.5)
+    dominant: np.ndarray = counts.argmax(axis=1).astype(np.int64)
+    return dominant
+
+
+def _by_value(mask: np.ndarray, values: Sequence[int], ignore: Sequence[int], path: Path) -> np.ndarray:
+    found, places = np.unique(mask, return_inverse=True)
+    strange = sorted(set(found.tolist()) - set(values) - set(ignore))
+    if strange:
+        shown = ", ".join(map(str, strange[:10]))
+        known = f"values of data.source.values ({', '.join(map(str, values))}) or of data.source.ignore"
+        raise DataError(_KEY, f"{path}: {shown}", known, "add them to the one or the other")
+    codes = np.array([values.index(value) if value in values else UNLABELLED for value in found.tolist()], np.int64)
+    return codes[places].reshape(mask.shape)
+
+
+def _by_colour(pixels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Any:
+    codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
+    mask = np.full(codes.shape, UNLABELLED, np.int64)
+    for index, (red, green, blue) in enumerate(colours):
+        mask[codes == 65536 * red + 256 * green + blue] = index
+    return mask

@@ -1,0 +1,37 @@
+"""Text as people bring it: one way to read it and to break it into lines."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from fedlab.data.files.reading import reading
+from fedlab.errors import DataError
+
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: Path, key: str) -> str:
+    """A text file in UTF-8, with or without a byte-order mark, which is no part of the text.
+
+    Raises:
+        DataError: no such file, or another encoding; the message says in which line, at which byte.
+    """
+    with reading(key, str(path), "a text file", "check that it is a plain file"):
+        content = path.read_bytes()
+    if content.startswith(_WIDE):
+        raise DataError(key, str(path), "text in UTF-8: this file is UTF-16", "save it again with the encoding UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # the position counts from behind the mark
+        start = error.start + len(content) - len(error.object)
+        line = content.count(b"\n", 0, start) + 1
+        where = f"{path}, line {line}: byte 0x{content[start]:02x} at position {start}"
+        raise DataError(key, where, "text in UTF-8", "save it again with the encoding UTF-8") from error
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines, which end at ``\\n`` or ``\\r\\n`` only: other separators of Unicode belong to the text."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]

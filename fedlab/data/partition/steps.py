@@ -1,0 +1,365 @@
+"""Partition steps. Each divides the samples of one part among new parts, train and test alike.
+
+A client's test samples follow its own training distribution: they are dealt out class by class in proportion to the
+client's share of that class's training samples. Test samples of classes that nobody in the part trains are dealt
+together, in random order and in proportion to the clients' training samples; owners and domains with test samples only
+become clients that never train. So every test sample ends with some client, whatever the step. flwr-datasets supplies
+the size rules; its other partitioners are not used because they lose samples (shards that do not divide evenly, classes
+that no client drew), give up after ten draws (Dirichlet with a small α) or build one table per client, which a hundred
+thousand clients cannot afford.
+"""
+
+from __future__ import annotations
+
+import bisect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from fedlab.config import Positive, Section
+from fedlab.data.corruptions import CORRUPTIONS
+from fedlab.data.partition.dividing import apportion, deal_classes, dirichlet_shares, equal_parts, equal_sizes, top_up
+from fedlab.data.partition.matching import by_column, matched
+from fedlab.data.partition.naming import Numbered
+from fedlab.data.partition.partition import Split
+from fedlab.data.partition.ragged import Ragged
+from fedlab.data.samples import Dataset, Samples
+from fedlab.errors import DataError, did_you_mean
+
+
+class Step(ABC):
+    """Base of all steps.
+
+    Args:
+        settings: an instance of the class's `Settings`.
+        key: the step's configuration key, for messages.
+    """
+
+    class Settings(Section):
+        """No settings."""
+
+    corrupts: ClassVar[bool] = False
+    parts_key: ClassVar[str] = "clients"
+    each_key: ClassVar[str] = ""  # the setting that asks for several samples for each part
+
+    def __init__(self, settings: Any, key: str) -> None:
+        self.settings, self.key = settings, key
+
+    @abstractmethod
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        """Divide one part, which `check` has found divisible."""
+
+    def split_tests(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        """Divide a part that holds test samples only; most steps follow training samples and leave it whole."""
+        return Split(Ragged.joined([np.arange(len(train))]), Ragged.joined([np.arange(len(test))]), [""])
+
+    def parts(self) -> int | None:
+        """How many parts are asked for; None where the data decides."""
+        clients: int | None = getattr(self.settings, "clients", None)
+        return clients
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        """The fewest and the most parts that a part with these training samples can be divided into."""
+        return 1, len(train) // (getattr(self.settings, self.each_key) if self.each_key else 1)
+
+    def check(self, dataset: Dataset, train: Ragged, names: Sequence[str]) -> None:
+        """Refuse what cannot be done to every one of the parts `train`.
+
+        Raises:
+            DataError: the wanted number of parts is impossible; the feasible ones are named.
+        """
+        wanted = self.parts()
+        if wanted is None:
+            return
+        ranges = np.array([self.feasible(dataset, train[part]) for part in range(len(train))])
+        fewest, most = int(ranges[:, 0].max()), int(ranges[:, 1].min())
+        if fewest <= wanted <= most:
+            return
+        tightest = int(ranges[:, 0].argmax() if wanted < fewest else ranges[:, 1].argmin())
+        where = f" of {names[tightest]!r}" if names[tightest] else ""
+        has = f"the {train.sizes[tightest]} training samples{where}"
+        if fewest > most:
+            each = getattr(self.settings, self.each_key, None)
+            raise DataError(
+                f"{self.key}.{self.each_key or self.parts_key}",
+                wanted if each is None else each,
+                f"{self.instead(dataset, train[tightest])}: no number of {self.parts_key} suits {has} as it is",
+                "change it, or use more data",
+            )
+        limits = f"at most {most}" if wanted > most else f"at least {fewest}"
+        fix = "lower it, or use more data" if wanted > most else "raise it"
+        raise DataError(f"{self.key}.{self.parts_key}", wanted, f"{limits} for {has}", self.advice or fix)
+
+    advice: ClassVar[str] = ""
+
+    def instead(self, dataset: Dataset, train: np.ndarray) -> str:
+        """What the setting `each_key` should be where no number of parts is feasible with it."""
+        return f"at most {len(train) // (self.parts() or 1) or len(train)}"
+
+
+class Iid(Step):
+    """Equal random parts."""
+
+    class Settings(Section):
+        """Settings of the IID step."""
+
+        clients: Positive = Field(description="parts")
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        clients = self.settings.clients
+        return Split(equal_parts(len(train), clients, rng), equal_parts(len(test), clients, rng), Numbered(clients))
+
+
+class Dirichlet(Step):
+    """Label skew: each class is divided by a draw from Dirichlet(α) (Hsu et al. 2019, arXiv 1909.06335).
+
+    Clients that end below ``min_samples`` are topped up, one sample at a time, from whoever then holds the most. So
+    every α and every number of clients up to the number of samples terminates.
+    """
+
+    class Settings(Section):
+        """Settings of the Dirichlet step."""
+
+        clients: Positive = Field(description="parts")
+        alpha: float = Field(default=0.5, ge=1e-6, le=1e6, description="concentration α; small is skewed")
+        min_samples: Positive = Field(default=1, description="training samples every part gets at least")
+
+    each_key = "min_samples"
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        s = self.settings
+        labels = _labels(self, dataset.train, train)
+        owner = np.empty(len(train), np.int64)
+        for c in np.unique(labels):
+            members = rng.permutation(np.flatnonzero(labels == c))
+            bounds = np.floor(np.cumsum(dirichlet_shares(rng, s.alpha, s.clients)) * len(members) + 1e-9).astype(
+                np.int64
+            )
+            owner[members] = np.minimum(np.searchsorted(bounds, np.arange(len(members)), side="right"), s.clients - 1)
+        top_up(owner, s.clients, s.min_samples, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
+
+
+class Pathological(Step):
+    """Each client holds samples of a fixed number of classes (McMahan et al. 2017's non-IID setting, by class).
+
+    Every class is used, and all are held by about as many clients, as far as they have samples for them.
+    """
+
+    class Settings(Section):
+        """Settings of the pathological step."""
+
+        clients: Positive = Field(description="parts")
+        classes: Positive = Field(default=2, description="classes of each part")
+
+    each_key = "classes"
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        each, sizes = self.settings.classes, self._class_sizes(dataset, train)
+        # k clients need k · each places, of which a class offers one for each sample and client; the surplus is
+        # concave in k and 0 at 0
+        most = bisect.bisect_left(
+            range(1, len(train) // each + 1), True, key=lambda k: np.minimum(sizes, k).sum() < k * each
+        )
+        return -(-len(sizes) // each), most
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        s = self.settings
+        labels = _labels(self, dataset.train, train)
+        held, sizes = np.unique(labels, return_counts=True)
+        holders = deal_classes(sizes, s.clients, s.classes, rng)
+        owner = np.empty(len(train), np.int64)
+        for c, among in zip(held, holders, strict=True):
+            members = rng.permutation(np.flatnonzero(labels == c))
+            owner[members] = np.repeat(among, equal_sizes(len(members), len(among)))
+        return matched(dataset, owner, s.clients, train, test, rng)
+
+    def instead(self, dataset: Dataset, train: np.ndarray) -> str:
+        held = len(self._class_sizes(dataset, train))
+        return f"at most {held}, the classes there are" if self.settings.classes > held else f"{held}, all the classes"
+
+    def _class_sizes(self, dataset: Dataset, train: np.ndarray) -> np.ndarray:
+        sizes = np.bincount(_labels(self, dataset.train, train))
+        return sizes[sizes > 0]
+
+
+class Shard(Step):
+    """Samples sorted by label are cut into equal shards, and each client gets some (McMahan et al. 2017, §3)."""
+
+    class Settings(Section):
+        """Settings of the shard step."""
+
+        clients: Positive = Field(description="parts")
+        shards: Positive = Field(default=2, description="shards of each part")
+
+    each_key = "shards"
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        s = self.settings
+        labels = _labels(self, dataset.train, train)
+        shuffled = rng.permutation(len(train))
+        ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        count = s.clients * s.shards
+        shard_of = np.repeat(np.arange(count), equal_sizes(len(train), count))
+        owner = np.empty(len(train), np.int64)
+        owner[ordered] = rng.permutation(count)[shard_of] // s.shards
+        return matched(dataset, owner, s.clients, train, test, rng)
+
+
+class Size(Step):
+    """Quantity skew: random parts whose sizes grow linearly, quadratically or exponentially (flwr-datasets)."""
+
+    class Settings(Section):
+        """Settings of the size step."""
+
+        clients: Positive = Field(description="parts")
+        rule: Literal["linear", "square", "exponential"] = "linear"
+
+    advice = "lower it, choose a flatter rule, or use more data"
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        clients = self.settings.clients
+        if self._part_sizes(len(train), clients):
+            return 1, clients
+        # feasible counts come before infeasible ones
+        candidates = range(1, min(clients, len(train) + 1))
+        return 1, bisect.bisect_left(candidates, True, key=lambda k: not self._part_sizes(len(train), k))
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        clients = self.settings.clients
+        sizes = self._part_sizes(len(train), clients)
+        owner = np.empty(len(train), np.int64)
+        owner[rng.permutation(len(train))] = np.repeat(np.arange(clients), sizes)
+        return matched(dataset, owner, clients, train, test, rng)
+
+    def _part_sizes(self, samples: int, clients: int) -> list[int]:
+        """The rule's sizes, none where some client would get nothing."""
+        import datasets
+        from flwr_datasets.partitioner import ExponentialPartitioner, LinearPartitioner, SquarePartitioner
+
+        if self.settings.rule == "exponential" and clients > 700:  # beyond the range of float64
+            return []
+        kinds = {"linear": LinearPartitioner, "square": SquarePartitioner, "exponential": ExponentialPartitioner}
+        rule = kinds[self.settings.rule](num_partitions=clients)
+        rule.dataset = datasets.Dataset.from_dict({"index": np.arange(samples)})
+        try:
+            count = rule.num_partitions  # asking for it makes the rule work the sizes out
+        except ValueError:
+            return []
+        return [int(rule.partition_id_to_size[part]) for part in range(count)]
+
+
+class Quantity(Step):
+    """Quantity skew: random parts of log-normal sizes, as client sizes are found to be (LEAF, arXiv 1812.01097).
+
+    Clients that end below ``min_samples`` are topped up as in the Dirichlet step, so every σ terminates.
+    """
+
+    class Settings(Section):
+        """Settings of the quantity step."""
+
+        clients: Positive = Field(description="parts")
+        sigma: float = Field(default=1.0, ge=0, le=1e6, description="σ of the sizes' logarithms; 0 is equal sizes")
+        min_samples: Positive = Field(default=1, description="training samples every part gets at least")
+
+    each_key = "min_samples"
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        s = self.settings
+        logs = s.sigma * rng.standard_normal(s.clients)
+        weights = np.exp(logs - logs.max())
+        sizes = apportion(weights / weights.sum(), len(train))
+        owner = rng.permutation(np.repeat(np.arange(s.clients), sizes))
+        top_up(owner, s.clients, s.min_samples, rng)
+        return matched(dataset, owner, s.clients, train, test, rng)
+
+
+class Natural(Step):
+    """One client per natural owner: writer, site, speaker (the data's ``group`` column)."""
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        return _by_column(self, dataset, "group", dataset.train.group_names, train, test)
+
+    split_tests = split
+
+
+class Domain(Step):
+    """One client per domain of the data."""
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        return _by_column(self, dataset, "domain", dataset.train.domain_names, train, test)
+
+    split_tests = split
+
+
+def known_corruptions(names: Any) -> Any:
+    """Validate a list of corruptions; a text is a word that stands for some."""
+    if isinstance(names, str):
+        return names
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise ValueError(f"names of corruptions, and {name!r} is none; {did_you_mean(name, CORRUPTIONS)}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError("at least one corruption, each at most once")
+    return names
+
+
+class Corruption(Step):
+    """One client per image corruption, as in CIFAR-10-C (Hendrycks & Dietterich 2019)."""
+
+    class Settings(Section):
+        """Settings of the corruption step."""
+
+        corruptions: Annotated[Literal["all"] | tuple[str, ...], AfterValidator(known_corruptions)] = Field(
+            default="all", description="names, or all 19"
+        )
+        severity: int = Field(default=3, ge=1, le=5)
+        images: Literal["split", "repeat"] = Field(
+            default="split", description="split: disjoint images; repeat: every corruption of every image"
+        )
+
+    corrupts = True
+    parts_key = "corruptions"
+
+    def parts(self) -> int:
+        return len(self._names())
+
+    def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
+        if "image" not in dataset.train.columns:
+            raise DataError(f"{self.key}.name", "corruption", "image data", "remove the step")
+        return 1, self.parts() if self.settings.images == "repeat" else len(train)
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        names = self._names()
+        count = len(names)
+        if self.settings.images == "repeat":
+            parts = [Ragged.joined([np.arange(len(part))] * count) for part in (train, test)]
+        else:
+            parts = [equal_parts(len(part), count, rng) for part in (train, test)]
+        return Split(parts[0], parts[1], names, [(name, self.settings.severity) for name in names])
+
+    split_tests = split
+
+    def _names(self) -> tuple[str, ...]:
+        chosen: Literal["all"] | tuple[str, ...] = self.settings.corruptions
+        return CORRUPTIONS if chosen == "all" else chosen
+
+
+def _by_column(
+    step: Step, dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray
+) -> Split:
+    if column not in dataset.train.columns:
+        raise DataError(
+            f"{step.key}.name", type(step).__name__.lower(), f"data with a {column!r} column", "choose another step"
+        )
+    return by_column(dataset, column, names, train, test)
+
+
+def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
+    if "label" not in samples.columns:
+        raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labelled data", "choose another step")
+    labels: np.ndarray = samples["label"][indices]
+    return labels

@@ -1,0 +1,44 @@
+"""Test samples in parts of the data that hold nothing to train on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from fedlab.data.partition.dividing import apportion
+from fedlab.data.partition.ragged import Ragged
+
+
+def homes(
+    train: Ragged, test: Ragged, owners: Sequence[Hashable], rng: np.random.Generator
+) -> tuple[Ragged, np.ndarray]:
+    """Give test samples of parts that do not train to parts of the same owner that do.
+
+    Args:
+        train: train indices by part.
+        test: test indices by part.
+        owners: whose or which a part is; equal for parts that may take each other's test samples.
+        rng: deals the samples of a part, in proportion to the training samples of those who take them.
+
+    Returns:
+        Test indices by part, and the parts to keep: those that train, then those without whom samples would be lost.
+    """
+    trained = np.flatnonzero(train.sizes)
+    by_owner: dict[Hashable, list[int]] = defaultdict(list)
+    for part in trained.tolist():
+        by_owner[owners[part]].append(part)
+    given: dict[int, list[np.ndarray]] = defaultdict(list)
+    homeless = []
+    for part in np.flatnonzero(train.sizes == 0).tolist():
+        takers = by_owner.get(owners[part], [])
+        if takers:
+            shares = train.sizes[takers] / train.sizes[takers].sum()
+            ends = np.cumsum(apportion(shares, test.size(part)))[:-1]
+            for taker, samples in zip(takers, np.split(rng.permutation(test[part]), ends), strict=True):
+                given[taker].append(samples)
+        elif test.size(part):
+            homeless.append(part)
+    lists = [np.concatenate([test[part], *given[part]]) if part in given else test[part] for part in range(len(test))]
+    return Ragged.joined(lists), np.concatenate([trained, np.array(homeless, np.int64)])

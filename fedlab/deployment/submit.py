@@ -1,0 +1,158 @@
+"""Runs on real machines: submit a configuration to a running SuperLink and wait for its end.
+
+Flower's command line is its supported way in: ``flwr run`` submits, ``flwr ls`` says how a run stands.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlab.config import Config, EngineConfig
+from fedlab.errors import FedLabError
+from fedlab.experiment.checks import check_config
+from fedlab.protocol.runconfig import pack
+
+THIN_APP = """\
+# All of the app that is sent to a SuperLink. Its components lie in the installed package fedlab-sim, which every
+# machine must have. The dependencies stay empty: Flower would install any into a new environment for every run.
+[project]
+name = "fedlab"
+version = "0.1.0"
+description = "FedLab on Flower's SuperLink and SuperNodes"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedlab"
+
+[tool.flwr.app.components]
+serverapp = "fedlab.server.app:app"
+clientapp = "fedlab.clients.app:app"
+
+# a run may change only what is named here
+[tool.flwr.app.config]
+config-json = "{}"       # the run's configuration
+expected-clients = 0     # nodes to wait for; 0 is every client of the partition
+"""
+
+_POLL = 2.0  # seconds between two looks at a run; Flower's own processes look every 3 s
+_PATIENCE = 5  # looks in a row that may fail
+_CALL_TIMEOUT = 120.0  # seconds for one call of Flower's command line
+
+
+class DeploymentError(FedLabError):
+    """A submitted run failed, was stopped, or the SuperLink refused it."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a submitted run stands.
+
+    Args:
+        status: ``pending``, ``starting``, ``running`` or ``finished:`` and ``completed``, ``failed`` or ``stopped``.
+        details: what Flower says of it, for a failed run the ServerApp's error.
+    """
+
+    status: str
+    details: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return self.status.startswith("finished")
+
+    @property
+    def completed(self) -> bool:
+        """Whether it went well."""
+        return self.status == "finished:completed"
+
+
+def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
+    """Submit a run and return Flower's id of it.
+
+    Args:
+        config: the run's configuration; the engine section says how each machine computes, not where.
+        superlink: a connection of ``$FLWR_HOME/config.toml``.
+        clients: nodes to wait for; 0 is every client of the partition.
+
+    Raises:
+        ConfigErrors: the configuration is wrong; nothing was sent.
+        DeploymentError: there is no such connection, or the SuperLink cannot be reached.
+    """
+    # this machine only submits: its own devices and folders do not matter
+    tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
+    check_config(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
+    # JSON's strings and numbers are TOML's too as long as they are plain ASCII
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
+    with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
+        app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
+        app.mkdir()
+        (app / "pyproject.toml").write_text(THIN_APP, encoding="utf-8")
+        settings.write_text("".join(lines), encoding="utf-8")
+        answer = _flwr("run", str(app), superlink, "--run-config", str(settings))
+    return int(answer["run-id"])
+
+
+def status(run: int, superlink: str) -> Status:
+    """How a run stands.
+
+    Raises:
+        DeploymentError: the SuperLink cannot be reached or does not know the run.
+    """
+    found = _flwr("ls", superlink, "--run-id", str(run))["runs"][0]
+    return Status(found["status"], found["status-details"])
+
+
+def wait(run: int, superlink: str, on_change: Callable[[Status], None] = lambda status: None) -> None:
+    """Wait for the end of a run. Flower's own exit codes do not tell a failed run from a good one.
+
+    Args:
+        run: Flower's id of the run.
+        superlink: as in `submit`.
+        on_change: called with every new status.
+
+    Raises:
+        DeploymentError: it failed or was stopped.
+    """
+    last, missed = Status("unknown", ""), 0
+    while not last.finished:
+        try:
+            now, missed = status(run, superlink), 0
+        except DeploymentError:  # a run of days must not be given up for a network that is away for seconds
+            missed += 1
+            if missed > _PATIENCE:
+                raise
+            now = last
+        if now != last:
+            on_change(now)
+        last = now
+        if not last.finished:
+            time.sleep(_POLL)
+    if not last.completed:
+        raise DeploymentError(f"run {run} ended as {last.status}\n{last.details}".rstrip())
+
+
+def _flwr(*arguments: str) -> dict[str, Any]:
+    """One call of Flower's command line, its JSON read."""
+    command = [sys.executable, "-m", "flwr.cli.app", *arguments, "--format", "json"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_CALL_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DeploymentError(f"flwr {arguments[0]}: no answer within {_CALL_TIMEOUT:g} s") from error
+    start = done.stdout.find("{")
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout[start:])
+    except ValueError:
+        answer = {}
+    if not answer.get("success"):
+        said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
+        raise DeploymentError(f"flwr {arguments[0]}: {said}")
+    return answer

@@ -1,0 +1,163 @@
+"""What a configuration leaves to the machine, tried and decided before a run starts: the run keeps to it for good."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fedlab.assembly import choose_device, stage_training
+from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.vectorized.runtime import CohortRuntime
+from fedlab.clients.vectorized.training import refusal
+from fedlab.config import Config
+from fedlab.engine.memory import peak_of
+from fedlab.errors import ConfigError
+from fedlab.experiment.rehearsal import Rehearsal, preflight
+from fedlab.privacy import DPSGD, make_privacy
+
+_AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A run's decisions.
+
+    Args:
+        config: with nothing left open.
+        warnings: what was asked for and cannot be had here.
+        client_bytes: GPU memory that a client, or a batch of clients, was seen to take; None on the CPU.
+        probe: fields of the event ``vectorise``; empty where nothing was measured.
+    """
+
+    config: Config
+    warnings: tuple[str, ...] = ()
+    client_bytes: int | None = None
+    probe: dict[str, float] = field(default_factory=dict)
+
+
+def tune(setup: ClientSetup, *, decided: bool = False) -> Tuning:
+    """Try one client in this process, then what is still open in the configuration.
+
+    Args:
+        setup: of the run.
+        decided: the configuration is that of a run that goes on.
+
+    Raises:
+        ConfigError: a run that goes on can no longer do what it did.
+        Whatever `preflight` raises.
+    """
+    config, warnings = _with_compiler(setup.config)
+    if decided and config != setup.config:
+        raise ConfigError("training.compile", True, "a machine like the one the run began on", warnings[0])
+    setup = replace(setup, config=config)
+    device = choose_device(config.engine.device)
+    rehearsals, peak = peak_of(lambda: preflight(setup), device)
+    asked = config.engine.vectorise
+    if asked == "off":
+        return Tuning(config, tuple(warnings), peak)
+    clients = [c for c in range(setup.federated.num_clients) if c not in setup.federated.unseen]
+    clients = clients[: _AUTO if asked == "auto" else asked]
+    reason, batch_peak = peak_of(lambda: _reason_against(setup, rehearsals, clients), device)
+    if reason is not None:
+        if decided:
+            raise ConfigError("engine.vectorise", asked, "clients that can still be trained as one batch", reason)
+        warnings.append(f"engine.vectorise = {asked}: clients are trained one after the other, because {reason}")
+        return Tuning(_fixed(config, 0), tuple(warnings), peak)
+    if asked != "auto":
+        return Tuning(config, tuple(warnings), batch_peak)
+    alone, together = _milliseconds(setup, rehearsals[0], clients)
+    size = _AUTO if together < alone else 0
+    probe = {"clients": size, "alone": alone, "together": together}
+    return Tuning(_fixed(config, size), tuple(warnings), batch_peak if size else peak, probe)
+
+
+def _fixed(config: Config, clients: int) -> Config:
+    return config.with_overrides({"engine.vectorise": clients or "off"})
+
+
+def _with_compiler(config: Config) -> tuple[Config, list[str]]:
+    """The configuration without ``training.compile`` where torch cannot compile."""
+    if not config.training.compile:
+        return config, []
+    if isinstance(make_privacy(config.privacy), DPSGD):
+        warning = "training.compile: networks are not compiled, because DP-SGD takes them apart"
+        return config.with_overrides({"training.compile": False}), [warning]
+    device = choose_device(config.engine.device)
+    try:
+        trial = nn.Linear(2, 2).to(device)
+        trial.compile()
+        trial(torch.zeros(1, 2, device=device)).sum().backward()
+    except Exception as error:  # torch has a kind of error for every stage of its compiler
+        first = str(error).strip().splitlines()[0]
+        warning = f"training.compile: networks are not compiled, because torch.compile does not work here: {first}"
+        return config.with_overrides({"training.compile": False}), [warning]
+    return config, []
+
+
+def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients: Sequence[int]) -> str | None:
+    """Why clients cannot be trained as one batch; they try a step in every stage."""
+    config = setup.config
+    if len(clients) < 2:
+        return "there is a single client"
+    if config.engine.name == "flower":
+        return "Flower's simulation hands out one client at a time"
+    if config.training.compile:
+        return "training.compile is on"
+    if isinstance(make_privacy(config.privacy), DPSGD):
+        return "DP-SGD batches the examples of each already"
+    for rehearsal in rehearsals:
+        plan = rehearsal.order.plan
+        found = refusal(setup.method, stage_training(config.training, setup.method, plan), plan)
+        if found is not None:
+            return found
+    with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
+        runtime = CohortRuntime(replace(setup, preflight=True, state_root=Path(folder)))
+        for rehearsal in rehearsals:
+            error = _try(runtime, rehearsal, clients)
+            if error is not None:
+                return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _try(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> Exception | None:
+    try:
+        _together(runtime, rehearsal, clients)
+    except Exception as error:
+        return error
+    return None
+
+
+def _together(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
+    order, arrays, shared = rehearsal.order, rehearsal.arrays, rehearsal.shared
+    runtime.expect(dict.fromkeys(clients), order, arrays, shared, {})
+    _alone(runtime, rehearsal, clients)
+
+
+def _alone(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
+    for client in clients:
+        runtime.train(client, rehearsal.order, rehearsal.arrays, rehearsal.shared, {}, None)
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _milliseconds(setup: ClientSetup, rehearsal: Rehearsal, clients: Sequence[int]) -> tuple[float, float]:
+    """Milliseconds of a client alone and as part of a batch, the better of two, over the first few steps."""
+    steps = {str(client): _PROBED_STEPS for client in clients}
+    rehearsal = replace(rehearsal, order=replace(rehearsal.order, steps=steps))
+    ways = (_alone, _together)
+    best = [float("inf")] * len(ways)
+    with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
+        runtime = CohortRuntime(replace(setup, state_root=Path(folder)))
+        for repeat in range(1 + _REPEATS):  # the first is for caches and kernels to be found
+            for way, work in enumerate(ways):
+                began = time.perf_counter()
+                work(runtime, rehearsal, clients)
+                if repeat:
+                    best[way] = min(best[way], (time.perf_counter() - began) * 1000 / len(clients))
+    return best[0], best[1]

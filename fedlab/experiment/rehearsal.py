@@ -1,0 +1,148 @@
+"""One client, one batch, in this process: a user's bug shows as a normal traceback before any worker starts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.assembly import on_device, stage_training
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained
+from fedlab.config import TrainingConfig
+from fedlab.data.federated import FederatedData
+from fedlab.errors import ConfigError, FedLabError
+from fedlab.method import Method, Plan, ServerContext
+from fedlab.method.exchange import NETWORK
+from fedlab.protocol.instructions import Order
+from fedlab.server.messaging.shared import SharedTensors
+from fedlab.server.privacy import check_networks
+from fedlab.storage.cache import ResultCache
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a client is sent in the first round of a stage: the arguments of `ClientRuntime.train`."""
+
+    order: Order
+    arrays: Mapping[str, np.ndarray]
+    shared: Mapping[str, np.ndarray]
+
+
+def preflight(setup: ClientSetup) -> list[Rehearsal]:
+    """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
+
+    Returns:
+        What the client was sent in each stage.
+
+    Raises:
+        ConfigError: no client holds the samples for one training step.
+        FedLabError: local work changes state that is not to be trained.
+        Whatever the method, the model or the data raise.
+    """
+    rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
+    client = largest_client(setup.federated)
+    with tempfile.TemporaryDirectory(prefix="fedlab-preflight-") as folder:
+        runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)))
+        live = runtime.networks.state_dict()
+        shared, private = SharedTensors(), dict[str, Tensor]()
+        held = {
+            name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server
+        }
+
+        cache = ResultCache(
+            setup.cache_root, lambda: setup.federated.server_fingerprint, config.seed, runtime.device, keep=False
+        )
+
+        def server(
+            round: int, plan: Plan, before: Mapping[str, Tensor], results: Mapping[str, Tensor]
+        ) -> ServerContext:
+            return ServerContext(
+                before=before,
+                after=live,
+                tensors=shared,
+                state=private,
+                data=held,
+                results={client: results},
+                task=runtime.task,
+                networks=runtime.networks,
+                training=stage_training(config.training, method, plan),
+                device=runtime.device,
+                seed=config.seed,
+                round=round,
+                rounds=rounds,
+                plan=plan,
+                cache=cache,
+                preflight=True,
+            )
+
+        first = method.plan(1, rounds)
+        version: int | None = None
+        answer: Mapping[str, Tensor] = {}
+        if method.overrides("prepare"):
+            prepared = runtime.prepare(client, Order(0, rounds, first), None)
+            version, answer = prepared.version, prepared.results
+        method.server_prepare(server(0, first, {}, answer))
+
+        rehearsals = []
+        for round, plan in _stages(method, rounds):
+            exchange = runtime.exchanges.enter(plan)
+            check_networks(config, exchange, runtime.networks)
+            before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
+            arrays = {name: before[name].cpu().numpy() for name in exchange.down}
+            for name in exchange.once:
+                shared[f"{NETWORK}{name}"] = live[name]
+            extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
+            order = Order(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
+            rehearsals.append(Rehearsal(order, arrays, extras))
+            trained = runtime.train(client, order, arrays, extras, {}, version)
+            _refuse_idleness(trained, setup.federated.num_train(client), stage_training(config.training, method, plan))
+            changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
+            if changed:
+                raise FedLabError(
+                    f"local work changes {changed[0]!r} in round {round}, which exchange() does not let a client "
+                    "train: put it into a group that is averaged or local, or leave it alone"
+                )
+            version = trained.version
+            method.server_update(server(round, plan, before, trained.results))
+            runtime.evaluate(client, order, arrays, extras, version)
+            if method.overrides("server_evaluate"):
+                method.server_evaluate(server(round, plan, {}, {}))
+        return rehearsals
+
+
+def largest_client(federated: FederatedData) -> int:
+    """The client with the most training samples among those that may train, the first of several."""
+    clients = (client for client in range(federated.num_clients) if client not in federated.unseen)
+    return max(clients, key=federated.num_train, default=0)
+
+
+def _refuse_idleness(trained: Trained, samples: int, training: TrainingConfig) -> None:
+    """Refuse a stage in which nobody can take a step, since the client with the most samples cannot."""
+    effort = trained.effort
+    if effort is None or effort.batches or not effort.reason or samples >= training.batch_size:
+        return
+    if not samples:
+        raise ConfigError("data.partition", "no training samples on any client", "a client that can train", "change it")
+    if training.drop_last:
+        raise ConfigError(
+            "training.batch_size",
+            training.batch_size,
+            f"at most {samples}, the training samples of the largest client, as training.drop_last leaves out batches "
+            "that are not full: no client could take a single step",
+            "lower it, or set training.drop_last: false",
+        )
+
+
+def _stages(method: Method, rounds: int) -> list[tuple[int, Plan]]:
+    """The first round of every kind of plan; numbers may change every round, flags and names make a new kind."""
+    kinds: dict[object, tuple[int, Plan]] = {}
+    for round in range(1, rounds + 1):
+        plan = method.plan(round, rounds)
+        flags = tuple(sorted((name, value) for name, value in plan.items() if isinstance(value, bool | str)))
+        kinds.setdefault((flags, tuple(method.exchange(plan))), (round, plan))
+    return list(kinds.values())

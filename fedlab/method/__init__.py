@@ -1,0 +1,71 @@
+"""All that a method's author sees."""
+
+from __future__ import annotations
+
+from fedlab.method.base import (
+    Batch,
+    Batches,
+    Group,
+    Method,
+    NoSettings,
+    Plan,
+    Step,
+    Task,
+    network,
+)
+from fedlab.method.context import (
+    ClientState,
+    EvaluationContext,
+    FigureContext,
+    FitContext,
+    NotFiniteError,
+    Optimiser,
+    ServerContext,
+    WorkContext,
+    loss_not_finite,
+)
+from fedlab.method.pictures import (
+    Bar,
+    ImageGrid,
+    Picture,
+    Plot,
+    bar_chart,
+    heatmaps,
+    images_with_bars,
+    label_overlay,
+    save_picture,
+    save_sheet,
+    shown_of,
+)
+
+__all__ = [
+    "Bar",
+    "Batch",
+    "Batches",
+    "ClientState",
+    "EvaluationContext",
+    "FigureContext",
+    "FitContext",
+    "Group",
+    "ImageGrid",
+    "Method",
+    "NoSettings",
+    "NotFiniteError",
+    "Optimiser",
+    "Picture",
+    "Plan",
+    "Plot",
+    "ServerContext",
+    "Step",
+    "Task",
+    "WorkContext",
+    "bar_chart",
+    "heatmaps",
+    "images_with_bars",
+    "label_overlay",
+    "loss_not_finite",
+    "network",
+    "save_picture",
+    "save_sheet",
+    "shown_of",
+]

@@ -1,0 +1,400 @@
+"""What a method's hooks get to work with: verbs and facts, never plumbing."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.config import TrainingConfig
+from fedlab.errors import FedLabError
+from fedlab.method.base import Batch, Plan, Step, Task
+from fedlab.seeding import torch_generator
+from fedlab.storage.cache import ResultCache
+
+_OPTIMISER_SETTINGS = {"optimiser", "lr", "momentum", "betas", "eps", "weight_decay", "clip_norm", "clip"}
+Placed = TypeVar("Placed", Tensor, nn.Module)
+
+
+class NotFiniteError(FedLabError):
+    """A loss became NaN or infinite."""
+
+
+class Optimiser:
+    """A torch optimiser whose parameter groups can follow a schedule.
+
+    Args:
+        optimiser: the wrapped optimiser.
+        clip_norm: largest L2 norm of the gradient, None for no limit.
+        clip: ``global`` bounds the norm over all parameters, ``tensor`` each parameter's by itself.
+    """
+
+    def __init__(
+        self,
+        optimiser: torch.optim.Optimizer,
+        clip_norm: float | None = None,
+        clip: Literal["global", "tensor"] = "global",
+    ) -> None:
+        self.torch, self.clip_norm, self._clip = optimiser, clip_norm, clip
+        self.initial: list[Mapping[str, Any]] = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
+        ]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [p for group in self.torch.param_groups for p in group["params"]]
+
+    def clip_gradients(self) -> None:
+        """Scale gradients down to `clip_norm`."""
+        if self.clip_norm is None:
+            return
+        for bounded in [self.parameters] if self._clip == "global" else [[p] for p in self.parameters]:
+            torch.nn.utils.clip_grad_norm_(bounded, self.clip_norm)
+
+    def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
+        """Set each group to what `values` makes of the group's initial settings."""
+        for group, initial in zip(self.torch.param_groups, self.initial, strict=True):
+            group.update(values(initial))
+
+
+class WorkContext:
+    """Verbs shared by client and server work.
+
+    Args:
+        task: facts about the job.
+        networks: networks by role, on `device`.
+        training: the run's training section.
+        device: where work happens.
+        seed: the run's seed.
+        round: federated round, 0 before the first.
+        rounds: rounds of the run.
+        plan: what this round asks for; before the first round, what that will ask for.
+        scope: purpose prefix of every draw, e.g. ``("client", 3)``.
+        cache: results of earlier runs on the same data; None keeps nothing.
+        preflight: loops run once only; the point is to meet errors, not to train.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        networks: nn.ModuleDict,
+        training: TrainingConfig,
+        device: torch.device,
+        seed: int,
+        round: int,
+        rounds: int,
+        plan: Plan,
+        scope: tuple[str | int, ...],
+        cache: ResultCache | None = None,
+        preflight: bool = False,
+    ) -> None:
+        self.task, self.networks, self.training, self.device = task, networks, training, device
+        self.seed, self.round, self.rounds, self.plan = seed, round, rounds, plan
+        self.preflight = preflight
+        self._scope, self._cache = scope, cache
+        self._logged: dict[str, list[float]] = {}
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator for one purpose, a function of (seed, this client or server, round, purpose)."""
+        return torch_generator(self.seed, *self._scope, self.round, *purpose)
+
+    def cached(
+        self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
+    ) -> dict[str, Tensor]:
+        """`compute()`, or its result from an earlier run with the same name, data, seed, key and code; on the CPU.
+
+        A client's data are its training samples, the server's all the samples it holds.
+
+        Args:
+            name: what is computed.
+            key: JSON-able settings the result depends on.
+            compute: makes the tensors.
+            seeded: whether the result depends on the run's seed.
+        """
+        if self._cache is None:
+            return {part: value.detach().cpu() for part, value in compute().items()}
+        return self._cache.get(name, key, compute, seeded=seeded)
+
+    def place(self, value: Placed) -> Placed:
+        """A tensor or module on the device of this work."""
+        return value.to(self.device)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """``range(count)``; a single step in preflight."""
+        yield from range(min(count, 1) if self.preflight else count)
+
+    def iterate(
+        self,
+        columns: Mapping[str, Tensor],
+        batch_size: int | None = None,
+        epochs: int = 1,
+        *,
+        shuffle: str | None = None,
+    ) -> Iterator[Batch]:
+        """Plain batches of any samples: passes over a memory bank, training on the server. A single one in preflight.
+
+        Args:
+            columns: tensors of one length.
+            batch_size: default: the run's ``training.batch_size``.
+            epochs: passes.
+            shuffle: purpose of the draws; None keeps the order.
+        """
+        size, count = batch_size or self.training.batch_size, len(next(iter(columns.values()), ()))
+        for epoch in range(epochs):
+            purpose = ("iterate", shuffle or "", epoch)
+            order = None if shuffle is None else torch.randperm(count, generator=self.generator(*purpose))
+            for start in range(0, count, size):
+                part = slice(start, start + size)
+                yield {
+                    name: values[part] if order is None else values[order[part].to(values.device)]
+                    for name, values in columns.items()
+                }
+                if self.preflight:
+                    return
+
+    def optimiser(self, params: Iterable[Any], **overrides: Any) -> Optimiser:
+        """A fresh optimiser: the run's training section, changed by `overrides`.
+
+        Args:
+            params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
+            overrides: ``optimiser``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
+                ``clip``.
+        """
+        if unknown := set(overrides) - _OPTIMISER_SETTINGS:
+            raise TypeError(f"unknown optimiser settings: {sorted(unknown)}")
+        settings = {**self.training.model_dump(), **overrides}
+        common = {name: settings[name] for name in ("lr", "weight_decay")}
+        clipping = {name: settings[name] for name in ("clip_norm", "clip")}
+        if settings["optimiser"] == "sgd":
+            return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), **clipping)
+        kind = torch.optim.AdamW if settings["optimiser"] == "adamw" else torch.optim.Adam
+        return Optimiser(kind(params, betas=settings["betas"], eps=settings["eps"], **common), **clipping)
+
+    def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
+        """Backward, clip and one optimiser step on the sum of `terms`; returns its value and logs every term.
+
+        Raises:
+            NotFiniteError: the loss is NaN or infinite; nothing has been changed.
+        """
+        named = dict(terms) if isinstance(terms, Mapping) else {"loss": terms}
+        total = torch.stack([term.reshape(()) for term in named.values()]).sum()
+        value = float(total.detach())
+        if not math.isfinite(value):
+            raise NotFiniteError(loss_not_finite(self, {name: float(term.detach()) for name, term in named.items()}))
+        optimiser.torch.zero_grad(set_to_none=True)
+        # only what this optimiser moves: a matching loss also reaches network weights through its double backward
+        torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
+        self._before_update(optimiser)
+        optimiser.clip_gradients()
+        optimiser.torch.step()
+        for name, term in named.items():
+            self.log(name, float(term.detach()))
+        return value
+
+    def _before_update(self, optimiser: Optimiser) -> None:
+        """Hook for gradient corrections."""
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Mixed precision as configured; wrap forward passes written outside `Method.loss` in it."""
+        if self.training.precision == "bfloat16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def log(self, name: str, value: float) -> None:
+        """Record a value; the round's mean of each name is reported."""
+        self._logged.setdefault(name, []).append(float(value))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean of every logged name."""
+        return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
+
+
+def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:
+    """What to tell of a loss that is NaN or infinite."""
+    values = ", ".join(f"{name} = {value}" for name, value in terms.items())
+    advice = f"Lower the learning rate (training.lr = {ctx.training.lr}) or set training.clip_norm."
+    return f"the loss is not finite in round {ctx.round}: {values}. {advice}"
+
+
+class ClientState(MutableMapping[str, Tensor]):
+    """A client's own tensors, kept between rounds on the client's side, handed out on the device.
+
+    Assigning marks the state as changed; changing a tensor in place does not.
+
+    Args:
+        tensors: what the client kept, on the CPU.
+        device: where tensors are handed out.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu") -> None:
+        self._tensors, self._device = dict(tensors or {}), device
+        self.changed = False
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].to(self._device)
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        # a copy: the method may go on changing its tensor, and two names must not share memory
+        self._tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        self.changed = True
+
+    def __delitem__(self, name: str) -> None:
+        del self._tensors[name]
+        self.changed = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class FitContext(WorkContext, ABC):
+    """A client's round. Attributes beside those of `WorkContext`:
+
+    ``client`` and ``client_name``: who this is; ``data``: its training columns as tensors on the device; ``state``:
+    its lasting tensors; ``shared``: tensors received from the server, on the device; ``scratch``: objects that live for
+    this round, which `Method.loss` and `after_step` see; ``examples``: its weight; ``fingerprint``: hash of its data.
+    """
+
+    client: int
+    client_name: str
+    data: dict[str, Tensor]
+    state: ClientState
+    shared: Mapping[str, Tensor]
+    scratch: dict[str, Any]
+    examples: int
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str: ...
+
+    @abstractmethod
+    def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
+        """The default loop: `Method.loss` and `after_step` over `batches` with the run's optimiser.
+
+        Args:
+            columns: samples to train on instead of ``data``.
+        """
+
+    @abstractmethod
+    def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
+        """Batches of ``training.local_epochs`` epochs over `columns` (default ``data``), in the method's own way."""
+
+    def data_generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator that depends on the data, not on who holds it: equal data, equal draws."""
+        return torch_generator(self.seed, "data", self.fingerprint, *purpose)
+
+
+class ServerContext(WorkContext):
+    """The server's part of a round.
+
+    Args:
+        before: state sent to the clients in this round, on the device.
+        after: aggregated state, on the device; ``networks`` hold it too.
+        tensors: lasting tensors shared with the clients; one is sent again when it is assigned.
+        state: lasting tensors that never leave the server.
+        data: columns of the sample sets the server holds, by name, on the device.
+        results: what clients sent beside the weights, by client id.
+    """
+
+    def __init__(
+        self,
+        *,
+        before: Mapping[str, Tensor],
+        after: Mapping[str, Tensor],
+        tensors: MutableMapping[str, Tensor],
+        state: MutableMapping[str, Tensor],
+        data: Mapping[str, Mapping[str, Tensor]],
+        results: Mapping[int, Mapping[str, Tensor]],
+        **work: Any,
+    ) -> None:
+        super().__init__(scope=("server",), **work)
+        self.before, self.after, self.tensors, self.state = before, after, tensors, state
+        self.data, self.results, self.alarms = data, results, list[str]()
+
+    def alarm(self, message: str) -> None:
+        """Tell, in words that do not change from round to round, of what puts the result in doubt, such as collapse."""
+        self.alarms.append(message)
+
+
+class EvaluationContext(WorkContext):
+    """A client's evaluation.
+
+    Args:
+        data: the client's test columns as tensors on the device.
+        train_data: makes its training columns, for probes and nearest neighbours.
+        state: the client's lasting tensors; changes are not kept.
+        batch_size: samples per forward pass.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: Mapping[str, Tensor],
+        train_data: Callable[[], Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+        batch_size: int,
+        **work: Any,
+    ) -> None:
+        super().__init__(**work)
+        self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
+
+    def batches(self) -> Iterator[Batch]:
+        """Test samples in order."""
+        return self.iterate(self.data, self.batch_size)
+
+    def classification(self, predict: Callable[[Batch], Tensor]) -> Mapping[str, np.ndarray]:
+        """Confusion matrix and loss sum of `predict`, which returns logits (n, K)."""
+        from fedlab.metrics import Classification
+
+        metric = Classification(self.task.num_classes)
+        for batch in self.batches():
+            with self.autocast():
+                logits = predict(batch)
+            metric.update(logits.float(), batch["label"])
+        return metric.state()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureContext:
+    """What `Method.figures` may look at.
+
+    Args:
+        task: facts about the job.
+        round: rounds finished.
+        tensors: the server's tensors that clients have a copy of.
+        client_names: one per client.
+        networks: the server's networks by role, in evaluation mode.
+        data: columns of the sample sets the server holds, by name, on the device of the networks.
+        client_state: a simulated client's own state read from its disk, or None: a deployed node shows nothing.
+        client_test: a simulated client's test columns, on the device of the networks, or None likewise.
+        denormalise: normalised images (n, C, H, W) → [0, 1].
+        seed: the run's seed.
+        state: the server's tensors that never leave it.
+    """
+
+    task: Task
+    round: int
+    tensors: Mapping[str, Tensor]
+    networks: nn.ModuleDict
+    data: Mapping[str, Mapping[str, Tensor]]
+    client_names: Sequence[str]
+    client_state: Callable[[int], Mapping[str, Tensor] | None]
+    client_test: Callable[[int], Mapping[str, Tensor] | None]
+    denormalise: Callable[[Tensor], Tensor]
+    seed: int
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator for one purpose, a function of (seed, round, purpose)."""
+        return torch_generator(self.seed, "figures", self.round, *purpose)

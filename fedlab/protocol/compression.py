@@ -1,0 +1,234 @@
+"""Compression of updates: stages that make an array smaller and how each is undone.
+
+A stage turns a vector into a shorter or coarser one, the values, and side arrays that undoing it needs. The next stage
+works on those values. What travels is the last stage's values and the side arrays of all.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedlab.config import Component, Fraction, Section
+from fedlab.errors import ConfigError
+from fedlab.registry import Registry
+
+KEY = "exchange.compression"
+VALUES = "values"
+COMPRESSORS = Registry(
+    "compressor",
+    {
+        "topk": "fedlab.protocol.compression:TopK",
+        "quantise": "fedlab.protocol.compression:Quantise",
+        "fp16": "fedlab.protocol.compression:Half",
+    },
+    "fedlab.compressors",
+)
+
+Side = dict[str, np.ndarray]
+
+
+class Compressor(ABC):
+    """Base of all stages.
+
+    Args:
+        settings: an object of the class's `Settings`.
+    """
+
+    class Settings(Section):
+        """No settings."""
+
+    last: ClassVar[bool] = True
+    """Its values are no float32 numbers, so nothing can follow."""
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+
+    @property
+    def identity(self) -> bool:
+        """With these settings it changes nothing and is left out."""
+        return False
+
+    @property
+    def feedback(self) -> bool:
+        """What a round loses is kept and added to the next update."""
+        return False
+
+    def length(self, size: int) -> int:
+        """How many numbers are coded where `size` come in."""
+        return size
+
+    @abstractmethod
+    def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
+        """The new values of a non-empty float32 vector, and side arrays by name."""
+
+    @abstractmethod
+    def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
+        """A float32 vector of `size` numbers, from what `encode` gave."""
+
+
+class TopK(Compressor):
+    """The k entries of largest magnitude with their int32 positions; the rest waits in the error feedback."""
+
+    class Settings(Section):
+        """Settings of top-k."""
+
+        fraction: Fraction = Field(default=0.01, description="k over the tensor's size; at least one entry is sent")
+        error_feedback: bool = Field(default=True, description="add what was not sent to the next round's update")
+
+    last = False
+
+    @property
+    def identity(self) -> bool:
+        return bool(self.settings.fraction == 1)
+
+    @property
+    def feedback(self) -> bool:
+        return bool(self.settings.error_feedback)
+
+    def length(self, size: int) -> int:
+        return max(1, int(self.settings.fraction * size + 1e-9))
+
+    def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
+        count, size = np.abs(values), values.size
+        k = self.length(size)
+        threshold = np.partition(count, size - k)[size - k]
+        above, ties = np.flatnonzero(count > threshold), np.flatnonzero(count == threshold)
+        # of equal magnitudes the first: what a partition happens to prefer differs between processors
+        chosen = np.sort(np.concatenate([above, ties[: k - above.size]]))
+        return values[chosen], {"indices": chosen.astype(np.int32)}
+
+    def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
+        full = np.zeros(size, np.float32)
+        full[side["indices"]] = values
+        return full
+
+
+class Quantise(Compressor):
+    """Unbiased stochastic rounding to whole multiples of one step per tensor, max|v| / (2^(bits-1) - 1)."""
+
+    class Settings(Section):
+        """Settings of quantisation."""
+
+        bits: Literal[4, 8] = Field(default=8, description="bits of each value; two values of 4 share a byte")
+
+    @property
+    def _levels(self) -> int:
+        return int(2 ** (self.settings.bits - 1) - 1)
+
+    def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
+        peak = np.abs(values).max()
+        scale = np.float32(peak / self._levels)
+        if scale < np.finfo(np.float32).tiny and scale * self._levels < peak:
+            scale = np.nextafter(scale, np.float32(1))  # so few digits are left there that the peak would be cut off
+        exact = values / np.float64(scale) if scale > 0 else np.zeros(values.size)
+        levels = np.floor(exact + draws.random(values.size))
+        codes: np.ndarray = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
+        if self.settings.bits == 4:
+            codes = np.append(codes, np.zeros(codes.size % 2, np.uint8))
+            codes = codes[::2] | codes[1::2] << 4
+        return codes, {"scale": np.array([scale], np.float32)}
+
+    def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
+        if self.settings.bits == 4:
+            values = np.stack([values & 15, values >> 4], axis=1).reshape(-1)[:size]
+        return (values.astype(np.float32) - np.float32(self._levels)) * side["scale"]
+
+
+class Half(Compressor):
+    """Values as 16-bit floats, rounded to the nearest."""
+
+    def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
+        with np.errstate(over="ignore"):  # becomes infinite, which whoever averages refuses
+            return values.astype(np.float16), {}
+
+    def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
+        return values.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages one after the other; those that change nothing have been left out.
+
+    Args:
+        stages: in the order of encoding.
+        text: JSON from which `chain_from` makes the same chain.
+    """
+
+    stages: tuple[Compressor, ...]
+    text: str
+
+    def __bool__(self) -> bool:
+        return bool(self.stages)
+
+    @property
+    def feedback(self) -> bool:
+        """What a round loses is kept for the next."""
+        return any(stage.feedback for stage in self.stages)
+
+    def encode(self, values: np.ndarray, draws: np.random.Generator) -> Side:
+        """Arrays that `decode` turns back into a vector like `values`, float32 and not empty."""
+        parts: Side = {}
+        for place, stage in enumerate(self.stages):
+            values, side = stage.encode(values, draws)
+            parts |= {f"{place}.{name}": array for name, array in side.items()}
+        return {**parts, VALUES: values}
+
+    def nbytes(self, size: int) -> int:
+        """Bytes that `encode` makes of `size` numbers; where they depend on the values, those it makes of zeros."""
+        return _nbytes(self, size)
+
+    def decode(self, parts: Side, size: int) -> np.ndarray:
+        """A float32 vector of `size` numbers."""
+        sizes = [size]
+        for stage in self.stages:
+            sizes.append(stage.length(sizes[-1]))
+        values = parts[VALUES]
+        for place in reversed(range(len(self.stages))):
+            prefix = f"{place}."
+            side = {name.removeprefix(prefix): array for name, array in parts.items() if name.startswith(prefix)}
+            values = self.stages[place].decode(values, side, sizes[place])
+        return values
+
+
+@lru_cache(maxsize=4096)
+def _nbytes(chain: Chain, size: int) -> int:
+    parts = chain.encode(np.zeros(size, np.float32), np.random.default_rng(0))
+    return sum(array.nbytes for array in parts.values())
+
+
+def make_chain(components: Sequence[Component]) -> Chain:
+    """The configured chain, its settings validated.
+
+    Raises:
+        ConfigError, ConfigErrors: unknown stage or setting, or a stage that cannot follow the one before.
+    """
+    stages: list[Compressor] = []
+    for place, component in enumerate(components):
+        key = f"{KEY}.{place}"
+        found, settings = COMPRESSORS.configured(component, key)
+        if not issubclass(found, Compressor):
+            raise ConfigError(f"{key}.name", component.name, "a subclass of fedlab.protocol.compression.Compressor")
+        if place and (stages[-1].last or not found.last):
+            raise ConfigError(
+                f"{key}.name",
+                component.name,
+                f"no such stage after {components[place - 1].name}",
+                "choose at most one way to select entries, then at most one way to code values",
+            )
+        stages.append(found(settings))
+    text = json.dumps([component.model_dump(mode="json") for component in components], sort_keys=True)
+    return Chain(tuple(stage for stage in stages if not stage.identity), text)
+
+
+@lru_cache(maxsize=8)
+def chain_from(text: str) -> Chain:
+    """The chain with this `Chain.text`."""
+    return make_chain([Component.model_validate(raw) for raw in json.loads(text)])

@@ -1,0 +1,267 @@
+"""What FedLab's messages hold, and how arrays get into and out of them.
+
+Records are looked up by key and checked with isinstance. Flower's ``RecordDict.array_records`` and its siblings
+are not used: each call builds a reference cycle that keeps large arrays alive until the garbage collector runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from io import BytesIO
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedlab.errors import FedLabError
+from fedlab.protocol.sums import ExactSum, Reduction
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+EXTRAS = "extras"
+NUM_EXAMPLES = "num-examples"
+ORDER = "fedlab"
+STATE = "fedlab.state"
+"""Record of a client's Flower state: the version of its lasting tensors."""
+MISSING = "fedlab.missing"
+"""Record of a reply whose client lacks a tensor and did nothing."""
+WITHHELD = "fedlab.withheld"
+"""Record of a reply that leaves out averaged groups: their names under ``groups``."""
+
+SPENT = "fedlab.spent"
+"""Record of a reply under privacy of examples: ``rate``, ``noise_multiplier`` and ``steps`` of the client's round."""
+
+EFFORT = "fedlab.effort"
+"""Record of a reply whose client did not take all the steps it was asked for: the fields of `fedlab.protocol.effort.Effort`."""
+
+ALGORITHM = "algorithm"
+"""Key of a round's configuration that names the client half of a federated algorithm."""
+CONTROL = "control/"
+"""Prefix of SCAFFOLD's control variates among a message's arrays."""
+STEP_WEIGHT = "step-weight"
+"""Metric of a reply: the weight by which FedNova's client divided its update."""
+
+REDUCE = "fedlab.reduce"
+"""Key of the config record: the JSON of a `Reduction` the engine may carry out."""
+SUM = "fedlab.sum"
+SUM_WEIGHTS = "fedlab.weights"
+SUM_DTYPES = "fedlab.dtypes"
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+class NdArray(Array):
+    """A Flower Array that keeps its ndarray and makes bytes only when it goes over a wire.
+
+    Pickled with protocol 5 its memory travels out of band, so that processes of one machine share a single copy in
+    Ray's object store. The array is read-only, as shared memory is, in every engine alike.
+
+    Args:
+        values: the array; not copied unless it is not contiguous.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        values = np.asarray(values, order="C").view()
+        values.flags.writeable = False
+        # past Flower's __setattr__ and its overloads, which expect serialised bytes
+        self.__dict__.update(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", values=values)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # a field in the base class
+        """The array in numpy's file format, as Flower sends it."""
+        buffer = BytesIO()
+        np.save(buffer, self.view(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def view(self) -> np.ndarray:
+        """The array itself, read-only."""
+        values: np.ndarray = self.__dict__["values"]
+        return values
+
+    def numpy(self) -> np.ndarray:
+        """A writable copy, as Flower's Array gives."""
+        return self.view().copy()
+
+    def deflate(self) -> bytes:
+        # the header names the class, and receivers know only Flower's own
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+    def __reduce__(self) -> tuple[type[NdArray], tuple[np.ndarray]]:
+        return NdArray, (self.view(),)
+
+
+def to_record(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> ArrayRecord:
+    """Arrays and tensors as a record, without a copy where they are contiguous and on the CPU.
+
+    Raises:
+        TypeError: a dtype that numpy lacks, such as bfloat16, or an object array.
+    """
+    record = ArrayRecord()
+    for name, values in arrays.items():
+        record[name] = NdArray(_as_numpy(name, values))
+    return record
+
+
+def to_numpy(record: ArrayRecord, copy: bool = False) -> dict[str, np.ndarray]:
+    """The arrays of a record by name.
+
+    Args:
+        record: of `NdArray` or of Flower's own Array.
+        copy: give writable arrays of their own; otherwise they may be read-only and shared.
+    """
+    return {
+        name: array.view() if isinstance(array, NdArray) and not copy else array.numpy()
+        for name, array in record.items()
+    }
+
+
+def array_record(content: RecordDict, key: str) -> ArrayRecord | None:
+    """The array record under `key`, or None.
+
+    Raises:
+        TypeError: there is a record of another kind.
+    """
+    return _record(content, key, ArrayRecord)
+
+
+def config_record(content: RecordDict, key: str) -> ConfigRecord | None:
+    """The config record under `key`, or None.
+
+    Raises:
+        TypeError: there is a record of another kind.
+    """
+    return _record(content, key, ConfigRecord)
+
+
+def metric_record(content: RecordDict, key: str) -> MetricRecord | None:
+    """The metric record under `key`, or None.
+
+    Raises:
+        TypeError: there is a record of another kind.
+    """
+    return _record(content, key, MetricRecord)
+
+
+def required(look_up: Callable[[RecordDict, str], Record | None], content: RecordDict, key: str) -> Record:
+    """The record that `look_up` (`array_record` and its siblings) finds under `key`.
+
+    Raises:
+        FedLabError: there is none.
+    """
+    record = look_up(content, key)
+    if record is None:
+        raise FedLabError(f"a message lacks the record {key!r}; it holds {', '.join(map(repr, content)) or 'nothing'}")
+    return record
+
+
+def requested_reduction(content: RecordDict) -> Reduction | None:
+    """The reduction that a message asks for in its config record.
+
+    Raises:
+        FedLabError: the request cannot be read.
+    """
+    config = config_record(content, CONFIG)
+    return None if config is None or REDUCE not in config else Reduction.from_json(str(config[REDUCE]))
+
+
+def client_weight(content: RecordDict, reduction: Reduction) -> float:
+    """The weight of a client's reply.
+
+    Raises:
+        FedLabError: weighed by examples, but the metric is missing or no number.
+    """
+    if reduction.weight == "uniform":
+        return 1.0
+    metrics = metric_record(content, METRICS)
+    examples = None if metrics is None else metrics.get(NUM_EXAMPLES)
+    if not isinstance(examples, int | float):
+        raise FedLabError(
+            f"a client's reply has {NUM_EXAMPLES} = {examples!r}: expected the number of its samples in the record "
+            f"{METRICS!r}, because the clients are weighed by it"
+        )
+    return float(examples)
+
+
+def attach_sum(reply: Message, total: ExactSum) -> None:
+    """Put the cohort's sum into a reply, where `summed` finds it."""
+    sums, weights, dtypes = total.state()
+    reply.content[SUM] = to_record(sums)
+    reply.content[SUM_WEIGHTS] = MetricRecord(dict(weights))
+    reply.content[SUM_DTYPES] = ConfigRecord(dict(dtypes))
+
+
+def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
+    """The sum that the engine formed of the replies' arrays, or None where it left them in the replies.
+
+    Args:
+        replies: of one or several calls of the grid, each of which may hold a sum.
+        reduction: what was asked for.
+    """
+    total: ExactSum | None = None
+    for reply in replies:
+        if reply.has_error():
+            continue
+        sums = array_record(reply.content, SUM)
+        weights = metric_record(reply.content, SUM_WEIGHTS)
+        dtypes = config_record(reply.content, SUM_DTYPES)
+        if sums is not None and weights is not None and dtypes is not None:
+            part = ExactSum.from_state(
+                to_numpy(sums),
+                {name: float(weight) for name, weight in weights.items() if not isinstance(weight, list)},
+                {name: str(dtype) for name, dtype in dtypes.items()},
+                reduction,
+            )
+            if total is None:
+                total = part
+            else:
+                total.merge(part)
+    return total
+
+
+def exact_sum(replies: Iterable[Message], reduction: Reduction) -> ExactSum:
+    """The sum of the replies' arrays, whether or not the engine formed it: the same bits in both cases.
+
+    Raises:
+        FedLabError: a reply's arrays cannot be summed; it names the node and the tensor.
+    """
+    replies = list(replies)
+    total = summed(replies, reduction)
+    if total is not None:
+        return total
+    total = reduction.start()
+    for reply in replies:
+        arrays = None if reply.has_error() else array_record(reply.content, ARRAYS)
+        if arrays is None:
+            continue
+        try:
+            total.add(to_numpy(arrays), client_weight(reply.content, reduction))
+        except FedLabError as error:
+            raise FedLabError(f"reply of node {reply.metadata.src_node_id}: {error}") from error
+    return total
+
+
+def _record(content: RecordDict, key: str, kind: type[Record]) -> Record | None:
+    record = content.get(key)
+    if record is None or isinstance(record, kind):
+        return record
+    raise TypeError(f"record {key!r} is a {type(record).__name__}: expected a {kind.__name__}")
+
+
+def _as_numpy(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
+    result: Any = values
+    if isinstance(values, torch.Tensor):
+        try:
+            result = values.detach().cpu().numpy()
+        except TypeError as error:
+            raise TypeError(
+                f"tensor {name!r} has dtype {str(values.dtype).removeprefix('torch.')}, which numpy lacks: "
+                "convert it first, for example with .float()"
+            ) from error
+    if isinstance(result, np.generic):  # what numpy makes of arithmetic on 0-d arrays
+        result = np.asarray(result)
+    if not isinstance(result, np.ndarray) or result.dtype.hasobject:
+        kind = result.dtype if isinstance(result, np.ndarray) else type(result).__name__
+        raise TypeError(f"{name!r} is {kind}: expected a tensor or an array of numbers")
+    return result

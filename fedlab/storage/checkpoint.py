@@ -1,0 +1,80 @@
+"""Checkpoints: tensors as safetensors, facts as JSON, complete or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fedlab.errors import CheckpointError
+from fedlab.storage.runfolder import write_atomic
+
+_TENSORS, _META = "tensors.safetensors", "checkpoint.json"
+FORMAT = 2
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Write a checkpoint folder; returns it.
+
+    The JSON file is written last and holds the hash of the tensors: without it, or with another hash, the checkpoint
+    does not count.
+
+    Args:
+        path: the checkpoint's own folder, replaced if it is there.
+        tensors: by name, any device.
+        meta: JSON-able facts.
+    """
+    if path.exists():
+        shutil.rmtree(path)
+    raw = safetensors.torch.save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+    write_atomic(path / _TENSORS, raw)
+    described = {"format": FORMAT, "sha256": hashlib.sha256(raw).hexdigest(), **meta}
+    write_atomic(path / _META, json.dumps(described, indent=1, sort_keys=True))
+    return path
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors on the CPU and facts of a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged or of another format.
+    """
+    key = "checkpoint"
+    try:
+        meta = json.loads((path / _META).read_text(encoding="utf-8"))
+        raw = (path / _TENSORS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            key, str(path), "a complete checkpoint folder", f"use an earlier one ({error})"
+        ) from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise CheckpointError(key, str(path), f"format {FORMAT}", "it was written by another version of FedLab")
+    if hashlib.sha256(raw).hexdigest() != meta.get("sha256"):
+        raise CheckpointError(
+            key,
+            str(path),
+            "tensors with the recorded hash",
+            "the file is torn or was changed: use an earlier checkpoint",
+        )
+    try:
+        return safetensors.torch.load(raw), meta
+    except SafetensorError as error:
+        raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, whose hash is right; None where there is none."""
+    for path in sorted(folder.glob("round_*"), reverse=True):
+        try:
+            load_checkpoint(path)
+        except CheckpointError:
+            continue
+        return path
+    return None

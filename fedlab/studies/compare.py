@@ -1,0 +1,245 @@
+"""Finished and unfinished runs side by side: what differs in their configurations, and what they came to."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedlab.config import Config, parse
+from fedlab.distill.freezing import hash_tensors
+from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
+from fedlab.experiment.components import bare, complete
+from fedlab.method.exchange import NETWORK
+from fedlab.report.bands import Line, bands_picture
+from fedlab.report.grids import to_csv, to_markdown
+from fedlab.report.record import Record, main_metrics
+from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
+from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.storage.runfolder import write_atomic
+from fedlab.studies.plan import folder_name
+
+_NOT_SET = "not set"
+_MOST_COLUMNS = 5
+_DATA = "data (fingerprint)"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose configurations differ in nothing but the seed, on the same data.
+
+    Args:
+        name: a letter.
+        records: the runs, by seed.
+        settings: their configuration by dotted key, without what does not matter.
+        defaults: those of the keys that are settings of components, at their defaults.
+    """
+
+    name: str
+    records: Mapping[int, Record]
+    settings: Mapping[str, str]
+    defaults: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs.
+
+    Args:
+        groups: in the order of their first runs.
+        metrics: what is told of the runs, beside bytes and seconds.
+    """
+
+    groups: tuple[Group, ...]
+    metrics: tuple[str, ...]
+
+    @cached_property
+    def differing(self) -> list[str]:
+        """Dotted keys that not all groups have the same value of; a default that some cannot have says nothing."""
+        keys = dict.fromkeys(key for group in self.groups for key in group.settings)
+        return [
+            key
+            for key in keys
+            if len({group.settings.get(key, _NOT_SET) for group in self.groups}) > 1
+            and not all(key not in group.settings or key in group.defaults for group in self.groups)
+        ]
+
+    def settings(self) -> list[list[str]]:
+        """Header and one row per key that differs."""
+        rows = [["key", *(group.name for group in self.groups)]]
+        return rows + [[key, *(group.settings.get(key, _NOT_SET) for group in self.groups)] for key in self.differing]
+
+    def runs(self) -> list[list[str]]:
+        """Header and one row per run: how far it is, where it lies, and the hash of its last weights."""
+        rows = [["", "run", "seed", "status", "rounds", "weights"]]
+        for group in self.groups:
+            for seed, record in group.records.items():
+                rounds = f"{len(record.rounds)} of {record.rounds_planned}"
+                status = "no end recorded" if record.status == "open" else record.status
+                weights = self.weights.get((group.name, seed), "–")
+                rows.append([group.name, str(record.folder.path), str(seed), status, rounds, weights[:12]])
+        return rows
+
+    def results(self) -> list[list[str]]:
+        """Quantities by group, each with its difference to the first group; a row per group where they are many."""
+        told = quantities(self.metrics)
+        first = [Spread.of(map(quantity.of, self.groups[0].records.values())) for quantity in told]
+        rows = [["", "runs", "last evaluation", *(quantity.title for quantity in told), "measured on"]]
+        for group in self.groups:
+            records = group.records.values()
+            spreads = [Spread.of(map(quantity.of, records)) for quantity in told]
+            figures = [
+                quantity.shown(mine) if group is self.groups[0] else quantity.compared(mine, other)
+                for quantity, mine, other in zip(told, spreads, first, strict=True)
+            ]
+            evaluated = sorted({max(record.evaluations, default=0) for record in records})
+            when = " to ".join(f"round {round}" for round in dict.fromkeys((evaluated[0], evaluated[-1])))
+            rows.append([group.name, str(len(records)), when, *figures, shown_on(records, self.metrics)])
+        return rows if len(self.groups) > _MOST_COLUMNS else [[*column] for column in zip(*rows, strict=True)]
+
+    @cached_property
+    def weights(self) -> dict[tuple[str, int], str]:
+        """Hash of the networks in the last complete checkpoint, by group and seed."""
+        found = {}
+        for group in self.groups:
+            for seed, record in group.records.items():
+                path = latest_checkpoint(record.folder.checkpoints)
+                if path is not None:
+                    found[group.name, seed] = _weights_hash(path)
+        return found
+
+    def equal_weights(self) -> str:
+        """Which runs ended with the same weights, in a sentence."""
+        same = defaultdict(list)
+        for (name, seed), weights in self.weights.items():
+            same[weights].append(f"{name} seed {seed}")
+        equal = [" = ".join(runs) for runs in same.values() if len(runs) > 1]
+        if not equal:
+            return "weights of the last checkpoints: no two runs are bitwise equal"
+        return f"weights of the last checkpoints: bitwise equal are {'; '.join(equal)}"
+
+    def other_code(self) -> str:
+        """Says which runs were made by different versions of the code; empty where all were made by one."""
+        made: dict[str, list[str]] = defaultdict(list)
+        for group in self.groups:
+            for seed, record in group.records.items():
+                made[json.dumps(record.code, sort_keys=True)].append(f"{group.name} seed {seed}")
+        if len(made) < 2:
+            return ""
+        return f"made by different versions of the code: {'; '.join(', '.join(runs) for runs in made.values())}"
+
+    def describe(self, group: Group) -> str:
+        """The group's name and what sets it apart."""
+        told = ", ".join(f"{key.rpartition('.')[2]}={group.settings.get(key, _NOT_SET)}" for key in self.differing)
+        return f"{group.name}: {told or next(iter(group.records.values())).folder.path.name}"
+
+    def picture(self, metric: str) -> bytes:
+        """Curves and final values as PNG."""
+        lines = [Line(self.describe(g), [curve(record, metric) for record in g.records.values()]) for g in self.groups]
+        return bands_picture({"": lines}, metric)
+
+    def to_markdown(self) -> str:
+        """All tables."""
+        parts = [*to_markdown(self.runs()), "", self.equal_weights(), ""]
+        parts += [self.other_code(), ""] if self.other_code() else []
+        parts += [*to_markdown(self.settings()), ""] if self.differing else []
+        return "\n".join([*parts, *to_markdown(self.results())]) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``compare.md``, ``compare.csv`` and a picture per metric; returns where they are."""
+        contents: dict[str, str | bytes] = {"compare.md": self.to_markdown(), "compare.csv": to_csv(self._numbers())}
+        contents |= {f"compare-{folder_name(metric)}.png": self.picture(metric) for metric in self.metrics}
+        for name, content in contents.items():
+            write_atomic(folder / name, content)
+        return [folder / name for name in contents]
+
+    def _numbers(self) -> list[list[object]]:
+        told = quantities(self.metrics)
+        keys = [quantity.key for quantity in told]
+        rows: list[list[object]] = [["group", "seed", "status", "rounds", *keys, "measured_on", "weights", "run"]]
+        for group in self.groups:
+            for seed, record in group.records.items():
+                figures = [quantity.of(record) for quantity in told]
+                counted = shown_on([record], self.metrics)
+                ends = [counted, self.weights.get((group.name, seed)), str(record.folder.path)]
+                rows.append([group.name, seed, record.status, len(record.rounds), *figures, *ends])
+        return rows
+
+
+def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Comparison:
+    """Compare runs, finished or not.
+
+    Args:
+        paths: run folders.
+        metrics: what to show of the runs, beside bytes and seconds; default: what their reports show first.
+
+    Raises:
+        CheckpointError: a path is no run folder, or its configuration cannot be read.
+        ConfigError: fewer than two runs, or a metric that none of them has.
+    """
+    places = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    if len(places) < 2:
+        raise ConfigError("RUN", [*map(str, paths)], "two different runs or more", "`fedlab show` tells of one")
+    records = [Record.open(path) for path in dict.fromkeys(map(Path, paths))]
+    for record in records:
+        if not record.config:
+            raise CheckpointError("run", str(record.folder.path), "a run whose config.yaml can be read")
+    known = known_metrics(event for record in records for event in record.evaluations.values())
+    for metric in metrics:
+        if known and metric not in known:
+            expected = f"a metric of the runs: {', '.join(known)}"
+            raise ConfigError("--metric", metric, expected, did_you_mean(metric, known))
+    shown = tuple(metrics) or main_metrics(record.history for record in records)
+    return Comparison(tuple(_grouped(records)), shown)
+
+
+def _grouped(records: Sequence[Record]) -> Iterator[Group]:
+    """Runs of one configuration together; the same seed again is another group, as it adds nothing to a mean."""
+    members: dict[tuple[str, int], dict[int, Record]] = {}
+    settings: dict[tuple[str, int], dict[str, str]] = {}
+    repeated: Counter[tuple[str, int]] = Counter()
+    for record in records:
+        config = _complete(record.config)
+        mine = dict(_flat({k: v for k, v in config.items() if k not in ("seed", "tracking", "modules")}))
+        # equal words do not make equal data: a file may have been overwritten between two runs
+        mine[_DATA] = str(record.data.get("fingerprint", "not recorded"))
+        seed, identity = int(record.config.get("seed", 0)), json.dumps(mine, sort_keys=True)
+        key = (identity, repeated[identity, seed])
+        repeated[identity, seed] += 1
+        members.setdefault(key, {})[seed] = record
+        settings[key] = mine
+    for index, (key, runs) in enumerate(members.items()):
+        chosen = dict(_flat(bare(_complete(next(iter(runs.values())).config))))
+        yield Group(_letters(index), runs, settings[key], frozenset(settings[key].keys() - chosen.keys() - {_DATA}))
+
+
+def _complete(raw: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with defaults spelled out, which a run of an older version may have left out."""
+    try:
+        return complete(parse(Config, raw)).model_dump(mode="json")
+    except ConfigErrors:
+        return raw
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values of a configuration."""
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    if not children or not tree:
+        yield prefix, tree if isinstance(tree, str) else json.dumps(tree, ensure_ascii=False)
+    for key, value in children if tree else ():
+        yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _letters(index: int) -> str:
+    """A, B, …, Z, AA, AB, …"""
+    return (_letters(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
+
+
+def _weights_hash(checkpoint: Path) -> str:
+    """Of names, shapes and bytes of the networks' tensors: what else a checkpoint holds are no weights."""
+    tensors, _ = load_checkpoint(checkpoint)
+    return hash_tensors({name: value for name, value in tensors.items() if name.startswith(NETWORK)})

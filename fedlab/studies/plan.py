@@ -1,0 +1,349 @@
+"""Many runs one after the other: checked beforehand, never repeated when finished, each with its time left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedlab.config import Config, set_dotted
+from fedlab.config.yamltree import unshared
+from fedlab.data.sources import load_source
+from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
+from fedlab.experiment.checks import check_config, check_data, check_population
+from fedlab.experiment.components import complete
+from fedlab.experiment.configuration import code_of
+from fedlab.experiment.start import Run, configure, load, resume, run
+from fedlab.report.record import Record, run_status
+from fedlab.report.values import human_seconds
+from fedlab.server.strategies import make_strategy
+from fedlab.storage.checkpoint import latest_checkpoint
+from fedlab.storage.weights import check_weights
+
+Results = Mapping[str, Mapping[int, Run]]  # by point and seed
+Key = tuple[str, int]
+
+
+class Registered(NamedTuple):
+    """What a configuration's data is: how many clients it has, which of them never train, and which samples.
+
+    Args:
+        clients: registered clients.
+        unseen: those held out from training.
+        fingerprint: hash of the samples.
+        seed: the run's, with which they were loaded.
+    """
+
+    clients: int
+    unseen: frozenset[int]
+    fingerprint: str
+    seed: int
+
+    def same(self, recorded: str, config: Config) -> bool:
+        """Whether the data that a run recorded is there today; a source may differ by the run's seed."""
+        if recorded == self.fingerprint or config.seed == self.seed:
+            return recorded == self.fingerprint
+        return recorded == load_source(config.data.source, config.seed).fingerprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs to be made.
+
+    Args:
+        configs: by point and seed, in the order in which they run.
+        data: likewise, what data they have today.
+    """
+
+    configs: Mapping[Key, Config]
+    data: Mapping[Key, Registered] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls,
+        points: Mapping[str, Callable[[], Mapping[str, Any]]],
+        seeds: Sequence[int],
+        folder: Path,
+        *,
+        kind: str = "point",
+        only: Mapping[str, Sequence[int]] | None = None,
+    ) -> Plan:
+        """Every point with every seed, all of them checked: components, machine, data and partition.
+
+        Args:
+            points: by name, what makes the raw configuration; it may raise ConfigErrors.
+            seeds: the outer loop, so that all points can be compared early.
+            folder: where the runs go, a folder each point.
+            kind: what a point is called in error messages.
+            only: the seeds of points that do not run with all.
+
+        Raises:
+            ConfigErrors: everything that is wrong with any point.
+        """
+        configs: dict[Key, Config] = {}
+        data: dict[Key, Registered] = {}
+        problems: dict[str, tuple[InputError, dict[str, None]]] = {}
+        tried: dict[str, Registered | InputError] = {}
+        for seed in seeds:
+            for name, raw in points.items():
+                if seed not in (only or {}).get(name, seeds):
+                    continue
+                try:
+                    configs[name, seed] = config = _placed(raw(), folder / "runs" / folder_name(name), seed)
+                    data[name, seed] = _check(config, tried)
+                except (ConfigErrors, InputError) as error:
+                    for single in error.errors if isinstance(error, ConfigErrors) else [error]:
+                        problems.setdefault(str(single), (single, {}))[1][name] = None
+        if problems:
+            raise ConfigErrors([_attributed(e, list(names), len(points), kind) for e, names in problems.values()])
+        return cls(configs, data)
+
+
+@dataclass
+class Batch:
+    """A plan being carried out; what it holds is true also after an exception.
+
+    Args:
+        plan: what to run.
+        results: runs by point and seed.
+        failures: why runs failed, by point and seed.
+    """
+
+    plan: Plan
+    results: dict[str, dict[int, Run]] = field(default_factory=dict)
+    failures: dict[Key, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        *,
+        keep_going: bool = False,
+        command: str | None = None,
+        announce: Callable[[str], None] = lambda text: None,
+        inspect: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Run what the folder does not hold finished; what it holds begun goes on from its last checkpoint.
+
+        Args:
+            keep_going: go on with the other runs after one failed.
+            command: how to repeat it, recorded in every run.
+            announce: told what starts and how each run came out.
+            inspect: given every run; what it raises ends the batch.
+
+        Raises:
+            Exception: whatever a run raises, unless `keep_going`.
+            KeyboardInterrupt: with a note that says how to go on.
+        """
+        configs = self.plan.configs
+        self.results = {point: {} for point, _ in configs}
+        before = {key: finished(config, self.plan.data.get(key)) for key, config in configs.items()}
+        ahead = [key for key, done in before.items() if done is None]
+        spent: dict[Key, float] = {}
+        for position, ((point, seed), config) in enumerate(configs.items(), start=1):
+            announce(f"{point}, seed {seed} ({position} of {len(configs)}){_left(ahead, spent)}")
+            done = before[point, seed]
+            if done is None and (old := finished(config)) is not None:
+                announce(f"made anew, as the data has changed since {old.path}, which is kept")
+            began = time.perf_counter()
+            try:
+                self.results[point][seed] = done or _made(config, command, announce)
+            except KeyboardInterrupt as stop:
+                stop.add_note(self._how_to_go_on())
+                raise
+            except Exception as error:
+                if not keep_going:
+                    error.add_note(self._how_to_go_on())
+                    raise
+                self.failures[point, seed] = _reason(error)
+                announce(f"failed: {self.failures[point, seed]}")
+            else:
+                path = self.results[point][seed].path
+                announce(f"already done{_by_other_code(done)}: {path}" if done else f"done: {path}")
+                inspect(self.results[point][seed])
+            if not done:
+                ahead.remove((point, seed))
+                spent[point, seed] = time.perf_counter() - began
+
+    def _how_to_go_on(self) -> str:
+        done = sum(len(runs) for runs in self.results.values())
+        return f"{done} of {len(self.plan.configs)} runs done and kept: the same command goes on from there"
+
+
+def finished(config: Config, data: Registered | None = None) -> Run | None:
+    """The newest completed run of an equal configuration in the run's folder.
+
+    Args:
+        config: it.
+        data: of today: a run that recorded other data does not count.
+    """
+    return next((run for run in filter(_complete, _equal(config)) if _alike(run, config, data)), None)
+
+
+def _alike(run: Run, config: Config, data: Registered | None) -> bool:
+    recorded = run.data.get("fingerprint")
+    return data is None or recorded is None or data.same(recorded, config)
+
+
+def _by_other_code(run: Run) -> str:
+    made = Record(run.folder, run.history).code
+    return " (by another version of the code)" if made and made != code_of(run.config) else ""
+
+
+def _equal(config: Config) -> Iterator[Run]:
+    """Runs of an equal configuration in the run's folder, the newest first."""
+    for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
+        try:
+            found = load(path.parent)
+        except FedLabError:
+            continue
+        # what `auto` found out is what the run's own configuration says
+        alike = config.engine.vectorise in ("auto", found.config.engine.vectorise)
+        if alike and _essence(found.config) == _essence(config):
+            yield found
+
+
+def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
+    """The run, which goes on from the last checkpoint of one that was broken off; that changes no bit of the result."""
+    where = {
+        f"{part}.{key}": value
+        for part, section in (("engine", config.engine), ("tracking", config.tracking))
+        for key, value in section.model_dump(mode="json", exclude={"folder", "name", "vectorise"}).items()
+    }
+    for begun in _equal(config):
+        round = _reached(begun)
+        if not 0 < round < config.federation.rounds:
+            continue
+        try:
+            announce(f"going on after round {round}: {begun.path}")
+            return resume(begun.path, overrides=[f"{k}={json.dumps(v)}" for k, v in where.items()], command=command)
+        except CheckpointError as error:  # its data has changed, or another process is at it
+            announce(f"begun anew: {error}")
+    return run(config, command=command)
+
+
+def _reached(run: Run) -> int:
+    """The round of its last complete checkpoint, 0 where there is none."""
+    found = latest_checkpoint(run.folder.checkpoints)
+    return int(found.name.removeprefix("round_")) if found is not None else 0
+
+
+def _complete(run: Run) -> bool:
+    """Whether it did all of its rounds; one that was to stop earlier ends as completed too."""
+    done = max((event["round"] for event in run.history.rounds), default=0)
+    return run_status(run.history) == "completed" and done == run.config.federation.rounds
+
+
+def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a raw configuration with dotted keys replaced.
+
+    Raises:
+        ConfigErrors: a key that leads nowhere.
+    """
+    changed: dict[str, Any] = unshared(raw)
+    for key, value in changes.items():
+        set_dotted(changed, key, unshared(value))
+    return changed
+
+
+def with_own_cache(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A copy of a raw configuration whose results are reused within `folder` alone, unless it names a cache itself.
+
+    Raises:
+        ConfigErrors: `tracking` is no section.
+    """
+    tracking = raw.get("tracking")
+    if isinstance(tracking, Mapping) and tracking.get("cache") is not None:
+        return dict(raw)
+    return with_dotted(raw, {"tracking.cache": str(folder / "cache")})
+
+
+def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Sequence[int], folder: Path) -> Results:
+    """Finished runs that the folder holds of these points, of equal configurations and today's data; nothing is run.
+
+    Args:
+        points: as in `Plan.make`.
+        seeds: that count.
+        folder: as in `Plan.make`.
+
+    Returns:
+        Runs by point and seed; a point whose configuration cannot be run any more has none.
+    """
+    found: dict[str, dict[int, Run]] = {name: {} for name in points}
+    for name, raw in points.items():
+        if not (folder / "runs" / folder_name(name)).is_dir():
+            continue
+        try:
+            plan = Plan.make({name: raw}, seeds, folder)
+        except ConfigErrors:
+            continue
+        for key, config in plan.configs.items():
+            if (run := finished(config, plan.data.get(key))) is not None:
+                found[name][key[1]] = run
+    return found
+
+
+def folder_name(point: str) -> str:
+    """A folder's name for a point; distinct points have distinct names."""
+    plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]
+    if plain and plain.replace(",", ", ") == point:
+        return plain
+    return f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}".lstrip("-")
+
+
+def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
+    # a name of its own would be taken once the second seed starts
+    return configure(with_dotted(raw, {"seed": seed, "tracking.folder": str(folder), "tracking.name": None}))
+
+
+def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registered:
+    """Data and partition are tried once however many points and seeds share them: loading can take long."""
+    check_config(config)
+    check_weights(config.init)
+    data = config.data.model_dump_json()
+    if data not in tried:
+        try:
+            federated = check_data(config)
+            fingerprint = federated.dataset.fingerprint
+            tried[data] = Registered(federated.num_clients, federated.unseen, fingerprint, config.seed)
+        except InputError as error:
+            tried[data] = error
+    seen = tried[data]
+    if isinstance(seen, InputError):
+        raise seen
+    check_population(config, make_strategy(config.federation.strategy), seen.clients, seen.unseen)
+    return seen
+
+
+def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:
+    """The error with the points it is of; one of them all is the base's."""
+    if len(names) == points > 1:
+        return error
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return type(error)(f"{kind} {names[0]}{more}: {error.key}", error.value, error.expected, error.fix)
+
+
+def _left(to_run: Sequence[Key], spent: Mapping[Key, float]) -> str:
+    """The time the runs ahead will take, judged by the same point's other seeds, or else by all runs."""
+    if not spent:
+        return ""
+    overall = statistics.fmean(spent.values())
+    own = {
+        point: statistics.fmean(seconds for (other, _), seconds in spent.items() if other == point)
+        for point, _ in spent
+    }
+    return f", about {human_seconds(sum(own.get(point, overall) for point, _ in to_run))} left"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, FedLabError) else f"{type(error).__name__}: {error}"
+    return "\n".join([text, *getattr(error, "__notes__", [])])
+
+
+def _essence(config: Config) -> dict[str, Any]:
+    """What results depend on: neither where the work ran nor what was recorded; defaults may be spelled out or not."""
+    return complete(config).model_dump(mode="json", exclude={"engine", "tracking", "modules"})

@@ -1,0 +1,163 @@
+"""Who is who: FedLab's client ids and Flower's node ids, and what clients say of themselves."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import overload
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlab.engine.grid import SimulationGrid
+from fedlab.errors import ClientError, MachineError
+from fedlab.protocol.messages import CONFIG, config_record, required
+from fedlab.server.messaging.profiles import Profile, stated_profile
+
+log = logging.getLogger(__name__)
+_PAUSE = 0.5  # seconds between two looks at the connected nodes
+
+
+class Directory:
+    """Clients of a grid, profiled when first needed.
+
+    Args:
+        grid: where the clients are.
+        expected: clients to wait for where the grid does not know them beforehand (a deployment); None waits for every
+            client of the partition.
+        timeout: seconds to wait for them, and for their profiles.
+        known: makes the profile that a simulated client would give of itself, so that nobody is asked.
+
+    Raises:
+        MachineError: too few clients came, or two claim one id.
+        ClientError: a node could not say who it is.
+    """
+
+    def __init__(
+        self, grid: Grid, expected: int | None, timeout: float, known: Callable[[int], Profile] | None = None
+    ) -> None:
+        self._grid, self._timeout = grid, timeout
+        self._known: Callable[[int], Profile] | None = None
+        self._profiles: dict[int, Profile] = {}
+        self._node: dict[int, int] = {}
+        self._client: dict[int, int] = {}
+        self._simulated: SimulationGrid | None = None
+        self.clients: Sequence[int]
+        if isinstance(grid, SimulationGrid):
+            self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
+        else:
+            self.clients = self._gather(expected)
+
+    def node(self, client: int) -> int:
+        """Flower's node id of a client."""
+        return self._simulated.node_of(client) if self._simulated is not None else self._node[client]
+
+    def client(self, node: int) -> int:
+        """The client on a node, -1 for a node that is none (the SuperLink answers for lost nodes)."""
+        if self._simulated is not None:
+            client = self._simulated.client_of(node)
+            return client if 0 <= client < len(self.clients) else -1
+        return self._client.get(node, -1)
+
+    def profile(self, client: int) -> Profile:
+        """The profile of one client."""
+        (found,) = self.profiles([client])
+        return found
+
+    def tested(self, client: int) -> bool:
+        """Whether a client holds test samples."""
+        return self.profile(client).test > 0
+
+    def profiles(self, clients: Iterable[int]) -> list[Profile]:
+        """Profiles in the order asked for."""
+        if self._known is not None:  # and none is kept: a federation may be larger than this machine's memory
+            return [self._known(client) for client in clients]
+        wanted = list(clients)
+        missing = [client for client in wanted if client not in self._profiles]
+        for _, profile in self._ask([self.node(client) for client in missing]):
+            self._profiles[profile.client] = profile
+        return [self._profiles[client] for client in wanted]
+
+    def _gather(self, expected: int | None) -> list[int]:
+        """Wait for the nodes of a deployment and learn which client each of them is."""
+        deadline = time.monotonic() + self._timeout
+        wanted = expected or 1
+        while len(self._client) < wanted:
+            nodes = self._wait(wanted, deadline)
+            for node, profile in self._ask([node for node in nodes if node not in self._client]):
+                other = self._node.setdefault(profile.client, node)
+                if other != node:
+                    raise MachineError(
+                        "node-config partition-id",
+                        profile.client,
+                        "a different number on every node",
+                        f"nodes {other} and {node} have the same: start one of them with another partition-id",
+                    )
+                self._client[node], self._profiles[profile.client] = profile.client, profile
+                wanted = expected or profile.clients
+        return sorted(self._node)
+
+    def _wait(self, expected: int, deadline: float) -> list[int]:
+        """Ids of the connected nodes, at least so many."""
+        told = -1
+        while len(nodes := sorted(self._grid.get_node_ids())) < expected:
+            if time.monotonic() > deadline:
+                raise MachineError(
+                    "federation.timeout",
+                    self._timeout,
+                    f"{expected} connected nodes within so many seconds, {len(nodes)} came",
+                    "start the missing SuperNodes, or submit the run with a smaller expected-clients",
+                )
+            if told != len(nodes):
+                told = len(nodes)
+                log.warning("%d of %d nodes are connected: waiting for the others", told, expected)
+            time.sleep(_PAUSE)
+        return nodes
+
+    def _ask(self, nodes: Sequence[int]) -> list[tuple[int, Profile]]:
+        if not nodes:
+            return []
+        content = RecordDict()
+        messages = [Message(content, node, "query.profile") for node in nodes]
+        replies = list(self._grid.send_and_receive(messages, timeout=self._timeout))
+        sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        answers: list[tuple[int, Profile]] = []
+        for reply in replies:
+            node = sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            if reply.has_error():
+                reason = reply.error.reason or f"error {reply.error.code}"
+                raise ClientError(self.client(node), 0, "profile", f"node {node}: {reason}")
+            answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+        if len(answers) < len(nodes):
+            silent = sorted(set(nodes) - {node for node, _ in answers})
+            raise MachineError(
+                "federation.timeout",
+                self._timeout,
+                f"profiles of {len(nodes)} clients within so many seconds, {len(answers)} came",
+                f"see the logs of node {', '.join(map(str, silent))}",
+            )
+        return answers
+
+
+class ClientNames(Sequence[str]):
+    """Names of all clients, looked up one by one.
+
+    Args:
+        directory: who knows them.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def __len__(self) -> int:
+        return len(self._directory.clients)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, place: int | slice) -> str | tuple[str, ...]:
+        if isinstance(place, slice):
+            return tuple(profile.name for profile in self._directory.profiles(self._directory.clients[place]))
+        return self._directory.profile(self._directory.clients[place]).name

@@ -1,0 +1,58 @@
+"""What a strategy returned, checked against the model before it becomes the model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from fedlab.errors import FedLabError
+from fedlab.server.messaging.replies import sent_names
+
+
+@torch.no_grad()
+def take_over(
+    state: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], given: Iterable[Message], strategy: str, round: int
+) -> None:
+    """Copy a strategy's arrays into the network state; nothing is changed where one of them does not fit.
+
+    Args:
+        state: of the networks, by name.
+        arrays: what the strategy returned.
+        given: replies it was given; each array in one of them must be among those it returned.
+        strategy: the strategy's class name.
+        round: the round.
+
+    Raises:
+        FedLabError: an array is missing, unknown, of another shape or kind of number, NaN or infinite.
+    """
+    who, wanted = f"the strategy {strategy} returned", sent_names(given)
+    missing = sorted(wanted - set(arrays))
+    if missing:
+        raise FedLabError(
+            f"{who} {len(wanted & set(arrays))} of {len(wanted)} arrays in round {round}; "
+            f"missing: {_listed(missing)}. They would stay as they were: return every array that aggregate_train was "
+            "given, or let the method's exchange() put them into a group that is not averaged"
+        )
+    for name, values in arrays.items():
+        if name not in state:
+            raise FedLabError(f"{who} an array {name!r} in round {round} that the model does not have")
+        held = state[name]
+        if values.shape != tuple(held.shape):
+            raise FedLabError(
+                f"{who} {name!r} of shape {values.shape} in round {round}, but the model's is {tuple(held.shape)}"
+            )
+        if (values.dtype.kind == "f") != held.is_floating_point():
+            raise FedLabError(f"{who} {name!r} as {values.dtype} in round {round}, but the model's is {held.dtype}")
+        if not np.isfinite(values).all():
+            raise FedLabError(f"{who} NaN or infinite values in {name!r} in round {round}")
+    for name, values in arrays.items():
+        state[name].copy_(torch.from_numpy(np.array(values)))
+
+
+def _listed(names: Collection[str], most: int = 10) -> str:
+    shown = [repr(name) for name in list(names)[:most]]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

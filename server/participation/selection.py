@@ -1,0 +1,270 @@
+"""Who takes part in a round, for how many steps, and how long that takes on the virtual clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from fedlab.config import Config
+from fedlab.errors import ConfigError, FedLabError
+from fedlab.seeding import numpy_generator
+from fedlab.server.participation.availability import make_availability
+from fedlab.server.participation.devices import Devices, Work
+from fedlab.server.participation.samplers import Fixed
+from fedlab.server.participation.sampling import Known, make_sampler
+from fedlab.tracking.left_out import LeftOut
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clients of a round.
+
+    Args:
+        clients: their ids, ascending.
+        steps: local steps at most, of those that get less than all.
+        seconds: the round's length on the virtual clock.
+        left_out: what was chosen or planned and does not take place.
+    """
+
+    clients: tuple[int, ...] = ()
+    steps: Mapping[int, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    left_out: tuple[LeftOut, ...] = ()
+
+
+_NOBODY = LeftOut("rounds of training", 1, "no client was available, or the sampler chose none", 1, wanted=True)
+
+
+def dropped_out(clients: Sequence[int], chosen: int) -> LeftOut:
+    """Clients, of so many chosen, that fail to answer."""
+    why = "the client dropped out (federation.dropout)"
+    return LeftOut("local trainings", len(clients), why, chosen, examples=_named(clients), wanted=True)
+
+
+def _named(clients: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"client {client}" for client in islice(clients, 10))
+
+
+class Participation:
+    """Availability, sampler, drop-out and deadline of one run, and the virtual clock.
+
+    Every choice is a function of the seed, the round and what `book` gives. Clients whose work would be thrown away
+    (drop-outs, the last of an over-selection) are known beforehand and are not sent to.
+
+    Args:
+        config: the run's configuration.
+        examples: training samples of clients.
+
+    Raises:
+        ConfigError, ConfigErrors: settings that do not go together, unusable files.
+    """
+
+    def __init__(self, config: Config, examples: Callable[[Sequence[int]], Sequence[int]]) -> None:
+        self.federation, self.seed = config.federation, config.seed
+        self.sampler = make_sampler(self.federation.sampler, config.seed)
+        self.availability = make_availability(self.federation.availability, config.seed)
+        devices = self.federation.devices
+        self.devices = Devices(devices, config.seed) if devices is not None else None
+        self.losses: dict[int, float] = {}
+        self.time = 0.0
+        """Virtual seconds since the start."""
+        self._known = Known(examples, self.losses)
+        self._check()
+
+    def choose(self, participants: Sequence[int], round: int, work: Callable[[int], Work]) -> Selection:
+        """The clients of a round; the clock goes on to its end.
+
+        Args:
+            participants: all clients that may train.
+            round: the round.
+            work: what a client would do.
+
+        Raises:
+            FedLabError: no client is ever available again.
+        """
+        self.await_clients(participants)
+        candidates = self.available(participants, round)
+        wanted = self.sampler.size(len(participants))
+        chosen = self.sample(candidates, round, math.ceil(self.federation.over_selection * wanted - 1e-9))
+        present = [client for client in chosen if not self.drops_out(client, round)]
+        gone = (dropped_out(sorted(set(chosen) - set(present)), len(chosen)), *([] if chosen else [_NOBODY]))
+        if self.devices is None:
+            return Selection(tuple(present[:wanted]), left_out=gone)
+        selection = self._timed(present, min(wanted, len(chosen)), work)
+        self.time += selection.seconds
+        return replace(selection, left_out=(*gone, *selection.left_out))
+
+    def available(self, clients: Sequence[int], round: int) -> list[int]:
+        """Those of the clients that can take part now."""
+        now = self.time if self._in_seconds else round
+        return [client for client in clients if self.availability.open(client, now)]
+
+    def await_clients(self, clients: Sequence[int]) -> None:
+        """Where availability is in seconds and nobody is there, the clock goes on until somebody is.
+
+        Raises:
+            FedLabError: nobody will ever be.
+        """
+        if self._in_seconds:
+            opening = min((self.availability.opens(client, self.time) for client in clients), default=math.inf)
+            if not math.isfinite(opening):
+                raise FedLabError(f"after {self.time:g} virtual seconds no client is ever available again")
+            self.time = opening
+
+    def sample(self, candidates: Sequence[int], round: int, count: int) -> list[int]:
+        """The sampler's choice."""
+        return self.sampler.sample(candidates, round, count, self._known) if candidates else []
+
+    def drops_out(self, client: int, round: int) -> bool:
+        """Whether a client that was chosen fails to answer."""
+        rate = self.federation.dropout
+        return rate > 0 and float(numpy_generator(self.seed, "dropout", round, client).random()) < rate
+
+    def learn(self, client: int, metrics: Mapping[str, float]) -> None:
+        """Take note of what a client reported.
+
+        Raises:
+            FedLabError: the sampler's loss is not among it.
+        """
+        wanted = self.sampler.loss
+        if wanted is None:
+            return
+        if wanted not in metrics:
+            raise FedLabError(
+                f"the sampler {self.federation.sampler.name!r} needs the clients' metric {wanted!r}, but client "
+                f"{client} reports {', '.join(sorted(metrics))}: set federation.sampler.metric"
+            )
+        self.losses[client] = metrics[wanted]
+
+    def virtual(self, seconds: float) -> dict[str, dict[str, float]]:
+        """What the event of a round says of the virtual clock."""
+        return {} if self.devices is None else {"virtual": {"round_seconds": seconds, "total": self.time}}
+
+    def book(self) -> dict[str, Any]:
+        """What lasts from round to round, for a checkpoint."""
+        return {"time": self.time, "losses": {str(client): loss for client, loss in self.losses.items()}}
+
+    def restore(self, book: Mapping[str, Any]) -> None:
+        """Take over the `book` of a checkpoint."""
+        self.time = float(book["time"])
+        self.losses.update({int(client): float(loss) for client, loss in book["losses"].items()})
+
+    def _timed(self, clients: Sequence[int], wanted: int, work: Callable[[int], Work]) -> Selection:
+        assert self.devices is not None
+        steps: dict[int, int] = {}
+        planned: dict[int, int] = {}
+        late: list[int] = []
+        times: list[tuple[float, int]] = []
+        deadline = self.federation.deadline
+        for client in clients:
+            device, whole = self.devices[client], work(client)
+            planned[client] = whole.steps
+            seconds = device.seconds(whole)
+            if deadline is not None and seconds > deadline:
+                fitting = device.steps_until(deadline, whole) if self.federation.late == "partial" else 0
+                if not fitting:
+                    late.append(client)
+                    continue
+                steps[client], seconds = fitting, device.seconds(whole, fitting)
+            times.append((seconds, client))
+        kept = sorted(times)[:wanted]
+        # the server waits for all it wanted, for the deadline at most
+        length = deadline if deadline is not None and len(kept) < wanted else max((s for s, _ in kept), default=0.0)
+        ids = sorted(client for _, client in kept)
+        cut = {client: steps[client] for client in ids if client in steps}
+        surplus = sorted(client for _, client in sorted(times)[wanted:])
+        first, missed = "federation.deadline came first", planned.items()
+        left_out = (
+            LeftOut("local trainings", len(late), first, len(clients), examples=_named(late), wanted=True),
+            LeftOut(
+                "local trainings",
+                len(surplus),
+                "enough others had answered before (federation.over_selection)",
+                len(clients),
+                examples=_named(surplus),
+                wanted=True,
+            ),
+            LeftOut(
+                "training steps",
+                sum(count - cut[client] for client, count in missed if client in cut),
+                f"{first} (federation.late: partial)",
+                sum(planned[client] for client in ids),
+                examples=_named(cut),
+                wanted=True,
+            ),
+        )
+        return Selection(tuple(ids), cut, length, left_out)
+
+    @property
+    def _in_seconds(self) -> bool:
+        return self.federation.availability is not None and self.federation.availability.unit == "seconds"
+
+    def _check(self) -> None:
+        federation = self.federation
+        needs = {
+            "federation.over_selection": (federation.over_selection, federation.over_selection > 1),
+            "federation.deadline": (federation.deadline, federation.deadline is not None),
+            "federation.availability.unit": ("seconds", self._in_seconds),
+        }
+        for key, (value, asked) in needs.items():
+            if asked and federation.devices is None:
+                raise ConfigError(key, value, "a virtual clock", "set federation.devices, {} for its defaults")
+        if federation.over_selection > 1 and federation.sampler.name == "poisson":
+            raise ConfigError(
+                "federation.over_selection",
+                federation.over_selection,
+                "1 with the sampler poisson, whose rounds have no set size",
+                "raise federation.sampler.probability instead",
+            )
+
+
+def check_participation(config: Config, sampled: bool) -> None:
+    """Refuse settings that cannot work before anything starts.
+
+    Args:
+        config: the run's configuration.
+        sampled: FedLab's samplers choose; Flower's own strategies choose for themselves.
+
+    Raises:
+        ConfigError, ConfigErrors: what is wrong.
+    """
+    Participation(config, lambda clients: [0] * len(clients))
+    federation = config.federation
+    asked = {
+        "availability": federation.availability is not None,
+        "devices": federation.devices is not None,
+        "dropout": federation.dropout > 0,
+    }
+    for name, is_asked in asked.items():
+        if is_asked and not sampled:
+            raise ConfigError(
+                f"federation.{name}",
+                getattr(federation, name),
+                "one of FedLab's own strategies: Flower's choose clients by themselves",
+                "remove it, or set federation.strategy to one without the prefix flower.",
+            )
+
+
+def check_sampled(config: Config, clients: int, unseen: Collection[int]) -> None:
+    """Refuse a fixed choice of clients that are not there or never train.
+
+    Args:
+        config: the run's configuration.
+        clients: registered clients.
+        unseen: those held out from training.
+
+    Raises:
+        ConfigError: such a client.
+    """
+    sampler = make_sampler(config.federation.sampler, config.seed)
+    wrong = sorted(sampler.clients - (set(range(clients)) - set(unseen))) if isinstance(sampler, Fixed) else []
+    if wrong:
+        raise ConfigError(
+            "federation.sampler.clients",
+            wrong[0],
+            f"ids of clients that train, from 0 to {clients - 1}",
+            "it is held out by data.unseen" if wrong[0] in unseen else "see fedlab partition for who is who",
+        )

@@ -1,0 +1,54 @@
+"""Clients that train, and clients that are only evaluated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fedlab.server.messaging.directory import Directory
+
+
+def training_clients(directory: Directory, hold_out: bool) -> Sequence[int]:
+    """The clients that may train.
+
+    Args:
+        directory: who is who.
+        hold_out: some are unseen; where not, nobody is asked.
+    """
+    if not hold_out:
+        return directory.clients
+    return [profile.client for profile in directory.profiles(directory.clients) if not profile.unseen]
+
+
+class TrainingGrid:
+    """A grid without the nodes of unseen clients: Flower's strategies choose among the nodes they see.
+
+    Args:
+        grid: the grid, which answers everything else.
+        nodes: that may train.
+    """
+
+    def __init__(self, grid: Grid, nodes: Iterable[int]) -> None:
+        self._grid, self._nodes = grid, frozenset(nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of the connected nodes that may train."""
+        return [node for node in self._grid.get_node_ids() if node in self._nodes]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+
+@contextmanager
+def flower_sampling(seed: int) -> Iterator[None]:
+    """Flower's strategies sample with the global generator; give them one that depends on the round only."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -1,0 +1,148 @@
+"""Tables, numbers, names and links of the README agree with the code and with the other pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import fedlab
+from fedlab.assembly import METHODS
+from fedlab.config import EngineConfig
+from fedlab.data.partition.partition import PARTITIONERS
+from fedlab.errors import InputError
+from fedlab.method import Method
+from fedlab.server.strategies import STRATEGIES
+from fedlab.studies.acceptance import load_acceptance
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("methods/*/README.md")]
+DEMO = re.compile(
+    r"mean accuracy ([\d.]+) % over the five\s+clients \((.+?)\), ([\d.]+) MB sent down and ([\d.]+) MB\s+up", re.DOTALL
+)
+
+
+def table(header: str, text: str = README) -> list[list[str]]:
+    """Cells of the rows below a header line."""
+    found = re.search(rf"^{re.escape(header)}\n\|[-|: ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert found, f"no table {header!r}"
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in found[1].splitlines()]
+
+
+def plain(cell: str) -> list[str]:
+    return re.sub(r"\[(.+?)\]\(.+?\)|`", r"\1", cell).split(", ")
+
+
+def test_every_make_target_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    texts = [text for pair in re.findall(r"`(make [^`\n]+)`|^(make .+)$", README, re.M) for text in pair]
+    named = {target for text in texts for target in re.findall(r"\bmake ([a-z-]+)", text)}
+    assert {"demo", "test", "help", "reproduce"} <= named
+    assert not [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
+    assert re.search(r"^make test$", README, re.MULTILINE)
+    assert re.search(r"^\s*make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which a page's headings can be linked to."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_into_the_repository_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = (page.parent / place) if place else page
+        assert target.exists(), link
+        assert not anchor or target.suffix != ".md" or anchor in anchors(target), link
+
+
+def test_contributing_names_every_hook_of_a_method() -> None:
+    hooks = {name for name in vars(Method) if not name.startswith("_")} - {"title", "paper", "modality", "overrides"}
+    cells = re.findall(r"^ *\| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert hooks <= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_the_table_of_methods_names_them_all() -> None:
+    names = [name for row in table("| name | paper | data | what the clients learn from |") for name in plain(row[0])]
+    assert sorted(names) == sorted(METHODS.builtin)
+
+
+def test_the_table_of_partition_steps_names_them_all() -> None:
+    names = [name for row in table("| step | what a client gets |") for name in plain(row[0])]
+    assert sorted(names) == sorted(PARTITIONERS.builtin)
+
+
+def test_the_table_of_engines_names_them_all() -> None:
+    names = [name for row in table("| `engine.name` | where clients run |") for name in plain(row[0])]
+    assert sorted(names) == sorted(get_args(EngineConfig.model_fields["name"].annotation))
+
+
+def test_the_strategies_of_the_prose_are_those_there_are() -> None:
+    sentence = re.search(r"`federation\.strategy` is one of (.+?)\.\s", README, re.DOTALL)
+    assert sentence
+    own = {name for name in STRATEGIES.builtin if not name.startswith("flower.")}
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == own
+
+
+def test_the_pages_of_the_documentation_are_all_listed() -> None:
+    listed = {name for row in table("| page | about |") for name in re.findall(r"\((docs/.+?)\)", row[0])}
+    assert listed == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_the_table_of_acceptance_counts_the_gates_and_seeds_there_are() -> None:
+    rows = table("| method | gates met | missed | not judged yet | seeds |")
+    counted = {}
+    for method, met, missed, open_, seeds in rows:
+        (number, total), lost = map(int, re.findall(r"\d+", met)), [part for part in missed.split("; ") if part]
+        assert number + len(lost) + len([part for part in open_.split("; ") if part]) == total, method
+        counted[method] = total, seeds
+    for method in METHODS.builtin:
+        try:
+            spec = load_acceptance(method)
+        except InputError:
+            assert method not in counted
+            continue
+        total, seeds = counted[method]
+        assert total == len(spec.gates), method
+        written = {int(seed) for seed in re.findall(r"\d+", seeds.partition("(")[0])}
+        assert written <= set(spec.seeds), method
+        assert {min(spec.seeds), max(spec.seeds)} <= written or "not run yet" in seeds, method
+
+
+def test_the_table_of_algorithms_is_that_of_its_page() -> None:
+    page = (ROOT / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    header = "| algorithm | Dirichlet(0.1): mean over clients | worst client | five domains: mean over clients |"
+    whole = table(f"{header} worst client | traffic |", page)
+    short = table("| algorithm | digits, Dirichlet(0.1), 5 clients | five domains |")
+    assert [[row[0], row[1], row[3]] for row in whole] == short
+
+
+def test_the_numbers_of_the_demo_can_be_read() -> None:
+    found = DEMO.search(README)
+    assert found
+    assert len(found[2].split(", ")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_the_numbers_of_the_demo_are_those_of_the_demo(tmp_path: Path) -> None:
+    found = DEMO.search(README)
+    assert found
+    run = fedlab.run("fedlgd", overrides=["tracking.console=quiet", f"tracking.folder={tmp_path}"])
+    mean, clients, down, up = found.groups()
+    assert 100 * run.metrics["mean"]["accuracy"] == pytest.approx(float(mean), abs=2)
+    for client in clients.split(", "):
+        name, value = client.split()
+        assert 100 * run.metrics["clients"][name]["accuracy"] == pytest.approx(float(value), abs=4)
+    assert [round(count / 1e6, 1) for count in run.history.bytes_total()] == [float(down), float(up)]

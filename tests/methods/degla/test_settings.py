@@ -1,0 +1,98 @@
+"""DeGLA: data and settings that do not fit, and settings that miss the point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedlab.assembly import make_method, make_task
+from fedlab.config import Component, Config, parse
+from fedlab.data.files.captions import word_tokens
+from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.experiment.checks import check_config
+from fedlab.experiment.start import configure
+from fedlab.methods.degla.method import DeGLA
+from fedlab.methods.degla.settings import DeGLASettings
+
+TOKENS = word_tokens(["a red blue green square circle left right of"])
+KINDS = ("reshuffle", "swap_noun", "replace_noun")
+COLUMNS = {"image": ("float32", (3, 16, 16)), "text": ("int64", (6,))} | {
+    f"negative/{kind}": ("int64", (1, 6)) for kind in KINDS
+}
+
+
+def build(columns: dict[str, Any], vocabulary: tuple[str, ...] = TOKENS.vocabulary, **settings: Any) -> None:
+    method = DeGLA(parse(DeGLASettings, settings, "method"))
+    config = parse(Config, {"method": "degla", "data": {"source": "shapecap"}})
+    method.build(make_task(config, columns, (), 2, vocabulary))
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "match"),
+    [
+        ({"image": COLUMNS["image"]}, {}, "a column 'text'"),
+        ({"text": COLUMNS["text"]}, {}, "a column 'image'"),
+        ({k: COLUMNS[k] for k in ("image", "text")}, {}, "false captions to train on"),
+        (COLUMNS, {"held_out": KINDS}, "false captions to train on"),
+        (COLUMNS, {"held_out": ("swap_nouns",)}, "did you mean 'swap_noun'"),
+        (COLUMNS, {"merge": (("reshuffle", "order"),)}, "method.merge"),
+        (COLUMNS, {"network": {"patch": 5}}, "a divisor"),
+        (COLUMNS, {"network": {"max_length": 3}}, "captions of 6 tokens"),
+        ({**COLUMNS, "image": ("float32", (3, 16, 24))}, {}, "images of 3×16×24"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(columns: dict[str, Any], settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        build(columns, **settings)
+
+
+def test_a_model_that_would_not_be_used_is_a_warning() -> None:
+    assert not any("model.name" in warning for warning in check_config(configure("degla")))
+    assert any("CLIP" in warning for warning in check_config(configure("degla", ["model.name=simple_cnn"])))
+    assert not any(
+        "model.name" in warning for warning in check_config(configure("fedlgd", ["model={name: simple_cnn}"]))
+    )
+
+
+def test_a_vocabulary_without_an_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="captions that end"):
+        build(COLUMNS, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"alpha": 1.1}, {"lambda_igc": -1}, {"crop": 0}, {"network": {"text": {"width": 30, "heads": 4}}}]
+)
+def test_impossible_settings_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigErrors, match=r"method\."):
+        make_method(Component(name="degla", **setting))
+
+
+def checked(**sections: Any) -> list[str]:
+    config = parse(Config, {"data": {"source": "shapecap"}, **sections})
+    return make_method(config.method).check(config)
+
+
+def test_starts_that_exclude_each_other_are_refused() -> None:
+    method = {"name": "degla", "pretrained": "x", "pretrain": {"steps": 3}}
+    with pytest.raises(ConfigError, match="one start"):
+        checked(method=method)
+    with pytest.raises(ConfigError, match="one start"):
+        checked(method={"name": "degla", "pretrained": "x"}, init={"student": "y"})
+    with pytest.raises(ConfigError, match=r"init\.teacher"):
+        checked(method="degla", init={"teacher": "y"})
+
+
+def test_settings_that_miss_the_point_are_pointed_out() -> None:
+    (text,) = checked(method="degla")
+    assert "random weights" in text
+    (text,) = checked(method={"name": "degla", "pretrained": "x"}, training={"local_steps": 10})
+    assert "horizon of 2500 steps exceeds the run's 100" in text
+    config = configure("degla")
+    assert make_method(config.method).check(config) == []
+
+
+def test_defaults_are_the_papers() -> None:
+    s = DeGLASettings()
+    assert (s.lambda_igc, s.lambda_tgc, s.lambda_distill, s.alpha) == (0.1, 0.1, 0.005 * 256, 0.9996)
+    assert (s.contrast, s.tgc_layout, s.teacher, s.crop) == ("all", "paper", "server_ema", 0.9)

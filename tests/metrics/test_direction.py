@@ -1,0 +1,78 @@
+"""Which way is better: known names, and the names of every registered method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlab.assembly import METHODS, make_method
+from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.experiment.checks import check_data
+from fedlab.experiment.rehearsal import preflight
+from fedlab.experiment.start import configure
+from fedlab.method import ServerContext
+from fedlab.metrics.direction import best_of, headline, ranked
+
+# figures that describe and do not judge; of two values none is better
+NEUTRAL = {
+    "accuracy_std", "mean_abs", "student_minus_teacher", "text_only",
+    "center_norm_classes", "center_norm_patches", "marginal_entropy_classes", "marginal_entropy_patches",
+    "target_entropy_classes", "target_entropy_patches",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class"])
+def test_more_is_better(name: str) -> None:
+    assert best_of(name) is max
+
+
+@pytest.mark.parametrize("name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm"])
+def test_less_is_better(name: str) -> None:
+    assert best_of(name) is min
+
+
+@pytest.mark.parametrize("name", ["temperature", "accuracy_std", "student_minus_teacher", "mean_rank"])
+def test_nobody_knows(name: str) -> None:
+    assert best_of(name) is None
+
+
+def test_metrics_are_shown_best_known_first_and_losses_last() -> None:
+    names = ["loss", "zeta", "rmse", "map", "f1_macro", "accuracy"]
+    assert ranked(names) == ["accuracy", "f1_macro", "map", "rmse", "zeta", "loss"]
+    assert headline(names[:3]) == "rmse"
+    assert headline([]) == ""
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have_none(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the preflight of the method's own configuration evaluates, on the client and on the server."""
+    found: set[str] = set()
+    evaluate, config = ClientRuntime.evaluate, configure(name)
+    method, data = make_method(config.method), check_data(config)
+
+    def noted(self: ClientRuntime, *arguments: Any) -> Any:
+        answer = evaluate(self, *arguments)
+        found.update(answer[1])
+        return answer
+
+    monkeypatch.setattr(ClientRuntime, "evaluate", noted)
+    if method.overrides("server_evaluate"):
+        measure = type(method).server_evaluate
+
+        def noted_too(self: Any, ctx: ServerContext) -> Mapping[str, float]:
+            values = measure(self, ctx)
+            found.update(values)
+            return values
+
+        monkeypatch.setattr(type(method), "server_evaluate", noted_too)
+    preflight(ClientSetup(config, method, data, Path(), Path("unused")))
+    assert found
+    unknown = {metric for metric in found if best_of(metric) is None}
+    # DeGLA's means over the kinds of a family, and its control without the image, are named by the data's kinds
+    assert {m for m in unknown - NEUTRAL if not m.startswith(("mean_", "text_only_"))} == set()
+    assert best_of(headline(found)) is not None

@@ -1,0 +1,190 @@
+"""Who is who on a grid that only knows Flower's nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+
+import pytest
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from fedlab.engine.inline import InlineGrid
+from fedlab.errors import ClientError, MachineError
+from fedlab.server.messaging import directory
+from fedlab.server.messaging.directory import Directory
+from fedlab.server.strategies.flower import training_clients
+
+NAMES = ("amsterdam", "berlin", "cadiz")
+
+
+def profiled(claims: Sequence[int], size: int) -> Callable[[], ClientApp]:
+    """Clients that answer the query for their profile; the i-th says it is client ``claims[i]`` of `size`."""
+
+    def build() -> ClientApp:
+        app = ClientApp()
+
+        @app.query("profile")
+        def profile(message: Message, context: Context) -> Message:
+            client = claims[int(context.node_config["partition-id"])]
+            if client < 0:
+                raise RuntimeError("this node has lost its data")
+            facts = ConfigRecord(
+                {
+                    "client": client,
+                    "name": NAMES[client],
+                    "train": 10 + client,
+                    "test": client,
+                    "unseen": client == 2,
+                    "columns": json.dumps({"image": ["float32", [3, 8, 8]]}),
+                    "classes": ["cat", "dog"],
+                    "vocabulary": ["a", "red"],
+                    "clients": size,
+                }
+            )
+            return Message(RecordDict({"config": facts}), reply_to=message)
+
+        return app
+
+    return build
+
+
+class Remote(Grid):
+    """Nodes as a deployment has them: ids say nothing, and they come one after the other.
+
+    Args:
+        claims: the client each node says it is; -1 fails.
+        size: clients of the partition.
+        arrivals: nodes connected at the first look, the second, and so on; the last number stays.
+        silent: nodes that never answer.
+    """
+
+    def __init__(
+        self, claims: Sequence[int], size: int, arrivals: Sequence[int] | None = None, silent: Sequence[int] = ()
+    ) -> None:
+        self._inner = InlineGrid(profiled(claims, size), len(claims))
+        self._arrivals = list(arrivals or [len(claims)])
+        self._silent = silent
+        self.asked: list[int] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        count = self._arrivals.pop(0) if len(self._arrivals) > 1 else self._arrivals[0]
+        return reversed(list(self._inner.get_node_ids())[:count])
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        messages = list(messages)
+        self.asked += [message.metadata.dst_node_id for message in messages]
+        return [r for r in self._inner.send_and_receive(messages) if r.metadata.src_node_id not in self._silent]
+
+    def set_run(self, run: Run) -> None:
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self._inner.run
+
+    def create_message(self, *arguments: object, **options: object) -> Message:
+        raise NotImplementedError
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        raise NotImplementedError
+
+
+class Clock:
+    """Time passes where somebody waits, and nowhere else."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(directory, "time", clock)
+    return clock
+
+
+def test_clients_are_known_by_what_they_say_not_by_their_nodes() -> None:
+    found = Directory(Remote([2, 0, 1], 3), None, timeout=5)
+    assert list(found.clients) == [0, 1, 2]
+    assert [found.node(client) for client in found.clients] == [1001, 1002, 1000]
+    assert [found.client(node) for node in (1000, 1001, 1002, 1)] == [2, 0, 1, -1]
+    second, first = found.profiles([2, 0])
+    assert (second.name, second.train, second.test, second.classes) == ("cadiz", 12, 2, ("cat", "dog"))
+    assert second.columns == {"image": ("float32", (3, 8, 8))}
+    assert first.client == 0
+
+
+def test_it_waits_for_every_client_of_the_partition_and_asks_each_once(caplog: pytest.LogCaptureFixture) -> None:
+    grid = Remote([0, 1, 2], 3, arrivals=[0, 0, 1, 1, 2, 3])
+    assert list(Directory(grid, None, timeout=5).clients) == [0, 1, 2]
+    assert sorted(grid.asked) == [1000, 1001, 1002]
+    assert "0 of 1 nodes are connected" in caplog.text
+    assert caplog.text.count("1 of 3 nodes are connected") == 1
+
+
+def test_it_can_be_told_to_start_with_fewer() -> None:
+    assert list(Directory(Remote([1, 2], 3), 2, timeout=5).clients) == [1, 2]
+
+
+@pytest.mark.parametrize("arrivals", [[3], [1, 2, 3]])
+def test_two_nodes_with_one_partition_id_are_named(arrivals: list[int]) -> None:
+    with pytest.raises(MachineError, match=r"partition-id = 1\n[\s\S]*nodes \d+ and \d+ have the same") as caught:
+        Directory(Remote([1, 1, 0], 3, arrivals), None, timeout=5)
+    assert "1000" in str(caught.value)
+    assert "1001" in str(caught.value)
+
+
+def test_nodes_that_do_not_come_are_waited_for_no_longer_than_the_timeout(clock: Clock) -> None:
+    with pytest.raises(MachineError, match=r"federation\.timeout = 60\n.*3 connected nodes.*2 came\n.*SuperNodes"):
+        Directory(Remote([0, 1], 3), None, timeout=60)
+    assert 60 <= clock.now <= 60 + 2 * directory._PAUSE
+    with pytest.raises(MachineError, match=r"1 connected nodes.* 0 came"):
+        Directory(Remote([0], 1, arrivals=[0]), None, timeout=1)
+
+
+def test_a_node_that_does_not_answer_is_named() -> None:
+    with pytest.raises(MachineError, match=r"profiles of 2 clients.* 1 came\n.*node 1001"):
+        Directory(Remote([0, 1], 2, silent=[1001]), 2, timeout=5)
+
+
+def test_a_node_that_cannot_say_who_it_is_shows_its_traceback() -> None:
+    with pytest.raises(ClientError, match=r"phase profile:\nnode 1001: Traceback[\s\S]*lost its data"):
+        Directory(Remote([0, -1], 2), 2, timeout=5)
+
+
+def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
+    class Lossy(Remote):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            replies = super().send_and_receive(messages)
+            replies[1].__dict__["_error"] = Error(ErrorCode.NODE_UNAVAILABLE, "gone")
+            replies[1].metadata.__dict__["_src_node_id"] = 1
+            return replies
+
+    with pytest.raises(ClientError, match="node 1001: gone"):
+        Directory(Lossy([0, 1], 2), 2, timeout=5)
+
+
+def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
+    found = Directory(Remote([1, 2, 0], 3), None, timeout=5)
+    assert list(training_clients(found, hold_out=True)) == [0, 1]
+    assert training_clients(found, hold_out=False) is found.clients
+
+
+def test_simulated_clients_are_not_asked_before_they_are_needed() -> None:
+    grid = InlineGrid(profiled([0, 1, 2], 3), 3)
+    found = Directory(grid, None, timeout=5)
+    assert found.clients == range(3)
+    assert (found.node(2), found.client(1002), found.client(1), found.client(1003)) == (1002, 2, -1, -1)
+    assert [profile.name for profile in found.profiles([2, 0])] == ["cadiz", "amsterdam"]

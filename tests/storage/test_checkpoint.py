@@ -1,0 +1,111 @@
+"""Run folders and checkpoints: whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedlab.errors import CheckpointError, ConfigError
+from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from fedlab.storage.runfolder import RunFolder, write_atomic
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(3, 4), "count": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+    path = save_checkpoint(tmp_path / "round_000004", tensors, {"round": 4, "names": ["x"]})
+    loaded, meta = load_checkpoint(path)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    assert (meta["round"], meta["names"]) == (4, ["x"])
+
+
+def test_equal_tensors_give_equal_files(tmp_path: Path) -> None:
+    a, b = torch.ones(2), torch.zeros(3)
+    one = save_checkpoint(tmp_path / "one", {"a": a, "b": b}, {}) / "tensors.safetensors"
+    two = save_checkpoint(tmp_path / "two", {"b": b, "a": a}, {}) / "tensors.safetensors"
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no json", "torn json", "other format", "no tensors"])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+    good = save_checkpoint(tmp_path / "round_000001", {"a": torch.ones(9)}, {"round": 1})
+    bad = save_checkpoint(tmp_path / "round_000002", {"a": torch.ones(9)}, {"round": 2})
+    tensors, meta = bad / "tensors.safetensors", bad / "checkpoint.json"
+    if damage == "flip":
+        raw = bytearray(tensors.read_bytes())
+        raw[-1] ^= 1
+        tensors.write_bytes(raw)
+    elif damage == "cut":
+        tensors.write_bytes(tensors.read_bytes()[:-5])
+    elif damage == "no json":
+        meta.unlink()
+    elif damage == "torn json":
+        meta.write_text(meta.read_text()[:20])
+    elif damage == "other format":
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 99}))
+    else:
+        tensors.unlink()
+    with pytest.raises(CheckpointError, match="round_000002"):
+        load_checkpoint(bad)
+    assert latest_checkpoint(tmp_path) == good
+
+
+def test_there_may_be_no_checkpoint(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_run_is_never_written_over_another(tmp_path: Path) -> None:
+    first = RunFolder.create(tmp_path, "mine", "fedlgd", 0)
+    assert first.path == tmp_path / "mine"
+    with pytest.raises(ConfigError, match=r"tracking\.name = 'mine'"):
+        RunFolder.create(tmp_path, "mine", "fedlgd", 0)
+    unnamed = {RunFolder.create(tmp_path, None, "my.module:Method", 3).path for _ in range(3)}
+    assert len(unnamed) == 3
+    assert all(path.name.startswith("Method-seed3-") for path in unnamed)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"tracking\.folder"):
+        RunFolder.create(tmp_path / "file", None, "fedlgd", 0)
+
+
+def test_opening_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="a run folder"):
+        RunFolder.open(tmp_path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """The writer is killed while the new content is on its way to the disk."""
+    path = tmp_path / "file"
+    write_atomic(path, "old")
+    program = f"""
+import os, signal
+from pathlib import Path
+from fedlab.storage import runfolder
+real = os.fsync
+def die(descriptor):
+    real(descriptor)
+    os.kill(os.getpid(), signal.SIGKILL)
+runfolder.os.fsync = die
+runfolder.write_atomic(Path({str(path)!r}), "new" * 100000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False)
+    assert done.returncode == -9
+    assert path.read_text() == "old"
+
+
+def test_a_failed_write_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(tmp_path / "file", b"x")
+    assert list(tmp_path.iterdir()) == []
