@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import adapt, build_networks, choose_device, make_task, stage_training
+from fedlab.assembly import adapt, build_networks, make_task, stage_training
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.device_data import ResidentData
@@ -27,10 +27,11 @@ from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
+from fedlab.engine.device import choose_device
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
 from fedlab.method import ClientState, EvaluationContext, Method
-from fedlab.method.exchange import NETWORK, Exchange, Exchanges
+from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD, make_privacy
 from fedlab.privacy.poisson import Calibration
 from fedlab.protocol.compression import make_chain
@@ -39,6 +40,7 @@ from fedlab.protocol.encoding import Encoded
 from fedlab.protocol.instructions import Order
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
+from fedlab.storage.checkpoint import NETWORK
 
 
 @dataclass(frozen=True)

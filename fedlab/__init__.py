@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fedlab.data.sources.arrays import from_arrays as from_arrays
     from fedlab.errors import FedLabError as FedLabError
     from fedlab.experiment.configuration import load_config as load_config
-    from fedlab.experiment.start import Run as Run
-    from fedlab.experiment.start import load as load
+    from fedlab.experiment.result import Run as Run
+    from fedlab.experiment.result import load as load
     from fedlab.experiment.start import resume as resume
     from fedlab.experiment.start import run as run
     from fedlab.method import Method as Method
@@ -29,10 +29,10 @@ _PUBLIC = {
     "Dataset": "fedlab.data.samples",
     "FedLabError": "fedlab.errors",
     "Method": "fedlab.method",
-    "Run": "fedlab.experiment.start",
+    "Run": "fedlab.experiment.result",
     "Samples": "fedlab.data.samples",
     "from_arrays": "fedlab.data.sources.arrays",
-    "load": "fedlab.experiment.start",
+    "load": "fedlab.experiment.result",
     "load_config": "fedlab.experiment.configuration",
     "resume": "fedlab.experiment.start",
     "run": "fedlab.experiment.start",

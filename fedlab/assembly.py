@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
 from fedlab.data.normalise import average_statistics
-from fedlab.data.samples import Samples
-from fedlab.errors import ConfigError, MachineError
+from fedlab.errors import ConfigError
 from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init
 from fedlab.registry import Registry
@@ -115,29 +114,3 @@ def adapt(networks: nn.ModuleDict, training: TrainingConfig) -> nn.ModuleDict:
         for network in networks.values():
             network.compile()
     return networks
-
-
-def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:
-    """The columns of some samples as tensors, without a copy on the CPU."""
-    return {name: torch.from_numpy(values).to(device) for name, values in samples.columns.items()}
-
-
-def choose_device(name: str) -> torch.device:
-    """The device for ``engine.device``; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        MachineError: a GPU is asked for where none is.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise MachineError(
-            "engine.device",
-            name,
-            "a CUDA device: this process sees none",
-            "set engine.device=cpu, or see fedlab doctor",
-        )
-    use_gpu = available and name != "cpu"
-    if use_gpu:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    return torch.device("cuda" if use_gpu else "cpu")

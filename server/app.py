@@ -13,11 +13,12 @@ from fedlab.assembly import make_method
 from fedlab.config.modules import search
 from fedlab.data.normalise import denormaliser
 from fedlab.protocol.runconfig import unpack
+from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.storage.runfolder import RunFolder
-from fedlab.tracking.recording import open_session, report_quietly
+from fedlab.tracking.recording import open_session
 
 app = ServerApp()
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fedlab.method.exchange import NETWORK, Exchange
+from fedlab.method.exchange import Exchange
 from fedlab.protocol.encoding import sent_bytes
 from fedlab.protocol.messages import ALGORITHM
 from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import Directory
 from fedlab.server.messaging.replies import withheld_groups
 from fedlab.server.messaging.shared import SharedTensors
+from fedlab.storage.checkpoint import NETWORK
 
 Key = tuple[int, str]
 

@@ -14,12 +14,13 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.assembly import build_networks, choose_device, make_task, stage_training
+from fedlab.assembly import build_networks, make_task, stage_training
 from fedlab.config import TrainingConfig
+from fedlab.engine.device import choose_device
 from fedlab.engine.grid import SimulationGrid
 from fedlab.errors import FedLabError
 from fedlab.method import FigureContext, Plan, ServerContext
-from fedlab.method.exchange import NETWORK, Exchanges
+from fedlab.method.exchange import Exchanges
 from fedlab.protocol.encoding import expand
 from fedlab.protocol.instructions import Order
 from fedlab.protocol.messages import ARRAYS, array_record, to_numpy, to_record
@@ -29,14 +30,7 @@ from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.messaging.delivery import Courier, Delivery
 from fedlab.server.messaging.directory import ClientNames, Directory
 from fedlab.server.messaging.profiles import MEASURED, batches
-from fedlab.server.messaging.replies import (
-    as_flower_expects,
-    metrics_of,
-    results_of,
-    scalars,
-    weighted_means,
-    with_tests,
-)
+from fedlab.server.messaging.replies import metrics_of, results_of, scalars, weighted_means, with_tests
 from fedlab.server.messaging.returned import take_over
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.participation.devices import Work, planned, upload_bytes
@@ -46,8 +40,9 @@ from fedlab.server.records import Records
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
-from fedlab.server.strategies.flower import TrainingGrid, flower_sampling, training_clients
+from fedlab.server.strategies.flower import TrainingGrid, as_flower_expects, flower_sampling, training_clients
 from fedlab.server.tally import Tally
+from fedlab.storage.checkpoint import NETWORK
 
 State = Mapping[str, Tensor]
 Results = Mapping[int, State]

@@ -12,10 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedlab.engine.grid import SimulationGrid
-from fedlab.method.exchange import NETWORK
 from fedlab.protocol.messages import STATE, to_numpy, to_record
 from fedlab.server.messaging.shared import members, ranges
 from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.storage.checkpoint import NETWORK
 
 if TYPE_CHECKING:
     from fedlab.server.loop import FederatedLoop

@@ -108,7 +108,7 @@ _REGISTRIES = {
     Kind.STRATEGIES: "fedlab.server.strategies:STRATEGIES",
     Kind.PARTITIONS: "fedlab.data.partition.partition:PARTITIONERS",
     Kind.DRIFTS: "fedlab.data.partition.drift:DRIFTS",
-    Kind.SAMPLERS: "fedlab.server.participation.sampling:SAMPLERS",
+    Kind.SAMPLERS: "fedlab.server.participation.samplers:SAMPLERS",
     Kind.COMPRESSIONS: "fedlab.protocol.compression:COMPRESSORS",
     Kind.PRIVACY: "fedlab.privacy:PRIVACY",
 }

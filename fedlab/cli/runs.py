@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedlab.experiment.start import Run
+    from fedlab.experiment.result import Run
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
@@ -17,7 +17,7 @@ def show(path: RunPath) -> None:
     """Print what a run was, its results, and where its files are."""
     from rich.console import Console
 
-    from fedlab.experiment.start import load
+    from fedlab.experiment.result import load
     from fedlab.report.tables import result_table
 
     run = load(path)

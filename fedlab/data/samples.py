@@ -9,11 +9,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedlab.data.files.pixels import float_advice
 from fedlab.data.files.spelling import is_text, printable
 from fedlab.errors import DataError
 from fedlab.tracking.left_out import LeftOut
+
+
+def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:
+    """The columns of some samples as tensors, without a copy on the CPU."""
+    return {name: torch.from_numpy(values).to(device) for name, values in samples.columns.items()}
 
 
 @dataclass(frozen=True)

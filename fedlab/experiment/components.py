@@ -24,7 +24,7 @@ from fedlab.models import MODELS
 from fedlab.privacy import PRIVACY
 from fedlab.protocol.compression import COMPRESSORS
 from fedlab.registry import Registry
-from fedlab.server.participation.sampling import SAMPLERS
+from fedlab.server.participation.samplers import SAMPLERS
 from fedlab.server.strategies import STRATEGIES, strategy_settings
 from fedlab.storage.paths import PathKind
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedlab.assembly import choose_device, stage_training
+from fedlab.assembly import stage_training
 from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.vectorized.runtime import CohortRuntime
 from fedlab.clients.vectorized.training import refusal
 from fedlab.config import Config
+from fedlab.engine.device import choose_device
 from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
 from fedlab.experiment.rehearsal import Rehearsal, preflight

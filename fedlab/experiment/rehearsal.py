@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import on_device, stage_training
+from fedlab.assembly import stage_training
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
+from fedlab.data.samples import on_device
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Plan, ServerContext
-from fedlab.method.exchange import NETWORK
 from fedlab.protocol.instructions import Order
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.privacy import check_networks
 from fedlab.storage.cache import ResultCache
+from fedlab.storage.checkpoint import NETWORK
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,19 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from fedlab.assembly import build_networks, choose_device, make_method, make_task, on_device
+from fedlab.assembly import make_method
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import RECEIVED, ClientSetup
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
-from fedlab.config import Config, load_config, parse
-from fedlab.config.modules import search
+from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
-from fedlab.data.samples import Dataset
+from fedlab.data.samples import Dataset, on_device
 from fedlab.engine import check_engine, launch, started
+from fedlab.engine.device import choose_device
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.experiment.checks import check_config, check_data, check_population, left_out
 from fedlab.experiment.components import complete
@@ -32,9 +28,10 @@ from fedlab.experiment.configuration import code_of, recorded
 from fedlab.experiment.configuration import configure as configure
 from fedlab.experiment.configuration import method_folder as method_folder
 from fedlab.experiment.decisions import Tuning, tune
-from fedlab.experiment.evaluated import NoEvaluation
 from fedlab.experiment.given import record_data, record_method, record_strategy
+from fedlab.experiment.result import Run, load
 from fedlab.method import Method
+from fedlab.report.page import report_quietly
 from fedlab.report.record import Record
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
@@ -47,8 +44,7 @@ from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.storage.paths import cache_folder
 from fedlab.storage.runfolder import RunFolder, write_atomic
-from fedlab.tracking import History
-from fedlab.tracking.recording import open_session, refuse_full_disk, report_quietly
+from fedlab.tracking.recording import open_session, refuse_full_disk
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -56,69 +52,6 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run on disk.
-
-    Args:
-        folder: its run folder.
-        config: its frozen configuration.
-        method: its method object; None where only the configuration names it and it cannot be imported here.
-    """
-
-    folder: RunFolder
-    config: Config
-    method: Method | None = None
-
-    @property
-    def path(self) -> Path:
-        return self.folder.path
-
-    @cached_property
-    def history(self) -> History:
-        """Rounds, evaluations, bytes and seconds."""
-        return History.from_jsonl(self.folder.events)
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """Name, fingerprint and sizes of its samples; empty where the run is too old to have recorded them."""
-        return Record(self.folder, self.history).data
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """The last evaluation: ``clients``, ``mean`` and ``pooled``; empty before the first, and its keys say so."""
-        return self.history.evaluations[-1] if self.history.evaluations else NoEvaluation(self.path, self.config)
-
-    @property
-    def paths(self) -> dict[str, Path]:
-        """Where to find what."""
-        names = ("config", "events", "metrics", "figures", "checkpoints", "report")
-        return {name: getattr(self.folder, name) for name in names}
-
-    @property
-    def checkpoint(self) -> Path:
-        """The last complete checkpoint.
-
-        Raises:
-            CheckpointError: there is none yet.
-        """
-        found = latest_checkpoint(self.folder.checkpoints)
-        if found is None:
-            raise CheckpointError("run", str(self.path), "a complete checkpoint", "the run ended before its first one")
-        return found
-
-    @cached_property
-    def model(self) -> nn.ModuleDict:
-        """Networks by role with the last checkpoint's weights, in evaluation mode, on the CPU."""
-        tensors, meta = load_checkpoint(self.checkpoint)
-        method = self.method or make_method(self.config.method)
-        task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
-        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))  # init is in the checkpoint
-        prefix = "network/"
-        networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        return networks.eval()
 
 
 def run(
@@ -224,23 +157,6 @@ def resume(
     with started(job.config.engine, job.tuning.client_bytes), run.folder.writing():
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, resumed=True)
-
-
-def load(path: str | Path, method: Method | None = None) -> Run:
-    """A run from its folder, finished or not.
-
-    Args:
-        path: the run folder.
-        method: the method it was given, where that cannot be imported by its name; `Run.model` needs it.
-
-    Raises:
-        CheckpointError: not a run folder.
-        ConfigErrors: its configuration was changed or is of another version.
-    """
-    folder = RunFolder.open(Path(path))
-    config = load_config(folder.config)
-    search([*config.modules, Path.cwd()])
-    return Run(folder, config, method)
 
 
 @dataclass(frozen=True)

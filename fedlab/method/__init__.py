@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from fedlab.method.base import (
-    Batch,
-    Batches,
-    Group,
     Method,
     NoSettings,
-    Plan,
-    Step,
-    Task,
     network,
 )
 from fedlab.method.context import (
-    ClientState,
     EvaluationContext,
     FigureContext,
     FitContext,
-    NotFiniteError,
-    Optimiser,
     ServerContext,
     WorkContext,
     loss_not_finite,
+)
+from fedlab.method.optimizer import (
+    NotFiniteError,
+    Optimiser,
 )
 from fedlab.method.pictures import (
     Bar,
@@ -36,6 +31,17 @@ from fedlab.method.pictures import (
     save_picture,
     save_sheet,
     shown_of,
+)
+from fedlab.method.state import (
+    ClientState,
+)
+from fedlab.method.types import (
+    Batch,
+    Batches,
+    Group,
+    Plan,
+    Step,
+    Task,
 )
 
 __all__ = [

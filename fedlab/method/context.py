@@ -7,61 +7,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedlab.config import TrainingConfig
-from fedlab.errors import FedLabError
-from fedlab.method.base import Batch, Plan, Step, Task
+from fedlab.method.optimizer import _OPTIMISER_SETTINGS, NotFiniteError, Optimiser
+from fedlab.method.state import ClientState
+from fedlab.method.types import Batch, Plan, Step, Task
 from fedlab.seeding import torch_generator
 from fedlab.storage.cache import ResultCache
 
-_OPTIMISER_SETTINGS = {"optimiser", "lr", "momentum", "betas", "eps", "weight_decay", "clip_norm", "clip"}
 Placed = TypeVar("Placed", Tensor, nn.Module)
-
-
-class NotFiniteError(FedLabError):
-    """A loss became NaN or infinite."""
-
-
-class Optimiser:
-    """A torch optimiser whose parameter groups can follow a schedule.
-
-    Args:
-        optimiser: the wrapped optimiser.
-        clip_norm: largest L2 norm of the gradient, None for no limit.
-        clip: ``global`` bounds the norm over all parameters, ``tensor`` each parameter's by itself.
-    """
-
-    def __init__(
-        self,
-        optimiser: torch.optim.Optimizer,
-        clip_norm: float | None = None,
-        clip: Literal["global", "tensor"] = "global",
-    ) -> None:
-        self.torch, self.clip_norm, self._clip = optimiser, clip_norm, clip
-        self.initial: list[Mapping[str, Any]] = [
-            {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
-        ]
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        return [p for group in self.torch.param_groups for p in group["params"]]
-
-    def clip_gradients(self) -> None:
-        """Scale gradients down to `clip_norm`."""
-        if self.clip_norm is None:
-            return
-        for bounded in [self.parameters] if self._clip == "global" else [[p] for p in self.parameters]:
-            torch.nn.utils.clip_grad_norm_(bounded, self.clip_norm)
-
-    def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
-        """Set each group to what `values` makes of the group's initial settings."""
-        for group, initial in zip(self.torch.param_groups, self.initial, strict=True):
-            group.update(values(initial))
 
 
 class WorkContext:
@@ -223,39 +182,6 @@ def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:
     values = ", ".join(f"{name} = {value}" for name, value in terms.items())
     advice = f"Lower the learning rate (training.lr = {ctx.training.lr}) or set training.clip_norm."
     return f"the loss is not finite in round {ctx.round}: {values}. {advice}"
-
-
-class ClientState(MutableMapping[str, Tensor]):
-    """A client's own tensors, kept between rounds on the client's side, handed out on the device.
-
-    Assigning marks the state as changed; changing a tensor in place does not.
-
-    Args:
-        tensors: what the client kept, on the CPU.
-        device: where tensors are handed out.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu") -> None:
-        self._tensors, self._device = dict(tensors or {}), device
-        self.changed = False
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name].to(self._device)
-
-    def __setitem__(self, name: str, value: Tensor) -> None:
-        # a copy: the method may go on changing its tensor, and two names must not share memory
-        self._tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        self.changed = True
-
-    def __delitem__(self, name: str) -> None:
-        del self._tensors[name]
-        self.changed = True
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 class FitContext(WorkContext, ABC):

@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import ConfigError
-from fedlab.method.base import Group, Method, Plan
+from fedlab.method.base import Method
+from fedlab.method.types import Group, Plan
+from fedlab.storage.hashing import hash_tensors
 
 _NORM_LAYERS = (
     nn.modules.batchnorm._BatchNorm,
@@ -17,8 +18,6 @@ _NORM_LAYERS = (
     nn.LayerNorm,
     nn.modules.instancenorm._InstanceNorm,
 )
-NETWORK = "network/"
-"""Prefix that tells network state from other tensors of the same record or file."""
 LOCAL = Group("kept by exchange.local", mode="local")
 
 

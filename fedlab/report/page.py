@@ -10,12 +10,26 @@ from typing import Any, TypeVar
 
 from markupsafe import Markup
 
+from fedlab.errors import DiskFullError
 from fedlab.report import costs, sections
 from fedlab.report.earlier import earlier_table
 from fedlab.report.privacy import privacy
 from fedlab.report.record import Record
 from fedlab.report.values import moment, plural
-from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.runfolder import RunFolder, write_atomic
+
+log = logging.getLogger(__name__)
+
+
+def report_quietly(folder: RunFolder) -> None:
+    """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
+    try:
+        write_report(folder.path)
+    except (OSError, DiskFullError) as error:
+        log.warning("the report could not be written: %s", str(error).splitlines()[0])
+    except Exception:
+        log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
+
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

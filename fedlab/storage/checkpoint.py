@@ -16,6 +16,10 @@ from torch import Tensor
 from fedlab.errors import CheckpointError
 from fedlab.storage.runfolder import write_atomic
 
+NETWORK = "network/"
+"""Prefix that tells network state from other tensors of the same record or file."""
+
+
 _TENSORS, _META = "tensors.safetensors", "checkpoint.json"
 FORMAT = 2
 

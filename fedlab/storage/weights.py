@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
-from fedlab.method.exchange import NETWORK
-from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 
 
 def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:

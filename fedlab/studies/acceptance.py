@@ -14,7 +14,8 @@ from pydantic import Field, PrivateAttr, model_validator
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
 from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment.configuration import look_for_modules, placed
-from fedlab.experiment.start import Run, method_folder
+from fedlab.experiment.result import Run
+from fedlab.experiment.start import method_folder
 from fedlab.report.grids import to_markdown
 from fedlab.report.record import Record
 from fedlab.report.spread import Spread, measured_on

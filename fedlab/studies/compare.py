@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import Config, parse
-from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
 from fedlab.experiment.components import bare, complete
-from fedlab.method.exchange import NETWORK
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
-from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
+from fedlab.storage.hashing import hash_tensors
 from fedlab.storage.runfolder import write_atomic
 from fedlab.studies.plan import folder_name
 

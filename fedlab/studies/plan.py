@@ -19,7 +19,8 @@ from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment.checks import check_config, check_data, check_population
 from fedlab.experiment.components import complete
 from fedlab.experiment.configuration import code_of
-from fedlab.experiment.start import Run, configure, load, resume, run
+from fedlab.experiment.result import Run, load
+from fedlab.experiment.start import configure, resume, run
 from fedlab.report.record import Record, run_status
 from fedlab.report.values import human_seconds
 from fedlab.server.strategies import make_strategy

@@ -17,7 +17,8 @@ from fedlab.config.yamltree import dump_yaml, load_yaml
 from fedlab.errors import UNSET, ConfigError, did_you_mean
 from fedlab.experiment.components import bare
 from fedlab.experiment.configuration import look_for_modules, placed, within
-from fedlab.experiment.start import Run, configure
+from fedlab.experiment.result import Run
+from fedlab.experiment.start import configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import Record, main_metrics

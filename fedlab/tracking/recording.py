@@ -23,7 +23,6 @@ import torch
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores
 from fedlab.errors import ClientError, ConfigError, DiskFullError, MachineError
-from fedlab.report import write_report
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import cache_folder
 from fedlab.storage.runfolder import RunFolder, why_unwritable, write_atomic
@@ -142,16 +141,6 @@ def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
     if there or isinstance(problem, DiskFullError):
         then = f"free some room, then go on with: fedlab resume {shlex.quote(str(folder.path))}"
         raise DiskFullError(folder.path, then) from problem
-
-
-def report_quietly(folder: RunFolder) -> None:
-    """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
-    try:
-        write_report(folder.path)
-    except (OSError, DiskFullError) as error:
-        log.warning("the report could not be written: %s", str(error).splitlines()[0])
-    except Exception:
-        log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
 
 
 def environment(command: str | None = None, code: Mapping[str, str] | None = None) -> dict[str, object]:

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.distill.bn_matching import BatchNormMatching
-from fedlab.distill.freezing import frozen, state_hash
+from fedlab.distill.freezing import frozen
 from fedlab.distill.pixels import to_bytes, valid_range
 from fedlab.distill.schedules import cosine
 from fedlab.distill.views import crop_resize, draw_boxes
 from fedlab.method import FitContext, ServerContext
 from fedlab.methods.cda.curriculum import crop_bound
 from fedlab.methods.cda.settings import Recover
+from fedlab.storage.hashing import state_hash
 
 STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the iterations after which the first chunk is kept, to be looked at."""

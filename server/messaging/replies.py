@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord
 from torch import Tensor
 
 from fedlab.protocol.messages import (
@@ -65,25 +64,6 @@ def withheld_groups(reply: Message) -> frozenset[str]:
     return frozenset(map(str, groups)) if isinstance(groups, list | tuple) else frozenset()
 
 
-def as_flower_expects(replies: list[Message]) -> list[Message]:
-    """Replies with one array and one metric record each, whose names agree; Flower's strategies refuse others."""
-    common: set[str] | None = None
-    for reply in replies:
-        names = set(required(metric_record, reply.content, METRICS))
-        common = names if common is None else common & names
-    return [_reduced(reply, common or set()) for reply in replies]
-
-
 def with_tests(replies: list[Message]) -> list[Message]:
     """Replies of clients that hold test samples: a Flower strategy would divide by weights that may all be zero."""
     return [reply for reply in replies if metrics_of(reply)[NUM_EXAMPLES]]
-
-
-def _reduced(reply: Message, names: set[str]) -> Message:
-    metrics: dict[str, Any] = {k: v for k, v in required(metric_record, reply.content, METRICS).items() if k in names}
-    content = RecordDict({METRICS: MetricRecord(metrics)})
-    arrays = array_record(reply.content, ARRAYS)
-    if arrays is not None:
-        content[ARRAYS] = arrays
-    reduced: Message = Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]  # an overload for engines
-    return reduced

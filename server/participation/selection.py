@@ -13,8 +13,7 @@ from fedlab.errors import ConfigError, FedLabError
 from fedlab.seeding import numpy_generator
 from fedlab.server.participation.availability import make_availability
 from fedlab.server.participation.devices import Devices, Work
-from fedlab.server.participation.samplers import Fixed
-from fedlab.server.participation.sampling import Known, make_sampler
+from fedlab.server.participation.samplers import Fixed, Known, make_sampler
 from fedlab.tracking.left_out import LeftOut
 
 

@@ -9,7 +9,7 @@ from fedlab.method import Method
 from fedlab.method.exchange import Exchange
 from fedlab.privacy import DPSGD, Central, make_privacy
 from fedlab.privacy.accountant import require_accountant
-from fedlab.server.participation.sampling import Sampler
+from fedlab.server.participation.samplers import Sampler
 from fedlab.server.privacy.account import Account
 from fedlab.server.privacy.central import CentralMechanism, check_central, check_released, client_sampling
 from fedlab.server.privacy.dp_sgd import ExampleAccount, check_dp_sgd, check_mixing, check_rounds

@@ -18,8 +18,7 @@ from fedlab.privacy import CLIP, KEY, WITHIN, Central
 from fedlab.privacy.accountant import Sampling, epsilon
 from fedlab.seeding import numpy_generator
 from fedlab.server.messaging.replies import metrics_of
-from fedlab.server.participation.samplers import Poisson
-from fedlab.server.participation.sampling import Sampler, Uniform
+from fedlab.server.participation.samplers import Poisson, Sampler, Uniform
 from fedlab.server.privacy.account import Account
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.fedopt import FedAdagrad, FedAdam, FedAvgM, FedYogi

@@ -20,7 +20,7 @@ from fedlab.method.exchange import Exchange
 from fedlab.privacy import DPSGD, make_privacy
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
 from fedlab.protocol.messages import SPENT, config_record, required
-from fedlab.server.participation.sampling import make_sampler
+from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.privacy.account import Account
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.feddyn import FedDyn

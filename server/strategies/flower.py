@@ -7,9 +7,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedlab.protocol.messages import ARRAYS, METRICS, array_record, metric_record, required
 from fedlab.server.messaging.directory import Directory
+
+
+def as_flower_expects(replies: list[Message]) -> list[Message]:
+    """Replies with one array and one metric record each, whose names agree; Flower's strategies refuse others."""
+    common: set[str] | None = None
+    for reply in replies:
+        names = set(required(metric_record, reply.content, METRICS))
+        common = names if common is None else common & names
+    return [_reduced(reply, common or set()) for reply in replies]
+
+
+def _reduced(reply: Message, names: set[str]) -> Message:
+    metrics: dict[str, Any] = {k: v for k, v in required(metric_record, reply.content, METRICS).items() if k in names}
+    content = RecordDict({METRICS: MetricRecord(metrics)})
+    arrays = array_record(reply.content, ARRAYS)
+    if arrays is not None:
+        content[ARRAYS] = arrays
+    reduced: Message = Message(content=content, metadata=reply.metadata)  # type: ignore[call-overload]  # an overload for engines
+    return reduced
 
 
 def training_clients(directory: Directory, hold_out: bool) -> Sequence[int]:

@@ -14,7 +14,7 @@ import fedlab
 import fedlab.experiment.decisions
 from fedlab.assembly import adapt
 from fedlab.config import TrainingConfig
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 
 
 def run(tmp_path: Path, *overrides: str) -> Run:

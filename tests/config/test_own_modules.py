@@ -15,11 +15,11 @@ import yaml
 
 import fedlab
 from fedlab.config.modules import home, load_reference, search
-from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import ConfigError
 from fedlab.experiment.configuration import configure
 from fedlab.report.record import Record
 from fedlab.report.sections import repeat
+from fedlab.storage.hashing import hash_tensors
 
 MODULE = """
 from fedlab.methods.supervised.method import Supervised

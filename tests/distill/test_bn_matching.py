@@ -14,7 +14,7 @@ from fedlab.distill.bn_matching import (
     statistics_distance,
     to_second_moments,
 )
-from fedlab.distill.freezing import state_hash
+from fedlab.storage.hashing import state_hash
 
 
 def network() -> nn.Sequential:

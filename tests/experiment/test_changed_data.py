@@ -15,7 +15,7 @@ from fedlab.data.partition.partition import partition
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
 from fedlab.experiment.configuration import configure
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.report.record import Record
 from fedlab.studies.compare import compare
 from fedlab.studies.plan import Registered, finished

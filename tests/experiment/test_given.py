@@ -14,7 +14,6 @@ from flwr.serverapp.strategy import FedAdam, FedAvg
 import fedlab
 from fedlab.config import Component
 from fedlab.data.sources import SOURCES, build_source
-from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, DataError
 from fedlab.experiment.configuration import configure
 from fedlab.experiment.given import record_strategy
@@ -23,6 +22,7 @@ from fedlab.report.page import render
 from fedlab.report.record import Record
 from fedlab.report.sections import facts, repeat
 from fedlab.server.strategies import make_strategy
+from fedlab.storage.hashing import hash_tensors
 from fedlab.studies.compare import compare
 
 

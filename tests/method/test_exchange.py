@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedlab.distill.freezing import hash_tensors
 from fedlab.errors import ConfigError
 from fedlab.method import Group, Method, Plan, Task
 from fedlab.method.exchange import Exchange, Exchanges
+from fedlab.storage.hashing import hash_tensors
 
 
 def networks() -> nn.ModuleDict:

@@ -14,7 +14,7 @@ import torch
 import fedlab
 from fedlab.config import Config
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 from fedlab.server.asynchronous import staleness_weight
 

@@ -15,7 +15,7 @@ import fedlab
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.errors import ClientError, ConfigErrors
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 
 Settings = Callable[..., Config]

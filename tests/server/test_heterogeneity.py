@@ -12,7 +12,7 @@ import pytest
 
 import fedlab
 from fedlab.config import Config
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import FitContext, Method
 from fedlab.server.strategies.average import FedAvg
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import fedlab
 from fedlab.config import Config
 from fedlab.engine.execution import ClientRunner, client_of
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 from fedlab.protocol.messages import to_numpy
 from fedlab.tracking.ledger import COLUMNS, LedgerSink, rewind_ledger

@@ -14,7 +14,7 @@ import fedlab
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.errors import ClientError, FedLabError
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 from fedlab.storage.checkpoint import load_checkpoint
 

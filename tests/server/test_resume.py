@@ -19,7 +19,7 @@ import pytest
 import fedlab
 from fedlab.config import Config
 from fedlab.errors import CheckpointError, ConfigError, DataError
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 
 Settings = Callable[..., Config]

@@ -15,7 +15,7 @@ import fedlab
 from fedlab.config import Config
 from fedlab.data.partition.partition import PARTITIONERS
 from fedlab.experiment.checks import check_data, left_out
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import EvaluationContext, FitContext, Method, ServerContext, Task
 from fedlab.server.evaluation import evaluated_clients
 

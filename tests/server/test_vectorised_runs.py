@@ -16,7 +16,7 @@ import fedlab
 import fedlab.experiment.decisions
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Batch, Method, Step
 from fedlab.methods.supervised.method import Supervised
 
@@ -73,7 +73,7 @@ def test_auto_is_decided_once_and_kept(
         run = fedlab.run(auto, data=samples, until=1)
     (event,) = run.history.of("vectorise")
     assert (event["clients"], event["alone"], event["together"]) == (chosen, alone, together)
-    assert fedlab.experiment.start.load(run.path).config.engine.vectorise == (chosen or "off")
+    assert fedlab.experiment.result.load(run.path).config.engine.vectorise == (chosen or "off")
     with monkeypatch.context() as patch:  # going on measures nothing
         patch.setattr(fedlab.experiment.decisions, "_milliseconds", lambda *probed: 1 / 0)
         again = fedlab.resume(run.path, data=samples)

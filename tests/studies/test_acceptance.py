@@ -17,7 +17,7 @@ import fedlab.studies.plan
 from fedlab.cli.main import app
 from fedlab.config import parse
 from fedlab.errors import ConfigErrors, FedLabError, InputError
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.storage.runfolder import RunFolder
 from fedlab.studies.acceptance import Acceptance, Outcome, load_acceptance, reproduce
 from fedlab.studies.gates import last_value

@@ -19,7 +19,7 @@ import fedlab.experiment.start
 import fedlab.studies.plan
 from fedlab.config import parse
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.studies.plan import folder_name
 from fedlab.studies.sweep import SweepSpec, load_spec, sweep
 

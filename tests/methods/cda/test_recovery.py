@@ -11,12 +11,13 @@ from torch import Tensor
 
 import fedlab.methods.cda.recover as recovery
 from fedlab.distill.bn_matching import BatchNormMatching, batch_norms
-from fedlab.distill.freezing import frozen, state_hash
+from fedlab.distill.freezing import frozen
 from fedlab.distill.schedules import cosine
 from fedlab.method import ClientState, ServerContext
 from fedlab.methods.cda.curriculum import crop_bound, warm_cosine
 from fedlab.methods.cda.recover import chunks, draw_view, recover, recovered
 from fedlab.methods.cda.settings import Recover
+from fedlab.storage.hashing import state_hash
 
 # §8.1, 8.6: the curriculum and the step size
 

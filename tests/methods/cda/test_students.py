@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.distill.freezing import state_hash
 from fedlab.errors import FedLabError
 from fedlab.method import ServerContext
 from fedlab.methods.cda.post import PostTraining, ensemble, matrices_decay, pack, unpack
 from fedlab.methods.cda.quality import student_values
 from fedlab.methods.cda.recover import recovered
 from fedlab.metrics import Classification
+from fedlab.storage.hashing import state_hash
 
 
 def images_of(lab: Any, count: int = 8) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,11 @@ import fedlab
 from fedlab.config import AvailabilityConfig, Component, Config, DevicesConfig, TrainingConfig, parse
 from fedlab.config.yamltree import load_yaml
 from fedlab.errors import ConfigError, ConfigErrors, FedLabError
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Method
 from fedlab.server.participation.availability import Days, Intervals, make_availability
 from fedlab.server.participation.devices import Device, Devices, Work, planned
-from fedlab.server.participation.sampling import Known, make_sampler
+from fedlab.server.participation.samplers import Known, make_sampler
 from fedlab.server.participation.selection import Participation
 
 Settings = Callable[..., Config]

@@ -21,12 +21,11 @@ import fedlab
 from fedlab.clients.privacy.clipping import clipped
 from fedlab.config import Config
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Batch, FitContext, Group, Method, Plan, Step, Task
 from fedlab.privacy import CLIP, WITHIN, Central
 from fedlab.privacy.accountant import Sampling, epsilon
-from fedlab.server.participation.samplers import Poisson
-from fedlab.server.participation.sampling import Known
+from fedlab.server.participation.samplers import Known, Poisson
 from fedlab.server.privacy import CentralMechanism
 
 pytest.importorskip("dp_accounting", reason="the extra fedlab-sim[dp] is not installed")

@@ -18,7 +18,7 @@ import fedlab
 from fedlab.config import Config, load_config
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment.checks import check_config
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Batch, Batches, FitContext, Group, Method, Plan, Step, Task
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
 

@@ -17,7 +17,7 @@ from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import ConfigErrors
-from fedlab.experiment.start import Run
+from fedlab.experiment.result import Run
 from fedlab.method import Batch, Batches, Method, Plan, Step, Task
 from fedlab.storage.checkpoint import load_checkpoint
 
