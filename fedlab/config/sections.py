@@ -259,7 +259,7 @@ class Config(Section):
     )
 
     def to_yaml(self) -> str:
-        """The configuration as YAML; `fedlab.experiment.components.complete` spells out the components' own defaults."""
+        """The configuration as YAML. `fedlab.experiment.components.complete` adds the components' own defaults."""
         return dump_yaml(self.model_dump(mode="json"))
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Config:
@@ -290,8 +290,8 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A YAML file as it is written, with ``dotted.key=value`` overrides.
 
-    `fedlab.experiment.configuration.configure`, which is `fedlab.load_config`, makes its paths absolute too and spells out the
-    components' defaults.
+    `fedlab.experiment.configuration.configure`, which users know as `fedlab.load_config`, also makes its paths absolute
+    and adds the components' defaults.
 
     Raises:
         ConfigErrors: unreadable file, YAML error, unknown key or bad value.

@@ -1,6 +1,6 @@
 """The components of a configuration: whose settings they take, which of these are defaults, and which are paths.
 
-A component that is unknown or wrong is left as it is: `fedlab.experiment.checks.check_config` says what is wrong with it.
+A component that is unknown or wrong is left as it is; `fedlab.experiment.checks.check_config` says what is wrong.
 """
 
 from __future__ import annotations

@@ -34,7 +34,10 @@ SPENT = "fedlab.spent"
 """Record of a reply under privacy of examples: ``rate``, ``noise_multiplier`` and ``steps`` of the client's round."""
 
 EFFORT = "fedlab.effort"
-"""Record of a reply whose client did not take all the steps it was asked for: the fields of `fedlab.protocol.effort.Effort`."""
+"""Record of a reply whose client did not take all the steps it was asked for.
+
+It holds the fields of `fedlab.protocol.effort.Effort`.
+"""
 
 ALGORITHM = "algorithm"
 """Key of a round's configuration that names the client half of a federated algorithm."""

@@ -5,8 +5,8 @@ event                 fields
 ====================  ====================================================================================
 ``run_start``         ``folder, method, strategy, model, seed, rounds, engine, workers, command, resumed``
 ``warning``           ``message``; ``level`` is ``alarm``, with a ``round``, where the result itself is in doubt
-``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.tracking.left_out.LeftOut`; a ``round`` or
-                      none
+``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.tracking.left_out.LeftOut`, and
+                      ``round`` where it happened in one
 ``vectorise``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
                       ``alone``, ``together``
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone

@@ -1,4 +1,4 @@
-"""The source tree as the architecture tests see it."""
+"""The built wheel as the architecture tests see it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Source:
 
     path: Path
     module: str
+    root: Path
 
     @cached_property
     def tree(self) -> ast.Module:
@@ -41,42 +42,42 @@ class Source:
 
     @property
     def shown(self) -> str:
-        return self.path.relative_to(ROOT).as_posix()
+        """Its path in the wheel."""
+        return self.path.relative_to(self.root).as_posix()
 
     @cached_property
     def imports(self) -> list[Import]:
-        return list(_imports(self.tree, top_level=True))
+        return list(_imports(self.tree, self.root, top_level=True))
 
 
-def _imports(node: ast.AST, top_level: bool) -> Iterator[Import]:
+def _imports(node: ast.AST, root: Path, top_level: bool) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (Import(alias.name, "", child.lineno, top_level) for alias in child.names)
         elif isinstance(child, ast.ImportFrom):
             module = "." * child.level + (child.module or "")
-            yield from (Import(_whole(module, a.name), a.name, child.lineno, top_level) for a in child.names)
+            yield from (Import(_whole(root, module, a.name), a.name, child.lineno, top_level) for a in child.names)
         elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            yield from _imports(child, top_level=False)
+            yield from _imports(child, root, top_level=False)
         else:
             is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            yield from _imports(child, top_level and not is_function)
+            yield from _imports(child, root, top_level and not is_function)
 
 
-def _whole(module: str, name: str) -> str:
-    """``from fedlab.config import sections`` imports the module ``fedlab.config``."""
-    places = ROOT / name, ROOT / "fedlab" / name, ROOT / "fedlab" / f"{name}.py"
-    is_part = module == "fedlab" and any(place.exists() for place in places)
-    return f"fedlab.{name}" if is_part else module
+def _whole(root: Path, module: str, name: str) -> str:
+    """``from fedlab.data import federated`` imports the module ``fedlab.data.federated``."""
+    place = root.joinpath(*module.split("."), name)
+    is_module = place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
+    return f"{module}.{name}" if is_module else module
 
 
 @pytest.fixture(scope="session")
-def sources() -> list[Source]:
-    """Every Python file that is installed."""
+def sources(site: Path) -> list[Source]:
+    """Every Python file that is installed, as the wheel installs it."""
     found = []
-    for top in ("fedlab", *MAPPED):
-        for path in sorted((ROOT / top).rglob("*.py")):
-            dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            found.append(Source(path, dotted if top == "fedlab" else f"fedlab.{dotted}"))
+    for path in sorted((site / "fedlab").rglob("*.py")):
+        dotted = ".".join(path.relative_to(site).with_suffix("").parts).removesuffix(".__init__")
+        found.append(Source(path, dotted, site))
     return found
 
 

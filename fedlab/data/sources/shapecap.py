@@ -64,9 +64,9 @@ class ShapeCapSettings(Section):
 class ShapeCap:
     """Captioned scenes of two coloured shapes with typed false captions: DeGLA's acceptance data (offline).
 
-    Clients hold scenes in the seen colours with captions such as "a red square left of a blue circle" and, of every
-    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds ``pretrain`` (pairs
-    whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot`` (single objects of the
+    Clients hold scenes in the seen colours with captions such as "a red square left of a blue circle" and, for every
+    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds
+    ``pretrain`` (pairs whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot`` (single objects of the
     unseen colours, labelled with one of all colour-shape classes) and ``prompts`` (a caption for each class).
     """
 
