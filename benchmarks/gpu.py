@@ -1,7 +1,7 @@
-"""Client throughput on one GPU: FedLab's workers and its vectorised cohort beside two loops in one process.
+"""Client throughput on one GPU: FedLab's workers and its vectorized cohort beside two loops in one process.
 
 ``python benchmarks/gpu.py`` prints a table in Markdown. Without a GPU it says so and measures nothing; ``--cpu``
-measures the loops and the vectorised cohort on the CPU all the same, in CPU time instead of time on the clock. Every
+measures the loops and the vectorized cohort on the CPU all the same, in CPU time instead of time on the clock. Every
 figure is the median over rounds after one to warm up, and the contenders of a workload are measured one after the other
 on the same machine, so compare ratios.
 """
@@ -121,12 +121,12 @@ def pfl_style(work: Work, device: torch.device) -> float:
     """Seconds of a round as pfl-research goes about it in one process.
 
     A client's data comes from the host; it starts from a copy of the central parameters, its statistics are the
-    difference to them, weighted and summed, and a central optimiser takes the step.
+    difference to them, weighted and summed, and a central optimizer takes the step.
     """
     model = work.network().to(device)
     images, labels = (torch.from_numpy(values) for values in work.columns())
     central = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.SGD(central, lr=1.0)
+    optimizer = torch.optim.SGD(central, lr=1.0)
 
     def a_round() -> None:
         start = [p.detach().clone() for p in central]
@@ -140,7 +140,7 @@ def pfl_style(work: Work, device: torch.device) -> float:
         _restore(central, start)
         for p, summed in zip(central, total, strict=True):
             p.grad = summed / (work.samples * work.cohort)
-        optimiser.step()
+        optimizer.step()
 
     return _seconds(a_round, work.rounds, device)
 
@@ -182,8 +182,8 @@ def contenders(gpu: bool) -> dict[str, Callable[[Work, torch.device], float]]:
     loops: dict[str, Callable[[Work, torch.device], float]] = {"bare loop": bare, "sequential, pfl style": pfl_style}
     alone = {"FedLab inline": engine(name="inline")}
     workers = {f"FedLab ray, {n} workers": engine(name="ray", workers=n) for n in (1, 2, 4)} if gpu else {}
-    together = {f"FedLab inline, vectorised by {n}": engine(name="inline", vectorise=n) for n in (8, 16, 32)}
-    both = {"FedLab ray, 2 workers, vectorised by 16": engine(name="ray", workers=2, vectorise=16)} if gpu else {}
+    together = {f"FedLab inline, vectorized by {n}": engine(name="inline", vectorize=n) for n in (8, 16, 32)}
+    both = {"FedLab ray, 2 workers, vectorized by 16": engine(name="ray", workers=2, vectorize=16)} if gpu else {}
     return {**loops, **alone, **workers, **together, **both}
 
 
@@ -203,7 +203,7 @@ def table(name: str, work: Work, device: torch.device, hardware: str) -> Iterabl
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cpu", action="store_true", help="measure on the CPU, loops and vectorised cohort only")
+    parser.add_argument("--cpu", action="store_true", help="measure on the CPU, loops and vectorized cohort only")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if torch.cuda.is_available() and not chosen.cpu:
@@ -221,11 +221,11 @@ def main() -> None:
 
 def _epoch(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> None:
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=_LR)
+    optimizer = torch.optim.SGD(model.parameters(), lr=_LR)
     for indices in torch.randperm(len(images)).split(batch):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(model(images[indices.to(images.device)]), labels[indices.to(labels.device)]).backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @torch.no_grad()

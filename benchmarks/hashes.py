@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from fedlab.config import Config
 
 # keys of the configuration whose spelling may change: stated once
-OPTIMIZER, VECTORIZE, QUANTIZE = "optimiser", "vectorise", "quantise"
+OPTIMIZER, VECTORIZE, QUANTIZE = "optimizer", "vectorize", "quantize"
 
 _NETWORK = "network/"
+# roles that were called otherwise when tables were first written; names count in a hash
+_ONCE = {"network/normalizer.": "network/normaliser."}
 _MODEL = {"name": "convnet", "width": 8, "depth": 2}
 _DIGITS = {
     "source": {"name": "shifted_digits", "train_per_class": 5, "test_size": 60},
@@ -87,7 +89,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "moon": {"method": {"mu": 1.0, "projection_dim": 8}, "model": _MODEL, "data": _DIGITS, "training": _TRAINING},
     "pat": {
         "method": {
-            "patch": 6, "width": 12, "depth": 2, "heads": 3, "mlp_ratio": 2, "neighbours": 2, "pad": 1,
+            "patch": 6, "width": 12, "depth": 2, "heads": 3, "mlp_ratio": 2, "neighbors": 2, "pad": 1,
             "warmup_rounds": 1,
         },
         "data": {
@@ -240,7 +242,7 @@ def digest(path: Path) -> str:
     import torch
     from safetensors.torch import load_file
 
-    state = {name: value for name, value in load_file(path).items() if name.startswith(_NETWORK)}
+    state = {_as_once(name): value for name, value in load_file(path).items() if name.startswith(_NETWORK)}
     if not state:
         raise ValueError(f"{path} has no network state")
     found = hashlib.sha256()
@@ -248,6 +250,13 @@ def digest(path: Path) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _as_once(name: str) -> str:
+    for now, once in _ONCE.items():
+        if name.startswith(now):
+            return once + name.removeprefix(now)
+    return name
 
 
 def machine() -> dict[str, str]:

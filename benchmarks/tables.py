@@ -57,7 +57,7 @@ def plot(measured: Mapping[str, Measured], path: Path) -> None:
         results, work = measured[TRAIN].results, measured[TRAIN].work
         present = [name for name in ORDER if name in results]
         values = [1000 * median(results[name].cpu) / work.cohort for name in present]
-        left.barh(present, values, color=[_colour(name) for name in present])
+        left.barh(present, values, color=[_color(name) for name in present])
         left.invert_yaxis()
         left.set_xlabel("CPU ms a client, training")
     if echoes := _echoes(measured):
@@ -67,7 +67,7 @@ def plot(measured: Mapping[str, Measured], path: Path) -> None:
             shift = (place - (len(names) - 1) / 2) * 0.8 / len(names)
             right.bar(
                 [index + shift for index, _ in held], [seconds for _, seconds in held], 0.8 / len(names), label=name,
-                color=_colour(name),
+                color=_color(name),
             )  # fmt: skip
         right.set_yscale("log")
         right.set_xticks(
@@ -97,7 +97,7 @@ def _where(found: Sequence[Measured]) -> str:
     return f"{' to '.join(map(str, dict.fromkeys((rounds[0], rounds[-1]))))} rounds{anew} on {machines}."
 
 
-def _colour(name: str) -> str:
+def _color(name: str) -> str:
     return {BARE: "#999999", INLINE: "#8ecae6", RAY_1: "#219ebc", RAY_2: "#023047", STOCK: "#fb8500"}.get(
         name, "#ffb703"
     )

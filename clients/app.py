@@ -62,7 +62,7 @@ class ClientAppFactory:
         return cls(setup)
 
     def __call__(self) -> ClientApp:
-        if isinstance(self.setup.config.engine.vectorise, int):
+        if isinstance(self.setup.config.engine.vectorize, int):
             together = CohortRuntime(self.setup)
             return serve(ForesightedApp(partial(_expect, together)), lambda context: together)
         runtime = ClientRuntime(self.setup)

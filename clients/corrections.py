@@ -48,18 +48,18 @@ class Correction:
         self.names = {id(p): name for name, p in start.parameters.items()}
         self.received = {name: p.detach().clone() for name, p in start.parameters.items()}
 
-    def apply(self, optimiser: torch.optim.Optimizer) -> None:
-        """Change gradients between backward and the optimiser's step; called for every step of every optimiser."""
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        """Change gradients between backward and the optimizer's step; called for every step of every optimizer."""
 
     def finish(self) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Arrays to send, in place of the network state of the same name or beside it, and metrics."""
         return {}, {}
 
-    def _trained(self, optimiser: torch.optim.Optimizer) -> list[tuple[str, Tensor, Tensor, float, float]]:
+    def _trained(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor, Tensor, float, float]]:
         """(name, parameter, gradient, lr, momentum) of those that are stepped now and count for the algorithm."""
         return [
             (self.names[id(p)], p, p.grad, float(group["lr"]), float(group.get("momentum", 0.0)))
-            for group in optimiser.param_groups
+            for group in optimizer.param_groups
             for p in group["params"]
             if id(p) in self.names and p.grad is not None
         ]
@@ -69,9 +69,9 @@ class Proximal(Correction):
     """FedProx: the gradient of (μ/2)·‖w − x‖², x the received weights (Li et al. 2020, eq. 2)."""
 
     @torch.no_grad()
-    def apply(self, optimiser: torch.optim.Optimizer) -> None:
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
         mu = self.start.number("proximal-mu")
-        for name, p, gradient, _, _ in self._trained(optimiser):
+        for name, p, gradient, _, _ in self._trained(optimizer):
             gradient.add_(p - self.received[name], alpha=mu)
 
 
@@ -106,9 +106,9 @@ class Nova(Proximal):
         super().__init__(start)
         self._weights = _StepWeights(start.number("proximal-mu"))
 
-    def apply(self, optimiser: torch.optim.Optimizer) -> None:
-        super().apply(optimiser)
-        for name, _, _, lr, momentum in self._trained(optimiser):
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        super().apply(optimizer)
+        for name, _, _, lr, momentum in self._trained(optimizer):
             self._weights.step(name, lr, momentum)
 
     @torch.no_grad()
@@ -147,8 +147,8 @@ class Scaffold(Correction):
         }
 
     @torch.no_grad()
-    def apply(self, optimiser: torch.optim.Optimizer) -> None:
-        for name, _, gradient, lr, momentum in self._trained(optimiser):
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        for name, _, gradient, lr, momentum in self._trained(optimizer):
             gradient.add_(self._server[name] - self._own[name])
             self._weights.step(name, lr, momentum)
 
@@ -177,8 +177,8 @@ class Dynamic(Correction):
         }
 
     @torch.no_grad()
-    def apply(self, optimiser: torch.optim.Optimizer) -> None:
-        for name, p, gradient, _, _ in self._trained(optimiser):
+    def apply(self, optimizer: torch.optim.Optimizer) -> None:
+        for name, p, gradient, _, _ in self._trained(optimizer):
             gradient.add_(p - self.received[name], alpha=self._alpha).sub_(self._own[name])
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from fedlab.clients.corrections import Correction
 from fedlab.config import TrainingConfig
 from fedlab.distill.schedules import cosine
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, ClientState, FitContext, Method, Optimiser, Step
+from fedlab.method import Batch, ClientState, FitContext, Method, Optimizer, Step
 from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, TOO_FEW, Effort
 
 
@@ -33,7 +33,7 @@ class LocalTrainer(FitContext):
     """`FitContext` over one client's data in memory.
 
     Args:
-        method: whose loss is minimised.
+        method: whose loss is minimized.
         data: training columns on the device.
         state: the client's lasting tensors.
         shared: tensors received from the server, on the device.
@@ -77,14 +77,14 @@ class LocalTrainer(FitContext):
         return self._fingerprint()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        optimiser = self.optimiser(self.trainable_groups())
+        optimizer = self.optimizer(self.trainable_groups())
         self.set_modes()
         for batch, step in self.batches(columns):
-            optimiser.set(partial(self.scheduled, step))
-            if self._descend(batch, step, optimiser):
+            optimizer.set(partial(self.scheduled, step))
+            if self._descend(batch, step, optimizer):
                 self.method.after_step(self.networks, step)
 
-    def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
+    def _descend(self, batch: Batch, step: Step, optimizer: Optimizer) -> bool:
         """A step on a batch; False where the method skips it."""
         with self.autocast():
             terms = self.method.loss(self.networks, batch, step)
@@ -94,7 +94,7 @@ class LocalTrainer(FitContext):
                 "return the named terms of the loss, or {} to skip the batch"
             )
         if terms:
-            self.step(terms, optimiser)
+            self.step(terms, optimizer)
         else:
             self.effort.skipped += 1
         return bool(terms)
@@ -121,15 +121,15 @@ class LocalTrainer(FitContext):
         return groups
 
     def scheduled(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-        """Optimiser values of a parameter group for a step."""
+        """Optimizer values of a parameter group for a step."""
         own = self.method.schedule(step, group)
         if "lr" in own:
             return own
         return {"lr": group["lr"] * schedule_factor(self.training, step.global_step, step.total_steps), **own}
 
-    def _before_update(self, optimiser: Optimiser) -> None:
+    def _before_update(self, optimizer: Optimizer) -> None:
         if self.correction is not None:
-            self.correction.apply(optimiser.torch)
+            self.correction.apply(optimizer.torch)
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
         columns = self.data if columns is None else columns

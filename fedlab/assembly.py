@@ -11,7 +11,7 @@ from torch import nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
-from fedlab.data.normalise import average_statistics
+from fedlab.data.normalize import average_statistics
 from fedlab.errors import ConfigError
 from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlab.assembly import make_method
 from fedlab.config.modules import search
-from fedlab.data.normalise import denormaliser
+from fedlab.data.normalize import denormalizer
 from fedlab.protocol.runconfig import unpack
 from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
                 strategy=strategy,
                 tracker=tracker,
                 folder=folder,
-                denormalise=denormaliser(config.data),
+                denormalize=denormalizer(config.data),
                 expected_clients=expected or None,
             )
             loop = make_loop(grid, setup)

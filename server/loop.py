@@ -383,7 +383,7 @@ class FederatedLoop:
             client_names=ClientNames(self.directory),
             client_state=lambda client: states.latest(client) if states is not None else None,
             client_test=lambda client: test(client) if test is not None else None,
-            denormalise=self.setup.denormalise,
+            denormalize=self.setup.denormalize,
             seed=self.config.seed,
         )
 

@@ -27,7 +27,7 @@ class ServerSetup:
         strategy: aggregation rule.
         tracker: where events go.
         folder: the run folder.
-        denormalise: normalised images → [0, 1], for pictures.
+        denormalize: normalized images → [0, 1], for pictures.
         data: columns of the sample sets the server holds, by name.
         data_fingerprint: hash of data, partition and seed.
         cache: results that outlive runs; None keeps nothing.
@@ -43,7 +43,7 @@ class ServerSetup:
     strategy: Strategy
     tracker: Tracker
     folder: RunFolder
-    denormalise: Callable[[Tensor], Tensor]
+    denormalize: Callable[[Tensor], Tensor]
     data: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     data_fingerprint: str = ""
     cache: ResultCache | None = None

@@ -48,8 +48,8 @@ def main(work: Work) -> None:
 def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, work: Work) -> None:
     """One local epoch."""
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=work.lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=work.lr)
     for indices in torch.randperm(len(images)).split(work.batch):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(model(images[indices]), labels[indices]).backward()
-        optimiser.step()
+        optimizer.step()

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, NotFiniteError, Optimiser, Step
+from fedlab.method import Batch, NotFiniteError, Optimizer, Step
 from fedlab.privacy import WITHIN
 from fedlab.privacy.gradients import clipped_sum
 from fedlab.privacy.poisson import Calibration, local_steps, sampling_rate, steps_per_epoch
@@ -21,10 +21,10 @@ from fedlab.protocol.effort import NO_SAMPLES
 
 
 class PrivateTrainer(LocalTrainer):
-    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1) with the run's optimiser.
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1) with the run's optimizer.
 
     A step draws each example independently with probability q, clips the gradient of each to C, adds noise of standard
-    deviation σ·C to their sum and divides by the expected number qn; what optimiser, schedule and correction make of
+    deviation σ·C to their sum and divides by the expected number qn; what optimizer, schedule and correction make of
     that costs no privacy. A step whose draw is empty still adds its noise.
 
     Args:
@@ -47,7 +47,7 @@ class PrivateTrainer(LocalTrainer):
             raise FedLabError(f"{self._who} trains twice in one round, which no noise was planned for")
         super().train(columns)
 
-    def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
+    def step(self, terms: Mapping[str, Tensor] | Tensor, optimizer: Optimizer) -> float:
         raise FedLabError(f"{self._who} makes a step of its own in fit(), which DP-SGD cannot make private")
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
@@ -75,9 +75,9 @@ class PrivateTrainer(LocalTrainer):
         draws = torch.rand(count, generator=self.generator("batches", index), dtype=torch.float64)
         return (draws < self._rate).nonzero().squeeze(1)
 
-    def _descend(self, batch: Batch, step: Step, optimiser: Optimiser) -> bool:
+    def _descend(self, batch: Batch, step: Step, optimizer: Optimizer) -> bool:
         settings, size = self._calibration.settings, len(next(iter(batch.values())))
-        parameters = self._moved(optimiser)
+        parameters = self._moved(optimizer)
         loss = partial(MethodLoss(self.networks, self).of, step=step)
         total = clipped_sum(loss, parameters, batch, settings.clip, settings.physical_batch_size)
         means = {name: float(value) / size for name, value in total.terms.items()}
@@ -86,13 +86,13 @@ class PrivateTrainer(LocalTrainer):
                 f"an example's loss or gradient is not finite in round {self.round} (loss of the batch: {means}). "
                 f"Lower the learning rate (training.lr = {self.training.lr})."
             )
-        optimiser.torch.zero_grad(set_to_none=True)
+        optimizer.torch.zero_grad(set_to_none=True)
         generator = self.generator("noise", step.index)
         for name, p in parameters.items():
             noise = torch.randn(p.shape, generator=generator, dtype=p.dtype) * (self._noise * settings.clip)
             p.grad = (total.gradients[name] + self.place(noise)) / self._expected
-        self._before_update(optimiser)
-        optimiser.torch.step()
+        self._before_update(optimizer)
+        optimizer.torch.step()
         self._steps += 1
         if size:
             within = float((total.norms <= settings.clip).double().mean())
@@ -100,9 +100,9 @@ class PrivateTrainer(LocalTrainer):
                 self.log(name, value)
         return True
 
-    def _moved(self, optimiser: Optimiser) -> dict[str, Tensor]:
-        """The parameters that the optimiser moves, by name."""
-        moved = {id(p) for p in optimiser.parameters if p.requires_grad}
+    def _moved(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        """The parameters that the optimizer moves, by name."""
+        moved = {id(p) for p in optimizer.parameters if p.requires_grad}
         named: dict[str, Tensor] = {n: p for n, p in self.networks.named_parameters() if id(p) in moved}
         if len(named) < len(moved):
             raise FedLabError(f"{self._who} trains parameters outside its networks, which DP-SGD cannot reach")

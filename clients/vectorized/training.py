@@ -25,13 +25,13 @@ from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.vectorized.dropout import SeparateDropout
 from fedlab.config import TrainingConfig
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, ClientState, Method, NotFiniteError, Optimiser, Plan, Step, loss_not_finite
+from fedlab.method import Batch, ClientState, Method, NotFiniteError, Optimizer, Plan, Step, loss_not_finite
 from fedlab.protocol.effort import Effort
 
 Stack = dict[str, Tensor]
 
 
-class NotVectorisableError(FedLabError):
+class NotVectorizableError(FedLabError):
     """These clients cannot be trained as one batch."""
 
 
@@ -55,7 +55,7 @@ def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
 
 
 def counts_steps(method: Method, training: TrainingConfig) -> bool:
-    """Whether what the optimiser does depends on how many steps a client will do, so that these must be equal."""
+    """Whether what the optimizer does depends on how many steps a client will do, so that these must be equal."""
     return training.schedule != "constant" or training.warmup_steps > 0 or method.overrides("schedule")
 
 
@@ -119,34 +119,34 @@ class Cohort:
         """Local training of all clients.
 
         Raises:
-            NotVectorisableError: the method, the networks or the batches do not allow it.
+            NotVectorizableError: the method, the networks or the batches do not allow it.
         """
         began = time.perf_counter()
         first = self._trainers[0]
         first.set_modes()
-        optimiser = self._optimiser(first)
-        moved = {name: p for name, p in self._stack.items() if any(p is q for q in optimiser.parameters)}
+        optimizer = self._optimizer(first)
+        moved = {name: p for name, p in self._stack.items() if any(p is q for q in optimizer.parameters)}
         batches = [trainer.batches() for trainer in self._trainers]
         active = list(range(len(self._trainers)))
         while active:
             drawn = {row: found for row in active if (found := next(batches[row], None)) is not None}
             self._finish([row for row in active if row not in drawn])
-            active = self._step(drawn, optimiser, moved) if drawn else []
+            active = self._step(drawn, optimizer, moved) if drawn else []
         for fitted in self._fitted:
             fitted.seconds = (time.perf_counter() - began) / len(self._fitted)
         return self._fitted
 
-    def _optimiser(self, first: LocalTrainer) -> Optimiser:
-        """The run's optimiser over the stacked parameters: all of them are elementwise."""
+    def _optimizer(self, first: LocalTrainer) -> Optimizer:
+        """The run's optimizer over the stacked parameters: all of them are elementwise."""
         names = {id(p): name for name, p in self._networks.named_parameters()}
         groups = first.trainable_groups()
         strange = [p for group in groups for p in group["params"] if names.get(id(p)) not in self._stack]
         if strange:
-            raise NotVectorisableError("param_groups() gives parameters that are none of the networks'")
+            raise NotVectorizableError("param_groups() gives parameters that are none of the networks'")
         stacked = [{**group, "params": [self._stack[names[id(p)]] for p in group["params"]]} for group in groups]
-        return first.optimiser(stacked, clip_norm=None)  # a norm over all clients means nothing
+        return first.optimizer(stacked, clip_norm=None)  # a norm over all clients means nothing
 
-    def _step(self, drawn: Mapping[int, tuple[Batch, Step]], optimiser: Optimiser, moved: Stack) -> list[int]:
+    def _step(self, drawn: Mapping[int, tuple[Batch, Step]], optimizer: Optimizer, moved: Stack) -> list[int]:
         """One step of every client with a batch; returns those whose loss is finite."""
         for p in moved.values():
             p.grad = None
@@ -165,11 +165,11 @@ class Cohort:
                     p.grad[rows] = gradient
             going += self._record(rows, terms)
         first = drawn[min(drawn)][1]
-        optimiser.set(partial(self._trainers[0].scheduled, first))
+        optimizer.set(partial(self._trainers[0].scheduled, first))
         if self._correction is not None:
-            self._correction.apply(optimiser.torch)
+            self._correction.apply(optimizer.torch)
         self._clip(moved)
-        optimiser.torch.step()
+        optimizer.torch.step()
         return sorted(going)
 
     def _gradients(self, rows: list[int], batches: Sequence[Batch], step: Step, moved: Stack) -> tuple[Stack, Stack]:
@@ -181,7 +181,7 @@ class Cohort:
         def of_one(trained: Stack, rest: Stack, own: Batch) -> tuple[Tensor, Stack]:
             terms = {name: t.reshape(()) for name, t in self._loss.of({**trained, **rest}, own, step).items()}
             if not terms:
-                raise NotVectorisableError("loss() skips a batch")
+                raise NotVectorizableError("loss() skips a batch")
             return torch.stack([*terms.values()]).sum(), terms
 
         trained = {name: chosen[name] for name in moved}
@@ -208,7 +208,7 @@ class Cohort:
         return finite
 
     def _clip(self, moved: Stack) -> None:
-        """Scale each client's gradient down to ``training.clip_norm``, as `Optimiser.clip_gradients` does for one."""
+        """Scale each client's gradient down to ``training.clip_norm``, as `Optimizer.clip_gradients` does for one."""
         training = self._trainers[0].training
         if training.clip_norm is None:
             return
@@ -258,5 +258,5 @@ def _signature(batch: Batch) -> tuple[tuple[str, torch.Size, torch.dtype], ...]:
     """What batches that can be stacked have in common."""
     for name, value in batch.items():
         if not isinstance(value, Tensor):
-            raise NotVectorisableError(f"a batch's {name!r} is a {type(value).__name__}, no tensor")
+            raise NotVectorizableError(f"a batch's {name!r} is a {type(value).__name__}, no tensor")
     return tuple((name, value.shape, value.dtype) for name, value in batch.items())

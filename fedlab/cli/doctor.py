@@ -8,7 +8,7 @@ import typer
 
 from fedlab.cli.failures import FAILED
 
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(
@@ -20,7 +20,7 @@ def doctor(
     failed = 0
     for finding in examine(deep=deep):
         failed += finding.status == "fail"
-        mark = typer.style(f"{finding.status:<5}", fg=_COLOURS[finding.status], bold=True)
+        mark = typer.style(f"{finding.status:<5}", fg=_COLORS[finding.status], bold=True)
         typer.echo(f"{mark} {finding.subject:<12} {finding.text}")
         if finding.remedy:
             typer.echo(f"{'':<18} → {finding.remedy}")

@@ -50,7 +50,7 @@ def _switched(value: Any) -> Any:
     return "off" if value is False else value  # what YAML makes of a bare off
 
 
-Vectorise = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_switched)]
+Vectorize = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_switched)]
 ComponentField = Annotated[Component, BeforeValidator(_named)]
 
 
@@ -82,7 +82,7 @@ class DataConfig(Section):
 class TrainingConfig(Section):
     """Local training of a client between two exchanges."""
 
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     betas: tuple[ProperFraction, ProperFraction] = Field(default=(0.9, 0.999), description="of adam and adamw")
@@ -173,11 +173,11 @@ class ExchangeConfig(Section):
     local: tuple[str, ...] = Field(
         default=(),
         description="shell patterns of state names that stay on the client (FedPer: model.head.*); "
-        "'norm' stands for every normalisation layer (FedBN)",
+        "'norm' stands for every normalization layer (FedBN)",
     )
     compression: tuple[ComponentField, ...] = Field(
         default=(),
-        description="stages that make the clients' updates smaller, in order: topk, then quantise or fp16",
+        description="stages that make the clients' updates smaller, in order: topk, then quantize or fp16",
     )
 
 
@@ -204,7 +204,7 @@ class EngineConfig(Section):
     address: str | None = Field(default=None, description="address of a running Ray cluster")
     chunk: Positive | None = Field(default=None, description="clients per dispatch; default: adapts to the cohort")
     retries: int = Field(default=1, ge=0, description="how often a client whose worker died is repeated")
-    vectorise: Vectorise = Field(
+    vectorize: Vectorize = Field(
         default="off",
         description="train so many clients as one batch, where the method allows it; auto: if that is faster here. "
         "Results then equal those without it to float tolerance only, so a run cannot change it when it is resumed",

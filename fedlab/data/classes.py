@@ -39,7 +39,7 @@ def coded(key: str, values: Pair) -> tuple[Pair, tuple[str, ...]]:
     return (codes[: len(pair[0])], codes[len(pair[0]) :]), tuple(names)
 
 
-def labelled(
+def labeled(
     values: Pair, class_names: Names | None, key: str = "y", remedy: str = "class_names"
 ) -> tuple[Pair, tuple[str, ...]]:
     """Class codes (n,) int64 of both splits and the classes' names.

@@ -173,8 +173,8 @@ def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     flakes = _stretch(zoom(mean + spread * draws.normal(1, *_base(x)), magnified), x)
     flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
     flakes = smear(flakes, radius * _scale(x), sigma * _scale(x), draws.uniform(-135, -45))
-    grey = luminance(x) if x.shape[1] == 3 else x
-    whitened = keep * x + (1 - keep) * np.maximum(x, grey * 1.5 + 0.5)
+    gray = luminance(x) if x.shape[1] == 3 else x
+    whitened = keep * x + (1 - keep) * np.maximum(x, gray * 1.5 + 0.5)
     result: np.ndarray = whitened + flakes + flakes[:, :, ::-1, ::-1]
     return result
 
@@ -218,7 +218,7 @@ def _brightness(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _saturate(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
-    """HSV saturation changed at constant hue and value; grey has hue 0, so it turns red where saturation is added."""
+    """HSV saturation changed at constant hue and value; gray has hue 0, so it turns red where saturation is added."""
     if x.shape[1] == 1:
         return x
     factor, added = ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))[level]
@@ -259,8 +259,8 @@ def _elastic_transform(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     )
     n, _, height, width = x.shape
     side, scale = min(height, width), _scale(x)
-    centre = np.array([height // 2, width // 2])
-    corners = centre + (side // 3) * np.array([[1, 1], [1, -1], [-1, -1]])
+    center = np.array([height // 2, width // 2])
+    corners = center + (side // 3) * np.array([[1, 1], [1, -1], [-1, -1]])
     moved = corners + draws.uniform(-shear * side, shear * side, 3, 2)
     affine = np.linalg.solve(np.broadcast_to(np.c_[corners, np.ones(3)], (n, 3, 3)), moved.astype(np.float64))
     rows, columns = np.indices((height, width))
@@ -310,9 +310,9 @@ def _base(x: np.ndarray) -> tuple[int, int]:
 
 
 def _tint(x: np.ndarray, rgb: tuple[int, int, int]) -> np.ndarray:
-    """A colour as (1, C, 1, 1), its luminance on grey images."""
-    colour = np.array(rgb, dtype=np.float32).reshape(1, 3, 1, 1) / 255
-    return colour if x.shape[1] == 3 else luminance(colour)
+    """A color as (1, C, 1, 1), its luminance on gray images."""
+    color = np.array(rgb, dtype=np.float32).reshape(1, 3, 1, 1) / 255
+    return color if x.shape[1] == 3 else luminance(color)
 
 
 def _stretch(texture: np.ndarray, x: np.ndarray) -> np.ndarray:

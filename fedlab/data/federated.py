@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlab.config import DataConfig
-from fedlab.data.normalise import check_statistics, denormaliser, normalise
+from fedlab.data.normalize import check_statistics, denormalizer, normalize
 from fedlab.data.partition.drift import Split, make_drifts
 from fedlab.data.partition.partition import ClientPart, Partition, partition, summary
 from fedlab.data.partition.ragged import Ragged
@@ -27,7 +27,7 @@ _Stages = tuple[float, ...]
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's samples, images corrupted as the partition says and normalised.
+    """One client's samples, images corrupted as the partition says and normalized.
 
     Args:
         id: FedLab client id.
@@ -56,7 +56,7 @@ class FederatedData:
 
     Args:
         dataset: samples of all clients.
-        config: partition and normalisation.
+        config: partition and normalization.
         seed: the run's seed.
 
     Raises:
@@ -125,7 +125,7 @@ class FederatedData:
 
     @property
     def server_fingerprint(self) -> str:
-        """Hash of the samples the server holds, as the configuration normalises them."""
+        """Hash of the samples the server holds, as the configuration normalizes them."""
         held = [(name, samples.fingerprint) for name, samples in sorted(self.dataset.server.items())]
         text = repr((held, self.config.mean, self.config.std))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -210,7 +210,7 @@ class FederatedData:
         return {"round": round, **by_client, "skew": told["skew"]}
 
     def server(self, name: str) -> Samples:
-        """Samples the server holds, normalised as the clients' are.
+        """Samples the server holds, normalized as the clients' are.
 
         Raises:
             DataError: the data set has none of that name.
@@ -222,9 +222,9 @@ class FederatedData:
             self._server[name] = self._prepare(held[name], np.arange(len(held[name])), None, name)
         return self._server[name]
 
-    def denormalise(self, images: Any) -> Any:
-        """Normalised images → [0, 1], clipped; for pictures."""
-        return denormaliser(self.config)(images)
+    def denormalize(self, images: Any) -> Any:
+        """Normalized images → [0, 1], clipped; for pictures."""
+        return denormalizer(self.config)(images)
 
     def _prepare(
         self, samples: Samples, indices: np.ndarray, corruption: tuple[str, int] | None, split: str
@@ -239,7 +239,7 @@ class FederatedData:
             # corruption belongs to the data, not to the run: the same picture is spoilt alike under every seed
             seed = derive_seed(0, "corruption", split)
             images = corrupt(images, *corruption, seed, indices)
-        ready = normalise(images, chosen.columns.get("domain"), samples.domain_names, self.config)
+        ready = normalize(images, chosen.columns.get("domain"), samples.domain_names, self.config)
         return chosen.with_columns({**chosen.columns, "image": ready})
 
     def __getstate__(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float 
     zero vector and receives no gradient.
 
     Args:
-        features: (n, d), not normalised.
+        features: (n, d), not normalized.
         labels: (n,) integers.
         temperature: T > 0.
 

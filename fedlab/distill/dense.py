@@ -37,15 +37,15 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy of dense predictions, the (weighted) mean over labelled positions; 0 where there is none.
+    """Cross-entropy of dense predictions, the (weighted) mean over labeled positions; 0 where there is none.
 
     Args:
         logits: (B, K, H, W).
-        labels: (B, H, W) integers below K; negative is unlabelled.
+        labels: (B, H, W) integers below K; negative is unlabeled.
         weight: (K,) of each class.
     """
-    labelled = labels >= 0
+    labeled = labels >= 0
     with full_precision(logits) as (scores,):
-        if not labelled.any():
+        if not labeled.any():
             return scores.sum() * 0
-        return F.cross_entropy(scores, torch.where(labelled, labels, -1), weight, ignore_index=-1)
+        return F.cross_entropy(scores, torch.where(labeled, labels, -1), weight, ignore_index=-1)

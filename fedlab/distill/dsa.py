@@ -75,7 +75,7 @@ def _integer(limit: int, generator: torch.Generator) -> int:
 
 
 def _span(side: int, generator: torch.Generator) -> tuple[int, int]:
-    """Half the side around a uniform centre; an even span lies between pixels, hence one place more."""
+    """Half the side around a uniform center; an even span lies between pixels, hence one place more."""
     size = int(0.5 * side + 0.5)
     start = _integer(side + 1 - size % 2, generator) - size // 2
     return max(0, start), min(side, start + size)
@@ -87,8 +87,8 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
         case "color":
             brightness, saturation, contrast = draw.values
             bright = images + brightness
-            grey = bright.mean(dim=1, keepdim=True)
-            vivid = (bright - grey) * saturation + grey
+            gray = bright.mean(dim=1, keepdim=True)
+            vivid = (bright - gray) * saturation + gray
             mean = vivid.mean(dim=(1, 2, 3), keepdim=True)
             return (vivid - mean) * contrast + mean
         case "crop":

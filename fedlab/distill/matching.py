@@ -1,4 +1,4 @@
-"""Distances that dataset distillation minimises: between class means of features, and between gradients."""
+"""Distances that dataset distillation minimizes: between class means of features, and between gradients."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def gradient_distance(
     """Distance between two gradients of one model, given as one tensor per parameter.
 
     ``rowcos``: Σ over tensors with at least two dimensions, Σ over their output rows, of
-    1 − ⟨a, b⟩ / (‖a‖‖b‖ + 1e-6); biases and normalisation scales do not count, scaling either side changes nothing.
+    1 − ⟨a, b⟩ / (‖a‖‖b‖ + 1e-6); biases and normalization scales do not count, scaling either side changes nothing.
     ``cos``: the same for the whole gradient as one row. ``mse``: sum of squared differences of all entries.
 
     Args:

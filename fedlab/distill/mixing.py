@@ -56,16 +56,16 @@ def draw_mix(kind: Mixing, count: int, size: tuple[int, int], generator: torch.G
             assert_never(kind)
 
 
-def cut_box(share: float, size: tuple[int, int], centre: tuple[float, float]) -> tuple[int, int, int, int]:
+def cut_box(share: float, size: tuple[int, int], center: tuple[float, float]) -> tuple[int, int, int, int]:
     """Top, bottom, left, right of a rectangle of 1 − λ of the picture's area, clipped to the picture.
 
     Args:
         share: λ.
         size: height and width in pixels.
-        centre: of the rectangle, as shares of height and width, below 1.
+        center: of the rectangle, as shares of height and width, below 1.
     """
     spans = []
-    for side, middle in zip(size, centre, strict=True):
+    for side, middle in zip(size, center, strict=True):
         half, at = int(side * math.sqrt(1 - share)) // 2, int(middle * side)
         spans += [max(0, at - half), min(side, at + half)]
     return spans[0], spans[1], spans[2], spans[3]

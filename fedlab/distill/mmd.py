@@ -18,7 +18,7 @@ def rbf_mmd(source: Tensor, target: Tensor, scales: int = 5, factor: float = 2.0
         source: (n, d).
         target: (m, d).
         scales: number of kernels.
-        factor: ratio of neighbouring bandwidths.
+        factor: ratio of neighboring bandwidths.
 
     Returns:
         A scalar, mean k(s, s') + mean k(t, t') − 2 mean k(s, t).

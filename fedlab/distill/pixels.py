@@ -1,4 +1,4 @@
-"""Between 8-bit pixels and the normalised space that networks see."""
+"""Between 8-bit pixels and the normalized space that networks see."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def _column(values: Sequence[float], like: Tensor | None = None) -> Tensor:
 
 
 def valid_range(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """−mean/std and (1 − mean)/std, black and white in normalised space, each (1, C or 1, 1, 1)."""
+    """−mean/std and (1 − mean)/std, black and white in normalized space, each (1, C or 1, 1, 1)."""
     return -_column(mean) / _column(std), (1 - _column(mean)) / _column(std)
 
 
 def to_bytes(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised images (n, C, H, W) → uint8, rounded, clipped to [0, 255]."""
+    """Normalized images (n, C, H, W) → uint8, rounded, clipped to [0, 255]."""
     unit = images.detach().float() * _column(std, images) + _column(mean, images)
     return (unit * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (n, C, H, W) → normalised float32; `to_bytes` undoes it exactly."""
+    """uint8 (n, C, H, W) → normalized float32; `to_bytes` undoes it exactly."""
     return (pixels.float() / 255 - _column(mean, pixels)) / _column(std, pixels)

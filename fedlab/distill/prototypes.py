@@ -1,4 +1,4 @@
-"""Self-distillation over prototypes: cosine logits, centred and sharpened targets, running centres."""
+"""Self-distillation over prototypes: cosine logits, centerd and sharpened targets, running centers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 class Prototypes(nn.Module):
-    """Cosines of features with K learned directions: a weight-normalised linear map without bias and with gain 1.
+    """Cosines of features with K learned directions: a weight-normalized linear map without bias and with gain 1.
 
     Args:
         dim: d, width of the features.
         count: K.
 
-    Source: Caron et al. 2021, arXiv 2104.14294, with the gain of the weight normalisation fixed, so that it is no
+    Source: Caron et al. 2021, arXiv 2104.14294, with the gain of the weight normalization fixed, so that it is no
     parameter at all.
     """
 
@@ -27,7 +27,7 @@ class Prototypes(nn.Module):
         return F.normalize(self.weight.detach() if frozen else self.weight, dim=1)
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
-        """L2-normalised features (n, d) → logits (n, K) in [−1, 1]."""
+        """L2-normalized features (n, d) → logits (n, K) in [−1, 1]."""
         return F.linear(features, self.directions(frozen=frozen))
 
 
@@ -55,7 +55,7 @@ class Center(nn.Module):
 
 
 def sharpened(logits: Tensor, center: Tensor, temperature: float) -> Tensor:
-    """Targets softmax((t − c) / τ_t), (n, K) from logits (n, K) and centre (K,); no gradient."""
+    """Targets softmax((t − c) / τ_t), (n, K) from logits (n, K) and center (K,); no gradient."""
     return F.softmax((logits.detach().float() - center) / temperature, dim=-1)
 
 

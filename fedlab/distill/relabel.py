@@ -77,7 +77,7 @@ class StoredLabels(Dataset[tuple[Tensor, Tensor]]):
     """Whole batches with the logits stored for them; epoch e's batch b is item ``e * batches + b``.
 
     Args:
-        images: (N, C, H, W), normalised.
+        images: (N, C, H, W), normalized.
         tensors: what `store` made.
     """
 
@@ -111,7 +111,7 @@ def store(images: Tensor, teacher: Teacher, epochs: Iterable[Sequence[Configurat
     """Ask the teacher once about every batch of every epoch.
 
     Args:
-        images: (N, C, H, W), normalised.
+        images: (N, C, H, W), normalized.
         teacher: images → logits.
         epochs: the batches of each.
 

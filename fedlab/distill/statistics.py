@@ -27,13 +27,13 @@ def class_statistics(images: Tensor, labels: Tensor, num_classes: int, legacy: b
     """Mean and standard deviation over all pixels of a class, per channel.
 
     Args:
-        images: (n, C, H, W), normalised.
+        images: (n, C, H, W), normalized.
         labels: (n,) integers below `num_classes`.
         num_classes: K.
         legacy: divide class sums by the number of all pixels, as the code released with the paper does: with p the
             share of a class, the mean is p·μ and the second moment p·E[x²].
 
-    Source: Huang et al. 2023, arXiv 2303.02278, initialisation; accumulated in float64.
+    Source: Huang et al. 2023, arXiv 2303.02278, initialization; accumulated in float64.
     """
     present = torch.bincount(labels, minlength=num_classes) > 0
     mean = torch.zeros(num_classes, images.shape[1], dtype=torch.float64, device=images.device)

@@ -13,7 +13,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
     """Batch-hard triplet loss with a soft margin: mean_i log(1 + exp(d_ap − d_an)).
 
     d_ap is the Euclidean distance to the farthest sample of the anchor's class (itself among them), d_an that to the
-    nearest sample of another class. Features are not normalised.
+    nearest sample of another class. Features are not normalized.
 
     Args:
         features: (n, d).
@@ -33,7 +33,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
     with full_precision(features) as (x,):
         square = x.square().sum(1)
         squared = square[:, None] + square - 2 * x @ x.T
-        # the square root has no gradient at 0, where every sample is its own neighbour
+        # the square root has no gradient at 0, where every sample is its own neighbor
         distance = squared.clamp(min=1e-12).sqrt()
         positive = distance.masked_fill(~same, 0.0).amax(1)
         negative = distance.masked_fill(same, torch.inf).amin(1)

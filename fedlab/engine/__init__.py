@@ -107,7 +107,7 @@ def _open(
     on_work: WorkDone | None,
     fail_fast: bool,
 ) -> SimulationGrid:
-    together = config.vectorise if isinstance(config.vectorise, int) else None
+    together = config.vectorize if isinstance(config.vectorize, int) else None
     if config.name == "inline":
         from fedlab.engine.inline import InlineGrid
 

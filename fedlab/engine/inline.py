@@ -59,7 +59,7 @@ class InlineGrid(SimulationGrid):
             payload.content, metadatas, states, payload.reduction, batch.total, batch.stop_at_error
         )
         if result.out_of_memory is not None:
-            hint = "lower training.batch_size, engine.vectorise or engine.resident"
+            hint = "lower training.batch_size, engine.vectorize or engine.resident"
             result = self._without_memory(chunk, result, hint)
         return [(chunk, result)]
 

@@ -257,7 +257,7 @@ class RayGrid(SimulationGrid):
     def _retreat(self, chunk: Chunk, result: ChunkResult) -> tuple[Chunk, ChunkResult]:
         """Leave the rest of a chunk to half as many workers, each with twice the memory; what has been done of it."""
         if self._size == 1:
-            hint = "a single worker is too many; lower training.batch_size, engine.vectorise or engine.resident"
+            hint = "a single worker is too many; lower training.batch_size, engine.vectorize or engine.resident"
             return chunk, self._without_memory(chunk, result, hint)
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)

@@ -33,7 +33,7 @@ class Tuning:
         config: with nothing left open.
         warnings: what was asked for and cannot be had here.
         client_bytes: GPU memory that a client, or a batch of clients, was seen to take; None on the CPU.
-        probe: fields of the event ``vectorise``; empty where nothing was measured.
+        probe: fields of the event ``vectorize``; empty where nothing was measured.
     """
 
     config: Config
@@ -59,7 +59,7 @@ def tune(setup: ClientSetup, *, decided: bool = False) -> Tuning:
     setup = replace(setup, config=config)
     device = choose_device(config.engine.device)
     rehearsals, peak = peak_of(lambda: preflight(setup), device)
-    asked = config.engine.vectorise
+    asked = config.engine.vectorize
     if asked == "off":
         return Tuning(config, tuple(warnings), peak)
     clients = [c for c in range(setup.federated.num_clients) if c not in setup.federated.unseen]
@@ -67,8 +67,8 @@ def tune(setup: ClientSetup, *, decided: bool = False) -> Tuning:
     reason, batch_peak = peak_of(lambda: _reason_against(setup, rehearsals, clients), device)
     if reason is not None:
         if decided:
-            raise ConfigError("engine.vectorise", asked, "clients that can still be trained as one batch", reason)
-        warnings.append(f"engine.vectorise = {asked}: clients are trained one after the other, because {reason}")
+            raise ConfigError("engine.vectorize", asked, "clients that can still be trained as one batch", reason)
+        warnings.append(f"engine.vectorize = {asked}: clients are trained one after the other, because {reason}")
         return Tuning(_fixed(config, 0), tuple(warnings), peak)
     if asked != "auto":
         return Tuning(config, tuple(warnings), batch_peak)
@@ -79,7 +79,7 @@ def tune(setup: ClientSetup, *, decided: bool = False) -> Tuning:
 
 
 def _fixed(config: Config, clients: int) -> Config:
-    return config.with_overrides({"engine.vectorise": clients or "off"})
+    return config.with_overrides({"engine.vectorize": clients or "off"})
 
 
 def _with_compiler(config: Config) -> tuple[Config, list[str]]:

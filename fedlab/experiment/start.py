@@ -133,7 +133,7 @@ def resume(
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
-        if override.startswith("engine.vectorise"):
+        if override.startswith("engine.vectorize"):
             raise ConfigError("--set", override, "what the run began with", "the last bits of its result depend on it")
     if rounds is not None:
         check_rounds(run.config, rounds)
@@ -242,7 +242,7 @@ def _execute(
             for left in left_out(config, federated) if start is None else ():
                 tracker.emit("left_out", **left.fields())
             if job.tuning.probe and start is None:
-                tracker.emit("vectorise", **job.tuning.probe)
+                tracker.emit("vectorize", **job.tuning.probe)
             tracker.emit("phase_end", round=0, phase="preflight", seconds=job.preflight_seconds)
             server = ServerSetup(
                 config=config,
@@ -250,7 +250,7 @@ def _execute(
                 strategy=job.strategy,
                 tracker=tracker,
                 folder=folder,
-                denormalise=federated.denormalise,
+                denormalize=federated.denormalize,
                 data={name: on_device(federated.server(name), device) for name in federated.dataset.server},
                 data_fingerprint=federated.partition.fingerprint,
                 cache=ResultCache(setup.cache_root, lambda: federated.server_fingerprint, config.seed, device),

@@ -17,7 +17,7 @@ from fedlab.method.context import (
 )
 from fedlab.method.optimizer import (
     NotFiniteError,
-    Optimiser,
+    Optimizer,
 )
 from fedlab.method.pictures import (
     Bar,
@@ -57,7 +57,7 @@ __all__ = [
     "Method",
     "NoSettings",
     "NotFiniteError",
-    "Optimiser",
+    "Optimizer",
     "Picture",
     "Plan",
     "Plot",

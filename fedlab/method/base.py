@@ -72,7 +72,7 @@ class Method(ABC, Generic[S]):
     functional_loss: ClassVar[bool] = False
     """Whether `loss` is a pure function of the networks' state, the batch and ``step.round``, ``plan`` and ``shared``:
     no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained
-    as one batch (``engine.vectorise``). A subclass does not inherit the promise."""
+    as one batch (``engine.vectorize``). A subclass does not inherit the promise."""
 
     def __init__(self, settings: S | None = None) -> None:
         self.settings: S = settings if settings is not None else cast(S, self.Settings())
@@ -81,7 +81,7 @@ class Method(ABC, Generic[S]):
 
     @abstractmethod
     def build(self, task: Task) -> dict[str, nn.Module]:
-        """Networks by role, initialised. Called under the run's initialisation seed: equal on every client."""
+        """Networks by role, initialized. Called under the run's initialization seed: equal on every client."""
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """What travels in a round with this plan; default: everything, averaged by number of samples.
@@ -122,11 +122,11 @@ class Method(ABC, Generic[S]):
         return len(next(iter(columns.values()), ()))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        """Optimiser parameter groups, each with its own ``lr`` or ``weight_decay`` if need be; default: all in one."""
+        """Optimizer parameter groups, each with its own ``lr`` or ``weight_decay`` if need be; default: all in one."""
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-        """Optimiser values of a parameter group for the step about to be taken.
+        """Optimizer values of a parameter group for the step about to be taken.
 
         Args:
             step: which step.
@@ -141,11 +141,11 @@ class Method(ABC, Generic[S]):
         """Change training or evaluation mode before local training; roles that are not trained evaluate already."""
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is minimised. {} skips the batch."""
+        """Named scalar terms; their sum is minimized. {} skips the batch."""
         raise NotImplementedError(f"{type(self).__name__} defines neither loss() nor fit()")
 
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
-        """EMA, centre or queue updates after an optimiser step."""
+        """EMA, center or queue updates after an optimizer step."""
 
     def fit(self, ctx: FitContext) -> None:
         """One client's work in one round."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.config import TrainingConfig
-from fedlab.method.optimizer import _OPTIMISER_SETTINGS, NotFiniteError, Optimiser
+from fedlab.method.optimizer import _OPTIMIZER_SETTINGS, NotFiniteError, Optimizer
 from fedlab.method.state import ClientState
 from fedlab.method.types import Batch, Plan, Step, Task
 from fedlab.seeding import torch_generator
@@ -119,26 +119,26 @@ class WorkContext:
                 if self.preflight:
                     return
 
-    def optimiser(self, params: Iterable[Any], **overrides: Any) -> Optimiser:
-        """A fresh optimiser: the run's training section, changed by `overrides`.
+    def optimizer(self, params: Iterable[Any], **overrides: Any) -> Optimizer:
+        """A fresh optimizer: the run's training section, changed by `overrides`.
 
         Args:
             params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
-            overrides: ``optimiser``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
+            overrides: ``optimizer``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
                 ``clip``.
         """
-        if unknown := set(overrides) - _OPTIMISER_SETTINGS:
-            raise TypeError(f"unknown optimiser settings: {sorted(unknown)}")
+        if unknown := set(overrides) - _OPTIMIZER_SETTINGS:
+            raise TypeError(f"unknown optimizer settings: {sorted(unknown)}")
         settings = {**self.training.model_dump(), **overrides}
         common = {name: settings[name] for name in ("lr", "weight_decay")}
         clipping = {name: settings[name] for name in ("clip_norm", "clip")}
-        if settings["optimiser"] == "sgd":
-            return Optimiser(torch.optim.SGD(params, momentum=settings["momentum"], **common), **clipping)
-        kind = torch.optim.AdamW if settings["optimiser"] == "adamw" else torch.optim.Adam
-        return Optimiser(kind(params, betas=settings["betas"], eps=settings["eps"], **common), **clipping)
+        if settings["optimizer"] == "sgd":
+            return Optimizer(torch.optim.SGD(params, momentum=settings["momentum"], **common), **clipping)
+        kind = torch.optim.AdamW if settings["optimizer"] == "adamw" else torch.optim.Adam
+        return Optimizer(kind(params, betas=settings["betas"], eps=settings["eps"], **common), **clipping)
 
-    def step(self, terms: Mapping[str, Tensor] | Tensor, optimiser: Optimiser) -> float:
-        """Backward, clip and one optimiser step on the sum of `terms`; returns its value and logs every term.
+    def step(self, terms: Mapping[str, Tensor] | Tensor, optimizer: Optimizer) -> float:
+        """Backward, clip and one optimizer step on the sum of `terms`; returns its value and logs every term.
 
         Raises:
             NotFiniteError: the loss is NaN or infinite; nothing has been changed.
@@ -148,17 +148,17 @@ class WorkContext:
         value = float(total.detach())
         if not math.isfinite(value):
             raise NotFiniteError(loss_not_finite(self, {name: float(term.detach()) for name, term in named.items()}))
-        optimiser.torch.zero_grad(set_to_none=True)
-        # only what this optimiser moves: a matching loss also reaches network weights through its double backward
-        torch.autograd.backward(total, inputs=[p for p in optimiser.parameters if p.requires_grad])
-        self._before_update(optimiser)
-        optimiser.clip_gradients()
-        optimiser.torch.step()
+        optimizer.torch.zero_grad(set_to_none=True)
+        # only what this optimizer moves: a matching loss also reaches network weights through its double backward
+        torch.autograd.backward(total, inputs=[p for p in optimizer.parameters if p.requires_grad])
+        self._before_update(optimizer)
+        optimizer.clip_gradients()
+        optimizer.torch.step()
         for name, term in named.items():
             self.log(name, float(term.detach()))
         return value
 
-    def _before_update(self, optimiser: Optimiser) -> None:
+    def _before_update(self, optimizer: Optimizer) -> None:
         """Hook for gradient corrections."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -206,7 +206,7 @@ class FitContext(WorkContext, ABC):
 
     @abstractmethod
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        """The default loop: `Method.loss` and `after_step` over `batches` with the run's optimiser.
+        """The default loop: `Method.loss` and `after_step` over `batches` with the run's optimizer.
 
         Args:
             columns: samples to train on instead of ``data``.
@@ -258,7 +258,7 @@ class EvaluationContext(WorkContext):
 
     Args:
         data: the client's test columns as tensors on the device.
-        train_data: makes its training columns, for probes and nearest neighbours.
+        train_data: makes its training columns, for probes and nearest neighbors.
         state: the client's lasting tensors; changes are not kept.
         batch_size: samples per forward pass.
     """
@@ -304,7 +304,7 @@ class FigureContext:
         data: columns of the sample sets the server holds, by name, on the device of the networks.
         client_state: a simulated client's own state read from its disk, or None: a deployed node shows nothing.
         client_test: a simulated client's test columns, on the device of the networks, or None likewise.
-        denormalise: normalised images (n, C, H, W) → [0, 1].
+        denormalize: normalized images (n, C, H, W) → [0, 1].
         seed: the run's seed.
         state: the server's tensors that never leave it.
     """
@@ -317,7 +317,7 @@ class FigureContext:
     client_names: Sequence[str]
     client_state: Callable[[int], Mapping[str, Tensor] | None]
     client_test: Callable[[int], Mapping[str, Tensor] | None]
-    denormalise: Callable[[Tensor], Tensor]
+    denormalize: Callable[[Tensor], Tensor]
     seed: int
     state: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -28,7 +28,7 @@ class Exchange:
         networks: networks by role.
         groups: the method's groups; the first that matches a state name owns it.
         local: patterns of state names that stay on the client whatever the group says; ``norm`` stands for every
-            normalisation layer.
+            normalization layer.
 
     Raises:
         ConfigError: a pattern that matches nothing, or state that no group owns.

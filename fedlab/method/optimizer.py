@@ -10,31 +10,31 @@ from torch import Tensor
 
 from fedlab.errors import FedLabError
 
-_OPTIMISER_SETTINGS = {"optimiser", "lr", "momentum", "betas", "eps", "weight_decay", "clip_norm", "clip"}
+_OPTIMIZER_SETTINGS = {"optimizer", "lr", "momentum", "betas", "eps", "weight_decay", "clip_norm", "clip"}
 
 
 class NotFiniteError(FedLabError):
     """A loss became NaN or infinite."""
 
 
-class Optimiser:
-    """A torch optimiser whose parameter groups can follow a schedule.
+class Optimizer:
+    """A torch optimizer whose parameter groups can follow a schedule.
 
     Args:
-        optimiser: the wrapped optimiser.
+        optimizer: the wrapped optimizer.
         clip_norm: largest L2 norm of the gradient, None for no limit.
         clip: ``global`` bounds the norm over all parameters, ``tensor`` each parameter's by itself.
     """
 
     def __init__(
         self,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         clip_norm: float | None = None,
         clip: Literal["global", "tensor"] = "global",
     ) -> None:
-        self.torch, self.clip_norm, self._clip = optimiser, clip_norm, clip
+        self.torch, self.clip_norm, self._clip = optimizer, clip_norm, clip
         self.initial: list[Mapping[str, Any]] = [
-            {name: value for name, value in group.items() if name != "params"} for group in optimiser.param_groups
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
         ]
 
     @property

@@ -89,7 +89,7 @@ def heatmaps(
     row_labels: tuple[str, ...] = (),
     column_labels: tuple[str, ...] = (),
 ) -> Plot:
-    """Maps of numbers side by side, such as spectrograms, all of a row on one scale of colours.
+    """Maps of numbers side by side, such as spectrograms, all of a row on one scale of colors.
 
     Args:
         maps: (rows, columns, H, W), any finite values.
@@ -123,15 +123,15 @@ def heatmaps(
 
 
 def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 0.6) -> Tensor:
-    """Images with a colour of its own for every class laid over them.
+    """Images with a color of its own for every class laid over them.
 
-    The first class is grey: most often the ground, whose colour would drown the others.
+    The first class is gray: most often the ground, whose color would drown the others.
 
     Args:
         images: (n, C, H, W) in [0, 1], C 1 or 3.
         masks: (n, h, w) class indices, enlarged to the image; where one is outside 0…K−1 the image is left as it is.
         num_classes: K.
-        ink: how much of the colour is the class's.
+        ink: how much of the color is the class's.
 
     Returns:
         (n, 3, H, W) on the CPU.
@@ -141,8 +141,8 @@ def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 
     shown, full = images.detach().cpu().expand(-1, 3, -1, -1), masks.detach().cpu()[:, None].float()
     full = F.interpolate(full, size=images.shape[2:], mode="nearest")[:, 0].long()
     known = ((full >= 0) & (full < num_classes))[:, None]
-    colours = palette[full.clamp(0, num_classes - 1)].permute(0, 3, 1, 2)
-    return torch.where(known, (1 - ink) * shown + ink * colours, shown)
+    colors = palette[full.clamp(0, num_classes - 1)].permute(0, 3, 1, 2)
+    return torch.where(known, (1 - ink) * shown + ink * colors, shown)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Bar:
     Args:
         name: beside it.
         value: its length.
-        look: ``good`` green, ``bad`` red, ``plain`` grey.
+        look: ``good`` green, ``bad`` red, ``plain`` gray.
         mark: a value to be marked on it, chance for example.
     """
 

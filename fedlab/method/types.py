@@ -27,7 +27,7 @@ class Task:
         num_clients: registered clients.
         model_name: the run's ``model.name``.
         columns: every column's dtype and shape per sample, ``{"image": ("float32", (3, 28, 28))}``.
-        make_model: builds a model by component name with the configured (default) settings, initialised from a seed.
+        make_model: builds a model by component name with the configured (default) settings, initialized from a seed.
         mean: subtracted per channel from images in [0, 1]; averaged where the statistics differ by domain.
         std: divisor per channel after that, likewise.
     """
@@ -48,7 +48,7 @@ class Task:
 
         Args:
             name: a model of the registry; None is the run's ``model`` section.
-            seed: initialisation seed; None draws from the generator in force, which inside `Method.build` is the run's.
+            seed: initialization seed; None draws from the generator in force, which inside `Method.build` is the run's.
             settings: the named model's settings.
         """
         return self.make_model(name, seed, settings)

@@ -29,8 +29,8 @@ def client_distance(features: Sequence[Tensor], labels: Sequence[Tensor]) -> dic
         held = [x[y == c].double() for x, y in zip(features, labels, strict=True) if (y == c).any()]
         if len(held) < 2:
             continue
-        centres = [x.mean(0) for x in held]
-        between = torch.stack([(a - b).norm() for a, b in itertools.combinations(centres, 2)]).mean()
-        within = torch.stack([(x - centre).norm(dim=1).mean() for x, centre in zip(held, centres, strict=True)]).mean()
+        centers = [x.mean(0) for x in held]
+        between = torch.stack([(a - b).norm() for a, b in itertools.combinations(centers, 2)]).mean()
+        within = torch.stack([(x - center).norm(dim=1).mean() for x, center in zip(held, centers, strict=True)]).mean()
         ratios[c] = float(between / within) if within else (float("inf") if between else 0.0)
     return ratios

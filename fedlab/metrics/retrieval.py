@@ -46,7 +46,7 @@ class Retrieval:
         gallery_ids: Tensor,
         gallery_cameras: Tensor,
     ) -> None:
-        """Rank the gallery for every query by the distance of L2-normalised features.
+        """Rank the gallery for every query by the distance of L2-normalized features.
 
         Gallery images of the query's identity and camera do not count. A query without any other image of its identity
         is skipped, and so is one without any image of another. Images of nobody (junk) must have been removed;
@@ -113,7 +113,7 @@ class Retrieval:
 
 
 def ranking(query: Tensor, gallery: Tensor) -> Tensor:
-    """Gallery indices (n, m) by ascending distance of L2-normalised features; equal ones in the gallery's order.
+    """Gallery indices (n, m) by ascending distance of L2-normalized features; equal ones in the gallery's order.
 
     Args:
         query: (n, d).

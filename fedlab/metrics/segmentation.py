@@ -29,15 +29,15 @@ class Segmentation:
         Args:
             predictions: (n, H, W) integers; K and above is "none of the classes": a miss of the true class, but no
                 false hit of another.
-            labels: (n, H, W) integers below K; negative is unlabelled and counts nowhere.
+            labels: (n, H, W) integers below K; negative is unlabeled and counts nowhere.
 
         Raises:
             ValueError: different shapes, or numbers out of range.
         """
         if predictions.shape != labels.shape:
             raise ValueError(f"predictions {tuple(predictions.shape)} of labels {tuple(labels.shape)}, expected alike")
-        k, labelled = self.num_classes, labels >= 0
-        truth, found = (values[labelled].detach().to("cpu", torch.int64) for values in (labels, predictions))
+        k, labeled = self.num_classes, labels >= 0
+        truth, found = (values[labeled].detach().to("cpu", torch.int64) for values in (labels, predictions))
         if len(truth) and (int(truth.max()) >= k or int(found.min()) < 0):
             raise ValueError(
                 f"labels up to {int(truth.max())} and predictions from {int(found.min())}, expected 0 to {k - 1}"

@@ -1,4 +1,4 @@
-"""What the networks share: the interface, initialisation, normalisation layers, input checks."""
+"""What the networks share: the interface, initialization, normalization layers, input checks."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def seeded_init(seed: int) -> Iterator[None]:
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """A normalisation layer with scale and shift for maps of `channels` channels.
+    """A normalization layer with scale and shift for maps of `channels` channels.
 
-    ``instance`` is group normalisation with one channel per group: the same maths as `nn.InstanceNorm2d`, and faster
+    ``instance`` is group normalization with one channel per group: the same maths as `nn.InstanceNorm2d`, and faster
     on the CPU, twice so where its gradient is differentiated again.
     """
     match kind:
@@ -63,7 +63,7 @@ def norm_layer(kind: Norm, channels: int) -> nn.Module:
 
 
 def groups_fit(kind: Norm, channels: int) -> bool:
-    """Whether `channels` can be normalised in this way."""
+    """Whether `channels` can be normalized in this way."""
     return kind != "group" or channels % _GROUPS == 0
 
 
@@ -83,7 +83,7 @@ def image_shape(
         ConfigError: no image, too small an image, or no classes.
     """
     if num_classes < 1:
-        raise ConfigError("model.name", model, "data with labels: this model classifies", "choose a labelled source")
+        raise ConfigError("model.name", model, "data with labels: this model classifies", "choose a labeled source")
     found = f"{model} for samples of shape {'x'.join(map(str, input_shape))}"
     if len(input_shape) != 3:
         raise ConfigError("model.name", found, "images, of shape channels x height x width", "choose an image source")

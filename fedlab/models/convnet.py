@@ -13,13 +13,13 @@ from fedlab.models.base import Norm, groups_fit, image_shape, norm_layer
 
 
 class ConvNet(nn.Module):
-    """`depth` × (3×3 convolution, normalisation, ReLU, 2×2 pooling), then a linear head.
+    """`depth` × (3×3 convolution, normalization, ReLU, 2×2 pooling), then a linear head.
 
     Zhao, Mopuri and Bilen 2021, arXiv 2006.05929; the first convolution pads by 3 instead of 1 for images of one
     channel, as in their code, unless `same_padding`.
 
     Args:
-        settings: width, depth, normalisation, pooling.
+        settings: width, depth, normalization, pooling.
         input_shape: (C, H, W).
         num_classes: K.
 

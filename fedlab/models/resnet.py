@@ -15,12 +15,12 @@ from fedlab.models.base import Norm, image_shape, norm_layer
 class ResNet18(nn.Module):
     """ResNet-18 with the CIFAR stem (3×3 convolution of stride 1, no max-pooling) and 4×4 average pooling.
 
-    He et al. 2016, arXiv 1512.03385, in the form of the dataset-distillation literature: normalisation is group
-    normalisation with one channel per group unless set otherwise, and where more than one pooled cell is left (images
+    He et al. 2016, arXiv 1512.03385, in the form of the dataset-distillation literature: normalization is group
+    normalization with one channel per group unless set otherwise, and where more than one pooled cell is left (images
     of 64 pixels and more) the head has a hidden layer of 512 units.
 
     Args:
-        settings: normalisation.
+        settings: normalization.
         input_shape: (C, H, W).
         num_classes: K.
 
@@ -73,7 +73,7 @@ class BasicBlock(nn.Module):
         inside: channels in.
         outside: channels out.
         stride: of the first convolution.
-        norm: normalisation.
+        norm: normalization.
     """
 
     def __init__(self, inside: int, outside: int, stride: int, norm: Norm) -> None:

@@ -20,7 +20,7 @@ class ViT(nn.Module):
         mlp_ratio: hidden width of a block's MLP over D.
         drop_path: rate of stochastic depth of the last block, from 0 in the first linearly.
 
-    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; initialisation as in DINO (truncated normal of 0.02, patches
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; initialization as in DINO (truncated normal of 0.02, patches
     as the library does).
     """
 
@@ -50,14 +50,14 @@ class ViT(nn.Module):
         self.apply(init_linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, H, W) → normalised tokens (n, 1 + N, D): the class token, then the patches row by row."""
+        """(n, C, H, W) → normalized tokens (n, 1 + N, D): the class token, then the patches row by row."""
         x = self.patches(x)
         positions = self.positions_for((x.shape[2], x.shape[3]))
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], dim=1) + positions
         for block in self.blocks:
             tokens = block(tokens)
-        normalised: Tensor = self.norm(tokens)
-        return normalised
+        normalized: Tensor = self.norm(tokens)
+        return normalized
 
     def positions_for(self, grid: tuple[int, int]) -> Tensor:
         """Positions (1, 1 + N, D) for a grid of patches, resized bilinearly where it is not the learned one."""
@@ -73,7 +73,7 @@ def resized_positions(positions: Tensor, grid: tuple[int, int], size: tuple[int,
 
 
 class Block(nn.Module):
-    """Self-attention and MLP, each with a normalised input and a residual that stochastic depth may skip.
+    """Self-attention and MLP, each with a normalized input and a residual that stochastic depth may skip.
 
     Args:
         width: D.

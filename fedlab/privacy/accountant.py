@@ -81,15 +81,15 @@ def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: f
     relation = dp_accounting.NeighboringRelation
     event: Any
     if sampling.kind == "poisson":
-        neighbours = relation.ADD_OR_REMOVE_ONE
+        neighbors = relation.ADD_OR_REMOVE_ONE
         rate = min(1.0, sampling.size / sampling.population)
         event = dp_accounting.PoissonSampledDpEvent(rate, dp_accounting.GaussianDpEvent(noise_multiplier))
     else:
-        neighbours = relation.REPLACE_ONE
+        neighbors = relation.REPLACE_ONE
         event = dp_accounting.GaussianDpEvent(noise_multiplier / 2)
         if sampling.kind == "fixed-size":
             event = dp_accounting.SampledWithoutReplacementDpEvent(sampling.population, int(sampling.size), event)
-    accountant = rdp.RdpAccountant(neighboring_relation=neighbours)
+    accountant = rdp.RdpAccountant(neighboring_relation=neighbors)
     with _without_remarks():
         return float(accountant.compose(event, releases).get_epsilon(delta))
 

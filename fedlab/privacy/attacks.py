@@ -36,7 +36,7 @@ def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[st
     return {"auroc": float(roc_auc_score(truth, scores)), **rates}
 
 
-def memorisation(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
+def memorization(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
     """Distance of each virtual image to the nearest private image, over that to the nearest held-out image.
 
     Around 1 the virtual images are as near to strangers as to the images they were made from; 0 is a copy.

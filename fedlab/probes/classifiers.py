@@ -1,4 +1,4 @@
-"""What frozen features are worth: linear probe, nearest neighbours, mean average precision."""
+"""What frozen features are worth: linear probe, nearest neighbors, mean average precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def linear_probe(
     train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, strength: float = 0.1
 ) -> float:
-    """Score of logistic regression on standardised features.
+    """Score of logistic regression on standardized features.
 
     Args:
         train: (n, d); test: (m, d).
@@ -36,13 +36,13 @@ def linear_probe(
     return float(regression.fit(train, train_labels).score(test, test_labels))
 
 
-def nearest_neighbours(
-    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, neighbours: int = 5
+def nearest_neighbors(
+    train: np.ndarray, train_labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, neighbors: int = 5
 ) -> float:
-    """Score of the `neighbours` nearest training samples by cosine distance; arguments and result as `linear_probe`."""
+    """Score of the `neighbors` nearest training samples by cosine distance; arguments and result as `linear_probe`."""
     from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
-    chosen = {"n_neighbors": min(neighbours, len(train)), "metric": "cosine"}
+    chosen = {"n_neighbors": min(neighbors, len(train)), "metric": "cosine"}
     if train_labels.ndim == 2:
         scores = KNeighborsRegressor(**chosen).fit(train, train_labels.astype(float)).predict(test)
         return mean_average_precision(scores, test_labels)

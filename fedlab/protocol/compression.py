@@ -26,7 +26,7 @@ COMPRESSORS = Registry(
     "compressor",
     {
         "topk": "fedlab.protocol.compression:TopK",
-        "quantise": "fedlab.protocol.compression:Quantise",
+        "quantize": "fedlab.protocol.compression:Quantize",
         "fp16": "fedlab.protocol.compression:Half",
     },
     "fedlab.compressors",
@@ -111,11 +111,11 @@ class TopK(Compressor):
         return full
 
 
-class Quantise(Compressor):
+class Quantize(Compressor):
     """Unbiased stochastic rounding to whole multiples of one step per tensor, max|v| / (2^(bits-1) - 1)."""
 
     class Settings(Section):
-        """Settings of quantisation."""
+        """Settings of quantization."""
 
         bits: Literal[4, 8] = Field(default=8, description="bits of each value; two values of 4 share a byte")
 

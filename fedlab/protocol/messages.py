@@ -68,7 +68,7 @@ class NdArray(Array):
     def __init__(self, values: np.ndarray) -> None:
         values = np.asarray(values, order="C").view()
         values.flags.writeable = False
-        # past Flower's __setattr__ and its overloads, which expect serialised bytes
+        # past Flower's __setattr__ and its overloads, which expect serialized bytes
         self.__dict__.update(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", values=values)
 
     @property

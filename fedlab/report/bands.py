@@ -108,7 +108,7 @@ def _ends(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _look(index: int, *, marker: bool = False) -> dict[str, Any]:
-    """Colours first, then other strokes and markers: lines beyond the palette still differ."""
+    """Colors first, then other strokes and markers: lines beyond the palette still differ."""
     turn = index // len(PALETTE)
     look = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[turn % len(_STYLES)]}
     return look | ({"marker": _MARKERS[turn % len(_MARKERS)]} if marker else {})

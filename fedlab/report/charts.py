@@ -31,7 +31,7 @@ def lines_chart(
     percent: bool = False,
     mean: Points | None = None,
 ) -> Markup:
-    """Values over rounds: a labelled line each, or the spread where there are more than colours.
+    """Values over rounds: a labeled line each, or the spread where there are more than colors.
 
     Args:
         name: unique on the page.
@@ -77,7 +77,7 @@ def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit
     from matplotlib.ticker import MaxNLocator
 
     parts = list(dict.fromkeys(part for stack in panels.values() for part in stack))
-    colours = {part: SERIES[index % len(SERIES)] for index, part in enumerate(parts)}
+    colors = {part: SERIES[index % len(SERIES)] for index, part in enumerate(parts)}
     rounds = [round for stack in panels.values() for points in stack.values() for round in points]
     first, last = min(rounds), max(rounds)
     edges = np.arange(first, last + 2) - 0.5
@@ -88,13 +88,13 @@ def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit
             base = np.zeros(len(edges) - 1)
             for part, points in stack.items():
                 top = base + np.array([points.get(round, 0.0) for round in range(first, last + 1)]) / factor
-                axes.stairs(top, edges, baseline=base, fill=True, color=colours[part], linewidth=0)
+                axes.stairs(top, edges, baseline=base, fill=True, color=colors[part], linewidth=0)
                 base = top
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
             axes.yaxis.set_major_locator(MaxNLocator(5 if len(panels) == 1 else 3))
         _rounds_axis(drawn[-1], (first, last))
-        keys = [Patch(color=colours[part], label=shorten(part)) for part in parts]
+        keys = [Patch(color=colors[part], label=shorten(part)) for part in parts]
         figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
         what = " and ".join(panel for panel in panels if panel) or "Amounts"
         return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
@@ -143,9 +143,9 @@ def _narrow(figure: Figure, clients: int) -> None:
 
 def _lines(axes: Axes, series: Mapping[str, Points]) -> list[tuple[str, float, str]]:
     labels = []
-    for (label, points), colour, marker in zip(series.items(), SERIES, _MARKERS, strict=False):
-        axes.plot(list(points), list(points.values()), color=colour, **_marker(marker, len(points)))
-        labels.append((label, points[max(points)], colour))
+    for (label, points), color, marker in zip(series.items(), SERIES, _MARKERS, strict=False):
+        axes.plot(list(points), list(points.values()), color=color, **_marker(marker, len(points)))
+        labels.append((label, points[max(points)], color))
     return labels
 
 
@@ -189,15 +189,15 @@ def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
     low, high = axes.get_ylim()
     ordered = sorted(labels, key=lambda label: label[1])
     heights = _apart([(value - low) / ((high - low) or 1.0) for _, value, _ in ordered], _LABEL_GAP)
-    for (label, _, colour), height in zip(ordered, heights, strict=True):
+    for (label, _, color), height in zip(ordered, heights, strict=True):
         axes.annotate(
             shorten(label, 18),
             (1.02, height),
             xycoords="axes fraction",
-            color=colour,
+            color=color,
             va="center",
             fontsize=9,
-            fontweight="bold" if colour == INK else "normal",
+            fontweight="bold" if color == INK else "normal",
             annotation_clip=False,
         )
 

@@ -15,7 +15,7 @@ _FEW, _SOME = 30, 120
 _MANY_CLASSES = 20
 _FEW_DOMAINS = 8
 _STRIP_CELLS = 24
-# told apart by colour-blind readers too: Petroff 2021, arXiv 2107.02270
+# told apart by color-blind readers too: Petroff 2021, arXiv 2107.02270
 PALETTE = (
     "#3f90da",
     "#ffa90e",
@@ -65,12 +65,12 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
 
     classes = counts.shape[1]
     few = classes <= len(PALETTE)
-    colours = PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
+    colors = PALETTE if few else [colormaps["viridis"](index / (classes - 1)) for index in range(classes)]
     rows = np.arange(len(counts))
     left = np.zeros(len(counts))
     bars = []
     for index in range(classes):
-        bars.append(axes.barh(rows, counts[:, index], left=left, color=colours[index], height=0.78))
+        bars.append(axes.barh(rows, counts[:, index], left=left, color=colors[index], height=0.78))
         left += counts[:, index]
     axes.set_yticks(rows, [shorten(_label(client)) for client in summary["clients"]], fontsize=8)
     axes.set_ylim(len(counts) - 0.4, -0.6)
@@ -95,7 +95,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np.ndarray) -> None:
-    """Every client's row coloured by the domains of its samples, each as wide as its share."""
+    """Every client's row colored by the domains of its samples, each as wide as its share."""
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 

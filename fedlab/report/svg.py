@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG that belongs to the page: its font, and its colours in light, dark and print."""
+"""Matplotlib figures as SVG that belongs to the page: its font, and its colors in light, dark and print."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib knows no CSS variables, so these unlikely colours stand for them until the SVG is written
+# matplotlib knows no CSS variables, so these unlikely colors stand for them until the SVG is written
 INK, MUTED, LINE, GRID = "#010203", "#010204", "#010205", "#010206"
 SERIES = tuple(f"#0102{index:02x}" for index in range(0x10, 0x18))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", GRID: "--grid"} | {
-    colour: f"--series-{index}" for index, colour in enumerate(SERIES)
+    color: f"--series-{index}" for index, color in enumerate(SERIES)
 }
 
 _STYLE = {

@@ -203,7 +203,7 @@ def _equal(config: Config) -> Iterator[Run]:
         except FedLabError:
             continue
         # what `auto` found out is what the run's own configuration says
-        alike = config.engine.vectorise in ("auto", found.config.engine.vectorise)
+        alike = config.engine.vectorize in ("auto", found.config.engine.vectorize)
         if alike and _essence(found.config) == _essence(config):
             yield found
 
@@ -213,7 +213,7 @@ def _made(config: Config, command: str | None, announce: Callable[[str], None]) 
     where = {
         f"{part}.{key}": value
         for part, section in (("engine", config.engine), ("tracking", config.tracking))
-        for key, value in section.model_dump(mode="json", exclude={"folder", "name", "vectorise"}).items()
+        for key, value in section.model_dump(mode="json", exclude={"folder", "name", "vectorize"}).items()
     }
     for begun in _equal(config):
         round = _reached(begun)

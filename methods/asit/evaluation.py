@@ -16,7 +16,7 @@ from fedlab.method import EvaluationContext, ServerContext, network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Centers, Student, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
-from fedlab.probes.classifiers import linear_probe, nearest_neighbours
+from fedlab.probes.classifiers import linear_probe, nearest_neighbors
 
 KEY = "reconstruction"
 _START = "start"
@@ -24,7 +24,7 @@ _CHUNK = 256
 _SETS = ("probe", "test")
 _TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
 COLLAPSE = (
-    f"collapse: the teacher's targets tell less than {_TELLING:g} ln K about their clip or patch, or a centre has left "
+    f"collapse: the teacher's targets tell less than {_TELLING:g} ln K about their clip or patch, or a center has left "
     "the cosines' range (collapse_alarm)"
 )
 
@@ -37,7 +37,7 @@ def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray
     student = network(ctx.networks, "student", Student)
     sums, generator = np.zeros(4), ctx.generator("corruption")
     for batch in ctx.batches():
-        clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
+        clean = ctx.networks["normalizer"](views.fixed_windows(s, batch, s.window, 1)[0])
         drawn = views.corruption(s, clean, len(clean), generator)
         with ctx.autocast():
             reconstruction = student.reconstruct(views.corrupted(clean, drawn)).float()
@@ -62,7 +62,7 @@ def features(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tenso
     """The teacher's class tokens and mean patch tokens, (n, D) each, means over `windows` views of a clip."""
     backbone = network(networks, "teacher", Teacher).backbone
     seen = views.fixed_windows(s, batch, s.window, s.windows)
-    tokens = [backbone(networks["normaliser"](window)[:, None]).float() for window in seen]
+    tokens = [backbone(networks["normalizer"](window)[:, None]).float() for window in seen]
     mean = torch.stack(tokens).mean(0)
     return mean[:, 0], mean[:, 1:].mean(1)
 
@@ -95,7 +95,7 @@ def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
         train, test = (torch.cat([part[index] for part in found[name]]).numpy(force=True) for name in _SETS)
         sides = train, _labels(ctx, "probe"), test, _labels(ctx, "test")
         measured[f"probe{token}_accuracy"] = linear_probe(*sides, s.probe_strength)
-        measured[f"knn{token}_accuracy"] = nearest_neighbours(*sides)
+        measured[f"knn{token}_accuracy"] = nearest_neighbors(*sides)
     if _START in ctx.state:
         measured["start_probe_accuracy"], measured["raw_probe_accuracy"] = ctx.state[_START].tolist()
         measured["probe_gain"] = measured["probe_accuracy"] - measured["start_probe_accuracy"]
@@ -108,14 +108,14 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
 
     By kind of token: ``target_entropy`` of a single target and ``marginal_entropy`` of the mean target, both over
     ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where the two entropies differ by less than 0.01, since
-    then all targets are alike, be they uniform or all for one prototype, or where the centre has left the cosines'
-    range. Where centres are the clients' own, the test clips' mean stands in.
+    then all targets are alike, be they uniform or all for one prototype, or where the center has left the cosines'
+    range. Where centers are the clients' own, the test clips' mean stands in.
     """
     ctx.networks.eval()
     centers = network(ctx.networks, "centers", Centers)
     teacher = ctx.networks["teacher"]
     parts = [
-        teacher(ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0]))
+        teacher(ctx.networks["normalizer"](views.fixed_windows(s, batch, s.window, 1)[0]))
         for batch in _batches(ctx, "test")
     ]
     measured: dict[str, float] = {}
@@ -142,7 +142,7 @@ def _labels(ctx: ServerContext, name: str) -> np.ndarray:
     """Classes (n,), or truth values (n, K), of the samples `_batches` gives."""
     parts = [batch.get("tags", batch.get("label")) for batch in _batches(ctx, name)]
     if parts[0] is None:
-        raise DataError(f"server data {name!r}", "no labels", "labelled clips to probe with")
+        raise DataError(f"server data {name!r}", "no labels", "labeled clips to probe with")
     labels: np.ndarray = torch.cat(parts).numpy(force=True)
     return labels
 

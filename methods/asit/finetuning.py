@@ -31,7 +31,7 @@ def check_labels(s: ASiTSettings, task: Task) -> None:
     """
     if not {"label", "tags"} & task.columns.keys():
         fix = "label every clip of train and test, or set method.finetune_rounds to 0"
-        raise DataError("data.source", "no labels", "labelled clips to fine-tune on", fix)
+        raise DataError("data.source", "no labels", "labeled clips to fine-tune on", fix)
     if s.finetune_loss == "ce" and "tags" in task.columns:
         raise ConfigError("method.finetune_loss", "ce", "bce or auto where clips may have several labels")
 
@@ -51,7 +51,7 @@ def schedule(s: ASiTSettings, step: Step, group: Mapping[str, Any]) -> Mapping[s
 
 def loss(s: ASiTSettings, networks: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
     """Cross-entropy for one label a clip, binary cross-entropy for several, on mixed and masked clips."""
-    x = networks["normaliser"](batch["fbank"]) * batch["keep"]
+    x = networks["normalizer"](batch["fbank"]) * batch["keep"]
     logits = networks["tagger"](x).float()
     y = _targets(batch, logits.shape[1])
     mixed = batch["share"] * y + (1 - batch["share"]) * y[batch["partner"]]
@@ -78,7 +78,7 @@ def average_late(ctx: ServerContext, s: ASiTSettings) -> None:
 def predict(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (n, K), the mean over `windows` evenly spaced parts of a clip."""
     parts = views.fixed_windows(s, batch, s.finetune_window, s.windows)
-    return torch.stack([networks["tagger"](networks["normaliser"](part)).float() for part in parts]).mean(0)
+    return torch.stack([networks["tagger"](networks["normalizer"](part)).float() for part in parts]).mean(0)
 
 
 def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray]:

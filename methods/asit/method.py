@@ -1,7 +1,7 @@
 """ASiT: a student repairs corrupted spectrograms and agrees with its teacher on clips and on patches.
 
 Atito, Awais, Wang, Plumbley, Kittler, "ASiT: Local-Global Audio Spectrogram vIsion Transformer for Event
-Classification", arXiv 2211.13189. Symbols: s, t logits of student and teacher, p targets, c centres, τ temperatures,
+Classification", arXiv 2211.13189. Symbols: s, t logits of student and teacher, p targets, c centers, τ temperatures,
 m momentum of the teacher.
 
 The algorithm, in the order in which it runs, and the hook that does each line::
@@ -12,9 +12,9 @@ The algorithm, in the order in which it runs, and the hook that does each line::
         t ← teacher(x); p ← softmax((t − c) / τ_t), for clips and for patches              loss
         s, x̂ ← student(corrupted x)                                                       loss
         L = L_cls(p of the other window, s) + L_dat(p of the patch, s) + 2 L_rec(x̂, x)    loss
-        AdamW step; centres c ← average with the batch's t                                 schedule, after_step
+        AdamW step; centers c ← average with the batch's t                                 schedule, after_step
         teacher ← m · teacher + (1 − m) · student                                          after_step
-    server: average student and centres; average, move, reset or leave the teacher         exchange, server_update
+    server: average student and centers; average, move, reset or leave the teacher         exchange, server_update
     every evaluation: a linear probe on the teacher's frozen features                      server_evaluate
     last rounds, where asked for: fine-tune the teacher with a classification head         plan → finetuning
 """
@@ -49,7 +49,7 @@ from fedlab.method import (
 )
 from fedlab.methods.asit import evaluation, finetuning, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
-from fedlab.methods.asit.networks import Centers, Normaliser, Student, Tagger, Teacher
+from fedlab.methods.asit.networks import Centers, Normalizer, Student, Tagger, Teacher
 from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
 
@@ -82,7 +82,7 @@ class ASiT(Method[ASiTSettings]):
             "student": student,
             "teacher": teacher.requires_grad_(False),
             "centers": Centers(s),
-            "normaliser": Normaliser(s.mean, s.std),
+            "normalizer": Normalizer(s.mean, s.std),
         }
         if s.finetune_rounds:
             finetuning.check_labels(s, task)
@@ -102,7 +102,7 @@ class ASiT(Method[ASiTSettings]):
             Group("student", ("student",), "local" if tuning else "average"),
             Group("teacher", ("teacher",), "local" if tuning else _TEACHER_MODES[s.teacher_sync]),
             Group("centers", ("centers",), "local" if tuning or s.teacher_sync == "local" else "average"),
-            Group("statistics", ("normaliser",), _STATISTICS_MODES[s.statistics]),
+            Group("statistics", ("normalizer",), _STATISTICS_MODES[s.statistics]),
         )
         tagger = Group("tagger", ("tagger",), "average" if tuning else "local")
         return (*groups, tagger) if s.finetune_rounds else groups
@@ -116,11 +116,11 @@ class ASiT(Method[ASiTSettings]):
 
     def server_prepare(self, ctx: ServerContext) -> None:
         s = self.settings
-        normaliser = network(ctx.networks, "normaliser", Normaliser)
+        normalizer = network(ctx.networks, "normalizer", Normalizer)
         if s.statistics == "global":
-            normaliser.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
+            normalizer.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
         elif s.statistics == "local" and "probe" in ctx.data:
-            normaliser.set(views.statistics(s, ctx.iterate(ctx.data["probe"])))
+            normalizer.set(views.statistics(s, ctx.iterate(ctx.data["probe"])))
         evaluation.remember_start(ctx, s)
         if ctx.plan["finetune"]:
             finetuning.take_over(ctx.networks, s)
@@ -167,7 +167,7 @@ class ASiT(Method[ASiTSettings]):
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if s.statistics == "local":
-            network(ctx.networks, "normaliser", Normaliser).set(views.statistics(s, ctx.iterate(ctx.data)))
+            network(ctx.networks, "normalizer", Normalizer).set(views.statistics(s, ctx.iterate(ctx.data)))
         if s.teacher_sync == "reset" and not ctx.plan["finetune"]:
             ema_update(ctx.networks["teacher"], ctx.networks["student"], 0.0)
         ctx.train()
@@ -177,7 +177,7 @@ class ASiT(Method[ASiTSettings]):
         if step.plan["finetune"]:
             return finetuning.loss(self.settings, networks, batch)
         s, nets = self.settings, dict[str, Any](networks.items())
-        clean = nets["normaliser"](batch["fbank"])
+        clean = nets["normalizer"](batch["fbank"])
         epoch = self._epoch(step)
         with torch.no_grad():
             t = nets["teacher"](clean)
@@ -198,7 +198,7 @@ class ASiT(Method[ASiTSettings]):
 
     @torch.no_grad()
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
-        """Centres, then the teacher: m from 0.996 to 1 by cosine."""
+        """Centers, then the teacher: m from 0.996 to 1 by cosine."""
         if step.plan["finetune"]:
             return
         s = self.settings

@@ -1,4 +1,4 @@
-"""ASiT's networks: one transformer with a projection head, twice; reconstruction; centres; input statistics."""
+"""ASiT's networks: one transformer with a projection head, twice; reconstruction; centers; input statistics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Logits(NamedTuple):
 
 
 class ProjectionHead(nn.Module):
-    """One MLP shared by class and patch tokens, L2 normalisation, and prototypes of their own (§3.3).
+    """One MLP shared by class and patch tokens, L2 normalization, and prototypes of their own (§3.3).
 
     Args:
         settings: the method's.
@@ -123,7 +123,7 @@ class Student(Teacher):
 
 
 class Centers(nn.Module):
-    """Running centres c_c and c_p of the teacher's logits (§3.4).
+    """Running centers c_c and c_p of the teacher's logits (§3.4).
 
     Args:
         settings: the method's.
@@ -135,8 +135,8 @@ class Centers(nn.Module):
         self.patches = Center(settings.patch_prototypes, settings.center_momentum)
 
 
-class Normaliser(nn.Module):
-    """Filter bank x → (x − mean) / (2 std): AST's normalisation, whose factor 2 is on purpose (§3.1).
+class Normalizer(nn.Module):
+    """Filter bank x → (x − mean) / (2 std): AST's normalization, whose factor 2 is on purpose (§3.1).
 
     Args:
         mean: at first.

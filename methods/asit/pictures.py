@@ -20,7 +20,7 @@ def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
         return {}
     batch = {name: values[:_CLIPS] for name, values in columns.items()}
     student = network(ctx.networks, "student", Student)
-    clean = ctx.networks["normaliser"](views.fixed_windows(s, batch, s.window, 1)[0])
+    clean = ctx.networks["normalizer"](views.fixed_windows(s, batch, s.window, 1)[0])
     drawn = views.corruption(s, clean, len(clean), ctx.generator("corruption"))
     seen = views.corrupted(clean, drawn)
     shown = torch.stack([clean, drawn["mask"].float() * clean.abs().max(), seen, student.reconstruct(seen)], dim=1)

@@ -120,10 +120,10 @@ def check(settings: ASiTSettings, config: Any) -> list[str]:
     batch, stateful = config.training.batch_size, s.teacher_sync == "local"
     pretrains = s.finetune_rounds < rounds
     warnings = {
-        f"training.batch_size = {batch}: blocks come from other clips of the batch, and centres are batch means; "
+        f"training.batch_size = {batch}: blocks come from other clips of the batch, and centers are batch means; "
         "16 or more are better": pretrains and batch < 16,
-        f"training.optimiser = {config.training.optimiser!r}: the paper's is adamw": (
-            pretrains and config.training.optimiser != "adamw"
+        f"training.optimizer = {config.training.optimizer!r}: the paper's is adamw": (
+            pretrains and config.training.optimizer != "adamw"
         ),
         "training.clip_norm is not set: the paper clips each tensor to 3.0": (
             pretrains and config.training.clip_norm is None

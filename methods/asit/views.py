@@ -54,7 +54,7 @@ def cut(audio: Tensor, lengths: Tensor, starts: Tensor, window: int, shifts: Ten
 
 
 def spectrogram(s: ASiTSettings, waveforms: Tensor) -> Tensor:
-    """Waveforms (n, W) → filter bank (n, frames, M) of whole patches, each waveform's own mean removed, not normalised
+    """Waveforms (n, W) → filter bank (n, frames, M) of whole patches, each waveform's own mean removed, not normalized
     (§3.1)."""
     waveforms = waveforms - waveforms.mean(1, keepdim=True)
     return FilterBank(s.rate, s.bins)(waveforms)[:, : input_size(s, waveforms.shape[1])[0]]
@@ -81,7 +81,7 @@ def balanced_batches(columns: Mapping[str, Tensor], batch_size: int, generator: 
 
 def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:
     """Two windows of each clip and what is to be done to them: 2B rows of ``fbank``, ``mask``, ``replaced``,
-    ``partner``, view 0 first. The spectrograms are clean; the student corrupts them once they are normalised.
+    ``partner``, view 0 first. The spectrograms are clean; the student corrupts them once they are normalized.
     """
     audio, length = batch["audio"], lengths(batch)
     rolled = _uniform(len(audio), generator, length) < 0.5
@@ -121,7 +121,7 @@ def corruption(s: ASiTSettings, placed: Tensor, batch: int, generator: torch.Gen
 
 
 def corrupted(clean: Tensor, batch: Batch) -> Tensor:
-    """What the student sees of normalised spectrograms (n, frames, M) (§3.2)."""
+    """What the student sees of normalized spectrograms (n, frames, M) (§3.2)."""
     return gmml.apply(clean, gmml.Corruption(batch["mask"], batch["replaced"], batch["partner"]))
 
 

@@ -162,11 +162,11 @@ class CDA(Method[CDASettings]):
         """The global teacher with the client's own touch; it is not averaged and ends with the round."""
         s, teacher = self.settings.recover, copy.deepcopy(ctx.networks["model"])
         if s.local_epochs:
-            optimiser = ctx.optimiser(teacher.train().requires_grad_().parameters(), lr=s.local_lr)
+            optimizer = ctx.optimizer(teacher.train().requires_grad_().parameters(), lr=s.local_lr)
             for batch, _ in ctx.batches():
                 with ctx.autocast():
                     ce = F.cross_entropy(teacher(batch["image"]), batch["label"])
-                ctx.step({"local_ce": ce}, optimiser)
+                ctx.step({"local_ce": ce}, optimizer)
         if s.local_statistics:
             recalibrate(teacher, (batch["image"] for batch in ctx.iterate(ctx.data)))
         return teacher.eval()

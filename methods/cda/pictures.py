@@ -79,7 +79,7 @@ def _curriculum(image: Tensor, s: Recover, generator: torch.Generator) -> ImageG
 
 
 def by_class(images: Tensor, labels: Tensor, rows: int, most: int | None = _MOST) -> Tensor:
-    """Up to `rows` images of each of up to `most` classes, row by row; grey where a class has fewer."""
+    """Up to `rows` images of each of up to `most` classes, row by row; gray where a class has fewer."""
     classes = torch.unique(labels)[:most]
     rows = min(rows, int(torch.bincount(labels).max()))
     grid = torch.full((rows, len(classes), *images.shape[1:]), 0.5)

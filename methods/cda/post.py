@@ -14,7 +14,7 @@ from fedlab.distill.pixels import from_bytes
 from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.errors import FedLabError
-from fedlab.method import Optimiser, ServerContext
+from fedlab.method import Optimizer, ServerContext
 from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.settings import Post
 
@@ -58,9 +58,9 @@ class PostTraining:
         """Epochs `first` to `last` − 1 of one student."""
         s, ctx = self.s, self.ctx
         student = ctx.networks[role].train().requires_grad_()
-        optimiser = ctx.optimiser(
+        optimizer = ctx.optimizer(
             student.parameters() if s.decay == "all" else matrices_decay(student, s.weight_decay),
-            optimiser=s.optimiser,
+            optimizer=s.optimizer,
             lr=s.lr,
             momentum=s.momentum,
             betas=(0.9, 0.999),
@@ -68,20 +68,20 @@ class PostTraining:
             weight_decay=s.weight_decay,
             clip_norm=None,
         )
-        unpack(optimiser, ctx.state, f"optimiser/{role}/")
+        unpack(optimizer, ctx.state, f"optimizer/{role}/")
         for epoch in (first + done for done in ctx.steps(last - first)):
-            for group in optimiser.torch.param_groups:
+            for group in optimizer.torch.param_groups:
                 group["lr"] = s.lr * warm_cosine(epoch, s.epochs, s.warmup_epochs)
             parts: list[Tensor] = []
             for batch in self._batches(epoch, role):
                 parts.append(self._loss(student, *batch))
                 if len(parts) == s.accumulation:
-                    ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimiser)
+                    ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimizer)
                     parts = []
             if parts:
-                ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimiser)
+                ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimizer)
         student.eval().requires_grad_(False)
-        pack(optimiser, ctx.state, f"optimiser/{role}/", keep=last < s.epochs)
+        pack(optimizer, ctx.state, f"optimizer/{role}/", keep=last < s.epochs)
 
     def _loss(self, student: nn.Module, x: Tensor, logits: Tensor, classes: Tensor, share: float) -> Tensor:
         with self.ctx.autocast():
@@ -141,23 +141,23 @@ def ensemble(ctx: ServerContext) -> Teacher:
     return ask
 
 
-def pack(optimiser: Optimiser, state: MutableMapping[str, Tensor], prefix: str, keep: bool) -> None:
-    """Put an optimiser's moments into `state`, in place of those that were there; or only take those away."""
+def pack(optimizer: Optimizer, state: MutableMapping[str, Tensor], prefix: str, keep: bool) -> None:
+    """Put an optimizer's moments into `state`, in place of those that were there; or only take those away."""
     for name in [name for name in state if name.startswith(prefix)]:
         del state[name]
-    moments: Mapping[int, Mapping[str, Any]] = optimiser.torch.state_dict()["state"] if keep else {}
+    moments: Mapping[int, Mapping[str, Any]] = optimizer.torch.state_dict()["state"] if keep else {}
     for index, values in moments.items():
         for name, value in values.items():
             if isinstance(value, Tensor):
                 state[f"{prefix}{index}/{name}"] = value
 
 
-def unpack(optimiser: Optimiser, state: Mapping[str, Tensor], prefix: str) -> None:
-    """Give a fresh optimiser the moments that `pack` kept, if any."""
+def unpack(optimizer: Optimizer, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Give a fresh optimizer the moments that `pack` kept, if any."""
     moments: dict[int, dict[str, Tensor]] = {}
     for path in sorted(name for name in state if name.startswith(prefix)):
         index, name = path.removeprefix(prefix).split("/")
         moments.setdefault(int(index), {})[name] = state[path]
     if moments:
-        whole = optimiser.torch.state_dict()
-        optimiser.torch.load_state_dict({**whole, "state": moments})
+        whole = optimizer.torch.state_dict()
+        optimizer.torch.load_state_dict({**whole, "state": moments})

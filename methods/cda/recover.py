@@ -64,7 +64,7 @@ def _recover_all(
 
 
 def chunks(classes: Sequence[int], ipc: int, size: int) -> list[Tensor]:
-    """Labels of the images that are optimised together: at most `size`, of as many different classes as there are.
+    """Labels of the images that are optimized together: at most `size`, of as many different classes as there are.
 
     Where the classes do not fill a chunk, it takes several images of each: statistics over few images, or over one
     class, contradict the running ones.
@@ -91,7 +91,7 @@ def recover(
         generator: draws the first images and every view.
 
     Returns:
-        The last iterate, (n, C, H, W), normalised, within the valid range; and how it was at `STAGES`, (5 or, of
+        The last iterate, (n, C, H, W), normalized, within the valid range; and how it was at `STAGES`, (5 or, of
         fewer steps than that, less, n, C, H, W).
     """
     size = (ctx.task.input_shape[1], ctx.task.input_shape[2])
@@ -99,21 +99,21 @@ def recover(
     x = ctx.place(torch.randn(len(labels), *ctx.task.input_shape, generator=generator)).requires_grad_()
     y, looked_at = ctx.place(labels), {round(share * s.iterations) for share in STAGES}
     stages: list[Tensor] = []
-    optimiser = ctx.optimiser(
-        [x], optimiser="adam", lr=s.lr, betas=(0.5, 0.9), eps=1e-8, weight_decay=0.0, clip_norm=None
+    optimizer = ctx.optimizer(
+        [x], optimizer="adam", lr=s.lr, betas=(0.5, 0.9), eps=1e-8, weight_decay=0.0, clip_norm=None
     )
     with BatchNormMatching(teacher, s.first_bn) as statistics:
         for t in ctx.steps(s.iterations):
             if t in looked_at:
                 stages.append(x.detach().clamp(low, high))
-            for group in optimiser.torch.param_groups:
+            for group in optimizer.torch.param_groups:
                 group["lr"] = s.lr * cosine(t, s.iterations)
             v = draw_view(x, t, s, size, generator)
             with ctx.autocast():
                 terms = {"recover_ce": F.cross_entropy(teacher(v), y)}
             if s.r_bn:
                 terms["recover_bn"] = s.r_bn * statistics.loss()
-            ctx.step(terms, optimiser)
+            ctx.step(terms, optimizer)
             with torch.no_grad():
                 x.clamp_(low, high)
     last = x.detach().clamp(low, high)

@@ -53,7 +53,7 @@ class Recover(Section):
     smallest: Fraction = Field(default=0.08, description="share of the area the smallest crop keeps")
     jitter: int = Field(default=0, ge=0, description="J, circular roll of up to so many pixels")
     flip: bool = Field(default=True, description="mirror every other view; wrong for digits")
-    chunk: Positive = Field(default=100, description="images optimised together, of as many classes as there are")
+    chunk: Positive = Field(default=100, description="images optimized together, of as many classes as there are")
     local_epochs: int = Field(default=1, ge=0, description="client form: epochs of fine-tuning the received teacher")
     local_lr: float = Field(default=0.005, gt=0, description="client form: learning rate of these epochs")
     local_statistics: bool = Field(
@@ -78,8 +78,8 @@ class Post(Section):
     repeats: Positive = Field(default=1, description="students of each architecture; metrics are means over them")
     epochs: Positive = Field(default=300, description="passes over the synthetic images")
     batch_size: Positive = 128
-    accumulation: Positive = Field(default=1, description="parts of a batch that normalise and mix on their own")
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
+    accumulation: Positive = Field(default=1, description="parts of a batch that normalize and mix on their own")
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     lr: float = Field(default=0.001, gt=0, description="cosine to 0, changed every epoch")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(default=0.01, ge=0)

@@ -43,7 +43,7 @@ def count_choices(ctx: EvaluationContext | ServerContext, batches: Iterable[Batc
 
 
 def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> dict[str, float]:
-    """Accuracy and mean recall per class on labelled images, by the nearest class.
+    """Accuracy and mean recall per class on labeled images, by the nearest class.
 
     A class is the mean of its prompts' unit embeddings, scaled to length 1 again.
 

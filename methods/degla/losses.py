@@ -1,4 +1,4 @@
-"""DeGLA's losses. All embeddings are L2-normalised; B captions with K false ones each, d dimensions.
+"""DeGLA's losses. All embeddings are L2-normalized; B captions with K false ones each, d dimensions.
 
 v image, t caption, n false caption; a star marks the teacher's. ``present`` (B, K) says which false captions there are;
 those that are missing take part in no sum.

@@ -118,16 +118,16 @@ class DeGLA(Method[DeGLASettings]):
         """Plain CLIP training on the server's own pairs."""
         s = self.settings.pretrain
         trained = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
-        model, optimiser = as_clip(trained), ctx.optimiser(_decayed(trained), lr=s.lr)
+        model, optimizer = as_clip(trained), ctx.optimizer(_decayed(trained), lr=s.lr)
         per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
         batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
         for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
-            optimiser.set(partial(_scaled, cosine(step, s.steps)))
+            optimizer.set(partial(_scaled, cosine(step, s.steps)))
             none = batch["text"][:, None][:, :0]
             with ctx.autocast():
                 e = _embed(model, batch["image"], batch["text"], none)
                 loss = base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")
-            ctx.step({"pretrain": loss}, optimiser)
+            ctx.step({"pretrain": loss}, optimizer)
             _clamp(model)
         return trained.state_dict()
 
@@ -202,7 +202,7 @@ class DeGLA(Method[DeGLASettings]):
         if self.settings.teaches and self.settings.teacher == "server_ema" and ctx.results:
             steps = float(torch.stack([ctx.results[client]["steps"] for client in sorted(ctx.results)]).mean())
             ema_update(ctx.networks["teacher"], ctx.networks["student"], self.settings.alpha**steps)
-        _clamp(as_clip(ctx.networks["student"]))  # a server optimiser may overshoot
+        _clamp(as_clip(ctx.networks["student"]))  # a server optimizer may overshoot
 
     # evaluation and pictures
 

@@ -28,11 +28,11 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     when = f"after round {ctx.round}" if ctx.round else "before round 1"
     shown = min(_SHOWN, len(columns["text"]))
     captions = images_with_bars(
-        ctx.denormalise(columns["image"][:shown]),
+        ctx.denormalize(columns["image"][:shown]),
         [_scores(columns, similarities, sample, ctx.task.vocabulary) for sample in range(shown)],
         axis="cosine of image and caption",
         title=f"Captions and their scores {when}",
-        caption="Green: the true caption. Red: a false one that scores as high. Grey: a false one seen through."
+        caption="Green: the true caption. Red: a false one that scores as high. Gray: a false one seen through."
         + shown_of(shown, len(held["text"]), "images"),
     )
     kinds = bar_chart(
@@ -40,7 +40,7 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
         axis="images nearer to their caption than to the false one, %",
         most=100,
         title=f"Accuracy by kind of false caption {when}",
-        caption="Black: chance. Grey: kinds that are not trained on, or not pooled."
+        caption="Black: chance. Gray: kinds that are not trained on, or not pooled."
         + shown_of(len(columns["text"]), len(held["text"]), "images"),
     )
     return {"captions": captions, "kinds": kinds}

@@ -21,12 +21,12 @@ def group(plan: Plan) -> Group:
 
 
 def train(ctx: ServerContext, images: Tensor, labels: Tensor, batch_size: int) -> None:
-    """As many epochs over D̃_g as a client has seen of its own set, with the run's optimiser."""
+    """As many epochs over D̃_g as a client has seen of its own set, with the run's optimizer."""
     model = ctx.networks[ROLE].train().requires_grad_()
-    optimiser = ctx.optimiser(model.parameters())
+    optimizer = ctx.optimizer(model.parameters())
     epochs = ctx.rounds * ctx.training.local_epochs
     for batch in ctx.iterate({"image": images, "label": labels}, batch_size, epochs, shuffle=ROLE):
-        ctx.step({f"{ROLE}_ce": F.cross_entropy(model(batch["image"]), batch["label"])}, optimiser)
+        ctx.step({f"{ROLE}_ce": F.cross_entropy(model(batch["image"]), batch["label"])}, optimizer)
     model.eval().requires_grad_(False)
 
 

@@ -88,10 +88,10 @@ class FedLGD(Method[FedLGDSettings]):
     def _diagnoses(self) -> bool:
         return bool(self.settings.diagnose and self.settings.ipc_global)
 
-    # initialisation (§3.3)
+    # initialization (§3.3)
 
     def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
-        return self._initialise(ctx)._asdict()
+        return self._initialize(ctx)._asdict()
 
     def server_prepare(self, ctx: ServerContext) -> None:
         answers = [ctx.results[client] for client in sorted(ctx.results)]
@@ -100,7 +100,7 @@ class FedLGD(Method[FedLGDSettings]):
             labels = torch.arange(ctx.task.num_classes, device=ctx.device).repeat_interleave(self.settings.ipc_global)
             ctx.tensors["images"] = self._noise(ctx, labels, statistics, ctx.generator("global images"))
 
-    def _initialise(self, ctx: FitContext) -> ClassStatistics:
+    def _initialize(self, ctx: FitContext) -> ClassStatistics:
         s, held = self.settings, (ctx.data["image"], ctx.data["label"])
         statistics = class_statistics(*held, ctx.task.num_classes, legacy=s.legacy_init_stats)
         keep = statistics.present | (s.missing_class == "keep")
@@ -133,7 +133,7 @@ class FedLGD(Method[FedLGDSettings]):
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if "images" not in ctx.state:  # joined after the query before round 1
-            self._initialise(ctx)
+            self._initialize(ctx)
         if "warm" not in ctx.state:
             ctx.state["images"] = self._warm_up(ctx)
             ctx.state["warm"] = torch.ones(1)
@@ -159,7 +159,7 @@ class FedLGD(Method[FedLGDSettings]):
         """Distribution matching (§3.5): Σ_c ‖mean ψ(A(x)) − mean ψ(A(x̃))‖², pixels moved by SGD."""
         s, labels = self.settings, ctx.state["labels"]
         generator = ctx.data_generator(*purpose)
-        virtual, optimiser = self._pixels(ctx, ctx.state["images"])
+        virtual, optimizer = self._pixels(ctx, ctx.state["images"])
         held = set(torch.unique(ctx.data["label"]).tolist())
         classes = [c for c in torch.unique(labels).tolist() if c in held]
         extractor = ctx.networks["model"]
@@ -179,7 +179,7 @@ class FedLGD(Method[FedLGDSettings]):
                     target = torch.cat([ψ.features(part) for part in torch.split(augmented, _CHUNK)])
                 features = ψ.features(dsa.apply_per_class(virtual, labels, draws))
             loss = distribution_matching(target, features, real_labels, labels, classes)
-            losses.append(ctx.step({"dm": loss}, optimiser))
+            losses.append(ctx.step({"dm": loss}, optimizer))
         self._log_ends(ctx, "dm", losses)
         return virtual.detach()
 
@@ -195,10 +195,10 @@ class FedLGD(Method[FedLGDSettings]):
         return ctx.data["image"][found[ctx.place(torch.randperm(len(found), generator=generator)[:most])]]
 
     def _pixels(self, ctx: FitContext | ServerContext, images: Tensor) -> tuple[Tensor, Any]:
-        """A copy of `images` to be optimised, and its optimiser."""
+        """A copy of `images` to be optimized, and its optimizer."""
         s, pixels = self.settings, images.clone().requires_grad_()
-        plain = {"optimiser": "sgd", "weight_decay": 0.0, "clip_norm": None}
-        return pixels, ctx.optimiser([pixels], lr=s.lr_img, momentum=s.img_momentum, **plain)
+        plain = {"optimizer": "sgd", "weight_decay": 0.0, "clip_norm": None}
+        return pixels, ctx.optimizer([pixels], lr=s.lr_img, momentum=s.img_momentum, **plain)
 
     @staticmethod
     def _log_ends(ctx: FitContext | ServerContext, name: str, losses: list[float]) -> None:
@@ -238,13 +238,13 @@ class FedLGD(Method[FedLGDSettings]):
         )
         θ = {name: old[name].clone().requires_grad_() for name, _ in model.named_parameters() if name in old}
         g_real = pseudo_gradient([old[name] for name in θ], [new[name] for name in θ], ctx.training.lr)
-        virtual, optimiser = self._pixels(ctx, ctx.tensors["images"])
+        virtual, optimizer = self._pixels(ctx, ctx.tensors["images"])
         labels = self._global_labels(virtual)
         losses = []
         for _ in ctx.steps(s.gm_steps):
             ce = F.cross_entropy(functional_call(model, {**old, **θ}, virtual), labels)
             g_syn = torch.autograd.grad(ce, list(θ.values()), create_graph=True)
-            losses.append(ctx.step({"gm": gradient_distance(g_syn, g_real, s.gm_distance)}, optimiser))
+            losses.append(ctx.step({"gm": gradient_distance(g_syn, g_real, s.gm_distance)}, optimizer))
         self._log_ends(ctx, "gm", losses)
         return virtual.detach()
 

@@ -13,9 +13,9 @@ from fedlab.method import FigureContext, ImageGrid, Picture, shown_of
 def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
     """The global images (rows: images, columns: classes) and one image per class of every client whose disk is here."""
     sheets: dict[str, Picture] = {}
-    classes, when = ctx.task.num_classes, f"after round {ctx.round}" if ctx.round else "at initialisation"
+    classes, when = ctx.task.num_classes, f"after round {ctx.round}" if ctx.round else "at initialization"
     if "images" in ctx.tensors:
-        images = ctx.denormalise(ctx.tensors["images"])
+        images = ctx.denormalize(ctx.tensors["images"])
         by_class = images.reshape(classes, ipc_global, *images.shape[1:]).transpose(0, 1)
         sheets["virtual-global"] = ImageGrid(
             by_class.reshape(-1, *images.shape[1:]),
@@ -27,7 +27,7 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
     rows: list[Tensor] = []
     names: list[str] = []
     for name, state in _local_sets(ctx, most=20):
-        images, labels = ctx.denormalise(state["images"]), state["labels"]
+        images, labels = ctx.denormalize(state["images"]), state["labels"]
         row = torch.full((classes, *images.shape[1:]), 0.5)
         for c in torch.unique(labels).tolist():
             row[c] = images[labels == c][0]
@@ -49,7 +49,7 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
 def virtual_sets(
     ctx: FigureContext, global_labels: Callable[[Tensor], Tensor]
 ) -> dict[str, Mapping[str, Tensor] | ImageGrid]:
-    """The final virtual sets in normalised space with labels, and each as a sheet of pictures (columns: classes)."""
+    """The final virtual sets in normalized space with labels, and each as a sheet of pictures (columns: classes)."""
     kept: dict[str, Mapping[str, Tensor] | ImageGrid] = {}
     sets = {f"virtual-local-{name}": (state["images"], state["labels"]) for name, state in _local_sets(ctx)}
     if "images" in ctx.tensors:
@@ -57,7 +57,7 @@ def virtual_sets(
     for name, (images, labels) in sets.items():
         kept[name] = {"images": images, "labels": labels}
         classes = len(torch.unique(labels))
-        by_class = ctx.denormalise(images).reshape(classes, -1, *images.shape[1:]).transpose(0, 1)
+        by_class = ctx.denormalize(images).reshape(classes, -1, *images.shape[1:]).transpose(0, 1)
         kept[f"{name}-sheet"] = ImageGrid(by_class.reshape(-1, *images.shape[1:]), columns=classes)
     return kept
 

@@ -25,8 +25,8 @@ class FedLGDSettings(Section):
     real_batch: int = Field(default=256, ge=1, description="real images of a class per matching step, at most")
     spacing: int = Field(default=5, ge=1, description="rounds between selected rounds")
     updates: int = Field(default=10, ge=0, description="selected rounds are 0, d, …, updates·d; 0 selects none")
-    lambda_reg: float = Field(default=10.0, ge=0, description="λ of the regulariser")
-    reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regulariser")
+    lambda_reg: float = Field(default=10.0, ge=0, description="λ of the regularizer")
+    reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regularizer")
     temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
     gm_distance: GradientDistance = Field(default="rowcos", description="between gradients")
     init: Literal["normal", "noise", "real"] = Field(
@@ -43,7 +43,7 @@ class FedLGDSettings(Section):
     warmup_extractor: Literal["random", "server"] = Field(default="random", description="ψ of the warm-up")
     refresh_extractor: Literal["server", "random"] = Field(default="server", description="ψ of a refresh")
     train_on_global: bool = Field(default=True, description="train on D̃_i ∪ D̃_g, as released, or on D̃_i alone")
-    gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialised (frozen anchors)")
+    gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialized (frozen anchors)")
     diagnose: bool = Field(default=False, description="after the last round, test a model trained on D̃_g alone")
 
 
@@ -62,16 +62,16 @@ def check(s: FedLGDSettings, config: Any) -> list[str]:
             "every client in every round: only then do control variates cancel in the update that the server matches",
             "set federation.sampler.fraction: 1, choose another strategy, or set method.gm_enabled: false",
         )
-    server_optimisers = ("fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn")
+    server_optimizers = ("fedavgm", "fedadagrad", "fedadam", "fedyogi", "feddyn")
     warnings = {
         f"method.updates · spacing = {last} exceeds {config.federation.rounds} rounds": last > config.federation.rounds,
         "method.init = real starts from private images: virtual images then leak them": s.init == "real",
         "training.weight_decay adds θ to the gradient that the server matches": matches and training.weight_decay,
-        f"training.optimiser = {training.optimiser}: the update the server matches is then no sum of gradients": (
-            matches and training.optimiser != "sgd"
+        f"training.optimizer = {training.optimizer}: the update the server matches is then no sum of gradients": (
+            matches and training.optimizer != "sgd"
         ),
         f"federation.strategy = {strategy} changes the update after averaging; the server matches that change too": (
-            matches and strategy in server_optimisers
+            matches and strategy in server_optimizers
         ),
         "method.diagnose needs global images: method.ipc_global is 0": s.diagnose and not s.ipc_global,
         "model.norm = batch does nothing in random extractors, which have no statistics; the paper's is instance": (

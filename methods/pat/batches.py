@@ -48,16 +48,16 @@ def _groups(members: Tensor, instances: int, generator: torch.Generator) -> list
 
 
 def augment(
-    images: Tensor, generator: torch.Generator, *, flip: float, pad: int, grey_patch: float, erase: float, fill: float
+    images: Tensor, generator: torch.Generator, *, flip: float, pad: int, gray_patch: float, erase: float, fill: float
 ) -> Tensor:
-    """Mirrored, shifted, partly grey or erased copies, drawn image by image.
+    """Mirrored, shifted, partly gray or erased copies, drawn image by image.
 
     Args:
-        images: (n, C, H, W), normalised.
+        images: (n, C, H, W), normalized.
         generator: of the CPU.
         flip: probability of a horizontal flip.
         pad: border in pixels, cropped to the old size at a random place.
-        grey_patch: probability that a rectangle (2–40 % of the area, aspect 0.3–3.3) turns grey.
+        gray_patch: probability that a rectangle (2–40 % of the area, aspect 0.3–3.3) turns gray.
         erase: probability that such a rectangle is erased.
         fill: value of the border and of what is erased: black.
     """
@@ -70,8 +70,8 @@ def augment(
         images = torch.stack(
             [one[:, y : y + height, x : x + width] for one, (y, x) in zip(padded, corners, strict=True)]
         )
-    if grey_patch:
-        inside = _rectangles(images, grey_patch, generator)
+    if gray_patch:
+        inside = _rectangles(images, gray_patch, generator)
         images = torch.where(inside, _luma(images), images)
     if erase:
         images = images.masked_fill(_rectangles(images, erase, generator), fill)
@@ -79,7 +79,7 @@ def augment(
 
 
 def _luma(images: Tensor) -> Tensor:
-    """ITU-R 601 grey (n, 1, H, W); images of one channel as they are."""
+    """ITU-R 601 gray (n, 1, H, W); images of one channel as they are."""
     if images.shape[1] == 1:
         return images
     return (images * images.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)

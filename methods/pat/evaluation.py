@@ -47,25 +47,25 @@ def leave_one_out(samples: Mapping[str, Tensor]) -> Retrieval:
     return metric
 
 
-def band_purity(features: Tensor, identities: Tensor, colours: Tensor) -> tuple[float, float]:
-    """How often the nearest images of other identities have the same colour in the band a token stands for.
+def band_purity(features: Tensor, identities: Tensor, colors: Tensor) -> tuple[float, float]:
+    """How often the nearest images of other identities have the same color in the band a token stands for.
 
     Args:
         features: one token per band, (n, bands, D); the plain ViT's cls token stands for all, (n, 1, D).
         identities: (n,).
-        colours: colour of each band, (n, bands).
+        colors: color of each band, (n, bands).
 
     Returns:
         Share among the 5 nearest other-identity images, mean over bands, and what chance gives.
     """
     other = identities[:, None] != identities
     shares, chances = [], []
-    for band, colour in enumerate(colours.T):
+    for band, color in enumerate(colors.T):
         token = features[:, min(band, features.shape[1] - 1)]
         distance = torch.cdist(token, token).masked_fill(~other, torch.inf)
         nearest = distance.topk(min(_NEAREST, int(other.sum(1).min())), largest=False).indices
-        shares.append((colour[nearest] == colour[:, None]).float().mean())
-        chances.append(((colour[:, None] == colour) & other).sum() / other.sum())
+        shares.append((color[nearest] == color[:, None]).float().mean())
+        chances.append(((color[:, None] == color) & other).sum() / other.sum())
     return float(torch.stack(shares).mean()), float(torch.stack(chances).mean())
 
 

@@ -10,9 +10,9 @@ from fedlab.distill.precision import full_precision
 
 
 def cross_id_similarity(
-    features: Tensor, bank: Tensor, own: Tensor, known: Tensor, neighbours: int, scale: float
+    features: Tensor, bank: Tensor, own: Tensor, known: Tensor, neighbors: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """CSL: every part is drawn to its nearest neighbours in the bank, whatever their identity.
+    """CSL: every part is drawn to its nearest neighbors in the bank, whatever their identity.
 
     With d_j = ‖f_i^k − W_j^k‖² over all known rows j but the sample's own, and N the nearest K of them,
     ℓ_i^k = log Σ_j exp(−s·d_j) − log Σ_{j∈N} exp(−s·d_j), at least 0; the loss is the mean over i and k.
@@ -22,11 +22,11 @@ def cross_id_similarity(
         bank: W, (M, parts, D); receives no gradient.
         own: (n,), each sample's row.
         known: (M,), rows that hold something: at least one beside each sample's own.
-        neighbours: K; all rows where there are fewer.
+        neighbors: K; all rows where there are fewer.
         scale: s.
 
     Returns:
-        The loss, a scalar, and the rows of the neighbours (n, parts, min(K, rows)).
+        The loss, a scalar, and the rows of the neighbors (n, parts, min(K, rows)).
 
     Source: Ni et al. 2023, arXiv 2308.03322, as released (``loss/myloss.py``), with logsumexp in full precision.
     """
@@ -36,18 +36,18 @@ def cross_id_similarity(
         distance = (squares - 2 * torch.einsum("npd,mpd->npm", f, w)).clamp(min=0)
         itself = own[:, None] == torch.arange(len(w), device=own.device)
         similarity = (-scale * distance).masked_fill((itself | ~known)[:, None], -torch.inf)
-        count = min(neighbours, int(known.sum()) - 1)
+        count = min(neighbors, int(known.sum()) - 1)
         nearest, rows = similarity.topk(count, dim=-1)
         # rounding can leave the two sums of the same terms a hair below each other
         loss = (similarity.logsumexp(-1) - nearest.logsumexp(-1)).clamp(min=0)
         return loss.mean(), rows
 
 
-def neighbour_distribution(labels: Tensor, num_classes: int) -> Tensor:
-    """q (n, C): how often each identity occurs among a sample's neighbours, all parts pooled.
+def neighbor_distribution(labels: Tensor, num_classes: int) -> Tensor:
+    """q (n, C): how often each identity occurs among a sample's neighbors, all parts pooled.
 
     Args:
-        labels: identities of the neighbours, (n, parts, K) integers below C.
+        labels: identities of the neighbors, (n, parts, K) integers below C.
         num_classes: C.
     """
     pooled = labels.flatten(1)
@@ -59,7 +59,7 @@ def soft_targets(labels: Tensor, q: Tensor, share: float) -> Tensor:
 
     Args:
         labels: y, (n,).
-        q: `neighbour_distribution`, (n, C).
+        q: `neighbor_distribution`, (n, C).
         share: λ.
     """
     return (1 - share) * F.one_hot(labels, q.shape[1]) + share * q
@@ -83,13 +83,13 @@ def identity_loss(
 
 
 @torch.no_grad()
-def neighbour_probability(logits: Tensor, labels: Tensor, q: Tensor) -> float:
-    """Probability the classifier gives to the neighbours' identities other than the sample's own, mean over samples.
+def neighbor_probability(logits: Tensor, labels: Tensor, q: Tensor) -> float:
+    """Probability the classifier gives to the neighbors' identities other than the sample's own, mean over samples.
 
     Args:
         logits: (n, C).
         labels: (n,).
-        q: `neighbour_distribution`, (n, C).
+        q: `neighbor_distribution`, (n, C).
     """
     others = (q > 0) & ~F.one_hot(labels, q.shape[1]).bool()
     return float((logits.float().softmax(dim=1) * others).sum(1).mean())

@@ -1,7 +1,7 @@
 """PAT: part tokens that learn what different people have in common, for re-identification in unseen places.
 
 Ni, Li, Gao, Shen and Song, "Part-Aware Transformer for Generalizable Person Re-identification", arXiv 2308.03322.
-Symbols: g the cls feature, f^k that of part k, W the memory of part features, q the neighbours' identities.
+Symbols: g the cls feature, f^k that of part k, W the memory of part features, q the neighbors' identities.
 
 The algorithm, in the order in which it runs, and the hook that does each line::
 
@@ -12,7 +12,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
             g, f^1 … f^3 ← backbone(images, rectangles)                         loss
             W[rows of the batch] ← momentum average with f^k                    loss
             L_CSL: f^k near the most similar parts of other people in W         loss
-            q ← identities of these neighbours, the targets of PSD              loss
+            q ← identities of these neighbors, the targets of PSD              loss
             L = L_ID(classifier(BN(g)), label and q) + L_tri(g) + L_CSL         loss
     server: average backbone and neck; classifiers stay with the clients        exchange
     every evaluation: rank the gallery of an unseen place by the cosine of g    server_evaluate
@@ -49,8 +49,8 @@ from fedlab.methods.pat.evaluation import band_purity, extract, leave_one_out, r
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
     identity_loss,
-    neighbour_distribution,
-    neighbour_probability,
+    neighbor_distribution,
+    neighbor_probability,
     soft_targets,
 )
 from fedlab.methods.pat.masks import PARTS, draw_rectangles
@@ -62,7 +62,7 @@ from fedlab.metrics.retrieval import Retrieval
 
 
 class PAT(Method[PATSettings]):
-    """Part-aware transformer for generalisable person re-identification."""
+    """Part-aware transformer for generalizable person re-identification."""
 
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
@@ -105,7 +105,7 @@ class PAT(Method[PATSettings]):
 
     def _collate(self, batch: Batch, generator: torch.Generator) -> Batch:
         s, images = self.settings, batch["image"]
-        looks = s.model_dump(include={"flip", "pad", "grey_patch", "erase"})
+        looks = s.model_dump(include={"flip", "pad", "gray_patch", "erase"})
         drawn: Batch = {**batch, "image": augment(images, generator, fill=s.black, **looks)}
         if s.parts:
             grid = (images.shape[2] // s.patch, images.shape[3] // s.patch)
@@ -171,16 +171,16 @@ class PAT(Method[PATSettings]):
             bank.update(batch["row"], parts, s.bank_momentum)
             if int(bank.known.sum()) > 1:
                 found = cross_id_similarity(
-                    parts, bank.features, batch["row"], bank.known, s.neighbours, s.effective_scale
+                    parts, bank.features, batch["row"], bank.known, s.neighbors, s.effective_scale
                 )
                 if s.csl:
                     terms["csl"] = s.csl_weight * found[0]
                 owners = torch.searchsorted(identities, bank.identities[found[1]])
-                q = neighbour_distribution(owners, len(identities))
-                step.log("neighbour_probability", neighbour_probability(logits, labels, q))
+                q = neighbor_distribution(owners, len(identities))
+                step.log("neighbor_probability", neighbor_probability(logits, labels, q))
                 soft = soft_targets(labels, q, s.psd_share) if s.psd else None
             else:
-                step.log("no_neighbours_single_image", 1.0)
+                step.log("no_neighbors_single_image", 1.0)
         terms["identity"] = identity_loss(logits, labels, s.smoothing, soft, s.psd_weight)
         if s.triplet and len(torch.unique(labels)) > 1:
             terms["triplet"] = batch_hard_triplet(g, labels)
@@ -204,7 +204,7 @@ class PAT(Method[PATSettings]):
         return int(sums["queries"])
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
-        """Retrieval in the unseen domain, and the purity of the parts where the generator tells the bands' colours."""
+        """Retrieval in the unseen domain, and the purity of the parts where the generator tells the bands' colors."""
         backbone = ctx.networks["backbone"]
         found = {name: extract(backbone, ctx.iterate(columns)) for name, columns in ctx.data.items()}
         values: dict[str, float] = {}
@@ -213,7 +213,7 @@ class PAT(Method[PATSettings]):
         if "probe" in found:
             probe = found["probe"]
             tokens = probe["parts"] if self.settings.parts else probe["feature"][:, None]
-            purity, chance = band_purity(tokens, probe["label"], probe["colours"])
+            purity, chance = band_purity(tokens, probe["label"], probe["colors"])
             values |= {"purity": purity, **({"purity_over_chance": purity / chance} if chance else {})}
         return values
 

@@ -26,12 +26,12 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
     asked, held = (extract(backbone, _batches(columns)) for columns in (query, gallery))
     order = ranking(asked["feature"], held["feature"])
     tiles: list[Tensor] = []
-    for row, image in enumerate(ctx.denormalise(query["image"])):
+    for row, image in enumerate(ctx.denormalize(query["image"])):
         match = gallery["label"] == query["label"][row]
         same_camera = gallery["camera"] == query["camera"][row] if "camera" in gallery else torch.zeros_like(match)
         shown = [place for place in order[row].tolist() if not (match[place] and same_camera[place])][:_SHOWN]
         tiles.append(_framed(image, _ASKED))
-        found = ctx.denormalise(gallery["image"][shown])
+        found = ctx.denormalize(gallery["image"][shown])
         tiles += [_framed(one, _RIGHT if match[place] else _WRONG) for one, place in zip(found, shown, strict=True)]
         tiles += [torch.ones_like(tiles[0])] * (_SHOWN - len(shown))
     return {
@@ -39,7 +39,7 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
             torch.stack(tiles),
             columns=1 + _SHOWN,
             title=f"Nearest in the unseen domain, {_when(ctx)}",
-            caption="Grey: the query. Green: its identity under another camera. Red: somebody else."
+            caption="Gray: the query. Green: its identity under another camera. Red: somebody else."
             + shown_of(len(query["image"]), len(ctx.data["query"]["image"]), "queries", "an even choice of"),
             column_labels=("query", *(str(rank) for rank in range(1, _SHOWN + 1))),
         )
@@ -55,7 +55,7 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
     images = _some(columns)["image"]
     maps = network(ctx.networks, "backbone", PartViT).attention_maps(images)
     strength = maps / maps.amax(dim=(2, 3), keepdim=True)
-    shown = ctx.denormalise(images)
+    shown = ctx.denormalize(images)
     shown = shown.expand(-1, 3, -1, -1) if shown.shape[1] == 1 else shown
     heat = torch.as_tensor(F.interpolate(strength.float(), size=images.shape[2:], mode="nearest"), device=shown.device)
     hot = torch.tensor([1.0, 0.75, 0.0])[:, None, None]
@@ -86,13 +86,13 @@ def _batches(columns: Mapping[str, Tensor]) -> Iterator[Batch]:
         yield {name: values[start : start + _CHUNK] for name, values in columns.items()}
 
 
-def _framed(image: Tensor, colour: tuple[float, float, float]) -> Tensor:
-    """An image (C, H, W) inside a coloured frame, (3, H', W')."""
+def _framed(image: Tensor, color: tuple[float, float, float]) -> Tensor:
+    """An image (C, H, W) inside a colored frame, (3, H', W')."""
     edge = max(2, image.shape[1] // 16)
-    canvas = torch.tensor(colour)[:, None, None].expand(3, image.shape[1] + 2 * edge, image.shape[2] + 2 * edge).clone()
+    canvas = torch.tensor(color)[:, None, None].expand(3, image.shape[1] + 2 * edge, image.shape[2] + 2 * edge).clone()
     canvas[:, edge:-edge, edge:-edge] = image
     return canvas
 
 
 def _when(ctx: FigureContext) -> str:
-    return f"after round {ctx.round}" if ctx.round else "at initialisation"
+    return f"after round {ctx.round}" if ctx.round else "at initialization"

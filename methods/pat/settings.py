@@ -28,7 +28,7 @@ class PATSettings(Section):
     parts: bool = Field(default=True, description="false: the plain ViT, without part tokens, CSL and PSD")
     csl: bool = Field(default=True, description="cross-ID similarity learning")
     csl_weight: float = Field(default=1.0, ge=0, description="weight of L_CSL")
-    neighbours: Positive = Field(default=10, description="K; keep it below the images per identity")
+    neighbors: Positive = Field(default=10, description="K; keep it below the images per identity")
     scale: float = Field(default=0.02, gt=0, description="s, for features of width 768")
     rescale: bool = Field(default=False, description="use s·768/D, so that s means the same at every width")
     bank_momentum: Fraction = Field(default=0.1, description="m, weight of the new feature in the memory")
@@ -36,16 +36,16 @@ class PATSettings(Section):
         default="refill", description="refill: a pass without gradient at the start of each round; keep: once"
     )
     psd: bool = Field(default=True, description="part-guided self-distillation")
-    psd_share: float = Field(default=0.5, ge=0, le=1, description="λ, share of the neighbours in the soft target")
+    psd_share: float = Field(default=0.5, ge=0, le=1, description="λ, share of the neighbors in the soft target")
     psd_weight: float = Field(default=0.5, ge=0, le=1, description="α, weight of the soft target's loss")
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="ε of the label smoothing")
     triplet: bool = Field(default=True, description="batch-hard triplet loss")
     instances: Positive = Field(default=4, description="images per identity in a batch; P = batch_size / instances")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
     pad: int = Field(default=10, ge=0, description="black border in pixels before a random crop to the old size")
-    grey_patch: float = Field(default=0.0, ge=0, le=1, description="probability of a grey rectangle")
+    gray_patch: float = Field(default=0.0, ge=0, le=1, description="probability of a gray rectangle")
     erase: float = Field(default=0.0, ge=0, le=1, description="probability of an erased rectangle")
-    black: float = Field(default=-1.0, description="black after normalisation: (0 − mean) / std")
+    black: float = Field(default=-1.0, description="black after normalization: (0 − mean) / std")
     bias_lr: float = Field(default=2.0, gt=0, description="learning rate of biases over that of the rest")
     warmup_rounds: int = Field(default=5, ge=0, description="linear warm-up of the learning rate, in rounds")
     warmup_start: float = Field(default=0.01, ge=0, le=1, description="where it starts, as a factor")
@@ -57,7 +57,7 @@ class PATSettings(Section):
 
     @property
     def uses_bank(self) -> bool:
-        """Whether there are neighbours to look for."""
+        """Whether there are neighbors to look for."""
         return self.parts and (self.csl or self.psd)
 
     @property

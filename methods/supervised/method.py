@@ -1,4 +1,4 @@
-"""Plain local training: minimise cross-entropy on the client's own samples (FedAvg's ClientUpdate).
+"""Plain local training: minimize cross-entropy on the client's own samples (FedAvg's ClientUpdate).
 
 The algorithm, in the order in which it runs, and the hook that does each line::
 

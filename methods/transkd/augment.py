@@ -13,7 +13,7 @@ def flip_and_shift(
 
     An image moves by as many of its own pixels as its mask's move covers, so that both stay aligned; the release
     moves both by the same number, four times too far for the mask. What comes in from outside is 0 in the image and
-    unlabelled (−1) in the mask.
+    unlabeled (−1) in the mask.
 
     Args:
         images: (B, C, H, W).

@@ -14,7 +14,7 @@ _SHOWN, _NAMED = 6, 12
 
 @torch.no_grad()
 def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[str, Picture]:
-    """Image, truth, and each network's prediction for the first few samples, classes in colours of their own.
+    """Image, truth, and each network's prediction for the first few samples, classes in colors of their own.
 
     Args:
         ctx: networks and names.
@@ -23,7 +23,7 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
     if not samples or not len(samples["image"]):
         return {}
     images, masks = samples["image"][:_SHOWN], samples["mask"][:_SHOWN]
-    shown = ctx.denormalise(images)
+    shown = ctx.denormalize(images)
     rows, names = [shown, label_overlay(shown, masks, ctx.task.num_classes)], ["image", "truth"]
     for role in ("teacher", "student"):
         if role in ctx.networks:
@@ -34,8 +34,8 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
     grid = ImageGrid(
         torch.cat(rows),
         columns=len(shown),
-        title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialisation",
-        caption=f"Classes in color: {', '.join(names_of)}; unlabelled is as it is."
+        title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialization",
+        caption=f"Classes in color: {', '.join(names_of)}; unlabeled is as it is."
         + shown_of(len(names_of), len(ctx.task.class_names), "classes by name")
         + shown_of(len(shown), len(samples["image"]), "images"),
         row_labels=tuple(names),

@@ -50,7 +50,7 @@ def make_ready(ctx: ServerContext, s: TransKDSettings, augment: Augment, criteri
 def _key(ctx: ServerContext, s: TransKDSettings, teacher: SegFormer) -> dict[str, Any]:
     """All that the result depends on beside samples and seed; the start may come from a checkpoint."""
     names = {"teacher", "class_weights", "void_logit", "flip", "translate", "teacher_steps", "teacher_batch"}
-    training = {"optimiser", "lr", "momentum", "weight_decay", "betas", "eps", "clip", "clip_norm", "precision"}
+    training = {"optimizer", "lr", "momentum", "weight_decay", "betas", "eps", "clip", "clip_norm", "precision"}
     start = torch.stack([value.double().square().sum() for value in teacher.state_dict().values()]).sum()
     return {
         **s.model_dump(mode="json", include=names),
@@ -62,19 +62,19 @@ def _key(ctx: ServerContext, s: TransKDSettings, teacher: SegFormer) -> dict[str
 def _learn(
     ctx: ServerContext, s: TransKDSettings, teacher: SegFormer, augment: Augment, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """Cross-entropy under the run's optimiser, its rate falling linearly to 0."""
+    """Cross-entropy under the run's optimizer, its rate falling linearly to 0."""
     samples, generator = ctx.data[SAMPLES], ctx.generator("teacher augmentation")
     teacher.train().requires_grad_()
-    optimiser = ctx.optimiser(teacher.parameters())
+    optimizer = ctx.optimizer(teacher.parameters())
     per_epoch = -(-len(samples["image"]) // s.teacher_batch)
     epochs = -(-s.teacher_steps // per_epoch)
     batches = ctx.iterate(samples, s.teacher_batch, epochs, shuffle="teacher batches")
     for step, batch in zip(ctx.steps(s.teacher_steps), batches, strict=False):
-        optimiser.set(partial(_rate, 1 - step / s.teacher_steps))
+        optimizer.set(partial(_rate, 1 - step / s.teacher_steps))
         batch = augment(batch, generator)
         with ctx.autocast():
             logits = teacher(batch["image"])
-        ctx.step({"teacher_ce": criterion(logits, batch["mask"])}, optimiser)
+        ctx.step({"teacher_ce": criterion(logits, batch["mask"])}, optimizer)
     teacher.eval().requires_grad_(False)
     return teacher.state_dict()
 

@@ -141,7 +141,7 @@ class VHL(Method[VHLSettings]):
         by_class = ctx.tensors["images"].reshape(classes, -1, *ctx.task.input_shape)[:, :_SHOWN].transpose(0, 1)
         return {
             "virtual": ImageGrid(
-                ctx.denormalise(by_class.reshape(-1, *ctx.task.input_shape)),
+                ctx.denormalize(by_class.reshape(-1, *ctx.task.input_shape)),
                 columns=classes,
                 title="Virtual images",
                 caption="One column per virtual class; made once by an untrained generator, the same on every client.",

@@ -1,4 +1,4 @@
-"""Aggregation rules and server optimisers, each a subclass of Flower's Strategy."""
+"""Aggregation rules and server optimizers, each a subclass of Flower's Strategy."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class FedAvg(AveragingStrategy):
 
 
 class FedProx(AveragingStrategy):
-    """FedAvg whose clients minimise L(w) + (μ/2)·‖w − x‖² (Li et al. 2020, eq. 2)."""
+    """FedAvg whose clients minimize L(w) + (μ/2)·‖w − x‖² (Li et al. 2020, eq. 2)."""
 
     class Settings(Section):
         """Settings of FedProx."""

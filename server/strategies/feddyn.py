@@ -1,4 +1,4 @@
-"""FedDyn: dynamic regularisation makes local and global optima agree."""
+"""FedDyn: dynamic regularization makes local and global optima agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedlab.server.strategies.local_sgd import require_sgd
 
 
 class FedDyn(AveragingStrategy):
-    """Dynamic regularisation (Acar et al. 2021, algorithm 1); clients count equally.
+    """Dynamic regularization (Acar et al. 2021, algorithm 1); clients count equally.
 
     h ← h − α/N · Σ over S of (y_i − x); x ← mean over S of y_i − h/α. Buffers are averaged as they are.
     """

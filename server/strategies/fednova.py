@@ -17,7 +17,7 @@ from fedlab.server.strategies.local_sgd import require_sgd
 
 
 class FedNova(AveragingStrategy):
-    """Normalised averaging (Wang et al. 2020, eq. 9): x ← x − τ_eff · Σ p_i d_i, d_i = (x − y_i)/‖a_i‖₁.
+    """Normalized averaging (Wang et al. 2020, eq. 9): x ← x − τ_eff · Σ p_i d_i, d_i = (x − y_i)/‖a_i‖₁.
 
     ‖a_i‖₁ follows local momentum and the proximal term; τ_eff = Σ p_i ‖a_i‖₁, also with a proximal term, where the
     authors' code uses Σ p_i τ_i. Server momentum is the authors' ``gmf``.

@@ -1,4 +1,4 @@
-"""Server optimisers on the clients' mean update Δ = mean − x, for parameters; buffers are averaged as they are."""
+"""Server optimizers on the clients' mean update Δ = mean − x, for parameters; buffers are averaged as they are."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fedlab.config import Section
 from fedlab.server.strategies.average import AveragingStrategy
 
 
-class _ServerOptimiser(AveragingStrategy):
-    """Base of the server optimisers."""
+class _ServerOptimizer(AveragingStrategy):
+    """Base of the server optimizers."""
 
     def server_step(
         self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
@@ -32,7 +32,7 @@ class _ServerOptimiser(AveragingStrategy):
         return self.memory.get(f"{kind}/{name}", np.full_like(like, initial))
 
 
-class FedAvgM(_ServerOptimiser):
+class FedAvgM(_ServerOptimizer):
     """Server momentum (Hsu et al. 2019, arXiv 1909.06335): v ← βv + Δ, x ← x + ηv."""
 
     class Settings(Section):
@@ -50,11 +50,11 @@ class FedAvgM(_ServerOptimiser):
         return np.asarray(np.float32(s.server_lr) * v)
 
 
-class _Adaptive(_ServerOptimiser):
+class _Adaptive(_ServerOptimizer):
     """m ← β₁m + (1 − β₁)Δ, v by the rule, x ← x + η·m/(√v + τ) (Reddi et al. 2021, algorithm 2)."""
 
     class Settings(Section):
-        """Settings of the adaptive server optimisers."""
+        """Settings of the adaptive server optimizers."""
 
         server_lr: float = Field(default=0.1, gt=0, description="η")
         beta1: float = Field(default=0.9, ge=0, lt=1, description="β₁")

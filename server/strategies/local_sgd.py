@@ -7,15 +7,15 @@ from fedlab.errors import ConfigError
 
 
 def require_sgd(algorithm: str, config: Config) -> None:
-    """Refuse local optimisers for which (x − y) is no weighted sum of gradients.
+    """Refuse local optimizers for which (x − y) is no weighted sum of gradients.
 
     Raises:
-        ConfigError: ``training.optimiser`` is not SGD.
+        ConfigError: ``training.optimizer`` is not SGD.
     """
-    if config.training.optimiser != "sgd":
+    if config.training.optimizer != "sgd":
         raise ConfigError(
-            "training.optimiser",
-            config.training.optimiser,
+            "training.optimizer",
+            config.training.optimizer,
             f"sgd with federation.strategy.name = {algorithm}: it reads mean gradients off the local update",
-            "set training.optimiser: sgd, or choose fedavg, fedprox, fedadam or fedyogi",
+            "set training.optimizer: sgd, or choose fedavg, fedprox, fedadam or fedyogi",
         )

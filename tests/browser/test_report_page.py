@@ -105,8 +105,8 @@ def test_every_part_is_seen_in_light_and_in_dark(browser: Any, pages: dict[str, 
 def test_text_stands_out_from_its_ground(browser: Any, pages: dict[str, Path], scheme: str) -> None:
     browser.open(pages["failed"], scheme=scheme)
     contrasts = """
-    const rgb = colour => colour.match(/[\\d.]+/g).map(Number);
-    const light = colour => { const [r, g, b] = rgb(colour).map(v => v / 255)
+    const rgb = color => color.match(/[\\d.]+/g).map(Number);
+    const light = color => { const [r, g, b] = rgb(color).map(v => v / 255)
         .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126*r + .7152*g + .0722*b; };
     const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
         if (rgb(c)[3] !== 0) return c; } return 'rgb(255, 255, 255)'; };

@@ -119,7 +119,7 @@ BROKEN: dict[str, tuple[dict[str, Any] | Callable[[Path], dict[str, Any]], str |
     ),
     "no teacher": (no_teacher, "server sample set 'teacher'"),
     "class weights": (class_weights, "method.class_weights = '5 numbers'"),
-    "no labels": (unlabeled, "labelled clips to fine-tune on"),
+    "no labels": (unlabeled, "labeled clips to fine-tune on"),
     "batch statistics": (
         {
             "model": {"name": "convnet", "width": 4, "depth": 1, "norm": "batch"},

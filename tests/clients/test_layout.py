@@ -75,7 +75,7 @@ def test_without_a_compiler_a_run_says_so_and_goes_on(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_a_compiled_run_is_close_to_a_plain_one(tmp_path: Path) -> None:
-    plain, compiled = run(tmp_path), run(tmp_path, "training.compile=true", "engine.vectorise=2")
+    plain, compiled = run(tmp_path), run(tmp_path, "training.compile=true", "engine.vectorize=2")
     (warning,) = compiled.history.warnings
     assert "one after the other, because training.compile is on" in warning
     assert compiled.config.training.compile

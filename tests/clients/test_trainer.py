@@ -23,7 +23,7 @@ from fedlab.storage.cache import ResultCache
 
 
 class Linear(Method):
-    """Minimises mean(w·x): the gradient is mean(x), so every step is known."""
+    """Minimizes mean(w·x): the gradient is mean(x), so every step is known."""
 
     sampler: Any = None
     groups: Callable[[nn.ModuleDict], list[dict[str, Any]]] | None = None
@@ -230,59 +230,59 @@ def test_nothing_to_train_is_said(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
     work = trainer(Linear(), tmp_path)
-    optimiser = work.optimiser(work.networks.parameters())
+    optimizer = work.optimizer(work.networks.parameters())
     bad = work.networks["model"](torch.full((1, 1), math.inf)).sum()
     with pytest.raises(NotFiniteError, match=r"round 1: loss = (nan|inf|-inf)"):
-        work.step(bad, optimiser)
+        work.step(bad, optimizer)
     assert float(work.networks["model"].weight) == 0
 
 
-def test_a_step_moves_only_what_its_optimiser_holds(tmp_path: Path) -> None:
+def test_a_step_moves_only_what_its_optimizer_holds(tmp_path: Path) -> None:
     work = trainer(Linear(), tmp_path)
     pixels = torch.ones(1, 1, requires_grad=True)
     nn.init.ones_(work.networks["model"].weight)
-    work.step(work.networks["model"](pixels).sum(), work.optimiser([pixels], lr=0.5))
+    work.step(work.networks["model"](pixels).sum(), work.optimizer([pixels], lr=0.5))
     assert float(pixels) == 0.5
     assert work.networks["model"].weight.grad is None
 
 
 def test_clipping_limits_the_global_norm(tmp_path: Path) -> None:
     work = trainer(Linear(), tmp_path, training={"clip_norm": 1.0})
-    optimiser = work.optimiser(work.networks.parameters())
-    work.step(work.networks["model"](torch.full((1, 1), 100.0)).sum(), optimiser)
+    optimizer = work.optimizer(work.networks.parameters())
+    work.step(work.networks["model"](torch.full((1, 1), 100.0)).sum(), optimizer)
     assert float(work.networks["model"].weight) == pytest.approx(-0.5, rel=1e-4)
 
 
 def test_clipping_can_limit_each_tensor_by_itself(tmp_path: Path) -> None:
     made = trainer(Linear(), tmp_path, training={"clip_norm": 1.0, "clip": "tensor"})
     large, small = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-    optimiser = made.optimiser([large, small], optimiser="sgd", lr=1.0)
-    made.step((large * torch.tensor([3.0, 4.0])).sum() + (small * torch.tensor([0.3, 0.4])).sum(), optimiser)
+    optimizer = made.optimizer([large, small], optimizer="sgd", lr=1.0)
+    made.step((large * torch.tensor([3.0, 4.0])).sum() + (small * torch.tensor([0.3, 0.4])).sum(), optimizer)
     torch.testing.assert_close(large.data, torch.tensor([-0.6, -0.8]), atol=1e-5, rtol=0)
     torch.testing.assert_close(small.data, torch.tensor([-0.3, -0.4]))
 
 
 def test_adam_takes_betas_and_eps_from_the_configuration_or_the_call(tmp_path: Path) -> None:
-    made = trainer(Linear(), tmp_path, training={"optimiser": "adamw", "betas": (0.8, 0.95), "eps": 1e-6})
+    made = trainer(Linear(), tmp_path, training={"optimizer": "adamw", "betas": (0.8, 0.95), "eps": 1e-6})
     parameter = nn.Parameter(torch.zeros(1))
-    assert made.optimiser([parameter]).torch.defaults["betas"] == (0.8, 0.95)
-    changed = made.optimiser([parameter], optimiser="adam", betas=(0.5, 0.9), eps=1e-3).torch
+    assert made.optimizer([parameter]).torch.defaults["betas"] == (0.8, 0.95)
+    changed = made.optimizer([parameter], optimizer="adam", betas=(0.5, 0.9), eps=1e-3).torch
     assert (changed.defaults["betas"], changed.defaults["eps"]) == ((0.5, 0.9), 1e-3)
     with pytest.raises(TypeError, match="nesterov"):
-        made.optimiser([parameter], nesterov=True)
+        made.optimizer([parameter], nesterov=True)
 
 
 def test_the_proximal_term_pulls_towards_the_received_weights_in_every_loop(tmp_path: Path) -> None:
     """w ← w − η(g + μ(w − w₀)): nothing at the first step, and methods with loops of their own get it too."""
     work = trainer(Linear(), tmp_path, mu=1.0)
-    optimiser = work.optimiser(work.networks.parameters())
+    optimizer = work.optimizer(work.networks.parameters())
     ones = torch.ones(1, 1)
-    work.step(work.networks["model"](ones).sum(), optimiser)
+    work.step(work.networks["model"](ones).sum(), optimizer)
     assert float(work.networks["model"].weight) == -0.5
-    work.step(work.networks["model"](ones).sum(), optimiser)
+    work.step(work.networks["model"](ones).sum(), optimizer)
     assert float(work.networks["model"].weight) == -0.5 - 0.5 * (1 - 0.5)
     pixels = torch.ones(1, 1, requires_grad=True)
-    work.step((3 * pixels).sum(), work.optimiser([pixels]))
+    work.step((3 * pixels).sum(), work.optimizer([pixels]))
     assert float(pixels) == 1 - 0.5 * 3, "pixels have no received value to be pulled to"
 
 

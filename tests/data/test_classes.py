@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedlab import from_arrays
 from fedlab.config import Component
-from fedlab.data.classes import by_name, coded, labelled, plausible, test_part
+from fedlab.data.classes import by_name, coded, labeled, plausible, test_part
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import load_source
 from fedlab.errors import DataError
@@ -101,7 +101,7 @@ def test_names_in_two_unicode_forms_are_one() -> None:
     assert names == ("b", "caf\u00e9")
     assert train.tolist() == test.tolist() == [1, 0]
     with pytest.raises(DataError, match="a different name for every class"):
-        labelled((np.array([0, 1]), np.array([0])), ["caf\u00e9", "cafe\u0301"])
+        labeled((np.array([0, 1]), np.array([0])), ["caf\u00e9", "cafe\u0301"])
 
 
 def test_names_that_no_report_could_show_are_refused() -> None:

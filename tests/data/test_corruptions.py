@@ -19,7 +19,7 @@ NINETEEN = {
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    """Colour pictures with edges and textures, 32×32."""
+    """Color pictures with edges and textures, 32×32."""
     rng = np.random.default_rng(0)
     return digits.synth(np.arange(40) % 10, 32, rng)
 
@@ -85,13 +85,13 @@ def test_known_answers() -> None:
     ids = np.zeros(1, int)
     assert np.allclose(corrupt(ramp, "contrast", 5, 0, ids), (ramp - 0.5) * 0.15 + 0.5, atol=1e-6)
     assert np.allclose(corrupt(ramp, "brightness", 2, 0, ids), np.minimum(ramp + 0.1, 1), atol=1e-6)
-    grey = np.full((1, 3, 40, 40), 0.5, np.float32)
-    assert corrupt(grey, "gaussian_noise", 5, 0, ids).std() == pytest.approx(0.1, abs=0.005)
-    assert (corrupt(grey, "impulse_noise", 5, 0, ids) != 0.5).mean() == pytest.approx(0.07, abs=0.01)
+    gray = np.full((1, 3, 40, 40), 0.5, np.float32)
+    assert corrupt(gray, "gaussian_noise", 5, 0, ids).std() == pytest.approx(0.1, abs=0.005)
+    assert (corrupt(gray, "impulse_noise", 5, 0, ids) != 0.5).mean() == pytest.approx(0.07, abs=0.01)
     for name in ("gaussian_blur", "defocus_blur", "zoom_blur", "motion_blur", "glass_blur", "pixelate"):
-        assert np.allclose(corrupt(grey, name, 3, 0, ids), 0.5, atol=0.01)
-    colour = np.tile(np.array([0.8, 0.4, 0.4], np.float32)[:, None, None], (1, 1, 4, 4))
-    assert np.allclose(corrupt(colour, "saturate", 1, 0, ids)[0, :, 0, 0], [0.8, 0.68, 0.68], atol=1e-6)
+        assert np.allclose(corrupt(gray, name, 3, 0, ids), 0.5, atol=0.01)
+    color = np.tile(np.array([0.8, 0.4, 0.4], np.float32)[:, None, None], (1, 1, 4, 4))
+    assert np.allclose(corrupt(color, "saturate", 1, 0, ids)[0, :, 0, 0], [0.8, 0.68, 0.68], atol=1e-6)
 
 
 def test_blur_grows_with_the_image() -> None:

@@ -10,7 +10,7 @@ import torch
 from fedlab.config import DataConfig, parse
 from fedlab.data import federated as module
 from fedlab.data.federated import FederatedData
-from fedlab.data.normalise import denormaliser, normalise
+from fedlab.data.normalize import denormalizer, normalize
 from fedlab.data.partition.partition import summary
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import ConfigError, DataError
@@ -23,30 +23,30 @@ def config(partition: object = ({"name": "iid", "clients": 4},), **settings: obj
     return parse(DataConfig, {"source": "none", "partition": partition, **settings})
 
 
-class TestNormalise:
+class TestNormalize:
     IMAGES = np.random.default_rng(0).random((6, 3, 4, 5), dtype=np.float32)
 
     @pytest.mark.parametrize("mean", [(0.5,), (0.1, 0.2, 0.3)])
-    def test_denormalising_undoes_it(self, mean: tuple[float, ...]) -> None:
+    def test_denormalizing_undoes_it(self, mean: tuple[float, ...]) -> None:
         data = config(mean=mean, std=(0.25, 0.5, 2.0))
-        there = normalise(self.IMAGES, None, ("all",), data)
-        back = denormaliser(data)(torch.from_numpy(there))
+        there = normalize(self.IMAGES, None, ("all",), data)
+        back = denormalizer(data)(torch.from_numpy(there))
         assert torch.allclose(back, torch.from_numpy(self.IMAGES), atol=1e-6)
         assert there.std() > self.IMAGES.std()
 
     def test_known_answers(self) -> None:
         data = config(mean=[0.5], std=[0.5])
         whole = np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1)
-        assert normalise(whole, None, ("all",), data).ravel().tolist() == pytest.approx([-1, -0.6, 1])
-        assert normalise(whole / np.float32(255), None, ("all",), data).ravel().tolist() == pytest.approx([-1, -0.6, 1])
+        assert normalize(whole, None, ("all",), data).ravel().tolist() == pytest.approx([-1, -0.6, 1])
+        assert normalize(whole / np.float32(255), None, ("all",), data).ravel().tolist() == pytest.approx([-1, -0.6, 1])
 
     def test_every_domain_has_its_own_statistics(self) -> None:
         data = config(mean={"a": [0.0], "b": [0.1, 0.2, 0.3]}, std={"b": [2.0], "a": [1.0]})
-        there = normalise(self.IMAGES, np.array([0, 1] * 3), ("a", "b"), data)
+        there = normalize(self.IMAGES, np.array([0, 1] * 3), ("a", "b"), data)
         assert np.array_equal(there[::2], self.IMAGES[::2])
         shifted = (self.IMAGES[1::2] - np.array([0.1, 0.2, 0.3], np.float32)[:, None, None]) / 2
         assert np.allclose(there[1::2], shifted, atol=1e-6)
-        picture = denormaliser(data)(torch.zeros(1, 3, 2, 2))
+        picture = denormalizer(data)(torch.zeros(1, 3, 2, 2))
         assert torch.allclose(picture[0, :, 0, 0], torch.tensor([0.05, 0.10, 0.15]))
 
     @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ class TestNormalise:
 
 
 class TestClients:
-    def test_a_client_gets_its_normalised_images_and_its_other_columns(self, make_dataset: Make) -> None:
+    def test_a_client_gets_its_normalized_images_and_its_other_columns(self, make_dataset: Make) -> None:
         dataset = make_dataset(LABELS, images=(3, 8, 8))
         data = FederatedData(dataset, config(), 0)
         mine = data.client(2)
@@ -96,13 +96,13 @@ class TestClients:
             mine = data.client(1).train
             assert {name: mine[name].dtype for name in columns} == {name: v.dtype for name, v in columns.items()}
             told = summary(data.partition, data.dataset)
-            assert told["classes"] == ["unlabelled"]
+            assert told["classes"] == ["unlabeled"]
             assert sum(client["train"][0] for client in told["clients"]) == 20
 
     @pytest.mark.parametrize("name", ["dirichlet", "pathological", "shard"])
     def test_label_skew_needs_labels(self, name: str) -> None:
         samples = Samples({"tokens": np.zeros((20, 2), np.int64)})
-        with pytest.raises(DataError, match="labelled data"):
+        with pytest.raises(DataError, match="labeled data"):
             FederatedData(Dataset("d", samples, samples), config([{"name": name, "clients": 2}]), 0)
 
     def test_a_corruption_touches_only_its_clients_images(self, make_dataset: Make) -> None:
@@ -154,7 +154,7 @@ class TestClients:
 
 
 class TestServer:
-    def test_its_samples_are_normalised_and_not_divided(self, make_dataset: Make) -> None:
+    def test_its_samples_are_normalized_and_not_divided(self, make_dataset: Make) -> None:
         public = make_dataset(LABELS[:7], domains=2, images=(3, 8, 8)).train
         dataset = make_dataset(LABELS, images=(3, 8, 8), server={"public": public})
         data = FederatedData(dataset, config(), 0)

@@ -37,7 +37,7 @@ def test_gradients_reach_the_student_in_full_precision() -> None:
     assert student.grad.abs().sum() > 0
 
 
-def test_unlabelled_positions_change_nothing() -> None:
+def test_unlabeled_positions_change_nothing() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(2, 3, 4, 4, generator=generator)
     labels = torch.randint(0, 3, (2, 4, 4), generator=generator)
@@ -50,7 +50,7 @@ def test_unlabelled_positions_change_nothing() -> None:
     torch.testing.assert_close(pixel_cross_entropy(logits, labels, weight), F.cross_entropy(scores, known, weight))
 
 
-def test_nothing_labelled_costs_nothing_and_still_has_a_gradient() -> None:
+def test_nothing_labeled_costs_nothing_and_still_has_a_gradient() -> None:
     logits = torch.randn(1, 3, 2, 2, requires_grad=True)
     loss = pixel_cross_entropy(logits, torch.full((1, 2, 2), -1))
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no types for it

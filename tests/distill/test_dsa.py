@@ -35,8 +35,8 @@ def plainly(image: np.ndarray, draw: Draw) -> np.ndarray:
     out = np.zeros_like(image)
     if draw.op == "color":
         image = image + draw.values[0]
-        grey = image.mean(axis=0)
-        image = np.stack([(channel - grey) * draw.values[1] + grey for channel in image])
+        gray = image.mean(axis=0)
+        image = np.stack([(channel - gray) * draw.values[1] + gray for channel in image])
         return (image - image.mean()) * draw.values[2] + image.mean()
     if draw.op == "cutout":
         top, bottom, left, right = draw.values
@@ -134,11 +134,11 @@ def test_crop_moves_by_up_to_an_eighth(side: int, reach: int) -> None:
 
 
 @pytest.mark.parametrize(("side", "size"), [(28, 14), (96, 48), (9, 5)])
-def test_cutout_is_half_the_side_around_a_uniform_centre(side: int, size: int) -> None:
+def test_cutout_is_half_the_side_around_a_uniform_center(side: int, size: int) -> None:
     spans = [(int(top), int(bottom)) for top, bottom, _, _ in many("cutout", side)]
     assert max(b - t for t, b in spans) == size
-    centres = {b - size // 2 - size % 2 if t == 0 else t + size // 2 for t, b in spans}
-    assert centres == set(range(side + (size % 2 == 0)))
+    centers = {b - size // 2 - size % 2 if t == 0 else t + size // 2 for t, b in spans}
+    assert centers == set(range(side + (size % 2 == 0)))
     assert all(0 <= t < b <= side for t, b in spans)
 
 

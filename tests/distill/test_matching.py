@@ -129,7 +129,7 @@ def test_gradient_distance_is_a_sum_over_output_rows() -> None:
 def test_gradient_distance_has_the_right_gradient(kind: str) -> None:
     target = [torch.randn(3, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
     moving = [torch.randn_like(t).requires_grad_() for t in target]
-    assert torch.autograd.gradcheck(lambda *g: gradient_distance(g, target, kind), moving)  # type: ignore[arg-type]  # parametrised
+    assert torch.autograd.gradcheck(lambda *g: gradient_distance(g, target, kind), moving)  # type: ignore[arg-type]  # parametrized
 
 
 def test_dead_rows_give_no_nan() -> None:
@@ -149,11 +149,11 @@ def test_gradients_of_different_models_are_refused() -> None:
 def test_the_pseudo_gradient_is_the_sum_of_the_applied_gradients() -> None:
     weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     before, applied = weight.detach().clone(), torch.zeros(3, 4, dtype=torch.float64)
-    optimiser = torch.optim.SGD([weight], lr=0.05)
+    optimizer = torch.optim.SGD([weight], lr=0.05)
     for _ in range(4):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (weight @ torch.randn(4, 2, dtype=torch.float64)).square().sum().backward()
         assert weight.grad is not None
         applied += weight.grad
-        optimiser.step()
+        optimizer.step()
     torch.testing.assert_close(pseudo_gradient([before], [weight.detach()], 0.05), [applied])

@@ -14,7 +14,7 @@ def test_the_valid_range_is_black_to_white() -> None:
     torch.testing.assert_close(high.flatten(), torch.tensor([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225]))
 
 
-def test_bytes_survive_the_way_through_normalised_space() -> None:
+def test_bytes_survive_the_way_through_normalized_space() -> None:
     every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(1, 3, 1, 1)
     for mean, std in (((0.5,), (0.5,)), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.0,), (1.0,))):
         assert torch.equal(to_bytes(from_bytes(every, mean, std), mean, std), every)

@@ -11,19 +11,19 @@ from fedlab.config import EngineConfig, TrainingConfig
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_vectorised(tmp_path: Path) -> None:
+def test_the_example_runs_vectorized(tmp_path: Path) -> None:
     (found,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     file = tmp_path / "together.yaml"
     file.write_text(found, encoding="utf-8")
     quiet = ["tracking.console=quiet", "tracking.tensorboard=false", f"tracking.folder={tmp_path / 'runs'}"]
     run = fedlab.run(file, overrides=quiet)
     assert run.history.warnings == []
-    assert run.config.engine.vectorise == 5
+    assert run.config.engine.vectorize == 5
 
 
 def test_the_page_names_every_setting() -> None:
     named = set(re.findall(r"`(engine|training)\.(\w+)", PAGE))
-    asked = {("engine", "vectorise"), ("engine", "resident"), ("engine", "gpus_per_worker"), ("engine", "workers")}
+    asked = {("engine", "vectorize"), ("engine", "resident"), ("engine", "gpus_per_worker"), ("engine", "workers")}
     asked |= {("training", name) for name in ("precision", "channels_last", "compile")}
     assert asked <= named
     sections = {"engine": EngineConfig, "training": TrainingConfig}

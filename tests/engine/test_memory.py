@@ -141,4 +141,4 @@ def test_running_out_of_memory_halves_the_workers_and_changes_nothing(
 def test_inline_tells_at_once(inline: InlineGrid, ask: Ask) -> None:
     replies = inline.send_and_receive(ask(inline, range(4), exhaust=[2]))
     assert [reply.has_error() for reply in replies] == [False, False, True, False]
-    assert "lower training.batch_size, engine.vectorise or engine.resident" in (replies[2].error.reason or "")
+    assert "lower training.batch_size, engine.vectorize or engine.resident" in (replies[2].error.reason or "")

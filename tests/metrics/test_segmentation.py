@@ -15,7 +15,7 @@ def of(predictions: list[int], labels: list[int], num_classes: int = 2) -> Segme
     return metric
 
 
-def test_an_unlabelled_position_counts_nowhere() -> None:
+def test_an_unlabeled_position_counts_nowhere() -> None:
     for guess in (0, 1):
         metric = of([0, 0, 1, guess], [0, 1, 1, -1])
         assert metric.class_iou().tolist() == [0.5, 0.5]

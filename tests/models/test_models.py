@@ -47,7 +47,7 @@ def test_sizes_of_the_papers(name: str, shape: tuple[int, ...], classes: int, co
 
 @pytest.mark.parametrize(
     ("name", "smallest"),
-    [("convnet", 8), ("resnet", 8), ("resnet18", 25), ("simple_cnn", 6), ("convnet-grey", 4), ("convnet-2", 4)],
+    [("convnet", 8), ("resnet", 8), ("resnet18", 25), ("simple_cnn", 6), ("convnet-gray", 4), ("convnet-2", 4)],
 )
 def test_the_smallest_image_works_and_a_smaller_one_is_refused(name: str, smallest: int) -> None:
     kind, _, variant = name.partition("-")
@@ -69,11 +69,11 @@ def test_data_a_model_cannot_take_is_refused(name: str) -> None:
 
 
 def test_one_channel_is_padded_by_three() -> None:
-    grey, colour = make("convnet", (1, 28, 28)), make("convnet", (3, 28, 28))
-    assert grey.body[0].padding == (3, 3)
-    assert grey.body[4].padding == colour.body[0].padding == (1, 1)
-    assert grey.feature_dim == 128 * 4 * 4
-    assert grey.features(torch.randn(1, 1, 28, 28)).shape == (1, 128 * 4 * 4)
+    gray, color = make("convnet", (1, 28, 28)), make("convnet", (3, 28, 28))
+    assert gray.body[0].padding == (3, 3)
+    assert gray.body[4].padding == color.body[0].padding == (1, 1)
+    assert gray.feature_dim == 128 * 4 * 4
+    assert gray.features(torch.randn(1, 1, 28, 28)).shape == (1, 128 * 4 * 4)
 
 
 def test_convnet_has_the_order_of_the_literature() -> None:
@@ -130,7 +130,7 @@ def test_convnet_takes_a_width_for_each_block_another_pooling_and_plain_padding(
 
 @pytest.mark.parametrize("name", ["convnet", "resnet18"])
 @pytest.mark.parametrize("norm", ["instance", "batch", "group", "none"])
-def test_every_normalisation_can_be_built(name: str, norm: str) -> None:
+def test_every_normalization_can_be_built(name: str, norm: str) -> None:
     model = make(name, norm=norm)
     kinds = {"instance": nn.GroupNorm, "batch": nn.BatchNorm2d, "group": nn.GroupNorm, "none": nn.Identity}
     assert any(isinstance(layer, kinds[norm]) for layer in model.modules())

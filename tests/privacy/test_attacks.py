@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fedlab.metrics import client_distance
-from fedlab.privacy.attacks import membership_inference, memorisation
+from fedlab.privacy.attacks import membership_inference, memorization
 
 
 def test_an_attack_on_separable_losses_wins_and_on_equal_ones_learns_nothing() -> None:
@@ -40,27 +40,27 @@ def test_an_attack_needs_both_sides() -> None:
         membership_inference(torch.ones(0), torch.ones(3))
 
 
-def test_copies_are_memorised_and_strangers_are_not() -> None:
+def test_copies_are_memorized_and_strangers_are_not() -> None:
     private = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
     held_out = torch.tensor([[0.0, 4.0], [30.0, 0.0]])
     virtual = torch.tensor([[10.0, 0.0], [0.0, 3.0], [0.0, 2.0], [20.0, 0.0]])
-    assert memorisation(virtual, private, held_out).tolist() == [0.0, 3.0, 1.0, 1.0]
-    assert memorisation(virtual, virtual, virtual).tolist() == [1.0] * 4
-    assert memorisation(held_out, private, held_out).tolist() == [float("inf")] * 2
+    assert memorization(virtual, private, held_out).tolist() == [0.0, 3.0, 1.0, 1.0]
+    assert memorization(virtual, virtual, virtual).tolist() == [1.0] * 4
+    assert memorization(held_out, private, held_out).tolist() == [float("inf")] * 2
 
 
 def test_a_copy_is_found_exactly_among_many_images() -> None:
     images = torch.rand(200, 3, 28, 28) + 100
-    ratios = memorisation(images[:20], images[:100], images[100:])
+    ratios = memorization(images[:20], images[:100], images[100:])
     assert not ratios.any()
-    assert torch.all(memorisation(images[100:120], images[:100], images[100:]).isinf())
+    assert torch.all(memorization(images[100:120], images[:100], images[100:]).isinf())
 
 
-def test_memorisation_compares_sets_of_one_size() -> None:
+def test_memorization_compares_sets_of_one_size() -> None:
     with pytest.raises(ValueError, match="as many of each"):
-        memorisation(torch.ones(1, 2), torch.ones(3, 2), torch.ones(2, 2))
+        memorization(torch.ones(1, 2), torch.ones(3, 2), torch.ones(2, 2))
     with pytest.raises(ValueError, match="as many of each"):
-        memorisation(torch.ones(1, 2), torch.ones(0, 2), torch.ones(0, 2))
+        memorization(torch.ones(1, 2), torch.ones(0, 2), torch.ones(0, 2))
 
 
 def test_client_distance_known_answers() -> None:

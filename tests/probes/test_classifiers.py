@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedlab.probes.classifiers import linear_probe, mean_average_precision, nearest_neighbours
+from fedlab.probes.classifiers import linear_probe, mean_average_precision, nearest_neighbors
 
 
 def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -15,14 +15,14 @@ def clusters(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_separable_clusters_are_solved_whatever_the_scale_of_a_feature() -> None:
     sides = (*clusters(30, 0), *clusters(12, 1))
     assert linear_probe(*sides) == 1.0
-    assert nearest_neighbours(*sides) == 1.0
+    assert nearest_neighbors(*sides) == 1.0
 
 
 def test_shuffled_labels_leave_chance() -> None:
     (train, labels), (test, truth) = clusters(300, 0), clusters(300, 1)
     shuffled = np.random.default_rng(2).permutation(labels)
     assert linear_probe(train, shuffled, test, truth) < 0.6
-    assert nearest_neighbours(train, shuffled, test, truth) < 0.6
+    assert nearest_neighbors(train, shuffled, test, truth) < 0.6
 
 
 def test_a_constant_feature_and_a_single_class_do_no_harm() -> None:
@@ -30,7 +30,7 @@ def test_a_constant_feature_and_a_single_class_do_no_harm() -> None:
     train[:, 3] = test[:, 3] = 7.0
     assert linear_probe(train, labels, test, truth) == 1.0
     assert linear_probe(train, np.zeros(30, int), test, truth) == pytest.approx(1 / 3)
-    assert nearest_neighbours(train[:3], labels[:3], test, truth) >= 1 / 3  # fewer than five
+    assert nearest_neighbors(train[:3], labels[:3], test, truth) >= 1 / 3  # fewer than five
 
 
 def test_several_labels_are_scored_by_mean_average_precision() -> None:
@@ -39,7 +39,7 @@ def test_several_labels_are_scored_by_mean_average_precision() -> None:
     tags[:, 0] |= tags[:, 1]
     expected[:, 0] |= expected[:, 1]
     assert linear_probe(train, tags, test, expected) == pytest.approx(1.0)
-    assert nearest_neighbours(train, tags, test, expected) == pytest.approx(1.0)
+    assert nearest_neighbors(train, tags, test, expected) == pytest.approx(1.0)
     lacking = np.concatenate([tags, np.zeros((60, 1), np.uint8)], 1)  # a class the probe set does not know
     wider = np.concatenate([expected, np.eye(30, 1, dtype=np.uint8)], 1)
     assert linear_probe(train, lacking, test, wider) < 1

@@ -24,8 +24,8 @@ def topk(fraction: float) -> dict[str, Any]:
     return {"name": "topk", "fraction": fraction}
 
 
-def quantise(bits: int) -> dict[str, Any]:
-    return {"name": "quantise", "bits": bits}
+def quantize(bits: int) -> dict[str, Any]:
+    return {"name": "quantize", "bits": bits}
 
 
 def draws(seed: int = 0) -> np.random.Generator:
@@ -61,16 +61,16 @@ def test_what_top_k_leaves_out_is_never_larger_than_what_it_sends(values: np.nda
 @given(VECTORS, st.sampled_from([4, 8]), st.integers(0, 100))
 @example(np.array([1e-45], np.float32), 4, 0)
 @example(np.array([1e-45, 1.4e-44], np.float32), 4, 0)
-def test_quantisation_errs_by_less_than_a_step(values: np.ndarray, bits: int, seed: int) -> None:
+def test_quantization_errs_by_less_than_a_step(values: np.ndarray, bits: int, seed: int) -> None:
     step = np.abs(values).max() / (2 ** (bits - 1) - 1)
-    error = np.abs(trip(chain(quantise(bits)), values, seed).astype(np.float64) - values)
+    error = np.abs(trip(chain(quantize(bits)), values, seed).astype(np.float64) - values)
     assert error.max() <= step * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_quantisation_is_unbiased(bits: int) -> None:
+def test_quantization_is_unbiased(bits: int) -> None:
     values = draws(1).normal(size=200).astype(np.float32)
-    by, generator, repeats = chain(quantise(bits)), draws(2), 4000
+    by, generator, repeats = chain(quantize(bits)), draws(2), 4000
     mean = np.mean([by.decode(by.encode(values, generator), 200) for _ in range(repeats)], axis=0, dtype=np.float64)
     step = np.abs(values).max() / (2 ** (bits - 1) - 1)
     # a rounding's standard deviation is at most half a step; 5 standard errors over 200 values
@@ -80,18 +80,18 @@ def test_quantisation_is_unbiased(bits: int) -> None:
     assert np.abs(nearest - values).max() > 0.4 * step
 
 
-def test_quantisation_repeats_with_its_draws_and_not_with_others() -> None:
+def test_quantization_repeats_with_its_draws_and_not_with_others() -> None:
     values = draws(3).normal(size=50).astype(np.float32)
-    by = chain(quantise(4))
+    by = chain(quantize(4))
     assert np.array_equal(trip(by, values, 7), trip(by, values, 7))
     assert not np.array_equal(trip(by, values, 7), trip(by, values, 8))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("value", [0.0, 1e-45, -1.0])
-def test_constant_and_tiny_vectors_survive_quantisation(bits: int, value: float) -> None:
+def test_constant_and_tiny_vectors_survive_quantization(bits: int, value: float) -> None:
     values = np.full(3, value, np.float32)
-    assert np.allclose(trip(chain(quantise(bits)), values), values, atol=1e-44)
+    assert np.allclose(trip(chain(quantize(bits)), values), values, atol=1e-44)
 
 
 def test_half_precision_rounds_to_the_nearest() -> None:
@@ -103,12 +103,12 @@ def test_half_precision_rounds_to_the_nearest() -> None:
     ("stages", "expected"),
     [
         (("fp16",), 2 * 101),
-        ((quantise(8),), 101 + 4),
-        ((quantise(4),), 51 + 4),
+        ((quantize(8),), 101 + 4),
+        ((quantize(4),), 51 + 4),
         ((topk(0.1),), 10 * (4 + 4)),
         ((topk(0.1), "fp16"), 10 * (4 + 2)),
-        ((topk(0.1), quantise(8)), 10 * (4 + 1) + 4),
-        ((topk(0.1), quantise(4)), 10 * 4 + 5 + 4),
+        ((topk(0.1), quantize(8)), 10 * (4 + 1) + 4),
+        ((topk(0.1), quantize(4)), 10 * 4 + 5 + 4),
         ((topk(0.001),), 8),
     ],
 )
@@ -116,7 +116,7 @@ def test_wire_sizes(stages: tuple[Any, ...], expected: int) -> None:
     assert size(chain(*stages), 101) == expected
 
 
-@given(VECTORS, st.sampled_from([(topk(0.3), quantise(4)), (topk(0.3), "fp16"), (quantise(8),), (topk(0.5),)]))
+@given(VECTORS, st.sampled_from([(topk(0.3), quantize(4)), (topk(0.3), "fp16"), (quantize(8),), (topk(0.5),)]))
 def test_a_chain_made_from_its_text_decodes_the_same(values: np.ndarray, stages: tuple[Any, ...]) -> None:
     by = chain(*stages)
     parts = by.encode(values, draws())
@@ -124,7 +124,7 @@ def test_a_chain_made_from_its_text_decodes_the_same(values: np.ndarray, stages:
 
 
 def test_sent_and_residual_together_are_the_sum_of_all_updates() -> None:
-    by = chain(topk(0.1), quantise(8))
+    by = chain(topk(0.1), quantize(8))
     updates = draws(4).normal(size=(30, 100)).astype(np.float32)
     sent, residual = np.zeros(100), np.zeros(100, np.float32)
     for round, update in enumerate(updates):
@@ -147,12 +147,12 @@ def test_a_stage_that_changes_nothing_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (("fp16", quantise(8)), "exchange.compression.1.name.*no such stage after fp16"),
-        ((quantise(8), topk(0.5)), "exchange.compression.1.name.*no such stage after quantise"),
+        (("fp16", quantize(8)), "exchange.compression.1.name.*no such stage after fp16"),
+        ((quantize(8), topk(0.5)), "exchange.compression.1.name.*no such stage after quantize"),
         ((topk(0.5), topk(0.5)), "exchange.compression.1.name.*no such stage after topk"),
         (("topq",), "exchange.compression.0.name.*topk"),
         ((topk(0),), "exchange.compression.0.fraction"),
-        ((quantise(3),), "exchange.compression.0.bits"),
+        ((quantize(3),), "exchange.compression.0.bits"),
     ],
 )
 def test_chains_that_make_no_sense_are_refused(stages: tuple[Any, ...], message: str) -> None:

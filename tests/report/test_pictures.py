@@ -50,7 +50,7 @@ def test_a_magnified_sheet_is_the_sheet_with_larger_pixels(tmp_path: Path) -> No
     assert np.array_equal(large, small.repeat(3, axis=0).repeat(3, axis=1))
 
 
-def test_values_that_are_no_colours_are_clipped_and_nan_is_black(tmp_path: Path) -> None:
+def test_values_that_are_no_colors_are_clipped_and_nan_is_black(tmp_path: Path) -> None:
     values = torch.tensor([math.nan, math.inf, -math.inf, 7.0, -7.0]).reshape(5, 1, 1, 1).expand(5, 3, 1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -78,7 +78,7 @@ def test_labels_make_room_for_themselves_and_mean_what_they_say(tmp_path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bare = pixels(save_picture(ImageGrid(images, 1), tmp_path / "bare.png"))
-        labelled = pixels(
+        labeled = pixels(
             save_picture(
                 ImageGrid(
                     images,
@@ -87,12 +87,12 @@ def test_labels_make_room_for_themselves_and_mean_what_they_say(tmp_path: Path) 
                     row_labels=("a client with quite a long name", "$x^$ 日本"),
                     column_labels=("a class name that does not fit",),
                 ),
-                tmp_path / "labelled.png",
+                tmp_path / "labeled.png",
             )
         )
-    assert labelled.shape[1] > bare.shape[1] + 150
-    assert labelled.shape[0] > bare.shape[0] + 150, "the class name stands upright"
-    for edge in (labelled[0], labelled[-1], labelled[:, 0], labelled[:, -1]):
+    assert labeled.shape[1] > bare.shape[1] + 150
+    assert labeled.shape[0] > bare.shape[0] + 150, "the class name stands upright"
+    for edge in (labeled[0], labeled[-1], labeled[:, 0], labeled[:, -1]):
         assert (edge == 255).all(), "nothing is cut off"
 
 
@@ -113,14 +113,14 @@ def test_a_caption_says_where_a_picture_shows_only_some() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_overlay_colours_classes_and_leaves_the_unlabelled(channels: int) -> None:
+def test_an_overlay_colors_classes_and_leaves_the_unlabeled(channels: int) -> None:
     images = torch.full((1, channels, 4, 4), 0.25)
     shown = label_overlay(images, torch.tensor([[[0, 1], [2, -1]]]), 3, ink=1.0)
     assert shown.shape == (1, 3, 4, 4)
     corners = shown[0, :, ::2, ::2].flatten(1).T
     assert corners[0].tolist() == [0.5, 0.5, 0.5]
     assert corners[3].tolist() == [0.25, 0.25, 0.25]
-    assert len({tuple(colour.tolist()) for colour in corners}) == 4
+    assert len({tuple(color.tolist()) for color in corners}) == 4
     half = label_overlay(images, torch.tensor([[[5, 1], [1, 1]]]), 3, ink=0.5)
     assert torch.equal(half[0, :, :2, :2], torch.full((3, 2, 2), 0.25))
     torch.testing.assert_close(half[0, :, 3, 3], 0.5 * corners[1] + 0.125)

@@ -19,7 +19,7 @@ from fedlab.experiment.result import Run
 from fedlab.method import Method
 
 Settings = Callable[..., Config]
-CHAIN: list[dict[str, Any]] = [{"name": "topk", "fraction": 0.1}, {"name": "quantise", "bits": 4}]
+CHAIN: list[dict[str, Any]] = [{"name": "topk", "fraction": 0.1}, {"name": "quantize", "bits": 4}]
 
 
 def digest(run: Run) -> str:
@@ -140,12 +140,12 @@ def test_a_diverged_client_is_named(settings: Settings, samples: fedlab.Dataset,
 def test_a_wrong_chain_is_refused_before_a_run_exists(
     settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
-    config = settings(exchange__compression=["fp16", "quantise"])
+    config = settings(exchange__compression=["fp16", "quantize"])
     with pytest.raises(ConfigErrors, match=r"exchange\.compression\.1\.name"):
         fedlab.run(config, method=plain, data=samples)
 
 
-@pytest.mark.parametrize("chain", [[], CHAIN, [{"name": "fp16"}], [{"name": "quantise", "bits": 4}]])
+@pytest.mark.parametrize("chain", [[], CHAIN, [{"name": "fp16"}], [{"name": "quantize", "bits": 4}]])
 def test_the_virtual_clock_counts_the_bytes_that_travel(
     chain: list[dict[str, Any]], settings: Settings, samples: fedlab.Dataset, plain: type[Method], tmp_path: Path
 ) -> None:

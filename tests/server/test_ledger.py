@@ -59,7 +59,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     local=st.sampled_from([[], ["norm"], ["model.head.*"], ["norm", "model.head.*"]]),
     fraction=st.sampled_from([0.25, 0.5, 1.0]),
     strategy=st.sampled_from(["fedavg", "scaffold", "fednova", "feddyn"]),
-    compression=st.sampled_from([[], ["fp16"], [{"name": "topk", "fraction": 0.1}, {"name": "quantise", "bits": 4}]]),
+    compression=st.sampled_from([[], ["fp16"], [{"name": "topk", "fraction": 0.1}, {"name": "quantize", "bits": 4}]]),
     seed=st.integers(0, 5),
 )
 def test_the_ledger_equals_the_arrays_in_the_messages(

@@ -60,7 +60,7 @@ def test_clients_trained_as_one_batch_are_counted_alike(settings: Settings, samp
     sizes = [{"name": "size", "clients": 4, "rule": "square"}]
     dropping = {"data__partition": sizes, "training__batch_size": 8, "training__drop_last": True}
     alone, together = (
-        fedlab.run(settings(engine__vectorise=how, **dropping), data=samples).history.left_out for how in ("off", 4)
+        fedlab.run(settings(engine__vectorize=how, **dropping), data=samples).history.left_out for how in ("off", 4)
     )
     assert alone == together
     assert any("no batch could be drawn" in left.why for left in together)

@@ -130,11 +130,11 @@ def test_one_client_is_local_training(settings: Settings, samples: fedlab.Datase
     train = data.client(0).train
     images, labels = torch.from_numpy(train["image"]), torch.from_numpy(train["label"])
     order = torch.randperm(len(labels), generator=torch_generator(0, "client", 0, 1, "batches", 0, 0))
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for part in order.split(16):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(images[part]), labels[part]).backward()
-        optimiser.step()
+        optimizer.step()
     for name, value in model.state_dict().items():
         assert torch.equal(run.model["model"].state_dict()[name], value)
 

@@ -143,20 +143,20 @@ def test_ranges_are_the_same_clients_in_little_json(clients: set[int]) -> None:
 
 def test_who_holds_which_version_takes_little_room_and_survives() -> None:
     shared = SharedTensors()
-    shared["centre"] = torch.ones(2)
+    shared["center"] = torch.ones(2)
     for client in range(MANY):
         shared.delivered(client, shared.versions)
-    shared["centre"] = torch.zeros(2)
+    shared["center"] = torch.zeros(2)
     shared.delivered(5, shared.versions)
     book = json.loads(json.dumps(shared.book()))
     assert len(json.dumps(book)) < 200
     restored = SharedTensors()
     restored.restore(shared, book)
-    assert restored.outdated(5, ["centre"]) == ()
-    assert restored.outdated(6, ["centre"]) == ("centre",)
+    assert restored.outdated(5, ["center"]) == ()
+    assert restored.outdated(6, ["center"]) == ("center",)
     restored.delivered(6, restored.versions)
-    assert restored.outdated(6, ["centre"]) == ()
-    assert restored.outdated(7, ["centre"]) == ("centre",)
+    assert restored.outdated(6, ["center"]) == ()
+    assert restored.outdated(7, ["center"]) == ("center",)
 
 
 def test_evaluated_clients_are_drawn_once_among_those_with_test_samples() -> None:

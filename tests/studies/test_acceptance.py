@@ -28,7 +28,7 @@ BASE: dict[str, Any] = {
     "model": "logistic",
     "data": {"source": {"name": "shifted_digits", "train_per_class": 10, "test_size": 40}, "partition": ["domain"]},
     "federation": {"rounds": 3},
-    "training": {"optimiser": "adam"},
+    "training": {"optimizer": "adam"},
     "engine": {"name": "inline"},
     "tracking": {"console": "quiet", "tensorboard": False},
 }

@@ -167,7 +167,7 @@ def test_folders_of_different_points_differ_and_lie_inside() -> None:
         ({"federation.strategy": "fedavgg"}, "point wrong: federation.strategy.name"),
         ({"data.partition": [{"name": "iid", "clients": 10**6}]}, "point wrong: data.partition.0"),
         ({"federation.strategy": {"name": "flower.Krum", "min_available_nodes": 99}}, "point wrong: "),
-        ({"training.optimiser": "adam", "federation.strategy": "scaffold"}, "point wrong: training.optimiser"),
+        ({"training.optimizer": "adam", "federation.strategy": "scaffold"}, "point wrong: training.optimizer"),
         ({"training.lr.deep": 1}, "point wrong: training.lr"),
     ],
 )

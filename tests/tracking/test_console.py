@@ -153,14 +153,14 @@ def test_the_live_display_shows_the_run_and_gives_the_terminal_back(stream: Stre
     assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l") >= 0  # the cursor is visible again
 
 
-def test_no_color_leaves_colours_out(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_leaves_colors_out(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
     sink = LiveConsole(Console(file=out, force_terminal=True, width=100))
     for entry in stream:
         sink.write(entry)
     sink.close()
-    assert not any(f"\x1b[{colour}m" in out.getvalue() for colour in range(30, 50))
+    assert not any(f"\x1b[{color}m" in out.getvalue() for color in range(30, 50))
     assert "accuracy 0.625" in out.getvalue()
 
 

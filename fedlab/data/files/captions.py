@@ -57,7 +57,7 @@ class Tokens:
         return tuple(found)
 
 
-def tokenise(caption: str) -> list[str]:
+def tokenize(caption: str) -> list[str]:
     """Words and punctuation marks in lower case."""
     return _WORD.findall(caption.lower())
 
@@ -69,7 +69,7 @@ def word_tokens(captions: Iterable[str], length: int | None = None) -> Tokens:
         captions: all that will ever be encoded.
         length: L, the end included; longer captions are cut. Default: the longest caption's.
     """
-    words = [tokenise(caption) for caption in captions]
+    words = [tokenize(caption) for caption in captions]
     vocabulary = (PAD, END, *sorted({word for found in words for word in found}))
     index = {word: token for token, word in enumerate(vocabulary)}
     size = length or 1 + max(map(len, words), default=0)
@@ -78,12 +78,12 @@ def word_tokens(captions: Iterable[str], length: int | None = None) -> Tokens:
         ids = np.zeros((len(texts), size), np.int64)
         for row, text in enumerate(texts):
             if text:
-                found = [index[word] for word in tokenise(text)[: size - 1]]
+                found = [index[word] for word in tokenize(text)[: size - 1]]
                 ids[row, : len(found) + 1] = [*found, index[END]]
         return ids
 
     def lengths(texts: Sequence[str]) -> tuple[list[int], int]:
-        return [1 + len(tokenise(text)) for text in texts], 0
+        return [1 + len(tokenize(text)) for text in texts], 0
 
     return Tokens(vocabulary, encode, lengths, size)
 

@@ -107,7 +107,7 @@ class PictureReader:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Frames behind the first, and grey levels that 8 of 16 bits cannot tell apart."""
+        """Frames behind the first, and gray levels that 8 of 16 bits cannot tell apart."""
         found = []
         if self._frames:
             fix = "save each frame as a picture of its own, if they count"
@@ -117,7 +117,7 @@ class PictureReader:
             levels, kept = self._highest + 1, (self._highest >> 8) + 1
             found.append(
                 LeftOut(
-                    "grey levels",
+                    "gray levels",
                     levels - kept,
                     f"pictures of 16 bits keep the upper 8, and the highest value of these {len(self._deep):,} is "
                     f"{self._highest:,}, so that they come out dark",
@@ -162,7 +162,7 @@ def decode(picture: Any, size: int | None, channels: int) -> np.ndarray:
     """A PIL image as (C, H, W) uint8.
 
     Args:
-        picture: a PIL image of any 8-bit mode, or 16-bit grey (its lower byte is dropped). Transparency is dropped.
+        picture: a PIL image of any 8-bit mode, or 16-bit gray (its lower byte is dropped). Transparency is dropped.
         size: height and width of the result, resized with antialiased bilinear interpolation without keeping the
             aspect ratio; None keeps the picture's own.
         channels: 1 (ITU-R 601 luma) or 3.
@@ -195,7 +195,7 @@ def _as_picture(values: Any, key: str, name: str) -> Any:
 
 
 def _is_deep(picture: Any) -> bool:
-    """Whether its pixels are of 16 bits: Pillow opens grey maps (PGM) and, in old versions, PNG as 32 bits."""
+    """Whether its pixels are of 16 bits: Pillow opens gray maps (PGM) and, in old versions, PNG as 32 bits."""
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PPM", "PNG"))
 
 
@@ -230,7 +230,7 @@ def resize(images: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 
 def to_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images (n, 1 or 3, H, W) with 1 channel (ITU-R 601 luma) or 3 (grey repeated), in the same type."""
+    """Images (n, 1 or 3, H, W) with 1 channel (ITU-R 601 luma) or 3 (gray repeated), in the same type."""
     if images.shape[1] == channels:
         return images
     if channels == 3:

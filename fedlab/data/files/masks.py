@@ -1,4 +1,4 @@
-"""Segmentation masks as files: class indices or listed colours, and the classes they stand for."""
+"""Segmentation masks as files: class indices or listed colors, and the classes they stand for."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from fedlab.data.files.spelling import checked_name
 from fedlab.data.files.text import lines_of, read_text
 from fedlab.errors import DataError
 
-UNLABELLED = -1
+UNLABELED = -1
 """What a mask column holds where there is no label."""
 _KEY = "data.source.path"
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names of the classes and, where colour masks are to be read, their colours.
+    """Names of the classes and, where color masks are to be read, their colors.
 
     Args:
         names: one per class.
-        colours: (r, g, b) of each class, or empty.
+        colors: (r, g, b) of each class, or empty.
         values: mask value of each class, or empty where class k is the value k.
     """
 
     names: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
     values: tuple[int, ...] = ()
 
 
 def read_classes(path: Path) -> ClassTable:
-    """Class names in the order of their indices, one a line, each followed by its colour as three numbers or by none.
+    """Class names in the order of their indices, one a line, each followed by its color as three numbers or by none.
 
     Raises:
-        DataError: an empty file, names that repeat, or colours for some classes only.
+        DataError: an empty file, names that repeat, or colors for some classes only.
     """
     names: list[str] = []
-    colours: list[tuple[int, int, int]] = []
+    colors: list[tuple[int, int, int]] = []
     lines = [checked_name(line.strip(" \t"), _KEY, path) for line in lines_of(read_text(path, _KEY))]
     for line in filter(None, lines):
         words = re.split(r"[ \t]+", line)
         if len(words) > 3 and all(word.isdecimal() and int(word) < 256 for word in words[-3:]):
             red, green, blue = map(int, words[-3:])
-            colours.append((red, green, blue))
+            colors.append((red, green, blue))
             words = words[:-3]
         names.append(" ".join(words))
-    wrong = not names or len(set(names)) < len(names) or len(set(colours)) < len(colours)
-    if wrong or len(colours) not in (0, len(names)):
+    wrong = not names or len(set(names)) < len(names) or len(set(colors)) < len(colors)
+    if wrong or len(colors) not in (0, len(names)):
         raise DataError(
-            "classes.txt", f"{path}: {len(names)} names, {len(colours)} colours",
-            "different names, one a line, with different colours 'name r g b' for all of them or for none",
+            "classes.txt", f"{path}: {len(names)} names, {len(colors)} colors",
+            "different names, one a line, with different colors 'name r g b' for all of them or for none",
         )  # fmt: skip
-    return ClassTable(tuple(names), tuple(colours))
+    return ClassTable(tuple(names), tuple(colors))
 
 
 def read_mask(
@@ -67,18 +67,18 @@ def read_mask(
     size: tuple[int, int] | None,
     expected: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """A mask file as (h, w) int64 class indices, −1 where it is unlabelled.
+    """A mask file as (h, w) int64 class indices, −1 where it is unlabeled.
 
     Args:
-        path: a palette or grey PNG of class indices, or a colour PNG where the table has colours.
+        path: a palette or gray PNG of class indices, or a color PNG where the table has colors.
         table: the classes.
-        ignore: values that mean unlabelled, unless a class has them; in colour masks, every colour that is not listed
+        ignore: values that mean unlabeled, unless a class has them; in color masks, every color that is not listed
             does.
-        size: height and width of the result, by nearest neighbour; None keeps the file's own.
+        size: height and width of the result, by nearest neighbor; None keeps the file's own.
         expected: height and width the file must have.
 
     Raises:
-        DataError: unreadable, of another size, a colour mask without colours, or a value without a class.
+        DataError: unreadable, of another size, a color mask without colors, or a value without a class.
     """
     with reading(_KEY, str(path), "a readable mask", "replace it with a whole PNG"):
         from PIL import Image
@@ -86,14 +86,14 @@ def read_mask(
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA"):
                 values = np.asarray(picture)
-            elif table.colours:
-                values = _by_colour(np.asarray(picture.convert("RGB")), table.colours)
+            elif table.colors:
+                values = _by_color(np.asarray(picture.convert("RGB")), table.colors)
             else:
-                fix = "list the classes with their colours in classes.txt: name r g b"
-                raise DataError(_KEY, f"{path}: colours", "class indices (a grey or palette PNG)", fix)
+                fix = "list the classes with their colors in classes.txt: name r g b"
+                raise DataError(_KEY, f"{path}: colors", "class indices (a gray or palette PNG)", fix)
     if values.ndim != 2 or values.dtype.kind not in "iub":
         kind = f"{path}: {values.dtype}, shape {values.shape}"
-        raise DataError(_KEY, kind, "one class index per pixel", "save it as a grey or palette PNG")
+        raise DataError(_KEY, kind, "one class index per pixel", "save it as a gray or palette PNG")
     if expected is not None and values.shape != expected:
         sizes = f"{path}: {values.shape[0]}×{values.shape[1]}"
         raise DataError(_KEY, sizes, f"the size of its image, {expected[0]}×{expected[1]}", "save it in that size")
@@ -101,7 +101,7 @@ def read_mask(
     if table.values:
         mask = _by_value(mask, table.values, ignore, path)
     else:
-        mask[np.isin(mask, ignore)] = UNLABELLED
+        mask[np.isin(mask, ignore)] = UNLABELED
     if (top := int(mask.max(initial=-1))) >= len(table.names):
         raise DataError(
             _KEY, f"{path}: class {top}", f"classes from 0 to {len(table.names) - 1}, as classes.txt lists them",
@@ -111,7 +111,7 @@ def read_mask(
 
 
 def nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask (h, w) at another size, every position the value under its centre."""
+    """A mask (h, w) at another size, every position the value under its center."""
     rows, columns = (((np.arange(n) + 0.5) * old / n).astype(np.int64) for n, old in zip(size, mask.shape, strict=True))
     return mask[np.ix_(rows, columns)]
 
@@ -120,12 +120,12 @@ def dominant_class(masks: np.ndarray, num_classes: int, background: int | None =
     """The class that covers most of each mask.
 
     Args:
-        masks: (n, h, w), −1 unlabelled.
+        masks: (n, h, w), −1 unlabeled.
         num_classes: K.
         background: class that counts only where there is no other.
 
     Returns:
-        (n,) int64, the lowest of several; 0 where nothing is labelled.
+        (n,) int64, the lowest of several; 0 where nothing is labeled.
     """
     counts = np.stack([(masks == k).sum(axis=(1, 2), dtype=np.float64) for k in range(num_classes)], axis=1)
     if background is not None:
@@ -141,13 +141,13 @@ def _by_value(mask: np.ndarray, values: Sequence[int], ignore: Sequence[int], pa
         shown = ", ".join(map(str, strange[:10]))
         known = f"values of data.source.values ({', '.join(map(str, values))}) or of data.source.ignore"
         raise DataError(_KEY, f"{path}: {shown}", known, "add them to the one or the other")
-    codes = np.array([values.index(value) if value in values else UNLABELLED for value in found.tolist()], np.int64)
+    codes = np.array([values.index(value) if value in values else UNLABELED for value in found.tolist()], np.int64)
     return codes[places].reshape(mask.shape)
 
 
-def _by_colour(pixels: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Any:
+def _by_color(pixels: np.ndarray, colors: Sequence[tuple[int, int, int]]) -> Any:
     codes = pixels.astype(np.int64) @ np.array([65536, 256, 1])
-    mask = np.full(codes.shape, UNLABELLED, np.int64)
-    for index, (red, green, blue) in enumerate(colours):
+    mask = np.full(codes.shape, UNLABELED, np.int64)
+    for index, (red, green, blue) in enumerate(colors):
         mask[codes == 65536 * red + 256 * green + blue] = index
     return mask

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedlab.data.files.captions import tokenise
+from fedlab.data.files.captions import tokenize
 from fedlab.data.files.listing import Listing
 from fedlab.data.files.reading import read_each, reason
 from fedlab.data.files.spelling import checked_name, is_text, one_form
@@ -132,7 +132,7 @@ def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]
         if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
             raise DataError(f"{where}.{kind}", given, "a caption, or a list of captions")
         for text in captions:
-            if tokenise(one_form(text)) == tokenise(caption):
+            if tokenize(one_form(text)) == tokenize(caption):
                 raise DataError(f"{where}.{kind}", text, "a caption that differs from the true one")
         if captions:
             negatives[kind] = tuple(one_form(text.strip()) for text in captions)

@@ -44,12 +44,12 @@ def as_pictures(values: Any, key: str, where: str = "") -> np.ndarray:
 
 def float_advice(low: float, high: float) -> str:
     """What to do with floats that end outside [0, 1]."""
-    own = "normalisation is set by data.mean and data.std"
+    own = "normalization is set by data.mean and data.std"
     if not (np.isfinite(low) and np.isfinite(high)):
         return "find the pictures with NaN or infinite values and mend or drop them"
     if low < 0:
         undo = "(x + 1) / 2 if they were brought to [-1, 1]" if low >= -1 and high <= 1 else "x * std + mean"
-        return f"undo the normalisation, {undo}; {own}"
+        return f"undo the normalization, {undo}; {own}"
     return f"divide both splits by the highest value a pixel can have, {_full_scale(high):,} by these; {own}"
 
 
@@ -92,8 +92,8 @@ def _channels_first(values: np.ndarray, key: str, prefix: str) -> np.ndarray:
         fix = "take three of the channels, or their mean: x.mean(axis=1)"
         if values.shape[3] in (2, 4) or values.shape[1] in (2, 4):
             axis = 1 if values.shape[1] in (2, 4) else 3
-            colours = {2: 1, 4: 3}[values.shape[axis]]
-            cut = f"x[:, :{colours}]" if axis == 1 else f"x[..., :{colours}]"
+            colors = {2: 1, 4: 3}[values.shape[axis]]
+            cut = f"x[:, :{colors}]" if axis == 1 else f"x[..., :{colors}]"
             fix = f"leave the transparency out: {cut}"
         raise DataError(key, f"{prefix}shape {values.shape}", expected, fix)
     return values

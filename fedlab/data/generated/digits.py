@@ -65,7 +65,7 @@ def deal(labels: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> 
 
 
 def synth(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """SynthDigits: coloured, turned and blurred figures on coloured ground, some in longer numbers; uint8 RGB."""
+    """SynthDigits: colored, turned and blurred figures on colored ground, some in longer numbers; uint8 RGB."""
     n = len(labels)
     coverage = _figures(
         labels,
@@ -75,16 +75,16 @@ def synth(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray
         height=(0.5, 0.85),
         turn=25.0,
         shift=0.15,
-        neighbours=0.3,
+        neighbors=0.3,
     )
-    ground, ink = _colour_pair(n, rng, contrast=0.3, saturation=1.0)
+    ground, ink = _color_pair(n, rng, contrast=0.3, saturation=1.0)
     images = ground + (ink - ground) * coverage
     images = _blur(images, rng.uniform(0.1, 0.9, n) * size / 28)
     return to_uint8(images)
 
 
 def svhn(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """SVHN: muted house numbers, neighbours cut off at the borders, uneven light, blur and sensor noise; uint8 RGB."""
+    """SVHN: muted house numbers, neighbors cut off at the borders, uneven light, blur and sensor noise; uint8 RGB."""
     n = len(labels)
     coverage = _figures(
         labels,
@@ -94,9 +94,9 @@ def svhn(labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
         height=(0.65, 0.95),
         turn=8.0,
         shift=0.06,
-        neighbours=0.8,
+        neighbors=0.8,
     )
-    ground, ink = _colour_pair(n, rng, contrast=0.22, saturation=0.35)
+    ground, ink = _color_pair(n, rng, contrast=0.22, saturation=0.35)
     images = ground + (ink - ground) * coverage
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     slope = rng.uniform(-0.15, 0.15, (2, n, 1, 1, 1)).astype(np.float32)
@@ -115,7 +115,7 @@ def mnistm(digits: np.ndarray, size: int, rng: np.random.Generator, *, test: boo
     Args:
         digits: (n, 1, 28, 28) uint8.
         size: height and width of the result.
-        rng: draws place, mirroring and channel order of each patch (two photographs offer few colours otherwise).
+        rng: draws place, mirroring and channel order of each patch (two photographs offer few colors otherwise).
         test: take patches from the photographs' test region, which no training patch touches.
     """
     regions = _photo_regions(test)
@@ -130,8 +130,8 @@ def mnistm(digits: np.ndarray, size: int, rng: np.random.Generator, *, test: boo
     return to_uint8(np.abs(patches - figures))
 
 
-def smooth_colours(n: int, size: int, rng: np.random.Generator, cells: int = 4) -> np.ndarray:
-    """Smooth random colour fields (n, 3, size, size) float32 in [0, 1]: uniform colours on a grid, interpolated."""
+def smooth_colors(n: int, size: int, rng: np.random.Generator, cells: int = 4) -> np.ndarray:
+    """Smooth random color fields (n, 3, size, size) float32 in [0, 1]: uniform colors on a grid, interpolated."""
     corners = torch.from_numpy(rng.random((n, 3, cells, cells), dtype=np.float32))
     field: np.ndarray = F.interpolate(corners, size=(size, size), mode="bilinear", align_corners=True).numpy()
     return field
@@ -152,7 +152,7 @@ def _photo_regions(test: bool) -> tuple[np.ndarray, ...]:
 
 @cache
 def _glyphs() -> torch.Tensor:
-    """Coverage (fonts, 10, cell, cell) in [0, 1] of every digit in every font, centred and of one height."""
+    """Coverage (fonts, 10, cell, cell) in [0, 1] of every digit in every font, centerd and of one height."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -180,9 +180,9 @@ def _figures(
     height: tuple[float, float],
     turn: float,
     shift: float,
-    neighbours: float,
+    neighbors: float,
 ) -> np.ndarray:
-    """Coverage (n, 1, size, size) of one digit each, randomly placed, perhaps with neighbours on either side.
+    """Coverage (n, 1, size, size) of one digit each, randomly placed, perhaps with neighbors on either side.
 
     Args:
         labels: the digit in the middle of each image.
@@ -192,7 +192,7 @@ def _figures(
         height: range of the digit's height as a fraction of the image's.
         turn: largest rotation either way, in degrees.
         shift: largest displacement either way, as a fraction of half the image.
-        neighbours: probability of a neighbour, for each side.
+        neighbors: probability of a neighbor, for each side.
     """
     n = len(labels)
     glyphs, font = _glyphs(), torch.from_numpy(rng.choice(fonts, n))
@@ -210,7 +210,7 @@ def _figures(
     middle = glyphs[font, torch.from_numpy(labels)]
     coverage = F.avg_pool2d(F.grid_sample(middle[:, None], grid, align_corners=False), 2)
     for side in (-1, 1):
-        shown = torch.from_numpy(np.flatnonzero(rng.random(n) < neighbours))
+        shown = torch.from_numpy(np.flatnonzero(rng.random(n) < neighbors))
         cells = glyphs[font, torch.from_numpy(rng.integers(0, 10, n))]
         offset = torch.from_numpy(side * (_half_width(middle) + _half_width(cells) + gap)).float()
         moved = grid[shown]
@@ -228,16 +228,16 @@ def _half_width(cells: torch.Tensor) -> np.ndarray:
     return width
 
 
-def _colour_pair(n: int, rng: np.random.Generator, contrast: float, saturation: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two random colours (n, 3, 1, 1) each, whose luminances differ by at least `contrast`."""
-    colours = rng.random((n, 2, 3, 1, 1), dtype=np.float32)
+def _color_pair(n: int, rng: np.random.Generator, contrast: float, saturation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two random colors (n, 3, 1, 1) each, whose luminances differ by at least `contrast`."""
+    colors = rng.random((n, 2, 3, 1, 1), dtype=np.float32)
     poor = np.ones(n, dtype=bool)
     while poor.any():
         drawn = rng.random((int(poor.sum()), 2, 3, 1, 1), dtype=np.float32)
-        grey = drawn.mean(axis=2, keepdims=True)
-        colours[poor] = grey + (drawn - grey) * saturation
-        poor = np.abs(luminance(colours[:, 0]) - luminance(colours[:, 1])).ravel() < contrast
-    return colours[:, 0], colours[:, 1]
+        gray = drawn.mean(axis=2, keepdims=True)
+        colors[poor] = gray + (drawn - gray) * saturation
+        poor = np.abs(luminance(colors[:, 0]) - luminance(colors[:, 1])).ravel() < contrast
+    return colors[:, 0], colors[:, 1]
 
 
 def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -256,7 +256,7 @@ def _blur(images: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return images
 
 
-def grey_to_rgb(images: np.ndarray, size: int) -> np.ndarray:
+def gray_to_rgb(images: np.ndarray, size: int) -> np.ndarray:
     """Digits (n, 1, H, W) as RGB uint8 of the given size."""
     resized = to_channels(resize(images, size), 3)
     return resized if resized.dtype == np.uint8 else to_uint8(resized)

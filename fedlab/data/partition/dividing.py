@@ -30,7 +30,7 @@ def apportion(shares: np.ndarray, total: int) -> np.ndarray:
 
 
 def dirichlet_shares(rng: np.random.Generator, alpha: float, clients: int) -> np.ndarray:
-    """A Dirichlet draw that does not underflow to 0/0 for small α: normalised gamma draws, in logarithms.
+    """A Dirichlet draw that does not underflow to 0/0 for small α: normalized gamma draws, in logarithms.
 
     Gamma(α) = Gamma(α + 1) · U^(1/α) (Marsaglia & Tsang 2000).
     """

@@ -96,7 +96,7 @@ class LabelDrift(Drift):
 
     def check(self, dataset: Dataset, parts: Partition) -> None:
         if "label" not in dataset.train.columns:
-            raise DataError(f"{self.key}.name", "labels", "labelled data", "remove the drift")
+            raise DataError(f"{self.key}.name", "labels", "labeled data", "remove the drift")
 
     def at(self, stage: float, part: ClientPart, client: int, dataset: Dataset, rng: np.random.Generator) -> ClientPart:
         labels = dataset.train["label"][part.train]

@@ -213,7 +213,7 @@ def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) ->
         dataset: the samples.
         unseen: clients that never train.
     """
-    classes = list(dataset.train.class_names) if "label" in dataset.train.columns else ["unlabelled"]
+    classes = list(dataset.train.class_names) if "label" in dataset.train.columns else ["unlabeled"]
     train, test = (
         class_counts(part, labels_or_zero(samples), len(classes))
         for part, samples in ((parts.train, dataset.train), (parts.test, dataset.test))

@@ -360,6 +360,6 @@ def _by_column(
 
 def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
     if "label" not in samples.columns:
-        raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labelled data", "choose another step")
+        raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labeled data", "choose another step")
     labels: np.ndarray = samples["label"][indices]
     return labels

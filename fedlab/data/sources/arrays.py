@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlab.data.classes import Names, Pair, coded, labelled, plausible
+from fedlab.data.classes import Names, Pair, coded, labeled, plausible
 from fedlab.data.files.pixels import as_pictures
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
@@ -42,7 +42,7 @@ def from_arrays(
     shapes = {key: values.shape[1:] for key, values in images.items()}
     if shapes["x_train"] != shapes["x_test"]:
         raise DataError("x_test", shapes["x_test"], f"(C, H, W) as x_train: {shapes['x_train']}")
-    labels, classes = labelled((y_train, y_test), class_names)
+    labels, classes = labeled((y_train, y_test), class_names)
     domain_codes, domain_names = coded("domain", domains) if domains is not None else (None, ("all",))
     group_codes, group_names = coded("group", groups) if groups is not None else (None, ())
 

@@ -52,7 +52,7 @@ class Clip:
 
     Args:
         file: path below the folder.
-        labels: its classes, none if unlabelled.
+        labels: its classes, none if unlabeled.
         speaker: natural owner, from the column speaker or group, "" where the table names none.
         device: likewise.
         split: train, test or probe, "" where the table does not say.
@@ -70,7 +70,7 @@ class AudioFolder:
 
     Columns: ``audio`` (T,), ``length`` (samples before padding), ``label`` or, where any clip has several, ``tags``
     (K,); ``group`` from the column speaker or group, ``domain`` from device. Rows of split ``probe`` stay with the
-    server, which also holds the labelled test clips. Labels may be missing in train; then clients hold none at all.
+    server, which also holds the labeled test clips. Labels may be missing in train; then clients hold none at all.
     """
 
     Settings = AudioFolderSettings
@@ -95,17 +95,17 @@ class AudioFolder:
         rows = [row for split in _SPLITS for row in by_split[split]]
         names = _Names.of(rows)
         clients = [*by_split["train"], *by_split["test"]]
-        labelled = all(row.labels for row in clients)
+        labeled = all(row.labels for row in clients)
         files = self._files(rows, listing)
-        left_out = [*listing.left_out, *_labels_lost(clients, labelled)]
+        left_out = [*listing.left_out, *_labels_lost(clients, labeled)]
         broken = Gathered("sound files")
         at = files, left_out, broken
-        train, test = (self._samples(by_split[split], names, labelled, *at) for split in ("train", "test"))
+        train, test = (self._samples(by_split[split], names, labeled, *at) for split in ("train", "test"))
         server = {}
         if by_split["probe"]:
             server["probe"] = self._samples(by_split["probe"], names, True, *at)
         if names.classes and all(row.labels for row in by_split["test"]):
-            server["test"] = test if labelled else self._samples(by_split["test"], names, True, files, [], broken)
+            server["test"] = test if labeled else self._samples(by_split["test"], names, True, files, [], broken)
         broken.settle()
         return Dataset(self.root.name, train, test, server, left_out=_summed(left_out))
 
@@ -198,7 +198,7 @@ class AudioFolder:
         self,
         rows: Sequence[Clip],
         names: _Names,
-        labelled: bool,
+        labeled: bool,
         files: dict[str, Path],
         left_out: list[LeftOut],
         broken: Gathered,
@@ -219,7 +219,7 @@ class AudioFolder:
         columns["domain"] = names.codes(names.devices, [row.device for row in rows])
         if names.groups:
             columns["group"] = names.codes(names.groups, [row.speaker for row in rows])
-        if labelled and names.classes:
+        if labeled and names.classes:
             columns |= names.targets(rows)
         return Samples(columns, names.classes, names.devices, names.groups)
 
@@ -250,10 +250,10 @@ def _cut(rows: Sequence[Clip], seconds: np.ndarray, kept: np.ndarray) -> list[Le
     return [LeftOut("seconds of sound", lost, "they lie behind data.source.seconds", whole, "", examples)]
 
 
-def _labels_lost(rows: Sequence[Clip], labelled: bool) -> list[LeftOut]:
+def _labels_lost(rows: Sequence[Clip], labeled: bool) -> list[LeftOut]:
     """Labels that no client sees, since others have none."""
     given = sum(bool(row.labels) for row in rows)
-    if labelled or not given:
+    if labeled or not given:
         return []
     examples = tuple(row.file for row in rows if not row.labels)[:10]
     why = "other rows of train and test have none, and clients see labels of all their clips or of none"

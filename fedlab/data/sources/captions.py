@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from fedlab.config import Fraction, Positive, Section
 from fedlab.data.classes import test_part
-from fedlab.data.files.captions import Tokens, hub_tokens, negative_columns, tokenise, word_tokens
+from fedlab.data.files.captions import Tokens, hub_tokens, negative_columns, tokenize, word_tokens
 from fedlab.data.files.images import UNREAD, PictureReader, is_picture
 from fedlab.data.files.listing import Listing
 from fedlab.data.files.pairs import Pair, read_pairs
@@ -47,7 +47,7 @@ class RulesSettings(Section):
 
     def make(self) -> NegativeRules:
         """The rules over these words."""
-        relations = {tuple(tokenise(one)): tuple(tokenise(other)) for one, other in self.relations.items()}
+        relations = {tuple(tokenize(one)): tuple(tokenize(other)) for one, other in self.relations.items()}
         adjectives, nouns = ({word.lower() for word in words} for words in (self.adjectives, self.nouns))
         return NegativeRules(adjectives, nouns, relations)
 
@@ -161,7 +161,7 @@ class Captions:
             for row, pair in enumerate(pairs):
                 rng, words = (
                     numpy_generator(self.settings.data_seed, "captions rules", part, row),
-                    tokenise(pair.caption),
+                    tokenize(pair.caption),
                 )
                 new = {k: rules.make(k, words, rng) for k in s.kinds if k not in pair.negatives}
                 found = {kind: (" ".join(changed),) for kind, changed in new.items() if changed is not None}

@@ -69,7 +69,7 @@ class Digits:
     def _handwritten(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
         images, labels = digits.handwritten()
         test, train = self._deal(name, labels, np.arange(len(labels)))
-        return [(digits.grey_to_rgb(images[part], self.settings.size), labels[part]) for part in (train, test)]
+        return [(digits.gray_to_rgb(images[part], self.settings.size), labels[part]) for part in (train, test)]
 
     def _mnist(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
         """Plain or blended MNIST digits, each domain from its own half, so that no digit is seen twice anywhere."""
@@ -77,7 +77,7 @@ class Digits:
         halves = digits.deal(labels, [2500, 2500], self._rng("mnist halves"))
         test, train = self._deal(name, labels, halves[0] if name == "mnist" else halves[1])
         if name == "mnist":
-            return [(digits.grey_to_rgb(images[part], self.settings.size), labels[part]) for part in (train, test)]
+            return [(digits.gray_to_rgb(images[part], self.settings.size), labels[part]) for part in (train, test)]
         return [
             (
                 digits.mnistm(images[part], self.settings.size, self._rng(name, split), test=split == "test"),

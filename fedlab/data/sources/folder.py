@@ -35,7 +35,7 @@ class FolderSettings(Section):
         default=False, description="the first level below the root is one folder per client: its domain and owner"
     )
     size: Positive = Field(default=32, description="pictures are resized to this height and width, aspect ignored")
-    channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: grey")
+    channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: gray")
     test_fraction: Fraction = Field(
         default=0.2, lt=1, description="part of each class kept for tests where there is no train and test folder"
     )

@@ -18,12 +18,12 @@ class HandwrittenSettings(Section):
     """Settings of the handwritten source."""
 
     size: int = Field(default=16, ge=8, le=64, description="height and width in pixels")
-    channels: Literal[1, 3] = Field(default=1, description="3: RGB, 1: grey")
+    channels: Literal[1, 3] = Field(default=1, description="3: RGB, 1: gray")
     test_size: Positive = Field(default=500, description="how many images of the file's end are the test set")
 
 
 class Handwritten:
-    """scikit-learn's 1,797 handwritten digits, 16×16 grey, tested on the file's last 500 (offline)."""
+    """scikit-learn's 1,797 handwritten digits, 16×16 gray, tested on the file's last 500 (offline)."""
 
     Settings = HandwrittenSettings
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Positive, Section
-from fedlab.data.classes import by_name, coded, labelled
+from fedlab.data.classes import by_name, coded, labeled
 from fedlab.data.files.images import PictureReader, is_picture
 from fedlab.data.files.listing import Listing, hidden
 from fedlab.data.files.reading import Gathered, reading, reason
@@ -40,7 +40,7 @@ class HubSettings(Section):
     label_column: str = "label"
     group_column: str | None = Field(default=None, description="column naming every sample's natural owner")
     size: Positive = Field(default=32, description="pictures are resized to this height and width, aspect ignored")
-    channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: grey")
+    channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: gray")
     limit: Positive | None = Field(default=None, description="at most so many samples of each split, drawn at random")
     data_seed: int = Field(default=0, ge=0, description="draws the `limit` samples; the run's seed does not")
 
@@ -171,9 +171,7 @@ class Hub:
         labels = _values(dataset, "label_column", settings.label_column)
         names = getattr(dataset.features[settings.label_column], "names", None)
         if names is not None and len(labels) and labels.min() < 0:
-            raise DataError(
-                f"data.source.{split}", getattr(settings, split), "labelled samples", "use a labelled split"
-            )
+            raise DataError(f"data.source.{split}", getattr(settings, split), "labeled samples", "use a labeled split")
         image, files = self._images(split, dataset, reader, broken)
         return _Columns(
             image,
@@ -233,7 +231,7 @@ def _classes(train: _Columns, test: _Columns) -> tuple[tuple[np.ndarray, np.ndar
     if train.names is None and test.names is None:
         pair = train.label, test.label
         if pair[0].dtype.kind == "U" or pair[1].dtype.kind == "U":
-            return labelled(pair, None, key)
+            return labeled(pair, None, key)
         return coded(key, pair)
     codes, names = [], []
     for part, other in ((train, "test"), (test, "train")):

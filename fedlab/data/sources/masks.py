@@ -13,7 +13,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.classes import test_part
 from fedlab.data.files.images import UNREAD, PictureReader, is_picture, resize
 from fedlab.data.files.listing import Listing
-from fedlab.data.files.masks import UNLABELLED, ClassTable, dominant_class, read_classes, read_mask
+from fedlab.data.files.masks import UNLABELED, ClassTable, dominant_class, read_classes, read_mask
 from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
@@ -40,13 +40,13 @@ class MasksSettings(Section):
         default=None, description="height and width to which images are resized; default: their own, then all alike"
     )
     stride: Positive = Field(default=4, description="image pixels per mask pixel; masks are made smaller by nearest")
-    ignore: tuple[int, ...] = Field(default=(255,), description="mask values that mean unlabelled")
+    ignore: tuple[int, ...] = Field(default=(255,), description="mask values that mean unlabeled")
     values: tuple[int, ...] = Field(
         default=(),
         description="mask values of the classes in their order, where they are not 0, 1, 2 …; [0, 255]: two classes",
     )
     background: str | None = Field(
-        default=None, description="class that does not count when images are labelled by the class that covers most"
+        default=None, description="class that does not count when images are labeled by the class that covers most"
     )
     image_suffix: str = Field(default="", description="end of every image's name, not part of what names the pair")
     mask_suffix: str = Field(default="", description="end of every mask's name, likewise: _gtFine_labelTrainIds")
@@ -73,16 +73,16 @@ class _Reading:
     listing: Listing
     pictures: PictureReader
     broken: Gathered
-    unlabelled: int = 0
+    unlabeled: int = 0
     pixels: int = 0
 
     def left_out(self, why: str) -> tuple[LeftOut, ...]:
-        ignored = (LeftOut("mask pixels", self.unlabelled, why, self.pixels),) if self.unlabelled else ()
+        ignored = (LeftOut("mask pixels", self.unlabeled, why, self.pixels),) if self.unlabeled else ()
         return (*self.listing.left_out, *self.pictures.left_out, *ignored)
 
 
 class Masks:
-    """Your own images and segmentation masks (PNG of class indices, or of colours that classes.txt lists)."""
+    """Your own images and segmentation masks (PNG of class indices, or of colors that classes.txt lists)."""
 
     Settings = MasksSettings
 
@@ -119,19 +119,19 @@ class Masks:
         server = {
             name: self._samples(pairs, held_read[name], table, _domains(pairs), at) for name, pairs in sets.items()
         }
-        why = "their colour is none that classes.txt lists" if table.colours else self._ignored()
+        why = "their color is none that classes.txt lists" if table.colors else self._ignored()
         return Dataset(self.root.name, samples["train"], samples["test"], server, left_out=at.left_out(why))
 
     def _ignored(self) -> str:
-        return f"data.source.ignore says of their value that they are unlabelled: {_listed(self.settings.ignore)}"
+        return f"data.source.ignore says of their value that they are unlabeled: {_listed(self.settings.ignore)}"
 
     def _check_labels(self, samples: Mapping[str, Samples]) -> None:
         """Refuse masks that tell nothing apart: every prediction would be right."""
         for split, least in (("train", 2), ("test", 1)):
             mask, names = samples[split]["mask"], samples[split].class_names
-            found = [names[code] for code in np.unique(mask).tolist() if code != UNLABELLED]
+            found = [names[code] for code in np.unique(mask).tolist() if code != UNLABELED]
             if len(found) < least:
-                ignored = f"{int((mask == UNLABELLED).sum()):,} of {mask.size:,} pixels ignored"
+                ignored = f"{int((mask == UNLABELED).sum()):,} of {mask.size:,} pixels ignored"
                 raise self._one_class(f"{split} masks: {_listed(found) or 'no class'}, {ignored}")
 
     def _one_class(self, found: str) -> DataError:
@@ -213,18 +213,18 @@ class Masks:
         listed, values = self.root / "classes.txt", self.settings.values
         if listed.is_file():
             table = read_classes(listed)
-            if values and (table.colours or len(values) != len(table.names)):
-                expected = f"one value for each of the {len(table.names)} classes of classes.txt, which has no colours"
+            if values and (table.colors or len(values) != len(table.names)):
+                expected = f"one value for each of the {len(table.names)} classes of classes.txt, which has no colors"
                 raise DataError("data.source.values", values, expected, "leave one of them out")
             table = replace(table, values=values)
         elif values:
             table = ClassTable(tuple(map(str, values)), values=values)
         else:
             free = ClassTable(tuple(map(str, range(2**16))))
-            tops = np.full(len(pairs), UNLABELLED)
+            tops = np.full(len(pairs), UNLABELED)
 
             def look(row: int, pair: _Pair) -> None:
-                tops[row] = read_mask(pair.mask, free, self.settings.ignore, None).max(initial=UNLABELLED)
+                tops[row] = read_mask(pair.mask, free, self.settings.ignore, None).max(initial=UNLABELED)
 
             read_each(pairs, look, "masks")
             if tops.max() < 0:
@@ -254,8 +254,8 @@ class Masks:
             mask = read_mask(pair.mask, table, s.ignore, small, expected=whole.shape[1:])
             images.append(image)
             masks.append(mask)
-            if (mask == UNLABELLED).all():
-                at.listing.skip(pair.mask, "every pixel is unlabelled, so that only the image is used", what="masks")
+            if (mask == UNLABELED).all():
+                at.listing.skip(pair.mask, "every pixel is unlabeled, so that only the image is used", what="masks")
 
         at.broken.read(pairs, read)
         return images, masks
@@ -267,7 +267,7 @@ class Masks:
         background = self.settings.background
         skipped = table.names.index(background) if background else None
         stacked = np.stack(masks)
-        at.unlabelled += int((stacked == UNLABELLED).sum())
+        at.unlabeled += int((stacked == UNLABELED).sum())
         at.pixels += stacked.size
         columns = {
             "image": np.stack(images),

@@ -1,4 +1,4 @@
-"""Generated figures in three bands of clothing under cameras that change colours: re-identification, offline."""
+"""Generated figures in three bands of clothing under cameras that change colors: re-identification, offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 
 _BANDS = 3
-_COLOURS = np.array(
+_COLORS = np.array(
     [
         (0.85, 0.15, 0.15),
         (0.90, 0.55, 0.10),
@@ -28,7 +28,7 @@ _COLOURS = np.array(
     dtype=np.float32,
 )
 _TEXTURES = 3  # plain, striped, chequered
-_OUTFITS = (len(_COLOURS) * _TEXTURES) ** _BANDS
+_OUTFITS = (len(_COLORS) * _TEXTURES) ** _BANDS
 Side = Annotated[int, Field(ge=12, le=512)]
 
 
@@ -44,17 +44,17 @@ class PedestriansSettings(Section):
     gallery_images: Positive = Field(default=2, description="gallery images of a target identity under each camera")
     height: Side = Field(default=48, description="pixels")
     width: Side = Field(default=24, description="pixels")
-    strength: float = Field(default=1.0, ge=0, le=2, description="how much cameras change colours; 0: not at all")
+    strength: float = Field(default=1.0, ge=0, le=2, description="how much cameras change colors; 0: not at all")
     data_seed: int = Field(default=0, ge=0, description="draws all of it; the run's seed does not change it")
 
 
 class Pedestrians:
     """Generated figures in three clothing bands seen by cameras of several sites: PAT's acceptance data (offline).
 
-    Every band has a colour and a texture of one vocabulary that all sites share, so different people have parts in
-    common; no two people wear the same three. A camera has its own colour gains, offsets and background. The server
+    Every band has a color and a texture of one vocabulary that all sites share, so different people have parts in
+    common; no two people wear the same three. A camera has its own color gains, offsets and background. The server
     holds ``query`` and ``gallery`` of a site whose cameras and people occur nowhere else, and ``probe``, further images
-    of the training identities with the colour of each band (column ``colours``). A site is a domain, a camera a group.
+    of the training identities with the color of each band (column ``colors``). A site is a domain, a camera a group.
     """
 
     Settings = PedestriansSettings
@@ -109,7 +109,7 @@ class _World:
     def __init__(self, settings: PedestriansSettings, people: int) -> None:
         self.settings = settings
         codes = numpy_generator(settings.data_seed, "outfits").permutation(_OUTFITS)[:people]
-        self.outfits = np.stack(np.unravel_index(codes, (len(_COLOURS) * _TEXTURES,) * _BANDS), axis=1)
+        self.outfits = np.stack(np.unravel_index(codes, (len(_COLORS) * _TEXTURES,) * _BANDS), axis=1)
         looks = numpy_generator(settings.data_seed, "cameras")
         self.cameras = [_Camera(looks, settings.strength) for _ in range((settings.sites + 1) * settings.cameras)]
 
@@ -134,7 +134,7 @@ class _World:
             "domain": np.zeros_like(site) if held else site,
         }
         if split == "probe":
-            columns["colours"] = self.outfits[who] // _TEXTURES
+            columns["colors"] = self.outfits[who] // _TEXTURES
         if split in ("train", "test"):
             columns["group"] = camera
         groups = tuple(f"site{c // s.cameras}-camera{c % s.cameras}" for c in range(s.sites * s.cameras))
@@ -154,7 +154,7 @@ class _Camera:
         """One picture (3, height, width) in [0, 1] of a person in this outfit, standing a little elsewhere each time.
 
         Args:
-            outfit: (3,) of colour · textures + texture, from top to bottom.
+            outfit: (3,) of color · textures + texture, from top to bottom.
             height: pixels.
             width: pixels.
             rng: draws place, light, texture phases and noise.
@@ -168,7 +168,7 @@ class _Camera:
         edges[0], edges[-1] = 0.05 * height, 0.97 * height
         for band, code in enumerate(outfit):
             inside = (rows >= edges[band]) & (rows < edges[band + 1]) & (np.abs(columns + 0.5 - middle) < half)
-            cloth = _texture(code % _TEXTURES, rows, columns, rng)[..., None] * _COLOURS[code // _TEXTURES]
+            cloth = _texture(code % _TEXTURES, rows, columns, rng)[..., None] * _COLORS[code // _TEXTURES]
             picture = np.where(inside[..., None], cloth, picture)
         picture = picture * rng.uniform(0.85, 1.15) * self.gain + self.offset
         picture = picture + 0.05 * rng.standard_normal(picture.shape)
@@ -177,7 +177,7 @@ class _Camera:
 
 
 def _texture(kind: int, rows: np.ndarray, columns: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Factor of the colour at every pixel: 0 plain, 1 striped, 2 chequered."""
+    """Factor of the color at every pixel: 0 plain, 1 striped, 2 chequered."""
     down, across = rng.integers(0, 6, 2)
     stripes = (rows + down) // 3 % 2
     pattern = (np.zeros_like(rows), stripes, (stripes + (columns + across) // 3) % 2)[kind]

@@ -1,4 +1,4 @@
-"""Generated scenes with masks: shapes whose colours the background shares, under weather of several kinds."""
+"""Generated scenes with masks: shapes whose colors the background shares, under weather of several kinds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedlab.seeding import numpy_generator
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
 Condition = Literal["clear", "fog", "night", "rain", "snow"]
-_COLOURS = np.array([[0.85, 0.3, 0.25], [0.3, 0.7, 0.3], [0.3, 0.4, 0.85], [0.85, 0.75, 0.25]])
+_COLORS = np.array([[0.85, 0.3, 0.25], [0.3, 0.7, 0.3], [0.3, 0.4, 0.85], [0.85, 0.75, 0.25]])
 
 
 def _distinct(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
@@ -29,7 +29,7 @@ class ScenesSettings(Section):
 
     train: Positive = Field(default=64, description="images to be divided among the clients")
     test: Positive = Field(default=150, description="their test images")
-    teacher: int = Field(default=600, ge=0, description="labelled images the server holds, its sample set 'teacher'")
+    teacher: int = Field(default=600, ge=0, description="labeled images the server holds, its sample set 'teacher'")
     server_test: int = Field(default=150, ge=0, description="test images the server holds, its sample set 'test'")
     size: int = Field(default=64, ge=32, le=256, multiple_of=4, description="height and width in pixels")
     stride: Literal[1, 2, 4] = Field(default=4, description="image pixels per mask pixel")
@@ -40,7 +40,7 @@ class ScenesSettings(Section):
 
 
 class Scenes:
-    """Generated images with masks: four shapes on a background of the same colours, in one or more weathers (offline).
+    """Generated images with masks: four shapes on a background of the same colors, in one or more weathers (offline).
 
     ``label`` is the shape that covers most of an image, so that partitions by label divide shapes.
     """
@@ -84,7 +84,7 @@ def draw_scenes(count: int, size: int, rng: np.random.Generator) -> tuple[np.nda
     """Images (n, 3, size, size) float32 in [0, 1] and their masks (n, size, size) int64.
 
     Two to five shapes, each of a random kind, place, extent and turn, later ones over earlier ones, in the kind's
-    colour with a shift of its own, on a smooth mixture of all kinds' colours.
+    color with a shift of its own, on a smooth mixture of all kinds' colors.
     """
     images = _background(count, size, rng)
     masks = np.zeros((count, size, size), np.int64)
@@ -97,17 +97,17 @@ def draw_scenes(count: int, size: int, rng: np.random.Generator) -> tuple[np.nda
             across = ((columns - x) * np.cos(turn) + (rows - y) * np.sin(turn)) / radius
             along = ((rows - y) * np.cos(turn) - (columns - x) * np.sin(turn)) / radius
             inside = _inside(kind, across, along)
-            colour = _COLOURS[kind - 1] + rng.normal(0, 0.12, 3)
-            image[:, inside] = colour[:, None]
+            color = _COLORS[kind - 1] + rng.normal(0, 0.12, 3)
+            image[:, inside] = color[:, None]
             mask[inside] = kind
     images += rng.normal(0, 0.06, images.shape)
     return np.clip(images, 0, 1).astype(np.float32), masks
 
 
 def _background(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth field of mixtures of the shapes' colours, (n, 3, size, size)."""
-    weights = rng.dirichlet(np.full(len(_COLOURS), 0.25), (count, 5, 5))
-    coarse = np.moveaxis(weights @ _COLOURS, -1, 1).astype(np.float32)
+    """A smooth field of mixtures of the shapes' colors, (n, 3, size, size)."""
+    weights = rng.dirichlet(np.full(len(_COLORS), 0.25), (count, 5, 5))
+    coarse = np.moveaxis(weights @ _COLORS, -1, 1).astype(np.float32)
     return resize(coarse, size)
 
 

@@ -1,4 +1,4 @@
-"""ShapeCap: captioned scenes of two coloured shapes with typed false captions, generated offline."""
+"""ShapeCap: captioned scenes of two colored shapes with typed false captions, generated offline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedlab.data.files.captions import negative_columns, word_tokens
 from fedlab.data.generated.negatives import KINDS, Words
 from fedlab.data.generated.scenes import (
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     RELATIONS,
     SHAPES,
     Scenes,
@@ -26,18 +26,18 @@ from fedlab.errors import did_you_mean
 from fedlab.seeding import numpy_generator
 
 TOKENS = word_tokens(
-    [" ".join(words) for words in (("a", "and"), COLOURS, SHAPES, *RELATIONS)],
+    [" ".join(words) for words in (("a", "and"), COLORS, SHAPES, *RELATIONS)],
     length=9,  # a red square left of a blue circle, and the end
 )
-Natural = Literal["relation", "axis", "colour", "shape", "background"]
+Natural = Literal["relation", "axis", "color", "shape", "background"]
 
 
-def _some_colours(names: tuple[str, ...]) -> tuple[str, ...]:
+def _some_colors(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        if name not in COLOURS:
-            raise ValueError(f"names of colours, and {name!r} is none; {did_you_mean(name, COLOURS)}")
-    if len(set(names)) < len(names) or not 1 <= len(names) <= len(COLOURS) - 3:
-        raise ValueError("one to three different colours: at least three are needed for scenes and false captions")
+        if name not in COLORS:
+            raise ValueError(f"names of colors, and {name!r} is none; {did_you_mean(name, COLORS)}")
+    if len(set(names)) < len(names) or not 1 <= len(names) <= len(COLORS) - 3:
+        raise ValueError("one to three different colors: at least three are needed for scenes and false captions")
     return names
 
 
@@ -48,8 +48,8 @@ class ShapeCapSettings(Section):
     test: Positive = Field(default=1000, description="scenes divided among the clients for tests")
     composition: Positive = Field(default=1000, description="further test scenes, held by the server")
     pretrain: Positive = Field(default=5000, description="server-held pairs whose captions never require binding")
-    zeroshot: Positive = Field(default=800, description="server-held single objects of the unseen colours")
-    unseen_colours: Annotated[tuple[str, ...], AfterValidator(_some_colours)] = Field(
+    zeroshot: Positive = Field(default=800, description="server-held single objects of the unseen colors")
+    unseen_colors: Annotated[tuple[str, ...], AfterValidator(_some_colors)] = Field(
         default=("cyan", "magenta"), description="in no scene of the clients, but in the pretraining pairs"
     )
     scramble: float = Field(
@@ -62,19 +62,20 @@ class ShapeCapSettings(Section):
 
 
 class ShapeCap:
-    """Captioned scenes of two coloured shapes with typed false captions: DeGLA's acceptance data (offline).
+    """Captioned scenes of two colored shapes with typed false captions: DeGLA's acceptance data (offline).
 
-    Clients hold scenes in the seen colours with captions such as "a red square left of a blue circle" and, for every
+    Clients hold scenes in the seen colors with captions such as "a red square left of a blue circle" and, for every
     kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds
-    ``pretrain`` (pairs whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot`` (single objects of the
-    unseen colours, labelled with one of all colour-shape classes) and ``prompts`` (a caption for each class).
+    ``pretrain`` (pairs whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot``
+    (single objects of the unseen colors, labeled with one of all color-shape classes) and ``prompts`` (a caption for
+    each class).
     """
 
     Settings = ShapeCapSettings
 
     def __init__(self, settings: ShapeCapSettings) -> None:
         self.settings = settings
-        self.colours = tuple(colour for colour in COLOURS if colour not in settings.unseen_colours)
+        self.colors = tuple(color for color in COLORS if color not in settings.unseen_colors)
 
     def missing(self) -> str | None:
         return None
@@ -85,7 +86,7 @@ class ShapeCap:
         splits = {}
         for split, count in (("train", s.train), ("test", s.test), ("composition", s.composition)):
             rng = self._rng(split)
-            scenes = draw_pairs(count, self.colours, rng, len(BACKGROUNDS) if s.natural == "background" else 1)
+            scenes = draw_pairs(count, self.colors, rng, len(BACKGROUNDS) if s.natural == "background" else 1)
             owner = self._owner(scenes)
             columns = {
                 "image": scenes.render(rng),
@@ -100,7 +101,7 @@ class ShapeCap:
         """True and false captions; tests have every kind, training captions either ``reshuffle`` or ``order``."""
         captions = [scenes.caption(scene) for scene in range(len(scenes))]
         scrambled = np.zeros(len(scenes)) if scramble is None else rng.random(len(scenes)) < scramble
-        make = rules(self.colours).make
+        make = rules(self.colors).make
         negatives = []
         for words, permuted in zip(captions, scrambled, strict=True):
             left_out = set() if scramble is None else {"reshuffle" if permuted else "order"}
@@ -109,23 +110,23 @@ class ShapeCap:
         return {"text": _ids(captions), **negative_columns(negatives, dict.fromkeys(KINDS, 1), TOKENS.encode)}
 
     def _pretraining(self) -> Samples:
-        """60 % single objects, 20 % pairs described by their colours, 20 % by their shapes; all colours."""
+        """60 % single objects, 20 % pairs described by their colors, 20 % by their shapes; all colors."""
         rng, s = self._rng("pretrain"), self.settings
-        singles = draw_singles(round(0.6 * s.pretrain), tuple(COLOURS), rng)
-        pairs = draw_pairs(s.pretrain - len(singles), tuple(COLOURS), rng)
+        singles = draw_singles(round(0.6 * s.pretrain), tuple(COLORS), rng)
+        pairs = draw_pairs(s.pretrain - len(singles), tuple(COLORS), rng)
         captions = [singles.caption(scene) for scene in range(len(singles))]
         for scene in range(len(pairs)):
-            (_, colour, shape), (_, other_colour, other_shape) = (pairs.noun_phrase(scene, thing) for thing in (0, 1))
-            captions.append((colour, "and", other_colour) if scene % 2 else ("a", shape, "and", "a", other_shape))
+            (_, color, shape), (_, other_color, other_shape) = (pairs.noun_phrase(scene, thing) for thing in (0, 1))
+            captions.append((color, "and", other_color) if scene % 2 else ("a", shape, "and", "a", other_shape))
         images = np.concatenate([singles.render(rng), pairs.render(rng)])
         return Samples({"image": images, "text": _ids(captions)})
 
     def _zeroshot(self) -> dict[str, Samples]:
-        classes = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+        classes = [(color, shape) for color in COLORS for shape in SHAPES]
         names = tuple(" ".join(words) for words in classes)
         rng = self._rng("zeroshot")
-        singles = draw_singles(self.settings.zeroshot, self.settings.unseen_colours, rng)
-        labels = singles.colours[:, 0] * len(SHAPES) + singles.shapes[:, 0]
+        singles = draw_singles(self.settings.zeroshot, self.settings.unseen_colors, rng)
+        labels = singles.colors[:, 0] * len(SHAPES) + singles.shapes[:, 0]
         prompts = {"text": _ids([("a", *words) for words in classes]), "label": np.arange(len(classes))}
         return {
             "zeroshot": Samples({"image": singles.render(rng), "label": labels}, names),
@@ -136,7 +137,7 @@ class ShapeCap:
         owners = {
             "relation": scenes.relation,
             "axis": scenes.relation // 2,
-            "colour": np.array([self.colours.index(name) for name in np.array(tuple(COLOURS))[scenes.colours[:, 0]]]),
+            "color": np.array([self.colors.index(name) for name in np.array(tuple(COLORS))[scenes.colors[:, 0]]]),
             "shape": scenes.shapes[:, 0],
             "background": scenes.background,
         }
@@ -146,7 +147,7 @@ class ShapeCap:
         return {
             "relation": tuple(" ".join(words) for words in RELATIONS),
             "axis": ("horizontal", "vertical"),
-            "colour": self.colours,
+            "color": self.colors,
             "shape": SHAPES,
             "background": tuple(BACKGROUNDS),
         }[self.settings.natural]

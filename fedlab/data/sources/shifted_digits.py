@@ -90,9 +90,9 @@ def shift(images: np.ndarray, domain: int, rng: np.random.Generator) -> np.ndarr
 
     Args:
         images: float32.
-        domain: 0 as they are; 1 inverted and tinted; 2 blended with a smooth colour field; 3 blurred, greyed and
-            noisy; 4 in two random colours with slices of neighbouring digits at both borders.
-        rng: draws colours, noise and neighbours.
+        domain: 0 as they are; 1 inverted and tinted; 2 blended with a smooth color field; 3 blurred, grayed and
+            noisy; 4 in two random colors with slices of neighboring digits at both borders.
+        rng: draws colors, noise and neighbors.
     """
     n, _, _, size = images.shape
     if domain == 0:
@@ -100,7 +100,7 @@ def shift(images: np.ndarray, domain: int, rng: np.random.Generator) -> np.ndarr
     if domain == 1:
         return 1 - images * np.array([0.9, 0.6, 0.3], dtype=np.float32)[:, None, None]
     if domain == 2:
-        shifted: np.ndarray = np.abs(digits.smooth_colours(n, size, rng) - images)
+        shifted: np.ndarray = np.abs(digits.smooth_colors(n, size, rng) - images)
         return shifted
     if domain == 3:
         from scipy import ndimage
@@ -114,5 +114,5 @@ def shift(images: np.ndarray, domain: int, rng: np.random.Generator) -> np.ndarr
     figures[..., :width] = np.maximum(figures[..., :width], images[rng.permutation(n)][..., -width:])
     figures[..., -width:] = np.maximum(figures[..., -width:], images[rng.permutation(n)][..., :width])
     ground, ink = rng.random((2, n, 3, 1, 1), dtype=np.float32)
-    coloured: np.ndarray = ground + (ink - ground) * figures
-    return coloured
+    colored: np.ndarray = ground + (ink - ground) * figures
+    return colored

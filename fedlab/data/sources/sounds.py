@@ -19,8 +19,8 @@ class SoundsSettings(Section):
     """Settings of the sounds source."""
 
     train: Positive = Field(default=1200, description="clips to be divided among the clients")
-    test: Positive = Field(default=480, description="test clips; the server holds labelled copies to probe with")
-    probe: Positive = Field(default=160, description="labelled clips the server holds to train a probe on")
+    test: Positive = Field(default=480, description="test clips; the server holds labeled copies to probe with")
+    probe: Positive = Field(default=160, description="labeled clips the server holds to train a probe on")
     rate: int = Field(default=8000, ge=4000, description="samples a second")
     seconds: float = Field(default=1.6, gt=0.05, le=60, description="length of a clip")
     devices: int = Field(
@@ -64,7 +64,7 @@ class Sounds:
         for row, (label, device, speaker) in enumerate(zip(labels, devices, speakers, strict=True)):
             # a speaker's part of the range, so that all of them together cover it evenly
             pitch = _LOW * (_HIGH / _LOW) ** ((speaker + rng.random()) / s.speakers)
-            audio[row] = record(synthesise(CLASSES[label], length, s.rate, pitch, rng), device, rng)
+            audio[row] = record(synthesize(CLASSES[label], length, s.rate, pitch, rng), device, rng)
         columns = {"audio": audio, "length": np.full(count, length), "label": labels}
         columns |= {"domain": devices, "group": speakers}
         width = len(str(s.speakers - 1))
@@ -76,7 +76,7 @@ class Sounds:
         )
 
 
-def synthesise(name: str, length: int, rate: int, pitch: float, rng: np.random.Generator) -> np.ndarray:
+def synthesize(name: str, length: int, rate: int, pitch: float, rng: np.random.Generator) -> np.ndarray:
     """One clip (length,) of peak 1.
 
     Args:
@@ -92,7 +92,7 @@ def synthesise(name: str, length: int, rate: int, pitch: float, rng: np.random.G
 
 
 def record(clip: np.ndarray, device: int, rng: np.random.Generator) -> np.ndarray:
-    """The clip as a device hears it: level and noise at random, coloured by the device; device 0 is neutral."""
+    """The clip as a device hears it: level and noise at random, colored by the device; device 0 is neutral."""
     heard = rng.uniform(0.2, 0.8) * clip
     if device:
         fixed = numpy_generator(device, "device")

@@ -26,7 +26,7 @@ WIDTH = 20_000
 
 
 class Mean(Method):
-    """Minimises the mean of w·x, whose gradient for an example is x."""
+    """Minimizes the mean of w·x, whose gradient for an example is x."""
 
     per_example_loss = True
     width = 1
@@ -105,7 +105,7 @@ def weights(trained: PrivateTrainer) -> Tensor:
     return torch.cat([p.detach().flatten() for p in trained.networks.parameters()])
 
 
-@pytest.mark.parametrize("settings", [{"optimiser": "sgd", "momentum": 0.9}, {"optimiser": "adamw"}])
+@pytest.mark.parametrize("settings", [{"optimizer": "sgd", "momentum": 0.9}, {"optimizer": "adamw"}])
 def test_without_noise_and_clipping_it_is_plain_training_on_poisson_batches(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -117,13 +117,13 @@ def test_without_noise_and_clipping_it_is_plain_training_on_poisson_batches(
 
     replay = trainer(Classifier(), tmp_path, data, training=training)
     (network,) = replay.networks.values()
-    optimiser = replay.optimiser(network.parameters()).torch
+    optimizer = replay.optimizer(network.parameters()).torch
     sizes = []
     for batch, _ in replay.batches():
         sizes.append(len(batch["x"]))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (F.cross_entropy(network(batch["x"]), batch["y"], reduction="sum") / 10).backward()
-        optimiser.step()
+        optimizer.step()
     assert len(sizes) == 6
     assert len(set(sizes)) > 1
     torch.testing.assert_close(weights(private), weights(replay), rtol=1e-4, atol=1e-6)
@@ -259,9 +259,9 @@ def test_an_example_whose_gradient_is_not_finite_stops_the_client_unchanged(bad:
 
 
 def own_step(ctx: FitContext) -> None:
-    optimiser = ctx.optimiser(ctx.networks.parameters())
+    optimizer = ctx.optimizer(ctx.networks.parameters())
     for batch, _ in ctx.batches():
-        ctx.step(ctx.networks["model"](batch["x"]).mean(), optimiser)
+        ctx.step(ctx.networks["model"](batch["x"]).mean(), optimizer)
 
 
 def twice(ctx: FitContext) -> None:

@@ -92,8 +92,8 @@ def round_of(
 PLAIN: dict[str, Any] = {}
 CASES: dict[str, tuple[Settings, Settings]] = {
     "sgd": ({"training": {"momentum": 0.9, "weight_decay": 0.01, "clip_norm": 0.5}}, PLAIN),
-    "adam, each tensor clipped": ({"training": {"optimiser": "adam", "clip_norm": 0.05, "clip": "tensor"}}, PLAIN),
-    "adamw, batch norm": ({"model": {"name": "convnet", "norm": "batch"}, "training": {"optimiser": "adamw"}}, PLAIN),
+    "adam, each tensor clipped": ({"training": {"optimizer": "adam", "clip_norm": 0.05, "clip": "tensor"}}, PLAIN),
+    "adamw, batch norm": ({"model": {"name": "convnet", "norm": "batch"}, "training": {"optimizer": "adamw"}}, PLAIN),
     "linear schedule": ({"training": {"schedule": "linear", "warmup_steps": 3}}, PLAIN),
     "a local head": ({"exchange": {"local": ["model.head.*"]}}, PLAIN),
     "few steps": ({"training": {"local_steps": 3}}, PLAIN),

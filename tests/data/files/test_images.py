@@ -20,22 +20,22 @@ from fedlab.data.files.images import (
 )
 from fedlab.errors import DataError, InputError, MachineError
 
-COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+COLORS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
 
 
 class TestDecode:
-    def test_colours_and_grey(self) -> None:
-        picture = Image.fromarray(COLOURS)
-        assert np.array_equal(decode(picture, None, 3), COLOURS.transpose(2, 0, 1))
+    def test_colors_and_gray(self) -> None:
+        picture = Image.fromarray(COLORS)
+        assert np.array_equal(decode(picture, None, 3), COLORS.transpose(2, 0, 1))
         assert decode(picture, None, 1).tolist() == [[[76, 150], [29, 255]]]  # ITU-R 601 luma
 
     def test_a_palette_is_looked_up(self) -> None:
-        picture = Image.fromarray(COLOURS).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-        assert np.array_equal(decode(picture, None, 3), COLOURS.transpose(2, 0, 1))
+        picture = Image.fromarray(COLORS).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+        assert np.array_equal(decode(picture, None, 3), COLORS.transpose(2, 0, 1))
 
     def test_transparency_is_dropped(self) -> None:
-        opaque = np.dstack([COLOURS, np.array([[0, 128], [255, 1]], np.uint8)])
-        assert np.array_equal(decode(Image.fromarray(opaque, "RGBA"), None, 3), COLOURS.transpose(2, 0, 1))
+        opaque = np.dstack([COLORS, np.array([[0, 128], [255, 1]], np.uint8)])
+        assert np.array_equal(decode(Image.fromarray(opaque, "RGBA"), None, 3), COLORS.transpose(2, 0, 1))
         assert decode(Image.fromarray(opaque[..., :2], "LA"), None, 1).shape == (1, 2, 2)
 
     def test_sixteen_bits_lose_the_lower_byte(self) -> None:
@@ -100,9 +100,9 @@ class TestArrays:
         assert resize(images[:0], 7).shape == (0, 1, 7, 7)
 
     def test_channels_are_added_and_removed(self) -> None:
-        grey = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-        assert np.allclose(to_channels(to_channels(grey, 3), 1), grey, atol=1e-6)
-        assert to_channels(grey, 1) is grey
+        gray = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
+        assert np.allclose(to_channels(to_channels(gray, 3), 1), gray, atol=1e-6)
+        assert to_channels(gray, 1) is gray
 
 
 class TestWhatPeopleBring:
@@ -122,7 +122,7 @@ class TestWhatPeopleBring:
     def test_every_orientation_is_turned_as_pillow_turns_it(self, tmp_path: Path, orientation: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = orientation
-        Image.fromarray(COLOURS.repeat(2, axis=1)).save(tmp_path / "x.png", exif=exif)
+        Image.fromarray(COLORS.repeat(2, axis=1)).save(tmp_path / "x.png", exif=exif)
         with Image.open(tmp_path / "x.png") as picture:
             expected = np.asarray(ImageOps.exif_transpose(picture)).transpose(2, 0, 1)
         assert np.array_equal(read_image(tmp_path / "x.png", None, 3), expected)
@@ -142,7 +142,7 @@ class TestWhatPeopleBring:
         reader = PictureReader()
         assert reader.read(tmp_path / "x.png", None, 1).max() == 15
         (left,) = reader.left_out
-        assert (left.what, left.count, left.total) == ("grey levels", 4080, 4096)
+        assert (left.what, left.count, left.total) == ("gray levels", 4080, 4096)
         factor = int(left.fix.split("pixels by ")[1].split(",")[0])
         Image.fromarray(shallow * factor).save(tmp_path / "x.png")
         again = PictureReader()

@@ -71,7 +71,7 @@ def test_floats_of_another_range_are_divided_alike_in_both_splits(top: float, fu
 
 
 @pytest.mark.parametrize(("values", "hint"), [(RAMP / 31.5 - 1, r"\(x \+ 1\) / 2"), (RAMP - 40.0, r"x \* std \+ mean")])
-def test_normalised_floats_are_to_be_undone(values: np.ndarray, hint: str) -> None:
+def test_normalized_floats_are_to_be_undone(values: np.ndarray, hint: str) -> None:
     assert re.search(hint, refused(values).fix)
 
 

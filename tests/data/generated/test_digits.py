@@ -59,9 +59,9 @@ class TestDigits:
             Component(name="digits", domains=["handwritten", "mnist"], train_per_domain=200, test_per_domain=100), 5
         )
         written, labels = digits.handwritten()
-        real = {image.tobytes(): label for image, label in zip(digits.grey_to_rgb(written, 28), labels, strict=True)}
+        real = {image.tobytes(): label for image, label in zip(digits.gray_to_rgb(written, 28), labels, strict=True)}
         scanned, names = digits.mnist()
-        real |= {image.tobytes(): label for image, label in zip(digits.grey_to_rgb(scanned, 28), names, strict=True)}
+        real |= {image.tobytes(): label for image, label in zip(digits.gray_to_rgb(scanned, 28), names, strict=True)}
         for image, label in zip(whole.train["image"], whole.train["label"], strict=True):
             assert real[image.tobytes()] == label
 
@@ -69,7 +69,7 @@ class TestDigits:
         source = Component(name="digits", domains=["mnist", "mnistm"], train_per_domain=1500, test_per_domain=1000)
         dataset = load_source(source, 0)
         scanned, labels = digits.mnist()
-        plain = rows(digits.grey_to_rgb(scanned, 28))
+        plain = rows(digits.gray_to_rgb(scanned, 28))
         halves = digits.deal(labels, [2500, 2500], np.random.default_rng(0))
         assert not set(halves[0]) & set(halves[1])
         mine = rows(of_domain(dataset, "mnist")) | rows(of_domain(dataset, "mnist", "test"))
@@ -86,12 +86,12 @@ class TestDigits:
         assert load_source(Component(name="digits", data_seed=1, **settings), 0).fingerprint != five.fingerprint
 
     def test_domains_differ_as_their_namesakes_do(self, five: Dataset) -> None:
-        def colourful(name: str) -> float:
+        def colorful(name: str) -> float:
             images = of_domain(five, name).astype(float)
             return float((images.max(axis=1) - images.min(axis=1)).mean())
 
-        assert colourful("handwritten") == colourful("mnist") == 0
-        assert min(colourful(name) for name in ("synth", "mnistm")) > 20
+        assert colorful("handwritten") == colorful("mnist") == 0
+        assert min(colorful(name) for name in ("synth", "mnistm")) > 20
         borders = {name: of_domain(five, name)[..., :2].mean() for name in five.train.domain_names}
         assert borders["mnist"] < 5
         assert borders["svhn"] > 40
@@ -138,15 +138,15 @@ class TestShiftedDigits:
         images, labels = digits.handwritten()
         for domain in range(5):
             assert np.array_equal(shifted.test["label"][shifted.test["domain"] == domain], labels[-497:])
-        grey = to_channels(resize(images, 16), 3)
-        assert np.array_equal(of_domain(shifted, "grey", "test"), grey[-497:])
+        gray = to_channels(resize(images, 16), 3)
+        assert np.array_equal(of_domain(shifted, "grey", "test"), gray[-497:])
 
     def test_clients_and_test_share_no_digit(self, shifted: Dataset) -> None:
         images, _ = digits.handwritten()
-        grey = to_channels(resize(images, 16), 3)
-        place = {image.tobytes(): index for index, image in enumerate(grey)}
+        gray = to_channels(resize(images, 16), 3)
+        place = {image.tobytes(): index for index, image in enumerate(gray)}
         tinted = (1 - of_domain(shifted, "tinted")) / np.array([0.9, 0.6, 0.3], np.float32)[:, None, None]
-        nearest = [int(np.abs(grey - picture).sum(axis=(1, 2, 3)).argmin()) for picture in tinted[:40]]
+        nearest = [int(np.abs(gray - picture).sum(axis=(1, 2, 3)).argmin()) for picture in tinted[:40]]
         used = {place[image.tobytes()] for image in of_domain(shifted, "grey")}
         assert len(used) == 260
         assert max(used) < 1300
@@ -175,10 +175,10 @@ class TestShiftedDigits:
         assert np.allclose(shift(images, 1, rng()), 1 - images * np.array([0.9, 0.6, 0.3])[:, None, None], atol=1e-6)
 
         blended = shift(digit, 2, rng())
-        ground = digits.smooth_colours(200, 16, rng())
+        ground = digits.smooth_colors(200, 16, rng())
         assert np.allclose(blended, np.abs(ground - digit))
         steps = np.abs(np.diff(ground, axis=3))
-        assert steps.max() < 0.35  # smooth: neighbours differ little, corners much
+        assert steps.max() < 0.35  # smooth: neighbors differ little, corners much
         assert ground.std() > 0.15
 
         blurred = shift(digit, 3, rng())
@@ -187,13 +187,13 @@ class TestShiftedDigits:
         assert blurred[:, :, 8, 8].mean() == pytest.approx(0.3 + 0.5 * 16 / 25, abs=0.03)
         assert blurred[:, :, 6, 6].mean() == pytest.approx(0.3 + 0.5 * 9 / 25, abs=0.03)
 
-        coloured = shift(digit, 4, rng())
-        ink, paper = coloured[:, :, 8, 8], coloured[:, :, 0, 8]
+        colored = shift(digit, 4, rng())
+        ink, paper = colored[:, :, 8, 8], colored[:, :, 0, 8]
         assert ink.std() == pytest.approx(12**-0.5, abs=0.03)  # uniform in [0, 1]
         assert paper.std() == pytest.approx(12**-0.5, abs=0.03)
         assert np.abs(np.corrcoef(ink.ravel(), paper.ravel())[0, 1]) < 0.15
         wide = np.zeros((50, 3, 16, 16), np.float32)
-        wide[:25, :, :, -4:] = 1  # ink at the right border shows at neighbours' left border
+        wide[:25, :, :, -4:] = 1  # ink at the right border shows at neighbors' left border
         beside = shift(wide, 4, rng())
         left, middle = beside[:, :, 8, 0], beside[:, :, 8, 8]
         assert 5 < (np.abs(left - middle).max(axis=1) > 1e-3).sum() < 45

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlab.data.generated.negatives import KINDS, NegativeRules
-from fedlab.data.generated.scenes import COLOURS, OPPOSITE, RELATIONS, SHAPES, draw_pairs, draw_singles, rules
+from fedlab.data.generated.scenes import COLORS, OPPOSITE, RELATIONS, SHAPES, draw_pairs, draw_singles, rules
 
 CAPTION = ("a", "red", "square", "left", "of", "a", "blue", "circle")
 SEEN = ("red", "green", "blue", "yellow")
@@ -70,17 +70,17 @@ def test_rules_that_do_not_apply_give_nothing(words: tuple[str, ...]) -> None:
 
 
 def test_pictures_show_what_the_scenes_say() -> None:
-    """The mean place of the brightest pixels of each colour channel lies where the relation says."""
+    """The mean place of the brightest pixels of each color channel lies where the relation says."""
     rng = np.random.default_rng(3)
     scenes = draw_pairs(200, ("red", "blue"), rng)
     images = scenes.render(rng).astype(float)
     assert images.shape == (200, 3, 32, 32)
     y, x = np.mgrid[:32, :32]
-    names = tuple(COLOURS)
+    names = tuple(COLORS)
     for scene in range(200):
         places = []
         for thing in (0, 1):
-            lit = images[scene, 0 if names[scenes.colours[scene, thing]] == "red" else 2] > 150
+            lit = images[scene, 0 if names[scenes.colors[scene, thing]] == "red" else 2] > 150
             assert 25 < lit.sum() <= 169
             places.append((x[lit].mean(), y[lit].mean()))
         (x0, y0), (x1, y1) = places
@@ -90,13 +90,13 @@ def test_pictures_show_what_the_scenes_say() -> None:
 
 def test_all_combinations_occur() -> None:
     scenes = draw_pairs(3000, SEEN, np.random.default_rng(0))
-    assert (scenes.colours[:, 0] != scenes.colours[:, 1]).all()
+    assert (scenes.colors[:, 0] != scenes.colors[:, 1]).all()
     assert (scenes.shapes[:, 0] != scenes.shapes[:, 1]).all()
     pairs = {
-        (*colours, *shapes, relation)
-        for colours, shapes, relation in zip(
-            scenes.colours.tolist(), scenes.shapes.tolist(), scenes.relation.tolist(), strict=True
+        (*colors, *shapes, relation)
+        for colors, shapes, relation in zip(
+            scenes.colors.tolist(), scenes.shapes.tolist(), scenes.relation.tolist(), strict=True
         )
     }
     assert len(pairs) > 550  # of 4·3 · 4·3 · 4 = 576
-    assert set(draw_singles(500, tuple(COLOURS), np.random.default_rng(0)).shapes.ravel()) == set(range(len(SHAPES)))
+    assert set(draw_singles(500, tuple(COLORS), np.random.default_rng(0)).shapes.ravel()) == set(range(len(SHAPES)))

@@ -84,7 +84,7 @@ def test_many_clients_are_sorted_by_their_commonest_class(make_dataset: Make) ->
 
 
 def strip(facts: dict[str, Any]) -> np.ndarray:
-    """Colours of the domain strip, (clients, cells, 4)."""
+    """Colors of the domain strip, (clients, cells, 4)."""
     return np.asarray(plot_partition(facts).axes[1].images[0].get_array())
 
 
@@ -93,8 +93,8 @@ def test_a_strip_shows_every_clients_domains(make_dataset: Make) -> None:
     assert (apart == apart[:, :1]).all()
     assert len({tuple(row[0]) for row in apart}) == 5
     for mixed in strip(told(make_dataset, {"name": "iid", "clients": 4})):
-        colours, counts = np.unique(mixed, axis=0, return_counts=True)
-        assert len(colours) == 5
+        colors, counts = np.unique(mixed, axis=0, return_counts=True)
+        assert len(colors) == 5
         assert counts.max() - counts.min() <= 2
 
 

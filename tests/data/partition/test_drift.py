@@ -113,7 +113,7 @@ class TestLabels:
 
     def test_it_needs_labels(self) -> None:
         samples = Samples({"tokens": np.zeros((20, 2), np.int64)})
-        with pytest.raises(DataError, match="labelled data"):
+        with pytest.raises(DataError, match="labeled data"):
             drifting(Dataset("d", samples, samples), LABELS)
 
 

@@ -17,15 +17,15 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import build_source
 from fedlab.errors import ConfigErrors, DataError
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (90, 90, 90)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (90, 90, 90)}
 Write = Callable[..., Path]
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """``write([{"image": "red.png", …}, …])``: a JSONL file beside pictures of one colour each."""
-    for name, colour in COLOURS.items():
-        Image.new("RGB", (20, 10), colour).save(tmp_path / f"{name}.png")
+    """``write([{"image": "red.png", …}, …])``: a JSONL file beside pictures of one color each."""
+    for name, color in COLORS.items():
+        Image.new("RGB", (20, 10), color).save(tmp_path / f"{name}.png")
 
     def make(lines: list[Any], name: str = "pairs.jsonl") -> Path:
         path = tmp_path / name
@@ -35,8 +35,8 @@ def write(tmp_path: Path) -> Write:
     return make
 
 
-def pair(colour: str, caption: str, **more: Any) -> dict[str, Any]:
-    return {"image": f"{colour}.png", "caption": caption, **more}
+def pair(color: str, caption: str, **more: Any) -> dict[str, Any]:
+    return {"image": f"{color}.png", "caption": caption, **more}
 
 
 PAIRS = [
@@ -76,7 +76,7 @@ def test_captions_are_cut_to_the_length(write: Write) -> None:
 
 
 def test_captions_of_one_image_stay_in_one_split(write: Write) -> None:
-    lines = [pair(colour, f"{colour} {number}") for colour in COLOURS for number in range(5)]
+    lines = [pair(color, f"{color} {number}") for color in COLORS for number in range(5)]
     data = load(write(lines), test_fraction=0.5)
     found = [{text[0].split()[0] for text in texts(part, data, "text")} for part in (data.train, data.test)]
     assert not found[0] & found[1]
@@ -105,7 +105,7 @@ def test_rules_fill_what_the_file_lacks(write: Write) -> None:
 def test_the_servers_sets(write: Write, tmp_path: Path) -> None:
     for name in ("rot", "grün"):
         (tmp_path / "classes" / name).mkdir(parents=True)
-        Image.new("RGB", (9, 9), COLOURS["red"]).save(tmp_path / "classes" / name / "1.png")
+        Image.new("RGB", (9, 9), COLORS["red"]).save(tmp_path / "classes" / name / "1.png")
     data = load(
         write(PAIRS),
         composition=str(write([pair("red", "a red sea", negatives={"swap_obj": "a sea red"})], "items.jsonl")),

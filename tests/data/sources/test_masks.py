@@ -25,9 +25,9 @@ def save(path: Path, pixels: np.ndarray) -> None:
 
 
 def pair(root: Path, name: str, mask: np.ndarray = PIXELS, *, suffix: str = ".png") -> None:
-    """An image whose grey tells its name, and its mask."""
-    grey = sum(name.encode()) % 200
-    save(root / "images" / f"{name}{suffix}", np.full((*mask.shape[:2], 3), grey, np.uint8))
+    """An image whose gray tells its name, and its mask."""
+    gray = sum(name.encode()) % 200
+    save(root / "images" / f"{name}{suffix}", np.full((*mask.shape[:2], 3), gray, np.uint8))
     save(root / "masks" / f"{name}.png", mask)
 
 
@@ -94,11 +94,11 @@ def test_names_with_ends_of_their_own_pair_up(tmp_path: Path) -> None:
     assert dataset.train["mask"].tolist() == [[[0, 1], [2, -1]]]
 
 
-def test_colours_and_names_come_from_classes_txt(root: Path) -> None:
+def test_colors_and_names_come_from_classes_txt(root: Path) -> None:
     (root / "classes.txt").write_text("open road 128 64 128\nsky 70 130 180\n\ntree 107 142 35\n")
-    colours = np.zeros((8, 8, 3), np.uint8)
-    colours[:4, :4], colours[:4, 4:], colours[4:, :4] = (128, 64, 128), (70, 130, 180), (107, 142, 35)
-    save(root / "train" / "masks" / "a.png", colours)
+    colors = np.zeros((8, 8, 3), np.uint8)
+    colors[:4, :4], colors[:4, 4:], colors[4:, :4] = (128, 64, 128), (70, 130, 180), (107, 142, 35)
+    save(root / "train" / "masks" / "a.png", colors)
     dataset = load(root, background="sky")
     assert dataset.train.class_names == ("open road", "sky", "tree")
     assert dataset.train["mask"].tolist() == [[[0, 1], [2, -1]]] * 3
@@ -119,7 +119,7 @@ def test_images_are_resized_and_masks_follow_by_nearest(root: Path) -> None:
     assert set(np.unique(dataset.train["mask"])) == {-1, 0, 1, 2}
 
 
-def test_nearest_takes_what_is_under_the_centre_as_pillow_does() -> None:
+def test_nearest_takes_what_is_under_the_center_as_pillow_does() -> None:
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 200, (13, 18))
     for size in ((4, 5), (13, 18), (26, 31)):
@@ -127,7 +127,7 @@ def test_nearest_takes_what_is_under_the_centre_as_pillow_does() -> None:
         assert np.array_equal(nearest(mask, size), np.asarray(pillow))
 
 
-def test_the_dominant_class_leaves_out_the_unlabelled_and_the_background() -> None:
+def test_the_dominant_class_leaves_out_the_unlabeled_and_the_background() -> None:
     masks = np.array([[[0, 0, 0, 2]], [[-1, -1, -1, 1]], [[0, 0, 0, 0]], [[-1, -1, -1, -1]]])
     assert dominant_class(masks, 3).tolist() == [0, 1, 0, 0]
     assert dominant_class(masks, 3, background=0).tolist() == [2, 1, 0, 0]
@@ -152,7 +152,7 @@ def high_class(root: Path) -> None:
     (root / "classes.txt").write_text("a\nb\n")
 
 
-def colour_mask(root: Path) -> None:
+def color_mask(root: Path) -> None:
     save(root / "train" / "masks" / "b.png", np.zeros((8, 8, 3), np.uint8))
 
 
@@ -180,7 +180,7 @@ def loose_image(root: Path) -> None:
     pair(root / "train", "fog/e")
 
 
-def half_coloured(root: Path) -> None:
+def half_colored(root: Path) -> None:
     (root / "classes.txt").write_text("a 1 2 3\nb\n")
 
 
@@ -191,14 +191,14 @@ def half_coloured(root: Path) -> None:
         (other_mask_size, {}, r"b\.png: 4×8'\n.*the size of its image, 8×8"),
         (other_image_size, {}, r"b\.png: 16×8'\n.*8×8 like the images before it\n.*data\.source\.size"),
         (high_class, {}, r"class 2'\n.*from 0 to 1.*\n.*data\.source\.ignore"),
-        (colour_mask, {}, r"b\.png: colours'\n.*class indices.*\n.*classes\.txt"),
+        (color_mask, {}, r"b\.png: colors'\n.*class indices.*\n.*classes\.txt"),
         (torn_mask, {}, r"b\.png.*\n.*a readable mask"),
         (float_mask, {}, r"b\.png: uint8, shape \(8, 8, 2\)'\n.*one class index per pixel"),
         (no_masks_folder, {}, r"a folder masks/ in it"),
         (train_alone, {}, r"train and test side by side"),
         (no_images, {}, r"image files"),
         (loose_image, {}, r"a\.png.*\n.*a sub-folder, as other images are in 'fog'"),
-        (half_coloured, {}, r"2 names, 1 colours"),
+        (half_colored, {}, r"2 names, 1 colors"),
         (lambda root: None, {"background": "sea"}, r"background = 'sea'\n.*one of 0, 1, 2"),
         (lambda root: None, {"ignore": []}, r"^$"),
     ],

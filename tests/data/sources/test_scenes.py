@@ -52,8 +52,8 @@ def test_every_shape_occurs_and_the_label_is_the_largest() -> None:
         assert counts[label - 1] == counts.max()
 
 
-def test_colour_alone_does_not_tell_shapes_from_background() -> None:
-    """A nearest-colour guess from the class means is far from the truth."""
+def test_color_alone_does_not_tell_shapes_from_background() -> None:
+    """A nearest-color guess from the class means is far from the truth."""
     images, masks = draw_scenes(40, 64, numpy_generator(0, "test"))
     pixels, truth = images.transpose(0, 2, 3, 1).reshape(-1, 3), masks.ravel()
     means = np.stack([pixels[truth == k].mean(axis=0) for k in range(5)])

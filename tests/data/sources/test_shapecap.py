@@ -44,7 +44,7 @@ def test_columns_and_sizes(data: Dataset) -> None:
     assert data.train[f"{NEGATIVE}swap_noun"].shape == (240, 1, 9)
 
 
-def test_clients_never_see_the_unseen_colours(data: Dataset) -> None:
+def test_clients_never_see_the_unseen_colors(data: Dataset) -> None:
     for samples in (data.train, data.test, data.server["composition"]):
         for column in ("text", *(NEGATIVE + kind for kind in KINDS)):
             assert not any(word in text for text in captions(samples, data, column) for word in ("cyan", "magenta"))
@@ -56,11 +56,11 @@ def test_clients_never_see_the_unseen_colours(data: Dataset) -> None:
 
 def test_pretraining_captions_never_require_binding(data: Dataset) -> None:
     texts = captions(data.server["pretrain"], data)
-    colours = {"red", "green", "blue", "yellow", "cyan", "magenta"}
+    colors = {"red", "green", "blue", "yellow", "cyan", "magenta"}
     singles = 0
     for text in texts:
         words = text.split()
-        named = [word for word in words if word in colours]
+        named = [word for word in words if word in colors]
         assert (len(named), "and" in words) in ((1, False), (2, True), (0, True))
         singles += len(named) == 1
     assert singles == 120
@@ -81,7 +81,7 @@ def test_tests_have_every_kind_and_training_the_kinds_it_may_use(data: Dataset) 
     [
         ("relation", ["left of", "right of", "above", "below"]),
         ("axis", ["horizontal", "vertical"]),
-        ("colour", ["red", "green", "blue", "yellow"]),
+        ("color", ["red", "green", "blue", "yellow"]),
         ("shape", ["square", "circle", "triangle", "cross"]),
         ("background", ["dark", "maroon", "forest", "navy"]),
     ],
@@ -92,7 +92,7 @@ def test_clients_can_differ_in_anything(natural: str, names: list[str]) -> None:
     assert list(parts.names) == names
     for name, part in zip(names, parts, strict=True):
         texts = [captions(found.train, found)[index] for index in part.train[:20]]
-        if natural in ("relation", "colour", "shape"):
+        if natural in ("relation", "color", "shape"):
             assert all(name in text for text in texts)
         if natural == "axis":
             assert all((("left" in text) or ("right" in text)) == (name == "horizontal") for text in texts)
@@ -107,7 +107,7 @@ def test_the_data_depends_on_its_own_seed_only(data: Dataset) -> None:
     assert load(data_seed=1).fingerprint != data.fingerprint
 
 
-@pytest.mark.parametrize("colours", [["pink"], [], ["red", "red"], ["red", "green", "blue", "yellow"]])
-def test_impossible_colours_are_refused(colours: list[str]) -> None:
-    with pytest.raises(ConfigErrors, match="unseen_colours"):
-        parse(ShapeCapSettings, {"unseen_colours": colours})
+@pytest.mark.parametrize("colors", [["pink"], [], ["red", "red"], ["red", "green", "blue", "yellow"]])
+def test_impossible_colors_are_refused(colors: list[str]) -> None:
+    with pytest.raises(ConfigErrors, match="unseen_colors"):
+        parse(ShapeCapSettings, {"unseen_colors": colors})

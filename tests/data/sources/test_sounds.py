@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.data.sources.sounds import CLASSES, Sounds, SoundsSettings, record, synthesise
+from fedlab.data.sources.sounds import CLASSES, Sounds, SoundsSettings, record, synthesize
 from fedlab.models.filterbank import FilterBank
 
 SMALL = {"train": 40, "test": 16, "probe": 24, "seconds": 0.4}
@@ -35,7 +35,7 @@ def test_clips_depend_on_the_data_seed_alone() -> None:
 
 def clip(name: str, seed: int = 0, seconds: float = 1.6) -> np.ndarray:
     length = round(8000 * seconds)
-    return synthesise(name, length, 8000, 600.0, np.random.default_rng(seed))
+    return synthesize(name, length, 8000, 600.0, np.random.default_rng(seed))
 
 
 def test_the_classes_sound_as_they_are_called() -> None:
@@ -64,7 +64,7 @@ def test_speakers_keep_to_their_part_of_the_range_which_they_cover_together() ->
     assert data.train.group_names == ("speaker-0", "speaker-1", "speaker-2", "speaker-3")
 
 
-def test_devices_colour_what_they_hear_and_the_first_does_not() -> None:
+def test_devices_color_what_they_hear_and_the_first_does_not() -> None:
     tone = clip("bursts")
     spectra = []
     for device in range(4):

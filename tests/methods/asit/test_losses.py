@@ -16,7 +16,7 @@ from fedlab.method import Step
 from fedlab.methods.asit import evaluation, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.method import ASiT
-from fedlab.methods.asit.networks import Normaliser
+from fedlab.methods.asit.networks import Normalizer
 from fedlab.methods.asit.settings import ASiTSettings
 
 SMALL: dict[str, Any] = {
@@ -106,7 +106,7 @@ def test_the_papers_networks_have_the_papers_sizes(paper_networks: Callable[...,
     def size(module: nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
-    gains = 8192 + 1024  # of the release's weight normalisation; they are 1 for ever, and here no parameters
+    gains = 8192 + 1024  # of the release's weight normalization; they are 1 for ever, and here no parameters
     for role in ("student", "teacher"):
         assert size(nets[role].backbone) == 85_482_240
         assert size(nets[role].projection) + gains == 8_664_320
@@ -163,7 +163,7 @@ def test_teacher_sees_clean_views_and_student_corrupted_ones(
         backbone, forward = it.nets[role].backbone, it.nets[role].backbone.forward
         monkeypatch.setattr(backbone, "forward", lambda x, r=role, f=forward: (seen.__setitem__(r, x[:, 0]), f(x))[1])
     it.loss()
-    clean = it.nets["normaliser"](it.batch["fbank"])
+    clean = it.nets["normalizer"](it.batch["fbank"])
     assert torch.equal(seen["teacher"], clean)
     assert torch.equal(seen["student"] != clean, it.batch["mask"] & (seen["student"] != clean))
     assert torch.equal(seen["student"], views.corrupted(clean, it.batch))
@@ -177,7 +177,7 @@ def test_the_teachers_temperature_rises_over_thirty_epochs(
     """L_cls = ½ Σ over crossed views of H(softmax((t − c)/τ_t), softmax(s/0.1)), one step an epoch."""
     it = lab()
     with torch.no_grad():
-        clean = it.nets["normaliser"](it.batch["fbank"])
+        clean = it.nets["normalizer"](it.batch["fbank"])
         t, s = it.nets["teacher"](clean), it.nets["student"].outputs(views.corrupted(clean, it.batch))[0]
 
         def cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
@@ -193,12 +193,12 @@ def test_the_teachers_temperature_rises_over_thirty_epochs(
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
 
 
-def test_the_loss_uses_the_old_centre_and_the_step_moves_it(lab: Callable[..., Lab]) -> None:
+def test_the_loss_uses_the_old_center_and_the_step_moves_it(lab: Callable[..., Lab]) -> None:
     it = lab()
     first = it.loss()["l_cls"]
     assert not it.nets["centers"].classes.value.any()
     with torch.no_grad():
-        logits = it.nets["teacher"](it.nets["normaliser"](it.batch["fbank"]))
+        logits = it.nets["teacher"](it.nets["normalizer"](it.batch["fbank"]))
     it.method.after_step(it.nets, it.step())
     torch.testing.assert_close(it.nets["centers"].classes.value, 0.1 * logits.classes.mean(0))
     torch.testing.assert_close(it.nets["centers"].patches.value, 0.1 * logits.patches.mean(0))
@@ -285,14 +285,14 @@ def test_targets_that_do_not_differ_raise_the_alarm(lab: Callable[..., Lab], way
         assert measured["marginal_entropy_classes"] == pytest.approx(0, abs=1e-5)
 
 
-def test_normalisation_has_its_factor_two_and_takes_pooled_statistics() -> None:
-    normaliser = Normaliser(-4.2677393, 4.5689974)
+def test_normalization_has_its_factor_two_and_takes_pooled_statistics() -> None:
+    normalizer = Normalizer(-4.2677393, 4.5689974)
     x = torch.randn(1000) * 3 + 5
-    torch.testing.assert_close(normaliser(x), (x + 4.2677393) / (2 * 4.5689974))
+    torch.testing.assert_close(normalizer(x), (x + 4.2677393) / (2 * 4.5689974))
     parts = [part.double() for part in x.split([300, 700])]
-    normaliser.set(sum(torch.tensor([len(p), float(p.sum()), float(p.square().sum())]).double() for p in parts))
-    assert float(normaliser(x).std(correction=0)) == pytest.approx(0.5, rel=1e-4)
-    assert float(normaliser(x).mean()) == pytest.approx(0, abs=1e-5)
-    before = copy.deepcopy(normaliser.state_dict())
-    normaliser.set(torch.zeros(3).double())  # nobody has a sample
-    assert all(torch.equal(value, before[name]) for name, value in normaliser.state_dict().items())
+    normalizer.set(sum(torch.tensor([len(p), float(p.sum()), float(p.square().sum())]).double() for p in parts))
+    assert float(normalizer(x).std(correction=0)) == pytest.approx(0.5, rel=1e-4)
+    assert float(normalizer(x).mean()) == pytest.approx(0, abs=1e-5)
+    before = copy.deepcopy(normalizer.state_dict())
+    normalizer.set(torch.zeros(3).double())  # nobody has a sample
+    assert all(torch.equal(value, before[name]) for name, value in normalizer.state_dict().items())

@@ -35,7 +35,7 @@ RUN: dict[str, Any] = {
         "partition": [{"name": "iid", "clients": 2}],
     },
     "training": {
-        "optimiser": "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2, "clip": "tensor", "clip_norm": 3.0
+        "optimizer": "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2, "clip": "tensor", "clip_norm": 3.0
     },
     "federation": {"rounds": 3},
     "evaluation": {"every": 3},
@@ -88,7 +88,7 @@ def results_sent(run: fedlab.Run) -> list[int]:
 # what travels (§6)
 
 
-def test_student_teacher_and_centres_travel_both_ways_every_round(reference: fedlab.Run) -> None:
+def test_student_teacher_and_centers_travel_both_ways_every_round(reference: fedlab.Run) -> None:
     expected = {role: 2 * nbytes(reference, f"{role}.") for role in ("student", "teacher", "centers")}
     assert expected["centers"] == 2 * 4 * (12 + 8)
     for round in reference.history.rounds:
@@ -104,9 +104,9 @@ def test_student_teacher_and_centres_travel_both_ways_every_round(reference: fed
 def test_three_sums_are_all_a_client_sends_beforehand(reference: fedlab.Run) -> None:
     (prepared,) = [event for event in reference.history.events if event["event"] == "prepared"]
     assert prepared["bytes_up"] == 2 * 3 * 8
-    normaliser = weights(reference, "normaliser.")
-    assert -8 < float(normaliser["network/normaliser.mean"]) < 0
-    assert 1 < float(normaliser["network/normaliser.std"]) < 8
+    normalizer = weights(reference, "normalizer.")
+    assert -8 < float(normalizer["network/normalizer.mean"]) < 0
+    assert 1 < float(normalizer["network/normalizer.std"]) < 8
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_local_and_fixed_statistics_do_not_travel(asit: Start, reference: fedlab
     local, fixed = asit("method.statistics=local"), asit("method.statistics=fixed", "method.mean=-4", "method.std=3")
     for done in (local, fixed):
         assert not any("statistics" in round["bytes"] for round in done.history.rounds)
-    assert float(weights(fixed, "normaliser.")["network/normaliser.mean"]) == -4
-    means = {float(state["network/normaliser.mean"]) for state in client_states(local)}
+    assert float(weights(fixed, "normalizer.")["network/normalizer.mean"]) == -4
+    means = {float(state["network/normalizer.mean"]) for state in client_states(local)}
     assert len(means) == 2  # each client's own
     assert not same(weights(local, "student."), weights(reference, "student."))
 
@@ -352,7 +352,7 @@ def test_impossible_settings_are_refused_by_name(change: dict[str, Any], message
     ("section", "change", "warning"),
     [
         ("training", {"batch_size": 8}, "16 or more"),
-        ("training", {"optimiser": "sgd"}, "adamw"),
+        ("training", {"optimizer": "sgd"}, "adamw"),
         ("training", {"clip_norm": None}, "clip_norm"),
     ],
 )

@@ -30,13 +30,13 @@ def lab(bench: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         base = {"model": BATCH_NORM, "federation": {"rounds": 5}, "training": {"lr": 0.1, "batch_size": 8}}
         made = kind(tmp_path, {"name": "cda", **settings}, **{**base, **sections})
         model = made.networks["model"].train()
-        optimiser = torch.optim.SGD(model.parameters(), 0.05)
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
         for seed in range(30):
             batch = made.data(seed % 3)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             nn.functional.cross_entropy(model(batch["image"]), batch["label"]).backward()
-            optimiser.step()
-        optimiser.zero_grad()
+            optimizer.step()
+        optimizer.zero_grad()
         model.eval()
         return made
 

@@ -120,9 +120,9 @@ def test_recovery_is_adam_of_the_releases_moments_whose_rate_falls_by_half_a_cos
     """η·½(1 + cos(π·t/T)), β = (0.5, 0.9)."""
     bench, spied = lab({"iterations": 6, "lr": 0.25}), []
 
-    def step(ctx: Any, terms: Any, optimiser: Any) -> None:
-        (group,) = optimiser.torch.param_groups
-        spied.append((type(optimiser.torch), group["lr"], group["betas"]))
+    def step(ctx: Any, terms: Any, optimizer: Any) -> None:
+        (group,) = optimizer.torch.param_groups
+        spied.append((type(optimizer.torch), group["lr"], group["betas"]))
 
     monkeypatch.setattr(ServerContext, "step", step)
     ctx = bench.server(3)

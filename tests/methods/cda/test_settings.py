@@ -115,7 +115,7 @@ def test_a_wrong_student_is_named(student: dict[str, Any], key: str) -> None:
         make_method(config.method).check(config)
 
 
-def test_a_task_tells_how_images_were_normalised() -> None:
+def test_a_task_tells_how_images_were_normalized() -> None:
     def task(**data: Any) -> Any:
         config = parse(Config, {"method": "cda", "data": {"source": "digits", **data}})
         return make_task(config, {"image": ("float32", (3, 8, 8))}, ["a", "b"], 1)
@@ -135,5 +135,5 @@ def test_the_configuration_for_cifar_100_is_that_of_the_releases_code_for_small_
     recover, post = CDASettings(**config.method.settings).recover, CDASettings(**config.method.settings).post
     assert (recover.jitter, recover.flip, recover.curriculum, recover.milestone) == (4, False, "step", 1.0)
     assert (post.crop, post.shift, post.flip, post.mixing) == (1.0, 4, True, "mixup")
-    assert (post.optimiser, post.weight_decay, post.decay) == ("adamw", 0.01, "all")
+    assert (post.optimizer, post.weight_decay, post.decay) == ("adamw", 0.01, "all")
     assert (config.data.mean, config.data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))

@@ -1,4 +1,4 @@
-"""Relabelling and post-training of students."""
+"""Relabeling and post-training of students."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def images_of(lab: Any, count: int = 8) -> tuple[Tensor, Tensor]:
     return data["image"][:count], data["label"][:count]
 
 
-# §3.3: relabelling
+# §3.3: relabeling
 
 
 @pytest.mark.parametrize("relabel", ["online", "stored"])
@@ -65,7 +65,7 @@ def test_students_can_see_shifted_images_instead_of_crops(lab: Callable[..., Any
 
 
 @pytest.mark.parametrize(
-    "post", [{}, {"relabel": "stored"}, {"optimiser": "sgd", "lr": 0.05}, {"labels": "hard"}, {"accumulation": 2}]
+    "post", [{}, {"relabel": "stored"}, {"optimizer": "sgd", "lr": 0.05}, {"labels": "hard"}, {"accumulation": 2}]
 )
 def test_blocks_of_rounds_share_the_epochs(lab: Callable[..., Any], post: dict[str, Any]) -> None:
     bench = lab(post=post)
@@ -78,26 +78,26 @@ def test_blocks_of_rounds_share_the_epochs(lab: Callable[..., Any], post: dict[s
         ctx = bench.server(round)
         bench.method.server_update(ctx)
         assert math.isfinite(ctx.metrics["student_0_0_loss"])
-        assert any(name.startswith("optimiser/") for name in ctx.state) == (round == 4)
+        assert any(name.startswith("optimizer/") for name in ctx.state) == (round == 4)
     assert state_hash(bench.networks["model"]) == teacher
     assert not torch.equal(bench.weights()["student_0_0.head.weight"], fresh["student_0_0.head.weight"])
     assert not any(p.requires_grad for p in bench.networks["student_0_0"].parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_an_optimiser_goes_on_where_it_was(lab: Callable[..., Any], name: str) -> None:
+def test_an_optimizer_goes_on_where_it_was(lab: Callable[..., Any], name: str) -> None:
     def trained(interrupted: bool) -> Tensor:
         torch.manual_seed(0)
         model, ctx = nn.Linear(3, 2), lab().server(4)
         state: dict[str, Tensor] = {}
-        optimiser = ctx.optimiser(model.parameters(), optimiser=name, lr=0.1, momentum=0.9)
+        optimizer = ctx.optimizer(model.parameters(), optimizer=name, lr=0.1, momentum=0.9)
         for step in range(4):
             if step == 2 and interrupted:
-                pack(optimiser, state, "o/", keep=True)
-                optimiser = ctx.optimiser(model.parameters(), optimiser=name, lr=0.1, momentum=0.9)
-                unpack(optimiser, state, "o/")
-            ctx.step(model(torch.ones(4, 3)).square().mean(), optimiser)
-        pack(optimiser, state, "o/", keep=False)
+                pack(optimizer, state, "o/", keep=True)
+                optimizer = ctx.optimizer(model.parameters(), optimizer=name, lr=0.1, momentum=0.9)
+                unpack(optimizer, state, "o/")
+            ctx.step(model(torch.ones(4, 3)).square().mean(), optimizer)
+        pack(optimizer, state, "o/", keep=False)
         assert not state
         return model.weight.detach()
 
@@ -136,8 +136,8 @@ def test_the_students_rate_falls_by_half_a_cosine_over_the_epochs(
     """η·½(1 + cos(π·e/E)), after a line from 1 % of it in the epochs of the warm-up; Adam's β are (0.9, 0.999)."""
     spied: list[tuple[float, tuple[float, float]]] = []
 
-    def step(ctx: Any, terms: Any, optimiser: Any) -> None:
-        (group, *_) = optimiser.torch.param_groups
+    def step(ctx: Any, terms: Any, optimizer: Any) -> None:
+        (group, *_) = optimizer.torch.param_groups
         spied.append((group["lr"], group["betas"]))
 
     monkeypatch.setattr(ServerContext, "step", step)

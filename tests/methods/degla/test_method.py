@@ -36,7 +36,7 @@ class Lab:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         method = {"name": "degla", "network": {**SMALL, "projection": 8}, "crop": 1.0, **settings}
-        training = {"optimiser": "adamw", "lr": 0.01, "batch_size": 4, "weight_decay": 0.1, "local_steps": 3}
+        training = {"optimizer": "adamw", "lr": 0.01, "batch_size": 4, "weight_decay": 0.1, "local_steps": 3}
         self.config = parse(Config, {"method": method, "data": {"source": "shapecap"}, "training": training})
         self.method = make_method(self.config.method)
         self.task = make_task(self.config, COLUMNS, (), 2, TOKENS.vocabulary)

@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
         },
         "partition": ["natural"],
     },
-    "training": {"optimiser": "adamw", "lr": 0.003, "batch_size": 8, "local_steps": 2, "schedule": "cosine"},
+    "training": {"optimizer": "adamw", "lr": 0.003, "batch_size": 8, "local_steps": 2, "schedule": "cosine"},
     "federation": {"rounds": 3},
     "evaluation": {"every": 3},
     "engine": {"name": "inline", "device": "cpu"},
@@ -227,11 +227,11 @@ def test_pictures_show_captions_and_kinds(run: Start, monkeypatch: pytest.Monkey
 def own_pairs(folder: Path, negatives: bool) -> Path:
     lines = []
     for number in range(24):
-        colour, shape = ("red", "blue")[number % 2], ("dog", "cat")[number // 2 % 2]
-        Image.new("RGB", (16, 16), colour).save(folder / f"{number}.png")
+        color, shape = ("red", "blue")[number % 2], ("dog", "cat")[number // 2 % 2]
+        Image.new("RGB", (16, 16), color).save(folder / f"{number}.png")
         line = {
             "image": f"{number}.png",
-            "caption": f"A {colour} {shape}.",
+            "caption": f"A {color} {shape}.",
             "client": "home" if number < 12 else "work",
         }
         if negatives:

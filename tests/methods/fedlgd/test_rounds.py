@@ -35,7 +35,7 @@ def step_of(lab: Any, **plan: bool) -> Step:
 
 
 @pytest.mark.parametrize("reg", ["contrastive", "mmd"])
-def test_the_loss_regularises_against_all_global_images(bench: MakeBench, reg: str) -> None:
+def test_the_loss_regularizes_against_all_global_images(bench: MakeBench, reg: str) -> None:
     lab = bench(lambda_reg=3.0, reg=reg, temperature=0.3)
     lab.prepare(lab.data())
     batch, model, anchors = lab.data(5), lab.networks["model"], lab.shared["images"]
@@ -59,7 +59,7 @@ def test_the_loss_regularises_against_all_global_images(bench: MakeBench, reg: s
 @pytest.mark.parametrize(
     ("settings", "plan"), [({}, {"contrastive": False}), ({"lambda_reg": 0.0}, {}), ({"reg": "none"}, {})]
 )
-def test_cross_entropy_alone_where_there_is_nothing_to_regularise(
+def test_cross_entropy_alone_where_there_is_nothing_to_regularize(
     bench: MakeBench, settings: dict[str, Any], plan: dict[str, bool], monkeypatch: pytest.MonkeyPatch, watch: Any
 ) -> None:
     lab = bench(**settings)
@@ -228,7 +228,7 @@ def test_an_update_of_zero_leaves_finite_images(bench: MakeBench) -> None:
     "model", [{"name": "convnet", "width": 8, "depth": 2, "norm": "batch"}, {"name": "simple_cnn"}]
 )
 def test_distilling_leaves_buffers_and_global_draws_alone(bench: MakeBench, model: dict[str, Any]) -> None:
-    """Batch normalisation counts and dropout draws in training mode; distillation must not depend on either."""
+    """Batch normalization counts and dropout draws in training mode; distillation must not depend on either."""
     lab = bench(model=model, spacing=1)
     before = trained_round(lab)
     (state,) = lab.prepare(lab.data())

@@ -217,13 +217,13 @@ def test_no_updates_is_averaging_on_warm_up_data_plus_frozen_noise(run: Start) -
     assert torch.equal(first, second)
 
 
-def test_no_regulariser_and_a_weight_of_zero_are_the_same(run: Start, reference: fedlab.Run) -> None:
+def test_no_regularizer_and_a_weight_of_zero_are_the_same(run: Start, reference: fedlab.Run) -> None:
     zero, none = run("method.lambda_reg=0"), run("method.reg=none")
     assert same(weights(zero), weights(none))
     assert not same(weights(zero), weights(reference))
 
 
-def test_without_gradient_matching_anchors_stay_as_initialised(run: Start, reference: fedlab.Run) -> None:
+def test_without_gradient_matching_anchors_stay_as_initialized(run: Start, reference: fedlab.Run) -> None:
     frozen, untouched = run("method.gm_enabled=false"), run("method.updates=0")
     first, second, third = (shared_images(r) for r in (frozen, untouched, reference))
     assert first is not None
@@ -270,7 +270,7 @@ def test_dirichlet_clients_hold_only_the_classes_they_have(run: Start) -> None:
 
 
 @pytest.mark.parametrize("model", ["{name: simple_cnn}", "{name: convnet, width: 8, depth: 2, norm: batch}"])
-def test_runs_repeat_with_dropout_and_batch_normalisation(run: Start, model: str) -> None:
+def test_runs_repeat_with_dropout_and_batch_normalization(run: Start, model: str) -> None:
     first, _, second = (run(f"model={model}", f"seed={seed}", "federation.rounds=3") for seed in (0, 1, 0))
     assert same(weights(first), weights(second))
     assert all(torch.isfinite(value).all() for value in weights(first).values())
@@ -290,7 +290,7 @@ def test_the_diagnostic_tests_a_model_of_the_global_images_alone(run: Start, ref
     assert [r["bytes"].get("virtual_only", {}).get("down", 0) for r in done.history.rounds] == (
         [0] * 4 + [5 * MODEL_BYTES]
     )
-    # five epochs over twenty images in batches of two, with the run's optimiser: repeated here
+    # five epochs over twenty images in batches of two, with the run's optimizer: repeated here
     tensors, _ = load_checkpoint(done.checkpoint)
     trained = {k: v for k, v in tensors.items() if k.startswith("network/virtual_only.")}
     method = make_method(done.config.method)
@@ -299,16 +299,16 @@ def test_the_diagnostic_tests_a_model_of_the_global_images_alone(run: Start, ref
     model: Any = build_networks(method, task, done.config.seed, torch.device("cpu"))["virtual_only"].train()
     images, labels = tensors["shared/images"], torch.arange(10).repeat_interleave(2)
     settings = done.config.training
-    optimiser = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum, weight_decay=settings.weight_decay)
     losses = []
     for epoch in range(5 * settings.local_epochs):
         order = torch.randperm(20, generator=torch_generator(0, "server", 5, "iterate", "virtual_only", epoch))
         for part in order.split(2):
             loss = nn.functional.cross_entropy(model(images[part]), labels[part])
             losses.append(float(loss.detach()))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     assert done.history.rounds[-1]["server"]["virtual_only_ce"] == pytest.approx(np.mean(losses), rel=1e-5)
     assert trained.keys() == {f"network/virtual_only.{name}" for name in model.state_dict()}
     for name, value in model.state_dict().items():

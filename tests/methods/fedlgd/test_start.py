@@ -1,4 +1,4 @@
-"""FedLGD before the first round: schedule, settings, initialisation."""
+"""FedLGD before the first round: schedule, settings, initialization."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_wrong_settings_are_refused_by_name(key: str, value: object) -> None:
         ({"federation": {"rounds": 49}}, "exceeds 49 rounds"),
         ({"method": {"name": "fedlgd", "init": "real"}}, "leak"),
         ({"training": {"weight_decay": 0.1}}, "weight_decay"),
-        ({"training": {"optimiser": "adam"}}, "optimiser"),
+        ({"training": {"optimizer": "adam"}}, "optimizer"),
         ({"federation": {"strategy": "fedadam", "rounds": 100}}, "after averaging"),
         ({"method": {"name": "fedlgd", "ipc_global": 0, "diagnose": True}}, "diagnose"),
         ({"model": {"name": "convnet", "norm": "batch"}}, "norm"),
@@ -117,7 +117,7 @@ def test_scaffold_over_some_of_the_clients_is_refused() -> None:
     assert method.check(parse(Config, {**BASE, "federation": {"strategy": "scaffold", "rounds": 100}})) == []
 
 
-# initialisation
+# initialization
 
 
 def test_virtual_images_start_from_the_class_statistics(bench: MakeBench) -> None:
@@ -192,7 +192,7 @@ def test_a_class_that_is_absent_somewhere_does_not_spoil_the_round(bench: MakeBe
         assert torch.isfinite(lab.shared["images"]).all()
 
 
-def test_real_initialisation_copies_images_of_the_class(bench: MakeBench) -> None:
+def test_real_initialization_copies_images_of_the_class(bench: MakeBench) -> None:
     lab = bench(init="real", ipc_local=8)
     data = lab.data(per_class=5)
     (state,) = lab.prepare(data)
@@ -203,7 +203,7 @@ def test_real_initialisation_copies_images_of_the_class(bench: MakeBench) -> Non
         assert len(chosen.unique(dim=0)) == 5  # all five, three of them twice
 
 
-def test_noise_initialisation_ignores_the_statistics(bench: MakeBench) -> None:
+def test_noise_initialization_ignores_the_statistics(bench: MakeBench) -> None:
     lab = bench(init="noise", ipc_local=40, ipc_global=40)
     (state,) = lab.prepare(lab.data(seed=30))
     for images in (state["images"], lab.shared["images"]):

@@ -57,7 +57,7 @@ def test_batches_depend_on_the_generator_alone() -> None:
 
 # augmentation
 
-PLAIN: dict[str, Any] = {"flip": 0.0, "pad": 0, "grey_patch": 0.0, "erase": 0.0, "fill": -1.0}
+PLAIN: dict[str, Any] = {"flip": 0.0, "pad": 0, "gray_patch": 0.0, "erase": 0.0, "fill": -1.0}
 
 
 def test_augmentation_does_one_thing_at_a_time() -> None:
@@ -74,8 +74,8 @@ def test_augmentation_does_one_thing_at_a_time() -> None:
     assert kept == pytest.approx(200, abs=45)
 
 
-@pytest.mark.parametrize("kind", ["grey_patch", "erase"])
-def test_rectangles_are_grey_or_black_and_of_the_right_size(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["gray_patch", "erase"])
+def test_rectangles_are_gray_or_black_and_of_the_right_size(kind: str) -> None:
     images = torch.rand(200, 3, 24, 12, generator=generator())
     changed = augment(images, generator(), **{**PLAIN, kind: 0.5})
     touched = (changed != images).any(1)

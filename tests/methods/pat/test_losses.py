@@ -19,8 +19,8 @@ from fedlab.methods.pat.evaluation import band_purity, leave_one_out
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
     identity_loss,
-    neighbour_distribution,
-    neighbour_probability,
+    neighbor_distribution,
+    neighbor_probability,
     soft_targets,
 )
 from fedlab.methods.pat.method import PAT
@@ -34,15 +34,15 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def csl(
-    features: Tensor, bank: Tensor, own: Tensor, neighbours: int = 3, scale: float = 0.5, known: Tensor | None = None
+    features: Tensor, bank: Tensor, own: Tensor, neighbors: int = 3, scale: float = 0.5, known: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     known = torch.ones(len(bank), dtype=torch.bool) if known is None else known
-    return cross_id_similarity(features, bank, own, known, neighbours, scale)
+    return cross_id_similarity(features, bank, own, known, neighbors, scale)
 
 
-def test_equal_distances_give_log_of_rows_over_neighbours() -> None:
+def test_equal_distances_give_log_of_rows_over_neighbors() -> None:
     bank = torch.ones(101, 3, 16)
-    loss, rows = csl(torch.zeros(4, 3, 16), bank, torch.arange(4), neighbours=10, scale=0.02)
+    loss, rows = csl(torch.zeros(4, 3, 16), bank, torch.arange(4), neighbors=10, scale=0.02)
     assert float(loss) == pytest.approx(math.log(10), abs=1e-6)
     assert rows.shape == (4, 3, 10)
 
@@ -64,12 +64,12 @@ def test_csl_is_what_its_formula_says() -> None:
     )
 
 
-@pytest.mark.parametrize(("neighbours", "zero"), [(3, False), (11, True), (50, True)])
-def test_csl_is_never_negative_and_0_when_all_rows_are_neighbours(neighbours: int, zero: bool) -> None:
+@pytest.mark.parametrize(("neighbors", "zero"), [(3, False), (11, True), (50, True)])
+def test_csl_is_never_negative_and_0_when_all_rows_are_neighbors(neighbors: int, zero: bool) -> None:
     f, bank = torch.randn(6, 3, 8, generator=generator()), torch.randn(12, 3, 8, generator=generator(1))
-    loss, _ = csl(f, bank, torch.arange(6), neighbours)
+    loss, _ = csl(f, bank, torch.arange(6), neighbors)
     assert (float(loss) < 1e-6) is zero
-    # both sums are of the same terms where all rows are neighbours, and rounding alone decides which is the larger
+    # both sums are of the same terms where all rows are neighbors, and rounding alone decides which is the larger
     f, bank = torch.randn(200, 1, 8, generator=generator()), torch.randn(200, 1, 8, generator=generator(1))
     least = min(float(csl(one[None], bank, torch.tensor([i]), 199)[0]) for i, one in enumerate(f))
     assert least == 0
@@ -95,10 +95,10 @@ def test_a_samples_own_row_does_not_count_even_where_it_is_identical() -> None:
     assert torch.equal(rows, others)
 
 
-def test_neighbours_are_rows_of_the_whole_memory_before_and_behind_the_own_row() -> None:
+def test_neighbors_are_rows_of_the_whole_memory_before_and_behind_the_own_row() -> None:
     """The release takes positions among the rows without the own one for rows: those behind it are then one too low."""
     bank = torch.arange(6.0)[:, None, None].expand(6, 3, 8)
-    _, rows = csl(bank[2:3] + 0.1, bank, torch.tensor([2]), neighbours=3)
+    _, rows = csl(bank[2:3] + 0.1, bank, torch.tensor([2]), neighbors=3)
     assert rows[0].tolist() == [[3, 1, 4]] * 3
 
 
@@ -123,7 +123,7 @@ def test_large_distances_neither_vanish_nor_overflow_under_autocast() -> None:
 
 
 def test_the_papers_soft_target() -> None:
-    q = neighbour_distribution(torch.tensor([[[0], [0], [1]]]), 4)
+    q = neighbor_distribution(torch.tensor([[[0], [0], [1]]]), 4)
     assert q[0].tolist() == pytest.approx([2 / 3, 1 / 3, 0, 0])
     soft = soft_targets(torch.tensor([0]), q, 0.5)
     assert soft[0].tolist() == pytest.approx([0.83333, 0.16667, 0, 0], abs=1e-5)
@@ -139,10 +139,10 @@ def test_smoothing_spreads_over_all_classes() -> None:
     assert float(identity_loss(logits, labels, 0.1)) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_probability_of_neighbours_leaves_out_the_own_identity() -> None:
+def test_probability_of_neighbors_leaves_out_the_own_identity() -> None:
     probability = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
     q = torch.tensor([[0.5, 0.25, 0.25, 0.0]])
-    assert neighbour_probability(probability.log(), torch.tensor([0]), q) == pytest.approx(0.45)
+    assert neighbor_probability(probability.log(), torch.tensor([0]), q) == pytest.approx(0.45)
 
 
 # the memory (check 7)
@@ -190,7 +190,7 @@ class Fixed(nn.Module):
 
 def one_batch(**settings: Any) -> tuple[dict[str, Tensor], dict[str, float], MemoryBank]:
     """Loss terms, logged values and memory of two images of identities 2 and 5 of a client that holds 2, 5 and 7."""
-    method = PAT(PAT.Settings(width=4, heads=1, neighbours=1, **settings))
+    method = PAT(PAT.Settings(width=4, heads=1, neighbors=1, **settings))
     networks = nn.ModuleDict({"neck": Neck(), "classifier": nn.Linear(4, 9, bias=False)})
     with torch.no_grad():
         networks["classifier"].weight.copy_(torch.randn(9, 4, generator=generator(2)))
@@ -213,10 +213,10 @@ def test_psd_is_on_by_default_and_changes_the_loss() -> None:
     assert on.keys() == off.keys() == {"identity", "triplet", "csl"}
     assert abs(float(on["identity"].detach() - off["identity"].detach())) > 1e-3
     assert float(on["csl"].detach()) == float(off["csl"].detach())
-    assert 0 < logged["neighbour_probability"] < 1
+    assert 0 < logged["neighbor_probability"] < 1
 
 
-def test_soft_targets_come_from_the_parts_neighbours_not_from_the_classifier() -> None:
+def test_soft_targets_come_from_the_parts_neighbors_not_from_the_classifier() -> None:
     """Both samples' nearest row is one of identity 7: q is all there, whatever the classifier says."""
     terms, _, _ = one_batch(psd_share=1.0, psd_weight=1.0)
     g = torch.randn(2, 4, generator=generator(1))
@@ -286,15 +286,15 @@ def test_the_scale_follows_the_width_on_request() -> None:
 # purity
 
 
-def test_purity_counts_other_identities_of_equal_colour() -> None:
-    """Two bands; in the first the token knows the colour, in the second it knows nothing."""
+def test_purity_counts_other_identities_of_equal_color() -> None:
+    """Two bands; in the first the token knows the color, in the second it knows nothing."""
     identities = torch.arange(24) // 2
-    colours = torch.stack([identities % 2, torch.zeros(24, dtype=torch.int64)], dim=1)
-    features = torch.stack([colours[:, 0].float(), torch.zeros(24)], dim=1)[:, :, None].repeat(1, 1, 4)
-    purity, chance = band_purity(features, identities, colours)
+    colors = torch.stack([identities % 2, torch.zeros(24, dtype=torch.int64)], dim=1)
+    features = torch.stack([colors[:, 0].float(), torch.zeros(24)], dim=1)[:, :, None].repeat(1, 1, 4)
+    purity, chance = band_purity(features, identities, colors)
     assert purity == 1.0
     assert chance == pytest.approx((10 / 22 + 1) / 2)
-    blind, _ = band_purity(1 - features[:, :1] * torch.rand(24, 1, 1, generator=generator()), identities, colours)
+    blind, _ = band_purity(1 - features[:, :1] * torch.rand(24, 1, 1, generator=generator()), identities, colors)
     assert blind < 1.0
 
 

@@ -27,7 +27,7 @@ LAYER = 4 * (WIDTH * WIDTH + WIDTH) + 2 * 2 * WIDTH * WIDTH + 3 * WIDTH + 4 * WI
 BACKBONE = 4 * (4 * WIDTH + (4 + 32) * WIDTH + DEPTH * LAYER + 2 * WIDTH)
 SMALL: dict[str, Any] = {
     "method": {
-        "name": "pat", "patch": 6, "width": WIDTH, "depth": DEPTH, "heads": 3, "mlp_ratio": 2, "neighbours": 2,
+        "name": "pat", "patch": 6, "width": WIDTH, "depth": DEPTH, "heads": 3, "mlp_ratio": 2, "neighbors": 2,
         "pad": 1, "warmup_rounds": 1,
     },
     "data": {
@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
         },
         "partition": ["domain"],
     },
-    "training": {"optimiser": "adamw", "lr": 0.002, "batch_size": 16},
+    "training": {"optimizer": "adamw", "lr": 0.002, "batch_size": 16},
     "federation": {"rounds": 4},
     "evaluation": {"every": 4},
     "engine": {"name": "inline", "device": "cpu"},
@@ -262,7 +262,7 @@ def test_ray_gives_the_same_bits(start: Start, workers: int) -> None:
 
 @pytest.mark.parametrize("strategy", ["{name: fedprox, mu: 0.5}", pytest.param("scaffold", marks=pytest.mark.slow)])
 def test_it_composes_with_other_algorithms(start: Start, strategy: str) -> None:
-    short = ("training.optimiser=sgd", "training.local_steps=3", "federation.rounds=2")
+    short = ("training.optimizer=sgd", "training.local_steps=3", "federation.rounds=2")
     plain, composed = start(*short), start(*short, f"federation.strategy={strategy}")
     assert all(torch.isfinite(value).all() for value in weights(composed).values())
     assert not same(weights(composed), weights(plain))

@@ -171,7 +171,7 @@ def test_what_is_handed_down_is_before_the_output_convolution() -> None:
 
 
 def test_a_deeper_stage_is_enlarged_by_repeating_its_nearest_pixel() -> None:
-    """x_i[y, x] meets r_{i+1}[⌊y·h/H⌋, ⌊x·w/W⌋]; whatever mixes neighbouring pixels is not the release's."""
+    """x_i[y, x] meets r_{i+1}[⌊y·h/H⌋, ⌊x·w/W⌋]; whatever mixes neighboring pixels is not the release's."""
     module, met = fusion().eval(), []
     for select in module.fusions:
         select.register_forward_hook(lambda layer, inputs, output: met.append((*inputs, output)))

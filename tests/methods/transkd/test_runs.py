@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
                    "conditions": ("fog", "night")},
         "partition": ["domain"],
     },
-    "training": {"optimiser": "adamw", "lr": 0.002, "weight_decay": 0.01, "batch_size": 3},
+    "training": {"optimizer": "adamw", "lr": 0.002, "weight_decay": 0.01, "batch_size": 3},
     "federation": {"rounds": 3},
     "evaluation": {"every": 3},
     "engine": {"name": "inline", "device": "cpu"},

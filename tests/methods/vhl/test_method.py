@@ -62,7 +62,7 @@ def make(seed: int = 0, shape: tuple[int, int, int] = (3, 28, 28), classes: int 
 
 
 @pytest.mark.parametrize("shape", [(3, 28, 28), (1, 8, 8), (3, 3, 20), (2, 33, 16)])
-def test_the_set_is_standardised_in_any_shape(shape: tuple[int, int, int]) -> None:
+def test_the_set_is_standardized_in_any_shape(shape: tuple[int, int, int]) -> None:
     images = make(shape=shape, classes=3, per_class=7)
     assert images.shape == (21, *shape)
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(shape[0]), rtol=0, atol=1e-5)
@@ -272,7 +272,7 @@ def test_the_set_is_shown_once(lab: Callable[..., Any]) -> None:
     def look(round: int) -> Any:
         context = FigureContext(
             task=bench.task, round=round, tensors=bench.shared, client_names=("a",), client_state=lambda _: None,
-            denormalise=lambda x: x, networks=bench.networks, data={}, client_test=lambda _: None, seed=0,
+            denormalize=lambda x: x, networks=bench.networks, data={}, client_test=lambda _: None, seed=0,
         )  # fmt: skip
         return bench.method.figures(context)
 

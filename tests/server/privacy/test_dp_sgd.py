@@ -128,7 +128,7 @@ def test_runs_are_equal_on_every_engine_and_after_a_stop(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"federation__strategy": {"name": "fedprox", "mu": 0.1}, "training__optimiser": "adam"},
+        {"federation__strategy": {"name": "fedprox", "mu": 0.1}, "training__optimizer": "adam"},
         {"federation__strategy": {"name": "fednova"}, "exchange__compression": [{"name": "topk", "fraction": 0.1}]},
         {"federation__strategy": {"name": "feddyn"}, "exchange__local": ["model.head.*"]},
         {"federation__strategy": {"name": "flower.FedMedian"}, "data__unseen": 0.25},

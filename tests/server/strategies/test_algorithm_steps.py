@@ -48,12 +48,12 @@ class Federation:
             w = nn.Parameter(torch.tensor(float(self.x)))
             start = Start({"w": w}, self.strategy.client_arrays(), state, self.strategy.client_settings(1))
             correction = requested(start)
-            optimiser = torch.optim.SGD([w], lr=self.lr, momentum=self.momentum)
+            optimizer = torch.optim.SGD([w], lr=self.lr, momentum=self.momentum)
             for _ in range(steps):
                 w.grad = a * (w.detach() - b)
                 if correction is not None:
-                    correction.apply(optimiser)
-                optimiser.step()
+                    correction.apply(optimizer)
+                optimizer.step()
             arrays, metrics = correction.finish() if correction is not None else ({}, {})
             sent.append({"w": w.detach(), **arrays})
             answers.append(answer(metrics))
@@ -115,11 +115,11 @@ def test_fednovas_weights_of_local_steps(momentum: float, steps: int, norm: floa
     w = nn.Parameter(torch.zeros(()))
     correction = requested(Start({"w": w}, {}, ClientState(), {"algorithm": "fednova"}))
     assert correction is not None
-    optimiser = torch.optim.SGD([w], lr=0.1, momentum=momentum)
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=momentum)
     for _ in range(steps):
         w.grad = torch.ones(())
-        correction.apply(optimiser)
-        optimiser.step()
+        correction.apply(optimizer)
+        optimizer.step()
     update, metrics = correction.finish()
     assert metrics["step-weight"] / 0.1 == pytest.approx(norm)
     assert float(update["w"]) == pytest.approx(1.0), "the mean gradient"
@@ -140,11 +140,11 @@ def test_fednova_divides_by_the_weight_of_steps_with_momentum_and_a_proximal_ter
     w, eta = nn.Parameter(torch.zeros(())), 0.1
     correction = requested(Start({"w": w}, {}, ClientState(), {"algorithm": "fednova", "proximal-mu": mu}))
     assert correction is not None
-    optimiser = torch.optim.SGD([w], lr=eta, momentum=momentum)
+    optimizer = torch.optim.SGD([w], lr=eta, momentum=momentum)
     for _ in range(3):
         w.grad = torch.ones(())
-        correction.apply(optimiser)
-        optimiser.step()
+        correction.apply(optimizer)
+        optimizer.step()
     update, metrics = correction.finish()
     assert metrics["step-weight"] == pytest.approx(eta * norm)
     assert float(update["w"]) == pytest.approx(1.0), "the mean gradient"
@@ -167,9 +167,9 @@ def test_fednova_refuses_groups_of_different_rates() -> None:
     one, two = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
     correction = requested(Start({"one": one, "two": two}, {}, ClientState(), {"algorithm": "fednova"}))
     assert correction is not None
-    optimiser = torch.optim.SGD([{"params": [one], "lr": 0.1}, {"params": [two], "lr": 0.2}])
+    optimizer = torch.optim.SGD([{"params": [one], "lr": 0.1}, {"params": [two], "lr": 0.2}])
     one.grad, two.grad = torch.ones(()), torch.ones(())
-    correction.apply(optimiser)
+    correction.apply(optimizer)
     with pytest.raises(FedLabError, match="give all parameter groups one learning rate"):
         correction.finish()
 
@@ -181,12 +181,12 @@ def test_one_full_batch_makes_scaffolds_control_variate_the_gradient(momentum: f
     control = {"control/w": np.array(0.75, np.float32)}
     correction = requested(Start({"w": w}, control, state, {"algorithm": "scaffold"}))
     assert correction is not None
-    optimiser = torch.optim.SGD([w], lr=0.1, momentum=momentum)
+    optimizer = torch.optim.SGD([w], lr=0.1, momentum=momentum)
     for _ in range(3):
         w.grad = torch.tensor(5.0)
-        correction.apply(optimiser)
+        correction.apply(optimizer)
         assert float(w.grad) == 5.0 + 0.75 - 0.25
-        optimiser.step()
+        optimizer.step()
     change, _ = correction.finish()
     assert float(state["control/w"]) == pytest.approx(5.0, rel=1e-6)
     assert float(change["control/w"]) == pytest.approx(5.0 - 0.25, rel=1e-6)
@@ -215,7 +215,7 @@ def test_scaffold_divides_by_all_clients_not_by_those_selected() -> None:
         ({"name": "fedavgm", "momentum": 0.9, "damped": True}, [1 - 0.9**r for r in (1, 2, 3)]),
     ],
 )
-def test_server_optimisers_under_a_constant_update(settings: dict[str, Any], moves: list[float]) -> None:
+def test_server_optimizers_under_a_constant_update(settings: dict[str, Any], moves: list[float]) -> None:
     strategy = make_strategy(Component(**settings))
     assert isinstance(strategy, AveragingStrategy)
     strategy.cohort = Cohort((1,), (1,), {"w": "examples", "running_mean": "examples"}, frozenset({"w"}), 1)
@@ -225,7 +225,7 @@ def test_server_optimisers_under_a_constant_update(settings: dict[str, Any], mov
         mean = {"w": x + 1, "running_mean": np.full(1, 7.0, np.float32)}
         new = strategy.server_step({"w": x, "running_mean": np.zeros(1, np.float32)}, mean, answers)
         assert float((new["w"] - x)[0]) == pytest.approx(move, rel=1e-5)
-        assert new["running_mean"].tolist() == [7.0], "buffers are averaged, not optimised"
+        assert new["running_mean"].tolist() == [7.0], "buffers are averaged, not optimized"
         x = np.asarray(new["w"])
 
 
@@ -314,11 +314,11 @@ def test_feddyn_remembers_the_way_gone_times_alpha() -> None:
     w, state = nn.Parameter(torch.tensor(2.0)), ClientState({"dynamic/w": torch.tensor(1.5)})
     correction = requested(Start({"w": w}, {}, state, {"algorithm": "feddyn", "alpha": 0.5}))
     assert correction is not None
-    optimiser = torch.optim.SGD([w], lr=0.1)
+    optimizer = torch.optim.SGD([w], lr=0.1)
     for expected in (4.0 - 1.5, 4.0 - 1.5 - 0.5 * 0.25):
         w.grad = torch.tensor(4.0)
-        correction.apply(optimiser)
+        correction.apply(optimizer)
         assert float(w.grad) == pytest.approx(expected)
-        optimiser.step()
+        optimizer.step()
     correction.finish()
     assert float(state["dynamic/w"]) == pytest.approx(1.5 + 0.5 * 0.1 * (2.5 + 2.375))

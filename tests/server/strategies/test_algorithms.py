@@ -148,8 +148,8 @@ def test_the_first_round_with_equal_work_is_averaging(
 
 def test_senseless_combinations_are_refused(settings: Settings, samples: Dataset, plain: type[Method]) -> None:
     for name in ("scaffold", "fednova", "feddyn"):
-        with pytest.raises(ConfigErrors, match=rf"training\.optimiser = 'adam'[\s\S]*{name}"):
-            fedlab.run(settings(federation__strategy=name, training__optimiser="adam"), method=plain, data=samples)
+        with pytest.raises(ConfigErrors, match=rf"training\.optimizer = 'adam'[\s\S]*{name}"):
+            fedlab.run(settings(federation__strategy=name, training__optimizer="adam"), method=plain, data=samples)
 
 
 def test_algorithms_learn_and_compose_with_methods(settings: Settings, samples: Dataset, plain: type[Method]) -> None:

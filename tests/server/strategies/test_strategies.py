@@ -94,7 +94,7 @@ def by_hand(name: str, seen: Watched) -> Arrays:
     start, clients = seen.start_arrays, seen.clients
     if name == "flower.FedMedian":
         return {key: np.median([client[key] for client in clients], axis=0) for key in start}
-    if name == "flower.Krum":  # none malicious of four: the sum over the two nearest neighbours
+    if name == "flower.Krum":  # none malicious of four: the sum over the two nearest neighbors
         flat = [np.concatenate([client[key].ravel() for key in start]) for client in clients]
         distances = [sorted(float(np.square(a - b).sum()) for b in flat) for a in flat]  # the first is to itself
         scores = [sum(nearest[1:3]) for nearest in distances]
@@ -286,15 +286,15 @@ def test_the_proximal_gradient_is_g_plus_mu_times_the_way_gone() -> None:
     w, other = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([5.0], requires_grad=True)
     correction = requested(Start({"w": w}, {}, ClientState(), {"proximal-mu": 0.5}))
     assert isinstance(correction, Proximal)
-    optimiser = torch.optim.SGD([w, other], lr=1.0)
+    optimizer = torch.optim.SGD([w, other], lr=1.0)
     w.grad, other.grad = torch.tensor([3.0, 4.0]), torch.tensor([1.0])
-    correction.apply(optimiser)
+    correction.apply(optimizer)
     assert w.grad.tolist() == [3.0, 4.0]  # at the received weights there is nothing to pull back
     with torch.no_grad():
         w += torch.tensor([2.0, -4.0])
         other += 1
     w.grad = torch.tensor([3.0, 4.0])
-    correction.apply(optimiser)
+    correction.apply(optimizer)
     assert w.grad.tolist() == [3.0 + 0.5 * 2.0, 4.0 + 0.5 * -4.0]
     assert other.grad.tolist() == [1.0]
     assert requested(Start({"w": w}, {}, ClientState(), {"proximal-mu": 0.0})) is None
@@ -323,7 +323,7 @@ def test_fedprox_composes_with_fedlgd(settings: Settings, samples: fedlab.Datase
     free = fedlab.run(settings(**method), data=samples)
     assert pulled.history.end["status"] == "completed"
 
-    def travelled(run: fedlab.Run) -> float:
+    def traveled(run: fedlab.Run) -> float:
         return float(np.mean([event["metrics"]["ce"] for event in run.history.of("client")]))
 
-    assert travelled(pulled) > travelled(free)  # what holds the weights back keeps the loss up
+    assert traveled(pulled) > traveled(free)  # what holds the weights back keeps the loss up

@@ -1,4 +1,4 @@
-"""Images in [0, 1] ↔ the normalised space clients train in."""
+"""Images in [0, 1] ↔ the normalized space clients train in."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_statistics(data: DataConfig, channels: int, domains: Sequence[str]) ->
                 raise ConfigError("data.std", values, "numbers above 0")
 
 
-def normalise(images: np.ndarray, domains: np.ndarray | None, names: Sequence[str], data: DataConfig) -> np.ndarray:
+def normalize(images: np.ndarray, domains: np.ndarray | None, names: Sequence[str], data: DataConfig) -> np.ndarray:
     """``(x − mean) / std`` as float32.
 
     Args:
@@ -49,14 +49,14 @@ def normalise(images: np.ndarray, domains: np.ndarray | None, names: Sequence[st
     return result
 
 
-def denormaliser(data: DataConfig) -> Callable[[Tensor], Tensor]:
-    """Normalised images (n, C, H, W) → [0, 1], clipped, with the mean of the domains' statistics; for pictures."""
+def denormalizer(data: DataConfig) -> Callable[[Tensor], Tensor]:
+    """Normalized images (n, C, H, W) → [0, 1], clipped, with the mean of the domains' statistics; for pictures."""
     mean, std = (torch.tensor(average_statistics(given)).reshape(1, -1, 1, 1) for given in (data.mean, data.std))
 
-    def denormalise(images: Tensor) -> Tensor:
+    def denormalize(images: Tensor) -> Tensor:
         return (images.detach().cpu().float() * std + mean).clamp(0, 1)
 
-    return denormalise
+    return denormalize
 
 
 def average_statistics(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> tuple[float, ...]:
