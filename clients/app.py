@@ -16,21 +16,21 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
-from fedlab.clients.vectorized.runtime import CohortRuntime
+from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.config.modules import SearchPath
-from fedlab.engine.execution import ForesightedApp
+from fedlab.engine.execution import VectorizingApp
 from fedlab.engine.machine import settle_process
 from fedlab.protocol.encoding import attach
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import (
     ARRAYS,
     CONFIG,
     EFFORT,
     EXTRAS,
+    INSTRUCTIONS,
     METRICS,
     MISSING,
     NUM_EXAMPLES,
-    ORDER,
     REDUCE,
     SPENT,
     STATE,
@@ -63,8 +63,8 @@ class ClientAppFactory:
 
     def __call__(self) -> ClientApp:
         if isinstance(self.setup.config.engine.vectorize, int):
-            together = CohortRuntime(self.setup)
-            return serve(ForesightedApp(partial(_expect, together)), lambda context: together)
+            vectorized = VectorizedRuntime(self.setup)
+            return serve(VectorizingApp(partial(_vectorize, vectorized)), lambda context: vectorized)
         runtime = ClientRuntime(self.setup)
         return serve(ClientApp(), lambda context: runtime)
 
@@ -100,7 +100,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     @app.query("prepare")
     def prepare(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
-        answer = runtime.prepare(_client(context), _order(message), _version(context))
+        answer = runtime.prepare(_client(context), _instructions(message), _version(context))
         return _reply(message, context, answer, copy=True)
 
     @app.train()
@@ -111,7 +111,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         try:
             answer = runtime.train(
                 _client(context),
-                _order(message),
+                _instructions(message),
                 to_numpy(required(array_record, message.content, ARRAYS)),
                 to_numpy(shared) if shared is not None else {},
                 settings,
@@ -130,7 +130,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         try:
             sums, values, count = runtime.evaluate(
                 _client(context),
-                _order(message),
+                _instructions(message),
                 arrays,
                 to_numpy(shared) if shared is not None else {},
                 _version(context),
@@ -143,11 +143,11 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     return app
 
 
-def _expect(runtime: CohortRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
+def _vectorize(runtime: VectorizedRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
     shared = array_record(content, EXTRAS)
-    runtime.expect(
+    runtime.vectorize(
         {_client(context): _version(context) for context in contexts},
-        Order.from_json(str(required(config_record, content, ORDER)["order"])),
+        Instructions.from_json(str(required(config_record, content, INSTRUCTIONS)["instructions"])),
         to_numpy(required(array_record, content, ARRAYS)),
         to_numpy(shared) if shared is not None else {},
         dict(required(config_record, content, CONFIG)),
@@ -178,8 +178,8 @@ def _client(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
-def _order(message: Message) -> Order:
-    return Order.from_json(str(required(config_record, message.content, ORDER)["order"]))
+def _instructions(message: Message) -> Instructions:
+    return Instructions.from_json(str(required(config_record, message.content, INSTRUCTIONS)["instructions"]))
 
 
 def _missing(message: Message) -> Message:

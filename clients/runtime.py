@@ -37,7 +37,7 @@ from fedlab.privacy.poisson import Calibration
 from fedlab.protocol.compression import make_chain
 from fedlab.protocol.effort import Effort
 from fedlab.protocol.encoding import Encoded
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK
@@ -132,18 +132,18 @@ class ClientRuntime:
             return self.setup.federated.num_train(client)
         return self.method.examples(self._columns(self.setup.federated.client(client).train))
 
-    def prepare(self, client: int, order: Order, version: int | None) -> Trained:
+    def prepare(self, client: int, instructions: Instructions, version: int | None) -> Trained:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
-        trainer = self._trainer(client, order, state, self.exchanges.enter(order.plan), {}, None)
-        with self._draws(client, order, "prepare"):
+        trainer = self._trainer(client, instructions, state, self.exchanges.enter(instructions.plan), {}, None)
+        with self._draws(client, instructions, "prepare"):
             results = self.method.prepare(trainer)
-        return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, order, state, version))
+        return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, instructions, state, version))
 
     def train(
         self,
         client: int,
-        order: Order,
+        instructions: Instructions,
         arrays: Mapping[str, np.ndarray],
         shared: Mapping[str, np.ndarray],
         settings: Mapping[str, object],
@@ -163,18 +163,18 @@ class ClientRuntime:
         """
         began = time.perf_counter()
         state = self.store.load(client, version)
-        exchange = self.exchanges.enter(order.plan)
-        tensors = self._receive(client, order, shared)
+        exchange = self.exchanges.enter(instructions.plan)
+        tensors = self._receive(client, instructions, shared)
         self._load(exchange, arrays, state)
         frozen = self._frozen_hash(exchange)
-        if order.frozen != frozen:
+        if instructions.frozen != frozen:
             raise FedLabError(
-                f"frozen networks differ between server ({order.frozen}) and client {client} ({frozen}): "
+                f"frozen networks differ between server ({instructions.frozen}) and client {client} ({frozen}): "
                 "every participant must load the same checkpoint"
             )
         correction = requested(Start(self._averaged_parameters(exchange), arrays, state, settings))
-        trainer = self._trainer(client, order, state, exchange, tensors, correction)
-        with self._draws(client, order, "train"):
+        trainer = self._trainer(client, instructions, state, exchange, tensors, correction)
+        with self._draws(client, instructions, "train"):
             self._fit(trainer)
             results = self.method.client_result(trainer)
         for name in exchange.local:
@@ -188,16 +188,16 @@ class ClientRuntime:
         metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
         encoded = None
         if self._chain:
-            purpose = (self.setup.config.seed, client, order.round)
+            purpose = (self.setup.config.seed, client, instructions.round)
             encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
-        kept = self._save(client, order, state, version)
+        kept = self._save(client, instructions, state, version)
         spent = trainer.spent if isinstance(trainer, PrivateTrainer) else None
         return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort)
 
     def evaluate(
         self,
         client: int,
-        order: Order,
+        instructions: Instructions,
         arrays: Mapping[str, np.ndarray],
         shared: Mapping[str, np.ndarray],
         version: int | None,
@@ -208,20 +208,20 @@ class ClientRuntime:
             MissingSharedError: network state that is sent once has never been sent to this machine.
         """
         state = self.store.load(client, version)
-        exchange = self.exchanges.enter(order.plan)
-        self._receive(client, order, shared)
+        exchange = self.exchanges.enter(instructions.plan)
+        self._receive(client, instructions, shared)
         self._load(exchange, arrays, state)
         self.networks.eval()
-        data = self.setup.federated.client(client, order.round)
+        data = self.setup.federated.client(client, instructions.round)
         context = EvaluationContext(
             data=self._columns(data.test),
             train_data=lambda: self._columns(data.train),
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
-            **self._work(order, lambda: data.fingerprint),
+            **self._work(instructions, lambda: data.fingerprint),
         )
-        with torch.no_grad(), self._draws(client, order, "evaluate"):
+        with torch.no_grad(), self._draws(client, instructions, "evaluate"):
             sums = self.method.evaluate(context)
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
@@ -232,13 +232,13 @@ class ClientRuntime:
     def _trainer(
         self,
         client: int,
-        order: Order,
+        instructions: Instructions,
         state: ClientState,
         exchange: Exchange,
         shared: Mapping[str, Tensor],
         correction: Correction | None,
     ) -> LocalTrainer:
-        data = self.setup.federated.client(client, order.round)
+        data = self.setup.federated.client(client, instructions.round)
         columns = self._columns(data.train)
         trainer = LocalTrainer if self._calibration is None else partial(PrivateTrainer, calibration=self._calibration)
         return trainer(
@@ -252,21 +252,21 @@ class ClientRuntime:
             fingerprint=lambda: data.fingerprint,
             correction=correction,
             evaluating=exchange.fixed_roles,
-            max_steps=order.steps.get(str(client)),
-            **self._work(order, lambda: data.fingerprint),
+            max_steps=instructions.steps.get(str(client)),
+            **self._work(instructions, lambda: data.fingerprint),
         )
 
-    def _work(self, order: Order, data: Callable[[], str]) -> dict[str, Any]:
+    def _work(self, instructions: Instructions, data: Callable[[], str]) -> dict[str, Any]:
         config = self.setup.config
         return {
             "task": self.task,
             "networks": self.networks,
-            "training": stage_training(config.training, self.method, order.plan),
+            "training": stage_training(config.training, self.method, instructions.plan),
             "device": self.device,
             "seed": config.seed,
-            "round": order.round,
-            "rounds": order.rounds,
-            "plan": order.plan,
+            "round": instructions.round,
+            "rounds": instructions.rounds,
+            "plan": instructions.plan,
             "cache": ResultCache(self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight),
             "preflight": self.setup.preflight,
         }
@@ -285,9 +285,9 @@ class ClientRuntime:
         averaged = set(exchange.up)
         return {n: p for n, p in self.networks.named_parameters() if p.requires_grad and n in averaged}
 
-    def _draws(self, client: int, order: Order, phase: str) -> AbstractContextManager[None]:
+    def _draws(self, client: int, instructions: Instructions, phase: str) -> AbstractContextManager[None]:
         seed = self.setup.config.seed
-        return global_generators(seed, "global", "client", client, order.round, phase, device=self.device)
+        return global_generators(seed, "global", "client", client, instructions.round, phase, device=self.device)
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
         return self._resident.columns(samples)
@@ -314,10 +314,10 @@ class ClientRuntime:
             self._frozen[exchange.frozen] = exchange.frozen_hash(self._live)
         return self._frozen[exchange.frozen]
 
-    def _receive(self, client: int, order: Order, sent: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    def _receive(self, client: int, instructions: Instructions, sent: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """The server's tensors at the versions ordered; those that are network state go into the networks."""
         tensors: dict[str, Tensor] = {}
-        for name, version in order.shared.items():
+        for name, version in instructions.shared.items():
             if name in sent:
                 self.received.put(name, version, sent[name])
             network = name.removeprefix(NETWORK)
@@ -334,11 +334,11 @@ class ClientRuntime:
                 self._held_once[network] = version
         return tensors
 
-    def _save(self, client: int, order: Order, state: ClientState, version: int | None) -> int | None:
+    def _save(self, client: int, instructions: Instructions, state: ClientState, version: int | None) -> int | None:
         if not state.changed:
             return version
-        saved = order.round if order.saved is None else order.saved
-        self.store.save(client, saved, state, version, order.keep_for)
+        saved = instructions.round if instructions.saved is None else instructions.saved
+        self.store.save(client, saved, state, version, instructions.keep_for)
         return saved
 
 

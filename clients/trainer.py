@@ -133,7 +133,7 @@ class LocalTrainer(FitContext):
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
         columns = self.data if columns is None else columns
-        spec = self.method.batches(self.plan)
+        spec = self.method.batch_spec(self.plan)
         sampler = spec.sampler or self._shuffled
         call, self._calls = self._calls, self._calls + 1
         limit = 1 if self.preflight else self.training.local_steps

@@ -11,7 +11,7 @@ from torch import nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
-from fedlab.data.normalize import average_statistics
+from fedlab.data.normalize import overall_statistics
 from fedlab.errors import ConfigError
 from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init
@@ -70,8 +70,8 @@ def make_task(
         columns=described,
         make_model=make,
         vocabulary=tuple(vocabulary),
-        mean=average_statistics(config.data.mean),
-        std=average_statistics(config.data.std),
+        mean=overall_statistics(config.data.mean),
+        std=overall_statistics(config.data.std),
     )
 
 

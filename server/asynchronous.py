@@ -27,7 +27,7 @@ from fedlab.method import Method, Plan
 from fedlab.protocol.messages import CONFIG, REDUCE, config_record, exact_sum, required, to_record
 from fedlab.protocol.sums import Reduction
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.messaging.delivery import Delivery
+from fedlab.server.messaging.delivery import Delivered
 from fedlab.server.participation.selection import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint
@@ -75,7 +75,7 @@ class AsynchronousLoop(FederatedLoop):
         self._models: dict[int, dict[str, Tensor]] = {}
         self._bases: dict[int, dict[str, Tensor]] = {}
         self._groups: list[tuple[int, list[Message], Reduction]] = []
-        self._deliveries: list[Delivery] = []
+        self._deliveries: list[Delivered] = []
         self._dropped: list[int] = []
 
     def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,12 +154,12 @@ class AsynchronousLoop(FederatedLoop):
         self._bases[version] = self._models[version]
         return version, messages, Reduction.from_json(str(reduction))
 
-    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivery:
+    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         self._deliveries = []
         for version, group, _ in self._groups:
-            order = replace(self._order(version + 1, self._plan(version + 1), self.shared), saved=round)
-            self._deliveries.append(self.courier.carry(group, order, "train"))
-        whole = Delivery()
+            instructions = replace(self._instructions(version + 1, self._plan(version + 1), self.shared), saved=round)
+            self._deliveries.append(self.delivery.carry(group, instructions, "train"))
+        whole = Delivered()
         for delivery in self._deliveries:
             whole.replies += delivery.replies
             whole.sent += delivery.sent
@@ -168,7 +168,7 @@ class AsynchronousLoop(FederatedLoop):
         return whole
 
     @torch.no_grad()
-    def _aggregate(self, round: int, delivery: Delivery) -> None:
+    def _aggregate(self, round: int, delivery: Delivered) -> None:
         total: dict[str, np.ndarray] = {}
         for (version, _, reduction), part in zip(self._groups, self._deliveries, strict=True):
             scale = staleness_weight(round - 1 - version)

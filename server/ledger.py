@@ -10,8 +10,8 @@ from torch import Tensor
 from fedlab.method.exchange import Exchange
 from fedlab.protocol.encoding import sent_bytes
 from fedlab.protocol.messages import ALGORITHM
-from fedlab.server.messaging.delivery import Delivery
-from fedlab.server.messaging.directory import Directory
+from fedlab.server.messaging.delivery import Delivered
+from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import withheld_groups
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.storage.checkpoint import NETWORK
@@ -77,8 +77,8 @@ class Ledger:
 def account(
     exchange: Exchange,
     shared: SharedTensors,
-    directory: Directory,
-    delivery: Delivery,
+    directory: ClientDirectory,
+    delivery: Delivered,
     algorithm_bytes: int,
     results: Mapping[int, int],
 ) -> Ledger:

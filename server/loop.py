@@ -22,21 +22,21 @@ from fedlab.errors import FedLabError
 from fedlab.method import FigureContext, Plan, ServerContext
 from fedlab.method.exchange import Exchanges
 from fedlab.protocol.encoding import expand
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import ARRAYS, array_record, to_numpy, to_record
 from fedlab.seeding import derive_seed, global_generators
 from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, on_server
 from fedlab.server.ledger import Ledger, account, payload_bytes
-from fedlab.server.messaging.delivery import Courier, Delivery
-from fedlab.server.messaging.directory import ClientNames, Directory
-from fedlab.server.messaging.profiles import MEASURED, batches
+from fedlab.server.messaging.delivery import Delivered, Delivery
+from fedlab.server.messaging.directory import ClientDirectory, ClientNames
+from fedlab.server.messaging.profiles import MEASURED, num_batches
 from fedlab.server.messaging.replies import metrics_of, results_of, scalars, weighted_means, with_tests
 from fedlab.server.messaging.returned import take_over
 from fedlab.server.messaging.shared import SharedTensors
-from fedlab.server.participation.devices import Work, planned, upload_bytes
+from fedlab.server.participation.devices import ClientWork, planned, upload_bytes
 from fedlab.server.participation.selection import Participation, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
-from fedlab.server.records import Records
+from fedlab.server.records import RunWriter
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint, restore, snapshot
 from fedlab.server.strategies.average import AveragingStrategy, Cohort
@@ -59,9 +59,9 @@ class FederatedLoop:
     def __init__(self, grid: Grid, setup: ServerSetup) -> None:
         config = setup.config
         self.grid, self.setup, self.config, self.method = grid, setup, config, setup.method
-        self.strategy, self.tracker, self.records = setup.strategy, setup.tracker, Records(setup)
+        self.strategy, self.tracker, self.records = setup.strategy, setup.tracker, RunWriter(setup)
         self.device = choose_device(config.engine.device)
-        self.directory = Directory(grid, setup.expected_clients, config.federation.timeout, setup.profiles)
+        self.directory = ClientDirectory(grid, setup.expected_clients, config.federation.timeout, setup.profiles)
         self.clients = self.directory.clients
         self.participants = training_clients(self.directory, setup.holds_out)
         first = self.directory.profile(self.clients[0])
@@ -77,12 +77,12 @@ class FederatedLoop:
         self.account = make_account(config, self.strategy, self.participation.sampler, len(self.participants))
         self.mechanism = self.account if isinstance(self.account, CentralMechanism) else None
         self.tally = Tally(setup, self.directory, self.task.num_classes)
-        self.courier = Courier(grid, self.directory, self.shared, config.federation, self.tracker, self.tally)
+        self.delivery = Delivery(grid, self.directory, self.shared, config.federation, self.tracker, self.tally)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
         if isinstance(grid, SimulationGrid):
-            grid.workload = lambda kind, client: self._batches(kind, client) if kind in MEASURED else 1.0
+            grid.workload = lambda kind, client: self._num_batches(kind, client) if kind in MEASURED else 1.0
 
     # the run
 
@@ -145,7 +145,9 @@ class FederatedLoop:
             content = RecordDict()
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
             with self._phase(0, "prepare", len(messages)):
-                results = self._results(self.courier.carry(messages, self._order(0, plan, ()), "prepare").answers)
+                results = self._results(
+                    self.delivery.carry(messages, self._instructions(0, plan, ()), "prepare").answers
+                )
             ledger = Ledger()
             for client, sent in results.items():
                 ledger.received(client, {"results": payload_bytes(sent)})
@@ -214,12 +216,12 @@ class FederatedLoop:
             if held is None or not torch.equal(held, self.state[name]):
                 self.shared[f"{NETWORK}{name}"] = self.state[name]
 
-    def _order(self, round: int, plan: Plan, held: Iterable[str]) -> Order:
+    def _instructions(self, round: int, plan: Plan, held: Iterable[str]) -> Instructions:
         """The order of a phase in which clients must hold the shared tensors `held`."""
         frozen = self.exchange.frozen
         if frozen not in self._frozen:
             self._frozen[frozen] = self.exchange.frozen_hash(self.state)
-        return Order(
+        return Instructions(
             round=round,
             rounds=self.config.federation.rounds,
             plan=plan,
@@ -256,18 +258,20 @@ class FederatedLoop:
             return self.grid
         return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
 
-    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivery:
+    def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         steps = {str(client): limit for client, limit in self.selection.steps.items()}
-        return self.courier.carry(messages, replace(self._order(round, plan, self.shared), steps=steps), "train")
+        return self.delivery.carry(
+            messages, replace(self._instructions(round, plan, self.shared), steps=steps), "train"
+        )
 
     def _examples(self, clients: Sequence[int]) -> list[int]:
         return [profile.train for profile in self.directory.profiles(clients)]
 
-    def _batches(self, kind: str, client: int) -> float:
+    def _num_batches(self, kind: str, client: int) -> float:
         training = stage_training(self.config.training, self.method, self._plan(self._current[0]))
-        return batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
+        return num_batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
-    def _work(self, training: TrainingConfig, client: int) -> Work:
+    def _work(self, training: TrainingConfig, client: int) -> ClientWork:
         """A client's round on the virtual clock."""
         exchange, extra = self.exchange, self._algorithm_bytes()
         sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
@@ -279,7 +283,7 @@ class FederatedLoop:
     # what comes back
 
     @torch.no_grad()
-    def _aggregate(self, round: int, delivery: Delivery) -> None:
+    def _aggregate(self, round: int, delivery: Delivered) -> None:
         own, who = isinstance(self.strategy, AveragingStrategy), f"the strategy {type(self.strategy).__name__}"
         if not own and not self.exchange.up:  # Flower's strategies refuse replies without arrays
             return
@@ -330,9 +334,9 @@ class FederatedLoop:
             self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.evaluated))
         with flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
             messages = list(self.strategy.configure_evaluate(round, arrays, ConfigRecord(), self.grid))
-        order = self._order(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
+        instructions = self._instructions(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
         with self._phase(round, "evaluate", len(messages)):
-            replies = self.courier.carry(messages, order, "evaluate").answers
+            replies = self.delivery.carry(messages, instructions, "evaluate").answers
             replies = with_tests(replies)
             own = self.strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
             profiles = self.directory.profiles(self.directory.client(reply.metadata.src_node_id) for reply in replies)
@@ -356,8 +360,8 @@ class FederatedLoop:
         return ServerContext(
             before=before,
             after=after,
-            tensors=self.shared,
-            state=self.private,
+            shared=self.shared,
+            private=self.private,
             data=self.setup.data,
             results=results,
             task=self.task,
@@ -376,8 +380,8 @@ class FederatedLoop:
         return FigureContext(
             task=self.task,
             round=round,
-            tensors={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
-            state={name: value.cpu() for name, value in self.private.items()},
+            shared={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
+            private={name: value.cpu() for name, value in self.private.items()},
             networks=self.networks.eval(),
             data=self.setup.data,
             client_names=ClientNames(self.directory),

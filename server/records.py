@@ -18,7 +18,7 @@ from fedlab.storage.runfolder import write_atomic
 log = logging.getLogger(__name__)
 
 
-class Records:
+class RunWriter:
     """Writes to the run folder and tells the tracker.
 
     Args:

@@ -19,7 +19,7 @@ from fedlab.method import ServerContext
 from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, Effort
 from fedlab.protocol.messages import EFFORT, config_record
 from fedlab.server.evaluation import Evaluation, nothing_measured
-from fedlab.server.messaging.directory import Directory
+from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.watch import Watch
@@ -42,7 +42,7 @@ class Tally:
         num_classes: of the task.
     """
 
-    def __init__(self, setup: ServerSetup, directory: Directory, num_classes: int) -> None:
+    def __init__(self, setup: ServerSetup, directory: ClientDirectory, num_classes: int) -> None:
         self._tracker, self._directory, self._method = setup.tracker, directory, setup.method
         self._strategy, self._loss = setup.strategy, f"{type(setup.method).__name__}.loss()"
         self.watch = Watch(num_classes)
@@ -73,7 +73,7 @@ class Tally:
         plans = [self._method.plan(round, rounds) for round in range(1, rounds + 1)]
         stages = {stage_training(config.training, self._method, plan): plan for plan in plans}
         for training, plan in stages.items():
-            if training.drop_last and self._method.batches(plan).sampler is None:
+            if training.drop_last and self._method.batch_spec(plan).sampler is None:
                 profiles = self._directory.profiles(participants)
                 self.tell(None, dropped_rest(training, {profile.name: profile.train for profile in profiles}))
 

@@ -13,13 +13,13 @@ from fedlab.assembly import stage_training
 from fedlab.clients.corrections import Correction
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
 from fedlab.clients.trainer import LocalTrainer
-from fedlab.clients.vectorized.training import Cohort, Fitted, counts_steps
-from fedlab.protocol.instructions import Order
+from fedlab.clients.vectorized.training import Fitted, VectorizedClients, counts_steps
+from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import torch_generator
 
 
-class CohortRuntime(ClientRuntime):
-    """`ClientRuntime` whose `train` finds the local training done where `expect` has been called.
+class VectorizedRuntime(ClientRuntime):
+    """`ClientRuntime` whose `train` finds the local training done where `vectorize` has been called.
 
     Args:
         setup: what to serve.
@@ -30,10 +30,10 @@ class CohortRuntime(ClientRuntime):
         self._ready: dict[int, Fitted | Exception] = {}
         self._seconds = 0.0
 
-    def expect(
+    def vectorize(
         self,
         versions: Mapping[int, int | None],
-        order: Order,
+        instructions: Instructions,
         arrays: Mapping[str, np.ndarray],
         shared: Mapping[str, np.ndarray],
         settings: Mapping[str, object],
@@ -42,7 +42,7 @@ class CohortRuntime(ClientRuntime):
 
         Args:
             versions: of the clients' states.
-            order: as for `train`.
+            instructions: as for `train`.
             arrays: as for `train`.
             shared: as for `train`.
             settings: as for `train`.
@@ -51,11 +51,11 @@ class CohortRuntime(ClientRuntime):
             torch.OutOfMemoryError: the device has no room for so many. What else goes wrong, `train` raises.
         """
         self._ready = {}
-        for clients in self._alike(versions, order):
+        for clients in self._alike(versions, instructions):
             try:
-                with self._draws(clients[0], order, "together"):
+                with self._draws(clients[0], instructions, "together"):
                     chosen = {client: versions[client] for client in clients}
-                    fitted = self._cohort(chosen, order, arrays, shared, settings).fit()
+                    fitted = self._cohort(chosen, instructions, arrays, shared, settings).fit()
             except MissingSharedError:  # each client says so by itself
                 return
             except torch.OutOfMemoryError:
@@ -68,7 +68,7 @@ class CohortRuntime(ClientRuntime):
     def train(
         self,
         client: int,
-        order: Order,
+        instructions: Instructions,
         arrays: Mapping[str, np.ndarray],
         shared: Mapping[str, np.ndarray],
         settings: Mapping[str, object],
@@ -76,7 +76,7 @@ class CohortRuntime(ClientRuntime):
     ) -> Trained:
         """See `ClientRuntime.train`."""
         self._seconds = 0.0
-        trained = super().train(client, order, arrays, shared, settings, version)
+        trained = super().train(client, instructions, arrays, shared, settings, version)
         return replace(trained, metrics={**trained.metrics, "seconds": trained.metrics["seconds"] + self._seconds})
 
     def _fit(self, trainer: LocalTrainer) -> None:
@@ -98,9 +98,9 @@ class CohortRuntime(ClientRuntime):
             trainer.correction = _Done(ready)
         self._seconds = ready.seconds
 
-    def _alike(self, versions: Mapping[int, int | None], order: Order) -> Iterator[list[int]]:
+    def _alike(self, versions: Mapping[int, int | None], instructions: Instructions) -> Iterator[list[int]]:
         """Clients that can go together: two or more, of equally many steps where the schedule counts them."""
-        training = stage_training(self.setup.config.training, self.method, order.plan)
+        training = stage_training(self.setup.config.training, self.method, instructions.plan)
         counting = counts_steps(self.method, training) and training.local_steps is None
         alike: dict[int, list[int]] = {}
         for client in versions:
@@ -112,25 +112,31 @@ class CohortRuntime(ClientRuntime):
     def _cohort(
         self,
         versions: Mapping[int, int | None],
-        order: Order,
+        instructions: Instructions,
         arrays: Mapping[str, np.ndarray],
         shared: Mapping[str, np.ndarray],
         settings: Mapping[str, object],
-    ) -> Cohort:
-        exchange = self.exchanges.enter(order.plan)
+    ) -> VectorizedClients:
+        exchange = self.exchanges.enter(instructions.plan)
         varying = [name for name in self._live if name not in exchange.fixed]
         stack = {name: self._live[name].new_empty((len(versions), *self._live[name].shape)) for name in varying}
         trainers, generators = [], []
         for row, (client, version) in enumerate(versions.items()):
-            state, tensors = self.store.load(client, version), self._receive(client, order, shared)
+            state, tensors = self.store.load(client, version), self._receive(client, instructions, shared)
             self._load(exchange, arrays, state)
             for name in varying:
                 stack[name][row] = self._live[name]
-            trainers.append(self._trainer(client, order, state, exchange, tensors, None))
-            purpose = ("global", "client", client, order.round, "train")  # as `_draws` seeds the global generator
+            trainers.append(self._trainer(client, instructions, state, exchange, tensors, None))
+            purpose = (
+                "global",
+                "client",
+                client,
+                instructions.round,
+                "train",
+            )  # as `_draws` seeds the global generator
             generators.append(torch_generator(self.setup.config.seed, *purpose, device=self.device))
         averaged = list(self._averaged_parameters(exchange))
-        return Cohort(self.networks, trainers, generators, stack, averaged, arrays, settings)
+        return VectorizedClients(self.networks, trainers, generators, stack, averaged, arrays, settings)
 
 
 class _Done(Correction):

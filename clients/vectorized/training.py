@@ -49,7 +49,7 @@ def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
     for hook in ("fit", "after_step"):
         if method.overrides(hook):
             return f"{name} has a {hook}() of its own"
-    if counts_steps(method, training) and method.batches(plan).sampler is not None:
+    if counts_steps(method, training) and method.batch_spec(plan).sampler is not None:
         return f"{name} draws its own batches, so that clients may be at different points of the schedule"
     return None
 
@@ -84,7 +84,7 @@ class Fitted:
     effort: Effort = field(default_factory=Effort)
 
 
-class Cohort:
+class VectorizedClients:
     """Clients that are trained together.
 
     Args:

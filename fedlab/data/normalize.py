@@ -51,7 +51,7 @@ def normalize(images: np.ndarray, domains: np.ndarray | None, names: Sequence[st
 
 def denormalizer(data: DataConfig) -> Callable[[Tensor], Tensor]:
     """Normalized images (n, C, H, W) → [0, 1], clipped, with the mean of the domains' statistics; for pictures."""
-    mean, std = (torch.tensor(average_statistics(given)).reshape(1, -1, 1, 1) for given in (data.mean, data.std))
+    mean, std = (torch.tensor(overall_statistics(given)).reshape(1, -1, 1, 1) for given in (data.mean, data.std))
 
     def denormalize(images: Tensor) -> Tensor:
         return (images.detach().cpu().float() * std + mean).clamp(0, 1)
@@ -59,7 +59,7 @@ def denormalizer(data: DataConfig) -> Callable[[Tensor], Tensor]:
     return denormalize
 
 
-def average_statistics(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> tuple[float, ...]:
+def overall_statistics(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> tuple[float, ...]:
     """One number per channel, or one for all: the mean of the domains' where they differ."""
     if not isinstance(given, dict):
         return given

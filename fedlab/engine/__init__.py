@@ -107,7 +107,7 @@ def _open(
     on_work: WorkDone | None,
     fail_fast: bool,
 ) -> SimulationGrid:
-    together = config.vectorize if isinstance(config.vectorize, int) else None
+    vectorized = config.vectorize if isinstance(config.vectorize, int) else None
     if config.name == "inline":
         from fedlab.engine.inline import InlineGrid
 
@@ -118,7 +118,7 @@ def _open(
             on_progress=on_progress,
             on_work=on_work,
             fail_fast=fail_fast,
-            together=together,
+            vectorized=vectorized,
         )
     from fedlab.engine.raygrid import RayGrid
 
@@ -135,5 +135,5 @@ def _open(
         on_progress=on_progress,
         on_work=on_work,
         fail_fast=fail_fast,
-        together=together,
+        vectorized=vectorized,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import Metadata, RecordDict
 from flwr.app.user_config import UserConfig
 
-from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner, set_task_identity
+from fedlab.engine.execution import AppFactory, ChunkResult, ClientRunner, set_task_identity
 from fedlab.engine.grid import Chunk
 from fedlab.engine.machine import settle_process
 from fedlab.engine.memory import limit_memory
@@ -32,7 +32,7 @@ class ClientWorker:
         """Bound this process's memory on its GPU by its share of it; 0 is a worker without a GPU."""
         limit_memory(gpu_share)
 
-    def start(self, factory: ClientAppFactory, num_clients: int, run_config: UserConfig) -> int:
+    def start(self, factory: AppFactory, num_clients: int, run_config: UserConfig) -> int:
         """Build the client app; returns the process id."""
         self._runner = ClientRunner(factory(), num_clients, run_config)
         # what is here by now stays: looking through it for garbage again and again would cost a cheap client 5 %
@@ -93,7 +93,7 @@ class Worker:
 
 
 @dataclass(eq=False)
-class Work:
+class WorkerTask:
     """A chunk at an actor, which keeps its sum or not."""
 
     worker: Worker

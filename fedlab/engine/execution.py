@@ -33,7 +33,7 @@ from fedlab.protocol.encoding import expand
 from fedlab.protocol.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.protocol.sums import ExactSum, Reduction
 
-ClientAppFactory = Callable[[], ClientApp]
+AppFactory = Callable[[], ClientApp]
 
 RUN_ID = 1
 _TASK_ID = 1
@@ -55,16 +55,17 @@ def set_task_identity() -> None:
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, _TASK_ID, SUPERLINK_NODE_ID
 
 
-class ForesightedApp(ClientApp):
-    """A client app that is told which clients it is about to be asked to train, and may do their work together.
+class VectorizingApp(ClientApp):
+    """A client app that can train several clients as one batch.
 
     Args:
-        expect: called with the content and the contexts of all train messages of a chunk, before the first of them.
+        vectorize: called with the content and the contexts of all train messages of a chunk, before the first of them
+            is handled.
     """
 
-    def __init__(self, expect: Callable[[RecordDict, Sequence[Context]], None]) -> None:
+    def __init__(self, vectorize: Callable[[RecordDict, Sequence[Context]], None]) -> None:
         super().__init__()
-        self.expect = expect
+        self.vectorize = vectorize
 
 
 @dataclass
@@ -124,7 +125,7 @@ class ClientRunner:
         """
         result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
         try:
-            self._foretell(content, metadatas, states)
+            self._vectorize(content, metadatas, states)
             for metadata in metadatas:
                 self._run(content, metadata, states, reduction, result)
                 if stop_at_error and result.replies[-1].has_error():
@@ -135,10 +136,10 @@ class ClientRunner:
             release_memory()
         return result
 
-    def _foretell(self, content: RecordDict, metadatas: Sequence[Metadata], states: Mapping[int, bytes]) -> None:
-        if isinstance(self._app, ForesightedApp) and metadatas and metadatas[0].message_type == MessageType.TRAIN:
+    def _vectorize(self, content: RecordDict, metadatas: Sequence[Metadata], states: Mapping[int, bytes]) -> None:
+        if isinstance(self._app, VectorizingApp) and metadatas and metadatas[0].message_type == MessageType.TRAIN:
             clients = [client_of(metadata.dst_node_id) for metadata in metadatas]
-            self._app.expect(content, [self._context(client, states.get(client)) for client in clients])
+            self._app.vectorize(content, [self._context(client, states.get(client)) for client in clients])
 
     def _run(
         self,

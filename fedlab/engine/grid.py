@@ -45,7 +45,7 @@ class Payload:
 
 
 @dataclass(eq=False)
-class Batch:
+class Dispatch:
     """Messages that were sent together, and what has come back so far.
 
     Args:
@@ -86,14 +86,14 @@ class Chunk:
         messages: by client.
         attempt: how often it has been started, from 1.
         units: how much work they are.
-        together: its clients train as one batch, so that who is in it shows in the last bits of the result.
+        vectorized: its clients train as one batch, so that who is in it shows in the last bits of the result.
     """
 
-    batch: Batch
+    batch: Dispatch
     payload: Payload
     messages: list[Message]
     attempt: int = 1
-    together: bool = False
+    vectorized: bool = False
     units: float = 0.0
 
     @cached_property
@@ -113,7 +113,7 @@ class SimulationGrid(Grid):
         on_progress: called with (replies so far, messages sent) during `send_and_receive`.
         on_work: called with (worker, span) pairs when messages have been at work.
         fail_fast: `send_and_receive` stops at the first error reply and returns what there is, the error included.
-        together: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
+        vectorized: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SimulationGrid(Grid):
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
-        together: int | None = None,
+        vectorized: int | None = None,
     ) -> None:
         set_task_identity()
         self.num_clients = num_clients
@@ -131,7 +131,7 @@ class SimulationGrid(Grid):
         """How much work a message of a kind is for a client, in any unit; who knows better sets it."""
         self._on_progress, self._on_work = on_progress, on_work
         self._fail_fast = fail_fast
-        self._together = together
+        self._vectorized = vectorized
         self._costs = CostModel()
         self._spans: list[tuple[int, Span]] = []
         self._run = Run.create_empty(RUN_ID)
@@ -161,7 +161,7 @@ class SimulationGrid(Grid):
         """Wait until there is somebody to do the work. Engines without workers have nothing to wait for."""
 
     @abstractmethod
-    def _cancel(self, batch: Batch) -> None:
+    def _cancel(self, batch: Dispatch) -> None:
         """Drop the unfinished work of a batch."""
 
     @abstractmethod
@@ -272,7 +272,7 @@ class SimulationGrid(Grid):
 
     # Internals
 
-    def _send(self, messages: Iterable[Message], pushed: bool, deadline: float | None = None) -> Batch:
+    def _send(self, messages: Iterable[Message], pushed: bool, deadline: float | None = None) -> Dispatch:
         numbered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         nodes = self.get_node_ids()
         groups: dict[tuple[tuple[str, int], ...], list[Message]] = {}
@@ -285,7 +285,7 @@ class SimulationGrid(Grid):
             message.metadata.__dict__["_message_id"] = str(next(self._message_ids))  # Flower's grids do the same
             groups.setdefault(tuple((key, id(record)) for key, record in message.content.items()), []).append(message)
         ids = [message.metadata.message_id for message in numbered]
-        batch = Batch(
+        batch = Dispatch(
             number=next(self._batches),
             order={message_id: place for place, message_id in enumerate(ids)},
             waiting=dict(zip(ids, numbered, strict=True)),
@@ -306,12 +306,12 @@ class SimulationGrid(Grid):
         self._submit(chunks)
         return batch
 
-    def _divide(self, batch: Batch, payload: Payload, messages: list[Message]) -> list[Chunk]:
+    def _divide(self, batch: Dispatch, payload: Payload, messages: list[Message]) -> list[Chunk]:
         kind = messages[0].metadata.message_type
         units = [self.workload(kind, self.client_of(message.metadata.dst_node_id)) for message in messages]
-        together = self._together if kind == MessageType.TRAIN else None
-        if together:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
-            plan = _evenly(range(len(messages)), together)
+        vectorized = self._vectorized if kind == MessageType.TRAIN else None
+        if vectorized:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
+            plan = _evenly(range(len(messages)), vectorized)
         else:
             overhead = _CALL if batch.keeps_sums else _CALL + payload.seconds_of_sum
             plan = self._plan(units, self._costs.seconds(kind, sum(units)), overhead)
@@ -321,7 +321,7 @@ class SimulationGrid(Grid):
                 payload,
                 [messages[place] for place in places],
                 units=sum(units[place] for place in places),
-                together=bool(together),
+                vectorized=bool(vectorized),
             )
             for places in plan
         ]
@@ -368,7 +368,7 @@ class SimulationGrid(Grid):
         return result
 
     @staticmethod
-    def _expire(batch: Batch, timeout: float | None) -> None:
+    def _expire(batch: Dispatch, timeout: float | None) -> None:
         for message in batch.waiting.values():
             error = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply within {timeout:g} s (federation.timeout)")
             batch.replies.append(Message(error, reply_to=message))

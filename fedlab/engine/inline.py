@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app.user_config import UserConfig
 
-from fedlab.engine.execution import ChunkResult, ClientAppFactory, ClientRunner
-from fedlab.engine.grid import Batch, Chunk, Progress, SimulationGrid, WorkDone
+from fedlab.engine.execution import AppFactory, ChunkResult, ClientRunner
+from fedlab.engine.grid import Chunk, Dispatch, Progress, SimulationGrid, WorkDone
 
 
 class InlineGrid(SimulationGrid):
@@ -21,21 +21,23 @@ class InlineGrid(SimulationGrid):
         on_progress: see `SimulationGrid`.
         on_work: see `SimulationGrid`.
         fail_fast: see `SimulationGrid`.
-        together: see `SimulationGrid`.
+        vectorized: see `SimulationGrid`.
     """
 
     def __init__(
         self,
-        factory: ClientAppFactory,
+        factory: AppFactory,
         num_clients: int,
         run_config: UserConfig | None = None,
         *,
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
-        together: int | None = None,
+        vectorized: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
+        super().__init__(
+            num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, vectorized=vectorized
+        )
         self._runner = ClientRunner(factory(), num_clients, run_config or {})
         self._queue: deque[Chunk] = deque()
 
@@ -63,5 +65,5 @@ class InlineGrid(SimulationGrid):
             result = self._without_memory(chunk, result, hint)
         return [(chunk, result)]
 
-    def _cancel(self, batch: Batch) -> None:
+    def _cancel(self, batch: Dispatch) -> None:
         self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)

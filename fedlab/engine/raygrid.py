@@ -18,9 +18,9 @@ from flwr.common.constant import ErrorCode
 from ray.exceptions import RayError, RayTaskError
 
 from fedlab.engine import cluster
-from fedlab.engine.actors import ClientWorker, Work, Worker
-from fedlab.engine.execution import ChunkResult, ClientAppFactory, client_of
-from fedlab.engine.grid import Batch, Chunk, Payload, Progress, SimulationGrid, WorkDone
+from fedlab.engine.actors import ClientWorker, Worker, WorkerTask
+from fedlab.engine.execution import AppFactory, ChunkResult, client_of
+from fedlab.engine.grid import Chunk, Dispatch, Payload, Progress, SimulationGrid, WorkDone
 from fedlab.engine.placement import plan_chunks
 from fedlab.errors import MachineError
 
@@ -49,7 +49,7 @@ class RayGrid(SimulationGrid):
         on_progress: see `SimulationGrid`.
         on_work: see `SimulationGrid`; a worker that replaces another takes its number.
         fail_fast: see `SimulationGrid`.
-        together: see `SimulationGrid`.
+        vectorized: see `SimulationGrid`.
 
     Raises:
         MachineError: no cluster at `address`, or no worker could be started.
@@ -57,7 +57,7 @@ class RayGrid(SimulationGrid):
 
     def __init__(
         self,
-        factory: ClientAppFactory,
+        factory: AppFactory,
         num_clients: int,
         run_config: UserConfig | None = None,
         *,
@@ -71,14 +71,16 @@ class RayGrid(SimulationGrid):
         on_progress: Progress | None = None,
         on_work: WorkDone | None = None,
         fail_fast: bool = False,
-        together: int | None = None,
+        vectorized: int | None = None,
     ) -> None:
-        super().__init__(num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, together=together)
+        super().__init__(
+            num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, vectorized=vectorized
+        )
         self._chunk, self._retries, self._start_timeout = chunk, retries, start_timeout
         self._queue: deque[Chunk] = deque()
         self._idle: list[Worker] = []
         self._starting: dict[Any, Worker] = {}
-        self._running: dict[Any, Work] = {}
+        self._running: dict[Any, WorkerTask] = {}
         self._content_refs: weakref.WeakKeyDictionary[Payload, Any] = weakref.WeakKeyDictionary()
         self._started_ray = cluster.connect(workers * threads, address)
         try:
@@ -132,7 +134,7 @@ class RayGrid(SimulationGrid):
         while self._starting and not self._up():
             self._wait(None)
 
-    def _cancel(self, batch: Batch) -> None:
+    def _cancel(self, batch: Dispatch) -> None:
         self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)
         for ref in [ref for ref, work in self._running.items() if work.chunk.batch is batch]:
             ray.kill(self._running.pop(ref).worker.actor)  # Ray cannot interrupt an actor; replaced when there is work
@@ -162,7 +164,7 @@ class RayGrid(SimulationGrid):
         if payload not in self._content_refs:
             self._content_refs[payload] = ray.put(payload.content)
         more = bool(chunk.messages) and any(queued.batch is batch for queued in self._queue)
-        keep = more and payload.reduction is not None and batch.keeps_sums and not chunk.together
+        keep = more and payload.reduction is not None and batch.keeps_sums and not chunk.vectorized
         ref = worker.actor.run_chunk.remote(
             self._content_refs[payload],
             [message.metadata for message in chunk.messages],
@@ -172,7 +174,7 @@ class RayGrid(SimulationGrid):
             batch.number,
             keep,
         )
-        self._running[ref] = Work(worker, chunk, keep)
+        self._running[ref] = WorkerTask(worker, chunk, keep)
 
     def _hand_over(self, workers: Iterable[Worker]) -> None:
         """Fetch what workers keep, with a chunk without messages."""
@@ -261,7 +263,7 @@ class RayGrid(SimulationGrid):
             return chunk, self._without_memory(chunk, result, hint)
         self._size = self._size // 2
         self._gpu_share = min(1.0, 2 * self._gpu_share)
-        if chunk.together:  # the same clients must train as one batch again
+        if chunk.vectorized:  # the same clients must train as one batch again
             result = ChunkResult()
         answered = len(result.replies)
         done = replace(chunk, messages=chunk.messages[:answered], units=0.0)
@@ -297,7 +299,7 @@ class RayGrid(SimulationGrid):
     def _lost(self, worker: Worker, chunk: Chunk, error: RayError) -> list[tuple[Chunk, ChunkResult]]:
         self._dismiss(worker)
         if chunk.attempt <= self._retries:
-            parts = [chunk.messages] if chunk.together else [[message] for message in chunk.messages]
+            parts = [chunk.messages] if chunk.vectorized else [[message] for message in chunk.messages]
             self._repeat(worker, [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts])
             return []
         replies = []

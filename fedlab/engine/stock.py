@@ -22,7 +22,7 @@ from flwr.supercore.telemetry import EventType
 
 from fedlab.config import EngineConfig
 from fedlab.engine.cluster import local
-from fedlab.engine.execution import RUN_ID, ClientAppFactory, set_task_identity
+from fedlab.engine.execution import RUN_ID, AppFactory, set_task_identity
 from fedlab.engine.machine import check_engine, settle_process
 from fedlab.errors import FedLabError
 
@@ -37,7 +37,7 @@ class _FactoryApp(ClientApp):
     It also hands the run configuration on, which Flower's simulation leaves empty for an app without a bundle.
     """
 
-    def __init__(self, factory: ClientAppFactory, run_config: UserConfig, threads: int) -> None:
+    def __init__(self, factory: AppFactory, run_config: UserConfig, threads: int) -> None:
         super().__init__()
         self._factory, self._given, self._threads = factory, run_config, threads
         self._token = f"{os.getpid()}-{next(_runs)}"
@@ -55,7 +55,7 @@ class _FactoryApp(ClientApp):
 
 def run_stock(
     main: Callable[[Grid, Context], None],
-    factory: ClientAppFactory,
+    factory: AppFactory,
     num_clients: int,
     run_config: UserConfig,
     config: EngineConfig,

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedlab.assembly import stage_training
 from fedlab.clients.runtime import ClientSetup
-from fedlab.clients.vectorized.runtime import CohortRuntime
+from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
 from fedlab.config import Config
 from fedlab.engine.device import choose_device
@@ -113,12 +113,12 @@ def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients
     if isinstance(make_privacy(config.privacy), DPSGD):
         return "DP-SGD batches the examples of each already"
     for rehearsal in rehearsals:
-        plan = rehearsal.order.plan
+        plan = rehearsal.instructions.plan
         found = refusal(setup.method, stage_training(config.training, setup.method, plan), plan)
         if found is not None:
             return found
     with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = CohortRuntime(replace(setup, preflight=True, state_root=Path(folder)))
+        runtime = VectorizedRuntime(replace(setup, preflight=True, state_root=Path(folder)))
         for rehearsal in rehearsals:
             error = _try(runtime, rehearsal, clients)
             if error is not None:
@@ -126,23 +126,23 @@ def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients
     return None
 
 
-def _try(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> Exception | None:
+def _try(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> Exception | None:
     try:
-        _together(runtime, rehearsal, clients)
+        _vectorized(runtime, rehearsal, clients)
     except Exception as error:
         return error
     return None
 
 
-def _together(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
-    order, arrays, shared = rehearsal.order, rehearsal.arrays, rehearsal.shared
-    runtime.expect(dict.fromkeys(clients), order, arrays, shared, {})
-    _alone(runtime, rehearsal, clients)
+def _vectorized(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
+    instructions, arrays, shared = rehearsal.instructions, rehearsal.arrays, rehearsal.shared
+    runtime.vectorize(dict.fromkeys(clients), instructions, arrays, shared, {})
+    _one_by_one(runtime, rehearsal, clients)
 
 
-def _alone(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
+def _one_by_one(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
     for client in clients:
-        runtime.train(client, rehearsal.order, rehearsal.arrays, rehearsal.shared, {}, None)
+        runtime.train(client, rehearsal.instructions, rehearsal.arrays, rehearsal.shared, {}, None)
     if runtime.device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -150,11 +150,11 @@ def _alone(runtime: CohortRuntime, rehearsal: Rehearsal, clients: Sequence[int])
 def _milliseconds(setup: ClientSetup, rehearsal: Rehearsal, clients: Sequence[int]) -> tuple[float, float]:
     """Milliseconds of a client alone and as part of a batch, the better of two, over the first few steps."""
     steps = {str(client): _PROBED_STEPS for client in clients}
-    rehearsal = replace(rehearsal, order=replace(rehearsal.order, steps=steps))
-    ways = (_alone, _together)
+    rehearsal = replace(rehearsal, instructions=replace(rehearsal.instructions, steps=steps))
+    ways = (_one_by_one, _vectorized)
     best = [float("inf")] * len(ways)
     with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = CohortRuntime(replace(setup, state_root=Path(folder)))
+        runtime = VectorizedRuntime(replace(setup, state_root=Path(folder)))
         for repeat in range(1 + _REPEATS):  # the first is for caches and kernels to be found
             for way, work in enumerate(ways):
                 began = time.perf_counter()

@@ -18,7 +18,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.samples import on_device
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Plan, ServerContext
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.privacy import check_networks
 from fedlab.storage.cache import ResultCache
@@ -29,7 +29,7 @@ from fedlab.storage.checkpoint import NETWORK
 class Rehearsal:
     """What a client is sent in the first round of a stage: the arguments of `ClientRuntime.train`."""
 
-    order: Order
+    instructions: Instructions
     arrays: Mapping[str, np.ndarray]
     shared: Mapping[str, np.ndarray]
 
@@ -65,8 +65,8 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
             return ServerContext(
                 before=before,
                 after=live,
-                tensors=shared,
-                state=private,
+                shared=shared,
+                private=private,
                 data=held,
                 results={client: results},
                 task=runtime.task,
@@ -85,7 +85,7 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
         version: int | None = None
         answer: Mapping[str, Tensor] = {}
         if method.overrides("prepare"):
-            prepared = runtime.prepare(client, Order(0, rounds, first), None)
+            prepared = runtime.prepare(client, Instructions(0, rounds, first), None)
             version, answer = prepared.version, prepared.results
         method.server_prepare(server(0, first, {}, answer))
 
@@ -98,9 +98,9 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
             for name in exchange.once:
                 shared[f"{NETWORK}{name}"] = live[name]
             extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
-            order = Order(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
-            rehearsals.append(Rehearsal(order, arrays, extras))
-            trained = runtime.train(client, order, arrays, extras, {}, version)
+            instructions = Instructions(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
+            rehearsals.append(Rehearsal(instructions, arrays, extras))
+            trained = runtime.train(client, instructions, arrays, extras, {}, version)
             _refuse_idleness(trained, setup.federated.num_train(client), stage_training(config.training, method, plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
@@ -110,7 +110,7 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
                 )
             version = trained.version
             method.server_update(server(round, plan, before, trained.results))
-            runtime.evaluate(client, order, arrays, extras, version)
+            runtime.evaluate(client, instructions, arrays, extras, version)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
         return rehearsals

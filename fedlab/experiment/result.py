@@ -17,7 +17,7 @@ from fedlab.config.modules import search
 from fedlab.errors import CheckpointError
 from fedlab.experiment.evaluated import NoEvaluation
 from fedlab.method import Method
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
@@ -49,7 +49,7 @@ class Run:
     @property
     def data(self) -> Mapping[str, Any]:
         """Name, fingerprint and sizes of its samples; empty where the run is too old to have recorded them."""
-        return Record(self.folder, self.history).data
+        return RunRecord(self.folder, self.history).data
 
     @property
     def metrics(self) -> Mapping[str, Any]:

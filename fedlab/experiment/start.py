@@ -32,7 +32,7 @@ from fedlab.experiment.given import record_data, record_method, record_strategy
 from fedlab.experiment.result import Run, load
 from fedlab.method import Method
 from fedlab.report.page import report_quietly
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.messaging.profiles import known_profiles
@@ -146,7 +146,7 @@ def resume(
             "run", str(path), f"rounds left to do: {start.round} are done", "ask for more, e.g. --rounds"
         )
     fingerprint = job.federated.partition.fingerprint
-    begun = start.meta["data"] if start is not None else Record(run.folder, run.history).partition.get("fingerprint")
+    begun = start.meta["data"] if start is not None else RunRecord(run.folder, run.history).partition.get("fingerprint")
     if begun not in (None, fingerprint):
         raise CheckpointError(
             "run",

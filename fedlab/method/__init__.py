@@ -37,7 +37,7 @@ from fedlab.method.state import (
 )
 from fedlab.method.types import (
     Batch,
-    Batches,
+    BatchSpec,
     Group,
     Plan,
     Step,
@@ -47,7 +47,7 @@ from fedlab.method.types import (
 __all__ = [
     "Bar",
     "Batch",
-    "Batches",
+    "BatchSpec",
     "ClientState",
     "EvaluationContext",
     "FigureContext",

@@ -1,7 +1,8 @@
 """The interface every method implements: one paper's ideas, no plumbing.
 
-A method is stateless: what lasts lives in the networks, in ``ctx.state`` (a client's own tensors) and in
-``ctx.tensors`` (the server's). The same object may serve many clients in any order.
+A method object keeps nothing. What lasts from round to round lives in the networks, in ``ctx.state`` (a client's own
+tensors), in ``ctx.shared`` (tensors that the server writes and every client has a copy of) and in ``ctx.private``
+(tensors that never leave the server). The same object may serve many clients in any order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from fedlab.config import Section
-from fedlab.method.types import Batch, Batches, Group, Plan, Step, Task
+from fedlab.method.types import Batch, BatchSpec, Group, Plan, Step, Task
 
 if TYPE_CHECKING:
     from fedlab.method.context import EvaluationContext, FigureContext, FitContext, ServerContext
@@ -113,9 +114,9 @@ class Method(ABC, Generic[S]):
         """Changes to the run's ``training`` section in a round with this plan, e.g. a stage's learning rate."""
         return {}
 
-    def batches(self, plan: Plan) -> Batches:
+    def batch_spec(self, plan: Plan) -> BatchSpec:
         """Sampler and collate of local training."""
-        return Batches()
+        return BatchSpec()
 
     def examples(self, columns: Mapping[str, Tensor]) -> int:
         """A client's weight in averages by examples; default: its number of training samples."""

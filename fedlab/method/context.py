@@ -227,8 +227,8 @@ class ServerContext(WorkContext):
     Args:
         before: state sent to the clients in this round, on the device.
         after: aggregated state, on the device; ``networks`` hold it too.
-        tensors: lasting tensors shared with the clients; one is sent again when it is assigned.
-        state: lasting tensors that never leave the server.
+        shared: lasting tensors of which every client has a copy; one that is assigned is sent again.
+        private: lasting tensors that never leave the server.
         data: columns of the sample sets the server holds, by name, on the device.
         results: what clients sent beside the weights, by client id.
     """
@@ -238,14 +238,14 @@ class ServerContext(WorkContext):
         *,
         before: Mapping[str, Tensor],
         after: Mapping[str, Tensor],
-        tensors: MutableMapping[str, Tensor],
-        state: MutableMapping[str, Tensor],
+        shared: MutableMapping[str, Tensor],
+        private: MutableMapping[str, Tensor],
         data: Mapping[str, Mapping[str, Tensor]],
         results: Mapping[int, Mapping[str, Tensor]],
         **work: Any,
     ) -> None:
         super().__init__(scope=("server",), **work)
-        self.before, self.after, self.tensors, self.state = before, after, tensors, state
+        self.before, self.after, self.shared, self.private = before, after, shared, private
         self.data, self.results, self.alarms = data, results, list[str]()
 
     def alarm(self, message: str) -> None:
@@ -298,7 +298,7 @@ class FigureContext:
     Args:
         task: facts about the job.
         round: rounds finished.
-        tensors: the server's tensors that clients have a copy of.
+        shared: the server's tensors that clients have a copy of.
         client_names: one per client.
         networks: the server's networks by role, in evaluation mode.
         data: columns of the sample sets the server holds, by name, on the device of the networks.
@@ -306,12 +306,12 @@ class FigureContext:
         client_test: a simulated client's test columns, on the device of the networks, or None likewise.
         denormalize: normalized images (n, C, H, W) → [0, 1].
         seed: the run's seed.
-        state: the server's tensors that never leave it.
+        private: the server's tensors that never leave it.
     """
 
     task: Task
     round: int
-    tensors: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
     networks: nn.ModuleDict
     data: Mapping[str, Mapping[str, Tensor]]
     client_names: Sequence[str]
@@ -319,7 +319,7 @@ class FigureContext:
     client_test: Callable[[int], Mapping[str, Tensor] | None]
     denormalize: Callable[[Tensor], Tensor]
     seed: int
-    state: Mapping[str, Tensor] = field(default_factory=dict)
+    private: Mapping[str, Tensor] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose, a function of (seed, round, purpose)."""

@@ -110,7 +110,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchSpec:
     """How a method wants its batches.
 
     Args:

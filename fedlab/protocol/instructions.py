@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True)
-class Order:
+class Instructions:
     """One phase of one round.
 
     Args:
@@ -36,5 +36,5 @@ class Order:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Order:
+    def from_json(cls, text: str) -> Instructions:
         return cls(**json.loads(text))

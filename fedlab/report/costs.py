@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 
 from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import cost_chart, stacked_chart
-from fedlab.report.record import Record, main_metric
+from fedlab.report.record import RunRecord, main_metric
 from fedlab.report.values import byte_unit, human_bytes, human_seconds, is_share, metric_phrase, words
 
 
-def communication(record: Record) -> tuple[Table, list[Chart]] | None:
+def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
     """Payload bytes by exchange group: in total, a round, and a client and round."""
     if not record.rounds:
         return None
@@ -53,7 +53,7 @@ def communication(record: Record) -> tuple[Table, list[Chart]] | None:
     return table, [*_traffic(record, sent), *_cost(record, sum(once))]
 
 
-def _raw_up(record: Record) -> dict[str, int]:
+def _raw_up(record: RunRecord) -> dict[str, int]:
     """By group, the bytes of all uploads before compression; empty where nothing was compressed."""
     if not any(event.get("raw_up") for event in record.rounds.values()):
         return {}
@@ -64,7 +64,7 @@ def _raw_up(record: Record) -> dict[str, int]:
     return total
 
 
-def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:
+def _traffic(record: RunRecord, sent: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Iterator[Chart]:
     panels = {
         way: {group: points for group, points in stack.items() if any(points.values())} for way, stack in sent.items()
     }
@@ -74,7 +74,7 @@ def _traffic(record: Record, sent: Mapping[str, Mapping[str, Mapping[int, float]
         yield Chart("Bytes per round", stacked_chart("traffic", panels, unit=unit, factor=factor))
 
 
-def _cost(record: Record, before: float) -> Iterator[Chart]:
+def _cost(record: RunRecord, before: float) -> Iterator[Chart]:
     """What a metric cost in traffic, the usual way to compare federated methods."""
     metric = main_metric(record.history)
     mean = record.metric_over_rounds(metric, "mean") if metric else {}
@@ -96,7 +96,7 @@ def _cost(record: Record, before: float) -> Iterator[Chart]:
         yield Chart(f"Mean test {label} against traffic", svg)
 
 
-def times(record: Record) -> tuple[Table, Chart | None] | None:
+def times(record: RunRecord) -> tuple[Table, Chart | None] | None:
     """Seconds by phase."""
     phases = record.history.seconds_by_phase()
     if not phases:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from fedlab.metrics.direction import ranked
 from fedlab.report.blocks import Table
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.values import is_number, metric_label, metric_value
 from fedlab.tracking import SCOPES, Event
 
@@ -58,7 +58,7 @@ def earlier_values(evaluations: Iterable[Event]) -> list[Earlier]:
     ]
 
 
-def earlier_table(record: Record) -> Table | None:
+def earlier_table(record: RunRecord) -> Table | None:
     """What earlier evaluations measured and the last one did not."""
     found = earlier_values(record.evaluations.values())
     rows = [(metric_label(e.metric), e.scope, metric_value(e.metric, e.value), f"{e.round:,}") for e in found]

@@ -14,7 +14,7 @@ from fedlab.errors import DiskFullError
 from fedlab.report import costs, sections
 from fedlab.report.earlier import earlier_table
 from fedlab.report.privacy import privacy
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.values import moment, plural
 from fedlab.storage.runfolder import RunFolder, write_atomic
 
@@ -49,12 +49,12 @@ def write_report(path: Path) -> Path:
     Raises:
         CheckpointError: no run lies there.
     """
-    record = Record.open(path)
+    record = RunRecord.open(path)
     write_atomic(record.folder.report, render(record))
     return record.folder.report
 
 
-def render(record: Record) -> str:
+def render(record: RunRecord) -> str:
     """The page."""
     from jinja2 import Environment, StrictUndefined
 
@@ -65,16 +65,16 @@ def render(record: Record) -> str:
     return template.render(style=style, **_content(record))
 
 
-def _subtitle(record: Record) -> str:
+def _subtitle(record: RunRecord) -> str:
     source, seed = record.setting("data", "source") or {}, record.setting("seed")
     data = source.get("dataset") or source.get("name")  # samples given in Python have a name of their own
     return ", ".join([f"on {data}"] * bool(data) + [f"seed {seed}"] * (seed is not None))
 
 
-def _content(record: Record) -> dict[str, Any]:
+def _content(record: RunRecord) -> dict[str, Any]:
     unread: list[str] = []
 
-    def part(name: str, build: Callable[[Record], T]) -> T | None:
+    def part(name: str, build: Callable[[RunRecord], T]) -> T | None:
         """A part of the page; files edited or damaged by hand cost that part alone, and the page says so."""
         try:
             return build(record)

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import lines_chart
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.values import is_number, number
 
 _SCOPE = (
@@ -16,7 +16,7 @@ _SCOPE = (
 )
 
 
-def privacy_figure(record: Record) -> tuple[str, str, str] | None:
+def privacy_figure(record: RunRecord) -> tuple[str, str, str] | None:
     """(name, value, remark) of ε after the last round."""
     spent = _last(record)
     if not spent:
@@ -25,7 +25,7 @@ def privacy_figure(record: Record) -> tuple[str, str, str] | None:
     return "Privacy ε", _epsilon(spent.get("epsilon")), f"{who}{spent['adjacency']}, δ {spent['delta']:g}"
 
 
-def privacy(record: Record) -> tuple[Table, Chart | None, Table | None] | None:
+def privacy(record: RunRecord) -> tuple[Table, Chart | None, Table | None] | None:
     """The guarantee, ε over rounds, and every client's account where each has its own."""
     spent = _last(record)
     if not spent:
@@ -57,7 +57,7 @@ def privacy(record: Record) -> tuple[Table, Chart | None, Table | None] | None:
     return Table(("Guarantee", "Value"), rows, note=_SCOPE, text_columns=1), chart, _accounts(record, spent, names)
 
 
-def _accounts(record: Record, spent: Mapping[str, Any], names: Mapping[str, str]) -> Table | None:
+def _accounts(record: RunRecord, spent: Mapping[str, Any], names: Mapping[str, str]) -> Table | None:
     own = {
         str(event["client"]): event["privacy"]
         for event in sorted(record.history.of("client"), key=lambda event: int(event["round"]))
@@ -78,11 +78,11 @@ def _accounts(record: Record, spent: Mapping[str, Any], names: Mapping[str, str]
     return Table(("Client", "ε", "Sampling rate", "Noise multiplier", "Noisy steps"), rows)
 
 
-def _last(record: Record) -> Mapping[str, Any]:
+def _last(record: RunRecord) -> Mapping[str, Any]:
     return record.rounds[max(record.rounds)].get("privacy") or {} if record.rounds else {}
 
 
-def _names(record: Record) -> dict[str, str]:
+def _names(record: RunRecord) -> dict[str, str]:
     """Names by client id."""
     clients = record.partition.get("clients")
     return {str(i): str(found["name"]) for i, found in enumerate(clients)} if isinstance(clients, list) else {}

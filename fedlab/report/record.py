@@ -41,7 +41,7 @@ def _scopes(evaluation: Event) -> list[Mapping[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """One run as the report sees it; whatever is missing or torn is empty.
 
     Args:
@@ -53,7 +53,7 @@ class Record:
     history: History
 
     @classmethod
-    def open(cls, path: Path) -> Record:
+    def open(cls, path: Path) -> RunRecord:
         """Read a run folder.
 
         Raises:

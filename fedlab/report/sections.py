@@ -15,7 +15,7 @@ from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.privacy import privacy_figure
-from fedlab.report.record import Record, main_metric
+from fedlab.report.record import RunRecord, main_metric
 from fedlab.report.values import (
     human_bytes,
     human_seconds,
@@ -36,7 +36,7 @@ _SPREAD_CLIENTS = 12
 _ACCURACIES = "accuracies"
 
 
-def headline(record: Record) -> list[tuple[str, str, str]]:
+def headline(record: RunRecord) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the figures to see first."""
     figures: list[tuple[str, str, str]] = []
     metric = main_metric(record.history)
@@ -81,13 +81,13 @@ def _with(stands: Basis) -> str:
     return f", {stands.amount}" if stands.amount else ""
 
 
-def _engine(record: Record) -> str:
+def _engine(record: RunRecord) -> str:
     start = record.history.start
     workers = start.get("workers")
     return f"{start.get('engine', '')} engine" + (f", {plural(workers, 'worker')}" if workers else "")
 
 
-def facts(record: Record) -> list[tuple[str, str]]:
+def facts(record: RunRecord) -> list[tuple[str, str]]:
     """(name, value) of what was run."""
     start = record.history.start
     parts = record.setting("data", "partition") or []
@@ -121,7 +121,7 @@ def component(raw: Any) -> str:
     return f"{name} ({settings})" if name and settings else name or settings
 
 
-def data_source(record: Record) -> str:
+def data_source(record: RunRecord) -> str:
     """Where the samples came from, in one line."""
     source = record.setting("data", "source")
     if _given(record, "data", "source"):
@@ -129,7 +129,7 @@ def data_source(record: Record) -> str:
     return component(source)
 
 
-def results_table(record: Record) -> Table | None:
+def results_table(record: RunRecord) -> Table | None:
     """The last evaluation by client, with the mean and the pooled values."""
     if not record.evaluations:
         return None
@@ -175,7 +175,7 @@ def results_table(record: Record) -> Table | None:
     )
 
 
-def server_table(record: Record) -> Table | None:
+def server_table(record: RunRecord) -> Table | None:
     """What the method measured on the server's own data at the last evaluation."""
     values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
     rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
@@ -183,13 +183,13 @@ def server_table(record: Record) -> Table | None:
     return Table(("On the server’s data", "Value"), rows, note=f"Measured on {held}." if held else "") if rows else None
 
 
-def _domain(record: Record, name: str) -> str:
+def _domain(record: RunRecord, name: str) -> str:
     """Where it says more than the client's name."""
     domain = str(record.client_facts.get(name, {}).get("domain", ""))
     return "" if domain in ("all", "mixed", name) else domain
 
 
-def curves(record: Record) -> Iterator[Chart]:
+def curves(record: RunRecord) -> Iterator[Chart]:
     """Evaluation metrics by client, then what clients and server logged."""
     names = list(dict.fromkeys(name for event in record.evaluations.values() for name in event["clients"]))
     first = main_metric(record.history)
@@ -225,7 +225,7 @@ def curves(record: Record) -> Iterator[Chart]:
             yield Chart(f"{who}: {stem}", svg, note)
 
 
-def _server_curves(record: Record) -> Iterator[Chart]:
+def _server_curves(record: RunRecord) -> Iterator[Chart]:
     """Metrics on the server's own data: all that are shares in one chart, the others each in its own."""
     groups: dict[str, dict[str, Mapping[int, float]]] = {}
     for metric in metric_names([event.get("server", {}) for event in record.evaluations.values()]):
@@ -258,7 +258,7 @@ def _slug(name: str) -> str:
     return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
 
-def partition(record: Record) -> tuple[Chart, Table] | None:
+def partition(record: RunRecord) -> tuple[Chart, Table] | None:
     """Who holds what, with the skew figures."""
     summary = record.partition
     if not summary.get("clients"):
@@ -283,7 +283,7 @@ def _three(*values: float) -> str:
     return " / ".join(f"{value:,.0f}" for value in values)
 
 
-def pictures(record: Record) -> list[Pictures]:
+def pictures(record: RunRecord) -> list[Pictures]:
     """The method's figures by name."""
     events: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
     for event in record.history.of("figure"):
@@ -300,7 +300,7 @@ def pictures(record: Record) -> list[Pictures]:
     return groups
 
 
-def _when(round: int, record: Record) -> str:
+def _when(round: int, record: RunRecord) -> str:
     if round == 0:
         return "Before round 1"
     return f"After round {round}" + (", the last" if round == record.rounds_planned and round > 1 else "")
@@ -317,7 +317,7 @@ def _picture(folder: Path, name: str) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def left_out(record: Record) -> Table | None:
+def left_out(record: RunRecord) -> Table | None:
     """What was there and not used."""
     found = record.history.left_out
     rows = [
@@ -328,7 +328,7 @@ def left_out(record: Record) -> Table | None:
     return Table(("What", "Why", "What to do", "Left out", "Of"), rows, note=note, text_columns=2) if rows else None
 
 
-def repeat(record: Record) -> dict[str, Any]:
+def repeat(record: RunRecord) -> dict[str, Any]:
     """How to run it again."""
     environment = record.environment
     hardware = [
@@ -352,7 +352,7 @@ def repeat(record: Record) -> dict[str, Any]:
     }
 
 
-def _again(record: Record) -> str:
+def _again(record: RunRecord) -> str:
     """What to call in the run folder: a command, or what only Python can give."""
     named = bool(record.setting("tracking", "name"))
     given = [argument for argument, *keys in _GIVEN if _given(record, *keys)]
@@ -366,13 +366,13 @@ _GIVEN = (("data", "data", "source"), ("method", "method"), ("strategy", "federa
 """Arguments of `fedlab.run`, each with the keys of what it takes the place of."""
 
 
-def _given(record: Record, *keys: str) -> bool:
+def _given(record: RunRecord, *keys: str) -> bool:
     """Whether a component was given in Python and cannot be made again from what is recorded of it."""
     name = str(record.setting(*keys, "name") or "")
     return name == "given" or name.startswith("__main__:") or "<locals>" in name
 
 
-def _given_words(record: Record) -> Iterator[str]:
+def _given_words(record: RunRecord) -> Iterator[str]:
     """What was given in Python, a sentence each."""
     if _given(record, "data", "source"):
         source = record.setting("data", "source")

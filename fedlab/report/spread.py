@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedlab.metrics.direction import best_of
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.values import (
     human_bytes,
     human_seconds,
@@ -63,7 +63,7 @@ class Quantity:
 
     key: str
     title: str
-    of: Callable[[Record], float | None]
+    of: Callable[[RunRecord], float | None]
     text: Callable[[float], str]
     difference: Callable[[float, float], str]
     counted: bool = False
@@ -105,11 +105,11 @@ def quantities(metrics: Sequence[str]) -> list[Quantity]:
                 )
             )
     found.append(Quantity("bytes", "traffic", lambda r: float(sum(r.bytes_total())), human_bytes, _times, counted=True))
-    found.append(Quantity("seconds", "time", Record.wall_seconds, human_seconds, _times))
+    found.append(Quantity("seconds", "time", RunRecord.wall_seconds, human_seconds, _times))
     return found
 
 
-def curve(record: Record, metric: str) -> dict[int, float]:
+def curve(record: RunRecord, metric: str) -> dict[int, float]:
     """A metric by round: the mean over the clients, or with `SERVER` before its name on the server's own data."""
     scope = "server" if metric.startswith(SERVER) else "mean"
     return record.metric_over_rounds(metric.removeprefix(SERVER), scope)
@@ -122,7 +122,7 @@ def known_metrics(evaluations: Iterable[Event]) -> list[str]:
     return clients + [SERVER + name for name in metric_names(e.get("server", {}) for e in events)]
 
 
-def final(record: Record, metric: str, scope: str = "clients") -> float | None:
+def final(record: RunRecord, metric: str, scope: str = "clients") -> float | None:
     """A metric at the last evaluation.
 
     Args:
@@ -141,7 +141,7 @@ def final(record: Record, metric: str, scope: str = "clients") -> float | None:
     return float(value) if is_number(value) else None
 
 
-def measured_on(records: Iterable[Record], scope: str = "mean") -> str:
+def measured_on(records: Iterable[RunRecord], scope: str = "mean") -> str:
     """What the values of the last evaluations stand on: ``1,000 test samples of 5 clients``, from least to most.
 
     Args:
@@ -154,7 +154,7 @@ def measured_on(records: Iterable[Record], scope: str = "mean") -> str:
     return alike(basis(event, scope if scope != "mean" or event["mean"] else "unseen") for event in events)
 
 
-def shown_on(records: Iterable[Record], metrics: Sequence[str]) -> str:
+def shown_on(records: Iterable[RunRecord], metrics: Sequence[str]) -> str:
     """What the values of these metrics stand on, of the clients and of the server's data as far as they are shown."""
     found = list(records)
     of_server = [metric.startswith(SERVER) for metric in metrics]

@@ -17,12 +17,12 @@ from fedlab.experiment.configuration import look_for_modules, placed
 from fedlab.experiment.result import Run
 from fedlab.experiment.start import method_folder
 from fedlab.report.grids import to_markdown
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.spread import Spread, measured_on
 from fedlab.report.values import moment
 from fedlab.storage.runfolder import write_atomic
 from fedlab.studies.gates import AnyGate, DifferenceGate, MetricGate, Scope, last_value
-from fedlab.studies.plan import Batch, Plan, Results, made_before, with_dotted, with_own_cache
+from fedlab.studies.plan import Results, RunPlan, RunQueue, made_before, with_dotted, with_own_cache
 
 _VERDICTS = {True: "met", False: "missed", None: "not judged"}
 
@@ -163,7 +163,7 @@ class Outcome:
                 if spread.mean is None and len(self._shown()) > 1:
                     continue
                 numbers = [*(values.get(seed) for seed in self.seeds), spread.mean, spread.std]
-                records = [Record(run.folder, run.history) for run in runs.values()]
+                records = [RunRecord(run.folder, run.history) for run in runs.values()]
                 stands = measured_on(records, shown.scope) if shown.scope not in ("train", "logged") else "–"
                 label = f"{shown.label}, %" if shown.percent else shown.label
                 rows.append([arm, label, *(_written(number, shown.percent) for number in numbers), stands])
@@ -287,7 +287,7 @@ def reproduce(
     raws = {arm: partial(_raw, spec, arm, folder, overrides) for arm in chosen}
     # seeds asked for by hand are meant for every arm
     only = spec.seeds_of if seeds == spec.seeds else {}
-    batch = Batch(Plan.make(raws, seeds, folder, kind="arm", only=only))
+    batch = RunQueue(RunPlan.make(raws, seeds, folder, kind="arm", only=only))
     batch.run(keep_going=keep_going, command=command, announce=announce)
     kept = _kept(spec, folder, overrides, batch)
     every = tuple(dict.fromkeys([*spec.seeds, *seeds]))
@@ -312,7 +312,7 @@ def _raw(spec: Acceptance, arm: str, folder: Path, overrides: Sequence[str]) -> 
     return apply_overrides(raw, overrides)
 
 
-def _kept(spec: Acceptance, folder: Path, overrides: Sequence[str], batch: Batch) -> Results:
+def _kept(spec: Acceptance, folder: Path, overrides: Sequence[str], batch: RunQueue) -> Results:
     """Finished runs of the experiment that were not asked for this time."""
     kept: dict[str, Mapping[int, Run]] = {}
     for arm in spec.arms:

@@ -15,7 +15,7 @@ from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_me
 from fedlab.experiment.components import bare, complete
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
-from fedlab.report.record import Record, main_metrics
+from fedlab.report.record import RunRecord, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 from fedlab.storage.hashing import hash_tensors
@@ -28,7 +28,7 @@ _DATA = "data (fingerprint)"
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs whose configurations differ in nothing but the seed, on the same data.
 
     Args:
@@ -39,7 +39,7 @@ class Group:
     """
 
     name: str
-    records: Mapping[int, Record]
+    records: Mapping[int, RunRecord]
     settings: Mapping[str, str]
     defaults: frozenset[str] = frozenset()
 
@@ -53,7 +53,7 @@ class Comparison:
         metrics: what is told of the runs, beside bytes and seconds.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     metrics: tuple[str, ...]
 
     @cached_property
@@ -131,7 +131,7 @@ class Comparison:
             return ""
         return f"made by different versions of the code: {'; '.join(', '.join(runs) for runs in made.values())}"
 
-    def describe(self, group: Group) -> str:
+    def describe(self, group: RunGroup) -> str:
         """The group's name and what sets it apart."""
         told = ", ".join(f"{key.rpartition('.')[2]}={group.settings.get(key, _NOT_SET)}" for key in self.differing)
         return f"{group.name}: {told or next(iter(group.records.values())).folder.path.name}"
@@ -183,7 +183,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     places = list(dict.fromkeys(Path(path).resolve() for path in paths))
     if len(places) < 2:
         raise ConfigError("RUN", [*map(str, paths)], "two different runs or more", "`fedlab show` tells of one")
-    records = [Record.open(path) for path in dict.fromkeys(map(Path, paths))]
+    records = [RunRecord.open(path) for path in dict.fromkeys(map(Path, paths))]
     for record in records:
         if not record.config:
             raise CheckpointError("run", str(record.folder.path), "a run whose config.yaml can be read")
@@ -196,9 +196,9 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     return Comparison(tuple(_grouped(records)), shown)
 
 
-def _grouped(records: Sequence[Record]) -> Iterator[Group]:
+def _grouped(records: Sequence[RunRecord]) -> Iterator[RunGroup]:
     """Runs of one configuration together; the same seed again is another group, as it adds nothing to a mean."""
-    members: dict[tuple[str, int], dict[int, Record]] = {}
+    members: dict[tuple[str, int], dict[int, RunRecord]] = {}
     settings: dict[tuple[str, int], dict[str, str]] = {}
     repeated: Counter[tuple[str, int]] = Counter()
     for record in records:
@@ -213,7 +213,7 @@ def _grouped(records: Sequence[Record]) -> Iterator[Group]:
         settings[key] = mine
     for index, (key, runs) in enumerate(members.items()):
         chosen = dict(_flat(bare(_complete(next(iter(runs.values())).config))))
-        yield Group(_letters(index), runs, settings[key], frozenset(settings[key].keys() - chosen.keys() - {_DATA}))
+        yield RunGroup(_letters(index), runs, settings[key], frozenset(settings[key].keys() - chosen.keys() - {_DATA}))
 
 
 def _complete(raw: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from fedlab.experiment.components import complete
 from fedlab.experiment.configuration import code_of
 from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
-from fedlab.report.record import Record, run_status
+from fedlab.report.record import RunRecord, run_status
 from fedlab.report.values import human_seconds
 from fedlab.server.strategies import make_strategy
 from fedlab.storage.checkpoint import latest_checkpoint
@@ -54,7 +54,7 @@ class Registered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Runs to be made.
 
     Args:
@@ -74,7 +74,7 @@ class Plan:
         *,
         kind: str = "point",
         only: Mapping[str, Sequence[int]] | None = None,
-    ) -> Plan:
+    ) -> RunPlan:
         """Every point with every seed, all of them checked: components, machine, data and partition.
 
         Args:
@@ -107,7 +107,7 @@ class Plan:
 
 
 @dataclass
-class Batch:
+class RunQueue:
     """A plan being carried out; what it holds is true also after an exception.
 
     Args:
@@ -116,7 +116,7 @@ class Batch:
         failures: why runs failed, by point and seed.
     """
 
-    plan: Plan
+    plan: RunPlan
     results: dict[str, dict[int, Run]] = field(default_factory=dict)
     failures: dict[Key, str] = field(default_factory=dict)
 
@@ -191,7 +191,7 @@ def _alike(run: Run, config: Config, data: Registered | None) -> bool:
 
 
 def _by_other_code(run: Run) -> str:
-    made = Record(run.folder, run.history).code
+    made = RunRecord(run.folder, run.history).code
     return " (by another version of the code)" if made and made != code_of(run.config) else ""
 
 
@@ -267,9 +267,9 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
     """Finished runs that the folder holds of these points, of equal configurations and today's data; nothing is run.
 
     Args:
-        points: as in `Plan.make`.
+        points: as in `RunPlan.make`.
         seeds: that count.
-        folder: as in `Plan.make`.
+        folder: as in `RunPlan.make`.
 
     Returns:
         Runs by point and seed; a point whose configuration cannot be run any more has none.
@@ -279,7 +279,7 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
         if not (folder / "runs" / folder_name(name)).is_dir():
             continue
         try:
-            plan = Plan.make({name: raw}, seeds, folder)
+            plan = RunPlan.make({name: raw}, seeds, folder)
         except ConfigErrors:
             continue
         for key, config in plan.configs.items():

@@ -21,10 +21,10 @@ from fedlab.experiment.result import Run
 from fedlab.experiment.start import configure
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.grids import to_csv, to_markdown
-from fedlab.report.record import Record, main_metrics
+from fedlab.report.record import RunRecord, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
 from fedlab.storage.runfolder import why_unwritable, write_atomic
-from fedlab.studies.plan import Batch, Plan, folder_name, with_dotted, with_own_cache
+from fedlab.studies.plan import RunPlan, RunQueue, folder_name, with_dotted, with_own_cache
 
 LIST = "configuration"  # the axis that a file's `list` makes
 _PLACED = {"seed": "use seeds", "tracking.folder": "each run has its own", "tracking.name": "each run has its own"}
@@ -141,7 +141,7 @@ class Sweep:
     seeds: tuple[int, ...]
     asked: tuple[str, ...]
     folder: Path
-    batch: Batch
+    batch: RunQueue
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -154,9 +154,11 @@ class Sweep:
         pictures = {metric: self.folder / f"sweep-{folder_name(metric)}.png" for metric in self.metrics}
         return {name: self.folder / name for name in ("sweep.csv", "sweep.md", "runs.csv")} | pictures
 
-    def records(self, point: Point) -> dict[int, Record]:
+    def records(self, point: Point) -> dict[int, RunRecord]:
         """A point's finished runs, by seed."""
-        return {seed: Record(run.folder, run.history) for seed, run in self.batch.results.get(point.name, {}).items()}
+        return {
+            seed: RunRecord(run.folder, run.history) for seed, run in self.batch.results.get(point.name, {}).items()
+        }
 
     def table(self) -> list[list[str]]:
         """Header and one row per point: mean ± sample standard deviation over its n runs."""
@@ -319,7 +321,7 @@ def sweep(
     seeds = spec.seeds or (parse(Config, next(iter(points.values()))()).seed,)
     if problem := why_unwritable(folder):
         raise ConfigError("--folder", str(folder), "a folder that can be written to", problem)
-    done = Sweep(spec, seeds, tuple(metrics), folder, Batch(Plan.make(points, seeds, folder)))
+    done = Sweep(spec, seeds, tuple(metrics), folder, RunQueue(RunPlan.make(points, seeds, folder)))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         done.batch.run(

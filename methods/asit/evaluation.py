@@ -79,7 +79,7 @@ def remember_start(ctx: ServerContext, s: ASiTSettings) -> None:
         return views.fixed_windows(s, batch, s.window, 1)[0].flatten(1)
 
     sides = [(np.concatenate([raw(b).numpy(force=True) for b in _batches(ctx, n)]), _labels(ctx, n)) for n in _SETS]
-    ctx.state[_START] = torch.tensor([start, linear_probe(*sides[0], *sides[1], s.probe_strength)])
+    ctx.private[_START] = torch.tensor([start, linear_probe(*sides[0], *sides[1], s.probe_strength)])
 
 
 @torch.no_grad()
@@ -96,8 +96,8 @@ def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
         sides = train, _labels(ctx, "probe"), test, _labels(ctx, "test")
         measured[f"probe{token}_accuracy"] = linear_probe(*sides, s.probe_strength)
         measured[f"knn{token}_accuracy"] = nearest_neighbors(*sides)
-    if _START in ctx.state:
-        measured["start_probe_accuracy"], measured["raw_probe_accuracy"] = ctx.state[_START].tolist()
+    if _START in ctx.private:
+        measured["start_probe_accuracy"], measured["raw_probe_accuracy"] = ctx.private[_START].tolist()
         measured["probe_gain"] = measured["probe_accuracy"] - measured["start_probe_accuracy"]
     return measured
 

@@ -69,10 +69,10 @@ def average_late(ctx: ServerContext, s: ASiTSettings) -> None:
     if not s.finetune_average or ctx.round <= ctx.rounds - s.finetune_average:
         return
     for name, value in ctx.networks["tagger"].state_dict().items():
-        held = ctx.state.get(_LATE + name)
-        ctx.state[_LATE + name] = value.clone() if held is None else held + value
+        held = ctx.private.get(_LATE + name)
+        ctx.private[_LATE + name] = value.clone() if held is None else held + value
         if ctx.round == ctx.rounds:
-            value.copy_(ctx.state[_LATE + name] / s.finetune_average)
+            value.copy_(ctx.private[_LATE + name] / s.finetune_average)
 
 
 def predict(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor]) -> Tensor:

@@ -34,7 +34,7 @@ from fedlab.distill.schedules import cosine, linear, warmup_cosine
 from fedlab.errors import DataError
 from fedlab.method import (
     Batch,
-    Batches,
+    BatchSpec,
     EvaluationContext,
     FigureContext,
     FitContext,
@@ -130,12 +130,12 @@ class ASiT(Method[ASiTSettings]):
     def training(self, plan: Plan) -> Mapping[str, Any]:
         return self.settings.finetune_training if plan["finetune"] else {}
 
-    def batches(self, plan: Plan) -> Batches:
+    def batch_spec(self, plan: Plan) -> BatchSpec:
         s = self.settings
         if plan["finetune"]:
             sampler = views.balanced_batches if s.finetune_balanced else None
-            return Batches(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
-        return Batches(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
+            return BatchSpec(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
+        return BatchSpec(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
         """Weight decay on matrices and maps, not on biases and vectors (§3.5)."""

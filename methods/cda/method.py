@@ -35,7 +35,7 @@ from fedlab.distill.views import draw_views, take_views
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import (
     Batch,
-    Batches,
+    BatchSpec,
     EvaluationContext,
     FigureContext,
     FitContext,
@@ -116,8 +116,8 @@ class CDA(Method[CDASettings]):
 
     # squeeze
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(collate=self._augmented)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(collate=self._augmented)
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         s, x = self.settings.squeeze, batch["image"]
@@ -192,7 +192,7 @@ class CDA(Method[CDASettings]):
                 from_second_moments(ctx.networks["model"])
             case "recover" if s.recover.form == "server":
                 found = recovered(ctx, ctx.networks["model"], range(ctx.task.num_classes), s.recover)
-                ctx.state.update({name: ctx.place(value) for name, value in found.items()})
+                ctx.private.update({name: ctx.place(value) for name, value in found.items()})
             case "recover":
                 self._gather(ctx)
             case "post":
@@ -206,14 +206,14 @@ class CDA(Method[CDASettings]):
         answers = {client: ctx.results[client] for client in sorted(ctx.results) if "images" in ctx.results[client]}
         if not answers:
             raise FedLabError(f"no client sent images in round {ctx.round}: there is nothing to train students on")
-        ctx.state["images"] = torch.cat([sent["images"] for sent in answers.values()])
-        ctx.state["labels"] = torch.cat([sent["labels"] for sent in answers.values()])
+        ctx.private["images"] = torch.cat([sent["images"] for sent in answers.values()])
+        ctx.private["labels"] = torch.cat([sent["labels"] for sent in answers.values()])
         for client, sent in answers.items():
             if "counts" in sent:
-                ctx.state[f"counts/{client:08d}"] = sent["counts"]
+                ctx.private[f"counts/{client:08d}"] = sent["counts"]
                 for name, value in sent.items():
                     if name.startswith("teacher/"):
-                        ctx.state[f"teacher/{client:08d}/{name.removeprefix('teacher/')}"] = value
+                        ctx.private[f"teacher/{client:08d}/{name.removeprefix('teacher/')}"] = value
 
     # evaluation and pictures
 

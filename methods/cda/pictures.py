@@ -18,9 +18,9 @@ _ROWS, _VIEWS = 10, 10
 
 def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]:
     """The synthetic set by class, its recovery step by step, and what the curriculum showed of it."""
-    if "images" not in ctx.state:
+    if "images" not in ctx.private:
         return {}
-    images, labels = _unit(ctx.state["images"]), ctx.state["labels"].long()
+    images, labels = _unit(ctx.private["images"]), ctx.private["labels"].long()
     sheets: dict[str, Picture] = {
         "synthetic": ImageGrid(
             by_class(images, labels, _ROWS),
@@ -31,7 +31,7 @@ def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]
         )
     }
     recovered = s.recover.images == "synthetic" and s.recover.iterations
-    held = ctx.state if "stages" in ctx.state else ctx.client_state(0)
+    held = ctx.private if "stages" in ctx.private else ctx.client_state(0)
     if recovered and held is not None and "stages" in held:
         sheets["recovery"] = _recovery(ctx, held["stages"], held["stage_labels"].long())
         sheets["curriculum"] = _curriculum(_unit(held["stages"][-1][:1]), s.recover, ctx.generator("curriculum"))
@@ -40,15 +40,15 @@ def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]
 
 def synthetic_sets(ctx: FigureContext) -> dict[str, Mapping[str, Tensor] | ImageGrid]:
     """The synthetic set as 8-bit tensors with classes, and as a sheet; soft labels where they were stored."""
-    if "images" not in ctx.state:
+    if "images" not in ctx.private:
         return {}
-    images, labels = ctx.state["images"], ctx.state["labels"].long()
+    images, labels = ctx.private["images"], ctx.private["labels"].long()
     most = int(torch.bincount(labels).max())
     kept: dict[str, Mapping[str, Tensor] | ImageGrid] = {
         "synthetic": {"images": images, "labels": labels},
         "synthetic-sheet": ImageGrid(by_class(_unit(images), labels, most, None), len(torch.unique(labels))),
     }
-    stored = {n.removeprefix("fkd/"): v for n, v in ctx.state.items() if n.startswith("fkd/")}
+    stored = {n.removeprefix("fkd/"): v for n, v in ctx.private.items() if n.startswith("fkd/")}
     return {**kept, "soft-labels": stored} if stored else kept
 
 

@@ -18,7 +18,7 @@ from fedlab.method import Optimizer, ServerContext
 from fedlab.methods.cda.curriculum import warm_cosine
 from fedlab.methods.cda.settings import Post
 
-Batches = Iterator[tuple[Tensor, Tensor, Tensor, float]]
+WeightedBatches = Iterator[tuple[Tensor, Tensor, Tensor, float]]
 """Views (n, C, H, W), teacher's logits (n, K), classes of each image and of its partner (2, n), share λ."""
 
 
@@ -26,7 +26,7 @@ class PostTraining:
     """Some epochs of one round.
 
     Args:
-        ctx: the server at work; its state holds the synthetic set, and what lasts from round to round.
+        ctx: the server at work; its private tensors hold the synthetic set, and what lasts from round to round.
         s: settings.
 
     Raises:
@@ -34,19 +34,19 @@ class PostTraining:
     """
 
     def __init__(self, ctx: ServerContext, s: Post) -> None:
-        if "images" not in ctx.state:
+        if "images" not in ctx.private:
             raise FedLabError("nobody took part in the round of recovery: there are no images to train students on")
         self.ctx, self.s = ctx, s
-        self.images = from_bytes(ctx.state["images"], ctx.task.mean, ctx.task.std)
-        self.labels = ctx.state["labels"].long()
+        self.images = from_bytes(ctx.private["images"], ctx.task.mean, ctx.task.std)
+        self.labels = ctx.private["labels"].long()
         self.teacher: Teacher = ensemble(ctx) if s.labels == "ensemble" else ctx.networks["model"].eval()
-        if s.relabel == "stored" and "fkd/logits" not in ctx.state:
+        if s.relabel == "stored" and "fkd/logits" not in ctx.private:
             self._store()
 
     def _store(self) -> None:
         epochs = (self._draw(epoch, "relabel") for epoch in self.ctx.steps(self.s.epochs))
         for name, values in store(self.images, self.teacher, epochs).items():
-            self.ctx.state[f"fkd/{name}"] = values
+            self.ctx.private[f"fkd/{name}"] = values
 
     def _draw(self, epoch: int, *purpose: str) -> list[Configuration]:
         s, size = self.s, (self.ctx.task.input_shape[1], self.ctx.task.input_shape[2])
@@ -68,7 +68,7 @@ class PostTraining:
             weight_decay=s.weight_decay,
             clip_norm=None,
         )
-        unpack(optimizer, ctx.state, f"optimizer/{role}/")
+        unpack(optimizer, ctx.private, f"optimizer/{role}/")
         for epoch in (first + done for done in ctx.steps(last - first)):
             for group in optimizer.torch.param_groups:
                 group["lr"] = s.lr * warm_cosine(epoch, s.epochs, s.warmup_epochs)
@@ -81,7 +81,7 @@ class PostTraining:
             if parts:
                 ctx.step({f"{role}_loss": torch.stack(parts).mean()}, optimizer)
         student.eval().requires_grad_(False)
-        pack(optimizer, ctx.state, f"optimizer/{role}/", keep=last < s.epochs)
+        pack(optimizer, ctx.private, f"optimizer/{role}/", keep=last < s.epochs)
 
     def _loss(self, student: nn.Module, x: Tensor, logits: Tensor, classes: Tensor, share: float) -> Tensor:
         with self.ctx.autocast():
@@ -91,9 +91,9 @@ class PostTraining:
             return share * own + (1 - share) * partner
         return soft_label_kl(ours, logits, self.s.temperature, self.s.squared)
 
-    def _batches(self, epoch: int, role: str) -> Batches:
+    def _batches(self, epoch: int, role: str) -> WeightedBatches:
         if self.s.relabel == "stored":
-            held = {n.removeprefix("fkd/"): v for n, v in self.ctx.state.items() if n.startswith("fkd/")}
+            held = {n.removeprefix("fkd/"): v for n, v in self.ctx.private.items() if n.startswith("fkd/")}
             stored = StoredLabels(self.images, held)
             for batch in range(stored.batches):
                 x, logits = stored[epoch * stored.batches + batch]
@@ -124,13 +124,13 @@ def ensemble(ctx: ServerContext) -> Teacher:
 
     A class nobody counts is averaged plainly.
     """
-    counts = torch.stack([v for n, v in sorted(ctx.state.items()) if n.startswith("counts/")]).double()
+    counts = torch.stack([v for n, v in sorted(ctx.private.items()) if n.startswith("counts/")]).double()
     shares = torch.where(counts.sum(0) > 0, counts / counts.sum(0).clamp(min=1), 1 / len(counts)).float()
     models = []
-    for name in sorted(n for n in ctx.state if n.startswith("counts/")):
+    for name in sorted(n for n in ctx.private if n.startswith("counts/")):
         prefix = f"teacher/{name.removeprefix('counts/')}/"
         model = copy.deepcopy(ctx.networks["model"])
-        model.load_state_dict({n.removeprefix(prefix): v for n, v in ctx.state.items() if n.startswith(prefix)})
+        model.load_state_dict({n.removeprefix(prefix): v for n, v in ctx.private.items() if n.startswith(prefix)})
         models.append(model.eval())
 
     def ask(x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from fedlab.distill.schedules import cosine
 from fedlab.errors import ConfigError
 from fedlab.method import (
     Batch,
-    Batches,
+    BatchSpec,
     EvaluationContext,
     FigureContext,
     FitContext,
@@ -133,8 +133,8 @@ class DeGLA(Method[DeGLASettings]):
 
     # the client's round
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(collate=self._collate)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(collate=self._collate)
 
     def _collate(self, batch: Batch, generator: torch.Generator) -> Batch:
         batch = with_negatives(batch, self.settings, generator)

@@ -98,7 +98,7 @@ class FedLGD(Method[FedLGDSettings]):
         statistics = average_statistics([(a["mean"], a["std"], a["present"].bool()) for a in answers])
         if self.settings.ipc_global:
             labels = torch.arange(ctx.task.num_classes, device=ctx.device).repeat_interleave(self.settings.ipc_global)
-            ctx.tensors["images"] = self._noise(ctx, labels, statistics, ctx.generator("global images"))
+            ctx.shared["images"] = self._noise(ctx, labels, statistics, ctx.generator("global images"))
 
     def _initialize(self, ctx: FitContext) -> ClassStatistics:
         s, held = self.settings, (ctx.data["image"], ctx.data["label"])
@@ -225,10 +225,10 @@ class FedLGD(Method[FedLGDSettings]):
     def server_update(self, ctx: ServerContext) -> None:
         """Federated gradient matching (§3.9) at the old weights θ_t."""
         s = self.settings
-        if ctx.plan["selected"] and s.gm_enabled and "images" in ctx.tensors:
-            ctx.tensors["images"] = self._match_gradient(ctx)
+        if ctx.plan["selected"] and s.gm_enabled and "images" in ctx.shared:
+            ctx.shared["images"] = self._match_gradient(ctx)
         if ctx.plan["diagnose"]:
-            diagnostic.train(ctx, ctx.tensors["images"], self._global_labels(ctx.tensors["images"]), s.ipc_global)
+            diagnostic.train(ctx, ctx.shared["images"], self._global_labels(ctx.shared["images"]), s.ipc_global)
 
     def _match_gradient(self, ctx: ServerContext) -> Tensor:
         s, model = self.settings, ctx.networks["model"].eval()
@@ -238,7 +238,7 @@ class FedLGD(Method[FedLGDSettings]):
         )
         θ = {name: old[name].clone().requires_grad_() for name, _ in model.named_parameters() if name in old}
         g_real = pseudo_gradient([old[name] for name in θ], [new[name] for name in θ], ctx.training.lr)
-        virtual, optimizer = self._pixels(ctx, ctx.tensors["images"])
+        virtual, optimizer = self._pixels(ctx, ctx.shared["images"])
         labels = self._global_labels(virtual)
         losses = []
         for _ in ctx.steps(s.gm_steps):

@@ -14,8 +14,8 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
     """The global images (rows: images, columns: classes) and one image per class of every client whose disk is here."""
     sheets: dict[str, Picture] = {}
     classes, when = ctx.task.num_classes, f"after round {ctx.round}" if ctx.round else "at initialization"
-    if "images" in ctx.tensors:
-        images = ctx.denormalize(ctx.tensors["images"])
+    if "images" in ctx.shared:
+        images = ctx.denormalize(ctx.shared["images"])
         by_class = images.reshape(classes, ipc_global, *images.shape[1:]).transpose(0, 1)
         sheets["virtual-global"] = ImageGrid(
             by_class.reshape(-1, *images.shape[1:]),
@@ -52,8 +52,8 @@ def virtual_sets(
     """The final virtual sets in normalized space with labels, and each as a sheet of pictures (columns: classes)."""
     kept: dict[str, Mapping[str, Tensor] | ImageGrid] = {}
     sets = {f"virtual-local-{name}": (state["images"], state["labels"]) for name, state in _local_sets(ctx)}
-    if "images" in ctx.tensors:
-        sets["virtual-global"] = ctx.tensors["images"], global_labels(ctx.tensors["images"])
+    if "images" in ctx.shared:
+        sets["virtual-global"] = ctx.shared["images"], global_labels(ctx.shared["images"])
     for name, (images, labels) in sets.items():
         kept[name] = {"images": images, "labels": labels}
         classes = len(torch.unique(labels))

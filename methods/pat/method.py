@@ -31,7 +31,7 @@ from fedlab.distill.schedules import cosine
 from fedlab.distill.triplet import batch_hard_triplet
 from fedlab.method import (
     Batch,
-    Batches,
+    BatchSpec,
     EvaluationContext,
     FigureContext,
     FitContext,
@@ -96,8 +96,8 @@ class PAT(Method[PATSettings]):
 
     # batches
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(sampler=self._sample, collate=self._collate)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(sampler=self._sample, collate=self._collate)
 
     def _sample(self, columns: Mapping[str, Tensor], size: int, generator: torch.Generator) -> Any:
         instances = self.settings.instances

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fedlab.distill.dense import pixel_cross_entropy
 from fedlab.method import (
     Batch,
-    Batches,
+    BatchSpec,
     EvaluationContext,
     FigureContext,
     Group,
@@ -100,8 +100,8 @@ class TransKD(Method[TransKDSettings]):
 
     # the client's round
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(collate=self._augmented)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(collate=self._augmented)
 
     def _augmented(self, batch: Batch, generator: torch.Generator) -> Batch:
         s = self.settings

@@ -103,7 +103,7 @@ class VHL(Method[VHLSettings]):
 
     def server_prepare(self, ctx: ServerContext) -> None:
         s, (channels, height, width) = self.settings, ctx.task.input_shape
-        ctx.tensors["images"] = ctx.place(
+        ctx.shared["images"] = ctx.place(
             virtual_images(
                 (channels, height, width),
                 self._virtual(ctx.task),
@@ -135,10 +135,10 @@ class VHL(Method[VHLSettings]):
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         """Some virtual images, once: they never change."""
-        if ctx.round or "images" not in ctx.tensors:
+        if ctx.round or "images" not in ctx.shared:
             return {}
         classes = self._virtual(ctx.task)
-        by_class = ctx.tensors["images"].reshape(classes, -1, *ctx.task.input_shape)[:, :_SHOWN].transpose(0, 1)
+        by_class = ctx.shared["images"].reshape(classes, -1, *ctx.task.input_shape)[:, :_SHOWN].transpose(0, 1)
         return {
             "virtual": ImageGrid(
                 ctx.denormalize(by_class.reshape(-1, *ctx.task.input_shape)),

@@ -11,9 +11,9 @@ from flwr.serverapp import Grid
 
 from fedlab.config import FederationConfig
 from fedlab.errors import ClientError, FedLabError
-from fedlab.protocol.instructions import Order
-from fedlab.protocol.messages import EXTRAS, MISSING, ORDER, to_record
-from fedlab.server.messaging.directory import Directory
+from fedlab.protocol.instructions import Instructions
+from fedlab.protocol.messages import EXTRAS, INSTRUCTIONS, MISSING, to_record
+from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.tally import TRAININGS, Tally
 from fedlab.tracking import Tracker
@@ -23,7 +23,7 @@ _WORK = {"prepare": "answers to the query before round 1", "train": TRAININGS, "
 
 
 @dataclass
-class Delivery:
+class Delivered:
     """What came back of one phase.
 
     Args:
@@ -42,7 +42,7 @@ class Delivery:
         return [reply for reply in self.replies if MISSING not in reply.content]
 
 
-class Courier:
+class Delivery:
     """Sends the messages of a phase and sees to it that they are answered.
 
     Args:
@@ -57,7 +57,7 @@ class Courier:
     def __init__(
         self,
         grid: Grid,
-        directory: Directory,
+        directory: ClientDirectory,
         shared: SharedTensors,
         federation: FederationConfig,
         tracker: Tracker,
@@ -67,8 +67,8 @@ class Courier:
         self._federation, self._tracker, self._tally = federation, tracker, tally
         self._told: set[tuple[str, str]] = set()
 
-    def carry(self, messages: Sequence[Message], order: Order, phase: str) -> Delivery:
-        """Complete the messages with the order and the tensors their clients lack, send them, collect the replies.
+    def carry(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
+        """Add the instructions and the tensors that clients lack to the messages, send them and collect the replies.
 
         Clients that turn out to have lost a tensor are served a second time.
 
@@ -77,34 +77,34 @@ class Courier:
             FedLabError: clients did not answer in time (and that is to stop the run), or none is left.
         """
         originals = {message.metadata.dst_node_id: message.content for message in messages}
-        first = self._carry_once(messages, order, phase)
+        first = self._carry_once(messages, instructions, phase)
         lost = [reply.metadata.src_node_id for reply in first.replies if MISSING in reply.content]
         if lost:
             for node in lost:
                 self._shared.forget(self._directory.client(node))
             kind = messages[0].metadata.message_type
-            again = self._carry_once([Message(originals[node], node, kind) for node in lost], order, phase)
-            first = Delivery([*first.replies, *again.replies], first.served + again.served, first.sent + again.sent)
+            again = self._carry_once([Message(originals[node], node, kind) for node in lost], instructions, phase)
+            first = Delivered([*first.replies, *again.replies], first.served + again.served, first.sent + again.sent)
             first.replies.sort(key=lambda reply: self._directory.client(reply.metadata.src_node_id))
         for reply in first.answers:
-            self._shared.delivered(self._directory.client(reply.metadata.src_node_id), order.shared)
+            self._shared.delivered(self._directory.client(reply.metadata.src_node_id), instructions.shared)
         return first
 
-    def _carry_once(self, messages: Sequence[Message], order: Order, phase: str) -> Delivery:
-        sent = self._complete(messages, order)
+    def _carry_once(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
+        sent = self._complete(messages, instructions)
         replies = list(self._grid.send_and_receive(messages, timeout=self._federation.timeout))
         served = Counter(self._directory.client(message.metadata.dst_node_id) for message in messages)
-        return Delivery(self._accepted(messages, replies, order.round, phase), served, sent)
+        return Delivered(self._accepted(messages, replies, instructions.round, phase), served, sent)
 
-    def _complete(self, messages: Iterable[Message], order: Order) -> Counter[tuple[int, str]]:
-        """Add order and tensors; messages with equal content share one object, which the engine carries once."""
-        record = ConfigRecord({"order": order.to_json()})
+    def _complete(self, messages: Iterable[Message], instructions: Instructions) -> Counter[tuple[int, str]]:
+        """Add instructions and tensors; messages with equal content share one object, which the engine carries once."""
+        record = ConfigRecord({"instructions": instructions.to_json()})
         # the originals stay referenced while their ids serve as keys
         todo = [
             (
                 message,
                 message.content,
-                self._shared.outdated(self._directory.client(message.metadata.dst_node_id), order.shared),
+                self._shared.outdated(self._directory.client(message.metadata.dst_node_id), instructions.shared),
             )
             for message in messages
         ]
@@ -113,7 +113,7 @@ class Courier:
         for message, original, names in todo:
             key = (id(original), names)
             if key not in contents:
-                contents[key] = RecordDict({**original, ORDER: record})
+                contents[key] = RecordDict({**original, INSTRUCTIONS: record})
                 if names:
                     if names not in extras:
                         extras[names] = to_record({name: self._shared[name] for name in names})
@@ -123,8 +123,8 @@ class Courier:
             (self._directory.client(message.metadata.dst_node_id), name) for message, _, names in todo for name in names
         )
 
-    def _lacking(self, message: Message, order: Order) -> tuple[str, ...]:
-        return self._shared.outdated(self._directory.client(message.metadata.dst_node_id), order.shared)
+    def _lacking(self, message: Message, instructions: Instructions) -> tuple[str, ...]:
+        return self._shared.outdated(self._directory.client(message.metadata.dst_node_id), instructions.shared)
 
     def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
         """Replies by client id; failures end the run or are left out, as configured."""

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two looks at the connected nodes
 
 
-class Directory:
+class ClientDirectory:
     """Clients of a grid, profiled when first needed.
 
     Args:
@@ -147,7 +147,7 @@ class ClientNames(Sequence[str]):
         directory: who knows them.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: ClientDirectory) -> None:
         self._directory = directory
 
     def __len__(self) -> int:

@@ -80,7 +80,7 @@ MEASURED = ("train", "evaluate")
 """Types of messages whose work is in batches."""
 
 
-def batches(kind: str, profile: Profile, training: TrainingConfig, evaluation_size: int) -> float:
+def num_batches(kind: str, profile: Profile, training: TrainingConfig, evaluation_size: int) -> float:
     """Batches a client's message makes it work through, for the engine's placement.
 
     Args:

@@ -17,7 +17,7 @@ from fedlab.server.participation.availability import read_numbers
 
 
 @dataclass(frozen=True)
-class Work:
+class ClientWork:
     """A client's round.
 
     Args:
@@ -35,7 +35,7 @@ class Work:
     batch: int
 
 
-def planned(training: TrainingConfig, examples: int, down: int, up: int, *, poisson: bool = False) -> Work:
+def planned(training: TrainingConfig, examples: int, down: int, up: int, *, poisson: bool = False) -> ClientWork:
     """The round of a client with so many examples, as the configuration plans it.
 
     Args:
@@ -48,14 +48,14 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int, *, pois
     batch = max(1, min(training.batch_size, examples))
     if poisson:
         steps = local_steps(training, examples)
-        return Work(down, up, steps, steps * batch, batch)
+        return ClientWork(down, up, steps, steps * batch, batch)
     if training.local_steps is not None:
         steps = training.local_steps if examples else 0
-        return Work(down, up, steps, steps * batch, batch)
+        return ClientWork(down, up, steps, steps * batch, batch)
     full = examples // training.batch_size
     each = full if training.drop_last else math.ceil(examples / training.batch_size)
     seen = full * training.batch_size if training.drop_last else examples
-    return Work(down, up, each * training.local_epochs, seen * training.local_epochs, batch)
+    return ClientWork(down, up, each * training.local_epochs, seen * training.local_epochs, batch)
 
 
 def upload_bytes(networks: nn.Module, compression: Sequence[Component]) -> dict[str, int]:
@@ -83,12 +83,12 @@ class Device:
     down: float
     up: float
 
-    def seconds(self, work: Work, steps: int | None = None) -> float:
+    def seconds(self, work: ClientWork, steps: int | None = None) -> float:
         """Download, training and upload; `steps` full steps instead of all of the work."""
         samples = work.samples if steps is None else steps * work.batch
         return work.down / self.down + samples / self.speed + work.up / self.up
 
-    def steps_until(self, deadline: float, work: Work) -> int:
+    def steps_until(self, deadline: float, work: ClientWork) -> int:
         """Full steps that leave time for the upload; 0 where none does."""
         left = deadline - self.seconds(work, 0)
         return max(0, min(work.steps, math.floor(left * self.speed / work.batch)))

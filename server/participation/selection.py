@@ -12,7 +12,7 @@ from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.seeding import numpy_generator
 from fedlab.server.participation.availability import make_availability
-from fedlab.server.participation.devices import Devices, Work
+from fedlab.server.participation.devices import ClientWork, Devices
 from fedlab.server.participation.samplers import Fixed, Known, make_sampler
 from fedlab.tracking.left_out import LeftOut
 
@@ -73,7 +73,7 @@ class Participation:
         self._known = Known(examples, self.losses)
         self._check()
 
-    def choose(self, participants: Sequence[int], round: int, work: Callable[[int], Work]) -> Selection:
+    def choose(self, participants: Sequence[int], round: int, work: Callable[[int], ClientWork]) -> Selection:
         """The clients of a round; the clock goes on to its end.
 
         Args:
@@ -151,7 +151,7 @@ class Participation:
         self.time = float(book["time"])
         self.losses.update({int(client): float(loss) for client, loss in book["losses"].items()})
 
-    def _timed(self, clients: Sequence[int], wanted: int, work: Callable[[int], Work]) -> Selection:
+    def _timed(self, clients: Sequence[int], wanted: int, work: Callable[[int], ClientWork]) -> Selection:
         assert self.devices is not None
         steps: dict[int, int] = {}
         planned: dict[int, int] = {}

@@ -39,7 +39,7 @@ _LEAKS = {
     "client_result": "sends tensors beside the weights",
     "contributes": "decides on the client whether it contributes",
     "examples": "weighs clients by more than their number of samples",
-    "batches": "draws or changes batches in its own way, so that the sampling rate is not known",
+    "batch_spec": "draws or changes batches in its own way, so that the sampling rate is not known",
 }
 
 

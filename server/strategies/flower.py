@@ -11,7 +11,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.protocol.messages import ARRAYS, METRICS, array_record, metric_record, required
-from fedlab.server.messaging.directory import Directory
+from fedlab.server.messaging.directory import ClientDirectory
 
 
 def as_flower_expects(replies: list[Message]) -> list[Message]:
@@ -33,7 +33,7 @@ def _reduced(reply: Message, names: set[str]) -> Message:
     return reduced
 
 
-def training_clients(directory: Directory, hold_out: bool) -> Sequence[int]:
+def training_clients(directory: ClientDirectory, hold_out: bool) -> Sequence[int]:
     """The clients that may train.
 
     Args:

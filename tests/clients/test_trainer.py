@@ -17,7 +17,7 @@ from fedlab.clients.corrections import Start, requested
 from fedlab.clients.trainer import LocalTrainer, schedule_factor
 from fedlab.config import TrainingConfig
 from fedlab.errors import FedLabError
-from fedlab.method import Batch, Batches, ClientState, Method, NotFiniteError, Plan, Step, Task
+from fedlab.method import Batch, BatchSpec, ClientState, Method, NotFiniteError, Plan, Step, Task
 from fedlab.storage import cache as reuse
 from fedlab.storage.cache import ResultCache
 
@@ -38,8 +38,8 @@ class Linear(Method):
     def build(self, task: Task) -> dict[str, nn.Module]:
         return {"model": nn.Linear(1, 1, bias=False)}
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(sampler=self.sampler)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(sampler=self.sampler)
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
         chosen = type(self).groups  # through the class: a function, not a bound method

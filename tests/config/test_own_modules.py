@@ -17,7 +17,7 @@ import fedlab
 from fedlab.config.modules import home, load_reference, search
 from fedlab.errors import ConfigError
 from fedlab.experiment.configuration import configure
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.sections import repeat
 from fedlab.storage.hashing import hash_tensors
 
@@ -77,7 +77,7 @@ def test_the_command_finds_the_module_beside_the_file_and_its_report_s_command_r
     first = fedlab.load(Path("runs/first"))
     assert first.config.method.name == "own_module_of_a_user:Mine"
     assert first.config.modules == (str(project),)
-    told = repeat(Record.open(first.path))
+    told = repeat(RunRecord.open(first.path))
     assert told["directory"] == str(Path.cwd())
     again = fedlab_command(shlex.split(told["from_folder"])[1:], first.path)
     assert again.returncode == 0, again.stderr

@@ -20,7 +20,7 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.engine.actors import ClientWorker, Worker
 from fedlab.engine.execution import ChunkResult
-from fedlab.engine.grid import Batch, Chunk, Payload, SimulationGrid
+from fedlab.engine.grid import Chunk, Dispatch, Payload, SimulationGrid
 from fedlab.engine.inline import InlineGrid
 from fedlab.engine.placement import Span
 from fedlab.engine.raygrid import RayGrid
@@ -145,14 +145,14 @@ def test_what_a_worker_keeps_holds_nobody_up(two_workers: RayGrid, inline: Inlin
 
 
 def test_a_worker_hands_over_before_too_much_is_lost_with_it() -> None:
-    def batch(left: float | None) -> Batch:
+    def batch(left: float | None) -> Dispatch:
         deadline = None if left is None else time.monotonic() + left
-        return Batch(number=1, order={}, waiting={}, stop_at_error=False, deadline=deadline)
+        return Dispatch(number=1, order={}, waiting={}, stop_at_error=False, deadline=deadline)
 
-    def chunk(of: Batch) -> Chunk:
+    def chunk(of: Dispatch) -> Chunk:
         return Chunk(of, Payload(RecordDict(), None), [])
 
-    def keeping(of: Batch, seconds: float) -> Worker:
+    def keeping(of: Dispatch, seconds: float) -> Worker:
         result = ChunkResult(spans=[Span(0, "train", 0.0, seconds)])
         return Worker(None, 0.0, 0.0, 0, kept=[(chunk(of), result), (chunk(of), result)])
 

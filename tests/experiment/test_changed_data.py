@@ -16,7 +16,7 @@ from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
 from fedlab.experiment.configuration import configure
 from fedlab.experiment.result import Run
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.studies.compare import compare
 from fedlab.studies.plan import Registered, finished
 from fedlab.studies.sweep import SweepSpec, sweep
@@ -116,7 +116,7 @@ def test_the_code_that_made_a_run_is_recorded_and_told_where_it_differs(base: di
     found = compare([one.path, two.path])
     assert found.other_code() == "made by different versions of the code: A seed 0; A seed 1"
     assert found.other_code() in found.to_markdown()
-    assert Record.open(two.path).code == {"fedlab": "0"}
+    assert RunRecord.open(two.path).code == {"fedlab": "0"}
 
 
 def test_a_source_that_differs_by_seed_is_not_taken_for_changed(monkeypatch: pytest.MonkeyPatch) -> None:

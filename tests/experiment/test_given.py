@@ -19,7 +19,7 @@ from fedlab.experiment.configuration import configure
 from fedlab.experiment.given import record_strategy
 from fedlab.methods.supervised.method import Supervised
 from fedlab.report.page import render
-from fedlab.report.record import Record
+from fedlab.report.record import RunRecord
 from fedlab.report.sections import facts, repeat
 from fedlab.server.strategies import make_strategy
 from fedlab.storage.hashing import hash_tensors
@@ -78,7 +78,7 @@ def test_a_run_given_samples_records_them_and_no_built_in_data(raw: dict[str, An
     assert source == Component(
         name="given", dataset=data.name, fingerprint=data.fingerprint, train=24, test=24, server={}
     )
-    record = Record.open(run.path)
+    record = RunRecord.open(run.path)
     assert record.data["fingerprint"] == data.fingerprint
     told = dict(facts(record))["Data"]
     assert told.startswith(f"{data.name}, given in Python (")
@@ -93,7 +93,7 @@ def test_its_report_says_how_to_repeat_it_and_that_gives_equal_weights(
     raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fedlab.run(raw, data=arrays())
-    told = repeat(Record.open(run.path))
+    told = repeat(RunRecord.open(run.path))
     assert told["from_folder"] == 'fedlab.run("config.yaml", data=…)'
     assert "24 training and 24 test samples" in told["given"][0]
     monkeypatch.chdir(run.path)
@@ -166,7 +166,7 @@ def test_a_method_that_cannot_be_imported_again_is_asked_for(raw: dict[str, Any]
         """Has no name to import it by."""
 
     run = fedlab.run(raw, data=arrays(), method=Local, until=1)
-    told = repeat(Record.open(run.path))
+    told = repeat(RunRecord.open(run.path))
     assert told["from_folder"] == 'fedlab.run("config.yaml", data=…, method=…)'
     assert "no name to import it by" in told["given"][1]
     with pytest.raises(ConfigError, match="defined in a program itself or inside a function") as caught:
@@ -217,7 +217,7 @@ def test_a_strategy_whose_arguments_cannot_be_seen_is_asked_for(
 def test_a_run_with_such_a_strategy_goes_on_with_it_only(raw: dict[str, Any]) -> None:
     raw["data"]["source"] = {"name": "shifted_digits", "train_per_class": 2, "test_size": 20}
     run = fedlab.run(raw, strategy=Called(choose=sorted), until=1)
-    told = repeat(Record.open(run.path))
+    told = repeat(RunRecord.open(run.path))
     assert told["from_folder"] == 'fedlab.run("config.yaml", strategy=…)'
     assert "could not be recorded: choose" in told["given"][0]
     with pytest.raises(ConfigErrors, match="strategy object that this was run with"):

@@ -84,8 +84,8 @@ class Bench:
         return ServerContext(
             before=before or {},
             after=self.networks.state_dict(),
-            tensors=self.shared,
-            state=self.private,
+            shared=self.shared,
+            private=self.private,
             data=self.held,
             results=results or {},
             **self._work(round, plan, "held by the server"),

@@ -83,7 +83,7 @@ class Staged(Method):
     def server_prepare(self, ctx: ServerContext) -> None:
         with torch.no_grad():
             ctx.networks["teacher"][0].weight.fill_(0.5)
-        ctx.state["secret"] = torch.ones(3)
+        ctx.private["secret"] = torch.ones(3)
 
     def contributes(self, ctx: FitContext, group: str) -> bool:
         return group != "expert" or ctx.client == 1

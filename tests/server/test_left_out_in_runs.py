@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import fedlab
 from fedlab.config import Config
 from fedlab.errors import ClientError, ConfigError, FedLabError
-from fedlab.method import Batch, Batches, FitContext, Method, ServerContext, Step, Task
+from fedlab.method import Batch, BatchSpec, FitContext, Method, ServerContext, Step, Task
 from fedlab.report import write_report
 
 Settings = Callable[..., Config]
@@ -124,14 +124,14 @@ class Barren(Skipping):
 
     skips = ""
 
-    def batches(self, plan: Any) -> Batches:
+    def batch_spec(self, plan: Any) -> BatchSpec:
         calls = iter(range(10**6))
 
         def sampler(columns: Mapping[str, Tensor], size: int, generator: torch.Generator) -> Iterator[Tensor]:
             if next(calls) == 0:
                 yield torch.arange(min(size, len(columns["label"])))
 
-        return Batches(sampler)
+        return BatchSpec(sampler)
 
 
 def test_skipped_batches_are_counted_by_the_loss_that_skipped_them(settings: Settings, samples: fedlab.Dataset) -> None:

@@ -150,9 +150,9 @@ PROGRAM = """
 import signal
 import sys
 import fedlab
-from fedlab.server.records import Records
+from fedlab.server.records import RunWriter
 
-write = Records.checkpoint
+write = RunWriter.checkpoint
 
 def and_wait(self, round, *rest):
     # however slowly this program is watched, it is not through before it is killed
@@ -160,7 +160,7 @@ def and_wait(self, round, *rest):
     if round == 10:
         signal.pause()
 
-Records.checkpoint = and_wait
+RunWriter.checkpoint = and_wait
 fedlab.run(sys.argv[1])
 """
 

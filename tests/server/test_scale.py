@@ -31,7 +31,7 @@ from fedlab.errors import ConfigErrors
 from fedlab.method import Method, Task
 from fedlab.protocol.messages import config_record
 from fedlab.server.evaluation import evaluated_clients
-from fedlab.server.messaging.directory import ClientNames, Directory
+from fedlab.server.messaging.directory import ClientDirectory, ClientNames
 from fedlab.server.messaging.profiles import known_profiles, stated_profile
 from fedlab.server.messaging.shared import SharedTensors, members, ranges
 
@@ -119,7 +119,7 @@ def test_a_known_profile_is_what_the_client_would_say(settings: Settings, crowd:
         record = config_record(reply.content, "config")
         assert record is not None
         assert stated_profile(record) == known(client)
-    directory = Directory(grid, None, 10.0, known)
+    directory = ClientDirectory(grid, None, 10.0, known)
     grid.send_and_receive = None  # type: ignore[method-assign,assignment]  # nobody is asked
     names = ClientNames(directory)
     assert (len(names), names[7], names[-2:]) == (50, "07", ("48", "49"))

@@ -30,7 +30,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 
 
-class Step(ABC):
+class PartitionStep(ABC):
     """Base of all steps.
 
     Args:
@@ -100,7 +100,7 @@ class Step(ABC):
         return f"at most {len(train) // (self.parts() or 1) or len(train)}"
 
 
-class Iid(Step):
+class Iid(PartitionStep):
     """Equal random parts."""
 
     class Settings(Section):
@@ -113,7 +113,7 @@ class Iid(Step):
         return Split(equal_parts(len(train), clients, rng), equal_parts(len(test), clients, rng), Numbered(clients))
 
 
-class Dirichlet(Step):
+class Dirichlet(PartitionStep):
     """Label skew: each class is divided by a draw from Dirichlet(α) (Hsu et al. 2019, arXiv 1909.06335).
 
     Clients that end below ``min_samples`` are topped up, one sample at a time, from whoever then holds the most. So
@@ -143,7 +143,7 @@ class Dirichlet(Step):
         return matched(dataset, owner, s.clients, train, test, rng)
 
 
-class Pathological(Step):
+class Pathological(PartitionStep):
     """Each client holds samples of a fixed number of classes (McMahan et al. 2017's non-IID setting, by class).
 
     Every class is used, and all are held by about as many clients, as far as they have samples for them.
@@ -186,7 +186,7 @@ class Pathological(Step):
         return sizes[sizes > 0]
 
 
-class Shard(Step):
+class Shard(PartitionStep):
     """Samples sorted by label are cut into equal shards, and each client gets some (McMahan et al. 2017, §3)."""
 
     class Settings(Section):
@@ -209,7 +209,7 @@ class Shard(Step):
         return matched(dataset, owner, s.clients, train, test, rng)
 
 
-class Size(Step):
+class Size(PartitionStep):
     """Quantity skew: random parts whose sizes grow linearly, quadratically or exponentially (flwr-datasets)."""
 
     class Settings(Section):
@@ -252,7 +252,7 @@ class Size(Step):
         return [int(rule.partition_id_to_size[part]) for part in range(count)]
 
 
-class Quantity(Step):
+class Quantity(PartitionStep):
     """Quantity skew: random parts of log-normal sizes, as client sizes are found to be (LEAF, arXiv 1812.01097).
 
     Clients that end below ``min_samples`` are topped up as in the Dirichlet step, so every σ terminates.
@@ -277,7 +277,7 @@ class Quantity(Step):
         return matched(dataset, owner, s.clients, train, test, rng)
 
 
-class Natural(Step):
+class Natural(PartitionStep):
     """One client per natural owner: writer, site, speaker (the data's ``group`` column)."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
@@ -286,7 +286,7 @@ class Natural(Step):
     split_tests = split
 
 
-class Domain(Step):
+class Domain(PartitionStep):
     """One client per domain of the data."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
@@ -307,7 +307,7 @@ def known_corruptions(names: Any) -> Any:
     return names
 
 
-class Corruption(Step):
+class Corruption(PartitionStep):
     """One client per image corruption, as in CIFAR-10-C (Hendrycks & Dietterich 2019)."""
 
     class Settings(Section):
@@ -349,7 +349,7 @@ class Corruption(Step):
 
 
 def _by_column(
-    step: Step, dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray
+    step: PartitionStep, dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray
 ) -> Split:
     if column not in dataset.train.columns:
         raise DataError(
@@ -358,7 +358,7 @@ def _by_column(
     return by_column(dataset, column, names, train, test)
 
 
-def _labels(step: Step, samples: Samples, indices: np.ndarray) -> np.ndarray:
+def _labels(step: PartitionStep, samples: Samples, indices: np.ndarray) -> np.ndarray:
     if "label" not in samples.columns:
         raise DataError(f"{step.key}.name", type(step).__name__.lower(), "labeled data", "choose another step")
     labels: np.ndarray = samples["label"][indices]

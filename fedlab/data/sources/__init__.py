@@ -15,7 +15,7 @@ SOURCES = Registry(
     "source",
     {
         "digits": "fedlab.data.sources.digits:Digits",
-        "scenes": "fedlab.data.sources.scenes:Scenes",
+        "scenes": "fedlab.data.sources.scenes:SceneSource",
         "masks": "fedlab.data.sources.masks:Masks",
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
         "handwritten": "fedlab.data.sources.handwritten:Handwritten",

@@ -39,7 +39,7 @@ class ScenesSettings(Section):
     data_seed: int = Field(default=0, ge=0, description="draws the images; the run's seed does not change them")
 
 
-class Scenes:
+class SceneSource:
     """Generated images with masks: four shapes on a background of the same colors, in one or more weathers (offline).
 
     ``label`` is the shape that covers most of an image, so that partitions by label divide shapes.

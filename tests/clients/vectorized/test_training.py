@@ -17,21 +17,21 @@ from torch.nn import functional as F
 import fedlab
 from fedlab.clients.runtime import ClientSetup, Trained
 from fedlab.clients.vectorized.dropout import SeparateDropout
-from fedlab.clients.vectorized.runtime import CohortRuntime
+from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
-from fedlab.method import Batch, Batches, FitContext, Method, NotFiniteError, Step
+from fedlab.method import Batch, BatchSpec, FitContext, Method, NotFiniteError, Step
 from fedlab.methods.supervised.method import Supervised
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 
 Settings = Mapping[str, Any]
 CLIENTS = range(4)
 SIZES = (23, 40, 9, 31)  # batches of ten: other counts and other last batches for every client
 
 
-class Doubles(CohortRuntime):
+class Doubles(VectorizedRuntime):
     """In double precision, so that a difference in what is computed cannot pass for one in rounding."""
 
     def __init__(self, setup: ClientSetup) -> None:
@@ -67,7 +67,11 @@ def setup(tmp_path: Path, method: Method | None = None, **sections: Any) -> Clie
 
 
 def round_of(
-    runtime: CohortRuntime, order: Order, settings: Settings, control: bool, versions: Mapping[int, int | None]
+    runtime: VectorizedRuntime,
+    order: Instructions,
+    settings: Settings,
+    control: bool,
+    versions: Mapping[int, int | None],
 ) -> tuple[dict[int, Trained], dict[int, dict[str, Tensor]]]:
     """A round of all clients, copied, and their states afterwards."""
     exchange = runtime.exchanges.enter(order.plan)
@@ -79,7 +83,7 @@ def round_of(
             arrays[f"control/{name}"] = torch.randn(p.shape, generator=generator, dtype=p.dtype).numpy() * 0.01
     answers = {}
     if "together" in settings:
-        runtime.expect(versions, order, arrays, {}, settings)
+        runtime.vectorize(versions, order, arrays, {}, settings)
         counting = runtime.setup.config.training.schedule != "constant"
         assert set(runtime._ready) == ({1, 3} if counting else set(CLIENTS))  # 1 and 3 do four batches an epoch
     for client, version in versions.items():
@@ -107,7 +111,7 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_round_together_is_a_round_alone(tmp_path: Path, case: str) -> None:
     sections, settings = CASES[case]
-    order = Order(2, 5, steps={"1": 2})  # the virtual clock stops client 1 early
+    order = Instructions(2, 5, steps={"1": 2})  # the virtual clock stops client 1 early
     both = []
     for together in ({}, {"together": 1.0}):
         runtime = Doubles(setup(tmp_path / str(len(both)), **sections))
@@ -128,8 +132,10 @@ def test_a_round_together_is_a_round_alone(tmp_path: Path, case: str) -> None:
 def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
     both = []
     for together in ({}, {"together": 1.0}):
-        runtime = CohortRuntime(setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2}))
-        both.append(round_of(runtime, Order(1, 2), together, False, dict.fromkeys(CLIENTS))[0])
+        runtime = VectorizedRuntime(
+            setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2})
+        )
+        both.append(round_of(runtime, Instructions(1, 2), together, False, dict.fromkeys(CLIENTS))[0])
     for client in CLIENTS:
         torch.testing.assert_close(both[0][client].arrays, both[1][client].arrays, rtol=0.02, atol=2e-3)
 
@@ -137,9 +143,9 @@ def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
 def test_what_clients_of_other_sizes_do_together_is_the_same_every_time(tmp_path: Path) -> None:
     twice = []
     for folder in ("a", "b"):
-        runtime = CohortRuntime(setup(tmp_path / folder))
+        runtime = VectorizedRuntime(setup(tmp_path / folder))
         arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-        runtime.expect(dict.fromkeys(CLIENTS), Order(1, 2), arrays, {}, {})
+        runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
         twice.append({c: {n: f.tensors[n] for n in f.tensors} for c, f in runtime._ready.items()})
     for client, name in itertools.product(CLIENTS, twice[0][0]):
         assert torch.equal(twice[0][client][name], twice[1][client][name])
@@ -151,8 +157,8 @@ class Patchy(Supervised):
     functional_loss = True
     infinite = False
 
-    def batches(self, plan: Any) -> Batches:
-        return Batches(collate=lambda batch, generator: {**batch, "scale": torch.ones(len(batch["label"]))})
+    def batch_spec(self, plan: Any) -> BatchSpec:
+        return BatchSpec(collate=lambda batch, generator: {**batch, "scale": torch.ones(len(batch["label"]))})
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         each = F.cross_entropy(networks["model"](batch["image"]), batch["label"], reduction="none")
@@ -160,15 +166,15 @@ class Patchy(Supervised):
 
 
 def test_a_client_whose_loss_is_infinite_is_the_only_one_to_fail(tmp_path: Path) -> None:
-    runtime = CohortRuntime(setup(tmp_path, Patchy()))
+    runtime = VectorizedRuntime(setup(tmp_path, Patchy()))
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-    runtime.expect(dict.fromkeys(CLIENTS), Order(1, 2), arrays, {}, {})
+    runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
     for client in CLIENTS:
         if client == 2:
             with pytest.raises(NotFiniteError, match=r"ce = inf.*training\.clip_norm"):
-                runtime.train(client, Order(1, 2), arrays, {}, {}, None)
+                runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
         else:
-            trained = runtime.train(client, Order(1, 2), arrays, {}, {}, None)
+            trained = runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
             assert all(bool(value.isfinite().all()) for value in trained.arrays.values())
 
 
@@ -190,12 +196,12 @@ class Skipping(Supervised):
 def test_a_loss_that_cannot_be_batched_says_so_for_every_client(
     tmp_path: Path, method: type[Method], message: str
 ) -> None:
-    runtime = CohortRuntime(setup(tmp_path, method()))
+    runtime = VectorizedRuntime(setup(tmp_path, method()))
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-    runtime.expect(dict.fromkeys(CLIENTS), Order(1, 2), arrays, {}, {})
+    runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
     for client in CLIENTS:
         with pytest.raises(Exception, match=message):
-            runtime.train(client, Order(1, 2), arrays, {}, {}, None)
+            runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
 
 
 class Inherits(Supervised):
@@ -219,8 +225,8 @@ class Steps(Supervised):
 class Samples_(Supervised):
     functional_loss = True
 
-    def batches(self, plan: Any) -> Batches:
-        return Batches(sampler=lambda columns, size, generator: [torch.arange(size)])
+    def batch_spec(self, plan: Any) -> BatchSpec:
+        return BatchSpec(sampler=lambda columns, size, generator: [torch.arange(size)])
 
 
 def test_what_is_refused_beforehand(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_mixed_images_label_is_the_teachers_word_on_it(lab: Callable[..., Any]
 
 def post_training(bench: Any) -> PostTraining:
     ctx = bench.server(4)
-    ctx.state.update(recovered(bench.server(3), bench.networks["model"], range(4), bench.method.settings.recover))
+    ctx.private.update(recovered(bench.server(3), bench.networks["model"], range(4), bench.method.settings.recover))
     return PostTraining(ctx, bench.method.settings.post)
 
 
@@ -78,7 +78,7 @@ def test_blocks_of_rounds_share_the_epochs(lab: Callable[..., Any], post: dict[s
         ctx = bench.server(round)
         bench.method.server_update(ctx)
         assert math.isfinite(ctx.metrics["student_0_0_loss"])
-        assert any(name.startswith("optimizer/") for name in ctx.state) == (round == 4)
+        assert any(name.startswith("optimizer/") for name in ctx.private) == (round == 4)
     assert state_hash(bench.networks["model"]) == teacher
     assert not torch.equal(bench.weights()["student_0_0.head.weight"], fresh["student_0_0.head.weight"])
     assert not any(p.requires_grad for p in bench.networks["student_0_0"].parameters())

@@ -166,13 +166,13 @@ def test_the_server_does_the_second_order_work_where_clients_cannot_see_it(
 
     def checked(self: FedLGD, ctx: ServerContext) -> None:
         before, after = ({k: v.clone() for k, v in side.items()} for side in (ctx.before, ctx.after))
-        images = ctx.tensors["images"].clone()
+        images = ctx.shared["images"].clone()
         update(self, ctx)
         assert same(dict(ctx.before), before)
         assert same(dict(ctx.after), after)
         assert ctx.preflight or not same(before, after)
         if not ctx.preflight:
-            moved.append(not torch.equal(ctx.tensors["images"], images))
+            moved.append(not torch.equal(ctx.shared["images"], images))
 
     monkeypatch.setattr(FedLGD, "server_update", checked)
     run()

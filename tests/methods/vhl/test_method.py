@@ -271,7 +271,7 @@ def test_the_set_is_shown_once(lab: Callable[..., Any]) -> None:
 
     def look(round: int) -> Any:
         context = FigureContext(
-            task=bench.task, round=round, tensors=bench.shared, client_names=("a",), client_state=lambda _: None,
+            task=bench.task, round=round, shared=bench.shared, client_names=("a",), client_state=lambda _: None,
             denormalize=lambda x: x, networks=bench.networks, data={}, client_test=lambda _: None, seed=0,
         )  # fmt: skip
         return bench.method.figures(context)

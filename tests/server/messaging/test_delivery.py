@@ -12,7 +12,7 @@ import fedlab
 from fedlab.clients.runtime import ClientRuntime, MissingSharedError
 from fedlab.config import Config
 from fedlab.method import FitContext, Method, ServerContext
-from fedlab.protocol.instructions import Order
+from fedlab.protocol.instructions import Instructions
 from fedlab.server.messaging.shared import SharedTensors
 
 Settings = Callable[..., Config]
@@ -24,11 +24,11 @@ def anchored(plain: type[Method]) -> type[Method]:
         """The server shares a tensor that changes every second round, and clients add it to their weights."""
 
         def server_prepare(self, ctx: ServerContext) -> None:
-            ctx.tensors["anchor"] = torch.zeros(5)
+            ctx.shared["anchor"] = torch.zeros(5)
 
         def server_update(self, ctx: ServerContext) -> None:
             if ctx.round % 2:
-                ctx.tensors["anchor"] = ctx.tensors["anchor"] + 0.01
+                ctx.shared["anchor"] = ctx.shared["anchor"] + 0.01
 
         def fit(self, ctx: FitContext) -> None:
             super().fit(ctx)
@@ -59,7 +59,7 @@ def test_a_client_that_lost_a_tensor_is_served_again(
     receive, refused = ClientRuntime._receive, []
 
     def forgetful(
-        self: ClientRuntime, client: int, order: Order, sent: Mapping[str, np.ndarray]
+        self: ClientRuntime, client: int, order: Instructions, sent: Mapping[str, np.ndarray]
     ) -> dict[str, torch.Tensor]:
         if order.round == 3 and client in losers and "anchor" in order.shared and "anchor" not in sent:
             refused.append(client)

@@ -19,7 +19,7 @@ from fedlab.errors import ConfigError, ConfigErrors, FedLabError
 from fedlab.experiment.result import Run
 from fedlab.method import Method
 from fedlab.server.participation.availability import Days, Intervals, make_availability
-from fedlab.server.participation.devices import Device, Devices, Work, planned
+from fedlab.server.participation.devices import ClientWork, Device, Devices, planned
 from fedlab.server.participation.samplers import Known, make_sampler
 from fedlab.server.participation.selection import Participation
 
@@ -36,7 +36,7 @@ def participation(**federation: Any) -> Participation:
     return Participation(parse(Config, raw), lambda clients: [10] * len(clients))
 
 
-def unused(client: int) -> Work:
+def unused(client: int) -> ClientWork:
     raise AssertionError("no clock, no work")
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_work_is_refused_before_the_run(settings: Settings, federati
     ],
 )
 def test_the_planned_work(training: dict[str, Any], work: tuple[int, int, int]) -> None:
-    assert planned(TrainingConfig(**training), 10, 1, 2) == Work(1, 2, *work)
+    assert planned(TrainingConfig(**training), 10, 1, 2) == ClientWork(1, 2, *work)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ def test_the_planned_work(training: dict[str, Any], work: tuple[int, int, int]) 
 )
 def test_the_planned_work_with_batches_drawn_anew(training: dict[str, Any], work: tuple[int, int, int]) -> None:
     """round(10/4) steps an epoch, of batches of 4 on average."""
-    assert planned(TrainingConfig(**training), 10, 1, 2, poisson=True) == Work(1, 2, *work)
+    assert planned(TrainingConfig(**training), 10, 1, 2, poisson=True) == ClientWork(1, 2, *work)
 
 
 def test_a_round_takes_download_training_and_upload() -> None:
-    device, work = Device(speed=10, down=100, up=50), Work(down=200, up=100, steps=8, samples=32, batch=4)
+    device, work = Device(speed=10, down=100, up=50), ClientWork(down=200, up=100, steps=8, samples=32, batch=4)
     assert device.seconds(work) == pytest.approx(2 + 3.2 + 2)
     assert device.steps_until(6, work) == 5
     assert device.steps_until(4.3, work) == 0
@@ -166,8 +166,8 @@ def three_devices(tmp_path: Path) -> dict[str, Any]:
     return {"csv": str(file)}
 
 
-def ten_steps(client: int) -> Work:
-    return Work(0, 0, 10, 10, 1)
+def ten_steps(client: int) -> ClientWork:
+    return ClientWork(0, 0, 10, 10, 1)
 
 
 def test_the_first_of_an_over_selection_count(three_devices: dict[str, Any]) -> None:

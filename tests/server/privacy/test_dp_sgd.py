@@ -19,7 +19,7 @@ from fedlab.config import Config, load_config
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment.checks import check_config
 from fedlab.experiment.result import Run
-from fedlab.method import Batch, Batches, FitContext, Group, Method, Plan, Step, Task
+from fedlab.method import Batch, BatchSpec, FitContext, Group, Method, Plan, Step, Task
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
 
 pytest.importorskip("dp_accounting", reason="the extra fedlab-sim[dp] is not installed")
@@ -208,8 +208,8 @@ class Weighs(Careful):
 class Mixes(Careful):
     per_example_loss = True
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(collate=lambda batch, generator: batch)
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(collate=lambda batch, generator: batch)
 
 
 class Silent(Careful):
@@ -226,7 +226,7 @@ class Silent(Careful):
         (Sends, "beside the weights"),
         (Chooses, "contributes"),
         (Weighs, "weighs"),
-        (Mixes, "batches"),
+        (Mixes, "batch_spec"),
         (Silent, "per_example_loss"),
     ],
 )

@@ -18,7 +18,7 @@ from fedlab.config import Config
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import ConfigErrors
 from fedlab.experiment.result import Run
-from fedlab.method import Batch, Batches, Method, Plan, Step, Task
+from fedlab.method import Batch, BatchSpec, Method, Plan, Step, Task
 from fedlab.storage.checkpoint import load_checkpoint
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -37,8 +37,8 @@ class Quadratic(Method):
     def build(self, task: Task) -> dict[str, nn.Module]:
         return {"model": Scalar()}
 
-    def batches(self, plan: Plan) -> Batches:
-        return Batches(sampler=lambda columns, size, generator: [torch.tensor([0])] * int(columns["steps"][0]))
+    def batch_spec(self, plan: Plan) -> BatchSpec:
+        return BatchSpec(sampler=lambda columns, size, generator: [torch.tensor([0])] * int(columns["steps"][0]))
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         return {"f": 0.5 * (batch["a"] * (networks["model"].w - batch["b"]) ** 2).sum()}
