@@ -9,14 +9,13 @@ that time. A client contributes to a buffer once at most.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -24,33 +23,15 @@ from fedlab.assembly import stage_training
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Plan
-from fedlab.protocol.messages import CONFIG, REDUCE, config_record, exact_sum, required, to_record
-from fedlab.protocol.sums import Reduction
+from fedlab.protocol.messages import exact_sum, to_numpy, to_record
+from fedlab.server.flights import Flight, Flights
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.messaging.delivery import Delivered
+from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.participation.selection import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
-from fedlab.server.snapshot import Checkpoint
-from fedlab.server.strategies.average import AveragingStrategy, FedAvg, FedProx
-
-FLIGHT = "flight/"
-
-
-@dataclass(frozen=True, order=True)
-class Flight:
-    """A client at work.
-
-    Args:
-        arrival: virtual time.
-        client: its id.
-        version: server updates before it started.
-        serial: number of the sampler's call that chose it.
-    """
-
-    arrival: float
-    client: int
-    version: int
-    serial: int
+from fedlab.server.strategies.average import AveragingStrategy, Composition, FedAvg, FedProx
+from fedlab.server.strategies.rounds import TrainingRound
 
 
 def staleness_weight(staleness: int) -> float:
@@ -61,135 +42,140 @@ def staleness_weight(staleness: int) -> float:
 class AsynchronousLoop(FederatedLoop):
     """FedBuff: each round is one server update.
 
+    Args:
+        grid: Flower grid that reaches the clients.
+        setup: the run.
+        directory: the clients of the grid, which has been opened.
+
     Raises:
         ConfigError: more clients at work, or in a buffer, than there are.
     """
 
-    def __init__(self, grid: Grid, setup: ServerSetup) -> None:
-        super().__init__(grid, setup)
+    def __init__(self, grid: Grid, setup: ServerSetup, directory: ClientDirectory) -> None:
+        super().__init__(grid, setup, directory)
         self.settings = self.config.federation.asynchronous
         check_concurrency(self.config, len(self.participants))
-        self._queue: list[Flight] = []
-        self._idle = [0.0] * self.settings.concurrency
-        self._serial = 0
-        self._models: dict[int, dict[str, Tensor]] = {}
-        self._bases: dict[int, dict[str, Tensor]] = {}
-        self._groups: list[tuple[int, list[Message], Reduction]] = []
-        self._deliveries: list[Delivered] = []
-        self._dropped: list[int] = []
+        self.flights = self.state.flights = Flights.none(self.settings.concurrency)
+        self._averaging = cast(AveragingStrategy, setup.strategy)  # see `check_asynchronous`
+        self._groups: list[_Group] = []
 
-    def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors, facts = super().memory()
-        for version, model in self._models.items():
-            tensors |= {f"{FLIGHT}{version}/{name}": value for name, value in model.items()}
-        queue = [asdict(flight) for flight in sorted(self._queue)]
-        return tensors, {**facts, "flights": queue, "idle": list(self._idle), "serial": self._serial}
-
-    def recall(self, start: Checkpoint) -> None:
-        super().recall(start)
-        self._queue = [Flight(**flight) for flight in start.meta["flights"]]
-        self._idle, self._serial = [float(time) for time in start.meta["idle"]], int(start.meta["serial"])
-        for path, value in start.part(FLIGHT).items():
-            version, name = path.split("/", 1)
-            self._models.setdefault(int(version), {})[name] = value.to(self.device)
-
-    def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
+    def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> tuple[TrainingRound, list[Message]]:
         """The messages of the clients whose arrival makes this update, by the version they started from."""
-        self._models[round - 1] = dict(arrays)
-        began = self.participation.time
-        self._dropped = []
-        buffer = self._fill(round)
-        gone = dropped_out(self._dropped, len(self._dropped) + len(buffer))
-        self.selection = Selection(
-            tuple(sorted(flight.client for flight in buffer)), {}, self.participation.time - began, (gone,)
-        )
+        flights, selector = self.flights, self.state.selector
+        flights.models[round - 1] = dict(arrays)
+        began = selector.time
+        buffer, dropped = self._fill(round)
+        clients = tuple(sorted(flight.client for flight in buffer))
+        gone = dropped_out(dropped, len(dropped) + len(buffer))
+        self.selection = Selection(clients, {}, selector.time - began, (gone,))
         self._groups = [
             self._group(version, sorted(flight.client for flight in buffer if flight.version == version))
             for version in sorted({flight.version for flight in buffer})
         ]
-        flying = {flight.version for flight in self._queue}
-        self._models = {version: model for version, model in self._models.items() if version in flying}
-        return [message for _, messages, _ in self._groups for message in messages]
+        flights.forget_models()
+        return self._told(round, clients), [message for group in self._groups for message in group.sent.messages]
 
-    def _fill(self, round: int) -> list[Flight]:
-        """Let time pass until the buffer is full."""
+    def _fill(self, round: int) -> tuple[list[Flight], list[int]]:
+        """Let time pass until the buffer is full: the arrivals in it, and the clients that dropped out meanwhile."""
+        flights, selector = self.flights, self.state.selector
         buffer: list[Flight] = []
+        dropped: list[int] = []
         while len(buffer) < self.settings.buffer:
-            if self._idle and (not self._queue or min(self._idle) < self._queue[0].arrival):
+            if flights.idle and (flights.next_arrival is None or min(flights.idle) < flights.next_arrival):
                 self._start(round, {flight.client for flight in buffer})
-            if not self._queue:
+            if not flights.queue:
                 break  # nobody is left who could fill it: drop-outs
-            flight = heapq.heappop(self._queue)
-            self.participation.time = flight.arrival
-            self._idle.append(flight.arrival)
-            if self.participation.drops_out(flight.client, flight.serial):
-                self._dropped.append(flight.client)
+            flight = flights.land()
+            selector.time = flight.arrival
+            if selector.drops_out(flight.client, flight.serial):
+                dropped.append(flight.client)
             else:
                 buffer.append(flight)
-        return buffer
+        return buffer, dropped
 
     def _start(self, round: int, buffered: set[int]) -> None:
         """Fill the free slots, all at the present time: slots that stayed empty until now included."""
-        busy = buffered | {flight.client for flight in self._queue}
+        flights, selector = self.flights, self.state.selector
+        busy = buffered | flights.clients
         free = [client for client in self.participants if client not in busy]
-        if not self._queue and free:
-            self.participation.await_clients(free)
-        now, candidates = self.participation.time, self.participation.available(free, round)
-        self._serial += 1
-        chosen = self.participation.sample(candidates, self._serial, len(self._idle))
-        self._idle = self._idle[len(chosen) :]
+        if not flights.queue and free:
+            selector.await_clients(free)
+        now, candidates = selector.time, selector.available(free, round)
+        flights.serial += 1
+        chosen = selector.sample(candidates, flights.serial, len(flights.idle))
+        flights.idle = flights.idle[len(chosen) :]
         training = stage_training(self.config.training, self.method, self._plan(round))
-        assert self.participation.devices is not None
+        assert selector.devices is not None
         for client in chosen:
-            seconds = self.participation.devices[client].seconds(self._work(training, client))
-            heapq.heappush(self._queue, Flight(now + seconds, client, round - 1, self._serial))
+            seconds = selector.devices[client].seconds(self._work(training, client))
+            flights.start(Flight(now + seconds, client, round - 1, flights.serial))
 
-    def _group(self, version: int, clients: Sequence[int]) -> tuple[int, list[Message], Reduction]:
-        strategy = cast(AveragingStrategy, self.strategy)
-        cohort = self._cohort(clients, version + 1)
-        strategy.cohort = replace(cohort, weight_of=dict.fromkeys(cohort.weight_of, "uniform"))
-        sent = to_record(self._models[version])
-        messages = list(strategy.configure_train(version + 1, sent, ConfigRecord(), self.grid))
-        reduction = required(config_record, messages[0].content, CONFIG)[REDUCE]
-        self._bases[version] = self._models[version]
-        return version, messages, Reduction.from_json(str(reduction))
+    def _group(self, version: int, clients: Sequence[int]) -> _Group:
+        told = self._told(version + 1, clients)
+        told = replace(told, weight_of=dict.fromkeys(told.weight_of, "uniform"))
+        model = self.flights.models[version]
+        return _Group(version, model, self._averaging.compose(told, to_numpy(to_record(model))))
 
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
-        self._deliveries = []
-        for version, group, _ in self._groups:
-            instructions = replace(self._instructions(version + 1, self._plan(version + 1), self.shared), saved=round)
-            self._deliveries.append(self.delivery.carry(group, instructions, "train"))
         whole = Delivered()
-        for delivery in self._deliveries:
-            whole.replies += delivery.replies
-            whole.sent += delivery.sent
-            whole.served += delivery.served
+        for group in self._groups:
+            number = group.version + 1
+            instructions = replace(self._instructions(number, self._plan(number), self.state.shared), saved=round)
+            group.delivered = self.delivery.carry(group.sent.messages, instructions, "train")
+            whole.replies += group.delivered.replies
+            whole.sent += group.delivered.sent
+            whole.served += group.delivered.served
         whole.replies.sort(key=lambda reply: self.directory.client(reply.metadata.src_node_id))
         return whole
 
     @torch.no_grad()
-    def _aggregate(self, round: int, delivery: Delivered) -> None:
-        total: dict[str, np.ndarray] = {}
-        for (version, _, reduction), part in zip(self._groups, self._deliveries, strict=True):
-            scale = staleness_weight(round - 1 - version)
-            summed = exact_sum(part.replies, reduction)
-            counts = summed.state()[1]
-            for name, mean in summed.mean().items():
-                start = self._bases[version][name].cpu().numpy().astype(np.float64)
-                total[name] = total.get(name, np.zeros(())) + scale * counts[name] * (mean - start)
+    def _aggregate(self, told: TrainingRound, delivered: Delivered) -> None:
+        network, total = self.state.network, dict[str, np.ndarray]()
+        for group in self._groups:
+            scale = staleness_weight(told.number - 1 - group.version)
+            for reduction in group.sent.reductions.values():
+                summed = exact_sum(group.delivered.replies, reduction)
+                counts = summed.state()[1]
+                for name, mean in summed.mean().items():
+                    start = group.model[name].cpu().numpy().astype(np.float64)
+                    total[name] = total.get(name, np.zeros(())) + scale * counts[name] * (mean - start)
         for name, change in total.items():
-            step = torch.from_numpy(self.settings.server_lr / len(delivery.answers) * change)
-            new = self.state[name].cpu().double() + step
+            step = torch.from_numpy(self.settings.server_lr / len(delivered.answers) * change)
+            new = network[name].cpu().double() + step
             if not torch.isfinite(new).all():
-                raise FedLabError(f"the update of round {round} is NaN or infinite in {name!r}")
-            self.state[name].copy_(new)
-        self._bases = {}
+                raise FedLabError(f"the update of round {told.number} is NaN or infinite in {name!r}")
+            network[name].copy_(new)
+        self._groups = []
+
+
+@dataclass
+class _Group:
+    """Clients of a buffer that started from one version.
+
+    Args:
+        version: server updates before they started.
+        model: the network state they started from.
+        sent: their messages.
+        delivered: what came back.
+    """
+
+    version: int
+    model: Mapping[str, Tensor]
+    sent: Composition
+    delivered: Delivered = field(default_factory=Delivered)
 
 
 def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
-    """The loop of the configured mode."""
+    """The loop of the configured mode, once the clients are there.
+
+    Raises:
+        MachineError: too few nodes of a deployment came, or two claim one client.
+        ClientError: a node could not say who it is.
+    """
+    directory = ClientDirectory(grid, setup.expected_clients, setup.config.federation.timeout, setup.profiles)
+    directory.open()
     asynchronous = setup.config.federation.mode == "asynchronous"
-    return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup)
+    return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup, directory)
 
 
 def check_concurrency(config: Config, clients: int) -> None:

@@ -1,13 +1,12 @@
-"""The round loop: prepare, then per round train → aggregate → server phase → evaluate → record."""
+"""The round loop: prepare, then per round plan → compose → deliver → sum → strategy → server → evaluate → record."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, cast
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -18,30 +17,29 @@ from fedlab.assembly import build_networks, make_task, stage_training
 from fedlab.config import TrainingConfig
 from fedlab.engine.device import choose_device
 from fedlab.engine.grid import SimulationGrid
-from fedlab.errors import FedLabError
-from fedlab.method import FigureContext, Plan, ServerContext
+from fedlab.method import Plan, ServerContext
 from fedlab.method.exchange import Exchanges
 from fedlab.protocol.encoding import expand
 from fedlab.protocol.instructions import Instructions
-from fedlab.protocol.messages import ARRAYS, array_record, to_numpy, to_record
-from fedlab.seeding import derive_seed, global_generators
+from fedlab.protocol.messages import ARRAYS, array_record
+from fedlab.server.contexts import Contexts
 from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, on_server
 from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.messaging.delivery import Delivered, Delivery
-from fedlab.server.messaging.directory import ClientDirectory, ClientNames
+from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.profiles import MEASURED, num_batches
-from fedlab.server.messaging.replies import metrics_of, results_of, scalars, weighted_means, with_tests
-from fedlab.server.messaging.returned import take_over
-from fedlab.server.messaging.shared import SharedTensors
+from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means, with_tests
 from fedlab.server.participation.devices import ClientWork, planned, upload_bytes
-from fedlab.server.participation.selection import Participation, Selection
+from fedlab.server.participation.selection import ClientSelector, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.records import RunWriter
 from fedlab.server.setup import ServerSetup
-from fedlab.server.snapshot import Checkpoint, restore, snapshot
-from fedlab.server.strategies.average import AveragingStrategy, Cohort
-from fedlab.server.strategies.flower import TrainingGrid, as_flower_expects, flower_sampling, training_clients
+from fedlab.server.snapshot import Checkpoint, client_versions, restore, snapshot
+from fedlab.server.state import ServerState
+from fedlab.server.strategies import round_strategy
+from fedlab.server.strategies.rounds import Cohort, TrainingRound
 from fedlab.server.tally import Tally
+from fedlab.server.watch import Watch
 from fedlab.storage.checkpoint import NETWORK
 
 State = Mapping[str, Tensor]
@@ -54,30 +52,36 @@ class FederatedLoop:
     Args:
         grid: Flower grid that reaches the clients.
         setup: the run.
+        directory: the clients of the grid, which has been opened.
     """
 
-    def __init__(self, grid: Grid, setup: ServerSetup) -> None:
+    def __init__(self, grid: Grid, setup: ServerSetup, directory: ClientDirectory) -> None:
         config = setup.config
         self.grid, self.setup, self.config, self.method = grid, setup, config, setup.method
-        self.strategy, self.tracker, self.records = setup.strategy, setup.tracker, RunWriter(setup)
+        self.tracker, self.writer, self.directory = setup.tracker, RunWriter(setup), directory
         self.device = choose_device(config.engine.device)
-        self.directory = ClientDirectory(grid, setup.expected_clients, config.federation.timeout, setup.profiles)
-        self.clients = self.directory.clients
-        self.participants = training_clients(self.directory, setup.holds_out)
-        first = self.directory.profile(self.clients[0])
+        self.participants = directory.may_train(setup.holds_out)
+        first = directory.profile(directory.clients[0])
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
-        self.state = self.networks.state_dict()
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
-        self._upload = upload_bytes(self.networks, config.exchange.compression)
-        self.shared, self.private = SharedTensors(), dict[str, Tensor]()
-        self.participation, self.selection = Participation(config, self._examples), Selection()
         check_networks(config, self.exchange, self.networks)
-        self.account = make_account(config, self.strategy, self.participation.sampler, len(self.participants))
-        self.mechanism = self.account if isinstance(self.account, CentralMechanism) else None
-        self.tally = Tally(setup, self.directory, self.task.num_classes)
-        self.delivery = Delivery(grid, self.directory, self.shared, config.federation, self.tracker, self.tally)
+        selector = ClientSelector(config, self._examples)
+        everyone = len(self.participants) == len(directory.clients)
+        training = None if everyone else map(directory.node, self.participants)
+        self.state = ServerState(
+            network=self.networks.state_dict(),
+            strategy=round_strategy(setup.strategy, grid, training, config.seed),
+            selector=selector,
+            watch=Watch(self.task.num_classes),
+            account=make_account(config, setup.strategy, selector.sampler, len(self.participants)),
+        )
+        self.selection = Selection()
+        self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
+        self.tally = Tally(setup, directory, self.state.strategy, self.state.watch)
+        self.delivery = Delivery(grid, directory, self.state.shared, config.federation, self.tracker, self.tally)
+        self._upload = upload_bytes(self.networks, config.exchange.compression)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
@@ -106,39 +110,28 @@ class FederatedLoop:
         if start is None:
             self.tally.start(self.config, self.participants)
             self._prepare()
-            self.records.figures(self._look(0))
+            self.writer.figures(self.contexts.figures(0))
         else:
-            restore(self, start)
+            restore(self.state, start, self.device)
         first, last = (1 if start is None else start.round + 1), min(until or rounds, rounds)
         began = time.perf_counter()  # preparation says nothing about the time the rounds take
         for round in range(first, last + 1):
             self._seconds = {}
             self._round(round, first, began)
             if round == 1 or round == rounds:
-                self.records.figures(self._look(round))
+                self.writer.figures(self.contexts.figures(round))
             if round % self.config.tracking.checkpoint_every == 0 or round == last:
-                self.records.checkpoint(round, *snapshot(self))
+                self._checkpoint(round)
         if last == rounds:
-            self.records.artifacts(self._look(rounds))
+            self.writer.artifacts(self.contexts.figures(rounds))
 
     def progress(self, done: int, total: int) -> None:
-        """The engine's word on how far the present phase is."""
+        """The engine reports how far the present phase is."""
         round, phase = self._current
         self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
 
-    def memory(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What the way of running rounds keeps from one to the next: tensors and facts for a checkpoint."""
-        spent = {"privacy": self.account.book()} if self.account else {}
-        return {}, {"participation": self.participation.book(), "watch": self.tally.watch.book(), **spent}
-
-    def recall(self, start: Checkpoint) -> None:
-        """Take over what `memory` gave."""
-        self.tally.watch.restore(start.meta.get("watch", {}))
-        self.participation.restore(start.meta["participation"])
-        if self.account:
-            self.account.restore(start.meta["privacy"])
-
     def _prepare(self) -> None:
+        """The work before round 1: the clients' answers to one query, then the server's own preparation."""
         plan = self._plan(1)
         results: Results = {}
         if self.method.overrides("prepare"):
@@ -153,53 +146,40 @@ class FederatedLoop:
                 ledger.received(client, {"results": payload_bytes(sent)})
             self.tracker.emit("ledger", round=0, rows=ledger.rows())
             self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
-        with self._phase(0, "server", 0), self._draws(0, "prepare"):
-            context = self._server_context(0, plan, {}, self.state, results)
+        with self._phase(0, "server", 0), self.contexts.draws(0, "prepare"):
+            context = self.contexts.work(0, plan, results=results)
             self.method.server_prepare(context)
         self.tally.sound(context)
 
     def _round(self, round: int, first: int, began: float) -> None:
+        # step 1: the method plans the round, and what it exchanges
         plan = self._plan(round)
         self._enter(plan)
-        before = {name: self.state[name].clone() for name in self.exchange.down}
-        messages = self._compose(round, before)
+        before = {name: self.state.network[name].clone() for name in self.exchange.down}
+        # step 2: sampler and strategy compose the messages of the cohort
+        told, messages = self._compose(round, before)
         self.tally.composed(round, len(messages), self.selection.left_out)
+        # step 3: they are delivered, and the clients train
         with self._phase(round, "train", len(messages)):
             out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
-            delivery = self._carry(messages, round, plan)
-            for reply in delivery.answers:
+            delivered = self._carry(messages, round, plan)
+            for reply in delivered.answers:
                 expand(reply.content, out[reply.metadata.src_node_id])
-            metrics = self._client_metrics(round, delivery.answers)
-            self.tally.training(round, delivery.answers)
-            results = self._results(delivery.answers)
+            metrics = self._client_metrics(round, delivered.answers)
+            self.tally.training(round, delivered.answers)
+            results = self._results(delivered.answers)
+        # step 4: the strategy makes the new state of their sum, then the method does its own work on the server
         with self._phase(round, "server", 0):
-            server = self._server_context(round, plan, before, self.state, results)
-            if messages or self.mechanism:  # a round in which nobody takes part changes nothing, but noise must come
-                self._aggregate(round, delivery)
-                with self._draws(round, "update"):
+            server = self.contexts.work(round, plan, before, results)
+            if messages or self._mechanism:  # a round in which nobody takes part changes nothing, but noise must come
+                self._aggregate(told, delivered)
+                with self.contexts.draws(round, "update"):
                     self.method.server_update(server)
         self.tally.sound(server)
+        # step 5: evaluation, on the clients and on the server
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
-        received = {client: payload_bytes(sent) for client, sent in results.items()}
-        ledger = account(self.exchange, self.shared, self.directory, delivery, self._algorithm_bytes(), received)
-        elapsed = time.perf_counter() - began
-        self.tracker.emit("ledger", round=round, rows=ledger.rows())
-        self.tracker.emit(
-            "round",
-            round=round,
-            rounds=self.config.federation.rounds,
-            clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivery.answers],
-            train=metrics,
-            server=server.metrics,
-            bytes_down=ledger.down,
-            bytes_up=ledger.up,
-            bytes=ledger.groups(),
-            raw_up=ledger.raw_up(),
-            seconds=dict(self._seconds),
-            **self.participation.virtual(self.selection.seconds),
-            eta_seconds=elapsed / (round - first + 1) * (self.config.federation.rounds - round),
-            **({"privacy": self.account.spent(round)} if self.account else {}),
-        )
+        # step 6: the record
+        self._record(round, server, metrics, delivered, results, (time.perf_counter() - began) / (round - first + 1))
         if evaluation is not None:
             self.tracker.emit("evaluation", round=round, **evaluation.as_event())
 
@@ -211,58 +191,58 @@ class FederatedLoop:
     def _enter(self, plan: Plan) -> None:
         """Take up the exchange of a round; what is to be sent once becomes a new version where it has changed."""
         self.exchange = self.exchanges.enter(plan)
+        network, shared = self.state.network, self.state.shared
         for name in self.exchange.once:
-            held = self.shared.get(f"{NETWORK}{name}")
-            if held is None or not torch.equal(held, self.state[name]):
-                self.shared[f"{NETWORK}{name}"] = self.state[name]
+            held = shared.get(f"{NETWORK}{name}")
+            if held is None or not torch.equal(held, network[name]):
+                shared[f"{NETWORK}{name}"] = network[name]
 
     def _instructions(self, round: int, plan: Plan, held: Iterable[str]) -> Instructions:
-        """The order of a phase in which clients must hold the shared tensors `held`."""
+        """The instructions of a phase in which clients must hold the shared tensors `held`."""
         frozen = self.exchange.frozen
         if frozen not in self._frozen:
-            self._frozen[frozen] = self.exchange.frozen_hash(self.state)
+            self._frozen[frozen] = self.exchange.frozen_hash(self.state.network)
         return Instructions(
             round=round,
             rounds=self.config.federation.rounds,
             plan=plan,
-            shared={name: self.shared.versions[name] for name in held},
+            shared={name: self.state.shared.versions[name] for name in held},
             frozen=self._frozen[frozen],
-            keep_for=self.records.checkpoints,
+            keep_for=self.state.checkpoints,
         )
 
-    def _compose(self, round: int, arrays: Mapping[str, Tensor]) -> list[Message]:
-        """The strategy's messages for the sampler's clients; Flower's strategies sample for themselves."""
-        if isinstance(self.strategy, AveragingStrategy):
+    def _compose(self, round: int, arrays: State) -> tuple[TrainingRound, list[Message]]:
+        """What the strategy is told of the round, and its messages to the clients that were chosen."""
+        strategy = self.state.strategy
+        if not strategy.chooses_clients:
             training = stage_training(self.config.training, self.method, self._plan(round))
             work = partial(self._work, training)
-            self.selection = self.participation.choose(self.participants, round, work)
-            chosen = self.selection.clients
-            self.strategy.cohort = self._cohort(chosen, round)
-        with flower_sampling(derive_seed(self.config.seed, "flower sampling", round)):
-            settings = ConfigRecord({**self.mechanism.client_settings()} if self.mechanism else {})
-            return list(self.strategy.configure_train(round, to_record(arrays), settings, self._training_grid()))
+            self.selection = self.state.selector.choose(self.participants, round, work)
+        settings = ConfigRecord({**self._mechanism.client_settings()} if self._mechanism else {})
+        told = self._told(round, self.selection.clients)
+        return told, strategy.train(told, arrays, settings)
 
-    def _cohort(self, chosen: Sequence[int], round: int) -> Cohort:
-        private = self.mechanism
-        return Cohort(
-            nodes=tuple(self.directory.node(client) for client in chosen),
-            examples=tuple(self._examples(chosen)),
-            weight_of={n: "uniform" if private else self.exchange.group_of[n].weight for n in self.exchange.up},
-            trained=frozenset(n for n, p in self.networks.named_parameters() if p.requires_grad),
-            population=self.task.num_clients - (len(self.clients) - len(self.participants)),
-            release=partial(private.release, round, self.exchange.up) if private else None,
+    def _told(self, round: int, clients: Sequence[int]) -> TrainingRound:
+        """What the strategy is told of a round with these clients."""
+        private, exchange = self._mechanism, self.exchange
+        return TrainingRound(
+            number=round,
+            cohort=Cohort(tuple(map(self.directory.node, clients)), tuple(self._examples(clients))),
+            population=self.task.num_clients - (len(self.directory.clients) - len(self.participants)),
+            weight_of={name: "uniform" if private else exchange.group_of[name].weight for name in exchange.up},
+            trained=frozenset(name for name, p in self.networks.named_parameters() if p.requires_grad),
+            release=partial(private.release, round, exchange.up) if private else None,
         )
 
-    def _training_grid(self) -> Grid:
-        if len(self.participants) == len(self.clients):
-            return self.grid
-        return cast(Grid, TrainingGrid(self.grid, map(self.directory.node, self.participants)))
+    @property
+    def _mechanism(self) -> CentralMechanism | None:
+        """The server's half of client-level privacy."""
+        return self.state.account if isinstance(self.state.account, CentralMechanism) else None
 
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         steps = {str(client): limit for client, limit in self.selection.steps.items()}
-        return self.delivery.carry(
-            messages, replace(self._instructions(round, plan, self.shared), steps=steps), "train"
-        )
+        instructions = replace(self._instructions(round, plan, self.state.shared), steps=steps)
+        return self.delivery.carry(messages, instructions, "train")
 
     def _examples(self, clients: Sequence[int]) -> list[int]:
         return [profile.train for profile in self.directory.profiles(clients)]
@@ -273,26 +253,18 @@ class FederatedLoop:
 
     def _work(self, training: TrainingConfig, client: int) -> ClientWork:
         """A client's round on the virtual clock."""
-        exchange, extra = self.exchange, self._algorithm_bytes()
-        sent = sum(self.shared.bytes_of(name) for name in self.shared.outdated(client, self.shared))
+        exchange, shared, extra = self.exchange, self.state.shared, self.state.strategy.extra_bytes()
+        sent = sum(shared.bytes_of(name) for name in shared.outdated(client, shared))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
         up = sum(self._upload[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
-        return planned(training, examples, down, up, poisson=isinstance(self.account, ExampleAccount))
+        return planned(training, examples, down, up, poisson=isinstance(self.state.account, ExampleAccount))
 
     # what comes back
 
     @torch.no_grad()
-    def _aggregate(self, round: int, delivery: Delivered) -> None:
-        own, who = isinstance(self.strategy, AveragingStrategy), f"the strategy {type(self.strategy).__name__}"
-        if not own and not self.exchange.up:  # Flower's strategies refuse replies without arrays
-            return
-        shown = delivery.replies if own else as_flower_expects(delivery.answers)
-        arrays, _ = self.strategy.aggregate_train(round, shown)
-        if arrays is None:
-            raise FedLabError(f"{who} formed no model in round {round} from {len(delivery.answers)} replies")
-        # FedLab's own sum in the engine, and leave out what no client contributed to
-        take_over(self.state, to_numpy(arrays), () if own else shown, type(self.strategy).__name__, round)
+    def _aggregate(self, told: TrainingRound, delivered: Delivered) -> None:
+        self.state.strategy.aggregate(told, delivered.replies, delivered.answers, self.state.network)
 
     def _results(self, answers: Iterable[Message]) -> Results:
         found = ((self.directory.client(reply.metadata.src_node_id), results_of(reply)) for reply in answers)
@@ -300,96 +272,96 @@ class FederatedLoop:
 
     def _client_metrics(self, round: int, answers: Iterable[Message]) -> dict[str, float]:
         """Means over clients; each client's own figures are recorded beside them."""
-        reported = []
+        reported, spending = [], self.state.account
         for reply in answers:
             metrics = metrics_of(reply)
             client = self.directory.client(reply.metadata.src_node_id)
-            spent = self.account.learn(client, reply) if self.account else None
+            spent = spending.learn(client, reply) if spending else None
             private = {"privacy": spent} if spent is not None else {}
             self.tracker.emit("client", round=round, client=client, metrics=metrics, **private)
-            self.participation.learn(client, metrics)
+            self.state.selector.learn(client, metrics)
             reported.append(metrics)
         return weighted_means(reported)
-
-    def _algorithm_bytes(self) -> int:
-        """Payload bytes of what the algorithm sends beside the network state, each way and per client."""
-        if not isinstance(self.strategy, AveragingStrategy):
-            return 0
-        return sum(values.nbytes for values in self.strategy.client_arrays().values())
 
     # evaluation
 
     @cached_property
     def evaluated(self) -> Sequence[int]:
         """The clients of every evaluation."""
-        wanted, tested = self.config.evaluation.clients, self.directory.tested
-        return evaluated_clients(wanted, self.clients, self.participants, tested, self.config.seed)
+        wanted, directory = self.config.evaluation.clients, self.directory
+        return evaluated_clients(wanted, directory.clients, self.participants, directory.tested, self.config.seed)
 
     def _evaluates(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.federation.rounds
 
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
-        arrays = to_record({name: self.state[name].clone() for name in self.exchange.down})
-        if isinstance(self.strategy, AveragingStrategy):
-            self.strategy.cohort = Cohort(tuple(self.directory.node(client) for client in self.evaluated))
-        with flower_sampling(derive_seed(self.config.seed, "flower evaluation", round)):
-            messages = list(self.strategy.configure_evaluate(round, arrays, ConfigRecord(), self.grid))
+        strategy, directory = self.state.strategy, self.directory
+        arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
+        nodes = [] if strategy.chooses_clients else [directory.node(client) for client in self.evaluated]
+        messages = strategy.evaluate(round, arrays, nodes)
         instructions = self._instructions(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
         with self._phase(round, "evaluate", len(messages)):
-            replies = self.delivery.carry(messages, instructions, "evaluate").answers
-            replies = with_tests(replies)
-            own = self.strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
-            profiles = self.directory.profiles(self.directory.client(reply.metadata.src_node_id) for reply in replies)
+            replies = with_tests(self.delivery.carry(messages, instructions, "evaluate").answers)
+            own = strategy.evaluation(round, replies)
+            profiles = directory.profiles(directory.client(reply.metadata.src_node_id) for reply in replies)
             evaluation = evaluation_of(self.method, self.task, profiles, replies)
             if self.method.overrides("server_evaluate"):
-                context = self._server_context(round, plan, {}, self.state, {})
-                with self._draws(round, "evaluate"):
+                context = self.contexts.work(round, plan)
+                with self.contexts.draws(round, "evaluate"):
                     evaluation = on_server(evaluation, self.method.server_evaluate(context), self.setup.data)
                 self.tally.sound(context)
-        if own is not None:
-            evaluation = replace(evaluation, strategy=scalars(own))
+        evaluation = replace(evaluation, strategy=own)
         self.tally.evaluation(round, evaluation, len(messages))
         return evaluation
 
-    # contexts and records
+    # records
 
-    def _draws(self, round: int, phase: str) -> AbstractContextManager[None]:
-        return global_generators(self.config.seed, "global", "server", round, phase, device=self.device)
-
-    def _server_context(self, round: int, plan: Plan, before: State, after: State, results: Results) -> ServerContext:
-        return ServerContext(
-            before=before,
-            after=after,
-            shared=self.shared,
-            private=self.private,
-            data=self.setup.data,
-            results=results,
-            task=self.task,
-            networks=self.networks,
-            training=stage_training(self.config.training, self.method, plan),
-            device=self.device,
-            seed=self.config.seed,
+    def _record(
+        self,
+        round: int,
+        server: ServerContext,
+        metrics: Mapping[str, float],
+        delivered: Delivered,
+        results: Results,
+        pace: float,
+    ) -> None:
+        """Tell the tracker of a round; `pace` is the seconds that a round has taken so far."""
+        state, rounds = self.state, self.config.federation.rounds
+        received = {client: payload_bytes(sent) for client, sent in results.items()}
+        ledger = account(self.exchange, state.shared, self.directory, delivered, state.strategy.extra_bytes(), received)
+        self.tracker.emit("ledger", round=round, rows=ledger.rows())
+        self.tracker.emit(
+            "round",
             round=round,
-            rounds=self.config.federation.rounds,
-            plan=plan,
-            cache=self.setup.cache,
+            rounds=rounds,
+            clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivered.answers],
+            train=metrics,
+            server=server.metrics,
+            bytes_down=ledger.down,
+            bytes_up=ledger.up,
+            bytes=ledger.groups(),
+            raw_up=ledger.raw_up(),
+            seconds=dict(self._seconds),
+            **state.selector.virtual(self.selection.seconds),
+            eta_seconds=pace * (rounds - round),
+            **({"privacy": state.account.spent(round)} if state.account else {}),
         )
 
-    def _look(self, round: int) -> FigureContext:
-        states, test = self.setup.client_states, self.setup.client_test
-        return FigureContext(
-            task=self.task,
-            round=round,
-            shared={name: self.shared[name].cpu() for name in self.shared if not name.startswith(NETWORK)},
-            private={name: value.cpu() for name, value in self.private.items()},
-            networks=self.networks.eval(),
-            data=self.setup.data,
-            client_names=ClientNames(self.directory),
-            client_state=lambda client: states.latest(client) if states is not None else None,
-            client_test=lambda client: test(client) if test is not None else None,
-            denormalize=self.setup.denormalize,
-            seed=self.config.seed,
-        )
+    def _checkpoint(self, round: int) -> None:
+        """Write all that a run needs to go on after this round."""
+        tensors, facts = snapshot(self.state)
+        task = self.task
+        facts |= {
+            "seed": self.config.seed,
+            "data": self.setup.data_fingerprint,
+            "client_versions": client_versions(self.grid),
+            "columns": task.columns,
+            "class_names": list(task.class_names),
+            "vocabulary": list(task.vocabulary),
+            "clients": task.num_clients,
+        }
+        self.writer.checkpoint(round, tensors, facts)
+        self.state.checkpointed(round)
 
     @contextmanager
     def _phase(self, round: int, phase: str, total: int) -> Iterator[None]:

@@ -28,8 +28,6 @@ class RunWriter:
     def __init__(self, setup: ServerSetup) -> None:
         self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
         self._rounds, self._drawn = setup.config.federation.rounds, 0
-        self.checkpoints: tuple[int, ...] = ()
-        """Rounds of the last two checkpoints: the newest may turn out to be damaged."""
 
     def figures(self, look: FigureContext) -> None:
         """Draw the method's pictures; a warning where they cannot be drawn, as they must not cost a result."""
@@ -69,7 +67,6 @@ class RunWriter:
     def checkpoint(self, round: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a round."""
         path = save_checkpoint(self._folder.checkpoints / f"round_{round:06d}", tensors, {"round": round, **meta})
-        self.checkpoints = (*self.checkpoints, round)[-2:]
         self._tracker.emit("checkpoint", round=round, path=self._relative(path))
 
     def _relative(self, path: Path) -> str:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedlab.engine.grid import SimulationGrid
-from fedlab.protocol.messages import STATE, to_numpy, to_record
+from fedlab.protocol.messages import STATE
 from fedlab.server.messaging.shared import members, ranges
-from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.server.state import ServerState
 from fedlab.storage.checkpoint import NETWORK
 
-if TYPE_CHECKING:
-    from fedlab.server.loop import FederatedLoop
-
-SHARED, PRIVATE, STRATEGY = "shared/", "server/", "strategy/"
+SHARED, PRIVATE, STRATEGY, FLIGHT = "shared/", "server/", "strategy/", "flight/"
 
 
 @dataclass(frozen=True)
@@ -53,44 +50,56 @@ class Checkpoint:
         return found
 
 
-def snapshot(loop: FederatedLoop) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def snapshot(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts from which `restore` goes on as if nothing had happened."""
-    tensors = {f"{NETWORK}{name}": value for name, value in loop.state.items()}
-    tensors |= {f"{SHARED}{name}": loop.shared[name] for name in loop.shared}
-    tensors |= {f"{PRIVATE}{name}": value for name, value in loop.private.items()}
-    tensors |= {f"{STRATEGY}{n}": torch.from_numpy(np.array(v)) for n, v in _strategy_arrays(loop.strategy)}
-    own, facts = loop.memory()
-    tensors |= own
-    meta = {
-        **facts,
-        "seed": loop.config.seed,
-        "data": loop.setup.data_fingerprint,
-        "shared": loop.shared.book(),
-        "client_versions": _client_versions(loop.grid),
-        "columns": loop.task.columns,
-        "class_names": list(loop.task.class_names),
-        "vocabulary": list(loop.task.vocabulary),
-        "clients": loop.task.num_clients,
-        "checkpoints": list(loop.records.checkpoints),
+    tensors = {f"{NETWORK}{name}": value for name, value in state.network.items()}
+    tensors |= {f"{SHARED}{name}": value for name, value in state.shared.items()}
+    tensors |= {f"{PRIVATE}{name}": value for name, value in state.private.items()}
+    tensors |= {f"{STRATEGY}{name}": torch.from_numpy(np.array(v)) for name, v in state.strategy.memory()}
+    facts: dict[str, Any] = {
+        "shared": state.shared.book(),
+        "participation": state.selector.book(),
+        "watch": state.watch.book(),
+        "checkpoints": list(state.checkpoints),
     }
-    return tensors, meta
+    if state.account is not None:
+        facts["privacy"] = state.account.book()
+    if state.flights is not None:
+        tensors |= {f"{FLIGHT}{name}": value for name, value in state.flights.tensors().items()}
+        facts |= state.flights.book()
+    return tensors, facts
 
 
 @torch.no_grad()
-def restore(loop: FederatedLoop, start: Checkpoint) -> None:
-    """Bring a fresh loop to where the checkpoint was made."""
+def restore(state: ServerState, start: Checkpoint, device: torch.device) -> None:
+    """Bring a fresh state to where the checkpoint was made.
+
+    Args:
+        state: of a run that has not begun.
+        start: the checkpoint.
+        device: where tensors go.
+    """
+
+    def placed(prefix: str) -> dict[str, Tensor]:
+        return {name: value.to(device) for name, value in start.part(prefix).items()}
+
     for name, value in start.part(NETWORK).items():
-        loop.state[name].copy_(value)
-    shared = {name: value.to(loop.device) for name, value in start.part(SHARED).items()}
-    loop.shared.restore(shared, start.meta["shared"])
-    loop.private.update({name: value.to(loop.device) for name, value in start.part(PRIVATE).items()})
-    loop.recall(start)
-    _restore_strategy(loop.strategy, start.part(STRATEGY))
-    loop.records.checkpoints = (*start.meta["checkpoints"], start.round)[-2:]
+        state.network[name].copy_(value)
+    state.shared.restore(placed(SHARED), start.meta["shared"])
+    state.private.update(placed(PRIVATE))
+    state.strategy.restore({name: value.numpy() for name, value in start.part(STRATEGY).items()})
+    state.selector.restore(start.meta["participation"])
+    state.watch.restore(start.meta.get("watch", {}))
+    if state.account is not None:
+        state.account.restore(start.meta["privacy"])
+    if state.flights is not None:
+        state.flights.restore(placed(FLIGHT), start.meta)
+    state.checkpoints = tuple(start.meta["checkpoints"])
+    state.checkpointed(start.round)
 
 
-def _client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
-    """Versions of the simulated clients' lasting states, and who has each."""
+def client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
+    """Versions of the simulated clients' lasting states, and who has each; empty in a deployment."""
     if not isinstance(grid, SimulationGrid):
         return []
     holders: dict[int, list[int]] = {}
@@ -99,40 +108,3 @@ def _client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
         if isinstance(record, ConfigRecord):
             holders.setdefault(int(str(record["version"])), []).append(client)
     return [(version, ranges(clients)) for version, clients in sorted(holders.items())]
-
-
-def _strategy_arrays(strategy: object) -> Iterator[tuple[str, np.ndarray]]:
-    """A strategy's server state: FedLab's own hold it in one place, of Flower's every attribute that holds arrays."""
-    if isinstance(strategy, AveragingStrategy):
-        yield from strategy.memory.items()
-        return
-    for attribute, value in sorted(vars(strategy).items()):
-        if isinstance(value, ArrayRecord):
-            yield from _numbered(f"{attribute}/record", to_numpy(value).items())
-        elif isinstance(value, dict) and all(isinstance(array, np.ndarray) for array in value.values()):
-            yield from _numbered(f"{attribute}/dict", value.items())
-        elif isinstance(value, list) and all(isinstance(array, np.ndarray) for array in value):
-            yield from _numbered(f"{attribute}/list", (("", values) for values in value))
-
-
-def _numbered(prefix: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
-    # Flower's strategies pair arrays by their order
-    return ((f"{prefix}/{index:06d}/{name}", values) for index, (name, values) in enumerate(arrays))
-
-
-def _restore_strategy(strategy: object, tensors: Mapping[str, Tensor]) -> None:
-    arrays = {name: value.numpy() for name, value in sorted(tensors.items())}
-    if isinstance(strategy, AveragingStrategy):
-        strategy.memory.update(arrays)
-        return
-    held: dict[tuple[str, str], dict[str, np.ndarray]] = {}
-    for path, values in arrays.items():
-        attribute, kind, index, name = path.split("/", 3)
-        held.setdefault((attribute, kind), {})[name or index] = values
-    make: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
-        "record": to_record,
-        "dict": dict,
-        "list": lambda found: list(found.values()),
-    }
-    for (attribute, kind), found in held.items():
-        setattr(strategy, attribute, make[kind](found))

@@ -21,7 +21,7 @@ from fedlab.protocol.messages import EFFORT, config_record
 from fedlab.server.evaluation import Evaluation, nothing_measured
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.setup import ServerSetup
-from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.server.strategies.rounds import RoundStrategy
 from fedlab.server.watch import Watch
 from fedlab.tracking.left_out import LeftOut
 
@@ -39,13 +39,14 @@ class Tally:
     Args:
         setup: the run.
         directory: who is who.
-        num_classes: of the task.
+        strategy: of the run, as the loop uses it.
+        watch: looks for divergence.
     """
 
-    def __init__(self, setup: ServerSetup, directory: ClientDirectory, num_classes: int) -> None:
+    def __init__(self, setup: ServerSetup, directory: ClientDirectory, strategy: RoundStrategy, watch: Watch) -> None:
         self._tracker, self._directory, self._method = setup.tracker, directory, setup.method
-        self._strategy, self._loss = setup.strategy, f"{type(setup.method).__name__}.loss()"
-        self.watch = Watch(num_classes)
+        self._strategy, self._loss = strategy, f"{type(setup.method).__name__}.loss()"
+        self._watch = watch
         self._alarmed: set[str] = set()
         self._told = False  # that an evaluation measured nothing
 
@@ -86,8 +87,8 @@ class Tally:
             left_out: what participation chose or planned and does not take place.
         """
         self.tell(round, *left_out)
-        if not messages and not isinstance(self._strategy, AveragingStrategy):  # FedLab's own have told their reasons
-            why = f"configure_train of the strategy {type(self._strategy).__name__} gave no messages"
+        if not messages and self._strategy.chooses_clients:  # where samplers choose, they have given their reasons
+            why = f"configure_train of the strategy {self._strategy.name} gave no messages"
             self.tell(round, LeftOut("rounds of training", 1, why, 1))
             self.alarm(round, f"a round trained nobody though there were clients: {why}")
 
@@ -103,11 +104,11 @@ class Tally:
             self._told = True
             self._tracker.emit("warning", message=nothing_measured(round, evaluation, self._method))
         elif not asked and not evaluation.empty:
-            why = f"configure_evaluate of the strategy {type(self._strategy).__name__} gave no messages"
+            why = f"configure_evaluate of the strategy {self._strategy.name} gave no messages"
             self.tell(round, LeftOut("evaluations on clients", 1, why, 1))
         scopes = {"mean": evaluation.mean, "pooled": evaluation.pooled, "server": evaluation.server}
         self.tell(round, *uncomputed(evaluation.clients, scopes))
-        for message in self.watch.see(evaluation.pooled):
+        for message in self._watch.see(evaluation.pooled):
             self.alarm(round, message)
 
     def training(self, round: int, answers: Sequence[Message]) -> None:

@@ -20,7 +20,7 @@ _PAUSE = 0.5  # seconds between two looks at the connected nodes
 
 
 class ClientDirectory:
-    """Clients of a grid, profiled when first needed.
+    """Clients of a grid, profiled when first needed. Nothing is known before `open`.
 
     Args:
         grid: where the clients are.
@@ -28,26 +28,30 @@ class ClientDirectory:
             client of the partition.
         timeout: seconds to wait for them, and for their profiles.
         known: makes the profile that a simulated client would give of itself, so that nobody is asked.
-
-    Raises:
-        MachineError: too few clients came, or two claim one id.
-        ClientError: a node could not say who it is.
     """
 
     def __init__(
         self, grid: Grid, expected: int | None, timeout: float, known: Callable[[int], Profile] | None = None
     ) -> None:
-        self._grid, self._timeout = grid, timeout
+        self._grid, self._expected, self._timeout = grid, expected, timeout
         self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
         self._client: dict[int, int] = {}
         self._simulated: SimulationGrid | None = None
-        self.clients: Sequence[int]
+        self.clients: Sequence[int] = ()
         if isinstance(grid, SimulationGrid):
             self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
-        else:
-            self.clients = self._gather(expected)
+
+    def open(self) -> None:
+        """Wait for the nodes of a deployment and learn which client each of them is; a simulation knows its clients.
+
+        Raises:
+            MachineError: too few clients came, or two claim one id.
+            ClientError: a node could not say who it is.
+        """
+        if self._simulated is None:
+            self.clients = self._gather(self._expected)
 
     def node(self, client: int) -> int:
         """Flower's node id of a client."""
@@ -79,8 +83,17 @@ class ClientDirectory:
             self._profiles[profile.client] = profile
         return [self._profiles[client] for client in wanted]
 
+    def may_train(self, hold_out: bool) -> Sequence[int]:
+        """The clients that may train.
+
+        Args:
+            hold_out: some clients are held out from training; where none is, nobody is asked.
+        """
+        if not hold_out:
+            return self.clients
+        return [profile.client for profile in self.profiles(self.clients) if not profile.unseen]
+
     def _gather(self, expected: int | None) -> list[int]:
-        """Wait for the nodes of a deployment and learn which client each of them is."""
         deadline = time.monotonic() + self._timeout
         wanted = expected or 1
         while len(self._client) < wanted:

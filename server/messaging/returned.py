@@ -53,6 +53,11 @@ def take_over(
         state[name].copy_(torch.from_numpy(np.array(values)))
 
 
+def no_model(strategy: str, round: int, answers: Collection[Message]) -> FedLabError:
+    """What to raise where a strategy has formed no model of a round's answers."""
+    return FedLabError(f"the strategy {strategy} formed no model in round {round} from {len(answers)} replies")
+
+
 def _listed(names: Collection[str], most: int = 10) -> str:
     shown = [repr(name) for name in list(names)[:most]]
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -47,7 +47,7 @@ def _named(clients: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"client {client}" for client in islice(clients, 10))
 
 
-class Participation:
+class ClientSelector:
     """Availability, sampler, drop-out and deadline of one run, and the virtual clock.
 
     Every choice is a function of the seed, the round and what `book` gives. Clients whose work would be thrown away
@@ -230,7 +230,7 @@ def check_participation(config: Config, sampled: bool) -> None:
     Raises:
         ConfigError, ConfigErrors: what is wrong.
     """
-    Participation(config, lambda clients: [0] * len(clients))
+    ClientSelector(config, lambda clients: [0] * len(clients))
     federation = config.federation
     asked = {
         "availability": federation.availability is not None,

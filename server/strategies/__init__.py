@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedlab.config import Component, Section, parse
 from fedlab.errors import ConfigError
 from fedlab.registry import Registry
 from fedlab.server.strategies.arguments import KEY, arguments_model, check_participants, construct
-from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.server.strategies.average import AveragingRounds, AveragingStrategy
+from fedlab.server.strategies.flower import FlowerRounds, seen_part
+from fedlab.server.strategies.rounds import RoundStrategy
 
-__all__ = ["GIVEN", "STRATEGIES", "check_participants", "make_strategy", "strategy_settings"]
+__all__ = ["GIVEN", "STRATEGIES", "check_participants", "make_strategy", "round_strategy", "strategy_settings"]
 
 GIVEN = "given"
 """Name of a strategy that was an object, not all of whose constructor arguments could be recorded."""
@@ -65,6 +70,20 @@ def make_strategy(component: Component, given: object = None) -> Strategy:
     if issubclass(found, AveragingStrategy):
         return found(parse(found.Settings, component.settings, KEY))
     return construct(found, component)
+
+
+def round_strategy(strategy: Strategy, grid: Grid, training: Iterable[int] | None, seed: int) -> RoundStrategy:
+    """The strategy as the round loop uses it.
+
+    Args:
+        strategy: one of FedLab's own, of Flower's, or of a user's.
+        grid: reaches the clients.
+        training: node ids of the clients that may train; None for all.
+        seed: the run's seed.
+    """
+    if isinstance(strategy, AveragingStrategy):
+        return AveragingRounds(strategy)
+    return FlowerRounds(strategy, grid if training is None else seen_part(grid, training), grid, seed)
 
 
 def strategy_settings(found: object) -> type[Section] | None:

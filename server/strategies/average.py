@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from pydantic import Field
+from torch import Tensor
 
 from fedlab.config import Config, Section
 from fedlab.protocol.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
 from fedlab.protocol.sums import Reduction, log2_scale, range_bits_for
-
-Weight = Literal["examples", "uniform"]
-Arrays = Mapping[str, np.ndarray]
+from fedlab.server.messaging.returned import no_model, take_over
+from fedlab.server.strategies.rounds import Arrays, Cohort, RoundStrategy, TrainingRound, Weight
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """The participants of one round.
+class Composition:
+    """A round of training as it goes out.
 
     Args:
-        nodes: Flower node ids, by ascending client id.
-        examples: training samples of each.
-        weight_of: how each tensor's average weighs the clients.
-        trained: those of the tensors that are parameters trained by gradient steps; the rest are buffers.
-        population: clients of the whole federation.
-        release: what becomes of the clients' mean before anything else sees it, from (sent, mean, replies).
+        round: what the strategy was told.
+        current: arrays of the network state that are sent, by name.
+        messages: one for each client of the cohort.
+        reductions: how the replies are summed, by the weight of the clients.
     """
 
-    nodes: tuple[int, ...]
-    examples: tuple[int, ...] = ()
-    weight_of: Mapping[str, Weight] = field(default_factory=dict)
-    trained: frozenset[str] = frozenset()
-    population: int = 0
-    release: Callable[[Arrays, Arrays, Sequence[Message]], Arrays] | None = None
+    round: TrainingRound
+    current: Arrays
+    messages: list[Message]
+    reductions: Mapping[Weight, Reduction]
 
 
 class AveragingStrategy(Strategy):
-    """Base of FedLab's strategies: the loop says who takes part, clients are averaged exactly, `server_step` follows.
+    """Base of FedLab's own strategies: the clients' arrays are averaged exactly, then `server_step` follows.
 
     The average does not depend on the order of the clients or on how the engine groups them. What lasts from round to
-    round is in `memory`, arrays by name, so that a checkpoint can hold it.
+    round is in `memory`, arrays by name, so that a checkpoint can hold it. A strategy is told of a round by a
+    `TrainingRound`, which every hook is given.
     """
 
     class Settings(Section):
         """No settings."""
-
-    cohort: Cohort
 
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = settings if settings is not None else self.Settings()
@@ -61,78 +56,152 @@ class AveragingStrategy(Strategy):
         """Warnings about a configuration; raise ConfigError where the algorithm makes no sense in it."""
         return []
 
-    def client_settings(self, server_round: int) -> dict[str, float | str]:
+    def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         """What the client half of the algorithm needs to know."""
         return {}
 
-    def begin(self, current: Mapping[str, np.ndarray]) -> None:
+    def begin(self, round: TrainingRound, current: Arrays) -> None:
         """Called at the start of a round with the arrays about to be sent."""
 
-    def client_arrays(self) -> Mapping[str, np.ndarray]:
+    def client_arrays(self) -> Arrays:
         """Arrays sent down beside the network state; clients send arrays of the same names back, which are averaged."""
         return {}
 
-    def weights(self) -> dict[str, Weight]:
+    def weights(self, round: TrainingRound) -> dict[str, Weight]:
         """How each tensor's average weighs the clients."""
-        return dict(self.cohort.weight_of)
+        return dict(round.weight_of)
 
-    def server_step(
-        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
-    ) -> Mapping[str, np.ndarray]:
-        """New server arrays.
+    def server_step(self, round: TrainingRound, current: Arrays, mean: Arrays, answers: Sequence[Message]) -> Arrays:
+        """New arrays of the server.
 
         Args:
-            current: those sent out.
-            mean: the clients' averages, in the clients' dtypes; tensors nobody sent are missing.
+            round: what the strategy is told of the round.
+            current: the arrays that were sent out.
+            mean: the clients' averages, in the clients' dtypes; tensors that nobody sent are missing.
             answers: the replies, by client, for their metrics.
         """
         return mean
 
+    def compose(self, round: TrainingRound, current: Arrays, settings: Mapping[str, Any] | None = None) -> Composition:
+        """The messages of a round.
+
+        Args:
+            round: what the strategy is told of the round.
+            current: arrays of the network state, by name.
+            settings: further facts for the clients.
+        """
+        self.begin(round, current)
+        everything = {**current, **self.client_arrays()}
+        weights = self.weights(round)
+        ranges = range_bits_for({name: everything[name] for name in weights})
+        totals = {"examples": sum(round.cohort.examples), "uniform": len(round.cohort.nodes)}
+        reductions: dict[Weight, Reduction] = {
+            weight: Reduction(weight, log2_scale(totals[weight]), ranges) for weight in sorted(set(weights.values()))
+        }
+        config = ConfigRecord({**(settings or {}), **self.client_settings(round)})
+        if len(reductions) == 1:
+            (reduction,) = reductions.values()
+            config[REDUCE] = reduction.to_json()
+        content = RecordDict({ARRAYS: to_record(everything), CONFIG: config})
+        messages = [Message(content, node, "train") for node in round.cohort.nodes]
+        return Composition(round, current, messages, reductions)
+
+    def combine(self, sent: Composition, replies: Iterable[Message]) -> Arrays | None:
+        """New arrays of the server from the replies to a composition; None where nobody answered."""
+        round, answers = sent.round, [reply for reply in replies if not reply.has_error()]
+        if not answers and round.cohort.nodes:
+            return None
+        mean: dict[str, np.ndarray] = {}
+        weights = self.weights(round)
+        for weight, reduction in sent.reductions.items():
+            averaged = exact_sum(answers, reduction).mean()
+            mean.update({name: v for name, v in averaged.items() if weights.get(name) == weight})
+        released = mean if round.release is None else round.release(sent.current, mean, answers)
+        return self.server_step(round, sent.current, released, answers)
+
+    # Flower's own interface, for a loop that knows no cohorts: every connected node takes part and counts equally
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        self._current = to_numpy(arrays)
-        self.begin(self._current)
-        extra = self.client_arrays()
-        weights = self.weights()
-        everything = {**self._current, **extra}
-        ranges = range_bits_for({name: everything[name] for name in weights})
-        totals = {"examples": sum(self.cohort.examples), "uniform": len(self.cohort.nodes)}
-        self._reductions: dict[Weight, Reduction] = {
-            weight: Reduction(weight, log2_scale(totals[weight]), ranges) for weight in sorted(set(weights.values()))
-        }
-        config = ConfigRecord({**config, **self.client_settings(server_round)})
-        if len(self._reductions) == 1:
-            (reduction,) = self._reductions.values()
-            config[REDUCE] = reduction.to_json()
-        content = RecordDict({ARRAYS: to_record(everything), CONFIG: config})
-        return [Message(content, node, "train") for node in self.cohort.nodes]
+        current, nodes = to_numpy(arrays), tuple(sorted(grid.get_node_ids()))
+        everyone = TrainingRound(
+            number=server_round,
+            cohort=Cohort(nodes),
+            population=len(nodes),
+            weight_of=dict.fromkeys(current, "uniform"),
+            trained=frozenset(name for name, values in current.items() if values.dtype.kind == "f"),
+        )
+        self._sent = self.compose(everyone, current, config)
+        return self._sent.messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        answers = [reply for reply in replies if not reply.has_error()]
-        if not answers and self.cohort.nodes:
-            return None, None
-        mean: dict[str, np.ndarray] = {}
-        weights = self.weights()
-        for weight, reduction in self._reductions.items():
-            averaged = exact_sum(answers, reduction).mean()
-            mean.update({name: v for name, v in averaged.items() if weights.get(name) == weight})
-        released = mean if self.cohort.release is None else self.cohort.release(self._current, mean, answers)
-        return to_record(self.server_step(self._current, released, answers)), None
+        new = self.combine(self._sent, replies)
+        return (None if new is None else to_record(new)), None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        content = RecordDict({ARRAYS: arrays, CONFIG: config})
-        return [Message(content, node, "evaluate") for node in self.cohort.nodes]
+        return evaluation_messages(arrays, sorted(grid.get_node_ids()), config)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
 
     def summary(self) -> None:
         """Nothing to print: the configuration says it all."""
+
+
+def evaluation_messages(arrays: ArrayRecord, nodes: Iterable[int], config: ConfigRecord | None = None) -> list[Message]:
+    """One message for each node, all with the same content."""
+    content = RecordDict({ARRAYS: arrays, CONFIG: config if config is not None else ConfigRecord()})
+    return [Message(content, node, "evaluate") for node in nodes]
+
+
+class AveragingRounds(RoundStrategy):
+    """One of FedLab's own strategies in the round loop.
+
+    Args:
+        strategy: it.
+    """
+
+    chooses_clients = False
+
+    def __init__(self, strategy: AveragingStrategy) -> None:
+        super().__init__(strategy)
+        self._strategy = strategy
+        self._sent: Composition | None = None
+
+    def train(self, round: TrainingRound, arrays: Mapping[str, Tensor], settings: ConfigRecord) -> list[Message]:
+        self._sent = self._strategy.compose(round, to_numpy(to_record(arrays)), settings)
+        return self._sent.messages
+
+    def aggregate(
+        self,
+        round: TrainingRound,
+        replies: Sequence[Message],
+        answers: Sequence[Message],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        sent, self._sent = self._sent, None
+        new = None if sent is None else self._strategy.combine(sent, replies)
+        if new is None:
+            raise no_model(self.name, round.number, answers)
+        # the engine has summed the replies, and what no client contributed to is missing on purpose
+        take_over(state, new, (), self.name, round.number)
+
+    def evaluate(self, round: int, arrays: Mapping[str, Tensor], nodes: Sequence[int]) -> list[Message]:
+        return evaluation_messages(to_record(arrays), nodes)
+
+    def extra_bytes(self) -> int:
+        return sum(values.nbytes for values in self._strategy.client_arrays().values())
+
+    def memory(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield from self._strategy.memory.items()
+
+    def restore(self, memory: Arrays) -> None:
+        self._strategy.memory.update(memory)
 
 
 class FedAvg(AveragingStrategy):
@@ -147,5 +216,5 @@ class FedProx(AveragingStrategy):
 
         mu: float = Field(default=0.01, ge=0, description="μ; the paper tunes it in {0.001, 0.01, 0.1, 0.5, 1}")
 
-    def client_settings(self, server_round: int) -> dict[str, float | str]:
+    def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         return {"proximal-mu": float(self.settings.mu)}

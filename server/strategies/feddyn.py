@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -10,8 +10,9 @@ from pydantic import Field
 
 from fedlab.config import Config, Section
 from fedlab.protocol.messages import ALGORITHM
-from fedlab.server.strategies.average import AveragingStrategy, Weight
+from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.strategies.local_sgd import require_sgd
+from fedlab.server.strategies.rounds import Arrays, TrainingRound, Weight
 
 
 class FedDyn(AveragingStrategy):
@@ -29,18 +30,16 @@ class FedDyn(AveragingStrategy):
         require_sgd("feddyn", config)
         return []
 
-    def client_settings(self, server_round: int) -> dict[str, float | str]:
+    def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         return {ALGORITHM: "feddyn", "alpha": float(self.settings.alpha)}
 
-    def weights(self) -> dict[str, Weight]:
-        return dict.fromkeys(self.cohort.weight_of, "uniform")
+    def weights(self, round: TrainingRound) -> dict[str, Weight]:
+        return dict.fromkeys(round.weight_of, "uniform")
 
-    def server_step(
-        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
-    ) -> Mapping[str, np.ndarray]:
-        alpha, share = self.settings.alpha, len(answers) / self.cohort.population
+    def server_step(self, round: TrainingRound, current: Arrays, mean: Arrays, answers: Sequence[Message]) -> Arrays:
+        alpha, share = self.settings.alpha, len(answers) / round.population
         new = dict(mean)
-        for name in self.cohort.trained & set(mean):
+        for name in round.trained & set(mean):
             h = self.memory.get(name, np.zeros_like(current[name]))
             h = self.memory[name] = h - np.float32(alpha * share) * (mean[name] - current[name])
             new[name] = mean[name] - h / np.float32(alpha)

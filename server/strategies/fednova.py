@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -14,6 +14,7 @@ from fedlab.protocol.messages import ALGORITHM, NUM_EXAMPLES, STEP_WEIGHT
 from fedlab.server.messaging.replies import metrics_of
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.strategies.local_sgd import require_sgd
+from fedlab.server.strategies.rounds import Arrays, TrainingRound
 
 
 class FedNova(AveragingStrategy):
@@ -33,15 +34,13 @@ class FedNova(AveragingStrategy):
         require_sgd("fednova", config)
         return []
 
-    def client_settings(self, server_round: int) -> dict[str, float | str]:
+    def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         return {ALGORITHM: "fednova", "proximal-mu": float(self.settings.mu)}
 
-    def server_step(
-        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
-    ) -> Mapping[str, np.ndarray]:
+    def server_step(self, round: TrainingRound, current: Arrays, mean: Arrays, answers: Sequence[Message]) -> Arrays:
         steps = np.float32(self._effective_steps(answers))
         new = dict(mean)
-        for name in self.cohort.trained & set(mean):
+        for name in round.trained & set(mean):
             update = steps * mean[name]
             if self.settings.server_momentum:
                 key = f"momentum/{name}"

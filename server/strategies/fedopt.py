@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -10,16 +10,15 @@ from pydantic import Field
 
 from fedlab.config import Section
 from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.server.strategies.rounds import Arrays, TrainingRound
 
 
 class _ServerOptimizer(AveragingStrategy):
     """Base of the server optimizers."""
 
-    def server_step(
-        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
-    ) -> Mapping[str, np.ndarray]:
+    def server_step(self, round: TrainingRound, current: Arrays, mean: Arrays, answers: Sequence[Message]) -> Arrays:
         new = dict(mean)
-        for name in self.cohort.trained & set(mean):
+        for name in round.trained & set(mean):
             new[name] = current[name] + self.move(name, mean[name] - current[name])
         return new
 

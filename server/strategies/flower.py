@@ -1,20 +1,98 @@
-"""Clients that train, and clients that are only evaluated."""
+"""Flower's own strategies in the round loop: what they expect of a server, and their memory."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
-from flwr.app import Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
-from fedlab.protocol.messages import ARRAYS, METRICS, array_record, metric_record, required
-from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.protocol.messages import ARRAYS, METRICS, array_record, metric_record, required, to_numpy, to_record
+from fedlab.seeding import derive_seed
+from fedlab.server.messaging.replies import scalars
+from fedlab.server.messaging.returned import no_model, take_over
+from fedlab.server.strategies.rounds import Arrays, RoundStrategy, TrainingRound
 
 
-def as_flower_expects(replies: list[Message]) -> list[Message]:
+class FlowerRounds(RoundStrategy):
+    """A strategy of Flower's, or of a user's, in the round loop. It samples the clients of a round itself.
+
+    Args:
+        strategy: it.
+        training: grid on which it sees the nodes of those clients that may train.
+        everyone: grid on which it sees all nodes.
+        seed: the run's seed; the clients that are sampled depend on it and on the round.
+    """
+
+    chooses_clients = True
+
+    def __init__(self, strategy: Strategy, training: Grid, everyone: Grid, seed: int) -> None:
+        super().__init__(strategy)
+        self._strategy, self._training, self._everyone, self._seed = strategy, training, everyone, seed
+
+    def train(self, round: TrainingRound, arrays: Mapping[str, Tensor], settings: ConfigRecord) -> list[Message]:
+        with flower_sampling(derive_seed(self._seed, "flower sampling", round.number)):
+            return list(self._strategy.configure_train(round.number, to_record(arrays), settings, self._training))
+
+    def aggregate(
+        self,
+        round: TrainingRound,
+        replies: Sequence[Message],
+        answers: Sequence[Message],
+        state: Mapping[str, Tensor],
+    ) -> None:
+        if not round.weight_of:  # nothing is averaged, and Flower's strategies refuse replies without arrays
+            return
+        shown = as_flower_expects(answers)
+        record, _ = self._strategy.aggregate_train(round.number, shown)
+        if record is None:
+            raise no_model(self.name, round.number, answers)
+        take_over(state, to_numpy(record), shown, self.name, round.number)
+
+    def evaluate(self, round: int, arrays: Mapping[str, Tensor], nodes: Sequence[int]) -> list[Message]:
+        with flower_sampling(derive_seed(self._seed, "flower evaluation", round)):
+            return list(self._strategy.configure_evaluate(round, to_record(arrays), ConfigRecord(), self._everyone))
+
+    def evaluation(self, round: int, replies: Sequence[Message]) -> Mapping[str, float]:
+        made = self._strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
+        return {} if made is None else scalars(made)
+
+    def memory(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every attribute of the strategy that holds arrays."""
+        for attribute, value in sorted(vars(self._strategy).items()):
+            if isinstance(value, ArrayRecord):
+                yield from _numbered(f"{attribute}/record", to_numpy(value).items())
+            elif isinstance(value, dict) and all(isinstance(array, np.ndarray) for array in value.values()):
+                yield from _numbered(f"{attribute}/dict", value.items())
+            elif isinstance(value, list) and all(isinstance(array, np.ndarray) for array in value):
+                yield from _numbered(f"{attribute}/list", (("", values) for values in value))
+
+    def restore(self, memory: Arrays) -> None:
+        held: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+        for path, values in sorted(memory.items()):
+            attribute, kind, index, name = path.split("/", 3)
+            held.setdefault((attribute, kind), {})[name or index] = values
+        make: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+            "record": to_record,
+            "dict": dict,
+            "list": lambda found: list(found.values()),
+        }
+        for (attribute, kind), found in held.items():
+            setattr(self._strategy, attribute, make[kind](found))
+
+
+def _numbered(prefix: str, arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    # Flower's strategies pair arrays by their order
+    return ((f"{prefix}/{index:06d}/{name}", values) for index, (name, values) in enumerate(arrays))
+
+
+def as_flower_expects(replies: Sequence[Message]) -> list[Message]:
     """Replies with one array and one metric record each, whose names agree; Flower's strategies refuse others."""
     common: set[str] | None = None
     for reply in replies:
@@ -33,31 +111,18 @@ def _reduced(reply: Message, names: set[str]) -> Message:
     return reduced
 
 
-def training_clients(directory: ClientDirectory, hold_out: bool) -> Sequence[int]:
-    """The clients that may train.
-
-    Args:
-        directory: who is who.
-        hold_out: some are unseen; where not, nobody is asked.
-    """
-    if not hold_out:
-        return directory.clients
-    return [profile.client for profile in directory.profiles(directory.clients) if not profile.unseen]
+def seen_part(grid: Grid, nodes: Iterable[int]) -> Grid:
+    """The grid as a strategy sees it that is to choose among these nodes only."""
+    return cast(Grid, _PartOfGrid(grid, frozenset(nodes)))
 
 
-class TrainingGrid:
-    """A grid without the nodes of unseen clients: Flower's strategies choose among the nodes they see.
+class _PartOfGrid:
+    """A grid of which only some nodes are seen; it answers everything else as the grid itself does."""
 
-    Args:
-        grid: the grid, which answers everything else.
-        nodes: that may train.
-    """
-
-    def __init__(self, grid: Grid, nodes: Iterable[int]) -> None:
-        self._grid, self._nodes = grid, frozenset(nodes)
+    def __init__(self, grid: Grid, nodes: frozenset[int]) -> None:
+        self._grid, self._nodes = grid, nodes
 
     def get_node_ids(self) -> Iterable[int]:
-        """Ids of the connected nodes that may train."""
         return [node for node in self._grid.get_node_ids() if node in self._nodes]
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -10,8 +10,9 @@ from pydantic import Field
 
 from fedlab.config import Config, Section
 from fedlab.protocol.messages import ALGORITHM, CONTROL
-from fedlab.server.strategies.average import AveragingStrategy, Weight
+from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.strategies.local_sgd import require_sgd
+from fedlab.server.strategies.rounds import Arrays, TrainingRound, Weight
 
 
 class Scaffold(AveragingStrategy):
@@ -30,26 +31,24 @@ class Scaffold(AveragingStrategy):
         require_sgd("scaffold", config)
         return []
 
-    def client_settings(self, server_round: int) -> dict[str, float | str]:
+    def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         return {ALGORITHM: "scaffold"}
 
-    def client_arrays(self) -> Mapping[str, np.ndarray]:
+    def client_arrays(self) -> Arrays:
         return {name: values for name, values in self.memory.items() if name.startswith(CONTROL)}
 
-    def weights(self) -> dict[str, Weight]:
-        return dict.fromkeys([*self.cohort.weight_of, *self.client_arrays()], "uniform")
+    def weights(self, round: TrainingRound) -> dict[str, Weight]:
+        return dict.fromkeys([*round.weight_of, *self.client_arrays()], "uniform")
 
-    def begin(self, current: Mapping[str, np.ndarray]) -> None:
-        for name in self.cohort.trained & set(self.cohort.weight_of):
+    def begin(self, round: TrainingRound, current: Arrays) -> None:
+        for name in round.trained & set(round.weight_of):
             self.memory.setdefault(f"{CONTROL}{name}", np.zeros_like(current[name]))
 
-    def server_step(
-        self, current: Mapping[str, np.ndarray], mean: Mapping[str, np.ndarray], answers: Sequence[Message]
-    ) -> Mapping[str, np.ndarray]:
+    def server_step(self, round: TrainingRound, current: Arrays, mean: Arrays, answers: Sequence[Message]) -> Arrays:
         new = {name: values for name, values in mean.items() if not name.startswith(CONTROL)}
-        for name in self.cohort.trained & set(new):
+        for name in round.trained & set(new):
             new[name] = current[name] + np.float32(self.settings.server_lr) * (new[name] - current[name])
-        share = np.float32(len(answers) / self.cohort.population)
+        share = np.float32(len(answers) / round.population)
         for name in self.client_arrays():
             if name in mean:
                 self.memory[name] = self.memory[name] + share * mean[name]

@@ -15,6 +15,7 @@ from fedlab.config import Config
 from fedlab.experiment.result import Run
 from fedlab.method import FitContext, Method
 from fedlab.server.strategies.average import FedAvg
+from fedlab.server.strategies.rounds import TrainingRound
 
 Settings = Callable[..., Config]
 DRIFT = [
@@ -71,8 +72,8 @@ def test_unseen_clients_are_no_part_of_the_population(
     populations: list[int] = []
 
     class Counting(FedAvg):
-        def begin(self, current: Mapping[str, np.ndarray]) -> None:
-            populations.append(self.cohort.population)
+        def begin(self, round: TrainingRound, current: Mapping[str, np.ndarray]) -> None:
+            populations.append(round.population)
 
     config = settings(data__unseen=["0", "3"], federation__rounds=1)
     fedlab.run(config, method=plain, strategy=Counting, data=samples)

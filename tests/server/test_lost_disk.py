@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from flwr.app import Message
 from flwr.serverapp import Grid
 
 import fedlab
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.config import Config
 from fedlab.engine.grid import SimulationGrid
+from fedlab.server.loop import FederatedLoop
 from fedlab.server.strategies.average import FedAvg
+from fedlab.server.strategies.rounds import Arrays, TrainingRound
 
 Settings = Callable[..., Config]
 FEDLGD = {"name": "fedlgd", "ipc_local": 2, "ipc_global": 2, "warmup_steps": 2, "dm_steps": 1, "gm_steps": 2}
@@ -24,14 +26,14 @@ FEDLGD = {"name": "fedlgd", "ipc_local": 2, "ipc_global": 2, "warmup_steps": 2, 
 class Disaster(FedAvg):
     """Averages, and before round 2 takes everything the machine of the clients knows."""
 
-    def __init__(self, folder: Path, memories: list[ReceivedTensors]) -> None:
+    def __init__(self, folder: Path, memories: list[ReceivedTensors], grids: list[Grid]) -> None:
         super().__init__()
-        self.folder, self.memories = folder, memories
+        self.folder, self.memories, self.grids = folder, memories, grids
         self.lost: list[Path] = []
 
-    def configure_train(self, server_round: int, *arguments: object) -> Iterable[Message]:
-        (grid,) = [argument for argument in arguments if isinstance(argument, Grid)]
-        if server_round == 2:
+    def begin(self, round: TrainingRound, current: Arrays) -> None:
+        if round.number == 2:
+            (grid,) = self.grids
             assert isinstance(grid, SimulationGrid)
             grid.restore_client_states({})
             self.lost = list(self.folder.glob("*/clients/*"))
@@ -39,7 +41,6 @@ class Disaster(FedAvg):
                 shutil.rmtree(folder)
             for memory in self.memories:
                 memory._ready.clear()  # what a new process would not have
-        return super().configure_train(server_round, *arguments)  # type: ignore[arg-type]  # passed on as they came
 
 
 @pytest.mark.parametrize("updates", [0, 2])
@@ -57,7 +58,15 @@ def test_clients_start_anew_and_are_sent_the_global_images_again(
         memories.append(self)
 
     monkeypatch.setattr(ReceivedTensors, "__init__", remembered)
-    strategy = Disaster(Path(config.tracking.folder), memories)
+    grids: list[Grid] = []
+    run = FederatedLoop.run
+
+    def watched(self: FederatedLoop, *arguments: Any) -> None:
+        grids.append(self.grid)
+        run(self, *arguments)
+
+    monkeypatch.setattr(FederatedLoop, "run", watched)
+    strategy = Disaster(Path(config.tracking.folder), memories, grids)
     lossy = fedlab.run(config, strategy=strategy, data=samples)
     assert strategy.lost
     assert [round["clients"] for round in lossy.history.rounds] == [[0, 1, 2, 3]] * 2

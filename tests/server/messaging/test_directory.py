@@ -16,7 +16,6 @@ from fedlab.engine.inline import InlineGrid
 from fedlab.errors import ClientError, MachineError
 from fedlab.server.messaging import directory
 from fedlab.server.messaging.directory import ClientDirectory
-from fedlab.server.strategies.flower import training_clients
 
 NAMES = ("amsterdam", "berlin", "cadiz")
 
@@ -108,6 +107,13 @@ class Clock:
         self.now += seconds
 
 
+def opened(grid: Grid, expected: int | None, timeout: float) -> ClientDirectory:
+    found = ClientDirectory(grid, expected, timeout)
+    assert not isinstance(grid, Remote) or not grid.asked, "making a directory asks nobody"
+    found.open()
+    return found
+
+
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
@@ -116,7 +122,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_clients_are_known_by_what_they_say_not_by_their_nodes() -> None:
-    found = ClientDirectory(Remote([2, 0, 1], 3), None, timeout=5)
+    found = opened(Remote([2, 0, 1], 3), None, timeout=5)
     assert list(found.clients) == [0, 1, 2]
     assert [found.node(client) for client in found.clients] == [1001, 1002, 1000]
     assert [found.client(node) for node in (1000, 1001, 1002, 1)] == [2, 0, 1, -1]
@@ -128,40 +134,40 @@ def test_clients_are_known_by_what_they_say_not_by_their_nodes() -> None:
 
 def test_it_waits_for_every_client_of_the_partition_and_asks_each_once(caplog: pytest.LogCaptureFixture) -> None:
     grid = Remote([0, 1, 2], 3, arrivals=[0, 0, 1, 1, 2, 3])
-    assert list(ClientDirectory(grid, None, timeout=5).clients) == [0, 1, 2]
+    assert list(opened(grid, None, timeout=5).clients) == [0, 1, 2]
     assert sorted(grid.asked) == [1000, 1001, 1002]
     assert "0 of 1 nodes are connected" in caplog.text
     assert caplog.text.count("1 of 3 nodes are connected") == 1
 
 
 def test_it_can_be_told_to_start_with_fewer() -> None:
-    assert list(ClientDirectory(Remote([1, 2], 3), 2, timeout=5).clients) == [1, 2]
+    assert list(opened(Remote([1, 2], 3), 2, timeout=5).clients) == [1, 2]
 
 
 @pytest.mark.parametrize("arrivals", [[3], [1, 2, 3]])
 def test_two_nodes_with_one_partition_id_are_named(arrivals: list[int]) -> None:
     with pytest.raises(MachineError, match=r"partition-id = 1\n[\s\S]*nodes \d+ and \d+ have the same") as caught:
-        ClientDirectory(Remote([1, 1, 0], 3, arrivals), None, timeout=5)
+        opened(Remote([1, 1, 0], 3, arrivals), None, timeout=5)
     assert "1000" in str(caught.value)
     assert "1001" in str(caught.value)
 
 
 def test_nodes_that_do_not_come_are_waited_for_no_longer_than_the_timeout(clock: Clock) -> None:
     with pytest.raises(MachineError, match=r"federation\.timeout = 60\n.*3 connected nodes.*2 came\n.*SuperNodes"):
-        ClientDirectory(Remote([0, 1], 3), None, timeout=60)
+        opened(Remote([0, 1], 3), None, timeout=60)
     assert 60 <= clock.now <= 60 + 2 * directory._PAUSE
     with pytest.raises(MachineError, match=r"1 connected nodes.* 0 came"):
-        ClientDirectory(Remote([0], 1, arrivals=[0]), None, timeout=1)
+        opened(Remote([0], 1, arrivals=[0]), None, timeout=1)
 
 
 def test_a_node_that_does_not_answer_is_named() -> None:
     with pytest.raises(MachineError, match=r"profiles of 2 clients.* 1 came\n.*node 1001"):
-        ClientDirectory(Remote([0, 1], 2, silent=[1001]), 2, timeout=5)
+        opened(Remote([0, 1], 2, silent=[1001]), 2, timeout=5)
 
 
 def test_a_node_that_cannot_say_who_it_is_shows_its_traceback() -> None:
     with pytest.raises(ClientError, match=r"phase profile:\nnode 1001: Traceback[\s\S]*lost its data"):
-        ClientDirectory(Remote([0, -1], 2), 2, timeout=5)
+        opened(Remote([0, -1], 2), 2, timeout=5)
 
 
 def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
@@ -173,18 +179,18 @@ def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
             return replies
 
     with pytest.raises(ClientError, match="node 1001: gone"):
-        ClientDirectory(Lossy([0, 1], 2), 2, timeout=5)
+        opened(Lossy([0, 1], 2), 2, timeout=5)
 
 
 def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
-    found = ClientDirectory(Remote([1, 2, 0], 3), None, timeout=5)
-    assert list(training_clients(found, hold_out=True)) == [0, 1]
-    assert training_clients(found, hold_out=False) is found.clients
+    found = opened(Remote([1, 2, 0], 3), None, timeout=5)
+    assert list(found.may_train(hold_out=True)) == [0, 1]
+    assert found.may_train(hold_out=False) is found.clients
 
 
 def test_simulated_clients_are_not_asked_before_they_are_needed() -> None:
     grid = InlineGrid(profiled([0, 1, 2], 3), 3)
-    found = ClientDirectory(grid, None, timeout=5)
+    found = opened(grid, None, timeout=5)
     assert found.clients == range(3)
     assert (found.node(2), found.client(1002), found.client(1), found.client(1003)) == (1002, 2, -1, -1)
     assert [profile.name for profile in found.profiles([2, 0])] == ["cadiz", "amsterdam"]

@@ -21,7 +21,7 @@ from fedlab.method import Method
 from fedlab.server.participation.availability import Days, Intervals, make_availability
 from fedlab.server.participation.devices import ClientWork, Device, Devices, planned
 from fedlab.server.participation.samplers import Known, make_sampler
-from fedlab.server.participation.selection import Participation
+from fedlab.server.participation.selection import ClientSelector
 
 Settings = Callable[..., Config]
 CLOCK = {"speed": 1000.0, "speed_spread": 1.0}
@@ -31,9 +31,9 @@ def known(examples: dict[int, int], losses: dict[int, float] | None = None) -> K
     return Known(lambda clients: [examples[client] for client in clients], losses or {})
 
 
-def participation(**federation: Any) -> Participation:
+def participation(**federation: Any) -> ClientSelector:
     raw = {"method": "supervised", "data": {"source": "digits"}, "federation": federation}
-    return Participation(parse(Config, raw), lambda clients: [10] * len(clients))
+    return ClientSelector(parse(Config, raw), lambda clients: [10] * len(clients))
 
 
 def unused(client: int) -> ClientWork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from fedlab.engine.execution import set_task_identity
 from fedlab.errors import FedLabError
 from fedlab.method import ClientState
 from fedlab.server.strategies import make_strategy
-from fedlab.server.strategies.average import AveragingStrategy, Cohort
+from fedlab.server.strategies.average import AveragingStrategy
+from fedlab.server.strategies.rounds import Cohort, TrainingRound
 
 
 class Federation:
@@ -36,17 +38,17 @@ class Federation:
         made = make_strategy(Component(**strategy))
         assert isinstance(made, AveragingStrategy)
         clients = len(problem)
-        made.cohort = Cohort((1,) * clients, (1,) * clients, {"w": "examples"}, frozenset({"w"}), clients)
+        self.told = told(clients)
         self.strategy, self.problem, self.lr, self.momentum = made, problem, lr, momentum
         self.states = [ClientState() for _ in problem]
         self.x = np.zeros((), np.float32)
 
     def round(self) -> None:
-        self.strategy.begin({"w": self.x})
+        self.strategy.begin(self.told, {"w": self.x})
         sent, answers = [], []
         for (a, b, steps), state in zip(self.problem, self.states, strict=True):
             w = nn.Parameter(torch.tensor(float(self.x)))
-            start = Start({"w": w}, self.strategy.client_arrays(), state, self.strategy.client_settings(1))
+            start = Start({"w": w}, self.strategy.client_arrays(), state, self.strategy.client_settings(self.told))
             correction = requested(start)
             optimizer = torch.optim.SGD([w], lr=self.lr, momentum=self.momentum)
             for _ in range(steps):
@@ -58,7 +60,13 @@ class Federation:
             sent.append({"w": w.detach(), **arrays})
             answers.append(answer(metrics))
         mean = {name: np.mean([arrays[name].numpy() for arrays in sent], axis=0) for name in sent[0]}
-        self.x = np.asarray(self.strategy.server_step({"w": self.x}, mean, answers)["w"])
+        self.x = np.asarray(self.strategy.server_step(self.told, {"w": self.x}, mean, answers)["w"])
+
+
+def told(clients: int, population: int | None = None) -> TrainingRound:
+    """A round of so many clients with one sample each, in which ``w`` is trained and averaged."""
+    cohort = Cohort((1,) * clients, (1,) * clients)
+    return TrainingRound(1, cohort, population or clients, {"w": "examples"}, frozenset({"w"}))
 
 
 def answer(metrics: Mapping[str, float]) -> Message:
@@ -153,11 +161,10 @@ def test_fednova_divides_by_the_weight_of_steps_with_momentum_and_a_proximal_ter
 def test_fednovas_server_momentum_carries_updates_on() -> None:
     strategy = make_strategy(Component(name="fednova", server_momentum=0.5))
     assert isinstance(strategy, AveragingStrategy)
-    strategy.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
     answers = [answer({"step-weight": 0.25})]
     x, moves = np.zeros(1, np.float32), []
     for _ in range(3):  # d = 2 and τ_eff = 0.25 in every round
-        new = strategy.server_step({"w": x}, {"w": np.full(1, 2.0, np.float32)}, answers)
+        new = strategy.server_step(told(1), {"w": x}, {"w": np.full(1, 2.0, np.float32)}, answers)
         moves.append(float((x - new["w"])[0]))
         x = np.asarray(new["w"])
     assert moves == [0.5, 0.5 * 0.5 + 0.5, 0.5 * 0.75 + 0.5]
@@ -195,14 +202,14 @@ def test_one_full_batch_makes_scaffolds_control_variate_the_gradient(momentum: f
 def test_scaffold_divides_by_all_clients_not_by_those_selected() -> None:
     strategy = make_strategy(Component(name="scaffold"))
     assert isinstance(strategy, AveragingStrategy)
-    strategy.cohort = Cohort((1, 2), (1, 1), {"w": "examples"}, frozenset({"w"}), population=8)
+    round = told(2, population=8)
     current = {"w": np.zeros(1, np.float32)}
-    strategy.begin(current)
+    strategy.begin(round, current)
     mean = {"w": np.ones(1, np.float32), "control/w": np.full(1, 4.0, np.float32)}
-    new = strategy.server_step(current, mean, [None, None])  # type: ignore[list-item]  # only their number counts
+    new = strategy.server_step(round, current, mean, [None, None])  # type: ignore[list-item]  # only their number counts
     assert new["w"].tolist() == [1.0]
     assert strategy.memory["control/w"].tolist() == [4.0 * 2 / 8]
-    assert set(strategy.weights().values()) == {"uniform"}
+    assert set(strategy.weights(round).values()) == {"uniform"}
 
 
 @pytest.mark.parametrize(
@@ -218,12 +225,12 @@ def test_scaffold_divides_by_all_clients_not_by_those_selected() -> None:
 def test_server_optimizers_under_a_constant_update(settings: dict[str, Any], moves: list[float]) -> None:
     strategy = make_strategy(Component(**settings))
     assert isinstance(strategy, AveragingStrategy)
-    strategy.cohort = Cohort((1,), (1,), {"w": "examples", "running_mean": "examples"}, frozenset({"w"}), 1)
+    round = replace(told(1), weight_of={"w": "examples", "running_mean": "examples"})
     x = np.zeros(1, np.float32)
     answers: list[Message] = []
     for move in moves:
         mean = {"w": x + 1, "running_mean": np.full(1, 7.0, np.float32)}
-        new = strategy.server_step({"w": x, "running_mean": np.zeros(1, np.float32)}, mean, answers)
+        new = strategy.server_step(round, {"w": x, "running_mean": np.zeros(1, np.float32)}, mean, answers)
         assert float((new["w"] - x)[0]) == pytest.approx(move, rel=1e-5)
         assert new["running_mean"].tolist() == [7.0], "buffers are averaged, not optimized"
         x = np.asarray(new["w"])
@@ -257,16 +264,14 @@ def test_adaptive_servers_remember_both_moments_from_round_to_round() -> None:
     for name, v in after.items():
         strategy = make_strategy(Component(name=name, server_lr=0.5, beta1=0.9, initial_v=0.25, tau=0.01))
         assert isinstance(strategy, AveragingStrategy)
-        strategy.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
         x = np.zeros(1, np.float32)
-        strategy.server_step({"w": x}, {"w": x + 1}, [])
-        new = strategy.server_step({"w": x}, {"w": x + 3}, [])
+        strategy.server_step(told(1), {"w": x}, {"w": x + 1}, [])
+        new = strategy.server_step(told(1), {"w": x}, {"w": x + 3}, [])
         assert float(new["w"][0]) == pytest.approx(0.5 * m / (v**0.5 + 0.01), rel=1e-5), name
     # Yogi lets v fall where Δ² is below it, by as little as it lets it rise
     yogi = make_strategy(Component(name="fedyogi", server_lr=1.0, beta1=0.0, initial_v=4.0, tau=0.5))
     assert isinstance(yogi, AveragingStrategy)
-    yogi.cohort = Cohort((1,), (1,), {"w": "examples"}, frozenset({"w"}), 1)
-    new = yogi.server_step({"w": np.zeros(1, np.float32)}, {"w": np.ones(1, np.float32)}, [])
+    new = yogi.server_step(told(1), {"w": np.zeros(1, np.float32)}, {"w": np.ones(1, np.float32)}, [])
     assert float(new["w"][0]) == pytest.approx(1 / ((4 - 0.01) ** 0.5 + 0.5), rel=1e-6)
 
 
@@ -277,12 +282,12 @@ def test_feddyn_and_scaffold_under_partial_participation_and_their_rates() -> No
     for name, settings in (("feddyn", {"alpha": 0.5}), ("scaffold", {"server_lr": 0.25})):
         strategy = make_strategy(Component(name=name, **settings))
         assert isinstance(strategy, AveragingStrategy)
-        strategy.cohort = Cohort((1, 2), (1, 1), {"w": "examples"}, frozenset({"w"}), population=8)
-        strategy.begin({"w": x})
-        found[name] = strategy.server_step({"w": x}, {"w": mean}, [None, None])  # type: ignore[list-item]  # counted only
+        round = told(2, population=8)
+        strategy.begin(round, {"w": x})
+        found[name] = strategy.server_step(round, {"w": x}, {"w": mean}, [None, None])  # type: ignore[list-item]  # counted only
         if name == "feddyn":
             assert strategy.memory["w"].tolist() == [-0.5 * 0.25 * 4.0]
-            assert set(strategy.weights().values()) == {"uniform"}
+            assert set(strategy.weights(round).values()) == {"uniform"}
     assert found["feddyn"]["w"].tolist() == [6.0 + 0.25 * 4.0]
     assert found["scaffold"]["w"].tolist() == [2.0 + 0.25 * 4.0]
 
