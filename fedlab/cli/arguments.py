@@ -39,22 +39,34 @@ Source = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. training.lr=0.1; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the configuration, e.g. training.lr=0.1. May be given several times.",
+    ),
 ]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Seeds to use instead of the file's.")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="N,N,…", help="Seeds to use instead of those in the file.")]
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
-        help="Metric to show, e.g. loss, or server.miou on the server's own data; may be repeated.",
-        show_default="the one that the runs' reports show first",
+        help="Metric to show, e.g. loss, or server.miou for a metric on the server's own data. May be given several "
+        "times.",
+        show_default="the metric that the reports of the runs show first",
     ),
 ]
-KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Continue with the other runs after one failed.")]
-EngineOption = Annotated[Engine | None, typer.Option("--engine", help="Short for --set engine.name=…")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Short for --set engine.workers=…")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; short for --set tracking.console=quiet")]
-Plain = Annotated[bool, typer.Option("--plain", help="Progress as plain lines; short for --set tracking.console=plain")]
+KeepGoing = Annotated[bool, typer.Option("--keep-going", help="Continue with the other runs when one fails.")]
+EngineOption = Annotated[
+    Engine | None, typer.Option("--engine", help="Where the clients run; short for --set engine.name=…")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Number of processes that train clients; short for --set engine.workers=…"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; short for --set tracking.console=quiet")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Show progress as plain lines; short for --set tracking.console=plain")
+]
 
 
 def shorthands(quiet: bool = False, plain: bool = False, **values: object) -> list[str]:

@@ -36,7 +36,7 @@ class Kind(StrEnum):
     PRIVACY = "privacy"
 
 
-# other words for the same: what the components are called elsewhere
+# further names for the same kinds, as the components are called in code and in other libraries
 _OTHERWISE = {
     "datasets": Kind.SOURCES,
     "partitioners": Kind.PARTITIONS,
@@ -48,7 +48,7 @@ _ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "f
 
 
 def kind_of(word: str) -> Kind:
-    """The kind that a word names: in the plural or singular, as the configuration has it or as its components are.
+    """The kind that a word names: a plural or singular, a key of the configuration, or another name of the kind.
 
     Raises:
         typer.BadParameter: no such kind.
@@ -74,11 +74,12 @@ def list_components(
             parser=kind_of,
             metavar="KIND",
             autocompletion=lambda incomplete: [kind.value for kind in Kind if kind.startswith(incomplete)],
-            help=f"One of {', '.join(Kind)}, or its key in a configuration, e.g. data.source; all where left out.",
+            help=f"One of {', '.join(Kind)}, or its key in a configuration, e.g. data.source. Without it, all kinds "
+            "are listed.",
         ),
     ] = None,
 ) -> None:
-    """List methods, data sources, models, strategies and other components, plug-ins included."""
+    """List the methods, data sources, models, strategies and other components that are installed."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -115,7 +116,7 @@ _REGISTRIES = {
 
 
 def _registry(kind: Kind) -> Registry:
-    """A kind's registry, imported alone: strategies bring flwr, methods bring torch."""
+    """The registry of a kind. Only its module is imported: strategies import flwr, and methods import torch."""
     module, _, name = _REGISTRIES[kind].partition(":")
     registry: Registry = getattr(importlib.import_module(module), name)
     return registry

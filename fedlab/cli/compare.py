@@ -14,12 +14,15 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Run folders.", show_default=False)],
     metric: Metrics = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for compare.md, compare.csv and the curves.", show_default="none")
+        Path | None,
+        typer.Option(
+            help="Folder to write compare.md, compare.csv and the curves to.", show_default="nothing is written"
+        ),
     ] = None,
 ) -> None:
-    """Compare runs: which keys differ, results side by side, whether their weights are bitwise equal.
+    """Compare runs: the keys that differ, the results side by side, and whether the weights are bitwise equal.
 
-    Runs that differ in the seed only are shown together, as mean ± sample standard deviation. Unfinished runs can be
+    Runs that differ only in the seed are shown as one row: mean ± sample standard deviation. Unfinished runs can be
     compared too.
     """
     from rich.console import Console
@@ -34,7 +37,7 @@ def compare(
     if found.differing:
         console.print(to_table("Keys that differ", found.settings(), left=1 + len(found.groups)))
     else:
-        typer.echo("the configurations do not differ, seeds apart")
+        typer.echo("the configurations do not differ, except in the seed")
     console.print(to_table("Results, with the difference to A", found.results()))
     typer.echo(found.equal_weights())
     if note := found.other_code():

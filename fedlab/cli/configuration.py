@@ -22,14 +22,16 @@ def check(
     sets: Sets = None,
     data: Annotated[
         bool,
-        typer.Option("--data", help="Do all that `fedlab run` does before it starts workers, on the data themselves."),
+        typer.Option(
+            "--data", help="Also load the data and do all that `fedlab run` does before workers start."
+        ),
     ] = False,
 ) -> None:
-    """Find everything that is wrong with a configuration; says what data is missing and how to get it.
+    """Report everything that is wrong with a configuration, and which data is missing and how to get it.
 
-    With --data the data are loaded and divided among the clients, the networks are built with their starting weights,
-    and one client is tried with one batch in every stage of the method: what this accepts, `fedlab run` starts.
-    Nothing is written.
+    With --data, the data is loaded and divided among the clients, the networks are built with their initial weights,
+    and one client is trained on one batch in every stage of the method. `fedlab run` starts every configuration that
+    passes this check. Nothing is written.
     """
     from fedlab.experiment.checks import left_out
     from fedlab.experiment.start import configure, ready
@@ -46,7 +48,7 @@ def check(
     typer.echo(f"data: {job.federated.num_clients} clients, {job.federated.num_classes} classes")
     for left in left_out(config, job.federated):
         typer.echo(left.notice)
-    typer.echo("the configuration is valid: one client was tried with one batch")
+    typer.echo("the configuration is valid: one client was trained on one batch as a trial")
 
 
 def _check_without_data(config: Config) -> None:
@@ -62,8 +64,8 @@ def _check_without_data(config: Config) -> None:
         typer.echo(f"warning: {warning}")
     if missing := build_source(config.data.source).missing():
         typer.echo("note: data is missing on this machine\n  " + missing.replace("\n", "\n  "))
-    typer.echo("the configuration is valid as far as can be told without the data")
-    typer.echo("not checked: the data, their division among clients, whether the networks fit them (--data does it)")
+    typer.echo("the configuration is valid as far as this can be known without the data")
+    typer.echo("not checked: the data, its division among the clients, whether the networks fit it (use --data)")
 
 
 @config_app.command(cls=Command)
@@ -71,10 +73,10 @@ def show(
     source: Source,
     sets: Sets = None,
     describe: Annotated[
-        bool, typer.Option("--describe", help="Every key with value, type, default and meaning instead.")
+        bool, typer.Option("--describe", help="Print each key with its value, type, default and meaning instead.")
     ] = False,
 ) -> None:
-    """Print a configuration with every default spelled out, as YAML."""
+    """Print a configuration with all defaults filled in, as YAML."""
     from fedlab.experiment.start import configure
 
     config = configure(source, sets or ())

@@ -13,15 +13,16 @@ def submit(
     source: Source,
     superlink: Annotated[
         str,
-        typer.Option(metavar="NAME", help="A connection of Flower's config.toml, written there as [superlink.NAME]."),
+        typer.Option(metavar="NAME", help="Name of the connection [superlink.NAME] in Flower's config.toml."),
     ],
     sets: Sets = None,
     clients: Annotated[
-        int, typer.Option(min=0, help="Nodes to wait for before the run starts; 0: all clients of the partition.")
+        int,
+        typer.Option(min=0, help="Number of nodes to wait for before the run starts; 0 = wait for all clients."),
     ] = 0,
-    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the end of the run.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait until the run ends.")] = False,
 ) -> None:
-    """Run a federation on real machines: submit it to a running SuperLink and wait for its end."""
+    """Run a federation on separate machines: send it to a running SuperLink and wait until it ends."""
     from fedlab.deployment import submit as deploy
     from fedlab.experiment.start import configure
 
@@ -33,5 +34,5 @@ def submit(
     try:
         deploy.wait(run, superlink, lambda now: typer.echo(now.status))
     except KeyboardInterrupt as stopped:
-        stopped.add_note(f"the run goes on: `{follow}`")
+        stopped.add_note(f"the run continues on the SuperLink; follow it with `{follow}`")
         raise

@@ -20,7 +20,7 @@ Row = tuple[str, str, str, str, str]
 
 
 def description(config: Config) -> Text:
-    """Two lines per key, the settings of the chosen components among them."""
+    """Two lines for each key, including the settings of the chosen components."""
     text = Text()
     for key, value, kind, default, meaning in describe(config):
         text.append(key, style="bold").append(f" = {value}\n")
@@ -30,7 +30,10 @@ def description(config: Config) -> Text:
 
 
 def describe(config: Config) -> Iterator[Row]:
-    """(key, value, type, default, meaning) of every key in the order of the file; what is wrong is a meaning too."""
+    """(key, value, type, default, meaning) of every key in the order of the file.
+
+    Where a value is wrong, the meaning begins with what is wrong about it.
+    """
     yield from _section(type(config), config, "")
 
 
@@ -77,7 +80,7 @@ def _component(registry: str, key: str, component: Component, default: object, m
 
 
 def _settings(kind: type[BaseModel], given: Mapping[str, Any], key: str) -> Iterator[Row]:
-    """A component's settings, also where some are missing or wrong: this is where one looks up what they should be."""
+    """A component's settings. Missing or wrong ones are listed too, because users look up here what they should be."""
     try:
         yield from _section(kind, parse(kind, given, key), f"{key}.")
     except ConfigErrors as errors:
@@ -93,7 +96,7 @@ def _problem(error: InputError) -> str:
 
 
 def _type(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
-    """A JSON schema in words."""
+    """The type that a JSON schema describes, in words."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2].lower()
     if "anyOf" in schema:

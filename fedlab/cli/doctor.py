@@ -14,7 +14,10 @@ _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also start Ray and run one small federated round.")] = False,
 ) -> None:
-    """Find what is wrong with this machine and say how to fix it; exit code 1 if FedLab cannot work."""
+    """Check whether FedLab works on this machine, and say how to fix what does not.
+
+    The exit code is 1 if FedLab cannot work here.
+    """
     from fedlab.doctor import examine
 
     failed = 0

@@ -1,4 +1,4 @@
-"""How a command ends that did not succeed: the message and the exit code."""
+"""The message and the exit code of a command that fails."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ARGUMENTS = "fedlab.arguments"
 
 
 class Commands(TyperGroup):
-    """The command group; errors made on purpose end as a message on stderr, all others keep their traceback.
+    """The group of all commands. It prints FedLab's own errors as a message on stderr, and others with a traceback.
 
-    Exit codes: 2 the input was wrong, 1 a run failed or a gate was missed, 3 gates were left unjudged, 130 Ctrl-C.
-    ``FEDLAB_DEBUG=1`` shows every traceback.
+    Exit codes: 2 the input was wrong, 1 a run failed or a gate was missed, 3 some gates could not be judged, 130
+    Ctrl-C. ``FEDLAB_DEBUG=1`` shows every traceback.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

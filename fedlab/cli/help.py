@@ -1,4 +1,4 @@
-"""Help texts as they were written: nothing that stands in them is taken for markup or gets lost."""
+"""Help texts are shown exactly as they are written, without being read as markup."""
 
 from __future__ import annotations
 

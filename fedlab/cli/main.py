@@ -42,12 +42,12 @@ def _version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Federated learning with local distillation over heterogeneous clients.
+    """Train and compare methods of federated learning, especially those with local distillation.
 
-    Start with `fedlab run fedlgd`; `fedlab doctor` says what is wrong with this machine.
+    Start with `fedlab run fedlgd`. If something does not work, `fedlab doctor` checks this machine.
     """
 
 

@@ -18,10 +18,10 @@ _SKEW = {
     "size_min": "samples of the smallest client",
     "size_median": "samples of the median client",
     "size_max": "samples of the largest client",
-    "size_gini": "Gini index of the sizes (0 equal, 1 one client holds all)",
-    "label_entropy_mean": "label entropy of a client, mean (bits)",
+    "size_gini": "Gini index of the sizes (0 = all equal, 1 = one client has all)",
+    "label_entropy_mean": "label entropy of a client, mean over clients (bits)",
     "label_entropy_min": "label entropy of a client, smallest (bits)",
-    "label_entropy_global": "label entropy of all samples (bits)",
+    "label_entropy_global": "label entropy of all samples together (bits)",
     "label_emd_mean": "distance of a client's labels to all labels, mean (0 to 2)",
     "label_emd_max": "distance of a client's labels to all labels, largest",
 }
@@ -33,11 +33,13 @@ def partition(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder or file (.png, .svg, .pdf) of the chart; NAME-drift beside it.", show_default="partition.png"
+            help="Folder or file (.png, .svg, .pdf) to write the chart to. A chart of the drift is written beside it, "
+            "with -drift added to the name.",
+            show_default="partition.png",
         ),
     ] = Path("partition.png"),
 ) -> None:
-    """Draw and tabulate how the clients share the data, and how it drifts, without training."""
+    """Draw and print how the data is divided among the clients and how it drifts, without training."""
     from rich.console import Console
 
     from fedlab.data.federated import FederatedData
@@ -58,7 +60,7 @@ def partition(
     _draw(plot_partition(parts), path)
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
-        typer.echo(f"{meaning:<60} {parts['skew'][key]:>10.4g}")
+        typer.echo(f"{meaning:<64} {parts['skew'][key]:>10.4g}")
     for warning in federated.warnings:
         typer.echo(f"warning: {warning}")
     for left in left_out(config, federated):

@@ -27,10 +27,10 @@ def reproduce(
     source: Source,
     seeds: Seeds = "",
     arms: Annotated[
-        str, typer.Option(metavar="ARM,ARM,…", help="Run these arms only; an arm is one variant of the experiment.")
+        str, typer.Option(metavar="ARM,ARM,…", help="Run only these arms. An arm is one variant of the experiment.")
     ] = "",
     folder: Annotated[
-        Path | None, typer.Option(help="Where runs and outcome go.", show_default="runs/reproduce-METHOD")
+        Path | None, typer.Option(help="Folder for the runs and the outcome.", show_default="runs/reproduce-METHOD")
     ] = None,
     engine: EngineOption = None,
     workers: Workers = None,
@@ -40,9 +40,10 @@ def reproduce(
 ) -> None:
     """Run a method's acceptance experiment and check its results against what is required.
 
-    Finished runs in the folder are not repeated, and those of other arms and seeds stay part of the outcome. The exit
-    code is 0 if every gate (a pass/fail check on results) is met, 1 if one is missed or a run failed, and 3 if nothing
-    is missed but some gates lack runs, e.g. with --arms.
+    Finished runs in the folder are not repeated. The outcome covers all of them, including those of arms and seeds
+    that are not named in this call. The exit code is 0 if every gate (a pass/fail check on results) is met, 1 if one
+    is missed or a run failed, and 3 if none is missed but some could not be judged because runs are missing, e.g.
+    with --arms.
     """
     from rich.console import Console
 
@@ -64,16 +65,19 @@ def reproduce(
     console.print(to_table("Runs", outcome.arm_rows(), left=2))
     console.print(to_table("Required and seen", outcome.gate_rows(), left=2))
     for line in outcome.earlier():
-        typer.echo(f"of an earlier call: {line}")
+        typer.echo(f"from an earlier call: {line}")
     typer.echo(f"outcome: {place / 'acceptance.json'}, {place / 'acceptance.md'}")
     for gate in outcome.undecided:
         typer.echo(f"not judged: {gate}", err=True)
     if outcome.failed:
         words = [verdict.word for verdict in outcome.verdicts]
-        known = {"void": "void: the experiment says nothing", "missed": "missed"}
-        typer.echo(next((known[word] for word in known if word in words), "not every run succeeded"), err=True)
+        known = {
+            "void": "the experiment is void: a condition without which it says nothing was not met",
+            "missed": "at least one gate is missed",
+        }
+        typer.echo(next((known[word] for word in known if word in words), "at least one run failed"), err=True)
         raise typer.Exit(FAILED)
     if outcome.undecided:
-        typer.echo("nothing is missed, but not every gate could be judged", err=True)
+        typer.echo("no gate is missed, but some could not be judged", err=True)
         raise typer.Exit(UNDECIDED)
     typer.echo("every gate is met")

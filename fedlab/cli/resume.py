@@ -14,17 +14,22 @@ from fedlab.cli.runs import RunPath
 def resume(
     ctx: typer.Context,
     path: RunPath,
-    rounds: Annotated[int | None, typer.Option(min=1, help="A new total number of rounds.")] = None,
-    until: Annotated[int | None, typer.Option(min=1, help="Stop after this round.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="New total number of rounds, including those already done.")
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` can continue from there.")
+    ] = None,
     sets: Sets = None,
     engine: EngineOption = None,
     workers: Workers = None,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Continue a run from its last complete checkpoint; the result is that of a run that was never stopped.
+    """Continue a run from its last complete checkpoint.
 
-    Only keys below engine and tracking can be changed with --set: any other key would change the result.
+    The result is exactly that of a run that was never stopped. --set can only change keys below engine and tracking,
+    because any other key would change the result.
     """
     from rich.console import Console
 

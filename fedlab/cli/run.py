@@ -19,15 +19,17 @@ def run(
     engine: EngineOption = None,
     workers: Workers = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Short for --set federation.rounds=…")] = None,
-    until: Annotated[int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` goes on.")] = None,
+    until: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` can continue from there.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder; short for --set tracking.name=…")] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where the run folder goes; short for --set tracking.folder=…")
+        Path | None, typer.Option(help="Folder in which the run folder is made; short for --set tracking.folder=…")
     ] = None,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
-    """Run a federation: a method with its own configuration, or any configuration file."""
+    """Train a federation, either with a method's own configuration or with a configuration file."""
     from rich.console import Console
 
     from fedlab.experiment.start import run as run_experiment

@@ -1,4 +1,4 @@
-"""`fedlab show` and `fedlab report`: finished runs."""
+"""`fedlab show` and `fedlab report`, which read run folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", sh
 
 
 def show(path: RunPath) -> None:
-    """Print what a run was, its results, and where its files are."""
+    """Print how a run was configured, its results, and where its files are."""
     from rich.console import Console
 
     from fedlab.experiment.result import load
@@ -41,9 +41,9 @@ def show(path: RunPath) -> None:
 
 def report(
     path: RunPath,
-    browse: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    browse: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
-    """Write a run's report again and print where it is."""
+    """Write the report of a run again from its files, and print where it is."""
     from fedlab.report import write_report
     from fedlab.storage.runfolder import RunFolder
 
@@ -68,4 +68,4 @@ def _checkpoints(run: Run) -> list[str]:
             lines.append(f"warning: broken checkpoint\n{error}")
         else:
             return [*lines, f"{'checkpoint':<12} {path}"]
-    return [*lines, "checkpoint   none that can be used"]
+    return [*lines, "checkpoint   none can be used"]

@@ -17,7 +17,7 @@ def sweep(
         str,
         typer.Argument(
             metavar="METHOD|CONFIG|SWEEP",
-            help="A method's name, a configuration file, or a sweep file with base, grid, list and seeds.",
+            help="A method's name, a configuration file, or a sweep file with the keys base, grid, list and seeds.",
             show_default=False,
         ),
     ],
@@ -25,25 +25,25 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="KEY=V,V,…",
-            help="Values of a key, e.g. training.lr=0.01,0.1 or federation.strategy=fedavg,scaffold. Given several "
-            "times: all combinations are run.",
+            help="Values of a key, e.g. training.lr=0.01,0.1 or federation.strategy=fedavg,scaffold. May be given "
+            "several times; then all combinations are run.",
         ),
     ] = None,
     seeds: Seeds = "",
     sets: Sets = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Where runs, tables and pictures go.", show_default="runs/sweep-METHOD")
+        Path | None, typer.Option(help="Folder for runs, tables and pictures.", show_default="runs/sweep-METHOD")
     ] = None,
     metric: Metrics = None,
     engine: EngineOption = None,
     workers: Workers = None,
     keep_going: KeepGoing = False,
 ) -> None:
-    """Run a configuration with several settings and seeds and tabulate mean ± standard deviation.
+    """Run a configuration with several settings and seeds, and tabulate mean ± standard deviation.
 
-    The runs are made one after the other, and the remaining time is shown before each; --set tracking.console=plain
-    shows their rounds too. Finished runs in the folder are not repeated, and a run that was interrupted continues from
-    its last checkpoint. After an interruption, give the same command again.
+    The runs are made one after the other, and the remaining time is shown before each of them. To see the rounds of
+    each run too, add --set tracking.console=plain. Finished runs in the folder are not repeated, and an interrupted run
+    continues from its last checkpoint. So after an interruption, give the same command again.
     """
     from rich.console import Console
 

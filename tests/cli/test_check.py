@@ -165,5 +165,5 @@ def test_without_data_the_check_says_what_it_leaves_open(cli: Cli, tiny: Path) -
     too_deep = words({"model": {"name": "convnet", "depth": 9}})
     done = cli("config", "check", tiny, *too_deep)
     assert done.exit_code == 0
-    assert "not checked: the data, their division among clients, whether the networks fit them" in done.stdout
+    assert "not checked: the data, its division among the clients, whether the networks fit it" in done.stdout
     assert "not checked" not in cli("config", "check", tiny, "--data").stdout

@@ -58,7 +58,7 @@ def test_the_figures_are_those_of_the_partition(cli: Cli, tiny: Path, tmp_path: 
         if line[:1].islower()
     }
     assert lines["samples of the smallest client"] == "20"
-    assert lines["label entropy of all samples (bits)"] == "3.322"
+    assert lines["label entropy of all samples together (bits)"] == "3.322"
     assert (tmp_path / "new" / "partition.png").is_file()
 
 
