@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, in words of the configuration."""
+"""Turns pydantic's findings about a configuration into FedLab's errors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _COMPONENT = "Component"  # `fedlab.config.sections.Component`, which imports th
 
 
 def explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> list[InputError]:
-    """One error per key; where a value may be of several kinds, pydantic complains once for each.
+    """One error for each key. Where a value may have several types, pydantic reports an error for each of them.
 
     Args:
-        section: what was to be read.
+        section: the class of the configuration that was to be read.
         details: pydantic's errors.
-        prefix: of the keys.
+        prefix: put before every key.
     """
     errors: dict[str, InputError] = {}
     for detail in details:
@@ -55,11 +55,25 @@ def _explain_one(
         component = detail["ctx"]["class_name"] == _COMPONENT
         fix = "write {name: …}, or the name alone" if component else ""
         return ConfigError(key, value, "a name with settings" if component else "a mapping of keys to values", fix)
+    if kind == "string_pattern_mismatch":
+        return ConfigError(key, value, f"text that matches the pattern {detail['ctx']['pattern']}")
     expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return ConfigError(key, value, _PLAIN.get(expected, expected))
+    return ConfigError(key, value, _PLAIN.get(kind, expected))
 
 
-_PLAIN = {"a valid tuple": "a list", "a valid dictionary": "a mapping of keys to values", "a valid string": "text"}
+_PLAIN = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "string_type": "text",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+}
 
 # pydantic names the branch of a union inside an error's location; users wrote no such key
 _UNION_TAG = re.compile(r"(tuple|dict|literal|function-before)\[|constrained-(float|int)$")

@@ -57,69 +57,98 @@ ComponentField = Annotated[Component, BeforeValidator(_named)]
 class DataConfig(Section):
     """Where samples come from and how clients share them."""
 
-    source: ComponentField = Field(description="data source; see `fedlab list sources`")
+    source: ComponentField = Field(description="where the samples come from; see `fedlab list sources`")
     partition: tuple[ComponentField, ...] = Field(
         default=(Component(name="iid", clients=5),),
-        description="partition steps, each splitting every part of the one before; client counts multiply",
+        description="steps that divide the samples among the clients; each step divides every part that the step "
+        "before it made, so the numbers of parts multiply; see `fedlab list partitions`",
     )
     drift: tuple[ComponentField, ...] = Field(
-        default=(), description="how what a client sees of its samples changes over rounds; see `fedlab list drifts`"
+        default=(), description="changes of the clients' data over the rounds; see `fedlab list drifts`"
     )
     test_clients: Fraction = Field(
-        default=1.0, description="share of the training clients that keep their test samples; the others hold none"
+        default=1.0, description="share of the training clients that keep their test samples; the others have none"
     )
     unseen: ProperFraction | tuple[str, ...] = Field(
-        default=(), description="clients that never train and are evaluated apart: a share, or patterns of their names"
+        default=(),
+        description="clients that never train and are evaluated separately: a share of the clients, or patterns of "
+        "their names",
     )
     mean: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
-        default=(0.5,), description="subtracted per channel from images in [0, 1]; one tuple, or one per domain"
+        default=(0.5,),
+        description="value subtracted from each channel of images in [0, 1]: one list, or one list for each domain",
     )
     std: tuple[float, ...] | dict[str, tuple[float, ...]] = Field(
-        default=(0.5,), description="divisor per channel after `mean`; one tuple, or one per domain"
+        default=(0.5,),
+        description="value by which each channel is divided after `mean` is subtracted: one list, or one for each "
+        "domain",
     )
 
 
 class TrainingConfig(Section):
-    """Local training of a client between two exchanges."""
+    """Local training of a client in one round."""
 
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(default=0.01, gt=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    betas: tuple[ProperFraction, ProperFraction] = Field(default=(0.9, 0.999), description="of adam and adamw")
-    eps: float = Field(default=1e-8, gt=0, description="of adam and adamw")
-    weight_decay: float = Field(default=0.0, ge=0)
-    batch_size: Positive = 32
-    local_epochs: Positive = 1
-    local_steps: Positive | None = Field(default=None, description="stop a client's round after so many steps")
-    drop_last: bool = False
-    clip_norm: float | None = Field(default=None, gt=0, description="largest L2 norm of the gradient")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="optimizer of local training")
+    lr: float = Field(default=0.01, gt=0, description="learning rate")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of sgd")
+    betas: tuple[ProperFraction, ProperFraction] = Field(
+        default=(0.9, 0.999), description="coefficients of adam and adamw for the running averages"
+    )
+    eps: float = Field(default=1e-8, gt=0, description="constant of adam and adamw that is added to the denominator")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of the optimizer")
+    batch_size: Positive = Field(default=32, description="samples in a batch of local training")
+    local_epochs: Positive = Field(default=1, description="passes of a client over its samples in one round")
+    local_steps: Positive | None = Field(
+        default=None, description="local steps of a client in one round; if set, local_epochs does not count"
+    )
+    drop_last: bool = Field(default=False, description="leave out the last batch of an epoch if it is not full")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="largest L2 norm of the gradient; a larger gradient is scaled down to it"
+    )
     clip: Literal["global", "tensor"] = Field(
-        default="global", description="clip_norm bounds the whole gradient, or each parameter tensor's by itself"
+        default="global",
+        description="global: clip_norm applies to the whole gradient; tensor: to the gradient of each parameter tensor",
     )
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16 is autocast")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="bfloat16 trains in mixed precision (torch.autocast)"
+    )
     channels_last: bool = Field(
-        default=False, description="memory layout of convolutions' weights: faster on most GPUs"
+        default=False, description="use the channels-last memory layout for convolutions, which is faster on most GPUs"
     )
-    compile: bool = Field(default=False, description="torch.compile the networks; needs a C++ compiler on the CPU")
+    compile: bool = Field(
+        default=False, description="compile the networks with torch.compile; on the CPU this needs a C++ compiler"
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="learning rate over the global step: constant, or falling to 0 at the run's end"
+        default="constant",
+        description="learning rate schedule over the steps of the whole run: constant, or decaying to 0 at the run's "
+        "end",
     )
-    warmup_steps: int = Field(default=0, ge=0, description="linear warm-up of the schedule, in global steps")
+    warmup_steps: int = Field(
+        default=0, ge=0, description="steps of the run in which the schedule raises the learning rate linearly from 0"
+    )
 
 
 class AvailabilityConfig(Section):
     """When clients can take part: intervals from a file, or generated days and nights."""
 
-    csv: InputPath | None = Field(default=None, description="file with the columns client, from, to: from ≤ time < to")
-    period: float | None = Field(default=None, gt=0, description="length of a generated day; each client its own phase")
+    csv: InputPath | None = Field(
+        default=None,
+        description="file with the columns client, from, to; the client is available while from ≤ time < to",
+    )
+    period: float | None = Field(
+        default=None, gt=0, description="length of a generated day; every client's day begins at a time of its own"
+    )
     share: ProperFraction = Field(default=0.5, description="part of a generated day in which a client is available")
     unit: Literal["rounds", "seconds"] = Field(
-        default="rounds", description="what time is counted in; seconds are those of the virtual clock"
+        default="rounds", description="unit of time: rounds, or seconds of the virtual clock"
     )
 
 
 class DevicesConfig(Section):
-    """Speed and links of the clients' devices, from a file or log-normal across clients: the virtual clock."""
+    """Speeds and links of the clients' devices, from which the virtual clock computes times.
+
+    They come from a file, or are drawn from log-normal distributions.
+    """
 
     csv: InputPath | None = Field(default=None, description="file with the columns client, speed, down, up")
     speed: float = Field(default=100.0, gt=0, description="median training speed, samples a second")
@@ -132,39 +161,58 @@ class DevicesConfig(Section):
 class AsynchronousConfig(Section):
     """Buffered asynchronous training (FedBuff, Nguyen et al. 2022); a round is one update of the server."""
 
-    concurrency: Positive = Field(default=4, description="clients at work at any time")
-    buffer: Positive = Field(default=2, description="K, client updates that make one server update")
-    server_lr: float = Field(default=1.0, gt=0, description="η_g")
+    concurrency: Positive = Field(default=4, description="number of clients that train at any time")
+    buffer: Positive = Field(default=2, description="number of client updates that make one server update, K")
+    server_lr: float = Field(default=1.0, gt=0, description="learning rate of the server, η_g")
 
 
 class FederationConfig(Section):
     """Rounds, participation and aggregation."""
 
-    rounds: Positive = 10
-    strategy: ComponentField = Component(name="fedavg")
-    sampler: ComponentField = Component(name="uniform")
+    rounds: Positive = Field(default=10, description="number of rounds")
+    strategy: ComponentField = Field(
+        default=Component(name="fedavg"),
+        description="how the server aggregates the clients' updates; see `fedlab list strategies`",
+    )
+    sampler: ComponentField = Field(
+        default=Component(name="uniform"),
+        description="how the clients of each round are chosen; see `fedlab list samplers`",
+    )
     mode: Literal["synchronous", "asynchronous"] = Field(
-        default="synchronous", description="asynchronous is FedBuff on the virtual clock; needs `devices`"
+        default="synchronous",
+        description="asynchronous: FedBuff, which uses the virtual clock and therefore needs `devices`",
     )
     asynchronous: AsynchronousConfig = AsynchronousConfig()
     availability: AvailabilityConfig | None = Field(
-        default=None, description="which clients the sampler may choose from; default: all, always"
+        default=None,
+        description="when each client can be chosen by the sampler; default: every client in every round",
     )
     devices: DevicesConfig | None = Field(
-        default=None, description="devices of a virtual clock; default: no such clock"
+        default=None, description="the clients' devices, for the virtual clock; default: there is no virtual clock"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="probability that a chosen client does not answer")
     over_selection: float = Field(
-        default=1.0, ge=1, description="choose so many times the clients wanted; the first on the virtual clock count"
+        default=1.0,
+        ge=1,
+        description="factor by which more clients are chosen than are wanted; those that finish first on the virtual "
+        "clock count",
     )
-    deadline: float | None = Field(default=None, gt=0, description="length of a round at most, in virtual seconds")
+    deadline: float | None = Field(
+        default=None, gt=0, description="longest time that a round may take, in seconds of the virtual clock"
+    )
     late: Literal["partial", "drop"] = Field(
-        default="partial", description="a client too slow for the deadline does the steps that fit, or does not count"
+        default="partial",
+        description="partial: a client that is too slow for the deadline does only the steps that fit; drop: its work "
+        "does not count",
     )
     on_client_error: Literal["stop", "skip"] = Field(
-        default="stop", description="stop: end the run with the client's traceback; skip: average who remains"
+        default="stop",
+        description="stop: when a client fails, the run ends with the client's traceback; skip: the server averages "
+        "the other clients",
     )
-    timeout: float = Field(default=3600.0, gt=0, description="seconds the server waits for a phase's replies")
+    timeout: float = Field(
+        default=3600.0, gt=0, description="seconds that the server waits for the replies in each phase of a round"
+    )
 
 
 class ExchangeConfig(Section):
@@ -172,47 +220,65 @@ class ExchangeConfig(Section):
 
     local: tuple[str, ...] = Field(
         default=(),
-        description="shell patterns of state names that stay on the client (FedPer: model.head.*); "
-        "'norm' stands for every normalization layer (FedBN)",
+        description="parameters and buffers that stay on each client and are not averaged, as shell patterns of their "
+        "names (FedPer: model.head.*); 'norm' stands for all normalization layers (FedBN)",
     )
     compression: tuple[ComponentField, ...] = Field(
         default=(),
-        description="stages that make the clients' updates smaller, in order: topk, then quantize or fp16",
+        description="steps that make the clients' updates smaller, in this order: topk, then quantize or fp16; see "
+        "`fedlab list compressions`",
     )
 
 
 class EvaluationConfig(Section):
     """Federated evaluation on the clients' test samples."""
 
-    every: Positive = Field(default=1, description="rounds between evaluations; the last round always counts")
+    every: Positive = Field(
+        default=1, description="number of rounds from one evaluation to the next; the last round is always evaluated"
+    )
     clients: Positive | Fraction | None = Field(
         default=None,
-        description="clients evaluated, a number or a share: the same in every round, drawn among those with test "
-        "samples, of unseen clients as large a share; default: all",
+        description="number or share of the clients that are evaluated; they are drawn once, among the clients with "
+        "test samples, and the same share of the unseen clients is evaluated; default: all clients",
     )
-    batch_size: Positive = 256
+    batch_size: Positive = Field(default=256, description="samples in a batch of evaluation")
 
 
 class EngineConfig(Section):
-    """Where client work runs."""
+    """Where and how the clients run."""
 
-    name: Literal["ray", "inline", "flower"] = "ray"
-    workers: Positive | None = Field(default=None, description="ray and flower: client processes; default: one a core")
-    threads: Positive = Field(default=1, description="torch threads of each process, the server's too")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    gpus_per_worker: float | None = Field(default=None, gt=0, description="fraction of a GPU each worker may use")
-    address: str | None = Field(default=None, description="address of a running Ray cluster")
-    chunk: Positive | None = Field(default=None, description="clients per dispatch; default: adapts to the cohort")
-    retries: int = Field(default=1, ge=0, description="how often a client whose worker died is repeated")
+    name: Literal["ray", "inline", "flower"] = Field(
+        default="ray",
+        description="ray: clients run in worker processes; inline: one after the other in this process; flower: in "
+        "Flower's own simulation",
+    )
+    workers: Positive | None = Field(
+        default=None, description="number of worker processes of ray and flower; default: one per core"
+    )
+    threads: Positive = Field(default=1, description="torch threads of each process, including the server's")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: a GPU if there is one, otherwise the CPU"
+    )
+    gpus_per_worker: float | None = Field(
+        default=None, gt=0, description="share of a GPU that each worker may use; default: chosen by FedLab"
+    )
+    address: str | None = Field(
+        default=None, description="address of a running Ray cluster; default: FedLab starts Ray on this machine"
+    )
+    chunk: Positive | None = Field(
+        default=None, description="number of clients that a worker is given at once; default: chosen by FedLab"
+    )
+    retries: int = Field(default=1, ge=0, description="how many times a client is run again after its worker has died")
     vectorize: Vectorize = Field(
         default="off",
-        description="train so many clients as one batch, where the method allows it; auto: if that is faster here. "
-        "Results then equal those without it to float tolerance only, so a run cannot change it when it is resumed",
+        description="train this many clients as one batch, if the method allows it; auto: only if this is faster on "
+        "this machine. Results then agree only up to float tolerance with those of off, so this key cannot be changed "
+        "when a run is resumed",
     )
     resident: int | None = Field(
         default=None,
         ge=0,
-        description="MiB of clients' data a worker keeps on its GPU; default: a quarter of its memory",
+        description="MiB of client data that a worker keeps on its GPU; default: a quarter of the worker's memory",
     )
 
 
@@ -220,29 +286,45 @@ class TrackingConfig(Section):
     """What a run writes."""
 
     folder: OutputPath = Field(
-        default="runs", description="parent of the run folder; relative to the folder the command is given in"
+        default="runs", description="folder in which the run folder is made; relative to the current folder"
     )
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    console: Literal["auto", "live", "plain", "quiet"] = "auto"
-    tensorboard: bool = True
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the run folder; default: method, seed and time",
+    )
+    console: Literal["auto", "live", "plain", "quiet"] = Field(
+        default="auto",
+        description="live: progress that is redrawn in place; plain: progress as lines; quiet: none; auto: live on a "
+        "terminal, otherwise plain",
+    )
+    tensorboard: bool = Field(default=True, description="write the metrics for TensorBoard too")
     mlflow: UriOrPath | None = Field(
-        default=None, description="MLflow tracking URI; needs the extra fedlab-sim[mlflow]"
+        default=None,
+        description="tracking URI of MLflow, to which the metrics are sent too; needs the extra fedlab-sim[mlflow]",
     )
-    checkpoint_every: Positive = Field(default=10, description="rounds between checkpoints; the last is always kept")
+    checkpoint_every: Positive = Field(
+        default=10, description="number of rounds from one checkpoint to the next; the last round always has one"
+    )
     cache: MadePath | None = Field(
-        default=None, description="folder for reusable results; default: the user's cache folder"
+        default=None,
+        description="folder for results that later runs can use again, such as trained teachers; default: the user's "
+        "cache folder",
     )
 
 
 class Config(Section):
-    """One run, completely. Two runs with equal configurations give equal results."""
+    """The complete configuration of one run. Two runs with equal configurations give equal results."""
 
-    seed: int = Field(default=0, ge=0, lt=2**63)
-    method: ComponentField
-    model: ComponentField = Component(name="convnet")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="number that all random draws of the run depend on")
+    method: ComponentField = Field(description="the method that is trained; see `fedlab list methods`")
+    model: ComponentField = Field(
+        default=Component(name="convnet"), description="network that the method trains; see `fedlab list models`"
+    )
     init: dict[str, WeightsPath] = Field(
         default={},
-        description="role → where its weights start from: a .safetensors file, or a run folder, with #ROLE for another",
+        description="network of the method → its initial weights: a .safetensors file or a run folder; RUN#NAME takes "
+        "another network of that run",
     )
     data: DataConfig
     training: TrainingConfig = TrainingConfig()
@@ -254,8 +336,8 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     modules: tuple[InputPath, ...] = Field(
         default=(),
-        description="folders in which the module of a module:Class is looked for, after the installed ones; the folder "
-        "of the configuration file and the current one always are, and what was found there is recorded here",
+        description="folders in which FedLab looks for the module of a module:Class that is not installed. It always "
+        "looks in the folder of the configuration file and in the current folder, and records here where it found one",
     )
 
     def to_yaml(self) -> str:
@@ -288,7 +370,7 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A YAML file as it is written, with ``dotted.key=value`` overrides.
+    """The configuration in a YAML file, with ``dotted.key=value`` overrides applied.
 
     `fedlab.experiment.configuration.configure`, which users know as `fedlab.load_config`, also makes its paths absolute
     and adds the components' defaults.
@@ -329,7 +411,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         changed: dict[str, Any] = unshared(raw)
     except ValueError as error:
         raise ConfigErrors(
-            [ConfigError("configuration", raw, "a configuration of sensible size", str(error))]
+            [ConfigError("configuration", raw, "a configuration that is not too large or too deep", str(error))]
         ) from None
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -346,7 +428,7 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
     """Set ``a.b.0.c`` inside nested mappings and lists of a configuration.
 
-    What is not there on the way is what it stands for by default: a component, a list, or else an empty mapping.
+    A section on the way that is not there yet begins with its default: a component, a list, or an empty mapping.
 
     Raises:
         ConfigErrors: an index outside its list, or a key below something that has none.
@@ -362,13 +444,14 @@ def set_dotted(raw: dict[str, Any], key: str, value: object) -> None:
             child = here[where] = {"name": child}
         elif not isinstance(child, (dict, list)):
             inner = ".".join(parents[: depth + 1])
-            raise ConfigErrors([ConfigError(inner, child, "a section with keys below it", f"set {inner} itself")])
+            expected = f"a section that has keys, which {inner} is not: it is a single value"
+            raise ConfigErrors([ConfigError(inner, child, expected, f"set {inner} itself")])
         here = child
     here[_index(here, last, key) if isinstance(here, list) else last] = value
 
 
 def _default(parts: Sequence[str]) -> Any:
-    """What a key of a configuration stands for where nothing is set, as raw values; nothing is an empty mapping."""
+    """The default of a key of the configuration as raw values; an empty mapping if it has none."""
     section: Any = Config
     value: Any = None
     for part in parts:
@@ -388,5 +471,6 @@ def _index(items: list[Any], part: str, key: str) -> int:
     if part.isascii() and part.isdecimal() and len(part) < 10 and int(part) < len(items):
         return int(part)
     if not items:
-        raise ConfigErrors([ConfigError(key, part, "a list that has items: this one is empty", "set the whole list")])
-    raise ConfigErrors([ConfigError(key, part, f"an index below {len(items)}", "lists are addressed by number")])
+        raise ConfigErrors([ConfigError(key, part, "a list with items, but this list is empty", "set the whole list")])
+    fix = "write the number of the item, counted from 0"
+    raise ConfigErrors([ConfigError(key, part, f"a number below {len(items)}, because the key is a list", fix)])

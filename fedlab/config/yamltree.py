@@ -62,7 +62,7 @@ def load_yaml(text: str) -> Any:
     try:
         return unshared(yaml.load(text, _Loader))
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("the document is nested too deeply") from None
     except (yaml.YAMLError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         # PyYAML's constructors let all of these out on scalars that do not fit their tag (``!!int ''``)
         raise ValueError(" ".join(str(error).split())) from error
@@ -85,11 +85,11 @@ def unshared(tree: Any) -> Any:
 
 def _copy(value: Any, depth: int) -> tuple[Any, int]:
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise ValueError(f"an integer of {value.bit_length()} bits")
+        raise ValueError(f"it holds an integer of {value.bit_length()} bits; at most {_MOST_BITS} are allowed")
     if not isinstance(value, (Mapping, list, tuple)):
         return value, 1
     if depth > _MOST_DEEP:
-        raise ValueError(f"nested more than {_MOST_DEEP} levels deep, or an alias inside itself")
+        raise ValueError(f"it is nested more than {_MOST_DEEP} levels deep, or an alias contains itself")
     size = 1
     children = []
     for child in value.values() if isinstance(value, Mapping) else value:
@@ -97,7 +97,7 @@ def _copy(value: Any, depth: int) -> tuple[Any, int]:
         children.append(copied)
         size += more
         if size > _MOST_VALUES:
-            raise ValueError(f"more than {_MOST_VALUES:,} values, aliases written out")
+            raise ValueError(f"it has more than {_MOST_VALUES:,} values when its aliases are written out")
     if isinstance(value, Mapping):
         return dict(zip(value, children, strict=True)), size
     return children, size

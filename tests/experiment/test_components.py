@@ -134,7 +134,7 @@ def test_every_default_component_takes_a_dotted_override() -> None:
 
 def test_a_default_that_is_a_list_of_numbers_is_addressed_by_index() -> None:
     assert parse(Config, apply_overrides(MINIMAL, ["data.mean.0=0.25"])).data.mean == (0.25,)
-    with pytest.raises(ConfigErrors, match="this one is empty"):
+    with pytest.raises(ConfigErrors, match="this list is empty"):
         apply_overrides(MINIMAL, ["data.drift.0.name=labels"])
 
 
@@ -182,7 +182,7 @@ def test_configurations_are_equal_whether_defaults_are_spelled_out_or_not() -> N
         ("data.source={name: folder, path: x, siz: 3}", "data.source.siz", "did you mean 'size'?"),
         ("data.source=foldr", "data.source.name", "did you mean 'folder'?"),
         ("data.partition=[dirichlet]", "data.partition.0.clients", "this key is required"),
-        ("model={name: convnet, depth: x}", "model.depth", "a valid integer"),
+        ("model={name: convnet, depth: x}", "model.depth", "a whole number"),
         ("federation.strategy=no.such:Thing", "federation.strategy.name", "No module named 'no'"),
     ],
 )
