@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from fedlab.config.sections import (
-    AsynchronousConfig,
-    AvailabilityConfig,
+from fedlab.config.base import (
     Component,
     ComponentField,
-    Config,
-    DataConfig,
-    DevicesConfig,
-    EngineConfig,
-    EvaluationConfig,
-    ExchangeConfig,
-    FederationConfig,
     Fraction,
     Positive,
     ProperFraction,
     Section,
-    TrackingConfig,
-    TrainingConfig,
     Vectorize,
+)
+from fedlab.config.federation import (
+    AsynchronousConfig,
+    AvailabilityConfig,
+    DevicesConfig,
+    FederationConfig,
+    TrainingConfig,
+)
+from fedlab.config.sections import (
+    Config,
+    DataConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ExchangeConfig,
+    TrackingConfig,
     apply_overrides,
     load_config,
     parse,

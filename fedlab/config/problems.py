@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from fedlab.errors import UNSET, ConfigError, InputError, did_you_mean
 
-_COMPONENT = "Component"  # `fedlab.config.sections.Component`, which imports this module
+_COMPONENT = "Component"  # `fedlab.config.base.Component`
 
 
 def explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> list[InputError]:
