@@ -85,5 +85,5 @@ class StateStore:
 
 def _verified(raw: bytes) -> bytes:
     if hashlib.blake2b(raw[16:], digest_size=16).digest() != raw[:16]:
-        raise ValueError("its hash does not match its content: the file is torn or was changed")
+        raise ValueError("its hash does not match its content: the file is incomplete or was changed")
     return raw[16:]

@@ -52,7 +52,7 @@ def test_a_run_starts_from_an_earlier_runs_weights(tmp_path: Path, earlier: fedl
     ("init", "told"),
     [
         ({"modl": "x"}, "did you mean 'model'?"),
-        ({"model": "nowhere.safetensors"}, "a .safetensors file, or a run folder"),
+        ({"model": "nowhere.safetensors"}, "a .safetensors file or a run folder"),
         ({"model": "{run}#teacher"}, "a network of that run: model"),
         ({"model": "{empty}"}, "a complete checkpoint"),
         ({"model": "{other}"}, "the state of this network"),

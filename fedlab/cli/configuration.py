@@ -22,9 +22,7 @@ def check(
     sets: Sets = None,
     data: Annotated[
         bool,
-        typer.Option(
-            "--data", help="Also load the data and do all that `fedlab run` does before workers start."
-        ),
+        typer.Option("--data", help="Also load the data and do all that `fedlab run` does before workers start."),
     ] = False,
 ) -> None:
     """Report everything that is wrong with a configuration, and which data is missing and how to get it.

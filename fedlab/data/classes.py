@@ -56,7 +56,9 @@ def labeled(
     pair = _checked(key, values)
     if pair[0].dtype.kind == "U":
         if class_names is not None:
-            raise DataError("class_names", class_names, "none when the labels are names already", "leave it out")
+            raise DataError(
+                "class_names", class_names, "no class names, because the labels are names already", "remove it"
+            )
         return coded(key, pair)
     top = max((int(part.max()) for part in pair if len(part)), default=0)
     low = min((int(part.min()) for part in pair if len(part)), default=0)
@@ -121,7 +123,9 @@ def plausible(dataset: Dataset, held_out_classes: bool = False) -> Dataset:
     if train.num_classes == 1 and "label" in train.columns and "mask" not in train.columns:
         count, name = len(train) + len(test), train.class_names[0]
         fix = "add samples of another class; methods that need no labels work without them"
-        notes.append(LeftOut("labels", count, f"all of them say {name!r}, so they tell nothing apart", count, fix))
+        notes.append(
+            LeftOut("labels", count, f"all of them are {name!r}, so they do not distinguish anything", count, fix)
+        )
         train, test = (
             part.with_columns({column: values for column, values in part.columns.items() if column != "label"})
             for part in (train, test)

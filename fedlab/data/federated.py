@@ -66,7 +66,7 @@ class FederatedData:
 
     def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
         if not len(dataset.train):
-            raise DataError("data.source", dataset.name, "training samples: there are none")
+            raise DataError("data.source", dataset.name, "a data set with training samples; this one has none")
         self.dataset, self.config, self.seed = dataset, config, seed
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
@@ -79,7 +79,9 @@ class FederatedData:
         untested = untested_clients(config.test_clients, self.unseen, held.test.sizes, seed)
         self.partition = held.without_tests(untested) if len(untested) else held
         if chosen and not held.test.sizes[list(chosen)].any():
-            raise DataError("data.unseen", config.unseen, "held-out clients with test samples", "hold out others")
+            raise DataError(
+                "data.unseen", config.unseen, "unseen clients that have test samples", "choose other clients"
+            )
         self._drifts = make_drifts(config.drift)
         for drift in self._drifts:
             drift.check(dataset, self.partition)

@@ -70,7 +70,7 @@ class Samples:
                     f"values from {codes.min()} to {codes.max()}, dtype {codes.dtype}, shape {codes.shape}",
                     f"integers from 0 to {len(names) - 1}, shape (n,)"
                     if names
-                    else f"no such column without {name}_names",
+                    else f"no such column, because there are no {name}_names",
                 )
 
     def __len__(self) -> int:
@@ -177,7 +177,9 @@ def _check_type(name: str, values: np.ndarray) -> None:
     except (TypeError, ValueError):
         known = False
     if not known:
-        raise DataError(f"data column {name!r}", f"dtype {values.dtype}", "numbers or truth values a tensor holds", fix)
+        raise DataError(
+            f"data column {name!r}", f"dtype {values.dtype}", "numbers or truth values, as a tensor can hold", fix
+        )
 
 
 def _check_images(key: str, images: np.ndarray) -> None:

@@ -134,7 +134,9 @@ def resume(
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
         if override.startswith("engine.vectorize"):
-            raise ConfigError("--set", override, "what the run began with", "the last bits of its result depend on it")
+            raise ConfigError(
+                "--set", override, "the value that the run began with", "the last bits of its result depend on it"
+            )
     if rounds is not None:
         check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
@@ -143,7 +145,7 @@ def resume(
     start = None if found is None else Checkpoint(*load_checkpoint(found))
     if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
         raise CheckpointError(
-            "run", str(path), f"rounds left to do: {start.round} are done", "ask for more, e.g. --rounds"
+            "run", str(path), f"rounds left to do, but all {start.round} are done", "ask for more rounds with --rounds"
         )
     fingerprint = job.federated.partition.fingerprint
     begun = start.meta["data"] if start is not None else RunRecord(run.folder, run.history).partition.get("fingerprint")

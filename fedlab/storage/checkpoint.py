@@ -65,7 +65,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             key,
             str(path),
             "tensors with the recorded hash",
-            "the file is torn or was changed: use an earlier checkpoint",
+            "the file is incomplete or was changed: use an earlier checkpoint",
         )
     try:
         return safetensors.torch.load(raw), meta

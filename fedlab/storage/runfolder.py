@@ -126,7 +126,12 @@ class RunFolder:
                     "tracking.folder", str(parent), "a folder that can be written to", str(error)
                 ) from error
             return cls(path)
-        raise ConfigError("tracking.folder", str(parent), "fewer runs of one name and second", "set tracking.name")
+        raise ConfigError(
+            "tracking.folder",
+            str(parent),
+            "a folder without runs of the same method, seed and second",
+            "set tracking.name",
+        )
 
     @classmethod
     def check(cls, parent: Path, name: str | None, method: str, seed: int) -> None:

@@ -66,7 +66,7 @@ def _read(role: str, source: str) -> dict[str, Tensor]:
         checkpoint = latest_checkpoint(path / "checkpoints")
         if checkpoint is None:
             raise ConfigError(
-                key, source, "a run folder with a complete checkpoint", "let that run reach its first one"
+                key, source, "a run folder with a complete checkpoint", "let that run reach its first checkpoint"
             )
         prefix = f"{NETWORK}{other or role}."
         tensors, _ = load_checkpoint(checkpoint)
@@ -78,4 +78,4 @@ def _read(role: str, source: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(key, source, "a .safetensors file, or a run folder", str(error)) from error
+        raise ConfigError(key, source, "a .safetensors file or a run folder", str(error)) from error

@@ -182,7 +182,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
     """
     places = list(dict.fromkeys(Path(path).resolve() for path in paths))
     if len(places) < 2:
-        raise ConfigError("RUN", [*map(str, paths)], "two different runs or more", "`fedlab show` tells of one")
+        raise ConfigError("RUN", [*map(str, paths)], "two or more different runs", "`fedlab show` shows a single run")
     records = [RunRecord.open(path) for path in dict.fromkeys(map(Path, paths))]
     for record in records:
         if not record.config:

@@ -271,7 +271,9 @@ def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) 
     for text in over:
         key, values = _axis_of(text)
         if key in axes:
-            raise ConfigError("--over", text, "each key once", f"write all values of {key} behind one another")
+            raise ConfigError(
+                "--over", text, "each key once", f"write all values of {key} after one another, separated by commas"
+            )
         axes[key] = values
     if axes:
         raw["grid"] = {**grid, **axes} if isinstance(grid, Mapping) else grid
@@ -279,7 +281,7 @@ def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) 
         raw["seeds"] = list(seeds)
     spec = parse(SweepSpec, raw).of(folder, axes)
     if not spec.axes and len(spec.seeds) < 2:
-        raise ConfigError("--over", UNSET, "something to vary", "e.g. --over training.lr=0.01,0.1 or --seeds 0,1,2")
+        raise ConfigError("--over", UNSET, "a key to vary", "e.g. --over training.lr=0.01,0.1 or --seeds 0,1,2")
     return spec
 
 

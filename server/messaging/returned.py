@@ -55,7 +55,7 @@ def take_over(
 
 def no_model(strategy: str, round: int, answers: Collection[Message]) -> FedLabError:
     """What to raise where a strategy has formed no model of a round's answers."""
-    return FedLabError(f"the strategy {strategy} formed no model in round {round} from {len(answers)} replies")
+    return FedLabError(f"the strategy {strategy} returned no model in round {round} from {len(answers)} replies")
 
 
 def _listed(names: Collection[str], most: int = 10) -> str:

@@ -88,7 +88,7 @@ def test_by_default_the_chart_lies_in_the_present_folder(cli: Cli, tiny: Path, t
         (["--set", "data.partition=[{name: iid, clients: 1000}]"], "at most 100"),
         (["--set", "data.partition=[{name: iidd}]"], "did you mean 'iid'?"),
         (["--set", "data.drift=[{name: label, rounds: 3}]"], "did you mean 'labels'?"),
-        (["--set", "data.drift=[{name: corruption, rounds: 3}]"], "clients with a corruption"),
+        (["--set", "data.drift=[{name: corruption, rounds: 3}]"], "which gives every client a corruption"),
         (["--set", "data.unseen=[tintd]"], "did you mean 'tinted'?"),
         (["--set", "data.unseen=1"], "data.unseen = 1"),
         (["--out", "chart.bmp"], ".png, .svg, .pdf"),

@@ -38,7 +38,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_used(cli: Cli, finis
     done = cli("show", finished)
     assert done.exit_code == 0
     assert "broken checkpoint" in done.stdout
-    assert "the file is torn or was changed" in done.stdout
+    assert "the file is incomplete or was changed" in done.stdout
     assert fedlab.load(finished).checkpoint.name == "round_000001"
 
 

@@ -43,7 +43,7 @@ def test_a_sweep_file_is_run_with_mappings_as_values(cli: Cli, tiny: Path, tmp_p
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "something to vary"),
+        ([], "a key to vary"),
         (["--over", "training.lrr=1,2"], "did you mean 'lr'"),
         (["--over", "training.lr=0.1,-1"], "point training.lr=-1: training.lr"),
         (["--over", "training.lr=0.1", "--seeds", "a"], "whole numbers"),

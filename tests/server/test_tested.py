@@ -161,7 +161,7 @@ class TestWhatIsLeftOut:
         data = fedlab.Dataset("untested", samples.train, nothing, samples.server)
         run = fedlab.run(settings(federation__rounds=2), method=plain, data=data)
         before, after = run.history.warnings
-        assert "no client has a test sample" in before
+        assert "no client has test samples" in before
         assert "the evaluation of round 1 measured nothing" in after
 
     def test_an_evaluation_without_a_value_is_warned_of_once(

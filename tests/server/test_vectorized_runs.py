@@ -52,7 +52,7 @@ def test_engines_and_a_stop_give_the_same_bits_near_those_without(
     two = {"engine__name": "ray", "engine__workers": 2, "engine__device": "cpu"}
     assert digest(fedlab.run(vectorized(**scaffold, **two), data=samples)) == digest(inline)
     stopped = fedlab.run(vectorized(**scaffold), data=samples, until=1)
-    with pytest.raises(ConfigError, match=r"what the run began with"):
+    with pytest.raises(ConfigError, match=r"the value that the run began with"):
         fedlab.resume(stopped.path, data=samples, overrides=["engine.vectorize=off"])
     assert digest(fedlab.resume(stopped.path, data=samples)) == digest(inline)
     plain = fedlab.run(vectorized(**scaffold).with_overrides({"engine.vectorize": "off"}), data=samples)

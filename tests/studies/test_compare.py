@@ -146,7 +146,7 @@ def test_what_is_written_holds_every_run_in_plain_numbers(made: Callable[..., Pa
 
 
 def test_what_cannot_be_compared_is_refused(made: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="two different runs"):
+    with pytest.raises(InputError, match="two or more different runs"):
         compare([made("a0"), made("a0")])
     with pytest.raises(CheckpointError, match="a run folder"):
         compare([made("a0"), tmp_path])

@@ -129,7 +129,7 @@ def test_values_that_cannot_be_read_are_refused(text: str) -> None:
 
 
 def test_nothing_to_vary_and_a_key_given_twice_are_refused() -> None:
-    with pytest.raises(InputError, match="something to vary"):
+    with pytest.raises(InputError, match="a key to vary"):
         load_spec("supervised")
     with pytest.raises(InputError, match="each key once"):
         load_spec("supervised", ["seed=1", "seed=2"])

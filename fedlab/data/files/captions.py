@@ -105,7 +105,12 @@ def hub_tokens(name: str, length: int | None = None) -> Tokens:
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
     size = length or tokenizer.model_max_length
     if size > 10_000:  # transformers' stand-in for a maximum that is not known
-        raise DataError("data.source.length", length, "tokens of a caption: this tokenizer names no maximum", "set it")
+        raise DataError(
+            "data.source.length",
+            length,
+            "a number of tokens, because this tokenizer has no maximum length of its own",
+            "set it",
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
 

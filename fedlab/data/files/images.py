@@ -112,15 +112,19 @@ class PictureReader:
         if self._frames:
             fix = "save each frame as a picture of its own, if they count"
             named = tuple(self._frames)[:10]
-            found.append(LeftOut("frames", sum(self._frames.values()), "of a file the first is read", None, fix, named))
+            found.append(
+                LeftOut(
+                    "frames", sum(self._frames.values()), "only the first frame of a file is read", None, fix, named
+                )
+            )
         if self._deep and self._highest < _DEEPEST // 2:
             levels, kept = self._highest + 1, (self._highest >> 8) + 1
             found.append(
                 LeftOut(
                     "gray levels",
                     levels - kept,
-                    f"pictures of 16 bits keep the upper 8, and the highest value of these {len(self._deep):,} is "
-                    f"{self._highest:,}, so that they come out dark",
+                    f"only the upper 8 bits of 16-bit pictures are used, and the highest value in these "
+                    f"{len(self._deep):,} pictures is {self._highest:,}, so they become dark",
                     levels,
                     f"multiply their pixels by {_DEEPEST // max(1, self._highest)}, all by the same number",
                     tuple(self._deep[:10]),

@@ -55,7 +55,7 @@ def read_classes(path: Path) -> ClassTable:
     if wrong or len(colors) not in (0, len(names)):
         raise DataError(
             "classes.txt", f"{path}: {len(names)} names, {len(colors)} colors",
-            "different names, one a line, with different colors 'name r g b' for all of them or for none",
+            "one name per line, all different; either all lines have a color too, as in 'name r g b', or none has",
         )  # fmt: skip
     return ClassTable(tuple(names), tuple(colors))
 

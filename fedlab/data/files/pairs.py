@@ -87,7 +87,12 @@ def _pair(line: str, folder: Path, where: str, listing: Listing) -> Pair:
     except (ValueError, RecursionError) as error:
         raise DataError(where, line, "a JSON object", reason(error)) from error
     if not is_text(json.dumps(raw, ensure_ascii=False)):
-        raise DataError(where, ascii(line), "whole characters", "an escape such as \\ud83d is half of one: write both")
+        raise DataError(
+            where,
+            ascii(line),
+            "whole characters",
+            "an escape such as \\ud83d is one half of a character: write both halves",
+        )
     if not isinstance(raw, dict):
         raise DataError(where, line, "a JSON object", 'such as {"image": "a.png", "caption": "a red square"}')
     for name in raw:
@@ -128,7 +133,7 @@ def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]
     for kind, given in by_kind.items():
         captions = [given] if isinstance(given, str) else given
         if not _KIND.fullmatch(kind):
-            raise DataError(where, kind, "kinds of small letters, digits and _ between them", "such as swap_noun")
+            raise DataError(where, kind, "a kind that consists of small letters, digits and _", "such as swap_noun")
         if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
             raise DataError(f"{where}.{kind}", given, "a caption, or a list of captions")
         for text in captions:

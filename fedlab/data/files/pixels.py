@@ -75,16 +75,18 @@ def _channels_first(values: np.ndarray, key: str, prefix: str) -> np.ndarray:
             key,
             f"{prefix}shape {values.shape}",
             "images as (n, H, W), (n, H, W, C) or (n, C, H, W), at least one",
-            "feature vectors are not supported; reshape them to pictures if that is what they are",
+            "feature vectors are not supported; if they are flattened pictures, reshape them",
         )
     if values.ndim == 3:
         return values[:, None]
     first, last = values.shape[1] in (1, 3), values.shape[3] in (1, 3)
     if first and last:
         raise DataError(
-            key, f"{prefix}shape {values.shape}", "one axis of 1 or 3 channels",
-            "both axis 1 and 3 could be: pad the pictures",
-        )  # fmt: skip
+            key,
+            f"{prefix}shape {values.shape}",
+            "exactly one axis of length 1 or 3, the channels",
+            "axis 1 and axis 3 could both be the channels: pad the pictures",
+        )
     if last:
         return values.transpose(0, 3, 1, 2)
     if not first:

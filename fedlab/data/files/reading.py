@@ -1,4 +1,7 @@
-"""The boundary behind which decoders work: whatever they raise names the file, and broken files are told together."""
+"""Errors of the libraries that decode files become FedLab's errors, which name the file.
+
+Several broken files are reported in one error.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _MACHINE = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno
 
 @contextmanager
 def reading(key: str, what: object, expected: str, fix: str) -> Iterator[None]:
-    """Whatever a decoder raises inside, as an error that names what was read.
+    """Turns every exception raised inside into an error that names what was read.
 
     Args:
         key: configuration key that led here.
@@ -35,16 +38,18 @@ def reading(key: str, what: object, expected: str, fix: str) -> Iterator[None]:
     except FedLabError:
         raise
     except MemoryError as error:
-        told = "make it smaller if it is whole: reading it asks for more memory than this machine gives"
+        told = "make it smaller if it is not damaged: reading it needs more memory than this machine has"
         raise DataError(key, what, f"{expected} that fits into memory", told) from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             told = f"change its permissions ({reason(error)})"
-            raise DataError(key, what, f"{expected} that may be read", told) from error
+            raise DataError(key, what, f"{expected} that this user may read", told) from error
         if error.errno == errno.ENOENT:
-            raise DataError(key, what, f"{expected}: there is none", "mend its name, or add the file") from error
+            raise DataError(
+                key, what, f"{expected}: there is no such file", "correct the name, or add the file"
+            ) from error
         if error.errno in _MACHINE:
-            told = f"the machine failed, which says nothing about the file: {reason(error)}"
+            told = f"the machine could not read it, so the file itself may be intact: {reason(error)}"
             raise MachineError(key, what, "a machine that can read it", told) from error
         raise DataError(key, what, expected, f"{fix} ({reason(error)})") from error
     except Exception as error:
@@ -52,7 +57,7 @@ def reading(key: str, what: object, expected: str, fix: str) -> Iterator[None]:
 
 
 class Gathered:
-    """Reads many things and tells of all that are broken in one go.
+    """Reads many things and reports all broken ones in one error.
 
     Args:
         things: what they are, in the plural, for the message.
@@ -72,10 +77,10 @@ class Gathered:
                 self._broken.append(error)
 
     def settle(self) -> None:
-        """Go on only if none was broken.
+        """Raise an error if any of them was broken.
 
         Raises:
-            DataError: of the only broken one, or of the first ten with the number of all.
+            DataError: names the only broken one, or the first ten and the number of all.
         """
         if self._broken:
             raise joined(self._broken, self._total, self._things) from self._broken[0]
@@ -89,14 +94,14 @@ def read_each(items: Sequence[Item], read: Callable[[int, Item], None], things: 
 
 
 def joined(broken: Sequence[DataError], total: int, things: str) -> DataError:
-    """One error for several: the first in full, then the others up to the tenth, and how many they are."""
+    """One error for several: the first in full, the others up to the tenth as a line each, and their number."""
     first = broken[0]
     if len(broken) == 1:
         return first
     lines = [f"    {_line(error, first)}" for error in broken[1:_NAMED]]
     if len(broken) > _NAMED:
         lines.append(f"    and {len(broken) - _NAMED:,} more")
-    told = f"  in all:   {len(broken):,} of {total:,} {things} are like it, this one and"
+    told = f"  in all:   {len(broken):,} of {total:,} {things} have such a problem: the one above and"
     return type(first)(first.key, first.value, first.expected, "\n".join([first.fix, told, *lines]))
 
 

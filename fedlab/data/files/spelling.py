@@ -34,6 +34,6 @@ def checked_name(name: str, key: str, where: object) -> str:
     if not is_text(name):
         raise DataError(
             key, f"{printable(str(where))}: {printable(name)}", "names in UTF-8",
-            "rename it: what stands as \ufffd is not UTF-8, and no report could show it",
+            "rename it: the characters shown as \ufffd are not UTF-8, and no report could show them",
         )  # fmt: skip
     return one_form(name)

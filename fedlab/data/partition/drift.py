@@ -146,11 +146,19 @@ class CorruptionDrift(Drift):
         corrupted = any(corruption is not None for corruption in parts.corruptions)
         if own and not corrupted:
             fix = f"add one, or set {self.key}.corruptions"
-            raise DataError(f"{self.key}.corruptions", "own", "clients with a corruption: a corruption step", fix)
+            raise DataError(
+                f"{self.key}.corruptions",
+                "own",
+                "a corruption step in data.partition, which gives every client a corruption",
+                fix,
+            )
         if corrupted and not own:
             fix = "set it to own, or remove the step"
             raise DataError(
-                f"{self.key}.corruptions", self.settings.corruptions, "own, as there is a corruption step", fix
+                f"{self.key}.corruptions",
+                self.settings.corruptions,
+                "own, because data.partition has a corruption step",
+                fix,
             )
 
     def stage(self, round: int, split: Split) -> float:

@@ -287,4 +287,4 @@ def check_names(key: str, names: Sequence[str]) -> None:
     """
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise DataError(key, twice, "clients of different names", "rename owners or domains in the data")
+        raise DataError(key, twice, "clients with different names", "rename owners or domains in the data")

@@ -1,4 +1,4 @@
-"""Which clients only evaluate, which hold test samples, and which samples nobody uses for it."""
+"""Which clients are only evaluated, which keep their test samples, and which samples are left out because of that."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMED = 3
 def unseen_clients(
     wanted: float | Sequence[str], names: Sequence[str], seed: int, untrained: Collection[int] = ()
 ) -> frozenset[int]:
-    """Clients held out from training: ⌊share · N⌋ at random, but at least one, or those whose names match a pattern.
+    """Unseen clients, which never train: ⌊share · N⌋ at random, but at least one, or those that match a pattern.
 
     Args:
         wanted: a share, or patterns.
@@ -34,7 +34,9 @@ def unseen_clients(
     if isinstance(wanted, float):
         clients = len(names) - len(untrained)
         if clients < 2:
-            raise DataError("data.unseen", wanted, "at least 2 clients, one to train", "divide the data among more")
+            raise DataError(
+                "data.unseen", wanted, "at least 2 clients, one of which trains", "divide the data among more clients"
+            )
         count = _share(wanted, clients)
         chosen = numpy_generator(seed, "unseen").choice(clients, size=count, replace=False)
         return frozenset(int(client) for client in chosen)
@@ -43,16 +45,18 @@ def unseen_clients(
         matching = {client for client, name in enumerate(names) if fnmatchcase(name, pattern)}
         if not matching:
             raise DataError(
-                "data.unseen", pattern, "names of clients, or patterns of them", did_you_mean(pattern, names)
+                "data.unseen", pattern, "names of clients, or patterns of their names", did_you_mean(pattern, names)
             )
         found |= matching
     if len(found.union(untrained)) == len(names):
-        raise DataError("data.unseen", list(wanted), "at least one client left to train", "match fewer clients")
+        raise DataError(
+            "data.unseen", list(wanted), "patterns that leave at least one client to train", "match fewer clients"
+        )
     return frozenset(found)
 
 
 def untested_clients(share: float, unseen: frozenset[int], sizes: np.ndarray, seed: int) -> np.ndarray:
-    """Clients whose test samples are left out: all but ⌊share · N⌋ of the N that train, of which one keeps its own.
+    """Clients whose test samples are left out: all but ⌊share · N⌋ of the N training clients, but never all of them.
 
     Args:
         share: of the training clients keep their test samples.
@@ -92,17 +96,17 @@ def unused_samples(
     why = "they belong to unseen clients, which never train"
     found.append(LeftOut("training samples", held["training"] - trained, why, totals["training"], wanted=True))
     kept = held["test"] if parts is divided else _distinct(parts.test)
-    why = "data.test_clients leaves their clients without a test"
+    why = "data.test_clients lets their clients keep no test samples"
     found.append(LeftOut("test samples", held["test"] - kept, why, totals["test"], wanted=True))
     copies = {"training": int(parts.train.sizes[training].sum()), "test": int(parts.test.sizes.sum())}
-    why = "data.drift does not show them in a round"
+    why = "data.drift lets the clients see only a part of them in a round"
     for kind, count in (seen or {}).items():
         found.append(LeftOut(f"{kind} samples", copies[kind] - count, why, copies[kind], wanted=True))
     return tuple(left for left in found if left.count)
 
 
 def role_warnings(parts: Partition, untrained: Collection[int], unseen: Collection[int]) -> tuple[str, ...]:
-    """What a user should know of clients that test without training, and of clients that train without a test.
+    """Warnings about clients that are evaluated without training, and about clients that train without test samples.
 
     Args:
         parts: who holds what after all choices.
@@ -115,18 +119,18 @@ def role_warnings(parts: Partition, untrained: Collection[int], unseen: Collecti
         more = ", …" if len(untrained) > _NAMED else ""
         who = "1 client has" if len(untrained) == 1 else f"{len(untrained):,} clients have"
         found.append(
-            f"{who} test samples but nothing to train on ({named}{more}): evaluated apart, as unseen clients; if that "
-            "is not meant, look for misspelled names in the data"
+            f"{who} test samples but no training samples ({named}{more}) and will be evaluated as unseen clients; if "
+            "this is not intended, look for misspelled names in the data"
         )
     if not tested:
         found.append(
-            "no client has a test sample, so nothing is measured on clients: bring test samples, or rely on what the "
-            "method measures on the server's data"
+            "no client has test samples, so no metric is measured on clients: add test samples, or use the metrics "
+            "that the method measures on the server's data"
         )
     elif tested <= set(unseen):
         found.append(
-            "no client that trains has a test sample: results are of the unseen clients only, without a mean over the "
-            "clients that train and without a pooled value"
+            "no client that trains has test samples: the results are those of the unseen clients only, and there is "
+            "neither a mean over the training clients nor a pooled value"
         )
     return tuple(found)
 

@@ -301,7 +301,7 @@ def known_corruptions(names: Any) -> Any:
         return names
     for name in names:
         if name not in CORRUPTIONS:
-            raise ValueError(f"names of corruptions, and {name!r} is none; {did_you_mean(name, CORRUPTIONS)}")
+            raise ValueError(f"names of corruptions: {name!r} is not one; {did_you_mean(name, CORRUPTIONS)}")
     if not names or len(set(names)) < len(names):
         raise ValueError("at least one corruption, each at most once")
     return names

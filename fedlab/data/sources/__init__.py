@@ -85,5 +85,7 @@ def load_source(component: Component, seed: int) -> Dataset:
     dataset = source.load(seed)
     for split, samples in (("train", dataset.train), ("test", dataset.test)):
         if not len(samples):
-            raise DataError("data.source", component.name, f"at least one {split} sample", "see the source's settings")
+            raise DataError(
+                "data.source", component.name, f"at least one {split} sample", "check the settings of the source"
+            )
     return plausible(dataset, getattr(source, "held_out_classes", False))

@@ -35,15 +35,17 @@ class AudioFolderSettings(Section):
     path: InputPath = Field(
         description="folder of sound files with labels.csv: file,label[,speaker|group][,device][,split]"
     )
-    table: str = Field(default="labels.csv", description="the table's name in that folder")
-    rate: Positive = Field(default=16_000, description="samples a second every clip must have, see `resample`")
+    table: str = Field(default="labels.csv", description="name of the table in that folder")
+    rate: Positive = Field(default=16_000, description="sampling rate that every clip must have, in Hz; see `resample`")
     resample: bool = Field(default=False, description="convert files of another rate instead of refusing them")
-    seconds: float = Field(gt=0, description="clips are padded with silence or cut at the end to this length")
-    shortest: float = Field(default=0.1, gt=0, description="seconds below which a file is refused")
-    test_fraction: ProperFraction = Field(
-        default=0.2, description="part of each class drawn for tests where the table has no column split"
+    seconds: float = Field(gt=0, description="length of a clip; shorter ones are padded with silence, longer ones cut")
+    shortest: float = Field(
+        default=0.1, gt=0, description="shortest length of a file in seconds; shorter files are refused"
     )
-    data_seed: int = Field(default=0, ge=0, description="draws that part; the run's seed does not change it")
+    test_fraction: ProperFraction = Field(
+        default=0.2, description="share of each class that becomes test samples, if the table has no column split"
+    )
+    data_seed: int = Field(default=0, ge=0, description="seed of that draw; independent of the run's seed")
 
 
 @dataclass(frozen=True)

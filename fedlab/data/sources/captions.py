@@ -29,7 +29,7 @@ from fedlab.tracking.left_out import LeftOut
 def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
     for kind in kinds:
         if kind not in KINDS:
-            raise ValueError(f"rules, and {kind!r} is none; {did_you_mean(kind, KINDS)}")
+            raise ValueError(f"names of rules: {kind!r} is not one; {did_you_mean(kind, KINDS)}")
     return kinds
 
 
@@ -37,12 +37,12 @@ class RulesSettings(Section):
     """Rules that make false captions where the file has none of a kind."""
 
     kinds: Annotated[tuple[str, ...], AfterValidator(_known_kinds)] = Field(
-        min_length=1, description=f"of {', '.join(KINDS)}"
+        min_length=1, description=f"kinds of false captions to make: {', '.join(KINDS)}"
     )
     adjectives: tuple[str, ...] = Field(default=(), description="words that exclude each other: red, blue, …")
     nouns: tuple[str, ...] = Field(default=(), description="words that exclude each other: dog, horse, …")
     relations: dict[str, str] = Field(
-        default={}, description="asymmetric relations and their opposites, {left of: right of, right of: left of}"
+        default={}, description="relations and their opposites, such as {left of: right of, right of: left of}"
     )
 
     def make(self) -> NegativeRules:
@@ -56,31 +56,40 @@ class CaptionsSettings(Section):
     """Settings of the captions source."""
 
     path: InputPath = Field(
-        description="JSONL file, a pair a line: image, caption; optional negatives, client, label, split"
+        description="JSONL file with one pair per line; keys image and caption, optionally negatives, client, label "
+        "and split"
     )
-    size: Positive = Field(default=224, description="pictures are resized to this height and width, aspect ignored")
+    size: Positive = Field(
+        default=224, description="height and width to which pictures are resized, ignoring their aspect"
+    )
     tokenizer: HubPath | None = Field(
-        default=None, description="hub name or local folder of a tokenizer; default: the words of all the captions"
+        default=None, description="hub name or folder of a tokenizer; default: the words of the captions are tokens"
     )
     length: Positive | None = Field(
-        default=None, description="tokens of a caption, its end included; default: the longest, or the tokenizer's"
+        default=None,
+        description="number of tokens of a caption, including its end; default: that of the longest caption, or the "
+        "tokenizer's maximum",
     )
-    rules: RulesSettings | None = Field(default=None, description="make false captions of the clients' pairs by rule")
+    rules: RulesSettings | None = Field(
+        default=None, description="rules that make false captions from the clients' captions; default: none are made"
+    )
     test_fraction: Fraction = Field(
-        default=0.2, lt=1, description="part of the images kept for tests where lines name no split"
+        default=0.2, lt=1, description="share of the images that become test samples, if the lines have no key split"
     )
     composition: InputPath | None = Field(
-        default=None, description="JSONL file of test pairs with negatives for the server"
+        default=None, description="JSONL file of test pairs with false captions that the server holds"
     )
-    zeroshot: InputPath | None = Field(default=None, description="folder <class>/*.png of test images for the server")
+    zeroshot: InputPath | None = Field(
+        default=None, description="folder <class>/*.png of test images that the server holds"
+    )
     prompts: tuple[str, ...] = Field(
         default=("a photo of a {}.",),
         min_length=1,
-        description="captions of a zero-shot class, {} is its folder's name",
+        description="captions by which a zero-shot class is recognized; {} stands for the name of its folder",
     )
-    pretrain: InputPath | None = Field(default=None, description="JSONL file of pairs for the server to pretrain on")
+    pretrain: InputPath | None = Field(default=None, description="JSONL file of pairs on which the server pretrains")
     data_seed: int = Field(
-        default=0, ge=0, description="draws test part and rules; the run's seed does not change them"
+        default=0, ge=0, description="seed for the test samples and the false captions; independent of the run's seed"
     )
 
 
@@ -146,7 +155,9 @@ class Captions:
             parts = [[p for p in pairs if p.split == split] for split in ("train", "test")]
         for split, part in zip(("train", "test"), parts, strict=True):
             if not part:
-                raise DataError("data.source.path", self.settings.path, f"{split} pairs", "add some; see test_fraction")
+                raise DataError(
+                    "data.source.path", self.settings.path, f"{split} pairs", "add some, or see test_fraction"
+                )
         return parts[0], parts[1]
 
     def _with_rules(self, *splits: Sequence[Pair]) -> list[list[Pair]]:

@@ -29,12 +29,14 @@ class DigitsSettings(Section):
     """Settings of the digits source."""
 
     domains: Annotated[tuple[DomainName, ...], AfterValidator(_distinct)] = Field(
-        default=DOMAINS, description="which of the domains, in this order"
+        default=DOMAINS, description="domains to use, in this order"
     )
     size: int = Field(default=28, ge=8, le=64, description="height and width in pixels")
     train_per_domain: Positive = Field(default=1000, description="training images of each domain")
     test_per_domain: Positive = Field(default=500, description="test images of each domain")
-    data_seed: int = Field(default=0, ge=0, description="draws the images; the run's seed does not change them")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the images are drawn; independent of the run's seed"
+    )
 
 
 class Digits:

@@ -29,17 +29,22 @@ class FolderSettings(Section):
     """Settings of the folder source."""
 
     path: InputPath = Field(
-        description="root folder: <class>/*.png, or train/<class>/*.png and test/<class>/*.png; any image format"
+        description="folder with <class>/*.png, or with train/<class>/*.png and test/<class>/*.png; any image format"
     )
     clients: bool = Field(
-        default=False, description="the first level below the root is one folder per client: its domain and owner"
+        default=False,
+        description="the folder has one folder per client at its first level; it becomes the samples' domain and owner",
     )
-    size: Positive = Field(default=32, description="pictures are resized to this height and width, aspect ignored")
+    size: Positive = Field(
+        default=32, description="height and width to which pictures are resized, ignoring their aspect"
+    )
     channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: gray")
     test_fraction: Fraction = Field(
-        default=0.2, lt=1, description="part of each class kept for tests where there is no train and test folder"
+        default=0.2, lt=1, description="share of each class that becomes test samples, if there is no folder test"
     )
-    data_seed: int = Field(default=0, ge=0, description="draws the test part; the run's seed does not change it")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the test samples are drawn; independent of the run's seed"
+    )
 
 
 class Folder:
@@ -70,7 +75,9 @@ class Folder:
                     _KEY,
                     str(self.root),
                     f"{split} images in " + ("<client>/" if self.settings.clients else "") + "[train|test]/<class>/",
-                    _found(listing) or "image files end in .png, .jpg or as Pillow knows them; see data.source.clients",
+                    _found(listing)
+                    or "add image files, which end in .png, .jpg or another ending known to Pillow; if there is one "
+                    "folder per client, set data.source.clients: true",
                 )
         train, test = splits["train"], splits["test"]
         labels, class_names = coded("class", (_column(train, 1), _column(test, 1)))
@@ -121,7 +128,7 @@ def _files(parent: Path, client: str, listing: Listing) -> _Files:
     for folder in listing.folders(parent):
         files = listing.files(folder, is_picture, UNREAD)
         if not files:
-            listing.skip(folder, "no picture is in them", what="class folders")
+            listing.skip(folder, "there is no picture in them", what="class folders")
         found += [(path, one_form(folder.name), client) for path in files]
     return found
 

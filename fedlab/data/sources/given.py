@@ -17,11 +17,13 @@ _HOW = "give it again in Python: fedlab.run(config, data=…) or fedlab.resume(r
 class GivenSettings(Section):
     """What the samples were; all of it is unset where any will do."""
 
-    dataset: str | None = Field(default=None, description="what the data set is called")
-    fingerprint: str | None = Field(default=None, description="hash of all its samples; other data is refused")
-    train: int | None = Field(default=None, ge=0, description="training samples")
-    test: int | None = Field(default=None, ge=0, description="test samples")
-    server: dict[str, int] = Field(default={}, description="samples that the server holds, by name")
+    dataset: str | None = Field(default=None, description="name of the data set")
+    fingerprint: str | None = Field(
+        default=None, description="hash of all its samples; data with another hash is refused"
+    )
+    train: int | None = Field(default=None, ge=0, description="number of training samples")
+    test: int | None = Field(default=None, ge=0, description="number of test samples")
+    server: dict[str, int] = Field(default={}, description="numbers of samples that the server holds, by name")
 
 
 class Given:

@@ -19,7 +19,9 @@ class HandwrittenSettings(Section):
 
     size: int = Field(default=16, ge=8, le=64, description="height and width in pixels")
     channels: Literal[1, 3] = Field(default=1, description="3: RGB, 1: gray")
-    test_size: Positive = Field(default=500, description="how many images of the file's end are the test set")
+    test_size: Positive = Field(
+        default=500, description="number of images at the end of the file that are the test set"
+    )
 
 
 class Handwritten:

@@ -31,18 +31,22 @@ class HubSettings(Section):
 
     path: HubPath = Field(
         min_length=1,
-        description="hub name (ylecun/mnist), local folder written by save_to_disk, or any folder load_dataset reads",
+        description="name on the hub (ylecun/mnist), or a folder written by save_to_disk or readable by load_dataset",
     )
-    config: str | None = Field(default=None, description="configuration of the data set, where it has several")
-    train_split: str = Field(default="train", description="training split; of hub names also a slice: train[:80%]")
-    test_split: str = Field(default="test", description="test split; of hub names also a slice: train[80%:]")
+    config: str | None = Field(default=None, description="configuration of the data set, if it has several")
+    train_split: str = Field(default="train", description="training split; with a hub name also a slice: train[:80%]")
+    test_split: str = Field(default="test", description="test split; with a hub name also a slice: train[80%:]")
     image_column: str = "image"
     label_column: str = "label"
-    group_column: str | None = Field(default=None, description="column naming every sample's natural owner")
-    size: Positive = Field(default=32, description="pictures are resized to this height and width, aspect ignored")
+    group_column: str | None = Field(default=None, description="column that names the owner of each sample")
+    size: Positive = Field(
+        default=32, description="height and width to which pictures are resized, ignoring their aspect"
+    )
     channels: Literal[1, 3] = Field(default=3, description="3: RGB, 1: gray")
-    limit: Positive | None = Field(default=None, description="at most so many samples of each split, drawn at random")
-    data_seed: int = Field(default=0, ge=0, description="draws the `limit` samples; the run's seed does not")
+    limit: Positive | None = Field(
+        default=None, description="largest number of samples of each split; more are reduced by a random draw"
+    )
+    data_seed: int = Field(default=0, ge=0, description="seed of that draw; independent of the run's seed")
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,10 @@ class Hub:
                 return splits[name]
             if (self.path / "state.json").is_file():
                 raise DataError(
-                    "data.source.path", settings.path, "a DatasetDict with train and test", "this folder is one split"
+                    "data.source.path",
+                    settings.path,
+                    "a DatasetDict with train and test",
+                    "this folder holds a single split",
                 )
             if (self.path / name).is_dir() and self._has_strays():
                 shown = Listing("data.source.path", self.path).below(self.path / name, is_picture, "")
@@ -263,7 +270,7 @@ def _values(dataset: Any, key: str, column: str) -> np.ndarray:
             f"data.source.{key}",
             column,
             "one integer or text for every sample",
-            f"it holds {dataset.features[column]}, perhaps with gaps",
+            f"it holds {dataset.features[column]}, or some of its values are missing",
         )
     return values
 

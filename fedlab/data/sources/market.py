@@ -47,20 +47,24 @@ class MarketSettings(Section):
         min_length=1, description=f"name → root folder of each training data set, which holds {_TRAIN}/"
     )
     target: InputPath | None = Field(
-        default=None, description=f"root folder of the unseen data set, with {_QUERY}/ and {_GALLERY}/; null: none"
+        default=None,
+        description=f"root folder of the unseen data set, with {_QUERY}/ and {_GALLERY}/; null if there is none",
     )
     pattern: Annotated[str, AfterValidator(_names_both)] = Field(
         default=r"^(?P<identity>-?\d+)_c(?P<camera>\d+)",
-        description="finds identity and camera, both numbers, in a file's name; of 0002_c1s1_000451_03.jpg 2 and 1",
+        description="regular expression that finds the numbers of identity and camera in the name of a file, such as 2 "
+        "and 1 in 0002_c1s1_000451_03.jpg",
     )
-    height: Positive = Field(default=256, description="pictures are resized to this height, bicubic")
-    width: Positive = Field(default=128, description="and this width")
+    height: Positive = Field(default=256, description="height in pixels to which pictures are resized (bicubic)")
+    width: Positive = Field(default=128, description="width in pixels to which pictures are resized (bicubic)")
     validation: ProperFraction = Field(
         default=0.1,
         description="share of each source's identities that are not trained on but make its own test; more of them "
         "where guessing would score a mAP above 1/2, two at least",
     )
-    data_seed: int = Field(default=0, ge=0, description="draws those identities; the run's seed does not change it")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which these identities are drawn; independent of the run's seed"
+    )
 
 
 class _File(NamedTuple):

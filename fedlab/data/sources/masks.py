@@ -37,26 +37,36 @@ class MasksSettings(Section):
         "domains; server/<name>/ with these are sample sets the server holds; classes.txt names the classes"
     )
     size: tuple[Positive, Positive] | None = Field(
-        default=None, description="height and width to which images are resized; default: their own, then all alike"
+        default=None,
+        description="height and width to which images are resized; default: not resized, all must have the same size",
     )
-    stride: Positive = Field(default=4, description="image pixels per mask pixel; masks are made smaller by nearest")
+    stride: Positive = Field(
+        default=4, description="image pixels per mask pixel; masks are downsampled by nearest neighbor"
+    )
     ignore: tuple[int, ...] = Field(default=(255,), description="mask values that mean unlabeled")
     values: tuple[int, ...] = Field(
         default=(),
-        description="mask values of the classes in their order, where they are not 0, 1, 2 …; [0, 255]: two classes",
+        description="mask values of the classes in their order, if they are not 0, 1, 2 …; [0, 255] means two classes",
     )
     background: str | None = Field(
-        default=None, description="class that does not count when images are labeled by the class that covers most"
+        default=None, description="class that is ignored when an image is labeled by the class that covers most of it"
     )
-    image_suffix: str = Field(default="", description="end of every image's name, not part of what names the pair")
-    mask_suffix: str = Field(default="", description="end of every mask's name, likewise: _gtFine_labelTrainIds")
+    image_suffix: str = Field(
+        default="",
+        description="ending of the images' names that is removed before images and masks are matched by name",
+    )
+    mask_suffix: str = Field(
+        default="", description="the same for the masks' names, such as _gtFine_labelTrainIds of Cityscapes"
+    )
     test_fraction: float = Field(
         default=0.2,
         ge=0,
         lt=1,
-        description="part of each domain kept for tests without train/ and test/",
+        description="share of each domain that becomes test samples, if there are no folders train/ and test/",
     )
-    data_seed: int = Field(default=0, ge=0, description="draws the test part; the run's seed does not change it")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the test samples are drawn; independent of the run's seed"
+    )
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class Masks:
 
     def _one_class(self, found: str) -> DataError:
         return DataError(
-            _KEY, f"{found} ({self.root})", "pixels of at least two classes, by which something can be told apart",
+            _KEY, f"{found} ({self.root})", "pixels of at least two classes",
             "list the values of the classes in their order, data.source.values: [0, 255] for black and white masks; "
             f"data.source.ignore, now [{_listed(self.settings.ignore)}], names the values that are no class",
         )  # fmt: skip
@@ -194,7 +204,9 @@ class Masks:
         for mask in sorted(set(by_name.values()) - used):
             at.listing.skip(mask, "no image is of the mask's name")
         if not pairs:
-            raise DataError(_KEY, str(images), "image files", "they end in .png, .jpg or as Pillow knows them")
+            raise DataError(
+                _KEY, str(images), "image files", "their names end in .png, .jpg or another ending known to Pillow"
+            )
         return pairs
 
     def _masks(self, folder: Path, at: _Reading) -> dict[tuple[str, ...], Path]:

@@ -24,7 +24,9 @@ _OPTIONAL = ("domain_train", "domain_test", "group_train", "group_test", "class_
 class NpzSettings(Section):
     """Settings of the npz source."""
 
-    path: InputPath = Field(description=f"the .npz file; keys {', '.join(_REQUIRED)}, optional {', '.join(_OPTIONAL)}")
+    path: InputPath = Field(
+        description=f".npz file with the arrays {', '.join(_REQUIRED)} and optionally {', '.join(_OPTIONAL)}"
+    )
 
 
 class Npz:
@@ -73,7 +75,7 @@ class Npz:
         with reading(key, str(self.path), expected, fix):
             archive = np.load(self.path, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array, not an archive")
+                raise ValueError("it holds a single array and is no archive")
         with archive:
             for name in archive.files:
                 if name in _REQUIRED or name in _OPTIONAL:
@@ -87,7 +89,7 @@ def _unread(names: list[str]) -> tuple[LeftOut, ...]:
         return ()
     known = (*_REQUIRED, *_OPTIONAL)
     meant = next((f"{name}: {hint}" for name in names if (hint := did_you_mean(name, known)).startswith("did")), "")
-    return (LeftOut("arrays", len(names), "no key of theirs is read", None, meant, tuple(names[:10])),)
+    return (LeftOut("arrays", len(names), "FedLab reads no arrays of these names", None, meant, tuple(names[:10])),)
 
 
 def _half_pair(stem: str, arrays: dict[str, np.ndarray]) -> list[str]:

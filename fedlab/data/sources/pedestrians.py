@@ -35,17 +35,21 @@ Side = Annotated[int, Field(ge=12, le=512)]
 class PedestriansSettings(Section):
     """Settings of the pedestrians source."""
 
-    sites: Positive = Field(default=4, description="source domains, each with cameras and identities of its own")
-    cameras: Positive = Field(default=2, description="cameras of each site, and of the target domain")
-    identities: Positive = Field(default=20, description="training identities of each site")
-    images: Positive = Field(default=6, description="images of an identity, dealt to the site's cameras in turn")
-    test_identities: int = Field(default=5, ge=2, description="further identities of each site, for its own test")
-    target_identities: int = Field(default=60, ge=2, description="identities of the unseen target domain")
+    sites: Positive = Field(default=4, description="number of source domains; each has its own cameras and identities")
+    cameras: Positive = Field(default=2, description="number of cameras of each site and of the target domain")
+    identities: Positive = Field(default=20, description="number of training identities of each site")
+    images: Positive = Field(default=6, description="images of each identity, distributed over the cameras of the site")
+    test_identities: int = Field(
+        default=5, ge=2, description="number of further identities of each site, for its own test"
+    )
+    target_identities: int = Field(default=60, ge=2, description="number of identities of the unseen target domain")
     gallery_images: Positive = Field(default=2, description="gallery images of a target identity under each camera")
-    height: Side = Field(default=48, description="pixels")
-    width: Side = Field(default=24, description="pixels")
-    strength: float = Field(default=1.0, ge=0, le=2, description="how much cameras change colors; 0: not at all")
-    data_seed: int = Field(default=0, ge=0, description="draws all of it; the run's seed does not change it")
+    height: Side = Field(default=48, description="height of an image in pixels")
+    width: Side = Field(default=24, description="width of an image in pixels")
+    strength: float = Field(
+        default=1.0, ge=0, le=2, description="how strongly the cameras change colors; 0: not at all"
+    )
+    data_seed: int = Field(default=0, ge=0, description="seed of all images; independent of the run's seed")
 
 
 class Pedestrians:
@@ -71,7 +75,10 @@ class Pedestrians:
         counts = {"train": s.sites * s.identities, "test": s.sites * s.test_identities, "target": s.target_identities}
         if sum(counts.values()) > _OUTFITS:
             raise DataError(
-                "data.source.identities", s.identities, f"at most {_OUTFITS} people in all", "so many outfits differ"
+                "data.source.identities",
+                s.identities,
+                f"at most {_OUTFITS} people in all",
+                "the generator draws no more different outfits",
             )
         if s.images < s.cameras:
             raise DataError("data.source.images", s.images, f"at least one for each of {s.cameras} cameras")

@@ -27,16 +27,19 @@ def _distinct(conditions: tuple[Condition, ...]) -> tuple[Condition, ...]:
 class ScenesSettings(Section):
     """Settings of the scenes source."""
 
-    train: Positive = Field(default=64, description="images to be divided among the clients")
-    test: Positive = Field(default=150, description="their test images")
-    teacher: int = Field(default=600, ge=0, description="labeled images the server holds, its sample set 'teacher'")
-    server_test: int = Field(default=150, ge=0, description="test images the server holds, its sample set 'test'")
+    train: Positive = Field(default=64, description="number of training images, which are divided among the clients")
+    test: Positive = Field(default=150, description="number of test images, which are divided among the clients")
+    teacher: int = Field(default=600, ge=0, description="number of labeled images in the server's sample set 'teacher'")
+    server_test: int = Field(default=150, ge=0, description="number of test images in the server's sample set 'test'")
     size: int = Field(default=64, ge=32, le=256, multiple_of=4, description="height and width in pixels")
     stride: Literal[1, 2, 4] = Field(default=4, description="image pixels per mask pixel")
     conditions: Annotated[tuple[Condition, ...], AfterValidator(_distinct)] = Field(
-        default=("clear",), description="domains, which share the images evenly: clear, fog, night, rain, snow"
+        default=("clear",),
+        description="domains among which the images are divided evenly: clear, fog, night, rain, snow",
     )
-    data_seed: int = Field(default=0, ge=0, description="draws the images; the run's seed does not change them")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the images are drawn; independent of the run's seed"
+    )
 
 
 class SceneSource:

@@ -35,7 +35,7 @@ Natural = Literal["relation", "axis", "color", "shape", "background"]
 def _some_colors(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in COLORS:
-            raise ValueError(f"names of colors, and {name!r} is none; {did_you_mean(name, COLORS)}")
+            raise ValueError(f"names of colors: {name!r} is not one; {did_you_mean(name, COLORS)}")
     if len(set(names)) < len(names) or not 1 <= len(names) <= len(COLORS) - 3:
         raise ValueError("one to three different colors: at least three are needed for scenes and false captions")
     return names
@@ -44,21 +44,32 @@ def _some_colors(names: tuple[str, ...]) -> tuple[str, ...]:
 class ShapeCapSettings(Section):
     """Settings of the ShapeCap source."""
 
-    train: Positive = Field(default=4000, description="scenes divided among the clients")
-    test: Positive = Field(default=1000, description="scenes divided among the clients for tests")
-    composition: Positive = Field(default=1000, description="further test scenes, held by the server")
-    pretrain: Positive = Field(default=5000, description="server-held pairs whose captions never require binding")
-    zeroshot: Positive = Field(default=800, description="server-held single objects of the unseen colors")
+    train: Positive = Field(default=4000, description="number of training scenes, which are divided among the clients")
+    test: Positive = Field(default=1000, description="number of test scenes, which are divided among the clients")
+    composition: Positive = Field(default=1000, description="number of further test scenes that the server holds")
+    pretrain: Positive = Field(
+        default=5000,
+        description="number of pairs for pretraining on the server; "
+        "no caption requires to bind an attribute to an object",
+    )
+    zeroshot: Positive = Field(
+        default=800, description="number of images of single objects in the unseen colors that the server holds"
+    )
     unseen_colors: Annotated[tuple[str, ...], AfterValidator(_some_colors)] = Field(
-        default=("cyan", "magenta"), description="in no scene of the clients, but in the pretraining pairs"
+        default=("cyan", "magenta"),
+        description="colors that occur in the pairs for pretraining, but in no scene of the clients",
     )
     scramble: float = Field(
-        default=0.0, ge=0, le=1, description="share of training captions whose reshuffle is a permutation of all words"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the training captions whose false caption 'reshuffle' permutes all words",
     )
     natural: Natural = Field(
-        default="relation", description="what label, domain and group of a scene are: its clients differ in that"
+        default="relation",
+        description="attribute that becomes label, domain and owner of a scene, so that clients can differ in it",
     )
-    data_seed: int = Field(default=0, ge=0, description="draws everything; the run's seed does not change it")
+    data_seed: int = Field(default=0, ge=0, description="seed of all scenes; independent of the run's seed")
 
 
 class ShapeCap:

@@ -28,11 +28,15 @@ class ShiftedDigitsSettings(Section):
 
     size: int = Field(default=16, ge=8, le=64, description="height and width in pixels")
     train_per_class: Positive = Field(default=26, description="training images of each class and domain")
-    test_size: Positive = Field(default=497, description="how many images of the file's end test every domain")
+    test_size: Positive = Field(
+        default=497, description="number of images at the end of the file on which every domain is tested"
+    )
     domains: Annotated[tuple[str, ...], AfterValidator(_five_distinct)] = Field(
         default=("grey", "tinted", "blended", "blurred", "neighbours"), description="names of the five domains"
     )
-    data_seed: int = Field(default=0, ge=0, description="draws the images; the run's seed does not change them")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the images are drawn; independent of the run's seed"
+    )
 
 
 class ShiftedDigits:

@@ -18,18 +18,23 @@ _LOW, _HIGH = 300.0, 1500.0  # Hz, range of pitches
 class SoundsSettings(Section):
     """Settings of the sounds source."""
 
-    train: Positive = Field(default=1200, description="clips to be divided among the clients")
-    test: Positive = Field(default=480, description="test clips; the server holds labeled copies to probe with")
-    probe: Positive = Field(default=160, description="labeled clips the server holds to train a probe on")
-    rate: int = Field(default=8000, ge=4000, description="samples a second")
-    seconds: float = Field(default=1.6, gt=0.05, le=60, description="length of a clip")
+    train: Positive = Field(default=1200, description="number of training clips, which are divided among the clients")
+    test: Positive = Field(
+        default=480, description="number of test clips; the server holds labeled copies for the probe"
+    )
+    probe: Positive = Field(default=160, description="number of labeled clips on which the server trains a probe")
+    rate: int = Field(default=8000, ge=4000, description="sampling rate in Hz")
+    seconds: float = Field(default=1.6, gt=0.05, le=60, description="length of a clip in seconds")
     devices: int = Field(
-        default=1, ge=1, le=64, description="microphones, the domains: each its own tilt of the spectrum, level, hiss"
+        default=1,
+        ge=1,
+        le=64,
+        description="number of microphones; each is a domain with its own spectral tilt, level and noise",
     )
-    speakers: int = Field(
-        default=8, ge=1, le=10_000, description="natural owners, the groups: each sings in its own part of the range"
+    speakers: int = Field(default=8, ge=1, le=10_000, description="number of owners; each has its own range of pitch")
+    data_seed: int = Field(
+        default=0, ge=0, description="seed by which the clips are drawn; independent of the run's seed"
     )
-    data_seed: int = Field(default=0, ge=0, description="draws the clips; the run's seed does not change them")
 
 
 class Sounds:

@@ -18,7 +18,7 @@ class UnionSettings(Section):
     """Settings of the union source."""
 
     sources: dict[str, ComponentField] = Field(
-        min_length=1, description="domain name → source; all of one image shape and number of classes"
+        min_length=1, description="name of the domain → source; all need the same image shape and number of classes"
     )
 
 

@@ -67,7 +67,7 @@ def test_a_link_to_nothing_is_named_as_unreadable(tmp_path: Path) -> None:
             path.parent.mkdir(parents=True)
             Image.new("L", (4, 4)).save(path)
     (tmp_path / "train/a/2.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"2\.png[\s\S]*there is none"):
+    with pytest.raises(DataError, match=r"2\.png[\s\S]*there is no such file"):
         load_source(Component(name="folder", path=str(tmp_path)), 0)
 
 

@@ -158,9 +158,9 @@ class TestCorruption:
         pictures, plain = make_dataset(np.arange(60) % 3, images=(3, 8, 8)), make_dataset(np.arange(60) % 3)
         with pytest.raises(DataError, match="image data"):
             drifting(plain, FOG)
-        with pytest.raises(DataError, match="clients with a corruption"):
+        with pytest.raises(DataError, match="which gives every client a corruption"):
             drifting(pictures, {"name": "corruption", "rounds": 3})
-        with pytest.raises(DataError, match="own, as there is a corruption step"):
+        with pytest.raises(DataError, match="own, because data.partition has a corruption step"):
             drifting(pictures, FOG, partition=[{"name": "corruption", "corruptions": ["fog"]}])
         with pytest.raises(ConfigError, match="at most once"):
             drifting(pictures, FOG, FOG)

@@ -142,7 +142,7 @@ class TestWhoOnlyTests:
         assert (data.num_train(len(numbers)), data.num_test(len(numbers))) == (0, 2)
         (warning,) = data.warnings
         assert repr(stranger) in warning
-        assert "1 client has test samples but nothing to train on" in warning
+        assert "1 client has test samples but no training samples" in warning
 
     def test_later_steps_leave_it_whole_and_the_others_as_they_are(self) -> None:
         steps = {"name": "domain"}, {"name": "dirichlet", "clients": 2}
@@ -193,7 +193,7 @@ class TestWhoOnlyTests:
             assert ours.num_test(4) == 2
 
     def test_nobody_left_to_train_is_refused(self) -> None:
-        with pytest.raises(DataError, match="at least one client left to train"):
+        with pytest.raises(DataError, match="at least one client to train"):
             federated(two_sided(self.TRAIN, self.TEST), {"name": "natural"}, unseen=["g0", "g1", "g2"])
 
     def test_skew_is_of_those_that_train(self) -> None:
@@ -249,4 +249,4 @@ class TestCounted:
     def test_no_test_at_all_is_said(self, make_dataset: Make) -> None:
         data = federated(make_dataset(np.zeros(4, int), np.zeros(0, int)), {"name": "iid", "clients": 2})
         assert data.warnings == (data.warnings[0],)
-        assert "no client has a test sample" in data.warnings[0]
+        assert "no client has test samples" in data.warnings[0]

@@ -43,7 +43,7 @@ class TestUnseen:
 
     @pytest.mark.parametrize(
         ("unseen", "told"),
-        [(["11"], "did you mean '1'"), (["*"], "at least one client left to train"), (["1", "x*"], "x\\*")],
+        [(["11"], "did you mean '1'"), (["*"], "at least one client to train"), (["1", "x*"], "x\\*")],
     )
     def test_what_leaves_nothing_is_refused(self, dataset: Dataset, unseen: list[str], told: str) -> None:
         with pytest.raises(DataError, match=told) as caught:

@@ -93,7 +93,7 @@ def test_devices_are_domains(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label,split\na.wav,x,train\nmissing.wav,x,test\n", r"missing\.wav[\s\S]*there is none"),
+        ("file,label,split\na.wav,x,train\nmissing.wav,x,test\n", r"missing\.wav[\s\S]*there is no such file"),
         ("file,lable\na.wav,x\n", r"line 1 = 'lable'[\s\S]*label"),
         ("label\nx\n", "a column file"),
         ("file,label,speaker,group\na.wav,x,s,g\n", "not both"),

@@ -77,7 +77,7 @@ def test_what_is_no_archive_is_refused(archive: Path, content: bytes) -> None:
 def test_a_single_array_is_refused(archive: Path) -> None:
     with archive.open("wb") as file:
         np.save(file, ARRAYS["x_train"])
-    with pytest.raises(DataError, match="not an archive"):
+    with pytest.raises(DataError, match="is no archive"):
         load(archive)
 
 

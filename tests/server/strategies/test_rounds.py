@@ -93,7 +93,7 @@ def test_a_cohort_that_does_not_answer_makes_no_model() -> None:
     strategy = round_strategy(FedAvg(), GRID, None, 0)
     round = told((11,), (1,))
     strategy.train(round, network(), ConfigRecord())
-    with pytest.raises(FedLabError, match="strategy FedAvg formed no model in round 1 from 0 replies"):
+    with pytest.raises(FedLabError, match="strategy FedAvg returned no model in round 1 from 0 replies"):
         strategy.aggregate(round, [], [], network())
 
 
