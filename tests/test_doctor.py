@@ -143,7 +143,7 @@ def test_a_container_with_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fedlab.engine.cgroup.cpu_quota", lambda: 1.5)
     monkeypatch.setattr("fedlab.engine.machine.cpu_quota", lambda: 1.5)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert find(doctor.cores(), "ok").text == "1 usable (this container is granted 1.5), so 1 workers by default"
+    assert find(doctor.cores(), "ok").text == "1 usable (this container may use 1.5), so 1 workers by default"
 
 
 def test_a_temporary_folder_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

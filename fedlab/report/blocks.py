@@ -1,4 +1,4 @@
-"""What the template lays out: tables, charts, pictures."""
+"""The blocks that the template of the report lays out: tables, charts, pictures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Table:
     Args:
         columns: headings.
         rows: cells by row.
-        summary: rows set apart below the others.
-        note: below the table.
-        text_columns: columns after the first that hold words instead of figures.
+        summary: rows below a rule, such as the mean.
+        note: explanation below the table.
+        text_columns: number of columns after the first that hold words instead of figures.
     """
 
     columns: Sequence[str]
@@ -30,25 +30,25 @@ class Table:
 
     @property
     def folded(self) -> bool:
-        """Too long to be met unasked."""
+        """Whether the table is so long that the page shows it folded."""
         return len(self.rows) > _FOLD
 
     @property
     def overall(self) -> Table:
-        """The summary alone, of which the columns of words say nothing."""
+        """A table of the summary rows alone, without the columns of words, which are empty there."""
         kept = [0, *range(1 + self.text_columns, len(self.columns))]
         summary = [[row[index] for index in kept] for row in self.summary]
         return Table([self.columns[index] for index in kept], (), summary, self.note)
 
     @property
     def single(self) -> Table:
-        """The rows alone."""
+        """A table of the rows without the summary."""
         return Table(self.columns, self.rows, text_columns=self.text_columns)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with its heading and, where it needs one, an explanation."""
+    """A chart with its heading and an optional explanation."""
 
     title: str
     svg: Markup
@@ -57,7 +57,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Shot:
-    """One of a method's figures at one moment."""
+    """One of a method's figures, as it was after one round."""
 
     when: str
     title: str
@@ -66,7 +66,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A method's figures of one name, in order of their rounds."""
+    """All of a method's figures with the same name, in the order of their rounds."""
 
     title: str
     caption: str

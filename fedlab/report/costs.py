@@ -12,7 +12,7 @@ from fedlab.report.values import byte_unit, human_bytes, human_seconds, is_share
 
 
 def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
-    """Payload bytes by exchange group: in total, a round, and a client and round."""
+    """Bytes by exchange group: in total, per round, and per client and round."""
     if not record.rounds:
         return None
     groups = dict.fromkeys(group for event in record.rounds.values() for group in event["bytes"])
@@ -47,14 +47,14 @@ def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
         ),
         rows,
         [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), sum(raw.values()), once)],
-        "Payload of training traffic, down from the server and up to it; models sent for evaluation are not counted. "
-        "Per client: in each round it takes part in.",
+        "Bytes of the training messages, down to the clients and up to the server. Models that are sent for evaluation "
+        "are not counted. “Per client” is the mean over the clients of all rounds.",
     )
     return table, [*_traffic(record, sent), *_cost(record, sum(once))]
 
 
 def _raw_up(record: RunRecord) -> dict[str, int]:
-    """By group, the bytes of all uploads before compression; empty where nothing was compressed."""
+    """Bytes of all uploads before compression, by exchange group; empty if nothing was compressed."""
     if not any(event.get("raw_up") for event in record.rounds.values()):
         return {}
     total: dict[str, int] = defaultdict(int)
@@ -75,7 +75,7 @@ def _traffic(record: RunRecord, sent: Mapping[str, Mapping[str, Mapping[int, flo
 
 
 def _cost(record: RunRecord, before: float) -> Iterator[Chart]:
-    """What a metric cost in traffic, the usual way to compare federated methods."""
+    """The metric against the traffic so far, the usual way to compare the cost of federated methods."""
     metric = main_metric(record.history)
     mean = record.metric_over_rounds(metric, "mean") if metric else {}
     spent, points = before, []

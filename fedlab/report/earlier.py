@@ -1,4 +1,4 @@
-"""Metrics that the last evaluation lacks: a stage that ended measured other things than the one that followed."""
+"""Metrics that the last evaluation did not measure, because an earlier stage measured others than the last stage."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _WORDS = {
 
 
 class Earlier(NamedTuple):
-    """The last value of a metric that later evaluations lack.
+    """The last value of a metric that later evaluations did not measure.
 
     Args:
-        metric: its name.
-        scope: a part of the evaluation, in words.
-        value: of it.
-        round: after which it was measured.
+        metric: name of the metric.
+        scope: the part of the evaluation, in words.
+        value: its last value.
+        round: round after which it was measured.
     """
 
     metric: str
@@ -38,10 +38,10 @@ class Earlier(NamedTuple):
 
 
 def earlier_values(evaluations: Iterable[Event]) -> list[Earlier]:
-    """Last values of all metrics that the last evaluation has not got, by scope.
+    """Last values of all metrics that the last evaluation did not measure, by scope.
 
     Args:
-        evaluations: one a round, in order.
+        evaluations: evaluation events, in the order of their rounds.
     """
     last: dict[str, dict[str, tuple[float, int]]] = {scope: {} for scope in SCOPES}
     event: Event = {}
@@ -62,5 +62,5 @@ def earlier_table(record: RunRecord) -> Table | None:
     """What earlier evaluations measured and the last one did not."""
     found = earlier_values(record.evaluations.values())
     rows = [(metric_label(e.metric), e.scope, metric_value(e.metric, e.value), f"{e.round:,}") for e in found]
-    note = "The last value of every metric that the last evaluation did not measure."
+    note = "The last value of each metric that earlier stages measured and the last evaluation did not."
     return Table(("Earlier metric", "Of", "Value", "After round"), rows, note=note, text_columns=1) if rows else None

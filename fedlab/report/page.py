@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else."""
+"""The report of a run: one HTML page that needs no other files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def report_quietly(folder: RunFolder) -> None:
-    """Write the report; it must not hide the error a run ended with, nor turn a finished run into a failed one."""
+    """Write the report and only log errors: they must not hide a run's own error or make a finished run fail."""
     try:
         write_report(folder.path)
     except (OSError, DiskFullError) as error:
@@ -36,9 +36,10 @@ T = TypeVar("T")
 
 
 def write_report(path: Path) -> Path:
-    """Write ``report.html`` into a run folder, from nothing but that folder; the same folder gives the same bytes.
+    """Write ``report.html`` into a run folder, using only the files of that folder.
 
-    The run may be finished, failed, interrupted or still going; parts it has not got are left out.
+    Writing it again from the same files gives the same bytes. The run may be finished, failed, interrupted or still
+    running; the report leaves out the sections for which there is no data.
 
     Args:
         path: the run folder.
@@ -47,7 +48,7 @@ def write_report(path: Path) -> Path:
         The report's path.
 
     Raises:
-        CheckpointError: no run lies there.
+        CheckpointError: `path` is no run folder.
     """
     record = RunRecord.open(path)
     write_atomic(record.folder.report, render(record))
@@ -55,7 +56,7 @@ def write_report(path: Path) -> Path:
 
 
 def render(record: RunRecord) -> str:
-    """The page."""
+    """The report as HTML."""
     from jinja2 import Environment, StrictUndefined
 
     here = importlib.resources.files(__package__)
@@ -75,7 +76,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
     unread: list[str] = []
 
     def part(name: str, build: Callable[[RunRecord], T]) -> T | None:
-        """A part of the page; files edited or damaged by hand cost that part alone, and the page says so."""
+        """Build a part of the page. If its files are damaged, only this part is missing, and the page says so."""
         try:
             return build(record)
         except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError) as error:

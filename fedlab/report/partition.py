@@ -33,10 +33,10 @@ PALETTE = (
 def plot_partition(summary: dict[str, Any]) -> Figure:
     """Clients × classes: stacked bars for a few clients, a matrix for some, a sorted picture for many.
 
-    Where there are several domains, a strip beside the clients shows whose samples are of which.
+    If there are several domains, a strip beside the clients shows the domains of their samples.
 
     Args:
-        summary: what `fedlab.data.partition.partition.summary` returns.
+        summary: the result of `fedlab.data.partition.partition.summary`.
     """
     from matplotlib.figure import Figure
 
@@ -83,7 +83,10 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
 
 
 def _order(counts: np.ndarray) -> np.ndarray:
-    """Clients from top to bottom; many have no room for names, and sorted by their commonest class show structure."""
+    """Order of the clients from top to bottom.
+
+    Many clients leave no room for names, so they are sorted by their most frequent class.
+    """
     if len(counts) <= _SOME:
         return np.arange(len(counts))
     return np.lexsort((-counts.max(axis=1), counts.argmax(axis=1)))
@@ -95,7 +98,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np.ndarray) -> None:
-    """Every client's row colored by the domains of its samples, each as wide as its share."""
+    """A row for each client, colored by the domains of its samples; each color is as wide as the domain's share."""
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 
@@ -125,10 +128,10 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
 
 
 def plot_drift(summary: dict[str, Any]) -> Figure:
-    """Clients × classes in the first, the middle and the last round: every client's label mix.
+    """The label mix of every client in the first, the middle and the last round, as clients × classes.
 
     Args:
-        summary: what `fedlab.data.federated.FederatedData.summary` returns of data that drifts.
+        summary: the result of `fedlab.data.federated.FederatedData.summary` for data that drifts.
     """
     from matplotlib.figure import Figure
 
@@ -148,7 +151,7 @@ def plot_drift(summary: dict[str, Any]) -> Figure:
     if clients <= _SOME:
         first.set_yticks(np.arange(clients), [shorten(_label(client)) for client in summary["clients"]], fontsize=7)
     else:
-        first.set_ylabel(f"{clients:,} clients, by their commonest class in round {moments[0]['round']}")
+        first.set_ylabel(f"{clients:,} clients, by their most frequent class in round {moments[0]['round']}")
     figure.colorbar(picture, ax=figure.axes).set_label("share of the client's samples", fontsize=8)
     return figure
 
@@ -174,13 +177,16 @@ def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndar
     bar.set_label("share of the client's samples", fontsize=8)
     _class_axis(axes, summary["classes"], 50)
     if many:
-        axes.set_ylabel(f"{len(counts):,} clients, by their commonest class")
+        axes.set_ylabel(f"{len(counts):,} clients, by their most frequent class")
     else:
         axes.set_yticks(np.arange(len(counts)), [shorten(_label(client)) for client in summary["clients"]], fontsize=7)
 
 
 def shorten(label: str, most: int = 24) -> str:
-    """A label that leaves room for the picture, its ends kept, as names often differ in their ends; no formulas."""
+    """A label of at most `most` characters; both ends are kept, because names often differ in their last characters.
+
+    ``$`` is escaped, because matplotlib would read it as the start of a formula.
+    """
     kept = (most - 1) // 2
     text = label if len(label) <= most else f"{label[: most - 1 - kept]}…{label[-kept:]}"
     return text.replace("$", r"\$")
@@ -194,12 +200,15 @@ def _label(client: dict[str, Any]) -> str:
 
 
 def _counted(shown: int, held: int) -> str:
-    """How many clients there are, and of how many the picture is."""
+    """How many clients there are, and how many of them the picture shows."""
     return f"{held} client{'s' if held > 1 else ''}" + (f", {shown} of them shown" if shown < held else "")
 
 
 def partition_table(summary: dict[str, Any], limit: int = 60) -> Table:
-    """Clients × classes as a table, `limit` clients at most; many classes are only counted."""
+    """Training samples as a table of clients × classes, at most `limit` clients.
+
+    If there are many classes, the table only says how many of them each client holds.
+    """
     from rich.table import Table
     from rich.text import Text  # names are text, whatever brackets they have
 

@@ -1,4 +1,4 @@
-"""What a run guarantees of privacy, and what that cost."""
+"""The privacy guarantee of a run and the budget that it has spent."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedlab.report.record import RunRecord
 from fedlab.report.values import is_number, number
 
 _SCOPE = (
-    "ε covers what leaves the mechanism, not the metrics, evaluations and pictures on this page. The noise follows "
-    "from the run's seed: a simulation of what privacy costs, no guarantee."
+    "ε covers only what the privacy mechanism releases; it does not cover the metrics, evaluations and pictures on "
+    "this page. The noise is drawn from the run’s seed, so this run simulates the cost of privacy and guarantees none."
 )
 
 
@@ -26,7 +26,7 @@ def privacy_figure(record: RunRecord) -> tuple[str, str, str] | None:
 
 
 def privacy(record: RunRecord) -> tuple[Table, Chart | None, Table | None] | None:
-    """The guarantee, ε over rounds, and every client's account where each has its own."""
+    """The guarantee, a chart of ε over the rounds, and a table of the clients if each has a budget of its own."""
     spent = _last(record)
     if not spent:
         return None
@@ -50,9 +50,9 @@ def privacy(record: RunRecord) -> tuple[Table, Chart | None, Table | None] | Non
     chart = None
     if series:
         chart = Chart(
-            "ε so far",
+            "ε spent up to each round",
             lines_chart("privacy", series, ylabel=f"ε at δ {spent['delta']:g}", span=record.span),
-            "" if len(series) < 2 else "Each client for what it did itself; the largest is the run's.",
+            "" if len(series) < 2 else "ε of each client for its own steps; the ε of the run is the largest.",
         )
     return Table(("Guarantee", "Value"), rows, note=_SCOPE, text_columns=1), chart, _accounts(record, spent, names)
 

@@ -1,4 +1,4 @@
-"""The report's parts: from a run's record to what the template shows."""
+"""The sections of the report: tables, charts and pictures made from the record of a run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedlab.metrics.direction import best_of
 from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values
+from fedlab.report.notes import SKEW, TRAINED
 from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import RunRecord, main_metric
 from fedlab.report.values import (
@@ -37,7 +38,7 @@ _ACCURACIES = "accuracies"
 
 
 def headline(record: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, value, remark) of the figures to see first."""
+    """(name, value, remark) of the figures at the top of the report."""
     figures: list[tuple[str, str, str]] = []
     metric = main_metric(record.history)
     if metric and record.evaluations:
@@ -69,8 +70,8 @@ def headline(record: RunRecord) -> list[tuple[str, str, str]]:
         figures.append(spent)
     if record.rounds:
         down, up = record.bytes_total()
-        figures.append(("Sent to clients", human_bytes(down), "all rounds, down"))
-        figures.append(("Sent to server", human_bytes(up), "all rounds, up"))
+        figures.append(("Sent to clients", human_bytes(down), "in all rounds"))
+        figures.append(("Sent to server", human_bytes(up), "in all rounds"))
     seconds = record.wall_seconds()
     if seconds is not None:
         figures.append(("Wall time", human_seconds(seconds), _engine(record)))
@@ -88,7 +89,7 @@ def _engine(record: RunRecord) -> str:
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
-    """(name, value) of what was run."""
+    """(name, value) of the main settings of the run."""
     start = record.history.start
     parts = record.setting("data", "partition") or []
     done, planned = len(record.rounds), record.rounds_planned
@@ -169,8 +170,8 @@ def results_table(record: RunRecord) -> Table | None:
         [*columns, *([unit[:1].upper() + unit[1:]] if tests else [])],
         rows,
         summary,
-        f"Mean: every client counts alike. Pooled: every {singular(unit)} counts alike."
-        + (" Unseen clients never train and count in neither." if unseen else ""),
+        f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
+        + (" Unseen clients never train and are included in neither." if unseen else ""),
         text_columns=int(with_domain),
     )
 
@@ -195,14 +196,14 @@ def curves(record: RunRecord) -> Iterator[Chart]:
     first = main_metric(record.history)
     shown = [first] if first else []
     shown += [name for name in ("loss",) if name != first and record.metric_over_rounds(name, "mean")]
-    # of a stage that ended nothing else on the page shows how it went
+    # no other part of the page shows the metrics of a stage that has ended
     gone = [earlier.metric for earlier in earlier_values(record.evaluations.values()) if earlier.scope == MEAN]
     shown += [name for name in gone if name not in shown and len(record.metric_over_rounds(name, "mean")) > 1]
     for metric in shown:
         series = {name: record.metric_over_rounds(metric, "clients", name) for name in names}
         series = {name: points for name, points in series.items() if points}
         label = metric_phrase(metric)
-        many = "Dark band: the middle half of the clients; light band: all of them." if len(series) > 8 else ""
+        many = "Dark band: the middle half of the clients. Light band: all clients." if len(series) > 8 else ""
         yield Chart(
             f"Test {label}",
             lines_chart(
@@ -219,14 +220,14 @@ def curves(record: RunRecord) -> Iterator[Chart]:
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")
         logged.pop("seconds", None)
-        note = "Mean over a round’s clients, weighted by samples." if side == "train" else "Logged by the server."
+        note = TRAINED if side == "train" else "Logged by the server."
         for stem, group in _families(logged).items():
             svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
             yield Chart(f"{who}: {stem}", svg, note)
 
 
 def _server_curves(record: RunRecord) -> Iterator[Chart]:
-    """Metrics on the server's own data: all that are shares in one chart, the others each in its own."""
+    """Metrics on the server's own data: all accuracies in one chart, every other metric in a chart of its own."""
     groups: dict[str, dict[str, Mapping[int, float]]] = {}
     for metric in metric_names([event.get("server", {}) for event in record.evaluations.values()]):
         points = record.metric_over_rounds(metric, "server")
@@ -259,7 +260,7 @@ def _slug(name: str) -> str:
 
 
 def partition(record: RunRecord) -> tuple[Chart, Table] | None:
-    """Who holds what, with the skew figures."""
+    """How the samples are divided among the clients, with figures of the skew."""
     summary = record.partition
     if not summary.get("clients"):
         return None
@@ -267,16 +268,19 @@ def partition(record: RunRecord) -> tuple[Chart, Table] | None:
     rows = [
         ("Clients", f"{skew['clients']:,}"),
         ("Training samples", f"{skew['samples']:,}"),
-        ("Samples of a client: least, median, most", _three(skew["size_min"], skew["size_median"], skew["size_max"])),
-        ("Gini of sizes (0 equal)", number(skew["size_gini"])),
-        ("Label entropy, mean of clients (bits)", number(skew["label_entropy_mean"])),
+        (
+            "Samples of a client: smallest, median, largest",
+            _three(skew["size_min"], skew["size_median"], skew["size_max"]),
+        ),
+        ("Gini index of the clients’ sizes", number(skew["size_gini"])),
+        ("Label entropy, mean over clients (bits)", number(skew["label_entropy_mean"])),
         ("Label entropy, lowest client (bits)", number(skew["label_entropy_min"])),
-        ("Label entropy, all samples (bits)", number(skew["label_entropy_global"])),
-        ("Earth mover’s distance to all, mean (0–2)", number(skew["label_emd_mean"])),
-        ("Earth mover’s distance to all, largest (0–2)", number(skew["label_emd_max"])),
+        ("Label entropy, all samples together (bits)", number(skew["label_entropy_global"])),
+        ("Label distance to all samples, mean over clients", number(skew["label_emd_mean"])),
+        ("Label distance to all samples, largest", number(skew["label_emd_max"])),
     ]
     chart = Chart("Training samples by client and class", partition_chart("partition", summary))
-    return chart, Table(("Skew", "Value"), rows)
+    return chart, Table(("Skew", "Value"), rows, note=SKEW)
 
 
 def _three(*values: float) -> str:
@@ -318,13 +322,13 @@ def _picture(folder: Path, name: str) -> str | None:
 
 
 def left_out(record: RunRecord) -> Table | None:
-    """What was there and not used."""
+    """What was there and was not used."""
     found = record.history.left_out
     rows = [
         [left.what, left.why, left.fix, f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
         for left in found
     ]
-    note = "Of: how many there were, in the rounds in which some were left out."
+    note = "Of: how many there were in the rounds in which some of them were left out."
     return Table(("What", "Why", "What to do", "Left out", "Of"), rows, note=note, text_columns=2) if rows else None
 
 
@@ -353,7 +357,7 @@ def repeat(record: RunRecord) -> dict[str, Any]:
 
 
 def _again(record: RunRecord) -> str:
-    """What to call in the run folder: a command, or what only Python can give."""
+    """How to repeat the run from its folder: a command, or a call in Python if parts were given in Python."""
     named = bool(record.setting("tracking", "name"))
     given = [argument for argument, *keys in _GIVEN if _given(record, *keys)]
     if not given:
@@ -367,13 +371,13 @@ _GIVEN = (("data", "data", "source"), ("method", "method"), ("strategy", "federa
 
 
 def _given(record: RunRecord, *keys: str) -> bool:
-    """Whether a component was given in Python and cannot be made again from what is recorded of it."""
+    """Whether a component was given in Python and cannot be built again from the record of the run."""
     name = str(record.setting(*keys, "name") or "")
     return name == "given" or name.startswith("__main__:") or "<locals>" in name
 
 
 def _given_words(record: RunRecord) -> Iterator[str]:
-    """What was given in Python, a sentence each."""
+    """One sentence for each part of the run that was given in Python."""
     if _given(record, "data", "source"):
         source = record.setting("data", "source")
         yield (
@@ -388,6 +392,6 @@ def _given_words(record: RunRecord) -> Iterator[str]:
         why = (
             f"these arguments of its constructor could not be recorded: {', '.join(map(str, unknown))}"
             if unknown
-            else "its class was defined in the program itself or in a function, so it has no name to import it by"
+            else "its class was defined in the program itself or in a function, so it cannot be imported by name"
         )
         yield f"The {keys[-1]} was given in Python: {found.get('of') or found.get('name')}; {why}."

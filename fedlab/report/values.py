@@ -1,4 +1,4 @@
-"""Figures in words: metric names, percentages, bytes, seconds."""
+"""How figures are written: names of metrics, percentages, bytes, seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES = {"f1_macro": "F1 (macro)", "auroc": "AUROC", "map": "mAP", "miou": "mIo
 
 
 def metric_names(values: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All metrics that hold a number somewhere: accuracy first where there is one, losses last."""
+    """Names of all metrics that have a number in any of the mappings: accuracy first, losses last."""
     return ranked(name for found in values for name, value in found.items() if is_number(value))
 
 
@@ -79,7 +79,7 @@ def _digits(value: float) -> int:
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration, its unit by size."""
+    """A duration in a unit that suits it: ``12 ms``, ``3.2 s``, ``4 min 05 s``, ``2 h 05 min``."""
     if seconds < 0.0995:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 59.95:

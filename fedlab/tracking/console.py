@@ -1,6 +1,6 @@
-"""Progress on the standard error stream, so that standard output stays free for results.
+"""Progress of a run on the standard error stream, so that the standard output only has results.
 
-A terminal shows one display that is redrawn in place; log files and notebooks get a line now and then.
+On a terminal, one display is redrawn in place. Log files and notebooks get a line now and then.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fedlab.tracking.tracker import ALARM, Event, Sink
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
 _MOST_LOSSES = 3
 _PHASES = {
-    "preflight": "checking one client and one batch",
+    "preflight": "trying one client on one batch",
     "launch": "starting workers",
-    "prepare": "preparing",
+    "prepare": "querying",
     "train": "training",
-    "server": "working on the server",
+    "server": "aggregating, server update",
     "evaluate": "evaluating",
 }
 
@@ -37,9 +37,9 @@ def make_console(mode: str, console: Console | None = None) -> Sink | None:
     """The display for ``tracking.console``; None for ``quiet``.
 
     Args:
-        mode: ``auto`` redraws on a terminal and writes lines elsewhere; ``live`` redraws also where no terminal is
-            seen, as in a container without one, but for notebooks; ``plain`` always writes lines.
-        console: where to; default: standard error.
+        mode: ``auto`` redraws on a terminal and writes lines elsewhere; ``live`` redraws even if no terminal is
+            detected, as in some containers, but not in notebooks; ``plain`` always writes lines.
+        console: where the progress is written; default: standard error.
     """
     if mode == "quiet":
         return None
@@ -52,7 +52,7 @@ def make_console(mode: str, console: Console | None = None) -> Sink | None:
 
 
 class Standing:
-    """Where a run stands, according to its events."""
+    """The present state of a run, as its events tell it."""
 
     def __init__(self) -> None:
         self.title, self.folder = "", ""
@@ -79,7 +79,7 @@ class Standing:
                 self.round, self.phase, self.phase_began = event["round"], event["phase"], event["time"]
                 self.done, self.total = 0, event["total"]
             case "progress" if (event["phase"], event["total"]) == (self.phase, self.total):
-                self.done = event["done"]  # others are of questions the server asks in between
+                self.done = event["done"]  # others belong to queries that the server sends in between
             case "phase_end" if event["phase"] == "preflight":
                 self.phase, self.done, self.total = "launch", 0, 0  # until the first phase begins
             case "phase_end":
@@ -113,9 +113,9 @@ class Standing:
         self.metric, self.value, self.measured = metric, value, measured
 
     def messages(self, event: Event) -> list[str]:
-        """What an event says outside the display: warnings, and of what is left out the first word and the sums.
+        """Lines for an event that are printed outside the display: warnings, and things that were left out.
 
-        Things that are left out in many rounds are told when they first are, and added up when the run ends.
+        Things that are left out in many rounds are reported once when it first happens, and as a sum when the run ends.
         """
         match event["event"]:
             case "warning":
@@ -134,12 +134,12 @@ class Standing:
 
     @property
     def round_text(self) -> str:
-        """``round 3/40``; before the first, how many there will be."""
-        return f"round {self.round}/{self.rounds}" if self.round else f"before round 1 of {self.rounds}"
+        """``round 3/40``; ``preparing`` before the first round."""
+        return f"round {self.round}/{self.rounds}" if self.round else "preparing"
 
     @property
     def phase_text(self) -> str:
-        """What is going on, and on how many clients."""
+        """The present phase, and the number of clients in it."""
         words = _PHASES.get(self.phase, self.phase)
         if not self.total or self.phase == "preflight":
             return words
@@ -147,7 +147,7 @@ class Standing:
 
     @property
     def score(self) -> str:
-        """The last evaluation's mean, and the best one where that was another."""
+        """The mean of the last evaluation, and the best mean so far if an earlier evaluation had it."""
         if not self.metric:
             return ""
         there_is = self.best is not None and self.best[0] != self.value
@@ -156,7 +156,7 @@ class Standing:
         return f"{self.metric} {self.value:.3f} (mean of {self.measured.who}{amount}{best})"
 
     def time_text(self, now: float) -> str:
-        """Time gone and time left; before the first round is over, as far as the present phase tells."""
+        """Elapsed and remaining time; before the first round has ended, the time that remains in the phase."""
         text = duration(now - self.began)
         if self.ends is not None and self.finished < self.rounds:
             return f"{text}, {duration(max(0.0, self.ends - now))} left"
@@ -167,10 +167,10 @@ class Standing:
 
 
 class PlainConsole:
-    """A line per evaluation, per phase until the first round is over, and after any longer silence.
+    """Prints a line for each evaluation, for each phase of the first round, and when there was none for 20 seconds.
 
     Args:
-        console: where to.
+        console: where the lines are printed.
     """
 
     def __init__(self, console: Console) -> None:
@@ -210,7 +210,7 @@ class PlainConsole:
 
 
 class LiveConsole:
-    """One display, redrawn in place from the run's start to its end; warnings scroll by above it.
+    """One display that is redrawn in place from the run's start to its end; warnings are printed above it.
 
     Args:
         console: a terminal.
@@ -255,14 +255,14 @@ class LiveConsole:
 
 
 def _bar(done: int, total: int, text: str) -> Table:
-    """A bar with its meaning beside it; it pulses where nobody knows how much there is to do."""
+    """A progress bar with a text beside it; it pulses if the total is not known."""
     grid = Table.grid(padding=(0, 2))
     grid.add_row(ProgressBar(total=total or 1, completed=done, width=30, pulse=not total), Text(text))
     return grid
 
 
 def with_alarms(count: int) -> str:
-    """``, with 2 alarms``; nothing where there are none."""
+    """``, with 2 alarms``; "" if there are none."""
     return f", with {count} alarm{'s' if count > 1 else ''}" if count else ""
 
 
@@ -279,7 +279,7 @@ def duration(seconds: float) -> str:
 
 
 def _losses(side: str, values: Mapping[str, float | None]) -> str:
-    """The first few of what `side` logged; a loss's own ``_first`` and ``_last`` values belong to its details."""
+    """The first few values that `side` logged, without the ``_first`` and ``_last`` values of a loss."""
 
     def detail(name: str) -> bool:
         base, _, ending = name.rpartition("_")
@@ -294,7 +294,7 @@ def _number(value: float | None) -> str:
 
 
 def guarantee(spent: Mapping[str, Any] | None) -> str:
-    """What a round's event says of privacy, in words; nothing where it says nothing."""
+    """The privacy budget in a round's event, in words; "" if the event has none."""
     if spent is None:
         return ""
     if spent["epsilon"] is None:

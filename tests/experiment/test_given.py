@@ -163,12 +163,12 @@ def save(file: Path, data: fedlab.Dataset) -> None:
 
 def test_a_method_that_cannot_be_imported_again_is_asked_for(raw: dict[str, Any]) -> None:
     class Local(Supervised):
-        """Has no name to import it by."""
+        """Has cannot be imported by name."""
 
     run = fedlab.run(raw, data=arrays(), method=Local, until=1)
     told = repeat(RunRecord.open(run.path))
     assert told["from_folder"] == 'fedlab.run("config.yaml", data=…, method=…)'
-    assert "no name to import it by" in told["given"][1]
+    assert "cannot be imported by name" in told["given"][1]
     with pytest.raises(ConfigError, match="defined in a program itself or inside a function") as caught:
         fedlab.resume(run.path, data=arrays())
     assert "method=…" in caught.value.fix

@@ -94,7 +94,7 @@ def test_events_without_their_fields_cost_the_parts_that_need_them_and_the_page_
     with (path / "events.jsonl").open("a") as file:
         file.write('{"event": "evaluation"}\n{"event": "figure", "name": "x"}\n{"event": "phase_end"}\n')
     page = report(path)
-    assert "Could not be read" in page.text("")
+    assert "could not be read" in page.text("")
     assert {"partition", "repeat"} <= set(page.sections)
 
 

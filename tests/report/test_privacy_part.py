@@ -57,8 +57,8 @@ def test_the_page_says_what_is_guaranteed_and_every_clients_cost(make_run: Calla
     part = page.text("privacy")
     for row in ("Mechanism | dp_sgd", "ε | 6.000", "δ | 1e-05", "Sampling | poisson, rate 0.25", "Clip norm | 0.500"):
         assert row in part
-    assert "not the metrics" in part
-    assert "ε so far" in part
+    assert "does not cover the metrics" in part
+    assert "ε spent up to each round" in part
     assert "Client | ε | Sampling rate | Noise multiplier | Noisy steps" in part
     assert "svhn | 4.000 | 0.250 | 1.100 | 16" in part
 
@@ -77,7 +77,7 @@ def test_without_noise_epsilon_is_infinite_and_without_privacy_there_is_no_such_
 
     part = Page(write_report(accounted(make_run(), cost=silent))).text("privacy")
     assert "ε | infinite" in part
-    assert "ε so far" not in part
+    assert "ε spent up to each round" not in part
     assert 'id="privacy"' not in write_report(make_run("open")).read_text(encoding="utf-8")
 
 

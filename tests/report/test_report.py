@@ -213,7 +213,7 @@ def test_a_run_that_failed_before_round_one_says_so(make_run: Callable[..., Path
 def test_a_run_without_an_end_is_said_to_be_going_on_or_killed(make_run: Callable[..., Path]) -> None:
     text = report(make_run(rounds=2, end=None, **QUICK)).text("")
     assert "No end recorded" in text
-    assert "still going, or it was killed" in text
+    assert "still running, or it was killed" in text
     assert "2 of 4 rounds done" in text
 
 

@@ -36,7 +36,7 @@ def plain_lines(events: Stream) -> list[str]:
 def test_plain_lines_of_a_short_run(stream: Stream) -> None:
     assert plain_lines(stream) == [
         "fedlgd · fedavg · convnet · seed 3 · 2 rounds → runs/r",
-        "before round 1 of 2  preparing 2 clients",
+        "preparing  querying 2 clients",
         "round 1/2  training 2 clients",
         "round 2/2  train ce 0.707  server gm 12.2  accuracy 0.625 (mean of 2 clients)  7.0 s",
         "completed after 7.5 s",
@@ -67,7 +67,7 @@ def test_a_slow_round_without_evaluation_gets_its_line(stream: Stream, event: Ma
 def test_questions_between_phases_do_not_count_as_progress(stream: Stream, event: MakeEvent) -> None:
     begin = event("phase_start", 10, round=2, phase="server", total=0)
     asked = event("progress", 40, round=2, phase="server", done=4, total=4)
-    assert plain_lines([stream[0], begin, asked])[-1] == "round 2/2  working on the server  40 s"
+    assert plain_lines([stream[0], begin, asked])[-1] == "round 2/2  aggregating, server update  40 s"
 
 
 def test_the_best_result_is_named_where_it_is_another(stream: Stream) -> None:
