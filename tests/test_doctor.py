@@ -149,7 +149,7 @@ def test_a_container_with_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) 
 def test_a_temporary_folder_too_long_for_rays_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("d" * 60)))
-    assert "its sockets in /tmp/ray" in find(doctor.ray(), "ok").text
+    assert "its sockets are in /tmp/ray" in find(doctor.ray(), "ok").text
     monkeypatch.setattr("fedlab.engine.machine._SHORT", (str(tmp_path / ("d" * 60)),))
     assert "TMPDIR=/tmp" in find(doctor.ray(), "fail").remedy
 
