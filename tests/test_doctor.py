@@ -84,11 +84,18 @@ def with_version(monkeypatch: pytest.MonkeyPatch, name: str, version: str | None
     monkeypatch.setattr(importlib.metadata, "version", fake)
 
 
-def test_another_flower_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_version(monkeypatch, "flwr", "1.42.0")
+@pytest.mark.parametrize("version", ["1.40.2", "1.43.0"])
+def test_another_flower_version(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    with_version(monkeypatch, "flwr", version)
     found = find(doctor.packages(), "fail")
-    assert (found.subject, found.text) == ("flwr", "version 1.42.0; needed: flwr==1.41.*")
-    assert "flwr[simulation]==1.41.*" in found.remedy
+    assert (found.subject, found.text) == ("flwr", f"version {version}; needed: flwr<1.43,>=1.41")
+    assert "flwr[simulation]<1.43,>=1.41" in found.remedy
+
+
+@pytest.mark.parametrize("version", ["1.41.0", "1.42.1"])
+def test_a_flower_version_that_is_supported(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    with_version(monkeypatch, "flwr", version)
+    assert list(doctor.packages())[1:] == [Finding("ok", "packages", f"all present, flwr {version}")]
 
 
 @pytest.mark.parametrize("name", ["mlxtend", "scikit-learn"])
