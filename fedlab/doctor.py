@@ -180,7 +180,8 @@ def ray() -> Iterator[Finding]:
     except MachineError as error:
         yield Finding("fail", "ray", f"{version}, but it finds no folder for its sockets: {error.expected}", error.fix)
         return
-    place = f"; its sockets are in {folder}, because the temporary folder cannot be used or has too long a path" if folder else ""
+    reason = "because the temporary folder cannot be used or has too long a path"
+    place = f"; its sockets are in {folder}, {reason}" if folder else ""
     yield Finding("ok", "ray", f"{version}{place}")
 
 

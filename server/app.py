@@ -1,4 +1,4 @@
-"""Flower's ServerApp: the same round loop in a simulation and in a deployment."""
+"""Flower's ServerApp for a deployment. It runs the same round loop as a simulation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run on a deployed grid; results go to the run folder on the ServerApp's machine."""
+    """Run on the nodes of a deployment. The run folder is written on the machine of the ServerApp."""
     config, expected = unpack(context.run_config)
     search([*config.modules, Path.cwd()])
     torch.set_num_threads(config.engine.threads)

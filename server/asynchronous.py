@@ -76,7 +76,11 @@ class AsynchronousLoop(FederatedLoop):
         return self._told(round, clients), [message for group in self._groups for message in group.sent.messages]
 
     def _fill(self, round: int) -> tuple[list[Flight], list[int]]:
-        """Let time pass until the buffer is full: the arrivals in it, and the clients that dropped out meanwhile."""
+        """Let virtual time pass until the buffer is full.
+
+        Returns:
+            The arrivals in the buffer, and the clients that dropped out meanwhile.
+        """
         flights, selector = self.flights, self.state.selector
         buffer: list[Flight] = []
         dropped: list[int] = []
@@ -94,7 +98,7 @@ class AsynchronousLoop(FederatedLoop):
         return buffer, dropped
 
     def _start(self, round: int, buffered: set[int]) -> None:
-        """Fill the free slots, all at the present time: slots that stayed empty until now included."""
+        """Start clients in all free slots at the present virtual time, also in those free for a while."""
         flights, selector = self.flights, self.state.selector
         busy = buffered | flights.clients
         free = [client for client in self.participants if client not in busy]
@@ -166,7 +170,7 @@ class _Group:
 
 
 def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
-    """The loop of the configured mode, once the clients are there.
+    """Wait for the clients, then make the loop of the configured mode.
 
     Raises:
         MachineError: too few nodes of a deployment came, or two claim one client.
@@ -199,7 +203,7 @@ def check_concurrency(config: Config, clients: int) -> None:
 
 
 def check_asynchronous(config: Config, method: Method | None, strategy: object) -> None:
-    """Refuse what asynchronous training cannot do.
+    """Refuse configurations that asynchronous training cannot run.
 
     Raises:
         ConfigError: what is wrong.

@@ -1,4 +1,4 @@
-"""What the method's hooks on the server are given."""
+"""The contexts that a method's hooks on the server are given."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ class Contexts:
         )
 
     def draws(self, round: int, phase: str) -> AbstractContextManager[None]:
-        """While it lasts, torch's global generator depends on the seed, the round and the phase only."""
+        """Seed torch's global generator by the run's seed, the round and the phase, and restore it afterwards."""
         return global_generators(self._setup.config.seed, "global", "server", round, phase, device=self._device)

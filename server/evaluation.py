@@ -1,4 +1,4 @@
-"""Federated evaluation: clients send sufficient statistics, the server adds them up."""
+"""Federated evaluation: clients send sufficient statistics of their test samples, and the server adds them up."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def evaluated_clients(
     tested: Callable[[int], bool],
     seed: int,
 ) -> Sequence[int]:
-    """Clients of every evaluation.
+    """Choose the clients that are evaluated, the same ones in every evaluation.
 
     Args:
         wanted: a whole number of clients, a share of them as a float, or None for all.
@@ -103,7 +103,7 @@ def evaluated_clients(
 
 
 def unevaluated(config: Config, clients: int, unseen: Collection[int], tests: Callable[[int], int]) -> LeftOut | None:
-    """Test samples of clients that ``evaluation.clients`` never evaluates; None where there are none.
+    """Count the test samples of clients that ``evaluation.clients`` never evaluates; None where there are none.
 
     Args:
         config: the run's configuration.
@@ -122,7 +122,7 @@ def unevaluated(config: Config, clients: int, unseen: Collection[int], tests: Ca
 
 
 def check_evaluation(config: Config, strategy: object) -> None:
-    """Refuse a choice of clients that nobody would heed.
+    """Refuse ``evaluation.clients`` with a strategy that chooses the clients itself.
 
     Raises:
         ConfigError: one of Flower's strategies, which choose clients by themselves.
@@ -143,7 +143,7 @@ def merge_evaluations(
     unseen: Collection[str] = (),
     samples: Mapping[str, int] | None = None,
 ) -> Evaluation:
-    """Per-client, mean and pooled values.
+    """Compute the metric values of every client, their mean, and the pooled values.
 
     Args:
         method: knows what its statistics mean.
@@ -169,7 +169,7 @@ def merge_evaluations(
 
 
 def evaluation_of(method: Method, task: Task, profiles: Sequence[Profile], replies: Sequence[Message]) -> Evaluation:
-    """What clients with test samples answered.
+    """The evaluation that follows from the clients' replies.
 
     Args:
         method: knows what its statistics mean.

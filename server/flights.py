@@ -1,4 +1,4 @@
-"""Clients at work in asynchronous training, and the versions of the model that they started from."""
+"""The clients at work in asynchronous training, and the versions of the model that they started from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Flights:
 
     @classmethod
     def none(cls, concurrency: int) -> Flights:
-        """Nobody is at work, and so many clients may be."""
+        """The start of a run: no client is at work, and `concurrency` clients may be."""
         return cls([0.0] * concurrency)
 
     @property
@@ -63,7 +63,7 @@ class Flights:
         heapq.heappush(self.queue, flight)
 
     def land(self) -> Flight:
-        """The first arrival; its slot is free from then on."""
+        """Take the client that arrives first; its slot is free from then on."""
         flight = heapq.heappop(self.queue)
         self.idle.append(flight.arrival)
         return flight

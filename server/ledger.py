@@ -1,4 +1,4 @@
-"""The communication ledger: payload bytes of every client, by exchange group, each way."""
+"""The communication ledger: bytes of payload sent and received, by client and exchange group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Key = tuple[int, str]
 
 
 class Ledger:
-    """One round's account.
+    """The bytes of one round.
 
     What counts is the memory of the arrays in training messages and their replies: values, and of compressed uploads
     indices and scales too. Names, headers, configuration and metrics do not count, nor does evaluation.
@@ -82,7 +82,7 @@ def account(
     algorithm_bytes: int,
     results: Mapping[int, int],
 ) -> Ledger:
-    """Payload bytes of a round's training.
+    """Count the payload bytes of the training in one round.
 
     Args:
         exchange: of the round.
@@ -117,5 +117,5 @@ def _by_group(counted: Mapping[Key, int]) -> Counter[str]:
 
 
 def payload_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Memory of some tensors."""
+    """Bytes that these tensors take in memory."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

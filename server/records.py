@@ -1,4 +1,4 @@
-"""What the server leaves in the run folder: pictures, artifacts, checkpoints."""
+"""Writes what the server leaves in the run folder: pictures, artifacts and checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RunWriter:
-    """Writes to the run folder and tells the tracker.
+    """Writes pictures, artifacts and checkpoints into the run folder, and tells the tracker of each.
 
     Args:
         setup: the run.
@@ -30,7 +30,7 @@ class RunWriter:
         self._rounds, self._drawn = setup.config.federation.rounds, 0
 
     def figures(self, look: FigureContext) -> None:
-        """Draw the method's pictures; a warning where they cannot be drawn, as they must not cost a result."""
+        """Draw the method's pictures. One that cannot be drawn is a warning: it must not end the run."""
         if not self._method.overrides("figures"):
             return
         who = f"{type(self._method).__name__}.figures()"
@@ -51,7 +51,7 @@ class RunWriter:
             self._tracker.emit("figure", name=name, round=look.round, path=self._relative(path), **words)
 
     def artifacts(self, look: FigureContext) -> None:
-        """Keep what the method made."""
+        """Write the method's artifacts."""
         if not self._method.overrides("artifacts"):
             return
         for name, content in self._method.artifacts(look).items():

@@ -1,4 +1,4 @@
-"""What the server needs for one run."""
+"""What the server is given for one run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's whole state at the end of a round, as a checkpoint holds it, and back."""
+"""The server's state at the end of a round: into a checkpoint, and back from one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED, PRIVATE, STRATEGY, FLIGHT = "shared/", "server/", "strategy/", "flight/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `snapshot` gave, read back.
+    """A checkpoint that was read back.
 
     Args:
         tensors: by name.
@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def snapshot(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts from which `restore` goes on as if nothing had happened."""
+    """Tensors and facts of the server's state, from which `restore` makes the same state again."""
     tensors = {f"{NETWORK}{name}": value for name, value in state.network.items()}
     tensors |= {f"{SHARED}{name}": value for name, value in state.shared.items()}
     tensors |= {f"{PRIVATE}{name}": value for name, value in state.private.items()}
@@ -72,7 +72,7 @@ def snapshot(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 @torch.no_grad()
 def restore(state: ServerState, start: Checkpoint, device: torch.device) -> None:
-    """Bring a fresh state to where the checkpoint was made.
+    """Put the state of a checkpoint into a fresh state.
 
     Args:
         state: of a run that has not begun.
@@ -99,7 +99,7 @@ def restore(state: ServerState, start: Checkpoint, device: torch.device) -> None
 
 
 def client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
-    """Versions of the simulated clients' lasting states, and who has each; empty in a deployment."""
+    """Versions of the simulated clients' states, and which clients have each. Empty in a deployment."""
     if not isinstance(grid, SimulationGrid):
         return []
     holders: dict[int, list[int]] = {}

@@ -1,6 +1,6 @@
-"""Counting what a run leaves out while it runs: steps nobody took, replies that did not come, values there are not.
+"""Counts what a run leaves out: steps not taken, replies that did not come, metrics that could not be computed.
 
-Each kind is told in every round in which it occurs, so that a run that ends early or is resumed still has its sums;
+Each kind is reported in every round in which it occurs, so that a run that ends early or is resumed still has its sums;
 `fedlab.tracking.History.left_out` adds them up.
 """
 
@@ -34,7 +34,7 @@ _FIX = {
 
 
 class Tally:
-    """Tells the tracker what is left out.
+    """Reports to the tracker what is left out.
 
     Args:
         setup: the run.
@@ -51,7 +51,7 @@ class Tally:
         self._told = False  # that an evaluation measured nothing
 
     def tell(self, round: int | None, *found: LeftOut) -> None:
-        """Publish what was left out in a round, or once for the whole run where `round` is None."""
+        """Report what was left out in a round, or in the whole run where `round` is None."""
         for left in found:
             if left.count:
                 when = {} if round is None else {"round": round}
@@ -79,7 +79,7 @@ class Tally:
                 self.tell(None, dropped_rest(training, {profile.name: profile.train for profile in profiles}))
 
     def composed(self, round: int, messages: int, left_out: Sequence[LeftOut]) -> None:
-        """Count who does not take part in a round, and a round in which nobody does.
+        """Count the clients that do not take part in a round, and the rounds in which no client does.
 
         Args:
             round: about to begin.
@@ -162,7 +162,7 @@ def dropped_rest(training: TrainingConfig, examples: Mapping[str, int]) -> LeftO
 
 
 def uncomputed(clients: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]) -> list[LeftOut]:
-    """Metric values that an evaluation should have and has not.
+    """Count the metric values that an evaluation should have and does not have.
 
     Args:
         clients: metric values of every client with test samples, by its name.

@@ -1,4 +1,4 @@
-"""Divergence, noticed from one evaluation to the next: a run may end well and its result be worth nothing.
+"""Detects divergence from one evaluation to the next: a run may end without an error and its result still be worthless.
 
 Only what every classifier has is judged: ``accuracy`` and ``loss`` (mean cross-entropy in nats) of all test samples
 together, of which chance is 1/K and ln K for K classes. A method that knows of other ways to fail raises its own alarm
@@ -17,7 +17,7 @@ _PATIENCE = 5  # evaluations at chance before a run that never learned anything 
 
 
 class Watch:
-    """Says what has gone wrong since the evaluation before.
+    """Compares each evaluation with those before it.
 
     Args:
         num_classes: K; below 2 there is no chance level, and nothing is said.

@@ -1,4 +1,8 @@
-"""Carrying messages to clients: orders, tensors a client lacks, failures, second deliveries."""
+"""Delivery of messages to clients.
+
+Instructions and missing tensors are added, failures are handled as configured, and clients that have lost a tensor are
+served again.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ _WORK = {"prepare": "answers to the query before round 1", "train": TRAININGS, "
 
 @dataclass
 class Delivered:
-    """What came back of one phase.
+    """What was delivered in one phase of a round, and what came back.
 
     Args:
         replies: all that are no errors, by client; a sum formed by the engine may be in any of them.
@@ -43,14 +47,14 @@ class Delivered:
 
 
 class Delivery:
-    """Sends the messages of a phase and sees to it that they are answered.
+    """Sends the messages of a phase and collects the replies.
 
     Args:
         grid: Flower grid that reaches the clients.
         directory: who is who.
         shared: tensors the server shares with clients.
         federation: what to do about failures, and how long to wait.
-        tracker: hears of failures that are passed over.
+        tracker: is told of failures that do not end the run.
         tally: counts them.
     """
 
@@ -97,7 +101,10 @@ class Delivery:
         return Delivered(self._accepted(messages, replies, instructions.round, phase), served, sent)
 
     def _complete(self, messages: Iterable[Message], instructions: Instructions) -> Counter[tuple[int, str]]:
-        """Add instructions and tensors; messages with equal content share one object, which the engine carries once."""
+        """Add instructions and missing tensors.
+
+        Messages with equal content share one object, which the engine sends once.
+        """
         record = ConfigRecord({"instructions": instructions.to_json()})
         # the originals stay referenced while their ids serve as keys
         todo = [
@@ -127,7 +134,7 @@ class Delivery:
         return self._shared.outdated(self._directory.client(message.metadata.dst_node_id), instructions.shared)
 
     def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
-        """Replies by client id; failures end the run or are left out, as configured."""
+        """The replies in the order of client ids. A failure ends the run or is left out, as configured."""
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
 
         def client(reply: Message) -> int:
@@ -161,7 +168,7 @@ class Delivery:
         return accepted
 
     def _warn_once(self, failure: ClientError) -> None:
-        """Show a failure's traceback the first time it occurs; all of its kind are counted."""
+        """Show the traceback of each kind of failure once; all failures are counted."""
         kind = (failure.phase, failure.reason.strip().splitlines()[-1])
         if kind not in self._told:
             self._told.add(kind)

@@ -15,7 +15,7 @@ from fedlab.seeding import numpy_generator
 
 
 class Availability(Protocol):
-    """A trace."""
+    """Base of the rules that say when a client can take part."""
 
     def open(self, client: int, time: float) -> bool:
         """Whether a client can take part at a time."""
@@ -25,7 +25,7 @@ class Availability(Protocol):
 
 
 class Always:
-    """No trace: every client, at any time."""
+    """Every client can take part at any time."""
 
     def open(self, client: int, time: float) -> bool:
         return True

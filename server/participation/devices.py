@@ -1,4 +1,4 @@
-"""The virtual clock: how long a client's round takes on its device, computed, never measured."""
+"""The virtual clock: how long a client's round takes on its device. Times are computed, not measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClientWork:
 
 
 def planned(training: TrainingConfig, examples: int, down: int, up: int, *, poisson: bool = False) -> ClientWork:
-    """The round of a client with so many examples, as the configuration plans it.
+    """The work of a client in one round, as the configuration plans it.
 
     Args:
         training: the configuration.

@@ -1,4 +1,4 @@
-"""Samplers that look at what is known of the clients, and sampling of every client on its own."""
+"""Samplers: the rules that choose the cohort of a round."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAMPLERS = Registry(
 
 @dataclass(frozen=True)
 class Known:
-    """What the server knows of clients.
+    """What the server knows of the clients and a sampler may use.
 
     Args:
         examples: training samples of clients; the server asks those it does not know yet.
@@ -63,7 +63,7 @@ class FractionSettings(Section):
 
 
 class FractionSampler:
-    """Base: ⌊fraction · N⌋ clients, but at least one."""
+    """Base of the samplers that choose ⌊fraction · N⌋ clients, but at least one."""
 
     Settings = FractionSettings
     loss: str | None = None
@@ -78,7 +78,7 @@ class FractionSampler:
 
 
 class Uniform(FractionSampler):
-    """Uniformly without replacement."""
+    """Draws clients uniformly without replacement."""
 
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
         if count >= len(clients):
@@ -127,7 +127,7 @@ class PowerOfChoice(FractionSampler):
 
 
 class Poisson:
-    """Each client on its own with one probability, so that rounds differ in size and may be empty."""
+    """Chooses every client independently with the same probability, so that cohorts differ in size and may be empty."""
 
     class Settings(Section):
         """Settings of Poisson sampling."""
@@ -148,7 +148,7 @@ class Poisson:
 
 
 class Fixed:
-    """The same clients in every round: with one of them, local training without a federation."""
+    """Chooses the same clients in every round. With a single client this is local training without a federation."""
 
     class Settings(Section):
         """Settings of a fixed choice."""

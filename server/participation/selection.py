@@ -38,7 +38,7 @@ _NOBODY = LeftOut("rounds of training", 1, "no client was available, or the samp
 
 
 def dropped_out(clients: Sequence[int], chosen: int) -> LeftOut:
-    """Clients, of so many chosen, that fail to answer."""
+    """Count the chosen clients that fail to answer."""
     why = "the client dropped out (federation.dropout)"
     return LeftOut("local trainings", len(clients), why, chosen, examples=_named(clients), wanted=True)
 
@@ -48,7 +48,7 @@ def _named(clients: Iterable[int]) -> tuple[str, ...]:
 
 
 class ClientSelector:
-    """Availability, sampler, drop-out and deadline of one run, and the virtual clock.
+    """Chooses the clients of each round by availability, sampler, drop-out and deadline, and keeps the virtual clock.
 
     Every choice is a function of the seed, the round and what `book` gives. Clients whose work would be thrown away
     (drop-outs, the last of an over-selection) are known beforehand and are not sent to.
@@ -74,7 +74,7 @@ class ClientSelector:
         self._check()
 
     def choose(self, participants: Sequence[int], round: int, work: Callable[[int], ClientWork]) -> Selection:
-        """The clients of a round; the clock goes on to its end.
+        """Choose the clients of a round, and advance the virtual clock to its end.
 
         Args:
             participants: all clients that may train.
@@ -102,7 +102,7 @@ class ClientSelector:
         return [client for client in clients if self.availability.open(client, now)]
 
     def await_clients(self, clients: Sequence[int]) -> None:
-        """Where availability is in seconds and nobody is there, the clock goes on until somebody is.
+        """Where availability is in seconds and no client is available, advance the clock until one is.
 
         Raises:
             FedLabError: nobody will ever be.
@@ -123,7 +123,7 @@ class ClientSelector:
         return rate > 0 and float(numpy_generator(self.seed, "dropout", round, client).random()) < rate
 
     def learn(self, client: int, metrics: Mapping[str, float]) -> None:
-        """Take note of what a client reported.
+        """Remember what a client reported, for samplers that use it.
 
         Raises:
             FedLabError: the sampler's loss is not among it.
@@ -139,7 +139,7 @@ class ClientSelector:
         self.losses[client] = metrics[wanted]
 
     def virtual(self, seconds: float) -> dict[str, dict[str, float]]:
-        """What the event of a round says of the virtual clock."""
+        """Fields about the virtual clock for the event ``round``."""
         return {} if self.devices is None else {"virtual": {"round_seconds": seconds, "total": self.time}}
 
     def book(self) -> dict[str, Any]:

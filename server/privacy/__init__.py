@@ -1,4 +1,4 @@
-"""Differential privacy seen from the server: the guarantee a run gives, its account, and what is refused."""
+"""Differential privacy on the server: the guarantee of a run, its account, and the configurations that are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def make_account(config: Config, strategy: object, sampler: Sampler, population: int) -> Account | None:
-    """The account of the configured guarantee, None where there is none.
+    """Make the account of the configured guarantee; None where no privacy is configured.
 
     Args:
         config: the configuration, as `check_privacy` accepts it.
@@ -44,7 +44,7 @@ def make_account(config: Config, strategy: object, sampler: Sampler, population:
 
 
 def check_privacy(config: Config, method: Method, strategy: object) -> list[str]:
-    """Refuse what no ε can be stated for.
+    """Refuse configurations for which no ε can be stated.
 
     Args:
         config: the configuration.
@@ -67,7 +67,7 @@ def check_privacy(config: Config, method: Method, strategy: object) -> list[str]
 
 
 def check_networks(config: Config, exchange: Exchange, networks: nn.ModuleDict) -> None:
-    """Refuse networks that a guarantee cannot be given for.
+    """Refuse networks for which the guarantee does not hold.
 
     Raises:
         ConfigError: a layer or a buffer is in the way.

@@ -1,4 +1,4 @@
-"""What a run says of its guarantee, round by round."""
+"""The account of a run's privacy, round by round."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flwr.app import Message
 
 
 class Account(ABC):
-    """What privacy has cost so far."""
+    """Base of the accounts of the privacy spent so far."""
 
     @abstractmethod
     def spent(self, rounds: int) -> dict[str, Any]:
-        """What a record says of all that was sent in the first `rounds` rounds: ``epsilon``, ``delta``, …"""
+        """The privacy spent by all that was sent in the first `rounds` rounds: ``epsilon``, ``delta``, …"""
 
     def learn(self, client: int, reply: Message) -> dict[str, float] | None:
-        """Take note of a client's round; what the record of that client says, None where only the run has a cost."""
+        """Add a client's round; returns fields of that client's record, or None where only the whole run has an ε."""
         return None
 
     def book(self) -> dict[str, Any]:

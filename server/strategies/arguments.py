@@ -19,7 +19,7 @@ _FIXED = {"arrayrecord_key": ARRAYS, "configrecord_key": CONFIG}
 
 
 class _Arguments(Section):
-    """Arguments of any type; those that only Python can express keep their defaults."""
+    """Base of the models that validate constructor arguments; what YAML cannot express keeps its default."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
     passed_on: ClassVar[frozenset[str]] = frozenset()
@@ -45,7 +45,7 @@ def construct(kind: type[Strategy], component: Component) -> Strategy:
 
 
 def check_participants(strategy: Strategy, clients: int) -> None:
-    """Refuse what Flower's strategies would wait for without end: more nodes than the federation has.
+    """Refuse a strategy that would wait forever because it asks for more nodes than the federation has.
 
     Raises:
         ConfigError: the strategy asks for more clients than there are.
@@ -78,7 +78,7 @@ def arguments_model(kind: type[Strategy]) -> type[_Arguments]:
 
 
 def known_arguments(strategy: Strategy) -> tuple[dict[str, Any], list[str]]:
-    """What a strategy was made with, as far as it can be seen from outside.
+    """The constructor arguments of a strategy object, as far as they can be found out from outside.
 
     Flower's strategies, and most others, keep an argument as an attribute of its name. That this is so is tried: a
     strategy made anew of these must look alike.

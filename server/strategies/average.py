@@ -1,4 +1,4 @@
-"""Weighted averaging, and the algorithms that leave the server with nothing but that."""
+"""Exact weighted averaging, the base of FedLab's strategies; FedAvg and FedProx, whose servers do nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedDyn: dynamic regularization makes local and global optima agree."""
+"""FedDyn: dynamic regularization, which makes the local optima agree with the global one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedNova: clients that take more steps do not pull the objective towards themselves."""
+"""FedNova: normalized averaging, so that clients with more local steps do not shift the objective."""
 
 from __future__ import annotations
 

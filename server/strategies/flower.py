@@ -1,4 +1,4 @@
-"""Flower's own strategies in the round loop: what they expect of a server, and their memory."""
+"""The adapter that runs Flower's own strategies in the round loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What algorithms that reason about local steps ask of them."""
+"""Requirements of algorithms that compute with the local gradient steps."""
 
 from __future__ import annotations
 

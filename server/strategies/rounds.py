@@ -1,4 +1,4 @@
-"""What the round loop and a strategy say to each other: one interface for FedLab's own strategies and for Flower's."""
+"""The interface between the round loop and a strategy, the same for FedLab's own strategies and for Flower's."""
 
 from __future__ import annotations
 
