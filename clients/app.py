@@ -18,6 +18,7 @@ from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.config.modules import SearchPath
+from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.execution import VectorizingApp
 from fedlab.engine.machine import settle_process
 from fedlab.protocol.encoding import attach
@@ -47,6 +48,9 @@ from fedlab.protocol.messages import (
 class ClientAppFactory:
     """Builds the ClientApp in the process that will run it; picklable.
 
+    The components of a run come with the setup, as the driver made them. The device alone is chosen anew in every
+    worker, because a worker may be on another machine.
+
     Args:
         setup: what the app serves.
     """
@@ -62,10 +66,12 @@ class ClientAppFactory:
         return cls(setup)
 
     def __call__(self) -> ClientApp:
+        device = choose_device(self.setup.config.engine.device)
+        use_deterministic_kernels(device)
         if isinstance(self.setup.config.engine.vectorize, int):
-            vectorized = VectorizedRuntime(self.setup)
+            vectorized = VectorizedRuntime(self.setup, device)
             return serve(VectorizingApp(partial(_vectorize, vectorized)), lambda context: vectorized)
-        runtime = ClientRuntime(self.setup)
+        runtime = ClientRuntime(self.setup, device)
         return serve(ClientApp(), lambda context: runtime)
 
 
@@ -192,14 +198,17 @@ def _version(context: Context) -> int | None:
 
 
 _deployed: dict[str, ClientRuntime] = {}
+"""By all that a runtime is made of: the configuration, the node that it serves, and the run."""
 
 
 def _deployed_runtime(context: Context) -> ClientRuntime:
-    key = str(context.run_config.get("config-json"))
+    key = repr((sorted(context.run_config.items()), sorted(context.node_config.items()), context.run_id))
     if key not in _deployed:
         setup = setup_from_context(context.run_config, context.node_config, context.run_id)
         settle_process(setup.config.engine.threads)
-        _deployed[key] = ClientRuntime(setup)
+        device = choose_device(setup.config.engine.device)
+        use_deterministic_kernels(device)
+        _deployed[key] = ClientRuntime(setup, device)
     return _deployed[key]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedlab.assembly import make_method
+from fedlab.assembly import Assembly
 from fedlab.clients.runtime import ClientSetup
 from fedlab.config.modules import search
 from fedlab.data.federated import FederatedData
@@ -31,14 +31,14 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     """
     config, _ = unpack(run_config)
     search([*config.modules, Path.cwd()])
+    components = Assembly(config).components()
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
     client = _partition_id(node_config, data.num_clients)
     # by default one folder per client: the nodes of one machine share Flower's folder
     default = flower_home() / "fedlab" / f"client-{client}"
     root = Path(str(node_config.get("state-dir", default))).expanduser().resolve()
     return ClientSetup(
-        config=config,
-        method=make_method(config.method),
+        components=components,
         federated=data,
         state_root=root / f"run-{run_id}",
         cache_root=root / "cache",  # not the submitter's tracking.cache: private results must not leave the folder

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import adapt, build_networks, make_task, stage_training
+from fedlab.assembly import Components, adapt, build_networks, make_task
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Correction, Start, requested
 from fedlab.clients.device_data import ResidentData
@@ -27,14 +27,12 @@ from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
-from fedlab.engine.device import choose_device
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
 from fedlab.method import ClientState, EvaluationContext, Method
 from fedlab.method.exchange import Exchange, Exchanges
-from fedlab.privacy import DPSGD, make_privacy
+from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
-from fedlab.protocol.compression import make_chain
 from fedlab.protocol.effort import Effort
 from fedlab.protocol.encoding import Encoded
 from fedlab.protocol.instructions import Instructions
@@ -45,23 +43,31 @@ from fedlab.storage.checkpoint import NETWORK
 
 @dataclass(frozen=True)
 class ClientSetup:
-    """All a worker process needs to serve clients; picklable.
+    """All a worker process needs to serve clients, but its device, which each machine chooses; picklable.
 
     Args:
-        config: the run's configuration.
-        method: the method object.
+        components: what both sides work with.
         federated: data of all clients.
         state_root: where this machine keeps the states of its clients.
         cache_root: where results that outlive runs are kept.
         preflight: one batch, nothing kept.
     """
 
-    config: Config
-    method: Method
+    components: Components
     federated: FederatedData
     state_root: Path
     cache_root: Path
     preflight: bool = False
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.components.config
+
+    @property
+    def method(self) -> Method:
+        """The method object."""
+        return self.components.method
 
 
 RECEIVED = "received"
@@ -104,17 +110,17 @@ class ClientRuntime:
 
     Args:
         setup: what to serve.
+        device: where to compute.
     """
 
-    def __init__(self, setup: ClientSetup) -> None:
+    def __init__(self, setup: ClientSetup, device: torch.device) -> None:
         config, self.setup, self.method = setup.config, setup, setup.method
-        data = setup.federated
-        self.device = choose_device(config.engine.device)
+        self.device, data = device, setup.federated
         self.task = make_task(config, data.columns, data.class_names, data.num_clients, data.vocabulary)
         built = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
-        self._chain = make_chain(config.exchange.compression)
+        self._chain, self._stages = setup.components.chain, setup.components.stages
         self._calibration = self._calibrate()
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
@@ -261,7 +267,7 @@ class ClientRuntime:
         return {
             "task": self.task,
             "networks": self.networks,
-            "training": stage_training(config.training, self.method, instructions.plan),
+            "training": self._stages.training(instructions.plan),
             "device": self.device,
             "seed": config.seed,
             "round": instructions.round,
@@ -273,12 +279,11 @@ class ClientRuntime:
 
     def _calibrate(self) -> Calibration | None:
         """The noise of local steps, where examples are to be private."""
-        config, privacy = self.setup.config, make_privacy(self.setup.config.privacy)
+        privacy, rounds = self.setup.components.privacy, self.setup.config.federation.rounds
         if not isinstance(privacy, DPSGD):
             return None
-        rounds = config.federation.rounds
         plans = (self.method.plan(round, rounds) for round in range(1, rounds + 1))
-        stages = Counter(stage_training(config.training, self.method, plan) for plan in plans)
+        stages = Counter(self._stages.training(plan) for plan in plans)
         return Calibration(privacy.settings, stages)
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:

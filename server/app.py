@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlab.assembly import make_method
+from fedlab.assembly import Assembly
 from fedlab.config.modules import search
 from fedlab.data.normalize import denormalizer
+from fedlab.engine.device import choose_device, use_deterministic_kernels
+from fedlab.engine.machine import settle_process
 from fedlab.protocol.runconfig import unpack
 from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
+from fedlab.server.participation.samplers import make_sampler
+from fedlab.server.participation.selection import make_rules
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.storage.runfolder import RunFolder
@@ -28,8 +31,11 @@ def main(grid: Grid, context: Context) -> None:
     """Run on the nodes of a deployment. The run folder is written on the machine of the ServerApp."""
     config, expected = unpack(context.run_config)
     search([*config.modules, Path.cwd()])
-    torch.set_num_threads(config.engine.threads)
-    method, strategy = make_method(config.method), make_strategy(config.federation.strategy)
+    settle_process(config.engine.threads)
+    components, strategy = Assembly(config).components(), make_strategy(config.federation.strategy)
+    rules = make_rules(config, make_sampler(config.federation.sampler, config.seed))
+    device = choose_device(config.engine.device)
+    use_deterministic_kernels(device)
     folder = RunFolder.create(
         Path(os.environ.get("FEDLAB_RUNS", config.tracking.folder)),
         config.tracking.name,
@@ -37,11 +43,13 @@ def main(grid: Grid, context: Context) -> None:
         config.seed,
     )
     try:
-        with open_session(config, folder, engine="deployment", workers=0, model=method.own_model) as tracker:
+        model = components.method.own_model
+        with open_session(config, folder, engine="deployment", workers=0, model=model) as tracker:
             setup = ServerSetup(
-                config=config,
-                method=method,
+                components=components,
                 strategy=strategy,
+                rules=rules,
+                device=device,
                 tracker=tracker,
                 folder=folder,
                 denormalize=denormalizer(config.data),

@@ -19,7 +19,6 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.assembly import stage_training
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Plan
@@ -108,7 +107,7 @@ class AsynchronousLoop(FederatedLoop):
         flights.serial += 1
         chosen = selector.sample(candidates, flights.serial, len(flights.idle))
         flights.idle = flights.idle[len(chosen) :]
-        training = stage_training(self.config.training, self.method, self._plan(round))
+        training = self.stages.training(self._plan(round))
         assert selector.devices is not None
         for client in chosen:
             seconds = selector.devices[client].seconds(self._work(training, client))

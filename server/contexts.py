@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from fedlab.assembly import stage_training
 from fedlab.method import FigureContext, Plan, ServerContext, Task
 from fedlab.seeding import global_generators
 from fedlab.server.messaging.directory import ClientDirectory, ClientNames
@@ -66,7 +65,7 @@ class Contexts:
             results=results or {},
             task=self._task,
             networks=self._networks,
-            training=stage_training(config.training, setup.method, plan),
+            training=setup.components.stages.training(plan),
             device=self._device,
             seed=config.seed,
             round=round,

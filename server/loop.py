@@ -13,9 +13,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from fedlab.assembly import build_networks, make_task, stage_training
+from fedlab.assembly import build_networks, make_task
 from fedlab.config import TrainingConfig
-from fedlab.engine.device import choose_device
 from fedlab.engine.grid import SimulationGrid
 from fedlab.method import Plan, ServerContext
 from fedlab.method.exchange import Exchanges
@@ -56,32 +55,31 @@ class FederatedLoop:
     """
 
     def __init__(self, grid: Grid, setup: ServerSetup, directory: ClientDirectory) -> None:
-        config = setup.config
+        config, components = setup.config, setup.components
         self.grid, self.setup, self.config, self.method = grid, setup, config, setup.method
         self.tracker, self.writer, self.directory = setup.tracker, RunWriter(setup), directory
-        self.device = choose_device(config.engine.device)
+        self.device, self.stages = setup.device, components.stages
         self.participants = directory.may_train(setup.holds_out)
         first = directory.profile(directory.clients[0])
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self.exchange = self.exchanges.enter(self._plan(1))
-        check_networks(config, self.exchange, self.networks)
-        selector = ClientSelector(config, self._examples)
+        check_networks(config, components.privacy, self.exchange, self.networks)
         everyone = len(self.participants) == len(directory.clients)
         training = None if everyone else map(directory.node, self.participants)
         self.state = ServerState(
             network=self.networks.state_dict(),
             strategy=round_strategy(setup.strategy, grid, training, config.seed),
-            selector=selector,
+            selector=ClientSelector(setup.rules, self._examples),
             watch=Watch(self.task.num_classes),
-            account=make_account(config, setup.strategy, selector.sampler, len(self.participants)),
+            account=make_account(setup, len(self.participants)),
         )
         self.selection = Selection()
         self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
         self.tally = Tally(setup, directory, self.state.strategy, self.state.watch)
         self.delivery = Delivery(grid, directory, self.state.shared, config.federation, self.tracker, self.tally)
-        self._upload = upload_bytes(self.networks, config.exchange.compression)
+        self._upload = upload_bytes(self.networks, components.chain)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
@@ -215,7 +213,7 @@ class FederatedLoop:
         """What the strategy is told of the round, and its messages to the clients that were chosen."""
         strategy = self.state.strategy
         if not strategy.chooses_clients:
-            training = stage_training(self.config.training, self.method, self._plan(round))
+            training = self.stages.training(self._plan(round))
             work = partial(self._work, training)
             self.selection = self.state.selector.choose(self.participants, round, work)
         settings = ConfigRecord({**self._mechanism.client_settings()} if self._mechanism else {})
@@ -248,7 +246,7 @@ class FederatedLoop:
         return [profile.train for profile in self.directory.profiles(clients)]
 
     def _num_batches(self, kind: str, client: int) -> float:
-        training = stage_training(self.config.training, self.method, self._plan(self._current[0]))
+        training = self.stages.training(self._plan(self._current[0]))
         return num_batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
     def _work(self, training: TrainingConfig, client: int) -> ClientWork:

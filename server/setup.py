@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.serverapp.strategy import Strategy
+import torch
 from torch import Tensor
 
+from fedlab.assembly import Components
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.method import Method
 from fedlab.server.messaging.profiles import Profile
+from fedlab.server.participation.selection import Rules
+from fedlab.server.strategies import Strategy
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import Tracker
@@ -22,9 +25,10 @@ class ServerSetup:
     """One run, from the server's side.
 
     Args:
-        config: the run's configuration.
-        method: the method object.
+        components: what both sides work with.
         strategy: aggregation rule.
+        rules: who may take part in a round.
+        device: where the server computes.
         tracker: where events go.
         folder: the run folder.
         denormalize: normalized images → [0, 1], for pictures.
@@ -38,9 +42,10 @@ class ServerSetup:
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
 
-    config: Config
-    method: Method
+    components: Components
     strategy: Strategy
+    rules: Rules
+    device: torch.device
     tracker: Tracker
     folder: RunFolder
     denormalize: Callable[[Tensor], Tensor]
@@ -52,3 +57,13 @@ class ServerSetup:
     profiles: Callable[[int], Profile] | None = None
     holds_out: bool = True
     expected_clients: int | None = None
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.components.config
+
+    @property
+    def method(self) -> Method:
+        """The method object."""
+        return self.components.method

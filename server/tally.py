@@ -13,7 +13,6 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedlab.assembly import stage_training
 from fedlab.config import Config, TrainingConfig
 from fedlab.method import ServerContext
 from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, Effort
@@ -45,7 +44,8 @@ class Tally:
 
     def __init__(self, setup: ServerSetup, directory: ClientDirectory, strategy: RoundStrategy, watch: Watch) -> None:
         self._tracker, self._directory, self._method = setup.tracker, directory, setup.method
-        self._strategy, self._loss = strategy, f"{type(setup.method).__name__}.loss()"
+        self._stages, self._loss = setup.components.stages, f"{type(setup.method).__name__}.loss()"
+        self._strategy = strategy
         self._watch = watch
         self._alarmed: set[str] = set()
         self._told = False  # that an evaluation measured nothing
@@ -72,7 +72,7 @@ class Tally:
         """Count the training samples that every epoch leaves out, in each kind of stage."""
         rounds = config.federation.rounds
         plans = [self._method.plan(round, rounds) for round in range(1, rounds + 1)]
-        stages = {stage_training(config.training, self._method, plan): plan for plan in plans}
+        stages = {self._stages.training(plan): plan for plan in plans}
         for training, plan in stages.items():
             if training.drop_last and self._method.batch_spec(plan).sampler is None:
                 profiles = self._directory.profiles(participants)

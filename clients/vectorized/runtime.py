@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import stage_training
 from fedlab.clients.corrections import Correction
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
 from fedlab.clients.trainer import LocalTrainer
@@ -23,10 +22,11 @@ class VectorizedRuntime(ClientRuntime):
 
     Args:
         setup: what to serve.
+        device: where to compute.
     """
 
-    def __init__(self, setup: ClientSetup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: ClientSetup, device: torch.device) -> None:
+        super().__init__(setup, device)
         self._ready: dict[int, Fitted | Exception] = {}
         self._seconds = 0.0
 
@@ -100,7 +100,7 @@ class VectorizedRuntime(ClientRuntime):
 
     def _alike(self, versions: Mapping[int, int | None], instructions: Instructions) -> Iterator[list[int]]:
         """Clients that can go together: two or more, of equally many steps where the schedule counts them."""
-        training = stage_training(self.setup.config.training, self.method, instructions.plan)
+        training = self._stages.training(instructions.plan)
         counting = counts_steps(self.method, training) and training.local_steps is None
         alike: dict[int, list[int]] = {}
         for client in versions:

@@ -32,7 +32,8 @@ def check(
     passes this check. Nothing is written.
     """
     from fedlab.experiment.checks import left_out
-    from fedlab.experiment.start import configure, ready
+    from fedlab.experiment.configuration import configure
+    from fedlab.experiment.job import ready
     from fedlab.storage.runfolder import RunFolder
 
     config = configure(source, sets or ())
@@ -50,17 +51,16 @@ def check(
 
 
 def _check_without_data(config: Config) -> None:
-    from fedlab.data.sources import build_source
-    from fedlab.experiment.checks import check_config
+    from fedlab.experiment.checks import resolve
     from fedlab.storage.runfolder import RunFolder
     from fedlab.storage.weights import check_weights
 
-    warnings = check_config(config)
+    resolved = resolve(config)
     check_weights(config.init)
     RunFolder.check(Path(config.tracking.folder), config.tracking.name, config.method.name, config.seed)
-    for warning in warnings:
+    for warning in resolved.warnings:
         typer.echo(f"warning: {warning}")
-    if missing := build_source(config.data.source).missing():
+    if missing := resolved.source.missing():
         typer.echo("note: data is missing on this machine\n  " + missing.replace("\n", "\n  "))
     typer.echo("the configuration is valid as far as this can be known without the data")
     typer.echo("not checked: the data, its division among the clients, whether the networks fit it (use --data)")

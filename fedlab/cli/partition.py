@@ -44,7 +44,7 @@ def partition(
 
     from fedlab.data.federated import FederatedData
     from fedlab.data.partition.drift import make_drifts
-    from fedlab.data.partition.partition import check_steps
+    from fedlab.data.partition.partition import make_steps
     from fedlab.data.sources import load_source
     from fedlab.experiment.checks import left_out
     from fedlab.experiment.start import configure
@@ -52,10 +52,9 @@ def partition(
 
     path = _chart_path(out)
     config = configure(source, sets or ())
-    check_steps(config.data.partition)
-    make_drifts(config.data.drift)
+    steps, drifts = make_steps(config.data.partition), make_drifts(config.data.drift)
     dataset = load_source(config.data.source, config.seed)
-    federated = FederatedData(dataset, config.data, config.seed)
+    federated = FederatedData(dataset, config.data, config.seed, steps=steps, drifts=drifts)
     parts = federated.summary(config.federation.rounds)
     _draw(plot_partition(parts), path)
     Console().print(partition_table(parts))

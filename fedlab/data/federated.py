@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 
 from fedlab.config import DataConfig
 from fedlab.data.normalize import check_statistics, denormalizer, normalize
-from fedlab.data.partition.drift import Split, make_drifts
-from fedlab.data.partition.partition import ClientPart, Partition, partition, summary
+from fedlab.data.partition.drift import Drift, Split, make_drifts
+from fedlab.data.partition.partition import ClientPart, Partition, Steps, make_steps, partition, summary
 from fedlab.data.partition.ragged import Ragged
 from fedlab.data.partition.roles import role_warnings, unseen_clients, untested_clients, unused_samples
 from fedlab.data.samples import Dataset, Samples
@@ -58,20 +59,30 @@ class FederatedData:
         dataset: samples of all clients.
         config: partition and normalization.
         seed: the run's seed.
+        steps: the partition's steps; made of `config` where they are not given.
+        drifts: likewise.
 
     Raises:
         DataError: the partition is impossible, or the data is empty.
         ConfigError: statistics that do not fit the data.
     """
 
-    def __init__(self, dataset: Dataset, config: DataConfig, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: DataConfig,
+        seed: int,
+        *,
+        steps: Steps | None = None,
+        drifts: Sequence[Drift] | None = None,
+    ) -> None:
         if not len(dataset.train):
             raise DataError("data.source", dataset.name, "a data set with training samples; this one has none")
         self.dataset, self.config, self.seed = dataset, config, seed
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
                 check_statistics(config, samples["image"].shape[1], samples.domain_names)
-        self._divided = held = partition(dataset, config.partition, seed)
+        self._divided = held = partition(dataset, make_steps(config.partition) if steps is None else steps, seed)
         self.untrained = frozenset(np.flatnonzero(held.train.sizes == 0).tolist())
         """Clients that hold test samples only: owners and domains that do not occur in train."""
         chosen = unseen_clients(config.unseen, held.names, seed, self.untrained)
@@ -82,7 +93,7 @@ class FederatedData:
             raise DataError(
                 "data.unseen", config.unseen, "unseen clients that have test samples", "choose other clients"
             )
-        self._drifts = make_drifts(config.drift)
+        self._drifts = tuple(make_drifts(config.drift) if drifts is None else drifts)
         for drift in self._drifts:
             drift.check(dataset, self.partition)
         self._ready: OrderedDict[int, tuple[_Stages, ClientData]] = OrderedDict()

@@ -17,7 +17,7 @@ from typing import Any
 
 from fedlab.config import Config, EngineConfig
 from fedlab.errors import FedLabError
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.protocol.runconfig import pack
 
 THIN_APP = """\
@@ -89,7 +89,7 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
     """
     # this machine only submits: its own devices and folders do not matter
     tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
-    check_config(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
+    resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:

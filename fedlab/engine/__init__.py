@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
-from fedlab.engine.machine import Placement, check_engine, cores, pin_threads, settle_process
+from fedlab.engine.machine import Placement, check_engine, cores, fitting, pin_threads, settle_process
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from fedlab.engine.grid import SimulationGrid, WorkDone
 
-__all__ = ["Placement", "check_engine", "launch", "pin_threads", "started"]
+__all__ = ["Placement", "check_engine", "fitting", "launch", "pin_threads", "started"]
 
 log = logging.getLogger(__name__)
 
 
-def started(config: EngineConfig, client_bytes: int | None = None) -> AbstractContextManager[None]:
+def started(config: EngineConfig, placement: Placement) -> AbstractContextManager[None]:
     """What the engine needs to be up for the work inside, so that it is refused before anything is written.
 
     Args:
         config: where client work runs.
-        client_bytes: see `check_engine`.
+        placement: as `check_engine` and `fitting` made it of the configuration.
 
     Raises:
         MachineError: Ray does not start here, or has no room for a single worker.
@@ -38,7 +38,6 @@ def started(config: EngineConfig, client_bytes: int | None = None) -> AbstractCo
         return nullcontext()
     from fedlab.engine import cluster
 
-    placement = check_engine(config, client_bytes)
     flower = config.name == "flower"  # its simulation starts Ray by itself, with an environment of its own
     return cluster.started(placement.workers, config.threads, placement.gpus_per_worker, config.address, leave=flower)
 
@@ -50,11 +49,11 @@ def launch(
     num_clients: int,
     run_config: UserConfig,
     *,
+    placement: Placement,
     on_progress: Callable[[int, int], None] | None = None,
     on_work: WorkDone | None = None,
     client_states: Mapping[int, RecordDict] | None = None,
     fail_fast: bool = False,
-    client_bytes: int | None = None,
 ) -> None:
     """Run `main` on the engine that `config` names, and clean up whatever happens.
 
@@ -64,17 +63,16 @@ def launch(
         factory: builds the client app in each process that needs it; must be picklable for workers.
         num_clients: clients of the federation, numbered from 0.
         run_config: scalars given to the server and to every client.
+        placement: see `started`.
         on_progress: called with (replies so far, messages sent); not by the engine ``flower``.
         on_work: called with (worker, span) pairs of messages that have been at work; not by the engine ``flower``.
         client_states: states to start from, as `SimulationGrid.client_states` gave them.
         fail_fast: stop a round at the first client that fails; not by the engine ``flower``.
-        client_bytes: see `check_engine`.
 
     Raises:
-        MachineError: this machine cannot do what `config` asks.
+        MachineError: no worker can be started.
         ConfigError: client states cannot be restored by the engine.
     """
-    placement = check_engine(config, client_bytes)
     processes = placement.workers * config.threads
     if config.address is None and config.name != "inline" and processes > cores():
         log.warning("engine.workers: %d threads in all on %d cores make the run slower", processes, cores())
@@ -84,7 +82,7 @@ def launch(
             raise ConfigError("engine.name", "flower", "inline or ray", "Flower's simulation cannot resume clients")
         from fedlab.engine.stock import run_stock
 
-        run_stock(main, factory, num_clients, run_config, config)
+        run_stock(main, factory, num_clients, run_config, config, placement)
         return
 
     from flwr.app import Context, RecordDict

@@ -21,8 +21,17 @@ def choose_device(name: str) -> torch.device:
             "a CUDA device: this process sees none",
             "set engine.device=cpu, or see fedlab doctor",
         )
-    use_gpu = available and name != "cpu"
-    if use_gpu:
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def use_deterministic_kernels(device: torch.device) -> None:
+    """Let torch take kernels that give the same result every time, in this whole process; on a GPU others are faster.
+
+    Where an operation has no such kernel, torch warns once and goes on.
+
+    Args:
+        device: that work is done on; nothing happens for the CPU, whose kernels are deterministic.
+    """
+    if device.type == "cuda":
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-    return torch.device("cuda" if use_gpu else "cpu")

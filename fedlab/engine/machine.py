@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -108,12 +108,11 @@ def keep_freed_memory() -> None:
             mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
 
 
-def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Placement:
+def check_engine(config: EngineConfig) -> Placement:
     """Check that this machine can do what the configuration asks, before any work starts.
 
     Args:
         config: where client work runs.
-        client_bytes: GPU memory that a client was seen to take; bounds the workers where their number is left open.
 
     Raises:
         MachineError: a GPU is asked for where none is, or Ray is not installed.
@@ -126,7 +125,7 @@ def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Place
         ray_folder()
     # the GPUs of a cluster need not be in the machine that drives it
     remote = config.name != "inline" and config.address is not None
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = _gpus()
     if not gpus and not remote:
         if config.device == "cuda":
             raise MachineError(
@@ -141,9 +140,26 @@ def check_engine(config: EngineConfig, client_bytes: int | None = None) -> Place
             )
     device = "cuda" if config.device == "cuda" or (config.device == "auto" and gpus) else "cpu"
     workers = 1 if config.name == "inline" else config.workers or max(1, cores() // config.threads)
-    if config.workers is None and gpus and device == "cuda" and client_bytes is not None:
-        workers = min(workers, workers_that_fit(client_bytes))
     return Placement(device, workers, _gpu_share(config, workers, gpus) if device == "cuda" else 0.0)
+
+
+def fitting(placement: Placement, config: EngineConfig, client_bytes: int | None) -> Placement:
+    """The placement with no more workers than the memory of the GPUs here has room for.
+
+    Args:
+        placement: as `check_engine` returned it.
+        config: where client work runs; a number of workers that it names is left alone.
+        client_bytes: GPU memory that a client was seen to take; None on the CPU.
+    """
+    gpus = _gpus()
+    if client_bytes is None or config.workers is not None or placement.device != "cuda" or not gpus:
+        return placement
+    workers = min(placement.workers, workers_that_fit(client_bytes))
+    return replace(placement, workers=workers, gpus_per_worker=_gpu_share(config, workers, gpus))
+
+
+def _gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _gpu_share(config: EngineConfig, workers: int, gpus: int) -> float:

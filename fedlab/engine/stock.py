@@ -23,7 +23,7 @@ from flwr.supercore.telemetry import EventType
 from fedlab.config import EngineConfig
 from fedlab.engine.cluster import local
 from fedlab.engine.execution import RUN_ID, AppFactory, set_task_identity
-from fedlab.engine.machine import check_engine, settle_process
+from fedlab.engine.machine import Placement, settle_process
 from fedlab.errors import FedLabError
 
 _REGISTRATION_TIMEOUT = 120.0  # seconds
@@ -59,16 +59,15 @@ def run_stock(
     num_clients: int,
     run_config: UserConfig,
     config: EngineConfig,
+    placement: Placement,
 ) -> None:
     """Run a server main and a client app in Flower's simulation.
 
     It ends with ``ray.shutdown()``, whoever started Ray, and its node ids are random.
 
     Raises:
-        MachineError: see `check_engine`.
         Exception: whatever `main` raises.
     """
-    placement = check_engine(config)
     set_task_identity()
     server_app = ServerApp()
 

@@ -1,103 +1,135 @@
-"""Everything about a configuration that can be known wrong before work starts."""
+"""Everything about a configuration that can be known wrong before work starts, and all that it names, made once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from fedlab.assembly import make_method
+import torch
+
+from fedlab.assembly import Assembly, Components
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
-from fedlab.data.partition.drift import make_drifts
-from fedlab.data.partition.partition import check_steps
+from fedlab.data.partition.drift import Drift, make_drifts
+from fedlab.data.partition.partition import Steps, make_steps
 from fedlab.data.samples import Dataset
-from fedlab.data.sources import build_source, load_source
-from fedlab.engine import check_engine
-from fedlab.errors import ConfigErrors, InputError
+from fedlab.data.sources import Source, build_source, samples_of
+from fedlab.engine import Placement, check_engine
+from fedlab.engine.device import choose_device
 from fedlab.method import Method
 from fedlab.models import check_model, is_default_model
-from fedlab.protocol.compression import make_chain
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
 from fedlab.server.evaluation import check_evaluation, unevaluated
-from fedlab.server.participation.selection import check_participation, check_sampled
+from fedlab.server.participation.samplers import make_sampler
+from fedlab.server.participation.selection import Rules, check_participation, check_sampled, make_rules
 from fedlab.server.privacy import check_privacy
-from fedlab.server.strategies import check_participants, make_strategy
+from fedlab.server.strategies import Strategy, check_participants, make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.recording import check_tracking
 
 
-def check_config(config: Config, *, method: Method | None = None, strategy: object = None) -> list[str]:
-    """Validate every component's settings and the machine.
+@dataclass(frozen=True)
+class Resolved:
+    """All that a configuration names, made once for the whole run in this process.
+
+    Args:
+        components: what server and clients work with.
+        source: where the samples come from; nothing is loaded yet.
+        steps: divide the samples among the clients.
+        drifts: change what clients see of them.
+        strategy: aggregation rule.
+        rules: who may take part in a round.
+        placement: where clients run.
+        device: where this process computes.
+        warnings: what works, but is probably not meant.
+    """
+
+    components: Components
+    source: Source
+    steps: Steps
+    drifts: Sequence[Drift]
+    strategy: Strategy
+    rules: Rules
+    placement: Placement
+    device: torch.device
+    warnings: Sequence[str]
+
+    @property
+    def config(self) -> Config:
+        """The configuration."""
+        return self.components.config
+
+
+def resolve(config: Config, *, method: Method | None = None, strategy: Strategy | None = None) -> Resolved:
+    """Make every component of a configuration, and validate their settings and the machine.
 
     Args:
         config: the configuration.
         method: a method object that replaces ``config.method``.
         strategy: a strategy object that replaces ``config.federation.strategy``.
 
-    Returns:
-        Warnings.
-
     Raises:
         ConfigErrors: everything that is wrong, in one go.
     """
-    errors: list[InputError] = []
-
-    def attempt(work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except ConfigErrors as several:
-            errors.extend(several.errors)
-        except InputError as error:
-            errors.append(error)
-        return None
-
-    chosen = method or attempt(lambda: make_method(config.method))
+    assembly, federation = Assembly(config, method), config.federation
+    attempt, chosen = assembly.attempt, assembly.method
     attempt(lambda: check_model(config.model))
-    attempt(lambda: build_source(config.data.source))
-    attempt(lambda: check_steps(config.data.partition))
-    attempt(lambda: make_drifts(config.data.drift))
-    attempt(lambda: make_chain(config.exchange.compression))
-    rule = strategy if strategy is not None else attempt(lambda: make_strategy(config.federation.strategy))
-    attempt(lambda: check_participation(config, rule is None or isinstance(rule, AveragingStrategy)))
+    source = attempt(lambda: build_source(config.data.source))
+    steps = attempt(lambda: make_steps(config.data.partition))
+    drifts = attempt(lambda: make_drifts(config.data.drift))
+    rule = strategy if strategy is not None else attempt(lambda: make_strategy(federation.strategy))
+    sampler = attempt(lambda: make_sampler(federation.sampler, config.seed))
+    rules = None if sampler is None else attempt(lambda: make_rules(config, sampler))
+    if rules is not None:
+        attempt(lambda: check_participation(federation, rule is None or isinstance(rule, AveragingStrategy)))
     if rule is not None:
         attempt(lambda: check_evaluation(config, rule))
     attempt(lambda: check_asynchronous(config, chosen, rule))
-    attempt(lambda: check_engine(config.engine))
+    placement = attempt(lambda: check_engine(config.engine))
+    device = None if placement is None else attempt(lambda: choose_device(config.engine.device))
     warnings = list(attempt(lambda: check_tracking(config.tracking)) or [])
-    warnings += list(attempt(lambda: chosen.check(config)) or []) if chosen is not None else []
-    if chosen is not None and chosen.own_model and not is_default_model(config.model):
-        warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
+    if chosen is not None:
+        warnings += attempt(lambda: chosen.check(config)) or []
+        if chosen.own_model and not is_default_model(config.model):
+            warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
     if isinstance(rule, AveragingStrategy):
         warnings += attempt(lambda: rule.check(config)) or []
     if chosen is not None and rule is not None:
-        warnings += attempt(lambda: check_privacy(config, chosen, rule)) or []
-    if errors:
-        raise ConfigErrors(errors)
-    return warnings
+        warnings += attempt(lambda: check_privacy(config, assembly.privacy, chosen, rule, sampler)) or []
+    components = assembly.components()  # from here on nothing is missing, or this would have said so
+    assert source is not None
+    assert steps is not None
+    assert drifts is not None
+    assert rule is not None
+    assert rules is not None
+    assert placement is not None
+    assert device is not None
+    return Resolved(components, source, steps, drifts, rule, rules, placement, device, warnings)
 
 
-def check_data(config: Config, dataset: Dataset | None = None) -> FederatedData:
+def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedData:
     """Load the data and divide it among the clients; what is wrong with either shows here.
 
     Args:
-        config: a configuration that `check_config` accepts.
-        dataset: samples that replace ``config.data.source``.
+        resolved: a configuration's components.
+        dataset: samples that replace those of ``config.data.source``.
 
     Raises:
         DataError: the data is missing, unreadable or unusable, or the partition is impossible.
         ConfigError: statistics that do not fit the data.
     """
-    dataset = dataset if dataset is not None else load_source(config.data.source, config.seed)
-    return FederatedData(dataset, config.data, config.seed)
+    config = resolved.config
+    if dataset is None:
+        dataset = samples_of(resolved.source, config.data.source.name, config.seed)
+    return FederatedData(dataset, config.data, config.seed, steps=resolved.steps, drifts=resolved.drifts)
 
 
-def check_population(config: Config, strategy: Any, clients: int, unseen: Collection[int]) -> None:
+def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) -> None:
     """Refuse what the clients that were found cannot do.
 
     Args:
-        config: the configuration.
-        strategy: the aggregation rule.
+        resolved: a configuration's components.
         clients: registered clients.
         unseen: those held out from training.
 
@@ -105,9 +137,9 @@ def check_population(config: Config, strategy: Any, clients: int, unseen: Collec
         ConfigError: a strategy, a choice of clients or an asynchronous mode that needs others.
     """
     training = clients - len(unseen)
-    check_participants(strategy, training)
-    check_sampled(config, clients, unseen)
-    check_concurrency(config, training)
+    check_participants(resolved.strategy, training)
+    check_sampled(resolved.rules.sampler, clients, unseen)
+    check_concurrency(resolved.config, training)
 
 
 def left_out(config: Config, federated: FederatedData) -> tuple[LeftOut, ...]:

@@ -11,16 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedlab.assembly import stage_training
+from fedlab.assembly import Components
 from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
-from fedlab.config import Config
-from fedlab.engine.device import choose_device
 from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
 from fedlab.experiment.rehearsal import Rehearsal, preflight
-from fedlab.privacy import DPSGD, make_privacy
+from fedlab.privacy import DPSGD
 
 _AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
 
@@ -30,66 +28,69 @@ class Tuning:
     """A run's decisions.
 
     Args:
-        config: with nothing left open.
+        components: of a configuration with nothing left open.
         warnings: what was asked for and cannot be had here.
         client_bytes: GPU memory that a client, or a batch of clients, was seen to take; None on the CPU.
         probe: fields of the event ``vectorize``; empty where nothing was measured.
     """
 
-    config: Config
+    components: Components
     warnings: tuple[str, ...] = ()
     client_bytes: int | None = None
     probe: dict[str, float] = field(default_factory=dict)
 
 
-def tune(setup: ClientSetup, *, decided: bool = False) -> Tuning:
+def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> Tuning:
     """Try one client in this process, then what is still open in the configuration.
 
     Args:
         setup: of the run.
+        device: where to compute.
         decided: the configuration is that of a run that goes on.
 
     Raises:
         ConfigError: a run that goes on can no longer do what it did.
         Whatever `preflight` raises.
     """
-    config, warnings = _with_compiler(setup.config)
-    if decided and config != setup.config:
+    components, warnings = _with_compiler(setup.components, device)
+    if decided and components is not setup.components:
         raise ConfigError("training.compile", True, "a machine like the one the run began on", warnings[0])
-    setup = replace(setup, config=config)
-    device = choose_device(config.engine.device)
-    rehearsals, peak = peak_of(lambda: preflight(setup), device)
-    asked = config.engine.vectorize
+    setup = replace(setup, components=components)
+    rehearsals, peak = peak_of(lambda: preflight(setup, device), device)
+    asked = setup.config.engine.vectorize
     if asked == "off":
-        return Tuning(config, tuple(warnings), peak)
+        return Tuning(components, tuple(warnings), peak)
     clients = [c for c in range(setup.federated.num_clients) if c not in setup.federated.unseen]
     clients = clients[: _AUTO if asked == "auto" else asked]
-    reason, batch_peak = peak_of(lambda: _reason_against(setup, rehearsals, clients), device)
+    reason, batch_peak = peak_of(lambda: _reason_against(setup, device, rehearsals, clients), device)
     if reason is not None:
         if decided:
             raise ConfigError("engine.vectorize", asked, "clients that can still be trained as one batch", reason)
         warnings.append(f"engine.vectorize = {asked}: clients are trained one after the other, because {reason}")
-        return Tuning(_fixed(config, 0), tuple(warnings), peak)
+        return Tuning(_fixed(components, 0), tuple(warnings), peak)
     if asked != "auto":
-        return Tuning(config, tuple(warnings), batch_peak)
-    alone, together = _milliseconds(setup, rehearsals[0], clients)
+        return Tuning(components, tuple(warnings), batch_peak)
+    alone, together = _milliseconds(setup, device, rehearsals[0], clients)
     size = _AUTO if together < alone else 0
     probe = {"clients": size, "alone": alone, "together": together}
-    return Tuning(_fixed(config, size), tuple(warnings), batch_peak if size else peak, probe)
+    return Tuning(_fixed(components, size), tuple(warnings), batch_peak if size else peak, probe)
 
 
-def _fixed(config: Config, clients: int) -> Config:
-    return config.with_overrides({"engine.vectorize": clients or "off"})
+def _fixed(components: Components, clients: int) -> Components:
+    return _changed(components, "engine.vectorize", clients or "off")
 
 
-def _with_compiler(config: Config) -> tuple[Config, list[str]]:
-    """The configuration without ``training.compile`` where torch cannot compile."""
-    if not config.training.compile:
-        return config, []
-    if isinstance(make_privacy(config.privacy), DPSGD):
+def _changed(components: Components, key: str, value: object) -> Components:
+    return components.with_config(components.config.with_overrides({key: value}))
+
+
+def _with_compiler(components: Components, device: torch.device) -> tuple[Components, list[str]]:
+    """Components of a configuration without ``training.compile`` where torch cannot compile."""
+    if not components.config.training.compile:
+        return components, []
+    if isinstance(components.privacy, DPSGD):
         warning = "training.compile: networks are not compiled, because DP-SGD takes them apart"
-        return config.with_overrides({"training.compile": False}), [warning]
-    device = choose_device(config.engine.device)
+        return _changed(components, "training.compile", False), [warning]
     try:
         trial = nn.Linear(2, 2).to(device)
         trial.compile()
@@ -97,11 +98,13 @@ def _with_compiler(config: Config) -> tuple[Config, list[str]]:
     except Exception as error:  # torch has a kind of error for every stage of its compiler
         first = str(error).strip().splitlines()[0]
         warning = f"training.compile: networks are not compiled, because torch.compile does not work here: {first}"
-        return config.with_overrides({"training.compile": False}), [warning]
-    return config, []
+        return _changed(components, "training.compile", False), [warning]
+    return components, []
 
 
-def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients: Sequence[int]) -> str | None:
+def _reason_against(
+    setup: ClientSetup, device: torch.device, rehearsals: Sequence[Rehearsal], clients: Sequence[int]
+) -> str | None:
     """Why clients cannot be trained as one batch; they try a step in every stage."""
     config = setup.config
     if len(clients) < 2:
@@ -110,15 +113,15 @@ def _reason_against(setup: ClientSetup, rehearsals: Sequence[Rehearsal], clients
         return "Flower's simulation hands out one client at a time"
     if config.training.compile:
         return "training.compile is on"
-    if isinstance(make_privacy(config.privacy), DPSGD):
+    if isinstance(setup.components.privacy, DPSGD):
         return "DP-SGD batches the examples of each already"
     for rehearsal in rehearsals:
         plan = rehearsal.instructions.plan
-        found = refusal(setup.method, stage_training(config.training, setup.method, plan), plan)
+        found = refusal(setup.method, setup.components.stages.training(plan), plan)
         if found is not None:
             return found
     with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = VectorizedRuntime(replace(setup, preflight=True, state_root=Path(folder)))
+        runtime = VectorizedRuntime(replace(setup, preflight=True, state_root=Path(folder)), device)
         for rehearsal in rehearsals:
             error = _try(runtime, rehearsal, clients)
             if error is not None:
@@ -147,14 +150,16 @@ def _one_by_one(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Seque
         torch.cuda.synchronize()
 
 
-def _milliseconds(setup: ClientSetup, rehearsal: Rehearsal, clients: Sequence[int]) -> tuple[float, float]:
+def _milliseconds(
+    setup: ClientSetup, device: torch.device, rehearsal: Rehearsal, clients: Sequence[int]
+) -> tuple[float, float]:
     """Milliseconds of a client alone and as part of a batch, the better of two, over the first few steps."""
     steps = {str(client): _PROBED_STEPS for client in clients}
     rehearsal = replace(rehearsal, instructions=replace(rehearsal.instructions, steps=steps))
     ways = (_one_by_one, _vectorized)
     best = [float("inf")] * len(ways)
     with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = VectorizedRuntime(replace(setup, state_root=Path(folder)))
+        runtime = VectorizedRuntime(replace(setup, state_root=Path(folder)), device)
         for repeat in range(1 + _REPEATS):  # the first is for caches and kernels to be found
             for way, work in enumerate(ways):
                 began = time.perf_counter()

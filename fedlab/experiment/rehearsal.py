@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import stage_training
 from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
@@ -34,8 +33,12 @@ class Rehearsal:
     shared: Mapping[str, np.ndarray]
 
 
-def preflight(setup: ClientSetup) -> list[Rehearsal]:
+def preflight(setup: ClientSetup, device: torch.device) -> list[Rehearsal]:
     """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
+
+    Args:
+        setup: of the run.
+        device: where to compute.
 
     Returns:
         What the client was sent in each stage.
@@ -46,17 +49,15 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
         Whatever the method, the model or the data raise.
     """
     rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
+    privacy, stages = setup.components.privacy, setup.components.stages
     client = largest_client(setup.federated)
     with tempfile.TemporaryDirectory(prefix="fedlab-preflight-") as folder:
-        runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)))
+        runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)), device)
         live = runtime.networks.state_dict()
         shared, private = SharedTensors(), dict[str, Tensor]()
-        held = {
-            name: on_device(setup.federated.server(name), runtime.device) for name in setup.federated.dataset.server
-        }
-
+        held = {name: on_device(setup.federated.server(name), device) for name in setup.federated.dataset.server}
         cache = ResultCache(
-            setup.cache_root, lambda: setup.federated.server_fingerprint, config.seed, runtime.device, keep=False
+            setup.cache_root, lambda: setup.federated.server_fingerprint, config.seed, device, keep=False
         )
 
         def server(
@@ -71,8 +72,8 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
                 results={client: results},
                 task=runtime.task,
                 networks=runtime.networks,
-                training=stage_training(config.training, method, plan),
-                device=runtime.device,
+                training=stages.training(plan),
+                device=device,
                 seed=config.seed,
                 round=round,
                 rounds=rounds,
@@ -92,7 +93,7 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
         rehearsals = []
         for round, plan in _stages(method, rounds):
             exchange = runtime.exchanges.enter(plan)
-            check_networks(config, exchange, runtime.networks)
+            check_networks(config, privacy, exchange, runtime.networks)
             before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
             arrays = {name: before[name].cpu().numpy() for name in exchange.down}
             for name in exchange.once:
@@ -101,7 +102,7 @@ def preflight(setup: ClientSetup) -> list[Rehearsal]:
             instructions = Instructions(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
             rehearsals.append(Rehearsal(instructions, arrays, extras))
             trained = runtime.train(client, instructions, arrays, extras, {}, version)
-            _refuse_idleness(trained, setup.federated.num_train(client), stage_training(config.training, method, plan))
+            _refuse_idleness(trained, setup.federated.num_train(client), stages.training(plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
                 raise FedLabError(

@@ -5,50 +5,37 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlab.assembly import make_method
 from fedlab.clients.app import ClientAppFactory
-from fedlab.clients.runtime import RECEIVED, ClientSetup
+from fedlab.clients.runtime import RECEIVED
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
-from fedlab.config import Config, parse
-from fedlab.data.federated import FederatedData
+from fedlab.config import Config
 from fedlab.data.samples import Dataset, on_device
-from fedlab.engine import check_engine, launch, started
-from fedlab.engine.device import choose_device
+from fedlab.engine import launch, started
 from fedlab.errors import CheckpointError, ConfigError
-from fedlab.experiment.checks import check_config, check_data, check_population, left_out
-from fedlab.experiment.components import complete
-from fedlab.experiment.configuration import code_of, recorded
+from fedlab.experiment.checks import left_out
+from fedlab.experiment.configuration import code_of
 from fedlab.experiment.configuration import configure as configure
 from fedlab.experiment.configuration import method_folder as method_folder
-from fedlab.experiment.decisions import Tuning, tune
-from fedlab.experiment.given import record_data, record_method, record_strategy
+from fedlab.experiment.job import Job, ready
 from fedlab.experiment.result import Run, load
 from fedlab.method import Method
 from fedlab.report.page import report_quietly
 from fedlab.report.record import RunRecord
-from fedlab.server.asynchronous import make_loop
-from fedlab.server.loop import FederatedLoop
 from fedlab.server.messaging.profiles import known_profiles
-from fedlab.server.privacy import check_rounds
 from fedlab.server.setup import ServerSetup
+from fedlab.server.simulated import SimulatedServer
 from fedlab.server.snapshot import SHARED, Checkpoint
-from fedlab.server.strategies import make_strategy
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
-from fedlab.storage.paths import cache_folder
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
 
 if TYPE_CHECKING:
-    from flwr.app import Context
-    from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
 
 log = logging.getLogger(__name__)
@@ -82,7 +69,7 @@ def run(
     """
     job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
-    with started(job.config.engine, job.tuning.client_bytes):
+    with started(job.config.engine, job.resolved.placement):
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
@@ -137,10 +124,8 @@ def resume(
             raise ConfigError(
                 "--set", override, "the value that the run began with", "the last bits of its result depend on it"
             )
-    if rounds is not None:
-        check_rounds(run.config, rounds)
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
-    job = ready(configure(run.config, changes), method, strategy, data, described=True)
+    job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
     found = latest_checkpoint(run.folder.checkpoints)
     start = None if found is None else Checkpoint(*load_checkpoint(found))
     if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
@@ -156,64 +141,9 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    with started(job.config.engine, job.tuning.client_bytes), run.folder.writing():
+    with started(job.config.engine, job.resolved.placement), run.folder.writing():
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, resumed=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run that can start: everything that could be refused has been looked at."""
-
-    config: Config
-    method: Method
-    strategy: Strategy
-    federated: FederatedData
-    warnings: Sequence[str]
-    preflight_seconds: float
-    tuning: Tuning
-
-
-def ready(
-    config: Config,
-    method: Method | type[Method] | None = None,
-    strategy: Strategy | type[Strategy] | None = None,
-    data: Dataset | None = None,
-    described: bool = False,
-) -> Job:
-    """Check everything and try one client in this process: all that a run does before its folder and workers exist.
-
-    Args:
-        config: the configuration.
-        method: a method of the user's own.
-        strategy: a strategy of the user's own.
-        data: samples of the user's own.
-        described: the configuration describes the user's own objects already.
-    """
-    chosen = _method(config, method)
-    if method is not None:
-        config = record_method(config, chosen, resumed=described)
-    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
-    if rule is not None:
-        settings = config.federation.strategy.settings if isinstance(strategy, type) else None
-        config = record_strategy(config, rule, settings, resumed=described)
-    if data is not None:
-        config = record_data(config, data, resumed=described)
-    config = recorded(complete(config))
-    warnings = check_config(config, method=chosen, strategy=rule)
-    federated = check_data(config, data)
-    rule = rule if rule is not None else make_strategy(config.federation.strategy)
-    check_population(config, rule, federated.num_clients, federated.unseen)
-    check_engine(config.engine)
-    began = time.perf_counter()
-    tuning = tune(_setup(config, chosen, federated, Path()), decided=described)
-    warnings += [*federated.warnings, *tuning.warnings]
-    return Job(tuning.config, chosen, rule, federated, warnings, time.perf_counter() - began, tuning)
-
-
-def _setup(config: Config, method: Method, federated: FederatedData, state_root: Path) -> ClientSetup:
-    cache = cache_folder(config.tracking.cache).resolve()
-    return ClientSetup(config=config, method=method, federated=federated, state_root=state_root, cache_root=cache)
 
 
 def _execute(
@@ -224,16 +154,14 @@ def _execute(
     start: Checkpoint | None = None,
     resumed: bool = False,
 ) -> Run:
-    config, federated = job.config, job.federated
-    setup = _setup(config, job.method, federated, folder.clients.resolve())
-    device = choose_device(config.engine.device)
-    loops: list[FederatedLoop] = []
+    config, resolved, federated = job.config, job.resolved, job.federated
+    setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
     try:
         with open_session(
             config,
             folder,
             engine=config.engine.name,
-            workers=check_engine(config.engine, job.tuning.client_bytes).workers,
+            workers=placement.workers,
             model=job.method.own_model,
             command=command,
             code=code_of(config),
@@ -243,13 +171,14 @@ def _execute(
                 tracker.emit("warning", message=warning)
             for left in left_out(config, federated) if start is None else ():
                 tracker.emit("left_out", **left.fields())
-            if job.tuning.probe and start is None:
-                tracker.emit("vectorize", **job.tuning.probe)
+            if job.probe and start is None:
+                tracker.emit("vectorize", **job.probe)
             tracker.emit("phase_end", round=0, phase="preflight", seconds=job.preflight_seconds)
             server = ServerSetup(
-                config=config,
-                method=job.method,
-                strategy=job.strategy,
+                components=resolved.components,
+                strategy=resolved.strategy,
+                rules=resolved.rules,
+                device=device,
                 tracker=tracker,
                 folder=folder,
                 denormalize=federated.denormalize,
@@ -261,22 +190,18 @@ def _execute(
                 holds_out=bool(federated.unseen),
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
-
-            def main(grid: Grid, context: Context) -> None:
-                loops.append(make_loop(grid, server))
-                loops[-1].run(until, start)
-
+            main = SimulatedServer(server, until, start)
             launch(
                 config.engine,
                 main,
                 ClientAppFactory(setup),
                 federated.num_clients,
                 {},
-                on_progress=lambda done, total: loops[-1].progress(done, total) if loops else None,
+                placement=placement,
+                on_progress=main.progress,
                 on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
                 client_states=start.client_states() if start is not None else None,
                 fail_fast=config.federation.on_client_error == "stop",
-                client_bytes=job.tuning.client_bytes,
             )
     except BaseException as problem:
         refuse_full_disk(problem, folder)
@@ -299,13 +224,3 @@ def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:
         received = ReceivedTensors(folder.clients / RECEIVED)
         for name, value in start.part(SHARED).items():
             received.put(name, int(start.meta["shared"]["versions"][name]), value.numpy())
-
-
-def _method(config: Config, method: Method | type[Method] | None) -> Method:
-    if method is None:
-        return make_method(config.method)
-    if isinstance(method, Method):
-        return method
-    if isinstance(method, type) and issubclass(method, Method):
-        return method(parse(method.Settings, config.method.settings, "method"))
-    raise ConfigError("method", method, "a fedlab.Method, object or class")

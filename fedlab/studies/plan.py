@@ -16,14 +16,13 @@ from fedlab.config import Config, set_dotted
 from fedlab.config.yamltree import unshared
 from fedlab.data.sources import load_source
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
-from fedlab.experiment.checks import check_config, check_data, check_population
+from fedlab.experiment.checks import check_data, check_population, resolve
 from fedlab.experiment.components import complete
 from fedlab.experiment.configuration import code_of
 from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
 from fedlab.report.record import RunRecord, run_status
 from fedlab.report.values import human_seconds
-from fedlab.server.strategies import make_strategy
 from fedlab.storage.checkpoint import latest_checkpoint
 from fedlab.storage.weights import check_weights
 
@@ -303,12 +302,12 @@ def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
 
 def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registered:
     """Data and partition are tried once however many points and seeds share them: loading can take long."""
-    check_config(config)
+    resolved = resolve(config)
     check_weights(config.init)
     data = config.data.model_dump_json()
     if data not in tried:
         try:
-            federated = check_data(config)
+            federated = check_data(resolved)
             fingerprint = federated.dataset.fingerprint
             tried[data] = Registered(federated.num_clients, federated.unseen, fingerprint, config.seed)
         except InputError as error:
@@ -316,7 +315,7 @@ def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registe
     seen = tried[data]
     if isinstance(seen, InputError):
         raise seen
-    check_population(config, make_strategy(config.federation.strategy), seen.clients, seen.unseen)
+    check_population(resolved, seen.clients, seen.unseen)
     return seen
 
 

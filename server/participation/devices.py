@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from fedlab.config import Component, DevicesConfig, TrainingConfig
+from fedlab.config import DevicesConfig, TrainingConfig
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.privacy.poisson import local_steps
-from fedlab.protocol.compression import make_chain
+from fedlab.protocol.compression import Chain
 from fedlab.seeding import numpy_generator
 from fedlab.server.participation.availability import read_numbers
 
@@ -58,14 +57,13 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int, *, pois
     return ClientWork(down, up, each * training.local_epochs, seen * training.local_epochs, batch)
 
 
-def upload_bytes(networks: nn.Module, compression: Sequence[Component]) -> dict[str, int]:
+def upload_bytes(networks: nn.Module, chain: Chain) -> dict[str, int]:
     """Bytes of every network state on its way to the server; parameters alone are compressed.
 
     Args:
         networks: whose state.
-        compression: stages of uploads.
+        chain: compression of uploads.
     """
-    chain = make_chain(compression)
     parameters = {name for name, _ in networks.named_parameters()}
     return {
         name: chain.nbytes(value.numel())

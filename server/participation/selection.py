@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from fedlab.config import Config
+from fedlab.config import Config, FederationConfig
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.seeding import numpy_generator
-from fedlab.server.participation.availability import make_availability
+from fedlab.server.participation.availability import Availability, make_availability
 from fedlab.server.participation.devices import ClientWork, Devices
-from fedlab.server.participation.samplers import Fixed, Known, make_sampler
+from fedlab.server.participation.samplers import Fixed, Known, Sampler
 from fedlab.tracking.left_out import LeftOut
 
 
@@ -47,6 +47,62 @@ def _named(clients: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"client {client}" for client in islice(clients, 10))
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Who may take part in a round, as the configuration says. Nothing of it changes from round to round.
+
+    Args:
+        federation: the configuration's section.
+        seed: the run's seed.
+        sampler: chooses clients.
+        availability: when clients can take part.
+        devices: how fast they are; None where there is no virtual clock.
+    """
+
+    federation: FederationConfig
+    seed: int
+    sampler: Sampler
+    availability: Availability
+    devices: Devices | None
+
+    @property
+    def in_seconds(self) -> bool:
+        """Whether availability follows the virtual clock, not the rounds."""
+        return self.federation.availability is not None and self.federation.availability.unit == "seconds"
+
+
+def make_rules(config: Config, sampler: Sampler) -> Rules:
+    """The rules of a configuration.
+
+    Args:
+        config: the run's configuration.
+        sampler: as `fedlab.server.participation.samplers.make_sampler` made it.
+
+    Raises:
+        ConfigError, ConfigErrors: settings that do not go together, unusable files.
+    """
+    federation, seed = config.federation, config.seed
+    availability = make_availability(federation.availability, seed)
+    devices = Devices(federation.devices, seed) if federation.devices is not None else None
+    rules = Rules(federation, seed, sampler, availability, devices)
+    needs = {
+        "federation.over_selection": (federation.over_selection, federation.over_selection > 1),
+        "federation.deadline": (federation.deadline, federation.deadline is not None),
+        "federation.availability.unit": ("seconds", rules.in_seconds),
+    }
+    for key, (value, asked) in needs.items():
+        if asked and devices is None:
+            raise ConfigError(key, value, "a virtual clock", "set federation.devices, {} for its defaults")
+    if federation.over_selection > 1 and federation.sampler.name == "poisson":
+        raise ConfigError(
+            "federation.over_selection",
+            federation.over_selection,
+            "1 with the sampler poisson, whose rounds have no set size",
+            "raise federation.sampler.probability instead",
+        )
+    return rules
+
+
 class ClientSelector:
     """Chooses the clients of each round by availability, sampler, drop-out and deadline, and keeps the virtual clock.
 
@@ -54,24 +110,17 @@ class ClientSelector:
     (drop-outs, the last of an over-selection) are known beforehand and are not sent to.
 
     Args:
-        config: the run's configuration.
+        rules: of the run.
         examples: training samples of clients.
-
-    Raises:
-        ConfigError, ConfigErrors: settings that do not go together, unusable files.
     """
 
-    def __init__(self, config: Config, examples: Callable[[Sequence[int]], Sequence[int]]) -> None:
-        self.federation, self.seed = config.federation, config.seed
-        self.sampler = make_sampler(self.federation.sampler, config.seed)
-        self.availability = make_availability(self.federation.availability, config.seed)
-        devices = self.federation.devices
-        self.devices = Devices(devices, config.seed) if devices is not None else None
+    def __init__(self, rules: Rules, examples: Callable[[Sequence[int]], Sequence[int]]) -> None:
+        self.rules, self.federation, self.seed = rules, rules.federation, rules.seed
+        self.sampler, self.availability, self.devices = rules.sampler, rules.availability, rules.devices
         self.losses: dict[int, float] = {}
         self.time = 0.0
         """Virtual seconds since the start."""
         self._known = Known(examples, self.losses)
-        self._check()
 
     def choose(self, participants: Sequence[int], round: int, work: Callable[[int], ClientWork]) -> Selection:
         """Choose the clients of a round, and advance the virtual clock to its end.
@@ -98,7 +147,7 @@ class ClientSelector:
 
     def available(self, clients: Sequence[int], round: int) -> list[int]:
         """Those of the clients that can take part now."""
-        now = self.time if self._in_seconds else round
+        now = self.time if self.rules.in_seconds else round
         return [client for client in clients if self.availability.open(client, now)]
 
     def await_clients(self, clients: Sequence[int]) -> None:
@@ -107,7 +156,7 @@ class ClientSelector:
         Raises:
             FedLabError: nobody will ever be.
         """
-        if self._in_seconds:
+        if self.rules.in_seconds:
             opening = min((self.availability.opens(client, self.time) for client in clients), default=math.inf)
             if not math.isfinite(opening):
                 raise FedLabError(f"after {self.time:g} virtual seconds no client is ever available again")
@@ -197,41 +246,17 @@ class ClientSelector:
         )
         return Selection(tuple(ids), cut, length, left_out)
 
-    @property
-    def _in_seconds(self) -> bool:
-        return self.federation.availability is not None and self.federation.availability.unit == "seconds"
 
-    def _check(self) -> None:
-        federation = self.federation
-        needs = {
-            "federation.over_selection": (federation.over_selection, federation.over_selection > 1),
-            "federation.deadline": (federation.deadline, federation.deadline is not None),
-            "federation.availability.unit": ("seconds", self._in_seconds),
-        }
-        for key, (value, asked) in needs.items():
-            if asked and federation.devices is None:
-                raise ConfigError(key, value, "a virtual clock", "set federation.devices, {} for its defaults")
-        if federation.over_selection > 1 and federation.sampler.name == "poisson":
-            raise ConfigError(
-                "federation.over_selection",
-                federation.over_selection,
-                "1 with the sampler poisson, whose rounds have no set size",
-                "raise federation.sampler.probability instead",
-            )
-
-
-def check_participation(config: Config, sampled: bool) -> None:
-    """Refuse settings that cannot work before anything starts.
+def check_participation(federation: FederationConfig, sampled: bool) -> None:
+    """Refuse settings that have no effect with a strategy that chooses clients itself.
 
     Args:
-        config: the run's configuration.
+        federation: the configuration's section.
         sampled: FedLab's samplers choose; Flower's own strategies choose for themselves.
 
     Raises:
-        ConfigError, ConfigErrors: what is wrong.
+        ConfigError: such a setting.
     """
-    ClientSelector(config, lambda clients: [0] * len(clients))
-    federation = config.federation
     asked = {
         "availability": federation.availability is not None,
         "devices": federation.devices is not None,
@@ -247,18 +272,17 @@ def check_participation(config: Config, sampled: bool) -> None:
             )
 
 
-def check_sampled(config: Config, clients: int, unseen: Collection[int]) -> None:
+def check_sampled(sampler: Sampler, clients: int, unseen: Collection[int]) -> None:
     """Refuse a fixed choice of clients that are not there or never train.
 
     Args:
-        config: the run's configuration.
+        sampler: chooses clients.
         clients: registered clients.
         unseen: those held out from training.
 
     Raises:
         ConfigError: such a client.
     """
-    sampler = make_sampler(config.federation.sampler, config.seed)
     wrong = sorted(sampler.clients - (set(range(clients)) - set(unseen))) if isinstance(sampler, Fixed) else []
     if wrong:
         raise ConfigError(

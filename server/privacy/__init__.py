@@ -7,12 +7,13 @@ from torch import nn
 from fedlab.config import Config
 from fedlab.method import Method
 from fedlab.method.exchange import Exchange
-from fedlab.privacy import DPSGD, Central, make_privacy
+from fedlab.privacy import DPSGD, Central
 from fedlab.privacy.accountant import require_accountant
 from fedlab.server.participation.samplers import Sampler
 from fedlab.server.privacy.account import Account
 from fedlab.server.privacy.central import CentralMechanism, check_central, check_released, client_sampling
 from fedlab.server.privacy.dp_sgd import ExampleAccount, check_dp_sgd, check_mixing, check_rounds
+from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.average import AveragingStrategy
 
 __all__ = [
@@ -26,30 +27,33 @@ __all__ = [
 ]
 
 
-def make_account(config: Config, strategy: object, sampler: Sampler, population: int) -> Account | None:
+def make_account(setup: ServerSetup, population: int) -> Account | None:
     """Make the account of the configured guarantee; None where no privacy is configured.
 
     Args:
-        config: the configuration, as `check_privacy` accepts it.
-        strategy: the aggregation rule; with central privacy its memory holds the clip norm.
-        sampler: who chooses the clients.
+        setup: a run that `check_privacy` accepts; with central privacy its strategy's memory holds the clip norm.
         population: clients that may train.
     """
-    privacy = make_privacy(config.privacy)
+    privacy, strategy = setup.components.privacy, setup.strategy
     if isinstance(privacy, DPSGD):
         return ExampleAccount(privacy.settings)
     if privacy is None or not isinstance(strategy, AveragingStrategy):
         return None
-    return CentralMechanism(privacy.settings, client_sampling(sampler, population), config.seed, strategy.memory)
+    sampling = client_sampling(setup.rules.sampler, population)
+    return CentralMechanism(privacy.settings, sampling, setup.config.seed, strategy.memory)
 
 
-def check_privacy(config: Config, method: Method, strategy: object) -> list[str]:
+def check_privacy(
+    config: Config, privacy: Central | DPSGD | None, method: Method, strategy: object, sampler: Sampler | None
+) -> list[str]:
     """Refuse configurations for which no ε can be stated.
 
     Args:
         config: the configuration.
+        privacy: the guarantee it asks for.
         method: the method.
         strategy: the aggregation rule.
+        sampler: who chooses the clients; None where the configured one is refused elsewhere.
 
     Returns:
         Warnings.
@@ -57,22 +61,22 @@ def check_privacy(config: Config, method: Method, strategy: object) -> list[str]
     Raises:
         ConfigError, ConfigErrors: everything that cannot be accounted for.
     """
-    privacy = make_privacy(config.privacy)
     if privacy is None:
         return []
     require_accountant(config.privacy.name if config.privacy else None)
     if isinstance(privacy, Central):
         return check_central(config, method, strategy, privacy.settings)
-    return check_dp_sgd(config, method, strategy, privacy.settings)
+    return check_dp_sgd(config, method, strategy, sampler, privacy.settings)
 
 
-def check_networks(config: Config, exchange: Exchange, networks: nn.ModuleDict) -> None:
+def check_networks(
+    config: Config, privacy: Central | DPSGD | None, exchange: Exchange, networks: nn.ModuleDict
+) -> None:
     """Refuse networks for which the guarantee does not hold.
 
     Raises:
         ConfigError: a layer or a buffer is in the way.
     """
-    privacy = make_privacy(config.privacy)
     if privacy is None:
         return
     check = check_released if isinstance(privacy, Central) else check_mixing

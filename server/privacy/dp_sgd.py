@@ -17,10 +17,10 @@ from fedlab.config import Config
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.method import Method
 from fedlab.method.exchange import Exchange
-from fedlab.privacy import DPSGD, make_privacy
+from fedlab.privacy import DPSGD, Central
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
 from fedlab.protocol.messages import SPENT, config_record, required
-from fedlab.server.participation.samplers import make_sampler
+from fedlab.server.participation.samplers import Sampler
 from fedlab.server.privacy.account import Account
 from fedlab.server.strategies.average import FedAvg, FedProx
 from fedlab.server.strategies.feddyn import FedDyn
@@ -92,13 +92,16 @@ class ExampleAccount(Account):
             self._epsilon[int(client)] = composed_epsilon(done, self.settings.delta)
 
 
-def check_dp_sgd(config: Config, method: Method, strategy: object, settings: DPSGD.Settings) -> list[str]:
+def check_dp_sgd(
+    config: Config, method: Method, strategy: object, sampler: Sampler | None, settings: DPSGD.Settings
+) -> list[str]:
     """Refuse what no ε of single examples can be stated for.
 
     Args:
         config: the configuration.
         method: the method.
         strategy: the aggregation rule.
+        sampler: who chooses the clients; None where the configured one is refused elsewhere.
         settings: of DP-SGD.
 
     Returns:
@@ -107,7 +110,7 @@ def check_dp_sgd(config: Config, method: Method, strategy: object, settings: DPS
     Raises:
         ConfigErrors: everything that cannot be accounted for.
     """
-    errors = [*_method_errors(config, method), *_run_errors(config)]
+    errors = [*_method_errors(config, method), *_run_errors(config, sampler)]
     if type(strategy) not in _POST_PROCESSING:
         errors.append(
             ConfigError(
@@ -145,7 +148,7 @@ def _method_errors(config: Config, method: Method) -> list[InputError]:
     ]
 
 
-def _run_errors(config: Config) -> list[InputError]:
+def _run_errors(config: Config, sampler: Sampler | None) -> list[InputError]:
     federation, drift = config.federation, [drift.name for drift in config.data.drift]
     limit = config.training.clip_norm
     plain: dict[str, tuple[object, object, str]] = {
@@ -159,7 +162,7 @@ def _run_errors(config: Config) -> list[InputError]:
         for key, (value, wanted, why) in plain.items()
         if value != wanted
     ]
-    if _reads_losses(config):
+    if sampler is not None and sampler.loss is not None:
         errors.append(
             ConfigError(
                 "federation.sampler.name",
@@ -169,13 +172,6 @@ def _run_errors(config: Config) -> list[InputError]:
             )
         )
     return errors
-
-
-def _reads_losses(config: Config) -> bool:
-    try:
-        return make_sampler(config.federation.sampler, config.seed).loss is not None
-    except (ConfigError, ConfigErrors):
-        return False  # refused elsewhere
 
 
 def check_mixing(config: Config, exchange: Exchange, networks: nn.ModuleDict) -> None:
@@ -197,13 +193,17 @@ def check_mixing(config: Config, exchange: Exchange, networks: nn.ModuleDict) ->
                 )
 
 
-def check_rounds(config: Config, rounds: int) -> None:
+def check_rounds(privacy: Central | DPSGD | None, planned: int, rounds: int) -> None:
     """Refuse to go on with a run for another number of rounds than its noise was made for.
+
+    Args:
+        privacy: the guarantee.
+        planned: rounds with which the run began.
+        rounds: those it is to have now.
 
     Raises:
         ConfigError: the noise follows from ``privacy.target_epsilon``.
     """
-    privacy, planned = make_privacy(config.privacy), config.federation.rounds
     if rounds != planned and isinstance(privacy, DPSGD) and privacy.settings.target_epsilon is not None:
         raise ConfigError(
             "--rounds",

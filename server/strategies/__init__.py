@@ -15,7 +15,15 @@ from fedlab.server.strategies.average import AveragingRounds, AveragingStrategy
 from fedlab.server.strategies.flower import FlowerRounds, seen_part
 from fedlab.server.strategies.rounds import RoundStrategy
 
-__all__ = ["GIVEN", "STRATEGIES", "check_participants", "make_strategy", "round_strategy", "strategy_settings"]
+__all__ = [
+    "GIVEN",
+    "STRATEGIES",
+    "Strategy",
+    "check_participants",
+    "make_strategy",
+    "round_strategy",
+    "strategy_settings",
+]
 
 GIVEN = "given"
 """Name of a strategy that was an object, not all of whose constructor arguments could be recorded."""

@@ -13,7 +13,7 @@ from fedlab.config.yamltree import dump_yaml, load_yaml, unshared
 from fedlab.data.partition.partition import make_steps
 from fedlab.data.sources import build_source
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 
 MINIMAL: dict[str, Any] = {"method": "fedlgd", "data": {"source": "digits"}}
 
@@ -135,7 +135,7 @@ class TestComponents:
     def test_all_wrong_components_are_reported_together(self) -> None:
         raw = {"method": "fedlgdd", "model": "convet", "data": {"source": "digit", "partition": ["idd"]}}
         with pytest.raises(ConfigErrors) as caught:
-            check_config(parse(Config, raw))
+            resolve(parse(Config, raw))
         assert {"method.name", "model.name", "data.source.name", "data.partition.0.name"} <= {
             error.key for error in caught.value.errors
         }
@@ -297,7 +297,7 @@ def packaged() -> list[Any]:
 def test_every_packaged_configuration_is_accepted(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with importlib.resources.as_file(file) as path:
         config = load_config(path)
-    check_config(config)
+    resolve(config)
     assert parse(Config, config.model_dump(mode="json")) == config
 
 

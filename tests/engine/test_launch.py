@@ -61,7 +61,7 @@ def main(grid, context):
     digests[config.name] = hashlib.sha256(b"".join(mean[name].tobytes() for name in sorted(mean))).hexdigest()
 
 for config in (EngineConfig(name="inline"), EngineConfig(workers=1), EngineConfig(name="flower", workers=1)):
-    fedlab.engine.launch(config, main, apps.build_app, 4, {"secret": 5})
+    fedlab.engine.launch(config, main, apps.build_app, 4, {"secret": 5}, placement=fedlab.engine.check_engine(config))
     assert not ray.is_initialized()
 print(json.dumps({
     "digests": digests,
@@ -78,7 +78,8 @@ def main(grid, context):
     print(json.dumps(grid.worker_pids()), flush=True)
     grid.send_and_receive(apps.ask(grid, [0], hang=[0], began=sys.argv[1]))
 
-fedlab.engine.launch(EngineConfig(workers=1), main, apps.build_app, 4, {"secret": 5})
+config = EngineConfig(workers=1)
+fedlab.engine.launch(config, main, apps.build_app, 4, {"secret": 5}, placement=fedlab.engine.check_engine(config))
 """
 
 
@@ -189,13 +190,15 @@ def test_launch_restores_states_and_closes_after_an_error(factory: Callable[[], 
             factory,
             4,
             {"secret": 5},
+            placement=check_engine(EngineConfig(name="inline")),
             client_states=states,
             on_progress=lambda done, total: progress.append((done, total)),
         )
     assert closed == ["yes"]
     assert progress == [(1, 1)]
+    flower = EngineConfig(name="flower")
     with pytest.raises(ConfigError, match=r"engine\.name = 'flower'.*\n.*inline or ray"):
-        launch(EngineConfig(name="flower"), main, factory, 4, {}, client_states=states)
+        launch(flower, main, factory, 4, {}, placement=check_engine(flower), client_states=states)
 
 
 def test_the_machine_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +239,9 @@ def test_more_workers_than_cores_is_a_warning(
 
     monkeypatch.setattr(fedlab.engine, "_open", stop_here)
     monkeypatch.setattr(fedlab.engine, "cores", lambda: 2)
+    config = EngineConfig(workers=3)
     with pytest.raises(InterruptedError):
-        launch(EngineConfig(workers=3), lambda grid, context: None, factory, 1, {})
+        launch(config, lambda grid, context: None, factory, 1, {}, placement=check_engine(config))
     assert "3 threads in all on 2 cores" in caplog.text
 
 

@@ -21,7 +21,7 @@ import fedlab
 from fedlab.config import Config, parse
 from fedlab.engine import cluster, machine
 from fedlab.errors import ConfigErrors, DiskFullError, MachineError
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.storage.runfolder import telling_full_disk, why_unwritable, write_atomic
 from fedlab.tracking import mlflow
 
@@ -91,7 +91,7 @@ def test_runs_that_cannot_be_written_are_refused_before_the_data_are_read(config
     with pytest.raises(
         ConfigErrors, match=r"tracking\.folder = [\s\S]*a folder that can be written to[\s\S]*no folder"
     ):
-        check_config(config(tracking__folder=str(tmp_path / "file" / "runs")))
+        resolve(config(tracking__folder=str(tmp_path / "file" / "runs")))
 
 
 # a full disk
@@ -252,7 +252,7 @@ def test_any_answer_will_do_and_a_password_is_not_part_of_the_host() -> None:
 @pytest.mark.parametrize("uri", ["nonsense://x", "htp://host:5000"])
 def test_an_address_that_no_store_has_is_refused_before_the_run(config: MakeConfig, uri: str) -> None:
     with pytest.raises(ConfigErrors, match=r"tracking\.mlflow = [\s\S]*begins with one of"):
-        check_config(config(tracking__mlflow=uri))
+        resolve(config(tracking__mlflow=uri))
 
 
 @pytest.mark.usefixtures("_with_mlflow")

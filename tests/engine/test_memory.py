@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedlab.config import EngineConfig
-from fedlab.engine import check_engine
+from fedlab.engine import Placement, check_engine, fitting
 from fedlab.engine.grid import SimulationGrid
 from fedlab.engine.inline import InlineGrid
 from fedlab.engine.memory import CONTEXT_BYTES, data_allowance, limit_memory, peak_of, release_memory, workers_that_fit
@@ -84,13 +84,18 @@ def test_the_peak_decides_how_many_workers_there_are(gpu: Gpu, monkeypatch: pyte
     assert workers_that_fit(16 * GIB) == 4  # 20.6 GiB each with headroom, so that the fuller GPU has room for two
     assert workers_that_fit(200 * GIB) == 2  # one each, and let torch say what it thinks
     monkeypatch.setattr("fedlab.engine.machine.cores", lambda: 16)
-    placement = check_engine(EngineConfig(), 16 * GIB)
+
+    def placed(client_bytes: int | None, **engine: Any) -> Placement:
+        config = EngineConfig(**engine)
+        return fitting(check_engine(config), config, client_bytes)
+
+    placement = placed(16 * GIB)
     assert (placement.workers, placement.gpus_per_worker) == (4, 0.5)
-    assert check_engine(EngineConfig(), 2**20).workers == 16  # as many as cores
-    assert check_engine(EngineConfig(workers=6), 16 * GIB).workers == 6  # the user's own word
-    assert check_engine(EngineConfig()).workers == 16  # nothing measured
-    assert check_engine(EngineConfig(device="cpu"), 16 * GIB).workers == 16
-    assert check_engine(EngineConfig(name="inline"), 16 * GIB).workers == 1
+    assert placed(2**20).workers == 16  # as many as cores
+    assert placed(16 * GIB, workers=6).workers == 6  # the user's own word
+    assert placed(None).workers == 16  # nothing measured
+    assert placed(16 * GIB, device="cpu").workers == 16
+    assert placed(16 * GIB, name="inline").workers == 1
 
 
 def digest(grid: SimulationGrid, ask: Ask, **config: object) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 import fedlab
 from fedlab.config import Component, parse
-from fedlab.data.partition.partition import partition
+from fedlab.data.partition.partition import make_steps, partition
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
 from fedlab.experiment.configuration import configure
@@ -138,7 +138,7 @@ def test_a_partition_is_the_same_whether_its_defaults_are_spelled_out_or_not() -
     dataset = from_arrays(images, np.arange(8) % 2, images, np.arange(8) % 2)
 
     def of(**more: Any) -> str:
-        return partition(dataset, [Component(name="dirichlet", clients=2, **more)], 0).fingerprint
+        return partition(dataset, make_steps([Component(name="dirichlet", clients=2, **more)]), 0).fingerprint
 
     assert of() == of(alpha=0.5)
     assert of() != of(alpha=0.25)

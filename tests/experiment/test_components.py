@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from fedlab.cli.describe import describe
 from fedlab.config import Component, Config, apply_overrides, parse
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.components import REGISTRIES, bare, complete, settings_of
 from fedlab.experiment.configuration import configure
 from fedlab.registry import Registry
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_left_for_the_check_to_tell() -> None:
     config = configure(raw)
     assert config.model.settings == {"widht": 3}
     with pytest.raises(ConfigErrors, match="did you mean 'width'"):
-        check_config(config)
+        resolve(config)
 
 
 # overrides

@@ -15,7 +15,7 @@ from PIL import Image
 import fedlab
 from fedlab.assembly import METHODS
 from fedlab.data.sources import SOURCES
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import configure, method_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_every_command_of_a_readme_is_a_configuration(
     _, _, source, *options = shlex.split(command, comments=True)
     sets = [options[index + 1] for index, option in enumerate(options) if option == "--set"]
     assert {option for option in options if option.startswith("-")} <= {"--set", "--engine", "--rounds", "--seed"}
-    check_config(configure(source, [*sets, "engine.name=inline", "engine.device=cpu"]))
+    resolve(configure(source, [*sets, "engine.name=inline", "engine.device=cpu"]))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fedlab.assembly import METHODS, make_method
+from fedlab.assembly import METHODS
 from fedlab.clients.runtime import ClientRuntime, ClientSetup
-from fedlab.experiment.checks import check_data
+from fedlab.experiment.checks import check_data, resolve
 from fedlab.experiment.rehearsal import preflight
 from fedlab.experiment.start import configure
 from fedlab.method import ServerContext
@@ -53,7 +53,8 @@ def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have
     """What the preflight of the method's own configuration evaluates, on the client and on the server."""
     found: set[str] = set()
     evaluate, config = ClientRuntime.evaluate, configure(name)
-    method, data = make_method(config.method), check_data(config)
+    resolved = resolve(config)
+    method, data = resolved.components.method, check_data(resolved)
 
     def noted(self: ClientRuntime, *arguments: Any) -> Any:
         answer = evaluate(self, *arguments)
@@ -70,7 +71,7 @@ def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have
             return values
 
         monkeypatch.setattr(type(method), "server_evaluate", noted_too)
-    preflight(ClientSetup(config, method, data, Path(), Path("unused")))
+    preflight(ClientSetup(resolved.components, data, Path(), Path("unused")), resolved.device)
     assert found
     unknown = {metric for metric in found if best_of(metric) is None}
     # DeGLA's means over the kinds of a family, and its control without the image, are named by the data's kinds

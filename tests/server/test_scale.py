@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fedlab
-from fedlab.assembly import make_method
+from fedlab.assembly import Assembly
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import ClientSetup
 from fedlab.config import Config
@@ -107,10 +107,10 @@ def test_names_made_on_demand_are_those_of_a_list(parts: list[int], prefix: str)
 
 def test_a_known_profile_is_what_the_client_would_say(settings: Settings, crowd: Dataset, tmp_path: Path) -> None:
     config = settings(data__partition=[{"name": "iid", "clients": 50}], data__unseen=0.2, data__test_clients=0.5)
-    federated, method = FederatedData(crowd, config.data, config.seed), make_method(config.method)
-    setup = ClientSetup(config, method, federated, tmp_path, tmp_path)
+    federated, components = FederatedData(crowd, config.data, config.seed), Assembly(config).components()
+    setup = ClientSetup(components, federated, tmp_path, tmp_path)
     grid = InlineGrid(ClientAppFactory(setup), 50)
-    known = known_profiles(federated, method)
+    known = known_profiles(federated, components.method)
     assert known is not None
     asked = grid.send_and_receive(
         [Message(RecordDict(), grid.node_of(client), "query.profile") for client in range(50)]

@@ -14,7 +14,7 @@ from torch import Tensor
 import fedlab
 from fedlab.config import Config
 from fedlab.data.partition.partition import PARTITIONERS
-from fedlab.experiment.checks import check_data, left_out
+from fedlab.experiment.checks import check_data, left_out, resolve
 from fedlab.experiment.result import Run
 from fedlab.method import EvaluationContext, FitContext, Method, ServerContext, Task
 from fedlab.server.evaluation import evaluated_clients
@@ -148,11 +148,11 @@ class TestWhatIsLeftOut:
         assert left.wanted
         assert "evaluation.clients = 1 evaluates 1 of 4 clients" in str(left)
         assert "evaluation.clients = 1" in run.folder.report.read_text()
-        assert left_out(config, check_data(config, samples)) == (left,)
+        assert left_out(config, check_data(resolve(config), samples)) == (left,)
 
     def test_evaluating_all_leaves_nothing_out(self, settings: Settings, samples: fedlab.Dataset) -> None:
         for clients in (None, 4, 1.0):
-            assert left_out(settings(evaluation__clients=clients), check_data(settings(), samples)) == ()
+            assert left_out(settings(evaluation__clients=clients), check_data(resolve(settings()), samples)) == ()
 
     def test_a_run_without_any_test_sample_is_warned_of_before_and_after(
         self, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
@@ -205,7 +205,7 @@ class TestWhatItStandsOn:
         self, settings: Settings, samples: fedlab.Dataset
     ) -> None:
         config = settings(evaluation__clients=0.5, data__unseen=["3"])
-        data = check_data(config, samples)
+        data = check_data(resolve(config), samples)
         chosen = evaluated_clients(0.5, range(4), [0, 1, 2], lambda client: data.num_test(client) > 0, config.seed)
         (left,) = [left for left in left_out(config, data) if left.what == "test samples"]
         assert left.count == len(samples.test) - sum(data.num_test(client) for client in chosen)

@@ -15,7 +15,7 @@ import pytest
 
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History, Tracker
 from fedlab.tracking.jsonl import JsonlSink
@@ -169,7 +169,7 @@ def test_missing_packages_are_told_before_work_starts(tmp_path: Path, monkeypatc
         importlib.util, "find_spec", lambda name, *more: None if name == "mlflow" else found(name, *more)
     )
     with pytest.raises(ConfigErrors, match=r"tracking\.mlflow(.|\n)*pip install 'fedlab-sim\[mlflow\]'"):
-        check_config(config)
+        resolve(config)
 
 
 def test_a_display_that_breaks_costs_no_result(tmp_path: Path) -> None:

@@ -124,28 +124,38 @@ class Partition(Sequence[ClientPart]):
         return ClientPart(self.names[i], np.sort(self.train[i]), np.sort(self.test[i]), self.corruptions[i])
 
 
-def make_steps(steps: Sequence[Component]) -> list[Any]:
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a partition, ready to be taken one after the other.
+
+    Args:
+        made: the steps.
+        described: their names and settings as JSON, without settings that are defaults.
+    """
+
+    made: tuple[Any, ...]
+    described: str
+
+
+def make_steps(steps: Sequence[Component]) -> Steps:
     """The partition steps, their settings validated.
 
     Raises:
         ConfigError, ConfigErrors: unknown step or setting.
     """
-    made = []
+    made: list[Any] = []
+    described = []
     for index, step in enumerate(steps):
         key = f"data.partition.{index}"
         found, settings = PARTITIONERS.configured(step, key)
         made.append(found(settings, key))
+        described.append({"name": step.name, **settings.model_dump(mode="json", exclude_defaults=True)})
         if getattr(found, "corrupts", False) and sum(getattr(other, "corrupts", False) for other in made) > 1:
             raise ConfigError(f"{key}.name", step.name, "one corruption step at most", "remove the others")
-    return made
+    return Steps(tuple(made), json.dumps(described, sort_keys=True))
 
 
-def check_steps(steps: Sequence[Component]) -> None:
-    """Validate the steps' settings without data."""
-    make_steps(steps)
-
-
-def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partition:
+def partition(dataset: Dataset, steps: Steps, seed: int) -> Partition:
     """Apply `steps` one after the other, each dividing every part of the one before.
 
     Every test sample ends with some client. Those of an owner or a domain that does not train in their part go to
@@ -156,15 +166,14 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
         DataError: a step cannot be carried out, and the largest feasible value is named; or two clients would have one
             name.
     """
-    made = make_steps(steps)
-    described = json.dumps(list(map(_essential, steps)), sort_keys=True)
-    fingerprint = hashlib.blake2b(f"{dataset.fingerprint}{described}{seed}".encode(), digest_size=16).hexdigest()
+    identity = f"{dataset.fingerprint}{steps.described}{seed}"
+    fingerprint = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     train = Ragged.joined([np.arange(len(dataset.train))])
     test = Ragged.joined([np.arange(len(dataset.test))])
     names: Sequence[str] = [""]
     corruptions: Sequence[tuple[str, int] | None] = [None]
     owners: Sequence[tuple[int, ...]] = [()]
-    for depth, step in enumerate(made):
+    for depth, step in enumerate(steps.made):
         trained = int(np.count_nonzero(train.sizes)) if depth else 1
         step.check(dataset, train.of(np.arange(trained)), names[:trained])
         trains, tests = [], []
@@ -194,12 +203,6 @@ def partition(dataset: Dataset, steps: Sequence[Component], seed: int) -> Partit
     if list(names[:2]) == [""]:
         names = ["all"]
     return Partition(train, test, names, corruptions, fingerprint)
-
-
-def _essential(step: Component) -> dict[str, Any]:
-    """A step without settings that are defaults, which it may spell out or not."""
-    _, settings = PARTITIONERS.configured(step, "data.partition")
-    return {"name": step.name, **settings.model_dump(mode="json", exclude_defaults=True)}
 
 
 def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:

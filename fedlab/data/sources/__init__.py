@@ -81,11 +81,22 @@ def load_source(component: Component, seed: int) -> Dataset:
         ConfigErrors: wrong settings.
         DataError: the data is missing, unreadable or cannot be used as asked.
     """
-    source = build_source(component)
+    return samples_of(build_source(component), component.name, seed)
+
+
+def samples_of(source: Source, name: str, seed: int) -> Dataset:
+    """Load the data set of a source.
+
+    Args:
+        source: as `build_source` made it.
+        name: of the source, for error messages.
+        seed: the run's seed.
+
+    Raises:
+        DataError: the data is missing, unreadable or cannot be used as asked.
+    """
     dataset = source.load(seed)
     for split, samples in (("train", dataset.train), ("test", dataset.test)):
         if not len(samples):
-            raise DataError(
-                "data.source", component.name, f"at least one {split} sample", "check the settings of the source"
-            )
+            raise DataError("data.source", name, f"at least one {split} sample", "check the settings of the source")
     return plausible(dataset, getattr(source, "held_out_classes", False))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fedlab
+from fedlab.assembly import Assembly
 from fedlab.clients.runtime import ClientSetup, Trained
 from fedlab.clients.vectorized.dropout import SeparateDropout
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
@@ -53,6 +54,9 @@ def dataset() -> fedlab.Dataset:
     return fedlab.from_arrays(images, labels, images[:4], labels[:4], domains=(domains, np.arange(4)))
 
 
+CPU = torch.device("cpu")
+
+
 def setup(tmp_path: Path, method: Method | None = None, **sections: Any) -> ClientSetup:
     raw = {
         "method": {"name": "supervised"},
@@ -63,7 +67,8 @@ def setup(tmp_path: Path, method: Method | None = None, **sections: Any) -> Clie
     }
     config = parse(Config, {key: {**raw.get(key, {}), **sections.get(key, {})} for key in {*raw, *sections}})
     federated = FederatedData(dataset(), config.data, config.seed)
-    return ClientSetup(config, method or Supervised(), federated, tmp_path / "clients", tmp_path / "cache")
+    components = Assembly(config, method).components()
+    return ClientSetup(components, federated, tmp_path / "clients", tmp_path / "cache")
 
 
 def round_of(
@@ -133,7 +138,7 @@ def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
     both = []
     for together in ({}, {"together": 1.0}):
         runtime = VectorizedRuntime(
-            setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2})
+            setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2}), CPU
         )
         both.append(round_of(runtime, Instructions(1, 2), together, False, dict.fromkeys(CLIENTS))[0])
     for client in CLIENTS:
@@ -143,7 +148,7 @@ def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
 def test_what_clients_of_other_sizes_do_together_is_the_same_every_time(tmp_path: Path) -> None:
     twice = []
     for folder in ("a", "b"):
-        runtime = VectorizedRuntime(setup(tmp_path / folder))
+        runtime = VectorizedRuntime(setup(tmp_path / folder), CPU)
         arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
         runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
         twice.append({c: {n: f.tensors[n] for n in f.tensors} for c, f in runtime._ready.items()})
@@ -166,7 +171,7 @@ class Patchy(Supervised):
 
 
 def test_a_client_whose_loss_is_infinite_is_the_only_one_to_fail(tmp_path: Path) -> None:
-    runtime = VectorizedRuntime(setup(tmp_path, Patchy()))
+    runtime = VectorizedRuntime(setup(tmp_path, Patchy()), CPU)
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
     runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
     for client in CLIENTS:
@@ -196,7 +201,7 @@ class Skipping(Supervised):
 def test_a_loss_that_cannot_be_batched_says_so_for_every_client(
     tmp_path: Path, method: type[Method], message: str
 ) -> None:
-    runtime = VectorizedRuntime(setup(tmp_path, method()))
+    runtime = VectorizedRuntime(setup(tmp_path, method()), CPU)
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
     runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
     for client in CLIENTS:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedlab.config import Component, DataConfig, parse
 from fedlab.data.federated import FederatedData
-from fedlab.data.partition.partition import partition, summary
+from fedlab.data.partition.partition import make_steps, partition, summary
 from fedlab.data.samples import Dataset
 from fedlab.report.partition import partition_table, plot_drift, plot_partition
 
@@ -31,7 +31,7 @@ ALL = [
 
 def told(make_dataset: Make, *steps: dict[str, Any], classes: int = 10, samples: int = 1200) -> dict[str, Any]:
     dataset = make_dataset(np.arange(samples) % classes, domains=5, groups=7, images=(1, 2, 2))
-    return summary(partition(dataset, [Component(**step) for step in steps], 0), dataset)
+    return summary(partition(dataset, make_steps([Component(**step) for step in steps]), 0), dataset)
 
 
 def drawn(figure: Any) -> np.ndarray:
@@ -109,7 +109,7 @@ def test_the_strip_has_the_order_of_sorted_clients(make_dataset: Make) -> None:
 
 def test_one_domain_needs_no_strip(make_dataset: Make) -> None:
     dataset = make_dataset(np.arange(60) % 3)
-    assert len(plot_partition(summary(partition(dataset, [], 0), dataset)).axes) == 1
+    assert len(plot_partition(summary(partition(dataset, make_steps([]), 0), dataset)).axes) == 1
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(4, 10), (200, 3), (60, 150)])

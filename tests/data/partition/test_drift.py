@@ -160,7 +160,7 @@ class TestCorruption:
             drifting(plain, FOG)
         with pytest.raises(DataError, match="which gives every client a corruption"):
             drifting(pictures, {"name": "corruption", "rounds": 3})
-        with pytest.raises(DataError, match="own, because data.partition has a corruption step"):
+        with pytest.raises(DataError, match=r"own, because data\.partition has a corruption step"):
             drifting(pictures, FOG, partition=[{"name": "corruption", "corruptions": ["fog"]}])
         with pytest.raises(ConfigError, match="at most once"):
             drifting(pictures, FOG, FOG)

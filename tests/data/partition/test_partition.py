@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedlab.config import Component
 from fedlab.data.corruptions import CORRUPTIONS
-from fedlab.data.partition.partition import Partition, class_counts, partition, summary
+from fedlab.data.partition.partition import Partition, class_counts, make_steps, partition, summary
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError
 
@@ -28,7 +28,7 @@ STEPS: dict[str, dict[str, Any]] = {
 
 
 def divide(dataset: Dataset, *steps: dict[str, Any], seed: int = 0) -> Partition:
-    return partition(dataset, [Component(**step) for step in steps], seed)
+    return partition(dataset, make_steps([Component(**step) for step in steps]), seed)
 
 
 def held(parts: Partition, split: str = "train") -> list[list[int]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedlab.config import Component
-from fedlab.data.partition.partition import class_counts, partition
+from fedlab.data.partition.partition import class_counts, make_steps, partition
 from fedlab.data.partition.skew import skew_figures
 from fedlab.data.samples import Dataset
 
@@ -31,7 +31,9 @@ def table(parts: list[np.ndarray], labels: np.ndarray) -> np.ndarray:
 
 def ours(make_dataset: Make, labels: np.ndarray, seed: int, **step: Any) -> np.ndarray:
     dataset = make_dataset(labels)
-    return class_counts(partition(dataset, [Component(**step)], seed).train, labels, dataset.train.num_classes)
+    return class_counts(
+        partition(dataset, make_steps([Component(**step)]), seed).train, labels, dataset.train.num_classes
+    )
 
 
 def figures(tables: list[np.ndarray], name: str) -> float:

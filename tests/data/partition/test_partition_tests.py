@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedlab.config import Component, DataConfig, parse
 from fedlab.data.corruptions import CORRUPTIONS
 from fedlab.data.federated import FederatedData
-from fedlab.data.partition.partition import PARTITIONERS, Partition, class_counts, partition
+from fedlab.data.partition.partition import PARTITIONERS, Partition, class_counts, make_steps, partition
 from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, InputError
 
@@ -30,7 +30,7 @@ def settings_of(name: str, clients: int = 3) -> dict[str, Any]:
 
 
 def divide(dataset: Dataset, *steps: dict[str, Any], seed: int = 0) -> Partition:
-    return partition(dataset, [Component(**step) for step in steps], seed)
+    return partition(dataset, make_steps([Component(**step) for step in steps]), seed)
 
 
 def federated(dataset: Dataset, *steps: dict[str, Any], **changes: Any) -> FederatedData:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedlab.config import Component
-from fedlab.data.partition.partition import partition, summary
+from fedlab.data.partition.partition import make_steps, partition, summary
 from fedlab.data.partition.skew import skew_figures
 from fedlab.data.samples import Dataset
 
@@ -17,7 +17,7 @@ Make = Callable[..., Dataset]
 
 def test_counts_and_names(make_dataset: Make) -> None:
     dataset = make_dataset(np.array([0, 0, 1, 1, 1, 0]), domains=2)
-    told = summary(partition(dataset, [Component(name="domain")], 0), dataset)
+    told = summary(partition(dataset, make_steps([Component(name="domain")]), 0), dataset)
     plain = {"corruption": "", "unseen": False}
     assert (told["classes"], told["domains"]) == (["0", "1"], ["d0", "d1"])
     assert told["clients"] == [
@@ -28,7 +28,7 @@ def test_counts_and_names(make_dataset: Make) -> None:
 
 def test_a_client_of_several_domains_is_mixed(make_dataset: Make) -> None:
     dataset = make_dataset(np.zeros(12, int), domains=3)
-    (client,) = summary(partition(dataset, [], 0), dataset, unseen={0})["clients"]
+    (client,) = summary(partition(dataset, make_steps([]), 0), dataset, unseen={0})["clients"]
     assert (client["domain"], client["domains"], client["unseen"]) == ("mixed", [4, 4, 4], True)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedlab.config import Component
-from fedlab.data.partition.partition import partition
+from fedlab.data.partition.partition import make_steps, partition
 from fedlab.data.samples import Dataset
 from fedlab.data.sources import build_source, load_source
 from fedlab.errors import ConfigErrors, DataError
@@ -63,7 +63,7 @@ def test_sources_are_domains_and_their_cameras_groups(roots: dict[str, Path]) ->
         for label, camera, domain in zip(part["label"], part["camera"], part["domain"], strict=True):
             assert part.class_names[label].split("-")[0] == part.domain_names[domain]
             assert part.group_names[camera].split("-")[0] == part.domain_names[domain]
-    assert partition(dataset, [Component(name="domain")], 0).names == ["north", "south"]
+    assert partition(dataset, make_steps([Component(name="domain")]), 0).names == ["north", "south"]
     # the red channel of a picture is its identity
     assert np.allclose(
         train["image"][:, 0].mean((1, 2)), [int(train.class_names[i].split("-")[1]) for i in train["label"]], atol=3

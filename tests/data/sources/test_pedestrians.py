@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlab.config import Component
-from fedlab.data.partition.partition import partition
+from fedlab.data.partition.partition import make_steps, partition
 from fedlab.data.samples import Dataset
 from fedlab.data.sources import load_source
 from fedlab.errors import DataError
@@ -83,10 +83,10 @@ def test_it_depends_on_its_own_seed_only(dataset: Dataset) -> None:
 
 
 def test_sites_and_cameras_are_natural_partitions(dataset: Dataset) -> None:
-    sites = partition(dataset, [Component(name="domain")], 0)
+    sites = partition(dataset, make_steps([Component(name="domain")]), 0)
     assert sites.names == ["site0", "site1", "site2"]
     assert sites.test.sizes.tolist() == [8, 8, 8]
-    cameras = partition(dataset, [Component(name="natural")], 0)
+    cameras = partition(dataset, make_steps([Component(name="natural")]), 0)
     assert cameras.names[:3] == ["site0-camera0", "site0-camera1", "site1-camera0"]
 
 

@@ -10,7 +10,7 @@ from fedlab.assembly import make_method, make_task
 from fedlab.config import Component, Config, parse
 from fedlab.data.files.captions import word_tokens
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import configure
 from fedlab.methods.degla.method import DeGLA
 from fedlab.methods.degla.settings import DeGLASettings
@@ -48,10 +48,10 @@ def test_data_that_does_not_fit_is_refused(columns: dict[str, Any], settings: di
 
 
 def test_a_model_that_would_not_be_used_is_a_warning() -> None:
-    assert not any("model.name" in warning for warning in check_config(configure("degla")))
-    assert any("CLIP" in warning for warning in check_config(configure("degla", ["model.name=simple_cnn"])))
+    assert not any("model.name" in warning for warning in resolve(configure("degla")).warnings)
+    assert any("CLIP" in warning for warning in resolve(configure("degla", ["model.name=simple_cnn"])).warnings)
     assert not any(
-        "model.name" in warning for warning in check_config(configure("fedlgd", ["model={name: simple_cnn}"]))
+        "model.name" in warning for warning in resolve(configure("fedlgd", ["model={name: simple_cnn}"])).warnings
     )
 
 

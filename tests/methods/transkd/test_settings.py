@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fedlab.assembly import make_method, make_task
 from fedlab.config import Config, load_config, parse
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import method_folder
 from fedlab.method import Step
 from fedlab.methods.transkd.augment import flip_and_shift
@@ -92,13 +92,13 @@ def test_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize("file", ["config.yaml", "paper.yaml", "paper_acdc.yaml"])
 def test_configurations_that_come_with_it_have_nothing_to_warn_of(file: str) -> None:
     found = load_config(method_folder("transkd", "method") / file, ["engine.name=inline"])
-    assert check_config(found) == []
+    assert resolve(found).warnings == []
 
 
 def test_arms_of_the_acceptance_experiment_differ_in_the_method_or_in_who_trains() -> None:
     spec = load_acceptance("transkd")
     configs = {arm: spec.config(arm, 0) for arm in spec.arms}
-    assert [check_config(found) for found in configs.values()] == [[]] * len(configs)
+    assert [resolve(found).warnings for found in configs.values()] == [[]] * len(configs)
     central = [found for arm, found in configs.items() if arm in ("student", "csf", "csf_pea", "gl", "ea")]
     same = {found.model_dump_json(exclude={"method"}) for found in central}
     assert len(same) == 1

@@ -21,7 +21,7 @@ from fedlab.method import Method
 from fedlab.server.participation.availability import Days, Intervals, make_availability
 from fedlab.server.participation.devices import ClientWork, Device, Devices, planned
 from fedlab.server.participation.samplers import Known, make_sampler
-from fedlab.server.participation.selection import ClientSelector
+from fedlab.server.participation.selection import ClientSelector, make_rules
 
 Settings = Callable[..., Config]
 CLOCK = {"speed": 1000.0, "speed_spread": 1.0}
@@ -33,7 +33,9 @@ def known(examples: dict[int, int], losses: dict[int, float] | None = None) -> K
 
 def participation(**federation: Any) -> ClientSelector:
     raw = {"method": "supervised", "data": {"source": "digits"}, "federation": federation}
-    return ClientSelector(parse(Config, raw), lambda clients: [10] * len(clients))
+    config = parse(Config, raw)
+    rules = make_rules(config, make_sampler(config.federation.sampler, config.seed))
+    return ClientSelector(rules, lambda clients: [10] * len(clients))
 
 
 def unused(client: int) -> ClientWork:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import fedlab
 from fedlab.config import Config, load_config
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.result import Run
 from fedlab.method import Batch, BatchSpec, FitContext, Group, Method, Plan, Step, Task
 from fedlab.privacy.accountant import GaussianStep, composed_epsilon
@@ -300,4 +300,4 @@ def test_the_example_is_a_configuration_that_is_accepted() -> None:
     example = load_config(Path(__file__).resolve().parents[3] / "examples" / "dp_sgd.yaml")
     assert example.privacy is not None
     assert example.privacy.name == "dp_sgd"
-    assert check_config(example) == []
+    assert resolve(example).warnings == []

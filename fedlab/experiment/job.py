@@ -1,0 +1,119 @@
+"""A run that can start: its components made, its data divided, one client tried, nothing written yet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedlab.clients.runtime import ClientSetup
+from fedlab.config import Config, parse
+from fedlab.data.federated import FederatedData
+from fedlab.data.samples import Dataset
+from fedlab.engine import fitting
+from fedlab.engine.device import use_deterministic_kernels
+from fedlab.errors import ConfigError
+from fedlab.experiment.checks import Resolved, check_data, check_population, resolve
+from fedlab.experiment.components import complete
+from fedlab.experiment.configuration import recorded
+from fedlab.experiment.decisions import tune
+from fedlab.experiment.given import record_data, record_method, record_strategy
+from fedlab.method import Method
+from fedlab.server.privacy import check_rounds
+from fedlab.server.strategies import Strategy, make_strategy
+from fedlab.storage.paths import cache_folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start: everything that could be refused has been looked at.
+
+    Args:
+        resolved: its components; nothing is left open in their configuration.
+        federated: its data.
+        warnings: of the configuration, the data and what was tried.
+        preflight_seconds: how long the trial took.
+        probe: fields of the event ``vectorize``; empty where nothing was measured.
+    """
+
+    resolved: Resolved
+    federated: FederatedData
+    warnings: Sequence[str]
+    preflight_seconds: float
+    probe: dict[str, float]
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.resolved.config
+
+    @property
+    def method(self) -> Method:
+        """The method object."""
+        return self.resolved.components.method
+
+    def clients(self, state_root: Path) -> ClientSetup:
+        """What simulated clients need.
+
+        Args:
+            state_root: where their states are kept.
+        """
+        return _client_setup(self.resolved, self.federated, state_root)
+
+
+def ready(
+    config: Config,
+    method: Method | type[Method] | None = None,
+    strategy: Strategy | type[Strategy] | None = None,
+    data: Dataset | None = None,
+    begun: Config | None = None,
+) -> Job:
+    """Check everything and try one client in this process: all that a run does before its folder and workers exist.
+
+    Args:
+        config: the configuration.
+        method: a method of the user's own.
+        strategy: a strategy of the user's own.
+        data: samples of the user's own.
+        begun: the configuration with which a run began that is to go on; it describes the user's own objects already.
+
+    Raises:
+        InputError, ConfigErrors: something is wrong with the input.
+        Exception: whatever the method, the model or the data raise.
+    """
+    goes_on = begun is not None
+    chosen = None if method is None else _given_method(config, method)
+    if chosen is not None:
+        config = record_method(config, chosen, resumed=goes_on)
+    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
+    if rule is not None:
+        settings = config.federation.strategy.settings if isinstance(strategy, type) else None
+        config = record_strategy(config, rule, settings, resumed=goes_on)
+    if data is not None:
+        config = record_data(config, data, resumed=goes_on)
+    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule)
+    if begun is not None:
+        check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
+    federated = check_data(resolved, data)
+    check_population(resolved, federated.num_clients, federated.unseen)
+    began = time.perf_counter()
+    use_deterministic_kernels(resolved.device)
+    tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
+    warnings = (*resolved.warnings, *federated.warnings, *tuning.warnings)
+    placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)
+    decided = replace(resolved, components=tuning.components, placement=placement)
+    return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe)
+
+
+def _client_setup(resolved: Resolved, federated: FederatedData, state_root: Path) -> ClientSetup:
+    cache = cache_folder(resolved.config.tracking.cache).resolve()
+    return ClientSetup(resolved.components, federated, state_root, cache)
+
+
+def _given_method(config: Config, method: object) -> Method:
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, type) and issubclass(method, Method):
+        return method(parse(method.Settings, config.method.settings, "method"))
+    raise ConfigError("method", method, "a fedlab.Method, object or class")
