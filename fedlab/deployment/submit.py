@@ -6,6 +6,7 @@ Flower's command line is its supported way in: ``flwr run`` submits, ``flwr ls``
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,28 +21,8 @@ from fedlab.errors import FedLabError
 from fedlab.experiment.checks import resolve
 from fedlab.protocol.runconfig import pack
 
-THIN_APP = """\
-# All of the app that is sent to a SuperLink. Its components lie in the installed package fedlab-sim, which every
-# machine must have. The dependencies stay empty: Flower would install any into a new environment for every run.
-[project]
-name = "fedlab"
-version = "0.1.0"
-description = "FedLab on Flower's SuperLink and SuperNodes"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "fedlab"
-
-[tool.flwr.app.components]
-serverapp = "fedlab.server.app:app"
-clientapp = "fedlab.clients.app:app"
-
-# a run may change only what is named here
-[tool.flwr.app.config]
-config-json = "{}"       # the run's configuration
-expected-clients = 0     # nodes to wait for; 0 is every client of the partition
-"""
+THIN_APP = Path(__file__).with_name("app")
+"""All of the app that is sent to a SuperLink: a folder with a pyproject.toml."""
 
 _POLL = 2.0  # seconds between two looks at a run; Flower's own processes look every 3 s
 _PATIENCE = 5  # looks in a row that may fail
@@ -94,8 +75,7 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
         app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
-        app.mkdir()
-        (app / "pyproject.toml").write_text(THIN_APP, encoding="utf-8")
+        shutil.copytree(THIN_APP, app)  # Flower may write into the folder
         settings.write_text("".join(lines), encoding="utf-8")
         answer = _flwr("run", str(app), superlink, "--run-config", str(settings))
     return int(answer["run-id"])

@@ -7,30 +7,42 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, RecordDict
 from flwr.cli.config_utils import load_and_validate
 
+from fedlab.clients.app import _deployed_runtime
 from fedlab.clients.deployed import setup_from_context
+from fedlab.clients.runtime import ClientRuntime
 from fedlab.config import Config, parse
-from fedlab.deployment.submit import THIN_APP
+from fedlab.deployment.submit import THIN_APP, submit
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.protocol.runconfig import CONFIG_KEY, EXPECTED_KEY, pack, unpack
 
-APP = Path(__file__).parents[2] / "docker" / "app"
 TINY = (
     '{"method": {"name": "supervised"}, "data": {"source": {"name": "digits", "domains": ["synth"], '
     '"train_per_domain": 20, "test_per_domain": 10}, "partition": [{"name": "iid", "clients": 2}]}}'
 )
 
 
-def test_the_folder_holds_nothing_but_what_submit_sends() -> None:
-    assert [path.name for path in APP.iterdir()] == ["pyproject.toml"]
-    assert (APP / "pyproject.toml").read_text() == THIN_APP
+def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str] = {}
+
+    def called(*arguments: str) -> dict[str, object]:
+        app = Path(arguments[1])
+        seen.update({path.name: path.read_text() for path in (*app.iterdir(), Path(arguments[-1]))})
+        return {"run-id": 7}
+
+    monkeypatch.setattr("fedlab.deployment.submit._flwr", called)
+    config = parse(Config, json.loads(TINY))
+    assert submit(config, "lab", clients=2) == 7
+    assert set(seen) == {"pyproject.toml", "run.toml"}
+    assert seen["pyproject.toml"] == (THIN_APP / "pyproject.toml").read_text()
+    assert unpack(tomllib.loads(seen["run.toml"])) == (config, 2)
 
 
 def test_flower_accepts_it_and_finds_both_components() -> None:
-    config, warnings = load_and_validate(APP / "pyproject.toml")
+    config, warnings = load_and_validate(THIN_APP / "pyproject.toml")
     assert warnings == []
-    assert config == tomllib.loads(THIN_APP)
     assert config["project"]["dependencies"] == []
     assert set(config["tool"]["flwr"]["app"]["config"]) == {CONFIG_KEY, EXPECTED_KEY}
 
@@ -53,6 +65,20 @@ def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatc
     setups = [setup_from_context({CONFIG_KEY: TINY}, {"partition-id": client}, 7) for client in (0, 1)]
     assert len({setup.state_root for setup in setups} | {setup.cache_root for setup in setups}) == 4
     assert all(setup.state_root.is_relative_to(tmp_path / "home") for setup in setups)
+
+
+def test_a_process_keeps_nodes_and_runs_apart(tmp_path: Path) -> None:
+    def runtime(run: int, node: int) -> ClientRuntime:
+        folder = str(tmp_path / f"node{node}")
+        return _deployed_runtime(
+            Context(run, node, {"partition-id": node, "state-dir": folder}, RecordDict(), {CONFIG_KEY: TINY})
+        )
+
+    runtimes = {(run, node): runtime(run, node) for run in (1, 2) for node in (0, 1)}
+    assert [one.setup.state_root for one in runtimes.values()] == [
+        tmp_path / f"node{node}" / f"run-{run}" for run, node in runtimes
+    ]
+    assert all(runtime(*key) is made for key, made in runtimes.items())
 
 
 def test_a_configuration_survives_the_way_through_the_run_configuration() -> None:
