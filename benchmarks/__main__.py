@@ -15,7 +15,9 @@ from pathlib import Path
 
 from benchmarks.bars import (
     BARE,
+    BARE_2,
     FEW,
+    HUGE,
     INLINE,
     LARGE,
     MANY,
@@ -28,6 +30,7 @@ from benchmarks.bars import (
     SMALL,
     STOCK,
     TRAIN,
+    TURNS,
     WHOLE,
     judge,
 )
@@ -40,6 +43,8 @@ HERE = Path(__file__).resolve().parent
 MODEL = 1_626_442
 CONTENDERS = {
     BARE: Contender(BARE, "bare"),
+    BARE_2: Contender(BARE_2, "bare_loops", ("2",)),
+    TURNS: Contender(TURNS, "in_turns"),
     INLINE: Contender(INLINE, "ours", ("inline",)),
     RAY_1: Contender(RAY_1, "ours", ("1",)),
     RAY_2: Contender(RAY_2, "ours", ("2",)),
@@ -54,10 +59,12 @@ _ECHOES = (INLINE, RAY_2, STOCK)
 def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
     """Workloads and who takes part in them."""
     return {
-        Work(TRAIN, folder, rounds=4, heats=5): (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL),
+        Work(TRAIN, folder, rounds=4, heats=5): (BARE, BARE_2, TURNS, INLINE, RAY_1, RAY_2, STOCK, PFL),
         Work(SMALL, folder, payload=1_000): _ECHOES,
         Work(MIDDLE, folder, payload=MODEL): _ECHOES,
         Work(LARGE, folder, payload=10_000_000): _ECHOES,
+        # as many clients as show what a further one costs, and few enough for 24 GB with all three contenders started
+        Work(HUGE, folder, clients=8, cohort=4, rounds=4, payload=86_000_000): _ECHOES,
         Work(WHOLE, folder, cohort=1000, payload=MODEL): _ECHOES,
         # enough of all three to compare, and as many rounds as show whether memory grows
         Work(SCALE, folder, cohort=100, rounds=201, payload=100_000, indices=200_000): (FEW, MANY, MOST),

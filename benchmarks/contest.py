@@ -55,6 +55,7 @@ class Result:
         driver: megabytes its first process held at most.
         tree: megabytes its process tree held at most, in the first round of a process and at the end of any.
         held: megabytes its process tree held at the end of each round.
+        parts: CPU seconds of each part of each round, by the part's name, where it takes its rounds apart.
     """
 
     start: float = 0.0
@@ -64,6 +65,7 @@ class Result:
     driver: float = 0.0
     tree: float = 0.0
     held: list[float] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def loaded(self) -> bool:
@@ -117,6 +119,8 @@ class _Running:
         result.others.append(max(0.0, found["busy"] - found["cpu"]) / max(found["wall"], 0.1))
         result.driver = max(result.driver, found["driver"])
         result.held.append(found["held"])
+        for name, seconds in found["parts"].items():
+            result.parts.setdefault(name, []).append(seconds)
 
     def close(self) -> None:
         if self._process.poll() is None:

@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MARK = "@@ "
@@ -23,15 +25,14 @@ class Pace:
     def __init__(self, rounds: int) -> None:
         self._left = rounds
         self._began: dict[str, float] | None = None
-        self._tree = (os.getpid(), time.monotonic())
 
     def tick(self) -> bool:
         """Call before every round and after the last; False when there is none left to do."""
         if self._began is not None:
-            now = self._now()
+            parts, now = self._parts(), self._now()
             spent = {key: now[key] - began for key, began in self._began.items()}
             held = sum(resident(process) for process in family(os.getpid()))
-            self._report(**spent, driver=_peak(), held=held)
+            self._report(**spent, driver=_peak(), held=held, parts=parts)
         else:
             self._report(ready=True)
         if self._left == 0:
@@ -42,6 +43,10 @@ class Pace:
         self._began = self._now()
         return True
 
+    def _parts(self) -> dict[str, float]:
+        """CPU seconds of the parts of the round, where a contender takes it apart; see `DividedPace`."""
+        return {}
+
     @staticmethod
     def _now() -> dict[str, float]:
         cpu = sum(cpu_seconds(process) for process in family(os.getpid()))
@@ -50,6 +55,38 @@ class Pace:
     @staticmethod
     def _report(**facts: object) -> None:
         print(MARK + json.dumps(facts), flush=True)
+
+
+class DividedPace(Pace):
+    """Divides the CPU time of a round between calls that are timed one by one and everything else in this process.
+
+    Args:
+        rounds: rounds that are measured.
+        rest: name of everything else: all threads of this process, less what the timed calls took.
+    """
+
+    ASIDE = "aside"
+    """Name of calls that are part of the measurement only; they are left out of the report."""
+
+    def __init__(self, rounds: int, rest: str) -> None:
+        super().__init__(rounds)
+        self._rest, self._spent, self._at_start = rest, dict[str, float](), 0.0
+
+    def tick(self) -> bool:
+        again = super().tick()
+        self._spent, self._at_start = {}, time.process_time()
+        return again
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the CPU time of this thread in the block under `name`."""
+        began = time.thread_time()
+        yield
+        self._spent[name] = self._spent.get(name, 0.0) + time.thread_time() - began
+
+    def _parts(self) -> dict[str, float]:
+        rest = time.process_time() - self._at_start - sum(self._spent.values())
+        return {self._rest: rest, **{name: value for name, value in self._spent.items() if name != self.ASIDE}}
 
 
 def family(root: int) -> list[int]:

@@ -6,12 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.bars import BARE, INLINE, PFL, RAY_1, RAY_2, SCALE, STOCK, TRAIN, Verdict, cpu_ratio, level
+from benchmarks.bars import (
+    BARE,
+    BARE_2,
+    INLINE,
+    PFL,
+    RAY_1,
+    RAY_2,
+    SCALE,
+    STOCK,
+    TRAIN,
+    TURNS,
+    Verdict,
+    cpu_ratio,
+    level,
+    part_ratio,
+)
 from benchmarks.contest import Result
 from benchmarks.store import Measured
 from benchmarks.work import Work
 
-ORDER = (BARE, INLINE, RAY_1, RAY_2, STOCK, PFL)
+ORDER = (BARE, BARE_2, INLINE, RAY_1, RAY_2, STOCK, PFL)
+_TWO_CORES = (BARE_2, RAY_2, STOCK)
+"""Contenders that work on two cores at once."""
 BEGIN, END = "<!-- written by make bench -->", "<!-- end -->"
 
 
@@ -30,6 +47,11 @@ def markdown(measured: Mapping[str, Measured], verdicts: Sequence[Verdict]) -> s
     if TRAIN in measured:
         found = measured[TRAIN]
         parts += [f"### Training: {_described(found.work)}", _training(found.results, found.work), _where([found])]
+        if TURNS in found.results:
+            parts += [
+                "### The same in one process, client by client in turns",
+                _turns(found.results[TURNS], found.work),
+            ]
     if echoes := _echoes(measured):
         parts += ["### Empty rounds: clients send back what they got", _empty(echoes), _where(echoes)]
     if SCALE in measured:
@@ -83,9 +105,9 @@ def plot(measured: Mapping[str, Measured], path: Path) -> None:
 
 
 def _echoes(measured: Mapping[str, Measured]) -> list[Measured]:
-    """Smallest first, in whatever order they were measured."""
+    """Smallest payload first, then fewest clients, in whatever order they were measured."""
     echoes = [found for name, found in measured.items() if name not in (TRAIN, SCALE)]
-    return sorted(echoes, key=lambda found: (found.work.cohort, found.work.payload))
+    return sorted(echoes, key=lambda found: (found.work.payload, found.work.cohort))
 
 
 def _where(found: Sequence[Measured]) -> str:
@@ -98,9 +120,14 @@ def _where(found: Sequence[Measured]) -> str:
 
 
 def _color(name: str) -> str:
-    return {BARE: "#999999", INLINE: "#8ecae6", RAY_1: "#219ebc", RAY_2: "#023047", STOCK: "#fb8500"}.get(
-        name, "#ffb703"
-    )
+    return {
+        BARE: "#999999",
+        BARE_2: "#666666",
+        INLINE: "#8ecae6",
+        RAY_1: "#219ebc",
+        RAY_2: "#023047",
+        STOCK: "#fb8500",
+    }.get(name, "#ffb703")
 
 
 def _described(work: Work) -> str:
@@ -111,8 +138,13 @@ def _described(work: Work) -> str:
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
-    rows = [[v.bar.text, f"{v.bar.side} {v.bar.limit:g}{v.bar.unit}", _seen(v), v.word] for v in verdicts]
+    rows = [[v.bar.text, _limit(v), _seen(v), v.word] for v in verdicts]
     return table(("bar", "limit", "seen", ""), rows)
+
+
+def _limit(verdict: Verdict) -> str:
+    bar = verdict.bar
+    return "–" if bar.limit is None else f"{bar.side} {bar.limit:g}{bar.unit}"
 
 
 def _seen(verdict: Verdict) -> str:
@@ -123,7 +155,7 @@ def _training(results: Mapping[str, Result], work: Work) -> str:
     rows = []
     for name in ORDER:
         if name not in results:
-            rows.append([name, *["not measured"] * 4])
+            rows.append([name, *["not measured"] * 5])
             continue
         result = results[name]
         rows.append(
@@ -131,12 +163,24 @@ def _training(results: Mapping[str, Result], work: Work) -> str:
                 name,
                 f"{1000 * median(result.cpu) / work.cohort:.1f}",
                 f"{cpu_ratio(results, name, BARE):.3f}" if BARE in results else "–",
+                f"{cpu_ratio(results, name, BARE_2):.3f}" if BARE_2 in results and name in _TWO_CORES else "–",
                 _seconds(result),
                 f"{result.start:.1f}",
             ]
         )
-    heads = ("contender", "CPU ms a client", "over the bare loop", "wall s a round", "s to the end of round 1")
+    heads = (
+        "contender", "CPU ms a client", "over the bare loop", "over two bare loops at once", "wall s a round",
+        "s to the end of round 1",
+    )  # fmt: skip
     return table(heads, rows)
+
+
+def _turns(result: Result, work: Work) -> str:
+    rows = [
+        [name, f"{1000 * median(result.parts[name]) / work.cohort:.1f}", f"{part_ratio(result, name, BARE):.3f}"]
+        for name in (BARE, INLINE)
+    ]
+    return table(("half", "CPU ms a client", "over the bare loop"), rows)
 
 
 def _empty(echoes: Sequence[Measured]) -> str:

@@ -76,5 +76,9 @@ class Work:
         part = slice(index * self.samples, (index + 1) * self.samples)
         return np.array(images[part]), np.array(labels[part])
 
+    def held(self) -> np.ndarray:
+        """Which samples (clients, samples) each client holds, as places in `data`."""
+        return np.arange(self.clients * self.samples).reshape(self.clients, self.samples)
+
     def _file(self, name: str) -> Path:
         return Path(self.folder) / f"{name}.npy"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -27,29 +28,68 @@ def simple_cnn() -> nn.Module:
     )
 
 
+class Loop:
+    """Federated averaging as one writes it without a framework.
+
+    Args:
+        work: what every client does.
+        held: places in the work's data of each client's samples, (clients, samples); they are copied into memory.
+
+    Attributes:
+        server: the network state that the next round starts from, by name.
+    """
+
+    def __init__(self, work: Work, held: np.ndarray) -> None:
+        self._work, self._model = work, simple_cnn()
+        self._images, self._labels = (torch.from_numpy(values[held]) for values in work.data())
+        self.server = {name: value.clone() for name, value in self._model.state_dict().items()}
+
+    def round(self, cohort: int) -> None:
+        """Train `cohort` clients, drawn at random, and average them."""
+        self.begin()
+        for client in torch.randperm(len(self._labels))[:cohort].tolist():
+            self.visit(client)
+        self.end()
+
+    def begin(self) -> None:
+        """Start a round."""
+        self._total = {name: torch.zeros_like(value) for name, value in self.server.items()}
+        self._weight = 0
+
+    def visit(self, client: int, generator: torch.Generator | None = None) -> None:
+        """Train one client from the server's state and add its weights up.
+
+        Args:
+            client: its row in `held`.
+            generator: draws the order of its samples; default: torch's global one.
+        """
+        self._model.load_state_dict(self.server)
+        train(self._model, self._images[client], self._labels[client], self._work, generator)
+        for name, value in self._model.state_dict().items():
+            self._total[name].add_(value, alpha=self._work.samples)
+        self._weight += self._work.samples
+
+    def end(self) -> None:
+        """Average what the round's clients sent."""
+        self.server = {name: value / self._weight for name, value in self._total.items()}
+
+
 def main(work: Work) -> None:
-    """Federated averaging in a dozen lines."""
+    """One loop over all clients."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, pace = simple_cnn(), Pace(work.rounds)
-    images, labels = (torch.from_numpy(values.copy()) for values in work.data())
-    images, labels = images.view(work.clients, work.samples, *images.shape[1:]), labels.view(work.clients, -1)
-    server = {name: value.clone() for name, value in model.state_dict().items()}
+    loop, pace = Loop(work, work.held()), Pace(work.rounds)
     while pace.tick():
-        total = {name: torch.zeros_like(value) for name, value in server.items()}
-        for client in torch.randperm(work.clients)[: work.cohort]:
-            model.load_state_dict(server)
-            train(model, images[client], labels[client], work)
-            for name, value in model.state_dict().items():
-                total[name].add_(value, alpha=work.samples)
-        server = {name: value / (work.samples * work.cohort) for name, value in total.items()}
+        loop.round(work.cohort)
 
 
-def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, work: Work) -> None:
+def train(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, work: Work, generator: torch.Generator | None = None
+) -> None:
     """One local epoch."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=work.lr)
-    for indices in torch.randperm(len(images)).split(work.batch):
+    for indices in torch.randperm(len(images), generator=generator).split(work.batch):
         optimizer.zero_grad()
         F.cross_entropy(model(images[indices]), labels[indices]).backward()
         optimizer.step()

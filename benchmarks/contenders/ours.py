@@ -83,6 +83,17 @@ def main(work: Work, engine: str, clients: str | None = None) -> None:
     """The run, with another number of clients than the work's where one is given."""
     if clients is not None:
         work = replace(work, clients=int(clients), cohort=min(work.cohort, int(clients)))
+    simulate(work, Pace(work.rounds), engine)
+
+
+def simulate(work: Work, pace: Pace, engine: str) -> fedlab.Run:
+    """A run whose rounds begin when `pace` says so.
+
+    Args:
+        work: what every client does.
+        pace: of the contest.
+        engine: ``inline`` or a number of Ray workers.
+    """
     workers = {} if engine == "inline" else {"workers": int(engine)}
     config: dict[str, Any] = {
         "method": {"name": "supervised"},
@@ -106,7 +117,7 @@ def main(work: Work, engine: str, clients: str | None = None) -> None:
     method: Method = Supervised()
     if work.payload:
         method = Echo(Echo.Settings(payload=work.payload))
-    fedlab.run(config, method=method, strategy=Paced(Pace(work.rounds)), data=_dataset(work))
+    return fedlab.run(config, method=method, strategy=Paced(pace), data=_dataset(work))
 
 
 def _dataset(work: Work) -> Dataset:
