@@ -68,7 +68,7 @@ reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its see
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)
 
 # pfl-research brings dependencies of its own, so it gets an environment of its own; without it its column stays empty
-bench: $(VENV)/.installed-dev ## measure FedLab beside its alternatives, write benchmarks/RESULTS.md (half an hour on 2 idle cores)
+bench: $(VENV)/.installed-dev ## measure FedLab beside its alternatives, write benchmarks/RESULTS.md (40 minutes on 2 idle cores)
 	@test -x .venv-pfl/bin/python || { '$(PYTHON)' -m venv .venv-pfl && \
 		.venv-pfl/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt pfl torch; } || true
 	$(BIN)/python -m benchmarks --out benchmarks $(ARGS) \

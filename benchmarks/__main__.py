@@ -108,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few clients and one round: does everything work?")
-    parser.add_argument("--rounds", type=int, help="measured rounds of a process; default: 5, in training 3")
+    parser.add_argument(
+        "--rounds", type=int, help="measured rounds of a process; default: 5, in training and with 344 MB 3"
+    )
     parser.add_argument("--workload", action="append", choices=[work.name for work in workloads("")])
     parser.add_argument("--only", action="append", help="a contender; may be repeated", choices=[*CONTENDERS, PFL])
     parser.add_argument("--pfl-python", help="the Python of an environment with the package pfl; default: left out")

@@ -106,7 +106,7 @@ BARS = (
         unit=" s", wall=True,
     ),
     Bar("the same, stock Flower over FedLab", WHOLE, (STOCK, RAY_2), lambda r: wall_ratio(r, STOCK, RAY_2), wall=True),
-    Bar("the same, memory of FedLab, all processes", WHOLE, (RAY_2,), lambda r: r[RAY_2].tree / 1000, 1.43, unit=" GB"),
+    Bar("the same, memory of FedLab, all processes", WHOLE, (RAY_2,), lambda r: r[RAY_2].tree / 1000, 1.4, unit=" GB"),
     Bar(
         "the same, memory of FedLab over stock Flower", WHOLE, (RAY_2, STOCK), lambda r: r[RAY_2].tree / r[STOCK].tree,
     ),
