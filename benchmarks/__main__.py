@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.bars import (
@@ -53,6 +55,7 @@ CONTENDERS = {
     MANY: Contender(MANY, "ours", ("2", "1000")),
     MOST: Contender(MOST, "ours", ("2", "100000")),
 }
+_LIBRARIES = {"PyTorch": "torch", "Flower": "flwr", "Ray": "ray"}
 _ECHOES = (INLINE, RAY_2, STOCK)
 
 
@@ -126,7 +129,9 @@ def _machine(quick: bool) -> str:
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     cores = len(os.sched_getaffinity(0))
-    facts = f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {date.today()}, commit {commit}"
+    libraries = ", ".join(f"{name} {version(package)}" for name, package in _LIBRARIES.items() if find_spec(package))
+    python = f"Python {platform.python_version()}, {libraries}"
+    facts = f"{cores} cores, {platform.machine()}, {python}, {date.today()}, commit {commit}"
     return f"{facts}; A QUICK TRY, WHOSE FIGURES MEAN NOTHING" if quick else facts
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from benchmarks.contest import Result
 
 INLINE, RAY_1, RAY_2 = "FedLab inline", "FedLab ray, 1 worker", "FedLab ray, 2 workers"
-BARE, BARE_2, STOCK, PFL = "bare PyTorch loop", "two bare loops at once", "Flower 1.41 simulation", "pfl-research"
+BARE, BARE_2, STOCK, PFL = "bare PyTorch loop", "two bare loops at once", "Flower simulation", "pfl-research"
 TURNS = "FedLab inline and the bare loop in one process"
 TRAIN, SMALL, MIDDLE, LARGE, HUGE = "train", "empty-4KB", "empty-6.5MB", "empty-40MB", "empty-344MB"
 WHOLE = "empty-all"

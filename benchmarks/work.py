@@ -70,15 +70,12 @@ class Work:
         """
         return np.load(self._file("images"), mmap_mode="r"), np.load(self._file("labels"))
 
-    def client(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """One client's images and labels, copied."""
+    def of_clients(self, clients: range) -> tuple[np.ndarray, np.ndarray]:
+        """Images (n, samples, 3, 32, 32) and labels (n, samples) of consecutive clients, copied."""
         images, labels = self.data()
-        part = slice(index * self.samples, (index + 1) * self.samples)
-        return np.array(images[part]), np.array(labels[part])
-
-    def held(self) -> np.ndarray:
-        """Which samples (clients, samples) each client holds, as places in `data`."""
-        return np.arange(self.clients * self.samples).reshape(self.clients, self.samples)
+        part = slice(clients.start * self.samples, clients.stop * self.samples)
+        each = (len(clients), self.samples)
+        return np.array(images[part]).reshape(*each, *SHAPE), np.array(labels[part]).reshape(each)
 
     def _file(self, name: str) -> Path:
         return Path(self.folder) / f"{name}.npy"

@@ -33,15 +33,16 @@ class Loop:
 
     Args:
         work: what every client does.
-        held: places in the work's data of each client's samples, (clients, samples); they are copied into memory.
+        images: of its clients, (clients, samples, 3, 32, 32).
+        labels: of its clients, (clients, samples).
 
     Attributes:
         server: the network state that the next round starts from, by name.
     """
 
-    def __init__(self, work: Work, held: np.ndarray) -> None:
+    def __init__(self, work: Work, images: np.ndarray, labels: np.ndarray) -> None:
         self._work, self._model = work, simple_cnn()
-        self._images, self._labels = (torch.from_numpy(values[held]) for values in work.data())
+        self._images, self._labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.server = {name: value.clone() for name, value in self._model.state_dict().items()}
 
     def round(self, cohort: int) -> None:
@@ -60,7 +61,7 @@ class Loop:
         """Train one client from the server's state and add its weights up.
 
         Args:
-            client: its row in `held`.
+            client: its place among the images and labels.
             generator: draws the order of its samples; default: torch's global one.
         """
         self._model.load_state_dict(self.server)
@@ -78,7 +79,7 @@ def main(work: Work) -> None:
     """One loop over all clients."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    loop, pace = Loop(work, work.held()), Pace(work.rounds)
+    loop, pace = Loop(work, *work.of_clients(range(work.clients))), Pace(work.rounds)
     while pace.tick():
         loop.round(work.cohort)
 

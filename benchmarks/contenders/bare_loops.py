@@ -51,7 +51,7 @@ def serve(connection: Connection, work: Work, share: Share) -> None:
     """
     torch.set_num_threads(1)
     torch.manual_seed(share.clients.start)
-    loop = Loop(work, work.held()[share.clients.start : share.clients.stop])
+    loop = Loop(work, *work.of_clients(share.clients))
     connection.send(0)
     while True:
         try:

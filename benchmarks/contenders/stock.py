@@ -35,7 +35,8 @@ def fit(message: Message, context: Context) -> Message:
     if not work.payload:
         model = simple_cnn()
         model.load_state_dict(arrays.to_torch_state_dict())  # type: ignore[union-attr]  # it is an ArrayRecord
-        images, labels = work.client(int(context.node_config["partition-id"]))
+        client = int(context.node_config["partition-id"])
+        images, labels = (values[0] for values in work.of_clients(range(client, client + 1)))
         train(model, torch.from_numpy(images), torch.from_numpy(labels), work)
         arrays, examples = ArrayRecord(OrderedDict(model.state_dict())), len(images)
     metrics = MetricRecord({"num-examples": examples})

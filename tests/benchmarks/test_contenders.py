@@ -34,7 +34,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_bare_loop_is_federated_averaging(work: Any) -> None:
     from benchmarks.contenders.bare import Loop, simple_cnn
 
-    loop = Loop(work, work.held()[2:5])
+    loop = Loop(work, *work.of_clients(range(2, 5)))
     before = {name: value.clone() for name, value in loop.server.items()}
     images, labels = (torch.from_numpy(values.copy()) for values in work.data())
     torch.manual_seed(1)
@@ -95,7 +95,7 @@ def test_one_of_several_loops_does_what_the_bare_loop_does_to_its_share(
     thread.join()
 
     torch.manual_seed(share.clients.start)
-    loop = Loop(work, work.held()[3:6])
+    loop = Loop(work, *work.of_clients(range(3, 6)))
     for _ in range(2):
         loop.round(2)
     assert all(torch.equal(value, loop.server[name]) for name, value in made[0].server.items())
