@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from fedlab.errors import CheckpointError
 from fedlab.method import ClientState
+from fedlab.storage import renamed
 from fedlab.storage.runfolder import write_atomic
 
 
@@ -23,7 +24,8 @@ class StateStore:
     """Client states below one folder.
 
     Args:
-        root: folder of this run on this machine; created when first written to.
+        root: folder of this run's states on this machine, inside the run folder if there is one; created when first
+            written to.
         device: where states hand out their tensors.
     """
 
@@ -40,11 +42,12 @@ class StateStore:
             return ClientState(device=self.device)
         path = self._path(client, version)
         try:
-            return ClientState(safetensors.torch.load(_verified(path.read_bytes())), self.device)
+            found = safetensors.torch.load(_verified(path.read_bytes()))
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(
                 f"state of client {client}", str(path), "the file written in that round", str(error)
             ) from error
+        return ClientState(renamed.tensors(found, self.root.parent), self.device)
 
     def save(
         self, client: int, version: int, state: ClientState, loaded: int | None, keep_for: Sequence[int] = ()

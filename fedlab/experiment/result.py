@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from fedlab.assembly import build_networks, make_method, make_task
-from fedlab.config import Config, load_config
+from fedlab.config import Config, apply_overrides, parse, read_yaml
 from fedlab.config.modules import search
 from fedlab.errors import CheckpointError
 from fedlab.experiment.evaluated import NoEvaluation
 from fedlab.method import Method
 from fedlab.report.record import RunRecord
+from fedlab.storage import renamed
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
@@ -98,6 +99,6 @@ def load(path: str | Path, method: Method | None = None) -> Run:
         ConfigErrors: its configuration was changed or is of another version.
     """
     folder = RunFolder.open(Path(path))
-    config = load_config(folder.config)
+    config = parse(Config, renamed.configuration(apply_overrides(read_yaml(folder.config), ())))
     search([*config.modules, Path.cwd()])
     return Run(folder, config, method)

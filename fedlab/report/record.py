@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from fedlab.report.values import is_number, metric_names
+from fedlab.storage import renamed
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import Event, History
 
@@ -74,7 +75,7 @@ class RunRecord:
             raw = yaml.safe_load(self.config_text)
         except (yaml.YAMLError, ValueError, RecursionError):
             return {}
-        return raw if isinstance(raw, dict) else {}
+        return renamed.configuration(raw) if isinstance(raw, dict) else {}
 
     @cached_property
     def environment(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fedlab.errors import CheckpointError
+from fedlab.storage import renamed
 from fedlab.storage.runfolder import write_atomic
 
 NETWORK = "network/"
@@ -45,7 +46,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the CPU and facts of a checkpoint folder.
+    """Tensors on the CPU and facts of a checkpoint folder, which lies in ``checkpoints`` of a run folder.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another format.
@@ -68,7 +69,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "the file is incomplete or was changed: use an earlier checkpoint",
         )
     try:
-        return safetensors.torch.load(raw), meta
+        return renamed.checkpoint(safetensors.torch.load(raw), meta, path.absolute().parent.parent)
     except SafetensorError as error:
         raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab.storage import renamed
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.tracker import ALARM, Event
 
@@ -29,7 +30,7 @@ class History:
     @classmethod
     def from_jsonl(cls, path: Path) -> History:
         """From an event file; a last line cut short by a crash is left out. Empty where there is no file."""
-        return cls(tuple(_read(path)))
+        return cls(tuple(renamed.events(_read(path))))
 
     def until(self, round: int) -> History:
         """What had happened when a round ended: nothing of later rounds, no end."""

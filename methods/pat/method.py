@@ -213,7 +213,7 @@ class PAT(Method[PATSettings]):
         if "probe" in found:
             probe = found["probe"]
             tokens = probe["parts"] if self.settings.parts else probe["feature"][:, None]
-            purity, chance = band_purity(tokens, probe["label"], probe["colors"])
+            purity, chance = band_purity(tokens, probe["label"], probe["colours"])
             values |= {"purity": purity, **({"purity_over_chance": purity / chance} if chance else {})}
         return values
 

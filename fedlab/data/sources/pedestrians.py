@@ -58,7 +58,7 @@ class Pedestrians:
     Every band has a color and a texture of one vocabulary that all sites share, so different people have parts in
     common; no two people wear the same three. A camera has its own color gains, offsets and background. The server
     holds ``query`` and ``gallery`` of a site whose cameras and people occur nowhere else, and ``probe``, further images
-    of the training identities with the color of each band (column ``colors``). A site is a domain, a camera a group.
+    of the training identities with the color of each band (column ``colours``). A site is a domain, a camera a group.
     """
 
     Settings = PedestriansSettings
@@ -141,7 +141,8 @@ class _World:
             "domain": np.zeros_like(site) if held else site,
         }
         if split == "probe":
-            columns["colors"] = self.outfits[who] // _TEXTURES
+            # spelled as it always was: columns' names are part of the fingerprint by which a resumed run knows its data
+            columns["colours"] = self.outfits[who] // _TEXTURES
         if split in ("train", "test"):
             columns["group"] = camera
         groups = tuple(f"site{c // s.cameras}-camera{c % s.cameras}" for c in range(s.sites * s.cameras))

@@ -47,10 +47,10 @@ def test_the_target_has_cameras_and_people_of_its_own(dataset: Dataset) -> None:
 
 def test_the_probe_says_the_colors_of_the_bands(dataset: Dataset) -> None:
     probe = dataset.server["probe"]
-    assert probe["colors"].shape == (3 * 5 * 2, 3)
+    assert probe["colours"].shape == (3 * 5 * 2, 3)
     assert set(probe["label"]) == set(dataset.train["label"])
     for label in np.unique(probe["label"]):
-        assert len(np.unique(probe["colors"][probe["label"] == label], axis=0)) == 1
+        assert len(np.unique(probe["colours"][probe["label"] == label], axis=0)) == 1
     # its images are not those trained on
     pixels = {image.tobytes() for image in dataset.train["image"]}
     assert not pixels & {image.tobytes() for image in probe["image"]}
@@ -58,7 +58,7 @@ def test_the_probe_says_the_colors_of_the_bands(dataset: Dataset) -> None:
 
 def test_no_two_people_dress_alike_but_share_parts() -> None:
     probe = load(strength=0.0).server["probe"]
-    people = [tuple(probe["colors"][probe["label"] == label][0]) for label in np.unique(probe["label"])]
+    people = [tuple(probe["colours"][probe["label"] == label][0]) for label in np.unique(probe["label"])]
     for band in range(3):
         assert len({outfit[band] for outfit in people}) < len(people)
 
@@ -66,7 +66,7 @@ def test_no_two_people_dress_alike_but_share_parts() -> None:
 def test_bands_show_their_colors_and_cameras_change_them() -> None:
     plain, changed = load(strength=0.0), load()
     assert plain.fingerprint != changed.fingerprint
-    images, colors = plain.server["probe"]["image"], plain.server["probe"]["colors"]
+    images, colors = plain.server["probe"]["image"], plain.server["probe"]["colours"]
     red = images[:, :, 6:12, 10:14].mean((2, 3)) / 255
     shown = red[colors[:, 0] == 0]
     if len(shown):
