@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained, WorkRequest
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.config.modules import SearchPath
 from fedlab.engine.device import choose_device, use_deterministic_kernels
@@ -106,23 +106,15 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     @app.query("prepare")
     def prepare(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
-        answer = runtime.prepare(_client(context), _instructions(message), _version(context))
+        answer = runtime.prepare(_client(context), _instructions(message.content), _version(context))
         return _reply(message, context, answer, copy=True)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
         settings = dict(required(config_record, message.content, CONFIG))
-        shared = array_record(message.content, EXTRAS)
         try:
-            answer = runtime.train(
-                _client(context),
-                _instructions(message),
-                to_numpy(required(array_record, message.content, ARRAYS)),
-                to_numpy(shared) if shared is not None else {},
-                settings,
-                _version(context),
-            )
+            answer = runtime.train(_client(context), _request(message.content, settings), _version(context))
         except MissingSharedError:
             return _missing(message)
         # a summed reply is consumed before the next client touches the resident model, any other outlives it
@@ -131,16 +123,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
-        arrays = to_numpy(required(array_record, message.content, ARRAYS))
-        shared = array_record(message.content, EXTRAS)
         try:
-            sums, values, count = runtime.evaluate(
-                _client(context),
-                _instructions(message),
-                arrays,
-                to_numpy(shared) if shared is not None else {},
-                _version(context),
-            )
+            sums, values, count = runtime.evaluate(_client(context), _request(message.content), _version(context))
         except MissingSharedError:
             return _missing(message)
         content = RecordDict({"sums": to_record(sums), METRICS: MetricRecord({**values, NUM_EXAMPLES: count})})
@@ -150,14 +134,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
 
 
 def _vectorize(runtime: VectorizedRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
-    shared = array_record(content, EXTRAS)
-    runtime.vectorize(
-        {_client(context): _version(context) for context in contexts},
-        Instructions.from_json(str(required(config_record, content, INSTRUCTIONS)["instructions"])),
-        to_numpy(required(array_record, content, ARRAYS)),
-        to_numpy(shared) if shared is not None else {},
-        dict(required(config_record, content, CONFIG)),
-    )
+    versions = {_client(context): _version(context) for context in contexts}
+    runtime.vectorize(versions, _request(content, dict(required(config_record, content, CONFIG))))
 
 
 def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -> Message:
@@ -184,8 +162,18 @@ def _client(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
-def _instructions(message: Message) -> Instructions:
-    return Instructions.from_json(str(required(config_record, message.content, INSTRUCTIONS)["instructions"]))
+def _instructions(content: RecordDict) -> Instructions:
+    return Instructions.from_json(str(required(config_record, content, INSTRUCTIONS)["instructions"]))
+
+
+def _request(content: RecordDict, settings: Mapping[str, object] | None = None) -> WorkRequest:
+    shared = array_record(content, EXTRAS)
+    return WorkRequest(
+        _instructions(content),
+        to_numpy(required(array_record, content, ARRAYS)),
+        to_numpy(shared) if shared is not None else {},
+        settings or {},
+    )
 
 
 def _missing(message: Message) -> Message:

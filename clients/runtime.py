@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedlab.assembly import Components, adapt, build_networks, make_task
 from fedlab.clients.compression import compress
-from fedlab.clients.corrections import Correction, Start, requested
+from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
 from fedlab.clients.privacy.clipping import clipped
 from fedlab.clients.privacy.dp_sgd import PrivateTrainer
@@ -72,6 +72,36 @@ class ClientSetup:
 
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
+
+
+@dataclass(frozen=True)
+class WorkRequest:
+    """What a client is asked to do and what it is sent for it; clients of one request differ in their states alone.
+
+    Args:
+        instructions: of this phase and round.
+        arrays: network state sent by the server.
+        shared: server tensors sent this time.
+        settings: the strategy's own settings.
+    """
+
+    instructions: Instructions
+    arrays: Mapping[str, np.ndarray]
+    shared: Mapping[str, np.ndarray] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """A client's local training, done.
+
+    Args:
+        finish: makes what the client half of the run's algorithm sends (`Correction.finish`).
+        seconds: what it took, beside the time since the client was asked.
+    """
+
+    finish: Callable[[], tuple[dict[str, Tensor], dict[str, float]]] = lambda: ({}, {})
+    seconds: float = 0.0
 
 
 class MissingSharedError(FedLabError):
@@ -141,36 +171,28 @@ class ClientRuntime:
     def prepare(self, client: int, instructions: Instructions, version: int | None) -> Trained:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
-        trainer = self._trainer(client, instructions, state, self.exchanges.enter(instructions.plan), {}, None)
+        trainer = self._trainer(client, instructions, state, self.exchanges.enter(instructions.plan), {})
         with self._draws(client, instructions, "prepare"):
             results = self.method.prepare(trainer)
         return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, instructions, state, version))
 
-    def train(
-        self,
-        client: int,
-        instructions: Instructions,
-        arrays: Mapping[str, np.ndarray],
-        shared: Mapping[str, np.ndarray],
-        settings: Mapping[str, object],
-        version: int | None,
-    ) -> Trained:
+    def train(self, client: int, request: WorkRequest, version: int | None) -> Trained:
         """One client's round.
 
         Args:
-            arrays: network state sent by the server.
-            shared: server tensors sent this time.
-            settings: the strategy's own settings.
-            version: the client's state version.
+            client: who.
+            request: what is asked of it.
+            version: of its state.
 
         Raises:
             MissingSharedError: a server tensor has never been sent to this machine.
             FedLabError: frozen networks differ from the server's.
         """
         began = time.perf_counter()
+        instructions, arrays = request.instructions, request.arrays
         state = self.store.load(client, version)
         exchange = self.exchanges.enter(instructions.plan)
-        tensors = self._receive(client, instructions, shared)
+        tensors = self._receive(client, instructions, request.shared)
         self._load(exchange, arrays, state)
         frozen = self._frozen_hash(exchange)
         if instructions.frozen != frozen:
@@ -178,20 +200,19 @@ class ClientRuntime:
                 f"frozen networks differ between server ({instructions.frozen}) and client {client} ({frozen}): "
                 "every participant must load the same checkpoint"
             )
-        correction = requested(Start(self._averaged_parameters(exchange), arrays, state, settings))
-        trainer = self._trainer(client, instructions, state, exchange, tensors, correction)
+        trainer = self._trainer(client, instructions, state, exchange, tensors)
         with self._draws(client, instructions, "train"):
-            self._fit(trainer)
+            work = self._fit(trainer, exchange, request)
             results = self.method.client_result(trainer)
         for name in exchange.local:
             if not torch.equal(self._live[name], self._start(name)):
                 state[f"network/{name}"] = self._live[name]
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
-        extra, figures = trainer.correction.finish() if trainer.correction is not None else ({}, {})
+        extra, figures = work.finish()
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
-        sent, clipping = clipped(sent, arrays, settings)
-        metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began}
+        sent, clipping = clipped(sent, arrays, request.settings)
+        metrics = {**trainer.metrics, **figures, **clipping, "seconds": time.perf_counter() - began + work.seconds}
         encoded = None
         if self._chain:
             purpose = (self.setup.config.seed, client, instructions.round)
@@ -201,22 +222,22 @@ class ClientRuntime:
         return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort)
 
     def evaluate(
-        self,
-        client: int,
-        instructions: Instructions,
-        arrays: Mapping[str, np.ndarray],
-        shared: Mapping[str, np.ndarray],
-        version: int | None,
+        self, client: int, request: WorkRequest, version: int | None
     ) -> tuple[Mapping[str, np.ndarray], dict[str, float], int]:
         """Sufficient statistics, their values and the number of test samples of one client.
+
+        Args:
+            client: who.
+            request: what is asked of it; strategies have no settings for this.
+            version: of its state.
 
         Raises:
             MissingSharedError: network state that is sent once has never been sent to this machine.
         """
-        state = self.store.load(client, version)
+        instructions, state = request.instructions, self.store.load(client, version)
         exchange = self.exchanges.enter(instructions.plan)
-        self._receive(client, instructions, shared)
-        self._load(exchange, arrays, state)
+        self._receive(client, instructions, request.shared)
+        self._load(exchange, request.arrays, state)
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
         context = EvaluationContext(
@@ -232,8 +253,12 @@ class ClientRuntime:
         count = len(data.test)
         return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
 
-    def _fit(self, trainer: LocalTrainer) -> None:
+    def _fit(self, trainer: LocalTrainer, exchange: Exchange, request: WorkRequest) -> LocalWork:
+        parameters = self._averaged_parameters(exchange)
+        correction = requested(Start(parameters, request.arrays, trainer.state, request.settings))
+        trainer.correction = correction
         self.method.fit(trainer)
+        return LocalWork() if correction is None else LocalWork(correction.finish)
 
     def _trainer(
         self,
@@ -242,7 +267,6 @@ class ClientRuntime:
         state: ClientState,
         exchange: Exchange,
         shared: Mapping[str, Tensor],
-        correction: Correction | None,
     ) -> LocalTrainer:
         data = self.setup.federated.client(client, instructions.round)
         columns = self._columns(data.train)
@@ -256,7 +280,6 @@ class ClientRuntime:
             client_name=data.name,
             examples=self.method.examples(columns),
             fingerprint=lambda: data.fingerprint,
-            correction=correction,
             evaluating=exchange.fixed_roles,
             max_steps=instructions.steps.get(str(client)),
             **self._work(instructions, lambda: data.fingerprint),

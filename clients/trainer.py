@@ -41,9 +41,10 @@ class LocalTrainer(FitContext):
         client_name: its name in the partition.
         examples: the client's weight.
         fingerprint: makes the hash of the client's data.
-        correction: the client half of the run's algorithm, None for plain local training.
         evaluating: roles that are not trained.
         max_steps: batches at most, over all passes; what is planned for the round does not change with it.
+
+    ``correction`` is the client half of the run's algorithm, None for plain local training.
     """
 
     def __init__(
@@ -57,7 +58,6 @@ class LocalTrainer(FitContext):
         client_name: str,
         examples: int,
         fingerprint: Callable[[], str],
-        correction: Correction | None = None,
         evaluating: Sequence[str] = (),
         max_steps: int | None = None,
         **work: Any,
@@ -69,7 +69,7 @@ class LocalTrainer(FitContext):
         self._evaluating = evaluating
         self._calls = 0
         self._left = math.inf if max_steps is None else max_steps
-        self.correction = correction
+        self.correction: Correction | None = None
         self.effort = Effort()
 
     @cached_property

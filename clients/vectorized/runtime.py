@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from fedlab.clients.corrections import Correction
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, LocalWork, MissingSharedError, WorkRequest
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.vectorized.training import Fitted, VectorizedClients, counts_steps
+from fedlab.errors import FedLabError
+from fedlab.method.exchange import Exchange
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import torch_generator
 
 
+class BatchOutcome:
+    """What came of clients that were trained as one batch, until each has been asked for its round.
+
+    Args:
+        instructions: what the batch was trained by.
+    """
+
+    def __init__(self, instructions: Instructions) -> None:
+        self._instructions = instructions
+        self._waiting: dict[int, Fitted | Exception] = {}
+
+    def put(self, client: int, fitted: Fitted | Exception) -> None:
+        """Keep a client's training, or what ended it."""
+        self._waiting[client] = fitted
+
+    def take(self, client: int, instructions: Instructions) -> Fitted | None:
+        """A client's training, which is handed out once; None where it was not in the batch.
+
+        Raises:
+            FedLabError: the client is asked for other work than the batch did.
+            Whatever ended its training.
+        """
+        fitted = self._waiting.pop(client, None)
+        if fitted is not None and instructions != self._instructions:
+            raise FedLabError(
+                f"client {client} was trained as part of a batch in round {self._instructions.round}, and is now asked "
+                f"for round {instructions.round} or by another plan"
+            )
+        if isinstance(fitted, Exception):
+            raise fitted
+        return fitted
+
+
 class VectorizedRuntime(ClientRuntime):
-    """`ClientRuntime` whose `train` finds the local training done where `vectorize` has been called.
+    """`ClientRuntime` whose `train` finds the local training done where `vectorize` has been called before.
+
+    The engine calls `vectorize` once for each chunk of train messages and then `train` for each of its clients. What
+    the batch made is held as a `BatchOutcome`, which the next chunk replaces.
 
     Args:
         setup: what to serve.
@@ -27,76 +61,50 @@ class VectorizedRuntime(ClientRuntime):
 
     def __init__(self, setup: ClientSetup, device: torch.device) -> None:
         super().__init__(setup, device)
-        self._ready: dict[int, Fitted | Exception] = {}
-        self._seconds = 0.0
+        self._outcome: BatchOutcome | None = None
 
-    def vectorize(
-        self,
-        versions: Mapping[int, int | None],
-        instructions: Instructions,
-        arrays: Mapping[str, np.ndarray],
-        shared: Mapping[str, np.ndarray],
-        settings: Mapping[str, object],
-    ) -> None:
+    def vectorize(self, versions: Mapping[int, int | None], request: WorkRequest) -> None:
         """Train clients as one batch, for `train` to hand out; a client like no other is left to `train`.
 
         Args:
             versions: of the clients' states.
-            instructions: as for `train`.
-            arrays: as for `train`.
-            shared: as for `train`.
-            settings: as for `train`.
+            request: what `train` will be asked for.
 
         Raises:
             torch.OutOfMemoryError: the device has no room for so many. What else goes wrong, `train` raises.
         """
-        self._ready = {}
+        instructions = request.instructions
+        outcome = self._outcome = BatchOutcome(instructions)
         for clients in self._alike(versions, instructions):
             try:
                 with self._draws(clients[0], instructions, "together"):
                     chosen = {client: versions[client] for client in clients}
-                    fitted = self._cohort(chosen, instructions, arrays, shared, settings).fit()
+                    fitted = self._batched(chosen, request).fit()
             except MissingSharedError:  # each client says so by itself
                 return
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                self._ready |= dict.fromkeys(clients, error)
+                for client in clients:
+                    outcome.put(client, error)
             else:
-                self._ready |= {client: f.error or f for client, f in zip(clients, fitted, strict=True)}
+                for client, found in zip(clients, fitted, strict=True):
+                    outcome.put(client, found.error or found)
 
-    def train(
-        self,
-        client: int,
-        instructions: Instructions,
-        arrays: Mapping[str, np.ndarray],
-        shared: Mapping[str, np.ndarray],
-        settings: Mapping[str, object],
-        version: int | None,
-    ) -> Trained:
-        """See `ClientRuntime.train`."""
-        self._seconds = 0.0
-        trained = super().train(client, instructions, arrays, shared, settings, version)
-        return replace(trained, metrics={**trained.metrics, "seconds": trained.metrics["seconds"] + self._seconds})
-
-    def _fit(self, trainer: LocalTrainer) -> None:
-        ready = self._ready.pop(trainer.client, None)
-        if ready is None:
-            super()._fit(trainer)
-            return
-        if isinstance(ready, Exception):
-            raise ready
+    def _fit(self, trainer: LocalTrainer, exchange: Exchange, request: WorkRequest) -> LocalWork:
+        outcome = self._outcome
+        fitted = None if outcome is None else outcome.take(trainer.client, request.instructions)
+        if fitted is None:
+            return super()._fit(trainer, exchange, request)
         with torch.no_grad():
-            for name, value in ready.tensors.items():
+            for name, value in fitted.tensors.items():
                 self._live[name].copy_(value)
-        if ready.state.changed:
-            trainer.state.update(ready.state)
-        trainer.effort = ready.effort
-        for name, figure in ready.logged:
+        if fitted.state.changed:
+            trainer.state.update(fitted.state)
+        trainer.effort = fitted.effort
+        for name, figure in fitted.logged:
             trainer.log(name, figure)
-        if trainer.correction is not None:
-            trainer.correction = _Done(ready)
-        self._seconds = ready.seconds
+        return LocalWork(lambda: (fitted.arrays, fitted.figures), fitted.seconds)
 
     def _alike(self, versions: Mapping[int, int | None], instructions: Instructions) -> Iterator[list[int]]:
         """Clients that can go together: two or more, of equally many steps where the schedule counts them."""
@@ -109,24 +117,18 @@ class VectorizedRuntime(ClientRuntime):
             alike.setdefault(batches if counting else 0, []).append(client)
         yield from (clients for clients in alike.values() if len(clients) > 1)
 
-    def _cohort(
-        self,
-        versions: Mapping[int, int | None],
-        instructions: Instructions,
-        arrays: Mapping[str, np.ndarray],
-        shared: Mapping[str, np.ndarray],
-        settings: Mapping[str, object],
-    ) -> VectorizedClients:
+    def _batched(self, versions: Mapping[int, int | None], request: WorkRequest) -> VectorizedClients:
+        instructions, arrays = request.instructions, request.arrays
         exchange = self.exchanges.enter(instructions.plan)
         varying = [name for name in self._live if name not in exchange.fixed]
         stack = {name: self._live[name].new_empty((len(versions), *self._live[name].shape)) for name in varying}
         trainers, generators = [], []
         for row, (client, version) in enumerate(versions.items()):
-            state, tensors = self.store.load(client, version), self._receive(client, instructions, shared)
+            state, tensors = self.store.load(client, version), self._receive(client, instructions, request.shared)
             self._load(exchange, arrays, state)
             for name in varying:
                 stack[name][row] = self._live[name]
-            trainers.append(self._trainer(client, instructions, state, exchange, tensors, None))
+            trainers.append(self._trainer(client, instructions, state, exchange, tensors))
             purpose = (
                 "global",
                 "client",
@@ -136,18 +138,4 @@ class VectorizedRuntime(ClientRuntime):
             )  # as `_draws` seeds the global generator
             generators.append(torch_generator(self.setup.config.seed, *purpose, device=self.device))
         averaged = list(self._averaged_parameters(exchange))
-        return VectorizedClients(self.networks, trainers, generators, stack, averaged, arrays, settings)
-
-
-class _Done(Correction):
-    """A correction whose work has been done.
-
-    Args:
-        fitted: by whom.
-    """
-
-    def __init__(self, fitted: Fitted) -> None:
-        self._fitted = fitted
-
-    def finish(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        return self._fitted.arrays, self._fitted.figures
+        return VectorizedClients(self.networks, trainers, generators, stack, averaged, arrays, request.settings)

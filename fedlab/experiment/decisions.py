@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from fedlab.assembly import Components
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.runtime import ClientSetup, WorkRequest
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
 from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
-from fedlab.experiment.rehearsal import Rehearsal, preflight
+from fedlab.experiment.rehearsal import preflight
 from fedlab.privacy import DPSGD
 
 _AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
@@ -103,7 +103,7 @@ def _with_compiler(components: Components, device: torch.device) -> tuple[Compon
 
 
 def _reason_against(
-    setup: ClientSetup, device: torch.device, rehearsals: Sequence[Rehearsal], clients: Sequence[int]
+    setup: ClientSetup, device: torch.device, rehearsals: Sequence[WorkRequest], clients: Sequence[int]
 ) -> str | None:
     """Why clients cannot be trained as one batch; they try a step in every stage."""
     config = setup.config
@@ -129,7 +129,7 @@ def _reason_against(
     return None
 
 
-def _try(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> Exception | None:
+def _try(runtime: VectorizedRuntime, rehearsal: WorkRequest, clients: Sequence[int]) -> Exception | None:
     try:
         _vectorized(runtime, rehearsal, clients)
     except Exception as error:
@@ -137,21 +137,20 @@ def _try(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int
     return None
 
 
-def _vectorized(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
-    instructions, arrays, shared = rehearsal.instructions, rehearsal.arrays, rehearsal.shared
-    runtime.vectorize(dict.fromkeys(clients), instructions, arrays, shared, {})
+def _vectorized(runtime: VectorizedRuntime, rehearsal: WorkRequest, clients: Sequence[int]) -> None:
+    runtime.vectorize(dict.fromkeys(clients), rehearsal)
     _one_by_one(runtime, rehearsal, clients)
 
 
-def _one_by_one(runtime: VectorizedRuntime, rehearsal: Rehearsal, clients: Sequence[int]) -> None:
+def _one_by_one(runtime: VectorizedRuntime, rehearsal: WorkRequest, clients: Sequence[int]) -> None:
     for client in clients:
-        runtime.train(client, rehearsal.instructions, rehearsal.arrays, rehearsal.shared, {}, None)
+        runtime.train(client, rehearsal, None)
     if runtime.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def _milliseconds(
-    setup: ClientSetup, device: torch.device, rehearsal: Rehearsal, clients: Sequence[int]
+    setup: ClientSetup, device: torch.device, rehearsal: WorkRequest, clients: Sequence[int]
 ) -> tuple[float, float]:
     """Milliseconds of a client alone and as part of a batch, the better of two, over the first few steps."""
     steps = {str(client): _PROBED_STEPS for client in clients}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained
+from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained, WorkRequest
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import on_device
@@ -24,16 +24,7 @@ from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """What a client is sent in the first round of a stage: the arguments of `ClientRuntime.train`."""
-
-    instructions: Instructions
-    arrays: Mapping[str, np.ndarray]
-    shared: Mapping[str, np.ndarray]
-
-
-def preflight(setup: ClientSetup, device: torch.device) -> list[Rehearsal]:
+def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
     """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
 
     Args:
@@ -100,8 +91,9 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[Rehearsal]:
                 shared[f"{NETWORK}{name}"] = live[name]
             extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
             instructions = Instructions(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
-            rehearsals.append(Rehearsal(instructions, arrays, extras))
-            trained = runtime.train(client, instructions, arrays, extras, {}, version)
+            request = WorkRequest(instructions, arrays, extras)
+            rehearsals.append(request)
+            trained = runtime.train(client, request, version)
             _refuse_idleness(trained, setup.federated.num_train(client), stages.training(plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
@@ -111,7 +103,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[Rehearsal]:
                 )
             version = trained.version
             method.server_update(server(round, plan, before, trained.results))
-            runtime.evaluate(client, instructions, arrays, extras, version)
+            runtime.evaluate(client, request, version)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
         return rehearsals

@@ -148,10 +148,10 @@ def test_a_disk_that_is_full_in_a_worker_is_told_the_same_way(
 
     train = ClientRuntime.train
 
-    def full(self: ClientRuntime, client: int, order: Any, *rest: Any) -> Any:
-        if order.round == 2 and not self.setup.preflight:
+    def full(self: ClientRuntime, client: int, request: Any, *rest: Any) -> Any:
+        if request.instructions.round == 2 and not self.setup.preflight:
             raise DiskFullError("clients/0000001")
-        return train(self, client, order, *rest)
+        return train(self, client, request, *rest)
 
     monkeypatch.setattr(ClientRuntime, "train", full)
     with pytest.raises(DiskFullError, match="fedlab resume"):

@@ -85,7 +85,7 @@ def trainer(
         "rounds": 5,
         "plan": {},
     }
-    return PrivateTrainer(
+    made = PrivateTrainer(
         calibration=Calibration(DPSGD.Settings(**settings), {training: 5}),
         method=method,
         data=dict(data),
@@ -96,9 +96,10 @@ def trainer(
         examples=len(data["x"]),
         fingerprint=lambda: "f",
         cache=ResultCache(tmp_path, lambda: "f", 0, torch.device("cpu")),
-        correction=requested(start),
         **{**work, **changes},
     )
+    made.correction = requested(start)
+    return made
 
 
 def weights(trained: PrivateTrainer) -> Tensor:
