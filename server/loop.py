@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlab.assembly import build_networks, make_task
 from fedlab.config import TrainingConfig
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.method import Plan, ServerContext
 from fedlab.method.exchange import Exchanges
 from fedlab.protocol.encoding import expand

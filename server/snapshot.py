@@ -11,7 +11,7 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.protocol.messages import STATE
 from fedlab.server.messaging.shared import members, ranges
 from fedlab.server.state import ServerState

@@ -48,7 +48,7 @@ def ray_running() -> Iterator[None]:
     """One Ray for all tests, with room for the shared workers and for a test's own."""
     import ray
 
-    from fedlab.engine.raygrid import RayGrid
+    from fedlab.engine.grids.ray import RayGrid
 
     for attempt in range(20):
         try:

@@ -25,10 +25,10 @@ from benchmarks.work import Work
 from fedlab.clients.app import ClientAppFactory
 from fedlab.data.federated import FederatedData
 from fedlab.data.normalize import normalize
-from fedlab.engine import inline
+from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
-from fedlab.engine.grid import Chunk
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids import inline
+from fedlab.engine.grids.inline import InlineGrid
 from fedlab.seeding import derive_seed, torch_generator
 
 TOLERANCE = 1e-4

@@ -44,7 +44,7 @@ _OTHERWISE = {
     "compressors": Kind.COMPRESSIONS,
     "privacies": Kind.PRIVACY,
 }
-_ENGINES = {"inline": "fedlab.engine.inline", "ray": "fedlab.engine.raygrid", "flower": "fedlab.engine.stock"}
+_ENGINES = {"inline": "fedlab.engine.grids.inline", "ray": "fedlab.engine.grids.ray", "flower": "fedlab.engine.flower"}
 
 
 def kind_of(word: str) -> Kind:

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
-from fedlab.engine.machine import Placement, check_engine, cores, fitting, pin_threads, settle_process
+from fedlab.engine.machine import cores, pin_threads, settle_process
+from fedlab.engine.placement import Placement, check_engine, fitting
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
-    from fedlab.engine.grid import SimulationGrid, WorkDone
+    from fedlab.engine.grids.base import SimulationGrid, WorkDone
 
 __all__ = ["Placement", "check_engine", "fitting", "launch", "pin_threads", "started"]
 
@@ -80,9 +81,9 @@ def launch(
     if config.name == "flower":
         if client_states:
             raise ConfigError("engine.name", "flower", "inline or ray", "Flower's simulation cannot resume clients")
-        from fedlab.engine.stock import run_stock
+        from fedlab.engine.flower import run_flower
 
-        run_stock(main, factory, num_clients, run_config, config, placement)
+        run_flower(main, factory, num_clients, run_config, config, placement)
         return
 
     from flwr.app import Context, RecordDict
@@ -107,7 +108,7 @@ def _open(
 ) -> SimulationGrid:
     vectorized = config.vectorize if isinstance(config.vectorize, int) else None
     if config.name == "inline":
-        from fedlab.engine.inline import InlineGrid
+        from fedlab.engine.grids.inline import InlineGrid
 
         return InlineGrid(
             factory,
@@ -118,7 +119,7 @@ def _open(
             fail_fast=fail_fast,
             vectorized=vectorized,
         )
-    from fedlab.engine.raygrid import RayGrid
+    from fedlab.engine.grids.ray import RayGrid
 
     return RayGrid(
         factory,

@@ -11,11 +11,11 @@ from typing import Any
 from flwr.app import Metadata, RecordDict
 from flwr.app.user_config import UserConfig
 
+from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import AppFactory, ChunkResult, ClientRunner, set_task_identity
-from fedlab.engine.grid import Chunk
 from fedlab.engine.machine import settle_process
 from fedlab.engine.memory import limit_memory
-from fedlab.engine.placement import LONGEST_CHUNK
+from fedlab.engine.scheduling import LONGEST_CHUNK
 from fedlab.protocol.sums import ExactSum, Reduction
 
 

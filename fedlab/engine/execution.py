@@ -28,7 +28,7 @@ from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedlab.engine.memory import release_memory
-from fedlab.engine.placement import Span
+from fedlab.engine.scheduling import Span
 from fedlab.protocol.encoding import expand
 from fedlab.protocol.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.protocol.sums import ExactSum, Reduction

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
 
-from fedlab.config import EngineConfig
 from fedlab.engine.cgroup import cpu_quota
-from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import why_unwritable
 
@@ -27,21 +23,6 @@ _LONGEST_RAY = 107 - len("/session_2026-11-28_17-14-46_648777_1234567/sockets/pl
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Placement:
-    """An engine configuration with its defaults filled in for this machine.
-
-    Args:
-        device: ``cpu`` or ``cuda``, where clients and server compute.
-        workers: client processes; 1 for the inline engine.
-        gpus_per_worker: share of a GPU each worker reserves; 0 on the CPU.
-    """
-
-    device: str
-    workers: int
-    gpus_per_worker: float
 
 
 def cores() -> int:
@@ -106,66 +87,3 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_TRIM_THRESHOLD, _KEPT)
             mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-
-
-def check_engine(config: EngineConfig) -> Placement:
-    """Check that this machine can do what the configuration asks, before any work starts.
-
-    Args:
-        config: where client work runs.
-
-    Raises:
-        MachineError: a GPU is asked for where none is, or Ray is not installed.
-    """
-    if config.name in ("ray", "flower") and importlib.util.find_spec("ray") is None:
-        raise MachineError(
-            "engine.name", config.name, "the package ray", "pip install 'flwr[simulation]', or set engine.name: inline"
-        )
-    if config.name in ("ray", "flower") and config.address is None:
-        ray_folder()
-    # the GPUs of a cluster need not be in the machine that drives it
-    remote = config.name != "inline" and config.address is not None
-    gpus = _gpus()
-    if not gpus and not remote:
-        if config.device == "cuda":
-            raise MachineError(
-                "engine.device",
-                "cuda",
-                "a CUDA GPU that torch can use",
-                "set engine.device: auto, or run fedlab doctor",
-            )
-        if config.gpus_per_worker is not None:
-            raise MachineError(
-                "engine.gpus_per_worker", config.gpus_per_worker, "a CUDA GPU that torch can use", "remove the setting"
-            )
-    device = "cuda" if config.device == "cuda" or (config.device == "auto" and gpus) else "cpu"
-    workers = 1 if config.name == "inline" else config.workers or max(1, cores() // config.threads)
-    return Placement(device, workers, _gpu_share(config, workers, gpus) if device == "cuda" else 0.0)
-
-
-def fitting(placement: Placement, config: EngineConfig, client_bytes: int | None) -> Placement:
-    """The placement with no more workers than the memory of the GPUs here has room for.
-
-    Args:
-        placement: as `check_engine` returned it.
-        config: where client work runs; a number of workers that it names is left alone.
-        client_bytes: GPU memory that a client was seen to take; None on the CPU.
-    """
-    gpus = _gpus()
-    if client_bytes is None or config.workers is not None or placement.device != "cuda" or not gpus:
-        return placement
-    workers = min(placement.workers, workers_that_fit(client_bytes))
-    return replace(placement, workers=workers, gpus_per_worker=_gpu_share(config, workers, gpus))
-
-
-def _gpus() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _gpu_share(config: EngineConfig, workers: int, gpus: int) -> float:
-    if config.gpus_per_worker is not None:
-        return config.gpus_per_worker
-    if not gpus:  # a remote cluster: one each unless told otherwise
-        return 1.0
-    # so that every GPU holds the same whole number of workers
-    return min(1.0, 1.0 / -(-workers // gpus))

@@ -1,86 +1,91 @@
-"""Which clients share a dispatch and which go first: longest processing time first, on costs measured in the run."""
+"""Where a run is placed on this machine: its device, its number of workers and each worker's share of a GPU."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+import importlib.util
+from dataclasses import dataclass, replace
 
-_LARGEST_CHUNK = 32
-_CHUNKS_PER_WORKER = 4  # so that the last ones to finish do not leave the others idle for long
-_LARGEST_MEASURED_CHUNK = 256
-LONGEST_CHUNK = 20.0
-"""Seconds of work that a dying worker may take with it."""
-_FORGET = 0.3  # weight of the newest chunk in a rate: a method's stages may differ in cost
+import torch
 
-
-class Span(NamedTuple):
-    """One client's message at work.
-
-    Args:
-        client: whose.
-        kind: type of the message, such as ``train``.
-        began: seconds since the epoch, on the clock of the machine it ran on.
-        seconds: how long it took.
-    """
-
-    client: int
-    kind: str
-    began: float
-    seconds: float
+from fedlab.config import EngineConfig
+from fedlab.engine.machine import cores, ray_folder
+from fedlab.engine.memory import workers_that_fit
+from fedlab.errors import MachineError
 
 
-class CostModel:
-    """Seconds per unit of work (a batch, where the server says how many) of every kind of message, as measured."""
-
-    def __init__(self) -> None:
-        self._rates: dict[str, float] = {}
-
-    def learn(self, kind: str, units: float, seconds: float) -> None:
-        """Take note of what a chunk of messages took."""
-        if units > 0:
-            rate = seconds / units
-            self._rates[kind] = (1 - _FORGET) * self._rates.get(kind, rate) + _FORGET * rate
-
-    def seconds(self, kind: str, units: float) -> float | None:
-        """What so much work takes; None before any of its kind was measured."""
-        rate = self._rates.get(kind)
-        return None if rate is None else rate * units
-
-
-def plan_chunks(units: Sequence[float], total: float | None, workers: int, overhead: float) -> list[list[int]]:
-    """Divide messages into chunks, in the order in which free workers take them.
-
-    The most work comes first, so that what is left at the end is small enough to even the workers out (Graham 1969).
-    Where it is known how long the work takes, chunks begin with half of every worker's share and shrink with what is
-    left, to a thirty-second of a share or eight times what a chunk costs by itself. Work that more chunks would make
-    dearer than they could even out is one chunk for each worker.
+@dataclass(frozen=True)
+class Placement:
+    """An engine configuration with its defaults filled in for this machine.
 
     Args:
-        units: work of each message.
-        total: seconds of all of it, None where unknown: chunks are then of equal numbers.
-        workers: that take the chunks.
-        overhead: seconds a chunk costs beside its messages.
-
-    Returns:
-        Positions in `units`, by chunk.
+        device: ``cpu`` or ``cuda``, where clients and server compute.
+        workers: client processes; 1 for the inline engine.
+        gpus_per_worker: share of a GPU each worker reserves; 0 on the CPU.
     """
-    order = sorted(range(len(units)), key=lambda place: -units[place])  # stable: equal work stays in order
-    if total is None or not sum(units) > 0:
-        size = min(max(len(units) // (_CHUNKS_PER_WORKER * workers), 1), _LARGEST_CHUNK)
-        return [order[start : start + size] for start in range(0, len(order), size)]
-    rate = total / sum(units)
-    least = max(total / (32 * workers), 8 * overhead)
-    one_each = total / workers < 50 * overhead
-    left, chunks, filled = total, list[list[int]](), math.inf
-    limit = 0.0
-    for place in order:
-        cost = rate * units[place]
-        if filled + cost > limit * (1 + 1e-9) or len(chunks[-1]) >= _LARGEST_MEASURED_CHUNK:
-            share = left / max(workers - len(chunks), 1) if one_each else max(left / (2 * workers), least)
-            limit, filled = min(share, LONGEST_CHUNK), 0.0
-            chunks.append([])
-        chunks[-1].append(place)
-        filled += cost
-        left -= cost
-    return chunks
+
+    device: str
+    workers: int
+    gpus_per_worker: float
+
+
+def check_engine(config: EngineConfig) -> Placement:
+    """Check that this machine can do what the configuration asks, before any work starts.
+
+    Args:
+        config: where client work runs.
+
+    Raises:
+        MachineError: a GPU is asked for where none is, or Ray is not installed.
+    """
+    if config.name in ("ray", "flower") and importlib.util.find_spec("ray") is None:
+        raise MachineError(
+            "engine.name", config.name, "the package ray", "pip install 'flwr[simulation]', or set engine.name: inline"
+        )
+    if config.name in ("ray", "flower") and config.address is None:
+        ray_folder()
+    # the GPUs of a cluster need not be in the machine that drives it
+    remote = config.name != "inline" and config.address is not None
+    gpus = _gpus()
+    if not gpus and not remote:
+        if config.device == "cuda":
+            raise MachineError(
+                "engine.device",
+                "cuda",
+                "a CUDA GPU that torch can use",
+                "set engine.device: auto, or run fedlab doctor",
+            )
+        if config.gpus_per_worker is not None:
+            raise MachineError(
+                "engine.gpus_per_worker", config.gpus_per_worker, "a CUDA GPU that torch can use", "remove the setting"
+            )
+    device = "cuda" if config.device == "cuda" or (config.device == "auto" and gpus) else "cpu"
+    workers = 1 if config.name == "inline" else config.workers or max(1, cores() // config.threads)
+    return Placement(device, workers, _gpu_share(config, workers, gpus) if device == "cuda" else 0.0)
+
+
+def fitting(placement: Placement, config: EngineConfig, client_bytes: int | None) -> Placement:
+    """The placement with no more workers than the memory of the GPUs here has room for.
+
+    Args:
+        placement: as `check_engine` returned it.
+        config: where client work runs; a number of workers that it names is left alone.
+        client_bytes: GPU memory that a client was seen to take; None on the CPU.
+    """
+    gpus = _gpus()
+    if client_bytes is None or config.workers is not None or placement.device != "cuda" or not gpus:
+        return placement
+    workers = min(placement.workers, workers_that_fit(client_bytes))
+    return replace(placement, workers=workers, gpus_per_worker=_gpu_share(config, workers, gpus))
+
+
+def _gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _gpu_share(config: EngineConfig, workers: int, gpus: int) -> float:
+    if config.gpus_per_worker is not None:
+        return config.gpus_per_worker
+    if not gpus:  # a remote cluster: one each unless told otherwise
+        return 1.0
+    # so that every GPU holds the same whole number of workers
+    return min(1.0, 1.0 / -(-workers // gpus))

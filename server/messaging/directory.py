@@ -10,7 +10,7 @@ from typing import overload
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ClientError, MachineError
 from fedlab.protocol.messages import CONFIG, config_record, required
 from fedlab.server.messaging.profiles import Profile, stated_profile

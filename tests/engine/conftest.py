@@ -16,8 +16,8 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fedlab.engine.inline import InlineGrid
-from fedlab.engine.raygrid import RayGrid
+from fedlab.engine.grids.inline import InlineGrid
+from fedlab.engine.grids.ray import RayGrid
 from fedlab.protocol.messages import array_record, config_record, to_numpy, to_record
 from fedlab.protocol.sums import Reduction, log2_scale
 from fedlab.seeding import numpy_generator

@@ -24,7 +24,7 @@ from flwr.serverapp import Grid
 import fedlab.engine
 from fedlab.config import EngineConfig
 from fedlab.engine import check_engine, launch, pin_threads
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ConfigError, MachineError
 from fedlab.protocol.messages import metric_record
 
@@ -203,7 +203,7 @@ def test_launch_restores_states_and_closes_after_an_error(factory: Callable[[], 
 
 def test_the_machine_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("fedlab.engine.machine.cores", lambda: 4)
+    monkeypatch.setattr("fedlab.engine.placement.cores", lambda: 4)
     with pytest.raises(MachineError, match=r"engine\.device = 'cuda'\n  expected: a CUDA GPU"):
         check_engine(EngineConfig(device="cuda"))
     with pytest.raises(MachineError, match=r"engine\.gpus_per_worker = 0\.5"):

@@ -18,10 +18,10 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.config import EngineConfig
 from fedlab.engine import Placement, check_engine, fitting
-from fedlab.engine.grid import SimulationGrid
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids.base import SimulationGrid
+from fedlab.engine.grids.inline import InlineGrid
+from fedlab.engine.grids.ray import RayGrid
 from fedlab.engine.memory import CONTEXT_BYTES, data_allowance, limit_memory, peak_of, release_memory, workers_that_fit
-from fedlab.engine.raygrid import RayGrid
 from fedlab.protocol.messages import exact_sum, requested_reduction
 
 Ask = Callable[..., list[Message]]
@@ -83,7 +83,7 @@ def test_the_peak_decides_how_many_workers_there_are(gpu: Gpu, monkeypatch: pyte
     assert peak_of(lambda: 7, torch.device("cuda")) == (7, 3 * GIB)
     assert workers_that_fit(16 * GIB) == 4  # 20.6 GiB each with headroom, so that the fuller GPU has room for two
     assert workers_that_fit(200 * GIB) == 2  # one each, and let torch say what it thinks
-    monkeypatch.setattr("fedlab.engine.machine.cores", lambda: 16)
+    monkeypatch.setattr("fedlab.engine.placement.cores", lambda: 16)
 
     def placed(client_bytes: int | None, **engine: Any) -> Placement:
         config = EngineConfig(**engine)

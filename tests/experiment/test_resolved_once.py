@@ -20,7 +20,7 @@ import fedlab.data.partition.partition
 import fedlab.data.sources
 import fedlab.engine
 import fedlab.engine.device
-import fedlab.engine.machine
+import fedlab.engine.placement
 import fedlab.privacy
 import fedlab.protocol.compression
 import fedlab.server.participation.availability
@@ -44,7 +44,7 @@ MAKERS: tuple[Callable[..., Any], ...] = (
     fedlab.server.participation.samplers.make_sampler,
     fedlab.server.participation.availability.make_availability,
     fedlab.server.participation.selection.make_rules,
-    fedlab.engine.machine.check_engine,
+    fedlab.engine.placement.check_engine,
     fedlab.engine.device.choose_device,
 )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import FedLabError
 from fedlab.protocol.messages import (
     NdArray,

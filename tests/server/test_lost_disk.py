@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 import fedlab
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.config import Config
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.server.loop import FederatedLoop
 from fedlab.server.strategies.average import FedAvg
 from fedlab.server.strategies.rounds import Arrays, TrainingRound

@@ -26,7 +26,7 @@ from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.partition.naming import Joined, Numbered, Prefixed, Repeated
 from fedlab.data.samples import Dataset, Samples
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import ConfigErrors
 from fedlab.method import Method, Task
 from fedlab.protocol.messages import config_record

@@ -135,7 +135,7 @@ def test_the_setting_is_off_by_itself_and_when_yaml_says_so(settings: Settings) 
 
 
 def test_chunks_are_of_nearly_equal_size() -> None:
-    from fedlab.engine.grid import _evenly
+    from fedlab.engine.grids.base import _evenly
 
     assert [len(part) for part in _evenly(list(np.arange(20)), 16)] == [10, 10]  # type: ignore[arg-type]  # any list will do
     assert [len(part) for part in _evenly(list(np.arange(8)), 3)] == [3, 3, 2]  # type: ignore[arg-type]  # any list will do

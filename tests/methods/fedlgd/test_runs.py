@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fedlab
 from fedlab.assembly import build_networks, make_method, make_task
 from fedlab.clients.runtime import ClientRuntime
-from fedlab.engine.grid import SimulationGrid
+from fedlab.engine.grids.base import SimulationGrid
 from fedlab.method import FitContext, Group, Plan, ServerContext
 from fedlab.methods.fedlgd.method import FedLGD
 from fedlab.methods.supervised.method import Supervised

@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import ClientError, MachineError
 from fedlab.server.messaging import directory
 from fedlab.server.messaging.directory import ClientDirectory

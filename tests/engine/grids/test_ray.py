@@ -19,11 +19,12 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedlab.engine.actors import ClientWorker, Worker
+from fedlab.engine.dispatch import Chunk, Dispatch, Payload
 from fedlab.engine.execution import ChunkResult
-from fedlab.engine.grid import Chunk, Dispatch, Payload, SimulationGrid
-from fedlab.engine.inline import InlineGrid
-from fedlab.engine.placement import Span
-from fedlab.engine.raygrid import RayGrid
+from fedlab.engine.grids.base import SimulationGrid
+from fedlab.engine.grids.inline import InlineGrid
+from fedlab.engine.grids.ray import RayGrid
+from fedlab.engine.scheduling import Span
 from fedlab.errors import MachineError
 from fedlab.protocol.messages import exact_sum, metric_record, requested_reduction, to_record
 
@@ -117,7 +118,7 @@ def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().run_chunk(content, metadatas, *rest)
 
-    monkeypatch.setattr("fedlab.engine.raygrid.ClientWorker", Fragile)
+    monkeypatch.setattr("fedlab.engine.grids.ray.ClientWorker", Fragile)
     grid = RayGrid(factory, 12, {"secret": 5}, workers=2, chunk=3)
     try:
         wait_for_workers(grid, 2)
@@ -206,7 +207,8 @@ def lone(ray_running: None, factory: Callable[[], ClientApp]) -> Iterator[RayGri
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, clock: Callable[[], float]) -> None:
     """What a round's deadline is measured by, so that an event and not the speed of this machine lets it pass."""
-    monkeypatch.setattr("fedlab.engine.grid.time", SimpleNamespace(monotonic=clock))
+    for module in ("dispatch", "grids.base"):
+        monkeypatch.setattr(f"fedlab.engine.{module}.time", SimpleNamespace(monotonic=clock))
 
 
 def test_failing_fast(lone: RayGrid, ask: Ask) -> None:

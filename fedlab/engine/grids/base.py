@@ -6,8 +6,6 @@ import itertools
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -15,91 +13,14 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedlab.engine import execution
+from fedlab.engine.dispatch import CALL_SECONDS, Chunk, Dispatch, Payload
 from fedlab.engine.execution import RUN_ID, ChunkResult, pack_state, set_task_identity, share_content, unpack_state
-from fedlab.engine.placement import CostModel, Span
+from fedlab.engine.scheduling import CostModel, Span
 from fedlab.errors import FedLabError
-from fedlab.protocol.messages import ARRAYS, array_record, attach_sum, requested_reduction, to_numpy
-from fedlab.protocol.sums import ExactSum, Reduction
+from fedlab.protocol.messages import attach_sum, requested_reduction
 
 Progress = Callable[[int, int], None]
 WorkDone = Callable[[Sequence[tuple[int, Span]]], None]
-
-# what a chunk costs beside its clients, in seconds: a call, and copying and adding its sums for each byte of payload
-_CALL, _SUM = 2e-3, 1.5e-9
-# seconds to a deadline in which every chunk brings its sum, so that work stopped there takes no other's with it
-_HASTE = 60.0
-
-
-@dataclass(eq=False)
-class Payload:
-    """Content that several messages share, held once however many clients it goes to."""
-
-    content: RecordDict
-    reduction: Reduction | None
-
-    @property
-    def seconds_of_sum(self) -> float:
-        """What handing over a sum of the replies costs."""
-        arrays = None if self.reduction is None else array_record(self.content, ARRAYS)
-        return _SUM * sum(values.nbytes for values in to_numpy(arrays).values()) if arrays else 0.0
-
-
-@dataclass(eq=False)
-class Dispatch:
-    """Messages that were sent together, and what has come back so far.
-
-    Args:
-        number: in the order of sending.
-        order: place of each message, by its id.
-        waiting: messages without a reply, by id.
-        stop_at_error: nobody wants the rest after an error.
-        deadline: of the replies, in `time.monotonic`; None for ever.
-        replies: so far.
-        kept: further replies that have come, but not yet the sum they are part of.
-        failed: a reply is an error.
-        total: sum of the replies' arrays, if asked for.
-    """
-
-    number: int
-    order: dict[str, int]
-    waiting: dict[str, Message]
-    stop_at_error: bool
-    deadline: float | None
-    replies: list[Message] = field(default_factory=list)
-    kept: int = 0
-    failed: bool = False
-    total: ExactSum | None = None
-
-    @property
-    def keeps_sums(self) -> bool:
-        """There is time enough for workers to keep their sum from one chunk to the next."""
-        return self.deadline is None or self.deadline - time.monotonic() > _HASTE
-
-
-@dataclass(eq=False)
-class Chunk:
-    """Messages of one payload that one worker runs one after the other.
-
-    Args:
-        batch: what it is part of.
-        payload: the messages' content.
-        messages: by client.
-        attempt: how often it has been started, from 1.
-        units: how much work they are.
-        vectorized: its clients train as one batch, so that who is in it shows in the last bits of the result.
-    """
-
-    batch: Dispatch
-    payload: Payload
-    messages: list[Message]
-    attempt: int = 1
-    vectorized: bool = False
-    units: float = 0.0
-
-    @cached_property
-    def clients(self) -> frozenset[int]:
-        """Who takes part."""
-        return frozenset(execution.client_of(message.metadata.dst_node_id) for message in self.messages)
 
 
 class SimulationGrid(Grid):
@@ -144,7 +65,7 @@ class SimulationGrid(Grid):
 
     @abstractmethod
     def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
-        """Positions of the messages by chunk, in the order of dispatch; see `fedlab.engine.placement.plan_chunks`."""
+        """Positions of the messages by chunk, in the order of dispatch; see `fedlab.engine.scheduling.plan_chunks`."""
 
     @abstractmethod
     def _submit(self, chunks: Iterable[Chunk]) -> None:
@@ -313,7 +234,7 @@ class SimulationGrid(Grid):
         if vectorized:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
             plan = _evenly(range(len(messages)), vectorized)
         else:
-            overhead = _CALL if batch.keeps_sums else _CALL + payload.seconds_of_sum
+            overhead = CALL_SECONDS if batch.keeps_sums else CALL_SECONDS + payload.seconds_of_sum
             plan = self._plan(units, self._costs.seconds(kind, sum(units)), overhead)
         return [
             Chunk(

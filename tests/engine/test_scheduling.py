@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedlab.engine.placement import CostModel, plan_chunks
+from fedlab.engine.scheduling import CostModel, plan_chunks
 
 UNITS = st.lists(st.floats(0.0, 50.0), min_size=0, max_size=200)
 

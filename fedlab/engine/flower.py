@@ -23,7 +23,8 @@ from flwr.supercore.telemetry import EventType
 from fedlab.config import EngineConfig
 from fedlab.engine.cluster import local
 from fedlab.engine.execution import RUN_ID, AppFactory, set_task_identity
-from fedlab.engine.machine import Placement, settle_process
+from fedlab.engine.machine import settle_process
+from fedlab.engine.placement import Placement
 from fedlab.errors import FedLabError
 
 _REGISTRATION_TIMEOUT = 120.0  # seconds
@@ -53,7 +54,7 @@ class _FactoryApp(ClientApp):
         return reply
 
 
-def run_stock(
+def run_flower(
     main: Callable[[Grid, Context], None],
     factory: AppFactory,
     num_clients: int,

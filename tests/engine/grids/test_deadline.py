@@ -15,10 +15,10 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.engine import cluster
 from fedlab.engine.actors import Worker
+from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
-from fedlab.engine.grid import Chunk
-from fedlab.engine.inline import InlineGrid
-from fedlab.engine.raygrid import RayGrid
+from fedlab.engine.grids.inline import InlineGrid
+from fedlab.engine.grids.ray import RayGrid
 from fedlab.errors import MachineError
 
 Ask = Callable[..., list[Message]]

@@ -19,9 +19,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from fedlab.engine import cluster
 from fedlab.engine.actors import ClientWorker, Worker, WorkerTask
+from fedlab.engine.dispatch import Chunk, Dispatch, Payload
 from fedlab.engine.execution import AppFactory, ChunkResult, client_of
-from fedlab.engine.grid import Chunk, Dispatch, Payload, Progress, SimulationGrid, WorkDone
-from fedlab.engine.placement import plan_chunks
+from fedlab.engine.grids.base import Progress, SimulationGrid, WorkDone
+from fedlab.engine.scheduling import plan_chunks
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from flwr.app.user_config import UserConfig
 
+from fedlab.engine.dispatch import Chunk, Dispatch
 from fedlab.engine.execution import AppFactory, ChunkResult, ClientRunner
-from fedlab.engine.grid import Chunk, Dispatch, Progress, SimulationGrid, WorkDone
+from fedlab.engine.grids.base import Progress, SimulationGrid, WorkDone
 
 
 class InlineGrid(SimulationGrid):

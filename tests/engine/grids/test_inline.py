@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg, FedMedian, Krum, Strategy
 
-from fedlab.engine.inline import InlineGrid
+from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import FedLabError
 from fedlab.protocol.messages import array_record, config_record, exact_sum, metric_record, to_numpy, to_record
 from fedlab.protocol.sums import Reduction
