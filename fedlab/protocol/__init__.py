@@ -1,1 +1,1 @@
-"""What server and clients say to each other."""
+"""What the server and the clients say to each other: messages, instructions, compression and exact sums."""

@@ -1,7 +1,8 @@
-"""Compression of updates: stages that make an array smaller and how each is undone.
+"""Compression of updates: the stages that make an array smaller, and how each of them is undone.
 
-A stage turns a vector into a shorter or coarser one, the values, and side arrays that undoing it needs. The next stage
-works on those values. What travels is the last stage's values and the side arrays of all.
+A stage turns a vector into values, which are fewer or coarser numbers, and into side arrays, which are needed to undo
+the stage. The next stage works on the values. A client sends the values of the last stage and the side arrays of all
+stages.
 """
 
 from __future__ import annotations
@@ -46,36 +47,44 @@ class Compressor(ABC):
         """No settings."""
 
     last: ClassVar[bool] = True
-    """Its values are no float32 numbers, so nothing can follow."""
+    """Whether no other stage can follow, because the values are not float32 numbers."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
     @property
     def identity(self) -> bool:
-        """With these settings it changes nothing and is left out."""
+        """Whether the stage changes nothing with these settings. It is then left out."""
         return False
 
     @property
     def feedback(self) -> bool:
-        """What a round loses is kept and added to the next update."""
+        """Whether a client keeps what the stage loses in a round and adds it to its next update."""
         return False
 
     def length(self, size: int) -> int:
-        """How many numbers are coded where `size` come in."""
+        """Number of values that the stage encodes when it is given `size` numbers."""
         return size
 
     @abstractmethod
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
-        """The new values of a non-empty float32 vector, and side arrays by name."""
+        """Encode a vector.
+
+        Args:
+            values: a float32 vector that is not empty.
+            draws: where random numbers come from.
+
+        Returns:
+            The stage's values, a vector, and its side arrays by name.
+        """
 
     @abstractmethod
     def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
-        """A float32 vector of `size` numbers, from what `encode` gave."""
+        """Turn what `encode` returned back into a float32 vector of `size` numbers."""
 
 
 class TopK(Compressor):
-    """The k entries of largest magnitude with their int32 positions; the rest waits in the error feedback."""
+    """The k entries of largest magnitude with their int32 positions; error feedback keeps the rest for later rounds."""
 
     class Settings(Section):
         """Settings of top-k."""
@@ -101,7 +110,7 @@ class TopK(Compressor):
         k = self.length(size)
         threshold = np.partition(count, size - k)[size - k]
         above, ties = np.flatnonzero(count > threshold), np.flatnonzero(count == threshold)
-        # of equal magnitudes the first: what a partition happens to prefer differs between processors
+        # Of equal magnitudes the first ones are sent: which of them np.partition prefers differs between processors.
         chosen = np.sort(np.concatenate([above, ties[: k - above.size]]))
         return values[chosen], {"indices": chosen.astype(np.int32)}
 
@@ -127,7 +136,7 @@ class Quantize(Compressor):
         peak = np.abs(values).max()
         scale = np.float32(peak / self._levels)
         if scale < np.finfo(np.float32).tiny and scale * self._levels < peak:
-            scale = np.nextafter(scale, np.float32(1))  # so few digits are left there that the peak would be cut off
+            scale = np.nextafter(scale, np.float32(1))  # down there it has so few digits that the peak would be cut off
         exact = values / np.float64(scale) if scale > 0 else np.zeros(values.size)
         levels = np.floor(exact + draws.random(values.size))
         codes: np.ndarray = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
@@ -146,7 +155,7 @@ class Half(Compressor):
     """Values as 16-bit floats, rounded to the nearest."""
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
-        with np.errstate(over="ignore"):  # becomes infinite, which whoever averages refuses
+        with np.errstate(over="ignore"):  # too large a value becomes infinite, and the averaging refuses it
             return values.astype(np.float16), {}
 
     def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
@@ -155,7 +164,7 @@ class Half(Compressor):
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages one after the other; those that change nothing have been left out.
+    """Stages that are applied one after the other; stages that change nothing have been left out.
 
     Args:
         stages: in the order of encoding.
@@ -170,11 +179,11 @@ class Chain:
 
     @property
     def feedback(self) -> bool:
-        """What a round loses is kept for the next."""
+        """Whether a client keeps what a round loses and adds it to its next update."""
         return any(stage.feedback for stage in self.stages)
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> Side:
-        """Arrays that `decode` turns back into a vector like `values`, float32 and not empty."""
+        """Encode a float32 vector that is not empty; `decode` turns the arrays back into a vector like it."""
         parts: Side = {}
         for place, stage in enumerate(self.stages):
             values, side = stage.encode(values, draws)
@@ -182,11 +191,11 @@ class Chain:
         return {**parts, VALUES: values}
 
     def nbytes(self, size: int) -> int:
-        """Bytes that `encode` makes of `size` numbers; where they depend on the values, those it makes of zeros."""
+        """Number of bytes that `encode` makes of `size` numbers; if that depends on the values, of zeros."""
         return _nbytes(self, size)
 
     def decode(self, parts: Side, size: int) -> np.ndarray:
-        """A float32 vector of `size` numbers."""
+        """Turn what `encode` returned back into a float32 vector of `size` numbers."""
         sizes = [size]
         for stage in self.stages:
             sizes.append(stage.length(sizes[-1]))
@@ -205,10 +214,10 @@ def _nbytes(chain: Chain, size: int) -> int:
 
 
 def make_chain(components: Sequence[Component]) -> Chain:
-    """The configured chain, its settings validated.
+    """The chain that a configuration asks for, with its settings validated.
 
     Raises:
-        ConfigError, ConfigErrors: unknown stage or setting, or a stage that cannot follow the one before.
+        ConfigError, ConfigErrors: a stage or a setting is unknown, or a stage cannot follow the one before it.
     """
     stages: list[Compressor] = []
     for place, component in enumerate(components):

@@ -1,4 +1,4 @@
-"""What a client's round came to in training steps: a result must not seem to stand on steps that nobody took."""
+"""How many training steps a client took in a round, so that steps nobody took do not go unnoticed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Effort:
     """Counts of one client's round, over all passes of the local training loop.
 
     Args:
-        batches: drawn.
-        skipped: of those, the ones for which ``loss()`` returned no term, so that no step was taken.
-        missing: batches that ``training.local_steps`` asks for and that could not be drawn.
-        reason: why no batch, or no further one, could be drawn; "" where that did not happen.
+        batches: number of batches drawn.
+        skipped: number of these for which ``loss()`` returned no term, so that no step was taken.
+        missing: number of batches that ``training.local_steps`` asks for and that could not be drawn.
+        reason: why no batch, or no further batch, could be drawn; empty if that did not happen.
     """
 
     batches: int = 0
@@ -31,19 +31,19 @@ class Effort:
 
     @property
     def idle(self) -> bool:
-        """The training loop was entered and no step was taken in it."""
+        """Whether the training loop was entered and no step was taken in it."""
         return self.skipped == self.batches and (self.batches > 0 or bool(self.reason))
 
     @property
     def whole(self) -> bool:
-        """All that was asked was done, or nothing was asked."""
+        """Whether the client took all the steps it was asked for, which may be none."""
         return not (self.skipped or self.missing or self.reason)
 
     def fields(self) -> dict[str, Any]:
-        """As plain values."""
+        """The counts as plain values by name."""
         return asdict(self)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Effort:
-        """From `fields`."""
+        """The reverse of `fields`."""
         return cls(int(fields["batches"]), int(fields["skipped"]), int(fields["missing"]), str(fields["reason"]))

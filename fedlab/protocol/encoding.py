@@ -1,4 +1,7 @@
-"""Compressed updates in replies: put in by clients, undone by whoever averages, with the same bits everywhere."""
+"""Compressed updates in replies: clients put them in, and whoever averages the replies undoes the compression.
+
+That may be the server or a worker of the engine. Both get the same bits.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from fedlab.protocol.compression import Side, chain_from
 from fedlab.protocol.messages import ARRAYS, array_record, config_record, metric_record, to_numpy, to_record
 
 ENCODED = "fedlab.encoded"
-"""Record of the arrays a compressed update consists of."""
+"""Key of the record of the arrays that a compressed update consists of."""
 ENCODING = "fedlab.encoding"
-"""Record that says how to undo the compression."""
+"""Key of the record that says how to undo the compression."""
 SENT = "fedlab.sent"
-"""Record of a compressed reply: bytes of the arrays that travel, by exchange group."""
+"""Key of the record of a compressed reply that counts the bytes of its arrays as sent, by exchange group."""
 _SEPARATOR = ":"
 
 
@@ -27,10 +30,10 @@ class Encoded:
     """A client's compressed updates.
 
     Args:
-        chain: text of the chain that made them.
+        chain: `Chain.text` of the chain that encoded them.
         parts: arrays by tensor and part.
-        updates: tensors that are no network state but updates themselves, so that nothing is added to them.
-        sent: bytes of the whole reply's arrays, by exchange group.
+        updates: names of tensors that are updates themselves and not network state, so that nothing is added to them.
+        sent: bytes of all arrays of the reply, by exchange group.
     """
 
     chain: str
@@ -48,20 +51,22 @@ def attach(content: RecordDict, encoded: Encoded) -> None:
 
 
 def sent_bytes(content: RecordDict) -> dict[str, int] | None:
-    """Bytes of a compressed reply's arrays, by exchange group; None where nothing was compressed."""
+    """Bytes of the arrays of a compressed reply, by exchange group; None if nothing was compressed."""
     record = metric_record(content, SENT)
     return None if record is None else {group: int(str(size)) for group, size in record.items()}
 
 
 def expand(content: RecordDict, received: ArrayRecord | None) -> None:
-    """Give a reply the arrays that its compressed updates stand for; replies without any stay as they are.
+    """Replace the compressed updates in a reply by the arrays that they stand for.
+
+    A reply without compressed updates stays as it is.
 
     Args:
-        content: of the reply.
-        received: the arrays the client was sent, to which its updates are added.
+        content: content of the reply; it is changed.
+        received: the arrays that the client was sent, to which its updates are added.
 
     Raises:
-        FedLabError: there is an update to something the client was not sent.
+        FedLabError: there is an update of a tensor that the client was not sent.
     """
     encoded, how = array_record(content, ENCODED), config_record(content, ENCODING)
     if encoded is None or how is None:
@@ -80,17 +85,17 @@ def expand(content: RecordDict, received: ArrayRecord | None) -> None:
         reference = start[name]
         update = chain.decode(side, reference.size).reshape(reference.shape)
         arrays[name] = (update if name in updates else reference + update).astype(reference.dtype, copy=False)
-    # Flower's strategies pair arrays by their order
-    order = [*(name for name in start if name in arrays), *(name for name in arrays if name not in start)]
-    content[ARRAYS] = to_record({name: arrays[name] for name in order})
+    # Flower's strategies pair arrays by their position
+    in_order = [*(name for name in start if name in arrays), *(name for name in arrays if name not in start)]
+    content[ARRAYS] = to_record({name: arrays[name] for name in in_order})
     del content[ENCODED], content[ENCODING]
 
 
 def size_of(parts: Side) -> int:
-    """Bytes of the arrays of one update."""
+    """Number of bytes of the arrays of one update."""
     return sum(array.nbytes for array in parts.values())
 
 
 def as_vector(values: np.ndarray) -> np.ndarray:
-    """Any array as a float32 vector."""
+    """An array of any shape as a contiguous float32 vector."""
     return np.ascontiguousarray(values, dtype=np.float32).reshape(-1)

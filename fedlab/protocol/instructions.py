@@ -1,4 +1,4 @@
-"""What the server tells every client of a phase, beside tensors and the strategy's own settings."""
+"""What the server tells the clients in every phase of a round, beside tensors and the strategy's own settings."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True)
 class Instructions:
-    """One phase of one round.
+    """The instructions of one phase of one round.
 
     Args:
-        round: federated round, 0 before the first.
-        rounds: rounds of the run.
-        plan: the method's `plan` for the round.
-        shared: name → version of every server tensor the clients must hold.
-        frozen: hash of the frozen network state, the same on all participants.
-        keep_for: rounds of the checkpoints that may be resumed from; client states as of then stay.
-        steps: local steps at most, by client id as text, of clients that are to stop early.
-        saved: round a client's state is kept under, where that is not `round` (asynchronous training).
+        round: the round, from 1; 0 before the first.
+        rounds: number of rounds of the run.
+        plan: the method's plan for the round.
+        shared: version by name of every server tensor that the clients must hold.
+        frozen: hash of the frozen network state, which must be the same on all clients.
+        keep_for: rounds from whose checkpoints the run may be resumed. Clients keep their states as of these rounds.
+        steps: for clients that are to stop early, the largest number of local steps, by client id as text.
+        saved: round under which a client saves its state; None is `round`. Asynchronous training sets another one.
     """
 
     round: int
@@ -32,9 +32,10 @@ class Instructions:
     saved: int | None = None
 
     def to_json(self) -> str:
-        """JSON text; equal orders give equal text."""
+        """The instructions as JSON. Equal instructions give equal text."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Instructions:
+        """The reverse of `to_json`."""
         return cls(**json.loads(text))

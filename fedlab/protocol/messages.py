@@ -1,7 +1,7 @@
-"""What FedLab's messages hold, and how arrays get into and out of them.
+"""The records of FedLab's messages, and how arrays get into and out of them.
 
-Records are looked up by key and checked with isinstance. Flower's ``RecordDict.array_records`` and its siblings
-are not used: each call builds a reference cycle that keeps large arrays alive until the garbage collector runs.
+Records are looked up by key and checked with isinstance. Flower's ``RecordDict.array_records`` and its siblings are not
+used, because each call builds a reference cycle that keeps large arrays alive until the garbage collector runs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ EXTRAS = "extras"
 NUM_EXAMPLES = "num-examples"
 INSTRUCTIONS = "fedlab"
 STATE = "fedlab.state"
-"""Record of a client's Flower state: the version of its lasting tensors."""
+"""Key of the record in a client's Flower state that holds the version of its lasting tensors."""
 MISSING = "fedlab.missing"
-"""Record of a reply whose client lacks a tensor and did nothing."""
+"""Key of the record by which a client replies that it lacks a tensor and has done nothing."""
 WITHHELD = "fedlab.withheld"
-"""Record of a reply that leaves out averaged groups: their names under ``groups``."""
+"""Key of the record of a reply that leaves out groups which are averaged; ``groups`` holds their names."""
 
 SPENT = "fedlab.spent"
-"""Record of a reply under privacy of examples: ``rate``, ``noise_multiplier`` and ``steps`` of the client's round."""
+"""Key of the record of a reply under example-level privacy.
+
+It holds ``rate``, ``noise_multiplier`` and ``steps`` of the client's round.
+"""
 
 EFFORT = "fedlab.effort"
-"""Record of a reply whose client did not take all the steps it was asked for.
+"""Key of the record of a reply whose client did not take all the steps it was asked for.
 
 It holds the fields of `fedlab.protocol.effort.Effort`.
 """
@@ -47,7 +50,7 @@ STEP_WEIGHT = "step-weight"
 """Metric of a reply: the weight by which FedNova's client divided its update."""
 
 REDUCE = "fedlab.reduce"
-"""Key of the config record: the JSON of a `Reduction` the engine may carry out."""
+"""Key in the config record of the JSON of a `Reduction`, which the engine may carry out."""
 SUM = "fedlab.sum"
 SUM_WEIGHTS = "fedlab.weights"
 SUM_DTYPES = "fedlab.dtypes"
@@ -56,10 +59,10 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class NdArray(Array):
-    """A Flower Array that keeps its ndarray and makes bytes only when it goes over a wire.
+    """A Flower Array that keeps its ndarray, and is serialized only when it is sent over a network.
 
-    Pickled with protocol 5 its memory travels out of band, so that processes of one machine share a single copy in
-    Ray's object store. The array is read-only, as shared memory is, in every engine alike.
+    Pickle's protocol 5 passes its memory on without a copy, so that the processes of a machine share a single one in
+    Ray's object store. Shared memory is read-only, and so the array is read-only in every engine.
 
     Args:
         values: the array; not copied unless it is not contiguous.
@@ -68,12 +71,12 @@ class NdArray(Array):
     def __init__(self, values: np.ndarray) -> None:
         values = np.asarray(values, order="C").view()
         values.flags.writeable = False
-        # past Flower's __setattr__ and its overloads, which expect serialized bytes
+        # Flower's __init__ and __setattr__ expect serialized bytes, so they are bypassed
         self.__dict__.update(dtype=str(values.dtype), shape=values.shape, stype="numpy.ndarray", values=values)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]  # a field in the base class
-        """The array in numpy's file format, as Flower sends it."""
+        """The array in numpy's file format, which is how Flower sends it."""
         buffer = BytesIO()
         np.save(buffer, self.view(), allow_pickle=False)
         return buffer.getvalue()
@@ -84,7 +87,7 @@ class NdArray(Array):
         return values
 
     def numpy(self) -> np.ndarray:
-        """A writable copy, as Flower's Array gives."""
+        """A writable copy, as Flower's Array returns it."""
         return self.view().copy()
 
     def deflate(self) -> bytes:
@@ -112,7 +115,7 @@ def to_numpy(record: ArrayRecord, copy: bool = False) -> dict[str, np.ndarray]:
 
     Args:
         record: of `NdArray` or of Flower's own Array.
-        copy: give writable arrays of their own; otherwise they may be read-only and shared.
+        copy: return writable copies; otherwise the arrays may be read-only and shared.
     """
     return {
         name: array.view() if isinstance(array, NdArray) and not copy else array.numpy()
@@ -173,7 +176,7 @@ def client_weight(content: RecordDict, reduction: Reduction) -> float:
     """The weight of a client's reply.
 
     Raises:
-        FedLabError: weighed by examples, but the metric is missing or no number.
+        FedLabError: clients are weighed by examples, but the metric is missing or is not a number.
     """
     if reduction.weight == "uniform":
         return 1.0
@@ -188,7 +191,7 @@ def client_weight(content: RecordDict, reduction: Reduction) -> float:
 
 
 def attach_sum(reply: Message, total: ExactSum) -> None:
-    """Put the cohort's sum into a reply, where `summed` finds it."""
+    """Put the sum over a cohort into one of its replies, where `summed` finds it."""
     sums, weights, dtypes = total.state()
     reply.content[SUM] = to_record(sums)
     reply.content[SUM_WEIGHTS] = MetricRecord(dict(weights))
@@ -196,11 +199,11 @@ def attach_sum(reply: Message, total: ExactSum) -> None:
 
 
 def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
-    """The sum that the engine formed of the replies' arrays, or None where it left them in the replies.
+    """The sum that the engine formed of the replies' arrays, or None if it left them in the replies.
 
     Args:
-        replies: of one or several calls of the grid, each of which may hold a sum.
-        reduction: what was asked for.
+        replies: replies of one or several calls of the grid, each of which may have put a sum into one of them.
+        reduction: the reduction that the messages asked for.
     """
     total: ExactSum | None = None
     for reply in replies:
@@ -224,10 +227,10 @@ def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
 
 
 def exact_sum(replies: Iterable[Message], reduction: Reduction) -> ExactSum:
-    """The sum of the replies' arrays, whether or not the engine formed it: the same bits in both cases.
+    """The sum of the replies' arrays. Whether the engine formed it or not, it has the same bits.
 
     Raises:
-        FedLabError: a reply's arrays cannot be summed; it names the node and the tensor.
+        FedLabError: the arrays of a reply cannot be summed; the message names the node and the tensor.
     """
     replies = list(replies)
     total = summed(replies, reduction)

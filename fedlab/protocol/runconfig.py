@@ -1,4 +1,4 @@
-"""What a deployed run is submitted with: Flower's run configuration, which holds scalars only."""
+"""How a configuration travels to the participants of a deployed run: in Flower's run configuration, as one text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ EXPECTED_KEY = "expected-clients"
 
 
 def pack(config: Config, expected: int = 0) -> dict[str, str | int]:
-    """The run configuration of a run.
+    """Flower's run configuration for a run. It can hold nothing but scalars.
 
     Args:
         config: the run's configuration.
-        expected: clients to wait for; 0 is every client of the partition.
+        expected: number of clients to wait for; 0 waits for every client of the partition.
     """
     return {CONFIG_KEY: json.dumps(config.model_dump(mode="json")), EXPECTED_KEY: expected}
 

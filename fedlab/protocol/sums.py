@@ -1,9 +1,9 @@
-"""Exact weighted sums of client arrays: the same bits for every order and grouping of the clients.
+"""Exact weighted sums of client arrays, with the same bits for every order and grouping of the clients.
 
-Float addition is not associative, so plain partial sums would differ with the number of workers. Here every term
-``weight · x`` is first rounded to a fixed grid, by adding and subtracting a large constant (the classic
-pre-rounding of Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013). Sums of grid points are
-exact in float64 as long as they stay inside the range of the grid, and exact sums do not depend on the order.
+Floating-point addition is not associative, so the result of plain partial sums would change with the number of workers.
+Here every term ``weight · x`` is first rounded to a fixed grid, by adding and subtracting a large constant (the
+pre-rounding of Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013). Sums of grid points are exact in
+float64 as long as they stay inside the range of the grid, and exact sums do not depend on the order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedlab.errors import FedLabError
 
 DEFAULT_RANGE_BITS = 13
 GROWTH_BITS = 5
-"""A server value may grow by this many powers of two in one round before its range is left."""
+"""Number of powers of two by which a value of the server may grow in one round without leaving its range."""
 
 _BLOCK = 32_768  # float64 elements: the scratch buffer stays in the second-level cache
 
@@ -41,7 +41,7 @@ class Reduction:
     range_bits: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """The text a message carries."""
+        """The reduction as the text that a message carries."""
         return json.dumps(
             {"weight": self.weight, "log2_scale": self.log2_scale, "range_bits": dict(self.range_bits)}, sort_keys=True
         )
@@ -51,7 +51,7 @@ class Reduction:
         """The reverse of `to_json`.
 
         Raises:
-            FedLabError: not the text of a reduction.
+            FedLabError: the text is not that of a reduction.
         """
         try:
             raw = json.loads(text)
@@ -76,7 +76,7 @@ def log2_scale(total_weight: float) -> int:
 
 
 def range_bits_for(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Range bits of those tensors whose present values leave too little room in the default range.
+    """Range bits of the tensors whose present values leave too little room to grow in the default range.
 
     Args:
         arrays: the server's current values, any shapes; integer arrays are skipped.
@@ -118,7 +118,7 @@ class ExactSum:
         self._dtypes: dict[str, np.dtype] = {}
 
     def add(self, arrays: Mapping[str, np.ndarray], weight: float) -> None:
-        """Add ``weight · arrays``; a name may be missing where a client does not hold it.
+        """Add ``weight · arrays``. Names that a client does not hold may be missing.
 
         Args:
             arrays: float arrays; the shape and dtype of a name are the same for all clients.
@@ -126,14 +126,15 @@ class ExactSum:
 
         Raises:
             FedLabError: a value is NaN, infinite or out of range, an array is not of floats or differs in shape,
-                or the weights exceed the scale. Nothing has been added then.
+                or the weights exceed the scale. In that case nothing has been added.
         """
         if not (weight >= 0 and float(weight).is_integer()):
             raise FedLabError(f"a client's weight is {weight}: expected a whole number ≥ 0, such as a count of samples")
         for name, values in arrays.items():
             self._check(name, values)
             self._check_weight(name, weight)
-        # In one pass over memory; where a value turns out bad, what was added is exactly what can be taken away again.
+        # One pass over memory both checks and adds. If a value turns out to be bad, what was added before it is
+        # subtracted again, which is exact.
         new, scratch = [name for name in arrays if name not in self._sums], np.empty(_BLOCK)
         for added, block in enumerate(self._blocks(arrays)):
             if not _peak(block.values) < block.limit:  # written so that NaN fails too
@@ -168,7 +169,7 @@ class ExactSum:
             self._weights[name] += other._weights[name]
 
     def mean(self) -> dict[str, np.ndarray]:
-        """Weighted means in the dtype the clients sent; names whose total weight is 0 have none and are left out."""
+        """Weighted means in the dtype that the clients sent. Names whose total weight is 0 are left out."""
         return {
             # float64 all the way to the last rounding, without an array of float64 in between
             name: np.divide(total, self._weights[name], np.empty(total.shape, self._dtypes[name]), casting="unsafe")
@@ -188,7 +189,7 @@ class ExactSum:
         dtypes: Mapping[str, str],
         reduction: Reduction,
     ) -> ExactSum:
-        """A sum from what `state` gave and the reduction it was formed under."""
+        """The sum from what `state` returned and from the reduction under which it was formed."""
         total = reduction.start()
         total._sums = {name: _shared(values) for name, values in sums.items()}
         total._weights = dict(weights)
@@ -225,7 +226,7 @@ class ExactSum:
             )
 
     def _blocks(self, arrays: Mapping[str, np.ndarray]) -> Iterator[_Block]:
-        """Clients' values and where they go, in pieces that stay in the cache."""
+        """Pieces of the clients' values that fit into the processor's cache, each with its piece of the sum."""
         for name, values in arrays.items():
             total, flat = self._entry(name, values.shape, values.dtype), values.reshape(-1)
             limit, constant = self._limit(name), self._grid_constant(name)
@@ -269,10 +270,10 @@ class _Block(NamedTuple):
 
 
 def _shared(values: np.ndarray) -> np.ndarray:
-    """An array nobody writes to as it is, such as the object store's, and a copy of any other."""
+    """A read-only array, such as one in Ray's object store, as it is; a copy of any other."""
     return values.copy() if values.flags.writeable else values
 
 
 def _peak(values: np.ndarray) -> float:
-    """The largest magnitude; NaN where there is one (min and max both carry it)."""
+    """The largest magnitude, or NaN if one of the values is NaN, because min and max pass it on."""
     return max(float(values.max()), -float(values.min()))

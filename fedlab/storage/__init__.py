@@ -1,1 +1,1 @@
-"""What lies on disk: run folders, checkpoints, weights, cached results, and hashes of them."""
+"""What is written to disk: run folders, checkpoints, weights and cached results; and hashes of tensors."""

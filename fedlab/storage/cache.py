@@ -1,4 +1,7 @@
-"""Results that outlive a run: warm-up images, teachers trained once, whatever is a function of data and settings."""
+"""A cache of results that several runs can use, such as warm-up images or a trained teacher.
+
+A result may be kept if it depends on nothing but the data, the settings and FedLab's code.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResultCache:
-    """Tensors on disk by what they are a function of.
+    """Tensors on disk, found by everything that they depend on.
 
     Args:
-        folder: where they lie.
-        data: makes the fingerprint of the data they are computed from.
+        folder: the folder of the cache.
+        data: returns the fingerprint of the data that results are computed from.
         seed: the run's seed.
-        device: where they are computed.
-        keep: whether new results are written.
+        device: the device that results are computed on.
+        keep: whether new results are written to disk.
     """
 
     folder: Path
@@ -45,15 +48,16 @@ class ResultCache:
     def get(
         self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
     ) -> dict[str, Tensor]:
-        """`compute()`, or its result from an earlier run; on the CPU.
+        """The result of `compute`, from an earlier run if there is one. The tensors are on the CPU.
 
         Args:
-            name: what is computed, a folder's name.
-            key: JSON-able settings the result depends on beside data, seed and machine.
-            compute: makes the tensors; its result is used until FedLab or a Python file beside its own changes.
+            name: what is computed; it is the name of a folder.
+            key: settings that the result depends on, beside data, seed and machine; they must be serializable as JSON.
+            compute: returns the tensors. An earlier result is no longer used once FedLab's code has changed, or a
+                Python file in the folder in which `compute` is defined.
             seeded: whether the result depends on the run's seed.
         """
-        # the machine's kernels are part of a result's bits, so a cache is never shared between torch builds
+        # the bits of a result depend on the kernels that computed it, so builds of torch do not share results
         identity = {
             "name": name,
             "data": self.data(),
@@ -73,16 +77,16 @@ class ResultCache:
         if self.keep:
             try:
                 write_atomic(path, safetensors.torch.save(result), durable=False)
-            except (OSError, DiskFullError) as error:  # what a cache cannot keep is computed again
+            except (OSError, DiskFullError) as error:  # what is not kept is computed again by the next run
                 log.warning("the cache keeps nothing of %s: %s", name, str(error).splitlines()[0])
         return result
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """What is kept there; None where there is nothing, or nothing that can be read."""
+    """The tensors of a file; None if it does not exist or cannot be read."""
     try:
         return safetensors.torch.load(path.read_bytes()) if path.exists() else None
-    except SafetensorError:  # torn by a full disk
+    except SafetensorError:  # the disk was full while it was written
         with suppress(OSError):
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -91,7 +95,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _home(compute: Callable[..., Any]) -> Path:
-    """Folder of the file in which a function, method, partial or callable object is written."""
+    """The folder of the file in which a function, method, partial or callable object is defined."""
     while isinstance(compute, partial):
         compute = compute.func
     written: Any = compute if hasattr(compute, "__code__") else type(compute).__call__
@@ -100,9 +104,10 @@ def _home(compute: Callable[..., Any]) -> Path:
 
 @cache
 def code_fingerprint() -> str:
-    """Hash of FedLab's own Python files: runs of equal configurations and data may differ where it does."""
+    """Hash of FedLab's own Python files. Runs with equal configurations and data may differ if it does."""
     files: dict[str, Path] = {}
-    for package in ("fedlab", "fedlab.clients", "fedlab.server", "fedlab.methods"):  # apart in an editable install
+    # in an editable install these lie apart
+    for package in ("fedlab", "fedlab.clients", "fedlab.server", "fedlab.methods"):
         found = importlib.util.find_spec(package)
         for root in map(Path, (found.submodule_search_locations or ()) if found else ()):
             files |= {f"{package.replace('.', '/')}/{p.relative_to(root).as_posix()}": p for p in root.rglob("*.py")}
@@ -114,7 +119,7 @@ def code_fingerprint() -> str:
 
 @cache
 def _sources(folder: Path) -> str:
-    """Hash of the code a result depends on: all of FedLab's own, and the Python files of `folder`."""
+    """Hash of the code that a result depends on: all of FedLab's, and the Python files of `folder`."""
     digest = hashlib.blake2b(digest_size=16)
     own = Path(__file__).resolve().parents[1].rglob("*.py")
     for path in sorted({*own, *folder.glob("*.py")}):

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors as safetensors, facts as JSON, complete or not there."""
+"""Checkpoints: a folder with tensors as safetensors and facts as JSON, which counts only if it is complete."""
 
 from __future__ import annotations
 
@@ -19,22 +19,20 @@ from fedlab.storage.runfolder import write_atomic
 
 NETWORK = "network/"
 """Prefix that tells network state from other tensors of the same record or file."""
-
-
 _TENSORS, _META = "tensors.safetensors", "checkpoint.json"
 FORMAT = 2
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
-    """Write a checkpoint folder; returns it.
+    """Write a checkpoint folder, and return its path.
 
-    The JSON file is written last and holds the hash of the tensors: without it, or with another hash, the checkpoint
-    does not count.
+    The JSON file is written last and holds the hash of the tensors. A checkpoint without that file, or with tensors of
+    another hash, does not count.
 
     Args:
-        path: the checkpoint's own folder, replaced if it is there.
-        tensors: by name, any device.
-        meta: JSON-able facts.
+        path: the checkpoint's own folder; it is replaced if it exists.
+        tensors: tensors by name, on any device.
+        meta: facts that can be serialized as JSON.
     """
     if path.exists():
         shutil.rmtree(path)
@@ -46,7 +44,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors on the CPU and facts of a checkpoint folder, which lies in ``checkpoints`` of a run folder.
+    """The tensors of a checkpoint, on the CPU, and its facts. It lies in the folder ``checkpoints`` of a run.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another format.
@@ -75,7 +73,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run, whose hash is right; None where there is none."""
+    """The newest checkpoint of a run that is complete and has the right hash; None if there is none."""
     for path in sorted(folder.glob("round_*"), reverse=True):
         try:
             load_checkpoint(path)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values."""
+    """Hash of the tensors' names, types, shapes and values."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
@@ -20,5 +20,5 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def state_hash(module: nn.Module) -> str:
-    """Hash of a network's parameters and buffers: equal weights, equal hash."""
+    """Hash of a network's parameters and buffers. Networks with equal weights have equal hashes."""
     return hash_tensors(module.state_dict())

@@ -1,4 +1,4 @@
-"""Places on the disk: which settings name one and what they are relative to, and FedLab's own folders."""
+"""Paths in settings and what they are relative to, and the folders that FedLab and Flower use by default."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 @dataclass(frozen=True)
 class PathKind:
-    """Marks a text setting as a place on the disk, so that a relative one is made absolute before a run starts.
+    """Marks a text setting as a path, so that a relative path is made absolute before a run starts.
 
     Args:
-        kind: ``input`` is a file or folder that is read; ``hub`` is one too, where it exists or can be nothing else,
-            and else a name on a hub; ``weights`` may end in ``#ROLE``; ``made`` is a folder that is made where it is
-            missing; ``output`` likewise, relative to the current folder whoever names it; ``uri`` may be an address.
+        kind: ``input`` is a file or folder that is read. ``hub`` is a name on a hub, unless such a file or folder
+            exists or the text cannot be a name on a hub. ``weights`` is a file or folder, which may be followed by
+            ``#ROLE``. ``made`` is a folder that is created if it does not exist. ``output`` is one too, but it is
+            relative to the current folder even if a file elsewhere names it. ``uri`` is a path or an address.
     """
 
     kind: Kind
 
     def absolute(self, text: str, folder: Path) -> str:
-        """The place, where a relative one starts from `folder`; an address and a name on a hub stay as they are."""
+        """Make a path absolute, relative to `folder`. Addresses and names on a hub are returned as they are."""
         if not text:
             return text
         if self.kind == "uri":
@@ -47,9 +48,9 @@ HubPath = Annotated[str, PathKind("hub")]
 WeightsPath = Annotated[str, PathKind("weights")]
 """A file or a run folder, which may be followed by ``#ROLE``."""
 MadePath = Annotated[str, PathKind("made")]
-"""A folder that is made where it is missing."""
+"""A folder that is created if it does not exist."""
 OutputPath = Annotated[str, PathKind("output")]
-"""A folder that is made where it is missing, relative to the current one even in a file that lies elsewhere."""
+"""A folder that is created if it does not exist; relative to the current folder, also in a file elsewhere."""
 UriOrPath = Annotated[str, PathKind("uri")]
 """An address, or a file or folder."""
 
@@ -59,12 +60,12 @@ def _joined(text: str, folder: Path) -> Path:
     if path.is_absolute():
         return path
     path = Path.cwd() / folder / path
-    # without its `..` two spellings of one place are equal; links are followed, as the system itself would
+    # Two spellings of one path are equal once `..` is resolved. That follows links, as the system itself does.
     return path.resolve() if ".." in path.parts else path
 
 
 def _looks_local(text: str) -> bool:
-    """Whether it can be no name on a hub, which is NAME or OWNER/NAME."""
+    """Whether a text cannot be a name on a hub, which is NAME or OWNER/NAME."""
     return text.startswith((".", "~", "/")) or text.count("/") > 1 or "\\" in text
 
 
@@ -79,7 +80,7 @@ def _absolute_uri(text: str, folder: Path) -> str:
 
 
 def cache_folder(configured: str | None = None) -> Path:
-    """Where reusable results are kept: `configured`, else ``$FEDLAB_CACHE``, else the user's cache folder."""
+    """The folder of reusable results: `configured`, else ``$FEDLAB_CACHE``, else in the user's cache folder."""
     chosen = configured or os.environ.get("FEDLAB_CACHE")
     return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("fedlab-sim"))
 

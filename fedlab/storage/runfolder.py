@@ -1,4 +1,4 @@
-"""The folder a run leaves behind: what lies where, and writing that a crash cannot tear."""
+"""The folder of a run: where its files are, and how they are written so that a crash leaves none half written."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def telling_full_disk(folder: Path) -> Iterator[None]:
-    """Let a disk without room, or a used-up quota, be met as `DiskFullError` instead of an OSError.
+    """Turn the OSError of a full disk, or of a used-up quota, into a `DiskFullError`.
 
     Args:
-        folder: where the work inside writes to.
+        folder: the folder that the code inside writes to.
     """
     try:
         yield
@@ -33,7 +33,7 @@ def telling_full_disk(folder: Path) -> Iterator[None]:
 
 
 def why_unwritable(folder: Path) -> str | None:
-    """Why nothing can be written to a folder, which need not be there yet; None where something can."""
+    """Why nothing can be written to a folder, which need not exist yet; None if it can be written to."""
     try:
         place = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
         if not place.is_dir():
@@ -46,17 +46,17 @@ def why_unwritable(folder: Path) -> str | None:
 
 
 def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
-    """Write a file whole or not at all; folders above it are made.
+    """Write a file completely or not at all, and create the folders above it.
 
-    Readers see the old content or the new one, also after the process has been killed.
+    Readers see either the old content or the new one, even if the process is killed meanwhile.
 
     Args:
         path: the file.
         data: its content.
-        durable: wait until it is on the disk, so that a loss of power cannot take it back; costs milliseconds.
+        durable: wait until the content is on the disk, so that it survives a loss of power. This takes milliseconds.
 
     Raises:
-        DiskFullError: there is no room for it.
+        DiskFullError: there is no room for the content.
     """
     with telling_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _write_atomic(path: Path, raw: bytes, durable: bool) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.chmod(temporary, 0o644)  # mkstemp lets only the user read it
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def _write_atomic(path: Path, raw: bytes, durable: bool) -> None:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock the file for as long as it is open; True as well where the system has no such locks."""
+    """Try to lock a file for as long as it is open. True also if the system has no such locks."""
     try:
         import fcntl
     except ImportError:
@@ -88,14 +88,14 @@ def _locked(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # some network file systems have none
+    except OSError:  # some network file systems have no locks
         return True
     return True
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where the parts of one run are.
+    """The paths of the files and folders of one run.
 
     Args:
         path: the folder.
@@ -105,10 +105,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, parent: Path, name: str | None, method: str, seed: int) -> RunFolder:
-        """A new folder below `parent`: `name`, or method, seed and time; a run is never written over another.
+        """Create a run folder below `parent`. A run never overwrites another one.
+
+        Args:
+            parent: folder of all runs; it is created if it does not exist.
+            name: name of the folder; None makes one of method, seed and time.
+            method: name of the method.
+            seed: the run's seed.
 
         Raises:
-            ConfigError: `name` is taken, or the folder cannot be made.
+            ConfigError: `name` is taken, or the folder cannot be created.
         """
         base = name or f"{method.rpartition(':')[2]}-seed{seed}-{datetime.now():%Y%m%d-%H%M%S}"
         for attempt in range(1, 1000):
@@ -135,22 +141,22 @@ class RunFolder:
 
     @classmethod
     def check(cls, parent: Path, name: str | None, method: str, seed: int) -> None:
-        """Try `create` and leave nothing behind.
+        """Try whether `create` works, and leave nothing behind.
 
         Raises:
             ConfigError: as `create` does.
         """
         missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
         for folder in (cls.create(parent, name, method, seed).path, *missing):
-            with suppress(OSError):  # another run may have begun in a folder that was missing
+            with suppress(OSError):  # another run may have begun in it meanwhile
                 folder.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """The folder of an existing run.
 
         Raises:
-            CheckpointError: no run lies there.
+            CheckpointError: there is no run at `path`.
         """
         folder = cls(path)
         if not folder.config.is_file():
@@ -159,10 +165,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep other processes from writing to this run; a process that dies, however it does, leaves it free.
+        """Keep other processes from writing to this run. The lock goes with the process, however that ends.
 
         Raises:
-            CheckpointError: another process is at it.
+            CheckpointError: another process is writing to the run.
         """
         with telling_full_disk(self.path):
             lock = (self.path / ".lock").open("a")
@@ -174,37 +180,37 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The frozen configuration."""
+        """The configuration of the run, complete with all defaults."""
         return self.path / "config.yaml"
 
     @property
     def environment(self) -> Path:
-        """Versions, machine and command, as JSON."""
+        """Versions of the software, the machine and the command, as JSON."""
         return self.path / "environment.json"
 
     @property
     def partition(self) -> Path:
-        """Samples by client and class with the skew figures, as JSON."""
+        """Number of samples by client and class, and measures of skew, as JSON."""
         return self.path / "partition.json"
 
     @property
     def events(self) -> Path:
-        """All that happened, one JSON object a line."""
+        """Everything that happened, one JSON object per line."""
         return self.path / "events.jsonl"
 
     @property
     def metrics(self) -> Path:
-        """Values by round as a table: CSV with the columns round, scope, metric, value."""
+        """Metrics by round, as CSV with the columns round, scope, metric, value."""
         return self.path / "metrics.csv"
 
     @property
     def ledger(self) -> Path:
-        """Payload bytes as a table: CSV with the columns round, client, group, down, up, raw_up."""
+        """Bytes sent, as CSV with the columns round, client, group, down, up, raw_up."""
         return self.path / "ledger.csv"
 
     @property
     def timeline(self) -> Path:
-        """When which worker did what, in Chrome's trace format."""
+        """What every worker did and when, in Chrome's trace format."""
         return self.path / "timeline.json"
 
     @property
@@ -219,17 +225,17 @@ class RunFolder:
 
     @property
     def clients(self) -> Path:
-        """Lasting states of the simulated clients."""
+        """States of the simulated clients."""
         return self.path / "clients"
 
     @property
     def figures(self) -> Path:
-        """Pictures the method drew."""
+        """Figures that the method has drawn."""
         return self.path / "figures"
 
     @property
     def artifacts(self) -> Path:
-        """What the method made: safetensors and PNG files."""
+        """What the method has produced, as safetensors and PNG files."""
         return self.path / "artifacts"
 
     @property

@@ -1,4 +1,4 @@
-"""Weights a run starts from: the ``init`` section of a configuration."""
+"""The weights that a run starts from, as the section ``init`` of its configuration names them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoin
 
 
 def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:
-    """Give roles the weights of a file or of an earlier run.
+    """Load weights of a file or of an earlier run into networks.
 
     Args:
         networks: networks by role.
-        init: role → a .safetensors file with the network's state, or a run folder, whose last complete checkpoint
-            counts; ``FOLDER#ROLE`` takes another role's weights.
+        init: by role, a .safetensors file with the network's state, or a run folder, whose last complete checkpoint is
+            used. ``FOLDER#ROLE`` takes the weights of another role.
 
     Raises:
-        ConfigError: no such role, file, folder or checkpoint, or weights of another network.
+        ConfigError: the role, file, folder or checkpoint does not exist, or the weights are those of another network.
     """
     for role, source in init.items():
         if role not in networks:
@@ -42,10 +42,12 @@ def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:
 
 
 def check_weights(init: Mapping[str, str]) -> None:
-    """Check that every file and run of the ``init`` section can be read; whether they fit needs the networks.
+    """Check that every file and run of the section ``init`` can be read.
+
+    Whether the weights fit can be checked only by `load_weights`, which has the networks.
 
     Raises:
-        ConfigErrors: no such file, folder or checkpoint.
+        ConfigErrors: a file, folder or checkpoint does not exist.
     """
     errors: list[InputError] = []
     for role, source in init.items():
@@ -59,7 +61,7 @@ def check_weights(init: Mapping[str, str]) -> None:
 
 def _read(role: str, source: str) -> dict[str, Tensor]:
     key, (place, mark, other) = f"init.{role}", source.rpartition("#")
-    if not mark or Path(source).exists():  # a folder's name may hold the sign too
+    if not mark or Path(source).exists():  # the name of a folder may contain the sign as well
         place, other = source, ""
     path = Path(place)
     if path.is_dir():
