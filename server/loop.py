@@ -84,7 +84,7 @@ class FederatedLoop:
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
         if isinstance(grid, SimulationGrid):
-            grid.workload = lambda kind, client: self._num_batches(kind, client) if kind in MEASURED else 1.0
+            grid.measure_by(lambda kind, client: self._num_batches(kind, client) if kind in MEASURED else 1.0)
 
     # the run
 

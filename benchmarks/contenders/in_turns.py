@@ -25,6 +25,7 @@ from benchmarks.work import Work
 from fedlab.clients.app import ClientAppFactory
 from fedlab.data.federated import FederatedData
 from fedlab.data.normalize import normalize
+from fedlab.engine import Simulation
 from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
 from fedlab.engine.grids import inline
@@ -51,15 +52,17 @@ class InTurns(InlineGrid):
     Args:
         work: what every client does.
         pace: keeps the times of the two halves apart.
-        factory: see `InlineGrid`.
-        arguments: further ones of `InlineGrid`.
+        simulation: FedLab's clients.
+        arguments: further arguments of `InlineGrid`.
 
     Attributes:
         loop: the bare loop; its clients hold the same samples as FedLab's.
     """
 
-    def __init__(self, work: Work, pace: DividedPace, factory: ClientAppFactory, *arguments: Any, **named: Any) -> None:
-        super().__init__(factory, *arguments, **named)
+    def __init__(self, work: Work, pace: DividedPace, simulation: Simulation, *arguments: Any, **named: Any) -> None:
+        super().__init__(simulation, *arguments, **named)
+        factory = simulation.factory
+        assert isinstance(factory, ClientAppFactory)
         self.loop = Loop(work, *_samples(factory.setup.federated))
         self._pace, self._round, self._ahead = pace, 0, list[int]()
 

@@ -1,4 +1,4 @@
-"""Where client work runs: `launch` opens the engine that the configuration names and runs a server main on it."""
+"""Where client work runs: `launch` opens the engine that the configuration names and runs the server on it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import TYPE_CHECKING
 from fedlab.config import EngineConfig
 from fedlab.engine.machine import cores, pin_threads, settle_process
 from fedlab.engine.placement import Placement, check_engine, fitting
+from fedlab.engine.simulation import NOBODY, Listeners, Simulation
 from fedlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from flwr.app import Context, RecordDict
-    from flwr.app.user_config import UserConfig
-    from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid
 
-    from fedlab.engine.grids.base import SimulationGrid, WorkDone
+    from fedlab.engine.grids.base import SimulationGrid
 
-__all__ = ["Placement", "check_engine", "fitting", "launch", "pin_threads", "started"]
+__all__ = ["Listeners", "Placement", "Simulation", "check_engine", "fitting", "launch", "pin_threads", "started"]
 
 log = logging.getLogger(__name__)
 
 
 def started(config: EngineConfig, placement: Placement) -> AbstractContextManager[None]:
-    """What the engine needs to be up for the work inside, so that it is refused before anything is written.
+    """A context in which Ray is up, if the engine needs it.
+
+    A run enters it before it writes anything, so that a machine on which Ray does not start leaves no run folder.
 
     Args:
-        config: where client work runs.
-        placement: as `check_engine` and `fitting` made it of the configuration.
+        config: the configuration's section ``engine``.
+        placement: what `check_engine` and `fitting` returned for it.
 
     Raises:
         MachineError: Ray does not start here, or has no room for a single worker.
@@ -40,39 +41,31 @@ def started(config: EngineConfig, placement: Placement) -> AbstractContextManage
     from fedlab.engine import cluster
 
     flower = config.name == "flower"  # its simulation starts Ray by itself, with an environment of its own
-    return cluster.started(placement.workers, config.threads, placement.gpus_per_worker, config.address, leave=flower)
+    return cluster.connected(placement.workers, config.threads, placement.gpus_per_worker, config.address, leave=flower)
 
 
 def launch(
     config: EngineConfig,
-    main: Callable[[Grid, Context], None],
-    factory: Callable[[], ClientApp],
-    num_clients: int,
-    run_config: UserConfig,
-    *,
     placement: Placement,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_work: WorkDone | None = None,
+    main: Callable[[Grid, Context], None],
+    simulation: Simulation,
+    listeners: Listeners = NOBODY,
+    *,
     client_states: Mapping[int, RecordDict] | None = None,
-    fail_fast: bool = False,
 ) -> None:
-    """Run `main` on the engine that `config` names, and clean up whatever happens.
+    """Run `main` on the engine that `config` names, and release everything afterwards, also after an error.
 
     Args:
-        config: where client work runs.
-        main: the server's part, called once with the grid and the server's context.
-        factory: builds the client app in each process that needs it; must be picklable for workers.
-        num_clients: clients of the federation, numbered from 0.
-        run_config: scalars given to the server and to every client.
-        placement: see `started`.
-        on_progress: called with (replies so far, messages sent); not by the engine ``flower``.
-        on_work: called with (worker, span) pairs of messages that have been at work; not by the engine ``flower``.
-        client_states: states to start from, as `SimulationGrid.client_states` gave them.
-        fail_fast: stop a round at the first client that fails; not by the engine ``flower``.
+        config: the configuration's section ``engine``.
+        placement: what `check_engine` and `fitting` returned for it.
+        main: the server's part of the run; it is called once, with the grid and the server's context.
+        simulation: the clients.
+        listeners: who is told how the work goes on.
+        client_states: states that the clients start from, as `SimulationGrid.client_states` returned them.
 
     Raises:
-        MachineError: no worker can be started.
-        ConfigError: client states cannot be restored by the engine.
+        MachineError: no worker could be started.
+        ConfigError: there are client states, and the engine cannot restore them.
     """
     processes = placement.workers * config.threads
     if config.address is None and config.name != "inline" and processes > cores():
@@ -83,7 +76,7 @@ def launch(
             raise ConfigError("engine.name", "flower", "inline or ray", "Flower's simulation cannot resume clients")
         from fedlab.engine.flower import run_flower
 
-        run_flower(main, factory, num_clients, run_config, config, placement)
+        run_flower(main, simulation, config, placement)
         return
 
     from flwr.app import Context, RecordDict
@@ -91,48 +84,16 @@ def launch(
 
     from fedlab.engine.execution import RUN_ID
 
-    with closing(_open(config, placement, factory, num_clients, run_config, on_progress, on_work, fail_fast)) as grid:
+    with closing(_open(config, placement, simulation, listeners)) as grid:
         grid.restore_client_states(client_states or {})
-        main(grid, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config)))
+        main(grid, Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(simulation.run_config)))
 
 
-def _open(
-    config: EngineConfig,
-    placement: Placement,
-    factory: Callable[[], ClientApp],
-    num_clients: int,
-    run_config: UserConfig,
-    on_progress: Callable[[int, int], None] | None,
-    on_work: WorkDone | None,
-    fail_fast: bool,
-) -> SimulationGrid:
-    vectorized = config.vectorize if isinstance(config.vectorize, int) else None
+def _open(config: EngineConfig, placement: Placement, simulation: Simulation, listeners: Listeners) -> SimulationGrid:
     if config.name == "inline":
         from fedlab.engine.grids.inline import InlineGrid
 
-        return InlineGrid(
-            factory,
-            num_clients,
-            run_config,
-            on_progress=on_progress,
-            on_work=on_work,
-            fail_fast=fail_fast,
-            vectorized=vectorized,
-        )
+        return InlineGrid(simulation, config, listeners)
     from fedlab.engine.grids.ray import RayGrid
 
-    return RayGrid(
-        factory,
-        num_clients,
-        run_config,
-        workers=placement.workers,
-        threads=config.threads,
-        gpus_per_worker=placement.gpus_per_worker,
-        chunk=config.chunk,
-        retries=config.retries,
-        address=config.address,
-        on_progress=on_progress,
-        on_work=on_work,
-        fail_fast=fail_fast,
-        vectorized=vectorized,
-    )
+    return RayGrid(simulation, config, placement, listeners)

@@ -1,4 +1,4 @@
-"""What a container's control group grants of the machine: processor time and memory (Linux, versions 1 and 2)."""
+"""How much of the machine a container may use: the processor time and memory that Linux control groups grant it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ ROOT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of processor time that this process may use; None where nothing bounds it."""
+    """Processor time that this process may use, in cores; None if it is not bounded."""
     found = []
     for folder in _folders("cpu"):
         words = _words(folder / "cpu.max")  # version 2: quota and period, or "max" and period
         if not words:
             words = [*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")]
-        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):  # none is -1 or max
+        # where there is no bound, the quota is written as -1 or max
+        if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
             found.append(int(words[0]) / int(words[1]))
     return min(found, default=None)
 
 
 def memory_left() -> int | None:
-    """Bytes of memory that this process may still take; None where nothing bounds it.
+    """Bytes of memory that this process may still take; None if they are not bounded.
 
-    Files that the system keeps in memory and can drop count as free.
+    Memory counts as free if the system uses it as a cache of files that it can drop.
     """
     found = []
     for folder in _folders("memory"):
@@ -38,9 +39,10 @@ def memory_left() -> int | None:
 
 
 def _folders(controller: str) -> Iterator[Path]:
-    """Folders of the groups this process is in, from its own up: each may bound it.
+    """Folders of the control groups that this process is in, each of which may bound it.
 
-    Inside a container the path in `OWN` may be the host's, which is not there; the mounted root then is its own.
+    In a container the path in `OWN` may be that of the host, which does not exist there. The mounted root then is the
+    folder of the container's own group.
     """
     for line in _lines(OWN):
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -64,5 +66,5 @@ def _words(path: Path) -> list[str]:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # other systems, other versions, or not allowed
+    except OSError:  # another system, another version of control groups, or no permission
         return []

@@ -1,4 +1,4 @@
-"""The Ray cluster itself: joining or starting one, and what it has room for."""
+"""The Ray cluster: connecting to one or starting one, and how many workers it has room for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ log = logging.getLogger(__name__)
 
 
 def connect(cpus: int, address: str | None) -> bool:
-    """Connect to Ray unless the program has; returns whether it was done here.
+    """Connect to Ray, unless the program has done so already.
+
+    Args:
+        cpus: number of CPUs of a cluster that is started here.
+        address: address of a running cluster; None starts one here.
+
+    Returns:
+        Whether this call has connected, so that the caller must end the connection.
 
     Raises:
-        MachineError: Ray does not start here, or no cluster is at the address.
+        MachineError: Ray does not start here, or there is no cluster at the address.
     """
     if ray.is_initialized():
         return False
@@ -29,7 +36,7 @@ def connect(cpus: int, address: str | None) -> bool:
         try:
             with _own_sigterm():
                 ray.init(**local(cpus))
-        except Exception as error:  # Ray has a kind of error for every stage of its start
+        except Exception as error:  # Ray raises errors of many types when it does not start
             ray.shutdown()
             said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise MachineError(
@@ -50,27 +57,27 @@ def connect(cpus: int, address: str | None) -> bool:
 
 
 def local(cpus: int) -> dict[str, Any]:
-    """Arguments of ``ray.init`` for a cluster of this process's own.
+    """Arguments of ``ray.init`` for a new cluster on this machine, which this process owns.
 
     Raises:
         MachineError: see `ray_folder`.
     """
-    # "local": Ray would rather join whatever cluster somebody has started on this machine
+    # without "local" Ray joins any cluster that somebody has started on this machine
     found = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "log_to_driver": False}
     folder = ray_folder()
     return {**found, "logging_level": logging.ERROR, **({"_temp_dir": folder} if folder else {})}
 
 
 @contextmanager
-def started(workers: int, threads: int, gpus: float, address: str | None, leave: bool) -> Iterator[None]:
-    """Ray for the work inside, so that a machine that cannot do it is refused before that begins.
+def connected(workers: int, threads: int, gpus: float, address: str | None, leave: bool) -> Iterator[None]:
+    """Be connected to Ray while the code inside runs, and refuse a machine without room before it begins.
 
     Args:
-        workers: processes that are to run.
-        threads: CPUs of each.
-        gpus: GPUs of each.
-        address: of a running cluster; None starts one here.
-        leave: stop it again at once: the work starts its own.
+        workers: number of workers that are to run.
+        threads: CPUs of each worker.
+        gpus: GPUs of each worker.
+        address: address of a running cluster; None starts one here.
+        leave: only check, and stop Ray again before the code inside runs, because that starts Ray itself.
 
     Raises:
         MachineError: Ray does not start, or has no room for a single worker.
@@ -88,7 +95,10 @@ def started(workers: int, threads: int, gpus: float, address: str | None, leave:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM: Ray's prints a native stack trace and can abort the process at its end."""
+    """Keep the program's own handler of SIGTERM.
+
+    Ray replaces it by one that prints a native stack trace and can abort the process at its end.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -98,10 +108,10 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def room_for(workers: int, threads: int, gpus: float) -> int:
-    """How many of the workers the cluster has room for; a warning where these are not all.
+    """How many of the workers the cluster has room for. A warning is logged if there is not room for all.
 
     Raises:
-        MachineError: for none.
+        MachineError: there is no room for a single worker.
     """
     room = _room(workers, threads, gpus)
     if room < workers:
@@ -131,5 +141,5 @@ def _total(resource: str) -> str:
 
 
 def free(resource: str) -> str:
-    """How much of a resource is free, in words."""
+    """How much of a resource is free, as a text such as ``2 of 8``."""
     return f"{ray.available_resources().get(resource, 0):g} of {_total(resource)}"

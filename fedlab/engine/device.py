@@ -1,4 +1,4 @@
-"""The device that work is done on."""
+"""The device that networks are computed on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from fedlab.errors import MachineError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for ``engine.device``; ``auto`` takes a GPU where there is one.
+    """The device that ``engine.device`` asks for; ``auto`` takes a GPU if there is one.
+
+    If it is a GPU, torch is told to use deterministic kernels.
 
     Raises:
-        MachineError: a GPU is asked for where none is.
+        MachineError: a GPU is asked for and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:

@@ -1,4 +1,4 @@
-"""Running a chunk of messages through the client app, the same way in every engine."""
+"""How a process handles a chunk of messages with the client app. This is the same in all of FedLab's own engines."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ from fedlab.protocol.encoding import expand
 from fedlab.protocol.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
 from fedlab.protocol.sums import ExactSum, Reduction
 
-AppFactory = Callable[[], ClientApp]
-
 RUN_ID = 1
 _TASK_ID = 1
 _FIRST_NODE = 1000  # Flower reserves small node ids, 1 for the SuperLink among them
@@ -51,7 +49,7 @@ def client_of(node: int) -> int:
 
 
 def set_task_identity() -> None:
-    """Tell Flower which run this process works for; without it no Message can be built."""
+    """Tell Flower which run this process works for. Without that, no Message can be built."""
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, _TASK_ID, SUPERLINK_NODE_ID
 
 
@@ -59,8 +57,8 @@ class VectorizingApp(ClientApp):
     """A client app that can train several clients as one batch.
 
     Args:
-        vectorize: called with the content and the contexts of all train messages of a chunk, before the first of them
-            is handled.
+        vectorize: called before the first of a chunk's train messages is handled, with the content of the messages and
+            the contexts of all their clients.
     """
 
     def __init__(self, vectorize: Callable[[RecordDict, Sequence[Context]], None]) -> None:
@@ -70,15 +68,15 @@ class VectorizingApp(ClientApp):
 
 @dataclass
 class ChunkResult:
-    """What came of a chunk.
+    """The result of a chunk.
 
     Args:
-        replies: one per message, in order; fewer if it stopped at an error.
-        states: client → its packed state, None where it is empty; clients that raised are missing.
-        total: sum of the replies' ``arrays``, if asked for.
-        out_of_memory: what the device said when it had no memory left; the chunk ended there.
-        spans: when each message was at work.
-        worker: which worker it was, from 0.
+        replies: one for each message, in order; fewer if the chunk ended at an error.
+        states: packed state by client, None if the state is empty. Clients that raised an exception are missing.
+        total: sum of the replies' ``arrays``, if the messages asked for it.
+        out_of_memory: the device's message when it had no memory left; the chunk ended there.
+        spans: when each message was handled.
+        worker: number of the worker, from 0.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -90,12 +88,12 @@ class ChunkResult:
 
 
 class ClientRunner:
-    """The client app and what all its clients share.
+    """Runs chunks of messages through a client app.
 
     Args:
         app: the client app, built in this process.
-        num_clients: number of clients of the federation.
-        run_config: given to every client; each gets a copy.
+        num_clients: number of clients in the federation.
+        run_config: scalars that are given to every client; each gets a copy.
     """
 
     def __init__(self, app: ClientApp, num_clients: int, run_config: UserConfig) -> None:
@@ -110,17 +108,17 @@ class ClientRunner:
         total: ExactSum | None = None,
         stop_at_error: bool = False,
     ) -> ChunkResult:
-        """Run one message after the other.
+        """Handle one message after the other.
 
-        An exception becomes an error reply with its traceback, and that client's state stays as it was. Where the
-        device runs out of memory, the chunk ends: it is for the engine to make room.
+        An exception becomes an error reply with its traceback, and the client's state stays as it was. If the device
+        runs out of memory, the chunk ends there, because only the engine can make room.
 
         Args:
-            content: shared by all messages; never changed.
-            metadatas: one per message.
-            states: packed state by client, where there is one.
-            reduction: sum the replies' ``arrays`` instead of returning them.
-            total: the sum to add to; a new one by default.
+            content: content of all the messages; it is not changed.
+            metadatas: one for each message.
+            states: packed state by client, for the clients that have one.
+            reduction: how the replies' ``arrays`` are to be summed; None leaves them in the replies.
+            total: the sum to add them to; None starts a new one.
             stop_at_error: leave out the messages after the first error.
         """
         result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
@@ -132,7 +130,7 @@ class ClientRunner:
                     break
         except torch.OutOfMemoryError as error:
             result.out_of_memory = str(error)
-        if result.out_of_memory is not None:  # only here has the exception let go of the tensors of its frames
+        if result.out_of_memory is not None:  # within the except clause, the exception would still refer to tensors
             release_memory()
         return result
 
@@ -187,7 +185,7 @@ class ClientRunner:
 
 
 def copy_content(content: RecordDict) -> RecordDict:
-    """A copy that may be changed freely; the arrays, which are read-only, stay shared."""
+    """A copy that may be changed freely. Only the arrays are not copied, and they are read-only."""
     result = RecordDict()
     for key, record in content.items():
         fresh = record.copy()
@@ -200,11 +198,11 @@ def copy_content(content: RecordDict) -> RecordDict:
 
 
 def share_content(content: RecordDict, copy: bool = False) -> RecordDict:
-    """A copy whose arrays are decoded once for all readers and can be shared between processes.
+    """A copy whose arrays are decoded, once for all its readers, and can be shared between processes.
 
     Args:
         content: any records.
-        copy: copy the memory of the arrays as well.
+        copy: whether to copy the memory of the arrays as well.
     """
     result = copy_content(content)
     for record in result.values():
@@ -215,7 +213,7 @@ def share_content(content: RecordDict, copy: bool = False) -> RecordDict:
 
 
 def pack_state(state: RecordDict) -> bytes | None:
-    """A client's state as bytes, None if it is empty."""
+    """A client's state as bytes; None if it is empty."""
     if not state:
         return None
     return pickle.dumps(share_content(state), protocol=pickle.HIGHEST_PROTOCOL)
@@ -230,9 +228,9 @@ def unpack_state(state: bytes | None) -> RecordDict:
 
 
 def _take(reply: Message, received: ArrayRecord | None, total: ExactSum | None, reduction: Reduction | None) -> None:
-    """Move the reply's arrays into the sum, and free the rest from memory the client will use again.
+    """Add the reply's arrays to the sum, and copy the rest of the reply.
 
-    Arrays of a reply often are the parameters of a model that the next client trains.
+    The copy is needed because the arrays of a reply often are the parameters of a model that the next client trains.
     """
     arrays = None
     if reduction is not None:
@@ -247,5 +245,5 @@ def _take(reply: Message, received: ArrayRecord | None, total: ExactSum | None, 
 def _decoded(array: Array) -> Array:
     if array.stype == "numpy.ndarray":
         return NdArray(array.numpy())
-    # bytes of the user's own format; a fresh Array drops caches that cannot be pickled
+    # bytes in a format of the user's own; the new Array lacks caches that cannot be pickled
     return Array(array.dtype, array.shape, array.stype, array.data)

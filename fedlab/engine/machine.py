@@ -1,4 +1,4 @@
-"""What this machine has, what the configuration asks of it, and how processes use its cores and memory."""
+"""This machine: its cores, a folder for Ray, and settings of a process that make its speed and results steady."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fedlab.engine.cgroup import cpu_quota
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import why_unwritable
 
-# of glibc's mallopt
+# parameters of glibc's mallopt, and the bytes they are set to
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT, _LARGEST_KEPT = 256 * 2**20, 32 * 2**20
 
-# a socket is FOLDER/session_2026-11-28_17-14-46_648777_1234567/sockets/plasma_store, of at most 107 bytes
+# the path of a socket may have 107 bytes: FOLDER/session_2026-11-28_17-14-46_648777_1234567/sockets/plasma_store
 _LONGEST_RAY = 107 - len("/session_2026-11-28_17-14-46_648777_1234567/sockets/plasma_store")
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -26,19 +26,23 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def cores() -> int:
-    """CPU cores this process may use: those it is bound to, or the whole ones its container is granted, at least 1."""
+    """Number of CPU cores that this process may use, at least 1.
+
+    These are the cores it is bound to, or fewer if its container is granted less processor time.
+    """
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return seen if quota is None else max(1, min(seen, int(quota)))
 
 
 def ray_folder() -> str | None:
-    """Where Ray is to keep its sockets and logs; None leaves it to Ray.
+    """The folder in which Ray is to keep its sockets and logs; None leaves the choice to Ray.
 
-    Ray takes the temporary folder, but the path of a socket may not be longer than 107 bytes.
+    Ray takes the folder for temporary files. But the path of a socket may not be longer than 107 bytes, so another
+    folder is needed if that one has a long path or cannot be written to.
 
     Raises:
-        MachineError: no folder that can be written to has a path short enough.
+        MachineError: no folder that can be written to has a path that is short enough.
     """
     usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or _SHORT[0]
     if _suits_ray(Path(usual, "ray")):
@@ -59,7 +63,7 @@ def _suits_ray(folder: Path) -> bool:
 
 
 def settle_process(threads: int) -> None:
-    """What every process that does client work needs first: `pin_threads` and `keep_freed_memory`."""
+    """Prepare a process for client work: `pin_threads` and `keep_freed_memory`."""
     pin_threads(threads)
     keep_freed_memory()
 
@@ -67,9 +71,9 @@ def settle_process(threads: int) -> None:
 def pin_threads(threads: int) -> None:
     """Let torch, BLAS and OpenMP use `threads` threads in this process.
 
-    Results depend on the number of threads, and idle OpenMP threads of several workers slow each other down.
+    Results depend on the number of threads. Moreover, idle OpenMP threads of several workers slow each other down.
     """
-    for variable in _THREAD_VARIABLES:  # for libraries that are loaded later
+    for variable in _THREAD_VARIABLES:  # libraries that are loaded later read these
         os.environ[variable] = str(threads)
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's BLAS is loaded already
@@ -78,9 +82,9 @@ def pin_threads(threads: int) -> None:
 def keep_freed_memory() -> None:
     """Let glibc keep up to 256 MB that this process has freed, for its next allocations.
 
-    By itself it may give the memory of a training step back at the step's end, and the next one then faults it in page
-    by page: up to half as much time again for a small network, in some processes and not in others. Nothing happens
-    where the C library is another one.
+    Otherwise it may return the memory of a training step to the system at the end of the step, and the next step then
+    faults it in page by page. For a small network that takes up to half as much time again, in some processes and not
+    in others. With another C library this function does nothing.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""GPU memory: what a client needs, how many workers that lets in, and a bound for each of them."""
+"""GPU memory: how much a client needs, how many workers there is room for, and a bound for each of them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TypeVar
 import torch
 
 CONTEXT_BYTES = 600 * 2**20
-"""What CUDA itself takes of a GPU for every process, libraries' workspaces included."""
-_HEADROOM = 1.25  # the allocator's fragments, and clients whose last batch is another kernel's
+"""Memory of a GPU that CUDA itself takes for every process, the workspaces of its libraries included."""
+_HEADROOM = 1.25  # for fragmented memory, and for clients whose last batch has another size and uses another kernel
 
 Result = TypeVar("Result")
 
 
 def peak_of(work: Callable[[], Result], device: torch.device) -> tuple[Result, int | None]:
-    """What `work` returns and the most bytes that torch had reserved on the device meanwhile; None on the CPU."""
+    """Call `work`, and return its result and the most bytes that torch had reserved meanwhile; None on the CPU."""
     if device.type != "cuda":
         return work(), None
     torch.cuda.empty_cache()
@@ -23,15 +23,15 @@ def peak_of(work: Callable[[], Result], device: torch.device) -> tuple[Result, i
     result = work()
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_reserved(device)
-    torch.cuda.empty_cache()  # it is the workers' now
+    torch.cuda.empty_cache()  # leave the memory to the workers
     return result, peak
 
 
 def workers_that_fit(peak: int) -> int:
-    """Workers of this peak that the free memory of every GPU has room for, at least one, over all GPUs of the machine.
+    """Number of workers that the GPUs of this machine have room for, at least one for each GPU.
 
     Args:
-        peak: bytes one client takes, the resident networks included.
+        peak: bytes that one client takes at most, with the networks that stay on the GPU.
     """
     each = int(peak * _HEADROOM) + CONTEXT_BYTES
     gpus = range(torch.cuda.device_count())
@@ -40,10 +40,10 @@ def workers_that_fit(peak: int) -> int:
 
 
 def limit_memory(share: float) -> None:
-    """Bound what torch may take of this process's GPU, so that one worker's need is never another's crash.
+    """Bound the memory that torch may take of this process's GPU, so that no worker crashes for another one's need.
 
     Args:
-        share: of the GPU, CUDA's own part of it included; 0 or a whole GPU sets no bound.
+        share: share of the GPU, from 0 to 1, with the part that CUDA itself takes; 0 and 1 set no bound.
     """
     if share <= 0 or not torch.cuda.is_available():
         return
@@ -51,12 +51,12 @@ def limit_memory(share: float) -> None:
         torch.cuda.set_per_process_memory_fraction(1.0)
         return
     total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    # a share below CUDA's own part cannot work anyway: leave it something, and the allocator will say so
+    # A share smaller than CUDA's own part cannot suffice. It is left half of the share, and the allocator will say so.
     torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total, share / 2))
 
 
 def data_allowance(device: torch.device) -> int:
-    """Bytes of a worker's GPU that clients' data may stay on by default: a quarter of what the worker may take."""
+    """Bytes of GPU memory that clients' data may take by default: a quarter of what the worker may take."""
     if device.type != "cuda":
         return 0
     total = torch.cuda.get_device_properties(device).total_memory
@@ -64,6 +64,6 @@ def data_allowance(device: torch.device) -> int:
 
 
 def release_memory() -> None:
-    """Give unused memory back to the GPU."""
+    """Return memory that torch does not use to the GPU."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -15,12 +15,12 @@ from fedlab.errors import MachineError
 
 @dataclass(frozen=True)
 class Placement:
-    """An engine configuration with its defaults filled in for this machine.
+    """What the engine takes of this machine, with the defaults of the configuration filled in.
 
     Args:
-        device: ``cpu`` or ``cuda``, where clients and server compute.
-        workers: client processes; 1 for the inline engine.
-        gpus_per_worker: share of a GPU each worker reserves; 0 on the CPU.
+        device: ``cpu`` or ``cuda``, the device on which clients and server compute.
+        workers: number of processes that run clients; 1 for the inline engine.
+        gpus_per_worker: share of a GPU that each worker reserves; 0 on the CPU.
     """
 
     device: str
@@ -32,10 +32,10 @@ def check_engine(config: EngineConfig) -> Placement:
     """Check that this machine can do what the configuration asks, before any work starts.
 
     Args:
-        config: where client work runs.
+        config: the configuration's section ``engine``.
 
     Raises:
-        MachineError: a GPU is asked for where none is, or Ray is not installed.
+        MachineError: a GPU is asked for and there is none, or Ray is not installed.
     """
     if config.name in ("ray", "flower") and importlib.util.find_spec("ray") is None:
         raise MachineError(
@@ -43,7 +43,7 @@ def check_engine(config: EngineConfig) -> Placement:
         )
     if config.name in ("ray", "flower") and config.address is None:
         ray_folder()
-    # the GPUs of a cluster need not be in the machine that drives it
+    # the GPUs of a cluster need not be in the machine that runs the server
     remote = config.name != "inline" and config.address is not None
     gpus = _gpus()
     if not gpus and not remote:
@@ -64,11 +64,11 @@ def check_engine(config: EngineConfig) -> Placement:
 
 
 def fitting(placement: Placement, config: EngineConfig, client_bytes: int | None) -> Placement:
-    """The placement with no more workers than the memory of the GPUs here has room for.
+    """The placement with no more workers than there is room for in the memory of this machine's GPUs.
 
     Args:
-        placement: as `check_engine` returned it.
-        config: where client work runs; a number of workers that it names is left alone.
+        placement: what `check_engine` returned.
+        config: the configuration's section ``engine``; if it sets the number of workers, that stays as it is.
         client_bytes: GPU memory that a client was seen to take; None on the CPU.
     """
     gpus = _gpus()
@@ -85,7 +85,7 @@ def _gpus() -> int:
 def _gpu_share(config: EngineConfig, workers: int, gpus: int) -> float:
     if config.gpus_per_worker is not None:
         return config.gpus_per_worker
-    if not gpus:  # a remote cluster: one each unless told otherwise
+    if not gpus:  # a remote cluster: one GPU for each worker, unless the configuration says otherwise
         return 1.0
     # so that every GPU holds the same whole number of workers
     return min(1.0, 1.0 / -(-workers // gpus))

@@ -15,7 +15,7 @@ from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.data.samples import Dataset, on_device
-from fedlab.engine import launch, started
+from fedlab.engine import Listeners, Simulation, launch, started
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.experiment.checks import left_out
 from fedlab.experiment.configuration import code_of
@@ -191,17 +191,17 @@ def _execute(
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
             main = SimulatedServer(server, until, start)
+            fail_fast = config.federation.on_client_error == "stop"
             launch(
                 config.engine,
+                placement,
                 main,
-                ClientAppFactory(setup),
-                federated.num_clients,
-                {},
-                placement=placement,
-                on_progress=main.progress,
-                on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
+                Simulation(ClientAppFactory(setup), federated.num_clients, fail_fast=fail_fast),
+                Listeners(
+                    on_progress=main.progress,
+                    on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
+                ),
                 client_states=start.client_states() if start is not None else None,
-                fail_fast=config.federation.on_client_error == "stop",
             )
     except BaseException as problem:
         refuse_full_disk(problem, folder)

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedlab.config import EngineConfig
+from fedlab.engine import Placement, Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.engine.grids.ray import RayGrid
 from fedlab.protocol.messages import array_record, config_record, to_numpy, to_record
@@ -114,14 +117,24 @@ def factory() -> Callable[[], ClientApp]:
 
 @pytest.fixture
 def inline() -> Iterator[InlineGrid]:
-    grid = InlineGrid(build_app, 12, RUN_CONFIG)
+    grid = InlineGrid(Simulation(build_app, 12, RUN_CONFIG))
     yield grid
     grid.close()
 
 
+def ray_grid(simulation: Simulation, workers: int, **engine: Any) -> RayGrid:
+    """A grid on so many workers; `engine` are keys of the configuration's section."""
+    return RayGrid(simulation, EngineConfig(workers=workers, **engine), Placement("cpu", workers, 0.0))
+
+
+@pytest.fixture(name="ray_grid", scope="session")
+def ray_grid_fixture(ray_running: None) -> Callable[..., RayGrid]:
+    return ray_grid
+
+
 @pytest.fixture(scope="session")
 def _two_workers(ray_running: None) -> Iterator[RayGrid]:
-    grid = RayGrid(build_app, 12, RUN_CONFIG, workers=2, chunk=3)
+    grid = ray_grid(Simulation(build_app, 12, RUN_CONFIG), workers=2, chunk=3)
     yield grid
     grid.close()
 

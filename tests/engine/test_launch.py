@@ -23,7 +23,7 @@ from flwr.serverapp import Grid
 
 import fedlab.engine
 from fedlab.config import EngineConfig
-from fedlab.engine import check_engine, launch, pin_threads
+from fedlab.engine import Listeners, Simulation, check_engine, launch, pin_threads
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ConfigError, MachineError
 from fedlab.protocol.messages import metric_record
@@ -61,7 +61,8 @@ def main(grid, context):
     digests[config.name] = hashlib.sha256(b"".join(mean[name].tobytes() for name in sorted(mean))).hexdigest()
 
 for config in (EngineConfig(name="inline"), EngineConfig(workers=1), EngineConfig(name="flower", workers=1)):
-    fedlab.engine.launch(config, main, apps.build_app, 4, {"secret": 5}, placement=fedlab.engine.check_engine(config))
+    simulation = fedlab.engine.Simulation(apps.build_app, 4, {"secret": 5})
+    fedlab.engine.launch(config, fedlab.engine.check_engine(config), main, simulation)
     assert not ray.is_initialized()
 print(json.dumps({
     "digests": digests,
@@ -79,7 +80,8 @@ def main(grid, context):
     grid.send_and_receive(apps.ask(grid, [0], hang=[0], began=sys.argv[1]))
 
 config = EngineConfig(workers=1)
-fedlab.engine.launch(config, main, apps.build_app, 4, {"secret": 5}, placement=fedlab.engine.check_engine(config))
+simulation = fedlab.engine.Simulation(apps.build_app, 4, {"secret": 5})
+fedlab.engine.launch(config, fedlab.engine.check_engine(config), main, simulation)
 """
 
 
@@ -183,22 +185,21 @@ def test_launch_restores_states_and_closes_after_an_error(factory: Callable[[], 
         assert metrics["count"] == 3
         raise ArithmeticError("the server's own")
 
+    inline = EngineConfig(name="inline")
     with pytest.raises(ArithmeticError):
         launch(
-            EngineConfig(name="inline"),
+            inline,
+            check_engine(inline),
             main,
-            factory,
-            4,
-            {"secret": 5},
-            placement=check_engine(EngineConfig(name="inline")),
+            Simulation(factory, 4, {"secret": 5}),
+            Listeners(on_progress=lambda done, total: progress.append((done, total))),
             client_states=states,
-            on_progress=lambda done, total: progress.append((done, total)),
         )
     assert closed == ["yes"]
     assert progress == [(1, 1)]
     flower = EngineConfig(name="flower")
     with pytest.raises(ConfigError, match=r"engine\.name = 'flower'.*\n.*inline or ray"):
-        launch(flower, main, factory, 4, {}, placement=check_engine(flower), client_states=states)
+        launch(flower, check_engine(flower), main, Simulation(factory, 4), client_states=states)
 
 
 def test_the_machine_is_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +242,7 @@ def test_more_workers_than_cores_is_a_warning(
     monkeypatch.setattr(fedlab.engine, "cores", lambda: 2)
     config = EngineConfig(workers=3)
     with pytest.raises(InterruptedError):
-        launch(config, lambda grid, context: None, factory, 1, {}, placement=check_engine(config))
+        launch(config, check_engine(config), lambda grid, context: None, Simulation(factory, 1))
     assert "3 threads in all on 2 cores" in caplog.text
 
 

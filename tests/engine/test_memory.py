@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from fedlab.config import EngineConfig
-from fedlab.engine import Placement, check_engine, fitting
+from fedlab.engine import Placement, Simulation, check_engine, fitting
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.engine.grids.ray import RayGrid
@@ -112,14 +112,14 @@ def digest(grid: SimulationGrid, ask: Ask, **config: object) -> str:
 
 
 def test_running_out_of_memory_halves_the_workers_and_changes_nothing(
-    ray_running: None,
+    ray_grid: Callable[..., RayGrid],
     factory: Callable[[], ClientApp],
     inline: InlineGrid,
     ask: Ask,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    four = RayGrid(factory, 12, {"secret": 5}, workers=4, chunk=2)
+    four = ray_grid(Simulation(factory, 12, {"secret": 5}), workers=4, chunk=2)
     try:
         with caplog.at_level(logging.WARNING, "fedlab"):
             got = digest(four, ask, exhaust=[5], once=str(tmp_path / "exhausted"))

@@ -26,6 +26,7 @@ from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.partition.naming import Joined, Numbered, Prefixed, Repeated
 from fedlab.data.samples import Dataset, Samples
+from fedlab.engine import Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import ConfigErrors
 from fedlab.method import Method, Task
@@ -109,7 +110,7 @@ def test_a_known_profile_is_what_the_client_would_say(settings: Settings, crowd:
     config = settings(data__partition=[{"name": "iid", "clients": 50}], data__unseen=0.2, data__test_clients=0.5)
     federated, components = FederatedData(crowd, config.data, config.seed), Assembly(config).components()
     setup = ClientSetup(components, federated, tmp_path, tmp_path)
-    grid = InlineGrid(ClientAppFactory(setup), 50)
+    grid = InlineGrid(Simulation(ClientAppFactory(setup), 50))
     known = known_profiles(federated, components.method)
     assert known is not None
     asked = grid.send_and_receive(

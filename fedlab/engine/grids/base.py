@@ -1,4 +1,4 @@
-"""The Flower Grid of FedLab's own engines: everything but where the work is done."""
+"""What FedLab's own grids have in common: all of Flower's interface, and the states of the simulated clients."""
 
 from __future__ import annotations
 
@@ -12,78 +12,81 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedlab.config import EngineConfig
 from fedlab.engine import execution
 from fedlab.engine.dispatch import CALL_SECONDS, Chunk, Dispatch, Payload
 from fedlab.engine.execution import RUN_ID, ChunkResult, pack_state, set_task_identity, share_content, unpack_state
 from fedlab.engine.scheduling import CostModel, Span
+from fedlab.engine.simulation import Listeners, Simulation
 from fedlab.errors import FedLabError
 from fedlab.protocol.messages import attach_sum, requested_reduction
 
-Progress = Callable[[int, int], None]
-WorkDone = Callable[[Sequence[tuple[int, Span]]], None]
+Workload = Callable[[str, int], float]
 
 
 class SimulationGrid(Grid):
     """Carries messages to simulated clients and keeps the clients' states between rounds.
 
-    Node ids are ``client + 1000``, so a seeded choice of nodes is the same in every run. Replies come sorted by
-    client. Clients without state cost nothing, however many there are.
+    Flower's node ids are ``client + 1000``, so that a seeded choice of nodes is the same in every run. Replies are
+    sorted by client. A client that has no state takes no memory, so there may be any number of them.
 
     Args:
-        num_clients: clients of the federation, numbered from 0.
-        on_progress: called with (replies so far, messages sent) during `send_and_receive`.
-        on_work: called with (worker, span) pairs when messages have been at work.
-        fail_fast: `send_and_receive` stops at the first error reply and returns what there is, the error included.
-        vectorized: train up to so many clients in one chunk, whatever the workers, because they train as one batch.
+        simulation: the clients.
+        config: the configuration's section ``engine``, of which ``vectorize`` is used here.
+        listeners: who is told how the work goes on.
     """
 
-    def __init__(
-        self,
-        num_clients: int,
-        *,
-        on_progress: Progress | None = None,
-        on_work: WorkDone | None = None,
-        fail_fast: bool = False,
-        vectorized: int | None = None,
-    ) -> None:
+    def __init__(self, simulation: Simulation, config: EngineConfig, listeners: Listeners) -> None:
         set_task_identity()
-        self.num_clients = num_clients
-        self.workload: Callable[[str, int], float] = lambda kind, client: 1.0
-        """How much work a message of a kind is for a client, in any unit; who knows better sets it."""
-        self._on_progress, self._on_work = on_progress, on_work
-        self._fail_fast = fail_fast
-        self._vectorized = vectorized
+        self.num_clients = simulation.num_clients
+        self._fail_fast, self._listeners = simulation.fail_fast, listeners
+        self._vectorize = config.vectorize if isinstance(config.vectorize, int) else None
+        self._workload: Workload = lambda kind, client: 1.0
         self._costs = CostModel()
         self._spans: list[tuple[int, Span]] = []
         self._run = Run.create_empty(RUN_ID)
         self._states: dict[int, bytes] = {}
-        self._message_ids, self._batches = itertools.count(1), itertools.count(1)
+        self._message_ids, self._dispatch_numbers = itertools.count(1), itertools.count(1)
         self._pushed: set[str] = set()
         self._inbox: dict[str, Message] = {}
 
-    # What an engine adds
+    def measure_by(self, workload: Workload) -> None:
+        """Let the engine know how much work a message is, so that it can divide the work evenly among its workers.
+
+        Args:
+            workload: called with the type of a message, such as ``train``, and a client; returns the work in any unit,
+                for example in batches. Until this is called, all messages count alike.
+        """
+        self._workload = workload
+
+    # What a grid adds
 
     @abstractmethod
     def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
-        """Positions of the messages by chunk, in the order of dispatch; see `fedlab.engine.scheduling.plan_chunks`."""
+        """Positions of the messages by chunk, in the order in which chunks are handed out.
+
+        The arguments are those of `fedlab.engine.scheduling.plan_chunks`.
+        """
 
     @abstractmethod
     def _submit(self, chunks: Iterable[Chunk]) -> None:
-        """Queue work without waiting for it."""
+        """Queue chunks without waiting for them."""
 
     @abstractmethod
     def _collect(self, timeout: float | None) -> list[tuple[Chunk, ChunkResult]]:
-        """Move the queued work on and return what is finished.
+        """Let the queued work go on, and return what is finished.
 
-        Waits at most `timeout` seconds for something to finish, for ever if None; may return early with nothing.
+        Args:
+            timeout: seconds to wait at most until something is finished; None waits as long as it takes. The method
+                may return earlier, with nothing.
         """
 
     def _await_workers(self) -> None:
-        """Wait until there is somebody to do the work. Engines without workers have nothing to wait for."""
+        """Wait until there is a worker. A grid without workers has nothing to wait for."""
 
     @abstractmethod
-    def _cancel(self, batch: Dispatch) -> None:
-        """Drop the unfinished work of a batch."""
+    def _cancel(self, dispatch: Dispatch) -> None:
+        """Drop the unfinished work of a dispatch."""
 
     @abstractmethod
     def close(self) -> None:
@@ -100,7 +103,7 @@ class SimulationGrid(Grid):
         return execution.client_of(node)
 
     def client_states(self) -> dict[int, RecordDict]:
-        """Copies of all states that are not empty, by client in ascending order; equal ones may be one object."""
+        """Copies of all states that are not empty, by client in ascending order. Equal states may be one object."""
         unpacked: dict[bytes, RecordDict] = {}
         for packed in self._states.values():
             if packed not in unpacked:
@@ -108,7 +111,7 @@ class SimulationGrid(Grid):
         return {client: unpacked[self._states[client]] for client in sorted(self._states)}
 
     def restore_client_states(self, states: Mapping[int, RecordDict]) -> None:
-        """Replace all states, for example by those of a checkpoint."""
+        """Replace the states of all clients, for example by those of a checkpoint."""
         packed = {id(state): pack_state(state) for state in states.values()}
         self._states = {c: found for c, state in states.items() if (found := packed[id(state)]) is not None}
 
@@ -130,60 +133,61 @@ class SimulationGrid(Grid):
         return range(self.node_of(0), self.node_of(self.num_clients))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Run the messages and wait for the replies.
+        """Let clients handle the messages, and wait for the replies.
 
-        If they ask for a reduction, their ``arrays`` are summed over the whole call; `exact_sum` reads the result.
+        If the messages ask for a reduction, the replies' ``arrays`` are summed over the whole call, and `exact_sum` of
+        the replies returns the sum.
 
         Args:
-            messages: to any nodes; those sharing their records are carried together.
-            timeout: seconds; clients that have not answered by then get an error reply, and their work is stopped.
-                The time in which no worker is up does not count: no client could have answered. It is bounded all the
-                same: a worker that does not start in time is given up, and when none is left that ends the run.
+            messages: to any nodes. Messages that share their records are carried together.
+            timeout: seconds. A client that has not answered by then gets an error reply, and its work is stopped. The
+                time in which there is no worker does not count, because no client could have answered. That time is
+                bounded as well: a worker that does not start in time is given up, and the run ends when none is left.
 
         Raises:
-            FedLabError: a message to an unknown node, or different reductions in one call.
+            FedLabError: a message goes to an unknown node, or the messages ask for different reductions.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        batch, told = self._send(messages, pushed=False, deadline=deadline), 0
-        while batch.waiting:
+        dispatch, reported = self._send(messages, pushed=False, deadline=deadline), 0
+        while dispatch.waiting:
             left = None
-            if batch.deadline is not None:
+            if dispatch.deadline is not None:
                 began = time.monotonic()
                 self._await_workers()
                 now = time.monotonic()
-                batch.deadline += now - began
-                left = batch.deadline - now
+                dispatch.deadline += now - began
+                left = dispatch.deadline - now
             if left is not None and left <= 0:
-                self._cancel(batch)
-                self._expire(batch, timeout)
+                self._cancel(dispatch)
+                self._expire(dispatch, timeout)
                 break
             for chunk, result in self._collect(left):
                 self._absorb(chunk, result)
-            come = len(batch.replies) + batch.kept
-            if come != told and self._on_progress is not None:
-                self._on_progress(come, len(batch.order))
-            told = come
-            if batch.stop_at_error and batch.failed:
-                self._cancel(batch)
-                batch.total = None  # what workers kept of it is not in it
+            answered = len(dispatch.replies) + dispatch.num_kept
+            if answered != reported and self._listeners.on_progress is not None:
+                self._listeners.on_progress(answered, len(dispatch.position))
+            reported = answered
+            if dispatch.stop_at_error and dispatch.failed:
+                self._cancel(dispatch)
+                dispatch.total = None  # it lacks what workers still keep
                 break
         self._tell()
-        batch.replies.sort(key=lambda reply: batch.order[reply.metadata.reply_to_message_id])
-        if batch.total is not None:
-            first = next((reply for reply in batch.replies if not reply.has_error()), None)
+        dispatch.replies.sort(key=lambda reply: dispatch.position[reply.metadata.reply_to_message_id])
+        if dispatch.total is not None:
+            first = next((reply for reply in dispatch.replies if not reply.has_error()), None)
             if first is not None:
-                attach_sum(first, batch.total)
-        return batch.replies
+                attach_sum(first, dispatch.total)
+        return dispatch.replies
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Queue messages and return their ids; every reply then carries its own arrays, nothing is summed."""
+        """Queue messages and return their ids. The replies carry their own arrays, and nothing is summed."""
         messages = list(messages)
-        batch = self._send(messages, pushed=True)
-        self._pushed.update(batch.order)
+        dispatch = self._send(messages, pushed=True)
+        self._pushed.update(dispatch.position)
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Those replies that have come by now, sorted by client; each is given once."""
+        """The replies that have come by now, sorted by client. Every reply is returned once."""
         while results := self._collect(0.0):
             for chunk, result in results:
                 self._absorb(chunk, result)
@@ -203,12 +207,13 @@ class SimulationGrid(Grid):
                     f"a message goes to node {message.metadata.dst_node_id}: "
                     f"expected one of the nodes {self.node_of(0)} to {self.node_of(self.num_clients - 1)}"
                 )
-            message.metadata.__dict__["_message_id"] = str(next(self._message_ids))  # Flower's grids do the same
+            # Flower's own grids set the id in this way too
+            message.metadata.__dict__["_message_id"] = str(next(self._message_ids))
             groups.setdefault(tuple((key, id(record)) for key, record in message.content.items()), []).append(message)
         ids = [message.metadata.message_id for message in numbered]
-        batch = Dispatch(
-            number=next(self._batches),
-            order={message_id: place for place, message_id in enumerate(ids)},
+        dispatch = Dispatch(
+            number=next(self._dispatch_numbers),
+            position={message_id: place for place, message_id in enumerate(ids)},
             waiting=dict(zip(ids, numbered, strict=True)),
             stop_at_error=self._fail_fast and not pushed,
             deadline=deadline,
@@ -216,71 +221,71 @@ class SimulationGrid(Grid):
         chunks = []
         for group in groups.values():
             content = group[0].content
-            # pushed work may start after the caller has changed the arrays it sent
+            # pushed work may begin after the caller has changed the arrays it sent
             payload = Payload(share_content(content, copy=pushed), None if pushed else requested_reduction(content))
-            chunks += self._divide(batch, payload, group)
+            chunks += self._divide(dispatch, payload, group)
         reductions = [chunk.payload.reduction for chunk in chunks]
         if any(reduction != reductions[0] for reduction in reductions):
             raise FedLabError("messages sent together ask for different reductions: use one for all of them")
         if chunks and reductions[0] is not None:
-            batch.total = reductions[0].start()
+            dispatch.total = reductions[0].start()
         self._submit(chunks)
-        return batch
+        return dispatch
 
-    def _divide(self, batch: Dispatch, payload: Payload, messages: list[Message]) -> list[Chunk]:
+    def _divide(self, dispatch: Dispatch, payload: Payload, messages: list[Message]) -> list[Chunk]:
         kind = messages[0].metadata.message_type
-        units = [self.workload(kind, self.client_of(message.metadata.dst_node_id)) for message in messages]
-        vectorized = self._vectorized if kind == MessageType.TRAIN else None
-        if vectorized:  # who is in a chunk shows in its result, so neither workers nor measured costs may matter
-            plan = _evenly(range(len(messages)), vectorized)
+        units = [self._workload(kind, self.client_of(message.metadata.dst_node_id)) for message in messages]
+        largest = self._vectorize if kind == MessageType.TRAIN else None
+        if largest:  # results depend on who is in a chunk, so neither workers nor measured costs may change that
+            plan = _evenly(range(len(messages)), largest)
         else:
-            overhead = CALL_SECONDS if batch.keeps_sums else CALL_SECONDS + payload.seconds_of_sum
+            overhead = CALL_SECONDS if dispatch.keeps_sums else CALL_SECONDS + payload.seconds_of_sum
             plan = self._plan(units, self._costs.seconds(kind, sum(units)), overhead)
         return [
             Chunk(
-                batch,
+                dispatch,
                 payload,
                 [messages[place] for place in places],
                 units=sum(units[place] for place in places),
-                vectorized=bool(vectorized),
+                vectorized=bool(largest),
             )
             for places in plan
         ]
 
     def _absorb(self, chunk: Chunk, result: ChunkResult) -> None:
-        batch = chunk.batch
+        dispatch = chunk.dispatch
         for reply in result.replies:
             message_id = reply.metadata.reply_to_message_id
-            batch.waiting.pop(message_id)
-            batch.failed |= reply.has_error()
+            dispatch.waiting.pop(message_id)
+            dispatch.failed |= reply.has_error()
             if message_id in self._pushed:
                 self._pushed.remove(message_id)
                 self._inbox[message_id] = reply
             else:
-                batch.replies.append(reply)
-        same: dict[bytes, bytes] = {}  # most states are a version number: clients of one chunk share its bytes
+                dispatch.replies.append(reply)
+        same: dict[bytes, bytes] = {}  # most states are just a version number: equal ones of a chunk share their memory
         for client, state in result.states.items():
             if state is None:
                 self._states.pop(client, None)
             else:
                 self._states[client] = same.setdefault(state, state)
-        if batch.total is not None and result.total is not None and result.total is not batch.total:
-            batch.total.merge(result.total)
+        if dispatch.total is not None and result.total is not None and result.total is not dispatch.total:
+            dispatch.total.merge(result.total)
         self._spans += [(result.worker, span) for span in result.spans]
         if result.spans and not any(reply.has_error() for reply in result.replies):
             self._costs.learn(result.spans[0].kind, chunk.units, sum(span.seconds for span in result.spans))
 
     def _tell(self) -> None:
         spans, self._spans = self._spans, []
-        if spans and self._on_work is not None:
-            self._on_work(spans)
+        if spans and self._listeners.on_work is not None:
+            self._listeners.on_work(spans)
 
     def _states_of(self, chunk: Chunk) -> dict[int, bytes]:
         return {client: self._states[client] for client in chunk.clients if client in self._states}
 
     @staticmethod
     def _without_memory(chunk: Chunk, result: ChunkResult, hint: str) -> ChunkResult:
-        """The result of a chunk that ended for lack of memory and will not be repeated."""
+        """The result of a chunk in which memory ran out, with an error reply for every message that is left."""
         answered = {reply.metadata.reply_to_message_id for reply in result.replies}
         for message in chunk.messages:
             if message.metadata.message_id not in answered:
@@ -289,14 +294,14 @@ class SimulationGrid(Grid):
         return result
 
     @staticmethod
-    def _expire(batch: Dispatch, timeout: float | None) -> None:
-        for message in batch.waiting.values():
+    def _expire(dispatch: Dispatch, timeout: float | None) -> None:
+        for message in dispatch.waiting.values():
             error = Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"no reply within {timeout:g} s (federation.timeout)")
-            batch.replies.append(Message(error, reply_to=message))
-        batch.waiting.clear()
+            dispatch.replies.append(Message(error, reply_to=message))
+        dispatch.waiting.clear()
 
 
 def _evenly(places: Sequence[int], largest: int) -> list[list[int]]:
-    """As few pieces of at most so many as there can be, of about equal size."""
+    """Divide places into pieces of at most `largest`: as few pieces as possible, and of about equal size."""
     size = -(-len(places) // -(-len(places) // largest))
     return [list(places[start : start + size]) for start in range(0, len(places), size)]

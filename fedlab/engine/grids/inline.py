@@ -5,41 +5,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from flwr.app.user_config import UserConfig
-
+from fedlab.config import EngineConfig
 from fedlab.engine.dispatch import Chunk, Dispatch
-from fedlab.engine.execution import AppFactory, ChunkResult, ClientRunner
-from fedlab.engine.grids.base import Progress, SimulationGrid, WorkDone
+from fedlab.engine.execution import ChunkResult, ClientRunner
+from fedlab.engine.grids.base import SimulationGrid
+from fedlab.engine.simulation import NOBODY, Listeners, Simulation
 
 
 class InlineGrid(SimulationGrid):
-    """A grid without workers. Pushed messages are run when replies are pulled.
+    """A grid without workers. Messages that were pushed are handled when their replies are pulled.
 
     Args:
-        factory: builds the client app; called once, here.
-        num_clients: clients of the federation.
-        run_config: given to every client.
-        on_progress: see `SimulationGrid`.
-        on_work: see `SimulationGrid`.
-        fail_fast: see `SimulationGrid`.
-        vectorized: see `SimulationGrid`.
+        simulation: the clients. The factory is called once, here.
+        config: the configuration's section ``engine``, of which ``vectorize`` is used; its defaults if None.
+        listeners: who is told how the work goes on.
     """
 
     def __init__(
-        self,
-        factory: AppFactory,
-        num_clients: int,
-        run_config: UserConfig | None = None,
-        *,
-        on_progress: Progress | None = None,
-        on_work: WorkDone | None = None,
-        fail_fast: bool = False,
-        vectorized: int | None = None,
+        self, simulation: Simulation, config: EngineConfig | None = None, listeners: Listeners = NOBODY
     ) -> None:
-        super().__init__(
-            num_clients, on_progress=on_progress, on_work=on_work, fail_fast=fail_fast, vectorized=vectorized
-        )
-        self._runner = ClientRunner(factory(), num_clients, run_config or {})
+        super().__init__(simulation, config or EngineConfig(name="inline"), listeners)
+        self._runner = ClientRunner(simulation.factory(), simulation.num_clients, simulation.run_config)
         self._queue: deque[Chunk] = deque()
 
     def close(self) -> None:
@@ -55,16 +41,16 @@ class InlineGrid(SimulationGrid):
         if not self._queue:
             return []
         chunk = self._queue.popleft()
-        payload = chunk.payload
+        payload, dispatch = chunk.payload, chunk.dispatch
         metadatas = [message.metadata for message in chunk.messages]
-        states, batch = self._states_of(chunk), chunk.batch
+        states, reduction = self._states_of(chunk), payload.reduction
         result = self._runner.run_chunk(
-            payload.content, metadatas, states, payload.reduction, batch.total, batch.stop_at_error
+            payload.content, metadatas, states, reduction, dispatch.total, dispatch.stop_at_error
         )
         if result.out_of_memory is not None:
             hint = "lower training.batch_size, engine.vectorize or engine.resident"
             result = self._without_memory(chunk, result, hint)
         return [(chunk, result)]
 
-    def _cancel(self, batch: Dispatch) -> None:
-        self._queue = deque(chunk for chunk in self._queue if chunk.batch is not batch)
+    def _cancel(self, dispatch: Dispatch) -> None:
+        self._queue = deque(chunk for chunk in self._queue if chunk.dispatch is not dispatch)

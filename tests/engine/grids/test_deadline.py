@@ -13,12 +13,12 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedlab.engine import cluster
-from fedlab.engine.actors import Worker
+from fedlab.engine import Simulation, cluster
 from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.engine.grids.ray import RayGrid
+from fedlab.engine.workers import Worker, WorkerPool
 from fedlab.errors import MachineError
 
 Ask = Callable[..., list[Message]]
@@ -36,7 +36,7 @@ class Waiting(InlineGrid):
     """Its work takes an hour, in which there are workers or not."""
 
     def __init__(self, factory: Callable[[], ClientApp], clock: list[float], up: bool) -> None:
-        super().__init__(factory, 4, {"secret": 5})
+        super().__init__(Simulation(factory, 4, {"secret": 5}))
         self.clock, self.up, self.waited = clock, up, False
 
     def _collect(self, timeout: float | None) -> list[tuple[Chunk, ChunkResult]]:
@@ -68,16 +68,17 @@ def test_a_worker_that_never_starts_is_waited_for_no_longer_than_its_own_time(
 ) -> None:
     """Else a run whose workers cannot be replaced would wait for ever, as its deadline stands still."""
 
-    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+    def wait(refs: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         clock[0] += timeout
         return [], refs
 
     monkeypatch.setattr(ray, "wait", wait)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
     monkeypatch.setattr(cluster, "free", lambda resource: "0 of 1")
+    pool = WorkerPool(Simulation(ClientApp, 1), threads=1, gpu_share=0.0, start_timeout=60.0)
+    pool.size, pool.starting = 1, {"ref": Worker(None, clock[0] + 60, 0.0, 0)}
     grid = object.__new__(RayGrid)
-    grid._size, grid._start_timeout, grid._queue, grid._running, grid._idle = 1, 60.0, deque(), {}, []
-    grid._starting = {"ref": Worker(None, clock[0] + 60, 0.0, 0)}
+    grid._pool, grid._queue = pool, deque()
     with pytest.raises(MachineError, match="no worker could be started: it did not start within 60 s"):
         grid._await_workers()
     assert clock[0] == 1060.0

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.serverapp.strategy import FedAvg, FedMedian, Krum, Strategy
 
+from fedlab.engine import Listeners, Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import FedLabError
 from fedlab.protocol.messages import array_record, config_record, exact_sum, metric_record, to_numpy, to_record
@@ -30,7 +31,10 @@ def metrics_of(reply: Message) -> MetricRecord:
 
 def test_replies_come_sorted_by_client_with_progress(factory: Callable[[], ClientApp], ask: Ask) -> None:
     seen: list[tuple[int, int]] = []
-    grid = InlineGrid(factory, 12, {"secret": 5}, on_progress=lambda done, total: seen.append((done, total)))
+    grid = InlineGrid(
+        Simulation(factory, 12, {"secret": 5}),
+        listeners=Listeners(on_progress=lambda done, total: seen.append((done, total))),
+    )
     replies = grid.send_and_receive(ask(grid, [7, 2, 11, 0]))
     assert [grid.client_of(reply.metadata.src_node_id) for reply in replies] == [0, 2, 7, 11]
     assert [metrics_of(reply)["secret"] for reply in replies] == [5] * 4
@@ -54,7 +58,7 @@ def test_an_exception_becomes_an_error_reply_with_its_traceback(inline: InlineGr
 
 
 def test_fail_fast_stops_at_the_first_error(factory: Callable[[], ClientApp], ask: Ask) -> None:
-    grid = InlineGrid(factory, 12, {"secret": 5}, fail_fast=True)
+    grid = InlineGrid(Simulation(factory, 12, {"secret": 5}, fail_fast=True))
     replies = grid.send_and_receive(ask(grid, range(6), **{"raise": [2, 4]}))
     assert [reply.has_error() for reply in replies] == [False, False, True]
     assert len(grid.send_and_receive(ask(grid, range(6)))) == 6
@@ -87,7 +91,7 @@ def test_fail_fast_stops_at_the_first_error(factory: Callable[[], ClientApp], as
 def test_answers_that_cannot_be_used_are_errors_of_that_client(answer: Callable[[Message], Any], message: str) -> None:
     app = ClientApp()
     app.train()(lambda msg, context: answer(msg))
-    grid = InlineGrid(lambda: app, 1)
+    grid = InlineGrid(Simulation(lambda: app, 1))
     content = RecordDict({"config": ConfigRecord({"fedlab.reduce": Reduction("examples", 4).to_json()})})
     (reply,) = grid.send_and_receive([Message(content, 1000, "train")])
     assert reply.error.reason is not None
@@ -108,7 +112,7 @@ def test_state_persists_but_not_that_of_a_client_that_raised(inline: InlineGrid,
 
 def test_states_move_to_another_grid(inline: InlineGrid, factory: Callable[[], ClientApp], ask: Ask) -> None:
     inline.send_and_receive(ask(inline, [3, 4]))
-    other = InlineGrid(factory, 12, {"secret": 5})
+    other = InlineGrid(Simulation(factory, 12, {"secret": 5}))
     other.restore_client_states(inline.client_states())
     assert [metrics_of(reply)["count"] for reply in other.send_and_receive(ask(other, [3, 5]))] == [2, 1]
 
@@ -129,7 +133,7 @@ def test_clients_cannot_change_what_others_share() -> None:
         context.run_config["more"] = 1
         return Message(RecordDict({"metrics": answer}), reply_to=message)
 
-    grid = InlineGrid(lambda: app, 3, {"only": 1})
+    grid = InlineGrid(Simulation(lambda: app, 3, {"only": 1}))
     content = RecordDict({"arrays": to_record({"w": np.zeros(2)}), "config": ConfigRecord({"rates": [1, 2]})})
     replies = grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
     assert [dict(metrics_of(reply)) for reply in replies] == [{"length": 2, "num-config": 1}] * 3
@@ -147,7 +151,7 @@ def test_a_reply_may_be_the_memory_of_the_next_clients_model() -> None:
         context.state["mine"] = to_record({"w": resident})
         return Message(RecordDict({"arrays": to_record({"w": resident})}), reply_to=message)
 
-    grid = InlineGrid(lambda: app, 3)
+    grid = InlineGrid(Simulation(lambda: app, 3))
     replies = grid.send_and_receive([Message(RecordDict(), node, "train") for node in grid.get_node_ids()])
     for reply, state in zip(replies, grid.client_states().values(), strict=True):
         for content in (reply.content, state):
@@ -160,7 +164,7 @@ def test_a_hundred_thousand_clients_cost_nothing_until_they_have_state(
     factory: Callable[[], ClientApp], ask: Ask
 ) -> None:
     tracemalloc.start()
-    grid = InlineGrid(factory, 100_000, {"secret": 5})
+    grid = InlineGrid(Simulation(factory, 100_000, {"secret": 5}))
     replies = grid.send_and_receive(ask(grid, [0, 50_000, 99_999], remember=False))
     nodes = grid.get_node_ids()
     _, peak = tracemalloc.get_traced_memory()

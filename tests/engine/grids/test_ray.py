@@ -18,17 +18,21 @@ from flwr.app import ConfigRecord, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from fedlab.engine.actors import ClientWorker, Worker
+from fedlab.config import EngineConfig
+from fedlab.engine import Listeners, Placement, Simulation
+from fedlab.engine.actors import ClientWorker
 from fedlab.engine.dispatch import Chunk, Dispatch, Payload
 from fedlab.engine.execution import ChunkResult
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.engine.grids.ray import RayGrid
 from fedlab.engine.scheduling import Span
+from fedlab.engine.workers import Worker
 from fedlab.errors import MachineError
 from fedlab.protocol.messages import exact_sum, metric_record, requested_reduction, to_record
 
 Ask = Callable[..., list[Message]]
+RayGrids = Callable[..., RayGrid]
 
 
 def wait_for_workers(grid: RayGrid, number: int) -> list[int]:
@@ -59,15 +63,18 @@ def digest(grid: SimulationGrid, ask: Ask, *, reduce: bool = True, **config: obj
 
 @pytest.fixture(scope="module")
 def expected(factory: Callable[[], ClientApp], ask: Ask) -> str:
-    return digest(InlineGrid(factory, 12, {"secret": 5}), ask)
+    return digest(InlineGrid(Simulation(factory, 12, {"secret": 5})), ask)
 
 
 def test_one_worker_gives_the_bits_of_the_inline_grid(
-    ray_running: None, factory: Callable[[], ClientApp], ask: Ask, expected: str
+    ray_grid: RayGrids, factory: Callable[[], ClientApp], ask: Ask, expected: str
 ) -> None:
     told: list[tuple[int, int]] = []
     grid = RayGrid(
-        factory, 12, {"secret": 5}, workers=1, chunk=3, on_progress=lambda done, total: told.append((done, total))
+        Simulation(factory, 12, {"secret": 5}),
+        EngineConfig(chunk=3),
+        Placement("cpu", 1, 0.0),
+        Listeners(on_progress=lambda done, total: told.append((done, total))),
     )
     try:
         assert digest(grid, ask) == expected
@@ -102,7 +109,7 @@ def test_a_worker_killed_in_mid_round_changes_nothing(
 
 
 def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
-    ray_running: None,
+    ray_grid: RayGrids,
     factory: Callable[[], ClientApp],
     ask: Ask,
     expected: str,
@@ -118,8 +125,8 @@ def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().run_chunk(content, metadatas, *rest)
 
-    monkeypatch.setattr("fedlab.engine.grids.ray.ClientWorker", Fragile)
-    grid = RayGrid(factory, 12, {"secret": 5}, workers=2, chunk=3)
+    monkeypatch.setattr("fedlab.engine.workers.ClientWorker", Fragile)
+    grid = ray_grid(Simulation(factory, 12, {"secret": 5}), workers=2, chunk=3)
     try:
         wait_for_workers(grid, 2)
         assert digest(grid, ask) == expected
@@ -146,24 +153,27 @@ def test_what_a_worker_keeps_holds_nobody_up(two_workers: RayGrid, inline: Inlin
 
 
 def test_a_worker_hands_over_before_too_much_is_lost_with_it() -> None:
-    def batch(left: float | None) -> Dispatch:
+    def dispatch(left: float | None) -> Dispatch:
         deadline = None if left is None else time.monotonic() + left
-        return Dispatch(number=1, order={}, waiting={}, stop_at_error=False, deadline=deadline)
+        return Dispatch(number=1, position={}, waiting={}, stop_at_error=False, deadline=deadline)
 
     def chunk(of: Dispatch) -> Chunk:
         return Chunk(of, Payload(RecordDict(), None), [])
 
     def keeping(of: Dispatch, seconds: float) -> Worker:
         result = ChunkResult(spans=[Span(0, "train", 0.0, seconds)])
-        return Worker(None, 0.0, 0.0, 0, kept=[(chunk(of), result), (chunk(of), result)])
+        worker = Worker(None, 0.0, 0.0, 0)
+        worker.keep(chunk(of), result)
+        worker.keep(chunk(of), result)
+        return worker
 
-    calm, hurried = batch(3600.0), batch(30.0)
-    assert not Worker(None, 0.0, 0.0, 0).is_due([])
-    assert not keeping(calm, 9.9).is_due([chunk(calm)])
-    assert keeping(calm, 10.0).is_due([chunk(calm)])  # twenty seconds of work
-    assert keeping(hurried, 1.0).is_due([chunk(hurried)])  # it may be stopped soon
-    assert keeping(calm, 1.0).is_due([])  # nothing is left to do
-    assert keeping(calm, 1.0).is_due([chunk(batch(None))])  # nothing of this batch
+    calm, hurried = dispatch(3600.0), dispatch(30.0)
+    assert not Worker(None, 0.0, 0.0, 0).must_hand_over([])
+    assert not keeping(calm, 9.9).must_hand_over([chunk(calm)])
+    assert keeping(calm, 10.0).must_hand_over([chunk(calm)])  # twenty seconds of work
+    assert keeping(hurried, 1.0).must_hand_over([chunk(hurried)])  # it may be stopped soon
+    assert keeping(calm, 1.0).must_hand_over([])  # nothing is left to do
+    assert keeping(calm, 1.0).must_hand_over([chunk(dispatch(None))])  # nothing of this dispatch
 
 
 def test_a_client_that_always_kills_its_worker_is_the_only_one_lost(two_workers: RayGrid, ask: Ask) -> None:
@@ -198,9 +208,9 @@ def test_push_and_pull_do_not_wait(two_workers: RayGrid, ask: Ask) -> None:
 
 
 @pytest.fixture
-def lone(ray_running: None, factory: Callable[[], ClientApp]) -> Iterator[RayGrid]:
+def lone(ray_grid: RayGrids, factory: Callable[[], ClientApp]) -> Iterator[RayGrid]:
     """A grid of its own that stops at the first error; the cluster of five CPUs has room for one of its workers."""
-    grid = RayGrid(factory, 12, {"secret": 5}, workers=9, threads=3, chunk=3, fail_fast=True)
+    grid = ray_grid(Simulation(factory, 12, {"secret": 5}, fail_fast=True), workers=9, threads=3, chunk=3)
     yield grid
     grid.close()
 
@@ -257,7 +267,7 @@ def test_a_deadline_does_not_run_while_no_worker_is_up(
     assert [reply.has_error() for reply in replies] == [False] * 6
 
 
-def test_threads_are_pinned_in_workers(ray_running: None) -> None:
+def test_threads_are_pinned_in_workers(ray_grid: RayGrids) -> None:
     def build() -> ClientApp:
         import torch
         from flwr.app import MetricRecord
@@ -273,7 +283,7 @@ def test_threads_are_pinned_in_workers(ray_running: None) -> None:
 
         return app
 
-    grid = RayGrid(build, 1, workers=1)
+    grid = ray_grid(Simulation(build, 1), workers=1)
     try:
         (reply,) = grid.send_and_receive([Message(RecordDict(), 1000, "query")])
     finally:
@@ -284,16 +294,16 @@ def test_threads_are_pinned_in_workers(ray_running: None) -> None:
     assert set(metrics["pools"]) == {1}  # type: ignore[arg-type]  # a list
 
 
-def test_a_factory_that_fails_shows_its_own_error(ray_running: None) -> None:
+def test_a_factory_that_fails_shows_its_own_error(ray_grid: RayGrids) -> None:
     def broken() -> ClientApp:
         raise KeyError("no such model")
 
     with pytest.raises(KeyError, match="no such model"):
-        RayGrid(broken, 1, workers=2)
+        ray_grid(Simulation(broken, 1), workers=2)
 
 
-def test_workers_that_cannot_start_are_a_machine_error(ray_running: None, factory: Callable[[], ClientApp]) -> None:
+def test_workers_that_cannot_start_are_a_machine_error(ray_grid: RayGrids, factory: Callable[[], ClientApp]) -> None:
     with pytest.raises(MachineError, match="no worker could be started: 64 CPUs asked, the cluster has 5 CPUs"):
-        RayGrid(factory, 1, workers=1, threads=64)
+        ray_grid(Simulation(factory, 1), workers=1, threads=64)
     with pytest.raises(MachineError, match=r"engine\.workers = .*did not start within 0 s"):
-        RayGrid(factory, 1, workers=1, start_timeout=0.0)
+        RayGrid(Simulation(factory, 1), EngineConfig(), Placement("cpu", 1, 0.0), start_timeout=0.0)

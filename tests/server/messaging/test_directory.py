@@ -12,6 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedlab.engine import Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import ClientError, MachineError
 from fedlab.server.messaging import directory
@@ -64,7 +65,7 @@ class Remote(Grid):
     def __init__(
         self, claims: Sequence[int], size: int, arrivals: Sequence[int] | None = None, silent: Sequence[int] = ()
     ) -> None:
-        self._inner = InlineGrid(profiled(claims, size), len(claims))
+        self._inner = InlineGrid(Simulation(profiled(claims, size), len(claims)))
         self._arrivals = list(arrivals or [len(claims)])
         self._silent = silent
         self.asked: list[int] = []
@@ -189,7 +190,7 @@ def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
 
 
 def test_simulated_clients_are_not_asked_before_they_are_needed() -> None:
-    grid = InlineGrid(profiled([0, 1, 2], 3), 3)
+    grid = InlineGrid(Simulation(profiled([0, 1, 2], 3), 3))
     found = opened(grid, None, timeout=5)
     assert found.clients == range(3)
     assert (found.node(2), found.client(1002), found.client(1), found.client(1003)) == (1002, 2, -1, -1)
