@@ -229,9 +229,13 @@ class RayGrid(SimulationGrid):
     def _lost(self, task: WorkerTask, error: RayError) -> Finished:
         worker, chunk = task.worker, task.chunk
         self._repeat(worker, self._pool.dismiss(worker))
+        # Idle workers may have died as well, for example with their node. An empty chunk tells, before one of them is
+        # given a client that would then have been tried once more without having been run.
+        for idle in list(self._pool.idle):
+            self._launch(idle, chunk.part([]))
         if chunk.attempt <= self._retries:
             parts = [chunk.messages] if chunk.vectorized else [[message] for message in chunk.messages]
-            self._repeat(worker, [replace(chunk, messages=part, attempt=chunk.attempt + 1) for part in parts])
+            self._repeat(worker, [replace(chunk.part(part), attempt=chunk.attempt + 1) for part in parts])
             return []
         replies = []
         for message in chunk.messages:

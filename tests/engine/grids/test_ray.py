@@ -108,6 +108,25 @@ def test_a_worker_killed_in_mid_round_changes_nothing(
         assert caplog.text.count("is gone; repeating clients") == 2
 
 
+def test_idle_workers_that_have_died_cost_a_client_no_attempt(two_workers: RayGrid, ask: Ask) -> None:
+    """As when a node is lost between two rounds: with one repeat, two dead workers would be an error of the client."""
+    for pid in wait_for_workers(two_workers, 2):
+        os.kill(pid, signal.SIGKILL)
+    (reply,) = two_workers.send_and_receive(ask(two_workers, [4]))
+    assert not reply.has_error()
+
+
+def test_nobody_learns_from_repeated_clients_that_a_whole_chunk_takes_so_little(
+    two_workers: RayGrid, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[float] = []
+    wait_for_workers(two_workers, 2)
+    monkeypatch.setattr(two_workers._costs, "learn", lambda kind, units, seconds: learnt.append(units))
+    replies = two_workers.send_and_receive(ask(two_workers, range(12), kill=[4], once=str(tmp_path / "killed")))
+    assert not any(reply.has_error() for reply in replies)
+    assert sum(learnt) == 9  # the three clients of the chunk that was lost were repeated one by one
+
+
 def test_a_worker_that_dies_while_it_hands_over_its_sum_changes_nothing(
     ray_grid: RayGrids,
     factory: Callable[[], ClientApp],
