@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import FedLabError
 from fedlab.protocol.messages import (
     NdArray,
     array_record,
     client_weight,
     config_record,
-    exact_sum,
     metric_record,
     requested_reduction,
-    summed,
     to_numpy,
     to_record,
 )
@@ -109,28 +105,3 @@ def test_requests_and_weights_are_read_or_refused() -> None:
     assert client_weight(reply, Reduction("examples", 3)) == 12
     with pytest.raises(FedLabError, match="num-examples = None"):
         client_weight(RecordDict(), Reduction("examples", 3))
-
-
-def test_a_strategy_reads_the_same_sum_from_full_and_from_summed_replies(
-    inline: InlineGrid, ask: Callable[..., list[Message]]
-) -> None:
-    messages = ask(inline, range(5), reduce=True)
-    reduction = requested_reduction(messages[0].content)
-    assert reduction is not None
-    reduced = inline.send_and_receive(messages)
-    full = inline.send_and_receive(ask(inline, range(5)))
-    assert summed(full, reduction) is None
-    assert all("arrays" not in reply.content for reply in reduced)
-    assert [reply.metadata.src_node_id for reply in reduced if "fedlab.sum" in reply.content] == [1000]
-    one, other = exact_sum(reduced, reduction), exact_sum(full, reduction)
-    assert one.state()[1:] == other.state()[1:]
-    for name, values in one.mean().items():
-        assert values.dtype == np.float32
-        assert values.tobytes() == other.mean()[name].tobytes()
-
-
-def test_a_bad_full_reply_is_named(inline: InlineGrid, ask: Callable[..., list[Message]]) -> None:
-    replies = inline.send_and_receive(ask(inline, range(3)))
-    replies[1].content["arrays"] = to_record({"bias": np.array(np.nan, np.float32)})
-    with pytest.raises(FedLabError, match="reply of node 1001: tensor 'bias' holds the value nan"):
-        exact_sum(replies, Reduction("uniform", 2))

@@ -17,7 +17,16 @@ from flwr.serverapp.strategy import FedAvg, FedMedian, Krum, Strategy
 from fedlab.engine import Listeners, Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import FedLabError
-from fedlab.protocol.messages import array_record, config_record, exact_sum, metric_record, to_numpy, to_record
+from fedlab.protocol.messages import (
+    array_record,
+    config_record,
+    exact_sum,
+    metric_record,
+    requested_reduction,
+    summed,
+    to_numpy,
+    to_record,
+)
 from fedlab.protocol.sums import Reduction
 
 Ask = Callable[..., list[Message]]
@@ -210,6 +219,29 @@ def test_payloads_may_differ_within_one_sum(inline: InlineGrid, ask: Ask) -> Non
     apart[0].content["config"] = ConfigRecord()
     with pytest.raises(FedLabError, match="different reductions"):
         inline.send_and_receive(apart)
+
+
+def test_a_strategy_reads_the_same_sum_from_full_and_from_summed_replies(inline: InlineGrid, ask: Ask) -> None:
+    messages = ask(inline, range(5), reduce=True)
+    reduction = requested_reduction(messages[0].content)
+    assert reduction is not None
+    reduced = inline.send_and_receive(messages)
+    full = inline.send_and_receive(ask(inline, range(5)))
+    assert summed(full, reduction) is None
+    assert all("arrays" not in reply.content for reply in reduced)
+    assert [reply.metadata.src_node_id for reply in reduced if "fedlab.sum" in reply.content] == [1000]
+    one, other = exact_sum(reduced, reduction), exact_sum(full, reduction)
+    assert one.state()[1:] == other.state()[1:]
+    for name, values in one.mean().items():
+        assert values.dtype == np.float32
+        assert values.tobytes() == other.mean()[name].tobytes()
+
+
+def test_a_bad_full_reply_is_named(inline: InlineGrid, ask: Ask) -> None:
+    replies = inline.send_and_receive(ask(inline, range(3)))
+    replies[1].content["arrays"] = to_record({"bias": np.array(np.nan, np.float32)})
+    with pytest.raises(FedLabError, match="reply of node 1001: tensor 'bias' holds the value nan"):
+        exact_sum(replies, Reduction("uniform", 2))
 
 
 def test_unknown_nodes_are_refused(inline: InlineGrid, ask: Ask) -> None:
