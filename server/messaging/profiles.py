@@ -77,7 +77,7 @@ def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], 
 
 
 MEASURED = ("train", "evaluate")
-"""Types of messages whose work is in batches."""
+"""Types of messages that a client handles batch by batch, so that its work is counted in batches."""
 
 
 def num_batches(kind: str, profile: Profile, training: TrainingConfig, evaluation_size: int) -> float:
