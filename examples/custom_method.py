@@ -31,9 +31,11 @@ class MeanTeacher(Method):
     class Settings(Section):
         """Settings, given as ``method.decay`` and so on."""
 
-        decay: float = Field(default=0.99, ge=0, lt=1, description="share of the old teacher kept in every step")
-        agreement: float = Field(default=1.0, ge=0, description="weight of the distance to the teacher")
-        temperature: float = Field(default=2.0, gt=0, description="softens both predictions")
+        decay: float = Field(
+            default=0.99, ge=0, lt=1, description="share of the old teacher that is kept in every step"
+        )
+        agreement: float = Field(default=1.0, ge=0, description="weight of the distance between student and teacher")
+        temperature: float = Field(default=2.0, gt=0, description="temperature that softens both predictions")
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         student = task.model()

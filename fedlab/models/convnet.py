@@ -31,12 +31,16 @@ class ConvNet(nn.Module):
         """Settings of ConvNet."""
 
         width: Positive | tuple[Positive, ...] = Field(
-            default=128, description="channels of every convolution, or of each"
+            default=128, description="number of channels of every convolution, or a list with one number for each"
         )
-        depth: Positive = Field(default=3, description="blocks, each halving height and width")
-        norm: Norm = Field(default="instance", description="instance | batch | group (four groups) | none")
+        depth: Positive = Field(default=3, description="number of blocks; each halves height and width")
+        norm: Norm = Field(
+            default="instance", description="normalization: instance, batch, group (four groups) or none"
+        )
         pooling: Literal["average", "max"] = "average"
-        same_padding: bool = Field(default=False, description="pad images of one channel by 1 as well, not by 3")
+        same_padding: bool = Field(
+            default=False, description="pad images of one channel by 1 like all others, and not by 3"
+        )
 
         @property
         def widths(self) -> tuple[int, ...]:

@@ -31,7 +31,9 @@ class ResNet18(nn.Module):
     class Settings(Section):
         """Settings of ResNet18."""
 
-        norm: Norm = Field(default="instance", description="instance | batch | group (four groups) | none")
+        norm: Norm = Field(
+            default="instance", description="normalization: instance, batch, group (four groups) or none"
+        )
 
     def __init__(self, settings: Settings, input_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

@@ -39,9 +39,13 @@ class ResNet(nn.Module):
         """Settings of ResNet."""
 
         depth: Literal[18, 34, 50, 101, 152] = 18
-        width: Positive = Field(default=64, description="channels of the first stage; the paper's networks have 64")
+        width: Positive = Field(
+            default=64, description="number of channels of the first stage; the paper's networks have 64"
+        )
         stem: Literal["imagenet", "small"] = Field(
-            default="imagenet", description="small: 3×3 of stride 1 without max-pooling"
+            default="imagenet",
+            description="first layers: imagenet: as in the paper; small: 3×3 convolution of stride 1 without "
+            "max-pooling",
         )
 
     def __init__(self, settings: Settings, input_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -22,8 +22,8 @@ PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central", "dp_sgd": "f
 class Adaptive(Section):
     """The clip norm follows a quantile of the updates' norms (Andrew et al. 2021, arXiv 1905.03871, algorithm 1)."""
 
-    quantile: float = Field(default=0.5, ge=0, le=1, description="γ, share of the updates that are not to be clipped")
-    rate: float = Field(default=0.2, gt=0, description="η_C of C ← C·exp(−η_C·(b − γ))")
+    quantile: float = Field(default=0.5, ge=0, le=1, description="share γ of the updates that should not be clipped")
+    rate: float = Field(default=0.2, gt=0, description="learning rate η_C of the clip norm in C ← C·exp(−η_C·(b − γ))")
     count_noise: float | None = Field(
         default=None,
         gt=0,
@@ -38,12 +38,16 @@ class Central:
     class Settings(Section):
         """Settings of central privacy."""
 
-        clip: float = Field(default=1.0, gt=0, description="C, largest L2 norm of a client's update; where it starts")
-        adaptive: Adaptive | None = Field(default=None, description="let C follow a quantile of the norms")
-        noise_multiplier: float = Field(default=1.0, ge=0, description="z, noise in units of C; 0 gives no guarantee")
-        delta: ProperFraction = Field(default=1e-5, description="δ at which ε is stated")
+        clip: float = Field(
+            default=1.0, gt=0, description="largest L2 norm C of a client's update; its initial value with adaptive"
+        )
+        adaptive: Adaptive | None = Field(default=None, description="adapt C to a quantile of the norms of the updates")
+        noise_multiplier: float = Field(
+            default=1.0, ge=0, description="standard deviation z of the noise in units of C; 0 gives no guarantee"
+        )
+        delta: ProperFraction = Field(default=1e-5, description="δ for which ε is computed")
         allow_unaccounted: bool = Field(
-            default=False, description="run although a method sends what the mechanism does not cover; ε leaves it out"
+            default=False, description="allow methods that send more than the mechanism covers; ε does not include it"
         )
 
         @model_validator(mode="after")
@@ -64,17 +68,27 @@ class DPSGD:
         """Settings of DP-SGD; the noise is given, or follows from the ε that is wanted."""
 
         clip: float = Field(
-            default=1.0, gt=0, description="C, largest L2 norm of one example's gradient over all trained parameters"
+            default=1.0,
+            gt=0,
+            description="largest L2 norm C of the gradient of one example over all trained parameters",
         )
         noise_multiplier: float | None = Field(
-            default=None, ge=0, description="σ, noise on a batch's sum in units of C; 0 gives no guarantee"
+            default=None,
+            ge=0,
+            description="standard deviation σ of the noise on the sum of a batch in units of C; 0 gives no guarantee",
         )
         target_epsilon: float | None = Field(
-            default=None, gt=0, description="instead of noise_multiplier: ε of a client that trains in every round"
+            default=None,
+            gt=0,
+            description="ε that a client may spend if it trains in every round; replaces noise_multiplier",
         )
-        delta: ProperFraction = Field(default=1e-5, description="δ at which ε is stated; well below 1 / examples")
+        delta: ProperFraction = Field(
+            default=1e-5, description="δ for which ε is computed; should be well below 1 / examples"
+        )
         physical_batch_size: Positive = Field(
-            default=32, description="examples whose gradients are in memory at a time; results differ by rounding only"
+            default=32,
+            description="number of examples whose gradients are in memory at the same time; changes results only by "
+            "rounding",
         )
 
         @model_validator(mode="after")

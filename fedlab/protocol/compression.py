@@ -89,8 +89,12 @@ class TopK(Compressor):
     class Settings(Section):
         """Settings of top-k."""
 
-        fraction: Fraction = Field(default=0.01, description="k over the tensor's size; at least one entry is sent")
-        error_feedback: bool = Field(default=True, description="add what was not sent to the next round's update")
+        fraction: Fraction = Field(
+            default=0.01, description="share k/n of a tensor's n values that are sent; at least one value is sent"
+        )
+        error_feedback: bool = Field(
+            default=True, description="add the values that were not sent to the client's next update"
+        )
 
     last = False
 
@@ -126,7 +130,7 @@ class Quantize(Compressor):
     class Settings(Section):
         """Settings of quantization."""
 
-        bits: Literal[4, 8] = Field(default=8, description="bits of each value; two values of 4 share a byte")
+        bits: Literal[4, 8] = Field(default=8, description="bits of each value; two values of 4 bits share a byte")
 
     @property
     def _levels(self) -> int:

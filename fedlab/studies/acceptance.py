@@ -44,12 +44,18 @@ class Acceptance(Section):
     """An acceptance experiment, as ``methods/<method>/acceptance.yaml`` states it."""
 
     source: str = Field(description="what is run and where the gates come from, in one sentence")
-    base: dict[str, Any] = Field(description="configuration all arms share")
+    base: dict[str, Any] = Field(description="configuration that all arms share")
     seeds: tuple[int, ...] = Field(min_length=1)
-    arms: dict[str, dict[str, Any]] = Field(min_length=1, description="arm → dotted keys it changes in `base`")
+    arms: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="name of the arm → dotted keys of `base` that it changes"
+    )
     gates: tuple[AnyGate, ...] = Field(min_length=1)
-    show: tuple[Shown, ...] = Field(default=(), description="metrics of the table beside those of the gates")
-    seeds_of: dict[str, tuple[int, ...]] = Field(default={}, description="arm → its seeds, where it does not run all")
+    show: tuple[Shown, ...] = Field(
+        default=(), description="further metrics that the table shows besides those of the gates"
+    )
+    seeds_of: dict[str, tuple[int, ...]] = Field(
+        default={}, description="name of the arm → its seeds, if it does not run with all seeds"
+    )
 
     @model_validator(mode="after")
     def _arms_exist(self) -> Acceptance:

@@ -38,7 +38,9 @@ class Gate(Section, ABC):
     """Base: what is read from runs, and when it is enough."""
 
     name: str
-    void: bool = Field(default=False, description="if this is not met, the experiment says nothing, rather than fails")
+    void: bool = Field(
+        default=False, description="if this gate is not met, the experiment is void: it can say nothing about the claim"
+    )
 
     @property
     @abstractmethod
@@ -62,7 +64,7 @@ class Gate(Section, ABC):
 class MetricGate(Gate, ABC):
     """Base: gates over the values of one metric."""
 
-    metric: str = Field(default="accuracy", description="of the evaluations, or a logged name")
+    metric: str = Field(default="accuracy", description="metric of the evaluations, or the name of a logged value")
     scope: Scope = Field(default="mean", description=_SCOPES)
 
     def _means(self, arms: tuple[str, ...], results: Results) -> dict[int, float]:
@@ -106,9 +108,9 @@ class DifferenceGate(MetricGate):
     """One arm exceeds another at the last evaluation; of several arms, their mean counts."""
 
     kind: Literal["difference"]
-    left: Arms = Field(description="what should be better")
-    minus: Arms = Field(description="what it is compared with")
-    at_least: float = Field(description="points, i.e. hundredths of the metric")
+    left: Arms = Field(description="arm or arms that should be better")
+    minus: Arms = Field(description="arm or arms that they are compared with")
+    at_least: float = Field(description="smallest difference in percentage points (hundredths of the metric)")
 
     @property
     def arms(self) -> tuple[str, ...]:

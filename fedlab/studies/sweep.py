@@ -67,14 +67,16 @@ class Point:
 class SweepSpec(Section):
     """A sweep, as a YAML file states it: every value of the grid with every entry of the list and every seed."""
 
-    base: str | dict[str, Any] = Field(description="what runs share: a method's name, a YAML file or a configuration")
+    base: str | dict[str, Any] = Field(
+        description="what all runs share: the name of a method, a YAML file or a configuration"
+    )
     grid: dict[str, tuple[Any, ...] | dict[str, Any]] = Field(
-        default={}, description="dotted key → its values, as a list or by names of your own"
+        default={}, description="dotted key → its values, as a list or as a mapping of names of your own to values"
     )
     listed: dict[str, dict[str, Any]] = Field(
-        default={}, alias="list", description="name → dotted keys it changes in `base`"
+        default={}, alias="list", description="name of a variant → dotted keys of `base` that it changes"
     )
-    seeds: tuple[int, ...] = Field(default=(), description="default: the base's own")
+    seeds: tuple[int, ...] = Field(default=(), description="seeds of the runs; default: the seed of `base`")
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
     _typed: frozenset[str] = PrivateAttr(default=frozenset())
 

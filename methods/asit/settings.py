@@ -17,50 +17,77 @@ class ASiTSettings(Section):
     """Settings of ASiT; defaults are the paper's for AudioSet, ViT-B."""
 
     # input (§3.1)
-    rate: int = Field(default=32_000, ge=1000, description="samples a second of the data; nothing is resampled here")
-    view_seconds: float = Field(default=6.0, gt=0.05, description="length of a view; shorter clips are padded")
-    bins: Positive = Field(default=128, description="mel bins, a multiple of patch")
+    rate: int = Field(
+        default=32_000, ge=1000, description="sampling rate of the data in Hz; the method does not resample"
+    )
+    view_seconds: float = Field(
+        default=6.0, gt=0.05, description="length of a view in seconds; shorter clips are padded"
+    )
+    bins: Positive = Field(default=128, description="number of mel bins, a multiple of patch")
     statistics: Literal["global", "local", "fixed"] = Field(
         default="global",
         description="mean and std of the filter bank: of all clients (each sends three sums once), "
         "of each client for itself, or `mean` and `std`",
     )
-    mean: float = Field(default=-4.2677393, description="where statistics is fixed; AudioSet's")
-    std: float = Field(default=4.5689974, gt=0, description="likewise")
+    mean: float = Field(
+        default=-4.2677393, description="mean of the filter bank if statistics is fixed; default: AudioSet's"
+    )
+    std: float = Field(
+        default=4.5689974,
+        gt=0,
+        description="standard deviation of the filter bank if statistics is fixed; default: AudioSet's",
+    )
     # corruption (§3.2)
-    corrupt: bool = Field(default=True, description="false shows the student clean views; an ablation")
-    drop: Share = Field(default=0.7, description="share covered where blocks are zeroed: U(min(0.5, drop), drop)")
-    replace: Share = Field(default=0.3, description="the same where blocks come from another clip")
-    block: float = Field(default=0.3, gt=0, le=1, description="largest block, as a part of height and of width")
-    align: Positive = Field(default=1, description="blocks start and end at multiples of it")
+    corrupt: bool = Field(default=True, description="false: the student sees clean views, an ablation")
+    drop: Share = Field(
+        default=0.7,
+        description="largest share of a view that is covered by zeroed blocks; drawn from U(min(0.5, drop), drop)",
+    )
+    replace: Share = Field(default=0.3, description="the same share for blocks that come from another clip")
+    block: float = Field(
+        default=0.3, gt=0, le=1, description="largest size of a block, as a share of height and of width"
+    )
+    align: Positive = Field(default=1, description="blocks start and end at multiples of this number")
     # networks (§3.3)
     patch: Positive = 16
     width: Positive = 768
     depth: Positive = 12
-    heads: Positive = Field(default=12, description="a divisor of width")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the student's last block")
-    hidden: Positive = Field(default=2048, description="hidden width of the projection MLP")
-    bottleneck: Positive = Field(default=256, description="width in which cosines are taken")
-    reconstruction_width: Positive = Field(default=128, description="channels before patches become pixels")
-    class_prototypes: int = Field(default=8192, ge=2, description="K_c")
-    patch_prototypes: int = Field(default=1024, ge=2, description="K_p")
+    heads: Positive = Field(default=12, description="number of attention heads, a divisor of width")
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth in the last block of the student")
+    hidden: Positive = Field(default=2048, description="width of the hidden layers of the projection head")
+    bottleneck: Positive = Field(
+        default=256, description="width of the features that are compared with the prototypes by cosine"
+    )
+    reconstruction_width: Positive = Field(
+        default=128, description="number of channels before patches are turned into pixels"
+    )
+    class_prototypes: int = Field(default=8192, ge=2, description="number of prototypes of the class token, K_c")
+    patch_prototypes: int = Field(default=1024, ge=2, description="number of prototypes of the patches, K_p")
     # losses (§3.4)
-    class_weight: float = Field(default=1.0, ge=0, description="of L_cls")
-    patch_weight: float = Field(default=1.0, ge=0, description="of L_dat")
-    reconstruction_weight: float = Field(default=2.0, ge=0, description="of L_rec")
-    student_temperature: float = Field(default=0.1, gt=0, description="τ_s")
-    teacher_temperature: tuple[float, float] = Field(default=(0.04, 0.07), description="τ_t at first and from then on")
+    class_weight: float = Field(default=1.0, ge=0, description="weight of L_cls")
+    patch_weight: float = Field(default=1.0, ge=0, description="weight of L_dat")
+    reconstruction_weight: float = Field(default=2.0, ge=0, description="weight of L_rec")
+    student_temperature: float = Field(default=0.1, gt=0, description="temperature of the student, τ_s")
+    teacher_temperature: tuple[float, float] = Field(
+        default=(0.04, 0.07), description="temperature τ_t of the teacher at the start and after temperature_epochs"
+    )
     center_momentum: Share = 0.9
     # schedules (§3.5); training.lr is the peak
     epochs: Positive = Field(
-        default=100, description="parts of pre-training that schedules count in, wherever rounds begin and end"
+        default=100,
+        description="number of epochs into which the schedules divide pre-training, independent of the rounds",
     )
-    warmup_epochs: int = Field(default=10, ge=0, description="linear warm-up of the learning rate")
-    temperature_epochs: Positive = Field(default=30, description="of the rise of τ_t")
-    freeze_prototypes_epochs: int = Field(default=0, ge=0, description="prototypes rest so long; the release's is 0")
-    final_lr: float = Field(default=1e-6, ge=0, description="where the cosine of the learning rate ends")
-    weight_decay: tuple[float, float] = Field(default=(0.04, 0.4), description="cosine; not on biases and vectors")
-    momentum: Share = Field(default=0.996, description="m of the teacher at first, 1 in the end")
+    warmup_epochs: int = Field(default=10, ge=0, description="epochs in which the learning rate rises linearly")
+    temperature_epochs: Positive = Field(default=30, description="epochs in which τ_t rises")
+    freeze_prototypes_epochs: int = Field(
+        default=0, ge=0, description="epochs in which the prototypes are not trained; 0 in the authors' code"
+    )
+    final_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end of its cosine schedule")
+    weight_decay: tuple[float, float] = Field(
+        default=(0.04, 0.4),
+        description="weight decay at the start and at the end, along a cosine; biases and vectors have none",
+    )
+    momentum: Share = Field(default=0.996, description="momentum m of the teacher at the start; it rises to 1")
     # federation (§6)
     teacher_sync: Literal["average", "server_ema", "reset", "local"] = Field(
         default="average",
@@ -68,31 +95,58 @@ class ASiTSettings(Section):
         "the student by every client in every round; or kept by every client for itself",
     )
     # fine-tuning (§3.6)
-    finetune_rounds: int = Field(default=0, ge=0, description="last rounds, which train a classifier with labels")
-    finetune_from: Literal["teacher", "student"] = Field(default="teacher", description="whose backbone")
-    finetune_seconds: float | None = Field(default=None, gt=0.05, description="length of a clip; default: of a view")
-    finetune_pool: Literal["class", "mean"] = Field(default="class", description="token, or mean over all tokens")
-    finetune_projector: int = Field(default=0, ge=0, description="width of a layer before the classifier, 0 for none")
+    finetune_rounds: int = Field(
+        default=0, ge=0, description="number of last rounds, in which a classifier is trained with labels"
+    )
+    finetune_from: Literal["teacher", "student"] = Field(
+        default="teacher", description="network whose backbone is fine-tuned"
+    )
+    finetune_seconds: float | None = Field(
+        default=None, gt=0.05, description="length of a clip in fine-tuning, in seconds; default: view_seconds"
+    )
+    finetune_pool: Literal["class", "mean"] = Field(
+        default="class",
+        description="features of the classifier: class: the class token; mean: the mean over all tokens",
+    )
+    finetune_projector: int = Field(
+        default=0, ge=0, description="width of an additional layer before the classifier; 0: no such layer"
+    )
     finetune_loss: Literal["auto", "ce", "bce"] = Field(
-        default="auto", description="auto: ce for one label a clip, bce for several"
+        default="auto",
+        description="loss of fine-tuning; auto: ce if every clip has one label, bce if clips may have several",
     )
-    finetune_mixup: Share = Field(default=0.0, description="share of clips mixed with another, λ ~ Beta(10, 10)")
+    finetune_mixup: Share = Field(
+        default=0.0, description="share of the clips that are mixed with another clip, with λ ~ Beta(10, 10)"
+    )
     finetune_balanced: bool = Field(
-        default=False, description="draw clips with replacement, those of rare classes more often"
+        default=False, description="draw clips with replacement, and clips of rare classes more often"
     )
-    finetune_masks: tuple[int, int] = Field(default=(0, 0), description="SpecAugment: bins and frames masked at most")
-    finetune_decay: float = Field(default=1.0, gt=0, le=1, description="factor of the learning rate")
-    finetune_decay_from: Positive = Field(default=5, description="fine-tuning rounds done before the first decay")
-    finetune_decay_every: Positive = Field(default=1, description="fine-tuning rounds between two")
+    finetune_masks: tuple[int, int] = Field(
+        default=(0, 0), description="largest numbers of bins and of frames that SpecAugment masks"
+    )
+    finetune_decay: float = Field(
+        default=1.0, gt=0, le=1, description="factor by which the learning rate is multiplied at each decay"
+    )
+    finetune_decay_from: Positive = Field(default=5, description="number of fine-tuning rounds before the first decay")
+    finetune_decay_every: Positive = Field(
+        default=1, description="number of fine-tuning rounds from one decay to the next"
+    )
     finetune_average: int = Field(
-        default=0, ge=0, description="the final weights are the mean of so many last rounds'; 0: of none"
+        default=0,
+        ge=0,
+        description="number of last rounds whose weights are averaged into the final weights; 0: no averaging",
     )
     finetune_training: dict[str, Any] = Field(
-        default={"lr": 1e-4, "weight_decay": 0.0}, description="changes to the training section in those rounds"
+        default={"lr": 1e-4, "weight_decay": 0.0},
+        description="keys of the section training that are changed in the fine-tuning rounds",
     )
     # evaluation (§7)
-    windows: Positive = Field(default=1, description="evenly spaced views of a clip whose features are averaged")
-    probe_strength: float = Field(default=0.1, gt=0, description="C of the linear probe")
+    windows: Positive = Field(
+        default=1, description="number of evenly spaced views of a clip, over which features are averaged"
+    )
+    probe_strength: float = Field(
+        default=0.1, gt=0, description="inverse regularization strength C of the linear probe"
+    )
 
     @property
     def window(self) -> int:

@@ -17,15 +17,25 @@ from fedlab.models import check_model
 class Squeeze(Section):
     """The federated training of the teacher."""
 
-    rounds: int = Field(default=10, ge=0, description="rounds of averaging; 0 needs `pretrained`")
-    variance: Literal["mixture", "average"] = Field(
-        default="mixture", description="running variances: of the clients' mixture, or averaged plainly (too small)"
+    rounds: int = Field(
+        default=10, ge=0, description="number of rounds in which the teacher is trained; 0 needs `pretrained`"
     )
-    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="of training.lr over these rounds")
-    warmup_rounds: int = Field(default=0, ge=0, description="linear warm-up from 1 % of training.lr")
-    crop: Fraction = Field(default=1.0, description="smallest share of the area a random resized crop keeps; 1: none")
-    flip: bool = Field(default=True, description="mirror half of the images; wrong for digits")
-    shift: int = Field(default=0, ge=0, description="random shift of up to so many pixels, the edge repeated")
+    variance: Literal["mixture", "average"] = Field(
+        default="mixture",
+        description="how running variances are averaged: mixture: the variance of the clients' mixed data; "
+        "average: the mean of the clients' variances, which is too small",
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="learning rate schedule over these rounds, which starts at training.lr"
+    )
+    warmup_rounds: int = Field(
+        default=0, ge=0, description="rounds in which the learning rate rises linearly from 1 % of training.lr"
+    )
+    crop: Fraction = Field(
+        default=1.0, description="smallest share of the area that a random resized crop keeps; 1: no crop"
+    )
+    flip: bool = Field(default=True, description="mirror half of the images; not suitable for digits")
+    shift: int = Field(default=0, ge=0, description="largest random shift in pixels; edge pixels are repeated")
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Squeeze:
@@ -38,26 +48,43 @@ class Recover(Section):
     """The synthesis of images from a frozen teacher."""
 
     form: Literal["client", "server"] = Field(
-        default="client", description="each client from its own teacher for the classes it holds, or the server alone"
+        default="client",
+        description="client: each client recovers images of its classes from its own teacher; server: the server "
+        "recovers all images",
     )
     images: Literal["synthetic", "real"] = Field(
-        default="synthetic", description="real: send random private images instead, the reference point (leaks data)"
+        default="synthetic",
+        description="real: clients send random images of their own instead, for comparison (this leaks data)",
     )
     ipc: Positive = Field(default=10, description="images per class")
-    iterations: int = Field(default=1000, ge=0, description="T; 0 leaves Gaussian noise")
-    lr: float = Field(default=0.1, gt=0, description="η of Adam on the pixels, cosine to 0")
-    r_bn: float = Field(default=0.05, ge=0, description="weight of the BatchNorm statistics")
-    first_bn: float = Field(default=10.0, ge=0, description="weight of the first BatchNorm layer among them")
-    curriculum: Curriculum = Field(default="cosine", description="how crops shrink; constant is SRe²L")
-    milestone: float = Field(default=1.0, ge=0, le=1, description="share of T the curriculum takes; 0 is SRe²L")
-    smallest: Fraction = Field(default=0.08, description="share of the area the smallest crop keeps")
-    jitter: int = Field(default=0, ge=0, description="J, circular roll of up to so many pixels")
-    flip: bool = Field(default=True, description="mirror every other view; wrong for digits")
-    chunk: Positive = Field(default=100, description="images optimized together, of as many classes as there are")
-    local_epochs: int = Field(default=1, ge=0, description="client form: epochs of fine-tuning the received teacher")
-    local_lr: float = Field(default=0.005, gt=0, description="client form: learning rate of these epochs")
+    iterations: int = Field(
+        default=1000, ge=0, description="number of iterations, T; 0 leaves the images Gaussian noise"
+    )
+    lr: float = Field(
+        default=0.1, gt=0, description="learning rate η of Adam on the pixels, decaying to 0 along a cosine"
+    )
+    r_bn: float = Field(default=0.05, ge=0, description="weight of the loss on the BatchNorm statistics")
+    first_bn: float = Field(
+        default=10.0, ge=0, description="weight of the first BatchNorm layer relative to the others"
+    )
+    curriculum: Curriculum = Field(
+        default="cosine", description="schedule by which the crops become smaller; constant is SRe²L"
+    )
+    milestone: float = Field(
+        default=1.0, ge=0, le=1, description="share of the iterations in which the curriculum runs; 0 is SRe²L"
+    )
+    smallest: Fraction = Field(default=0.08, description="smallest share of the area that a crop keeps")
+    jitter: int = Field(default=0, ge=0, description="largest circular shift of the images in pixels, J")
+    flip: bool = Field(default=True, description="mirror every second view; not suitable for digits")
+    chunk: Positive = Field(
+        default=100, description="number of images that are optimized together, of as many classes as possible"
+    )
+    local_epochs: int = Field(
+        default=1, ge=0, description="with form client: epochs in which a client fine-tunes the received teacher"
+    )
+    local_lr: float = Field(default=0.005, gt=0, description="with form client: learning rate of these epochs")
     local_statistics: bool = Field(
-        default=True, description="client form: BatchNorm statistics of the client's own samples"
+        default=True, description="with form client: use the BatchNorm statistics of the client's own samples"
     )
 
 
@@ -66,33 +93,50 @@ class Post(Section):
 
     labels: Literal["global", "ensemble", "hard"] = Field(
         default="global",
-        description="soft labels of the global teacher or of the clients' teachers by class counts; or the classes",
+        description="global: soft labels of the global teacher; ensemble: soft labels of the clients' teachers, "
+        "weighted by their class counts; hard: the classes",
     )
     relabel: Literal["online", "stored"] = Field(
-        default="online", description="ask the teacher on every view, or store views and fp16 logits first (FKD)"
+        default="online",
+        description="online: compute the teacher's outputs for every view; stored: store views and fp16 logits "
+        "first and replay them (FKD)",
     )
     students: dict[str, ComponentField] = Field(
         default_factory=dict,
-        description="name → model; the first one's metrics bear no prefix; default: the run's model",
+        description="name → model of a student; the metrics of the first student have no prefix; default: one "
+        "student, the run's model",
     )
-    repeats: Positive = Field(default=1, description="students of each architecture; metrics are means over them")
-    epochs: Positive = Field(default=300, description="passes over the synthetic images")
+    repeats: Positive = Field(
+        default=1, description="number of students of each architecture; metrics are means over them"
+    )
+    epochs: Positive = Field(default=300, description="epochs over the synthetic images")
     batch_size: Positive = 128
-    accumulation: Positive = Field(default=1, description="parts of a batch that normalize and mix on their own")
+    accumulation: Positive = Field(
+        default=1,
+        description="number of parts into which a batch is split for batch normalization and mixing; gradients "
+        "are accumulated over them",
+    )
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    lr: float = Field(default=0.001, gt=0, description="cosine to 0, changed every epoch")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd")
+    lr: float = Field(
+        default=0.001, gt=0, description="learning rate, which decays to 0 along a cosine and changes every epoch"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd")
     weight_decay: float = Field(default=0.01, ge=0)
     decay: Literal["weights", "all"] = Field(
-        default="weights", description="what decays: weights of more than one dimension, or every parameter"
+        default="weights",
+        description="which parameters have weight decay: weights: those of more than one dimension; all: all of them",
     )
-    warmup_epochs: int = Field(default=0, ge=0, description="linear warm-up from 1 % of lr")
-    temperature: float = Field(default=20.0, gt=0, description="τ")
+    warmup_epochs: int = Field(
+        default=0, ge=0, description="epochs in which the learning rate rises linearly from 1 % of lr"
+    )
+    temperature: float = Field(default=20.0, gt=0, description="temperature of the soft labels, τ")
     squared: bool = Field(default=False, description="multiply the loss by τ²")
     mixing: Mixing = "cutmix"
-    crop: Fraction = Field(default=0.08, description="smallest share of the area a random resized crop keeps; 1: none")
-    flip: bool = Field(default=True, description="mirror half of the images; wrong for digits")
-    shift: int = Field(default=0, ge=0, description="random shift of up to so many pixels, the edge repeated")
+    crop: Fraction = Field(
+        default=0.08, description="smallest share of the area that a random resized crop keeps; 1: no crop"
+    )
+    flip: bool = Field(default=True, description="mirror half of the images; not suitable for digits")
+    shift: int = Field(default=0, ge=0, description="largest random shift in pixels; edge pixels are repeated")
 
     @model_validator(mode="after")
     def _consistent(self) -> Post:
@@ -106,7 +150,9 @@ class Post(Section):
 class CDASettings(Section):
     """Settings of CDA, by stage."""
 
-    pretrained: HubPath | None = Field(default=None, description="teacher weights: a hub name or a folder, see model")
+    pretrained: HubPath | None = Field(
+        default=None, description="weights of the teacher: a hub name or a folder; they must fit `model`"
+    )
     squeeze: Squeeze = Squeeze()
     recover: Recover = Recover()
     post: Post = Post()

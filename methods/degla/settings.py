@@ -34,49 +34,67 @@ class NetworkSettings(Section):
     vision: TowerSettings = TowerSettings()
     text: TowerSettings = TowerSettings()
     patch: Positive = Field(default=8, description="height and width of an image patch")
-    projection: Positive = Field(default=64, description="d, dimensions of the common space")
-    max_length: Positive | None = Field(default=None, description="positions of the text encoder; default: the data's")
+    projection: Positive = Field(default=64, description="dimension d of the common embedding space")
+    max_length: Positive | None = Field(
+        default=None, description="number of positions of the text encoder; default: the length of the data's captions"
+    )
 
 
 class PretrainSettings(Section):
     """Stage 0: plain CLIP training on the server's own pairs, before the first round."""
 
-    steps: int = Field(default=0, ge=0, description="0 starts from the weights there are")
+    steps: int = Field(default=0, ge=0, description="number of steps; 0: no pretraining")
     batch_size: Positive = 96
-    lr: float = Field(default=1e-3, gt=0, description="cosine to 0")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate, which decays to 0 along a cosine")
 
 
 class DeGLASettings(Section):
     """Settings of DeGLA; weights and α are the paper's."""
 
     contrast: Literal["all", "own", "none"] = Field(
-        default="all", description="false captions in L_base: the whole batch's (released), a row's own (Eq. 4), none"
+        default="all",
+        description="false captions in L_base: all: those of the whole batch (as released); own: those of the "
+        "same row (Eq. 4); none: no false captions",
     )
-    lambda_igc: float = Field(default=0.1, ge=0, description="λ1, image-grounded contrast")
-    lambda_tgc: float = Field(default=0.1, ge=0, description="λ2, text-grounded contrast")
+    lambda_igc: float = Field(default=0.1, ge=0, description="weight λ1 of the image-grounded contrast")
+    lambda_tgc: float = Field(default=0.1, ge=0, description="weight λ2 of the text-grounded contrast")
     lambda_distill: float = Field(
-        default=1.28, ge=0, description="λ3 per sample: the paper's 0.005 on a sum over its batch of 256"
+        default=1.28,
+        ge=0,
+        description="weight λ3 of the distillation per sample; 1.28 equals the paper's 0.005 on a sum over its "
+        "batch of 256",
     )
     tgc_layout: Literal["paper", "released"] = Field(
-        default="paper", description="false captions of TGC: a caption's own, or those the released mask picks"
+        default="paper",
+        description="false captions of TGC: paper: those of the same caption; released: those that the mask in "
+        "the released code selects",
     )
-    alpha: float = Field(default=0.9996, ge=0, le=1, description="α of the teacher's moving average, per step")
+    alpha: float = Field(default=0.9996, ge=0, le=1, description="decay α of the teacher's moving average in each step")
     teacher: Teacher = Field(
         default="server_ema",
-        description="across rounds: the server keeps it (sent down), each client keeps its own, or it never moves",
+        description="what happens to the teacher between rounds: the server keeps and sends it, each client keeps "
+        "its own, or it never changes",
     )
-    train: Trained = Field(default="all", description="what is trained and sent: all, text encoder, projections")
-    held_out: tuple[str, ...] = Field(default=(), description="kinds of false captions that are tested, not trained on")
+    train: Trained = Field(
+        default="all", description="what is trained and sent: everything, the text encoder, or the projections"
+    )
+    held_out: tuple[str, ...] = Field(
+        default=(), description="kinds of false captions that are only used in tests and not in training"
+    )
     unpooled: tuple[str, ...] = Field(
-        default=(), description="kinds left out of the pooled accuracy, as they show without the image"
+        default=(),
+        description="kinds that are not part of the pooled accuracy, because they can be recognized without the image",
     )
     merge: tuple[tuple[str, ...], ...] = Field(
-        default=(), description="kinds that share one of the K places; which one a sample shows is drawn at every step"
+        default=(),
+        description="kinds that share one of the K places; in every step it is drawn which of them a sample uses",
     )
-    crop: float = Field(default=0.9, gt=0, le=1, description="least area of the random resized crop; 1 is none")
+    crop: float = Field(
+        default=0.9, gt=0, le=1, description="smallest share of the area that a random resized crop keeps; 1: no crop"
+    )
     pretrained: HubPath | None = Field(
         default=None,
-        description="CLIP checkpoint, hub name or local folder; its own size unless `network` is given too",
+        description="CLIP checkpoint: a hub name or a folder; it also sets the size of the model",
     )
     network: NetworkSettings | None = Field(default=None, description="size of the model; default: a tiny one")
     pretrain: PretrainSettings = PretrainSettings()

@@ -15,36 +15,56 @@ from fedlab.errors import ConfigError
 class FedLGDSettings(Section):
     """Settings of FedLGD; defaults are the paper's for its DIGITS benchmark."""
 
-    ipc_local: int = Field(default=50, ge=1, description="virtual images per class of a client")
-    ipc_global: int = Field(default=10, ge=0, description="global virtual images per class; 0 is none")
-    warmup_steps: int = Field(default=10_000, ge=0, description="matching steps before a client's first round")
-    dm_steps: int = Field(default=100, ge=0, description="distribution-matching steps of a refresh")
-    gm_steps: int = Field(default=500, ge=0, description="gradient-matching steps of a server update")
+    ipc_local: int = Field(default=50, ge=1, description="number of virtual images of a client per class")
+    ipc_global: int = Field(default=10, ge=0, description="number of global virtual images per class; 0: none")
+    warmup_steps: int = Field(default=10_000, ge=0, description="matching steps of a client before its first round")
+    dm_steps: int = Field(
+        default=100, ge=0, description="distribution-matching steps in each refresh of the virtual images"
+    )
+    gm_steps: int = Field(default=500, ge=0, description="gradient-matching steps in each server update")
     lr_img: float = Field(default=1.0, gt=0, description="learning rate of the pixels")
     img_momentum: float = Field(default=0.5, ge=0, lt=1, description="momentum of the pixels")
-    real_batch: int = Field(default=256, ge=1, description="real images of a class per matching step, at most")
-    spacing: int = Field(default=5, ge=1, description="rounds between selected rounds")
-    updates: int = Field(default=10, ge=0, description="selected rounds are 0, d, …, updates·d; 0 selects none")
-    lambda_reg: float = Field(default=10.0, ge=0, description="λ of the regularizer")
-    reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regularizer")
-    temperature: float = Field(default=0.07, gt=0, description="of the contrastive loss")
-    gm_distance: GradientDistance = Field(default="rowcos", description="between gradients")
-    init: Literal["normal", "noise", "real"] = Field(
-        default="normal", description="first virtual images: class statistics, N(0, 1), or real images (leaks data)"
+    real_batch: int = Field(
+        default=256, ge=1, description="largest number of real images of a class in a matching step"
     )
-    legacy_init_stats: bool = Field(default=False, description="the release's class statistics, divided wrongly")
+    spacing: int = Field(default=5, ge=1, description="number of rounds from one selected round to the next, d")
+    updates: int = Field(
+        default=10,
+        ge=0,
+        description="number of updates; the selected rounds are 0, d, …, updates·d, and 0 selects none",
+    )
+    lambda_reg: float = Field(default=10.0, ge=0, description="weight λ of the regularizer")
+    reg: Literal["contrastive", "mmd", "none"] = Field(default="contrastive", description="the regularizer")
+    temperature: float = Field(default=0.07, gt=0, description="temperature of the contrastive loss")
+    gm_distance: GradientDistance = Field(default="rowcos", description="distance between gradients")
+    init: Literal["normal", "noise", "real"] = Field(
+        default="normal",
+        description="initial virtual images: normal: drawn from the class statistics; noise: N(0, 1); real: real "
+        "images (this leaks data)",
+    )
+    legacy_init_stats: bool = Field(
+        default=False, description="use the class statistics of the authors' code, which divides them wrongly"
+    )
     missing_class: Literal["drop", "keep"] = Field(
-        default="drop", description="classes a client has no image of: leave out of D̃_i, or keep as N(0, 1) noise"
+        default="drop",
+        description="classes of which a client has no image: drop: they are left out of D̃_i; keep: they are N(0, "
+        "1) noise",
     )
     dsa_ops: tuple[dsa.Op, ...] = Field(
         default=("color", "crop", "cutout", "scale", "rotate"),
-        description="augmentations of distribution matching; flip is wrong for digits",
+        description="augmentations of distribution matching; flip is not suitable for digits",
     )
-    warmup_extractor: Literal["random", "server"] = Field(default="random", description="ψ of the warm-up")
-    refresh_extractor: Literal["server", "random"] = Field(default="server", description="ψ of a refresh")
-    train_on_global: bool = Field(default=True, description="train on D̃_i ∪ D̃_g, as released, or on D̃_i alone")
-    gm_enabled: bool = Field(default=True, description="false leaves D̃_g as initialized (frozen anchors)")
-    diagnose: bool = Field(default=False, description="after the last round, test a model trained on D̃_g alone")
+    warmup_extractor: Literal["random", "server"] = Field(
+        default="random", description="feature extractor ψ of the warm-up"
+    )
+    refresh_extractor: Literal["server", "random"] = Field(
+        default="server", description="feature extractor ψ of a refresh"
+    )
+    train_on_global: bool = Field(
+        default=True, description="true: train on D̃_i ∪ D̃_g, as in the authors' code; false: train on D̃_i alone"
+    )
+    gm_enabled: bool = Field(default=True, description="false: the global images D̃_g stay as they were initialized")
+    diagnose: bool = Field(default=False, description="after the last round, train a model on D̃_g alone and test it")
 
 
 def check(s: FedLGDSettings, config: Any) -> list[str]:

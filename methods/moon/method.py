@@ -36,10 +36,18 @@ _PREVIOUS = "previous/"
 class MoonSettings(Section):
     """Settings; defaults are the authors' CIFAR-10 example."""
 
-    mu: float = Field(default=5.0, ge=0, description="μ, weight of ℓ_con; tuned among 0.001 … 10")
-    temperature: float = Field(default=0.5, gt=0, description="T of ℓ_con")
-    projection_dim: int = Field(default=256, ge=1, description="width of z")
-    buffer: int = Field(default=1, ge=1, description="own previous models that are negatives; the oldest goes first")
+    mu: float = Field(
+        default=5.0,
+        ge=0,
+        description="weight of the contrastive loss ℓ_con, μ; the paper tunes it between 0.001 and 10",
+    )
+    temperature: float = Field(default=0.5, gt=0, description="temperature of ℓ_con, T")
+    projection_dim: int = Field(default=256, ge=1, description="width of the projection z")
+    buffer: int = Field(
+        default=1,
+        ge=1,
+        description="number of the client's earlier models that are used as negatives; the oldest is dropped first",
+    )
 
 
 class Moon(Method[MoonSettings]):

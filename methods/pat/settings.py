@@ -16,43 +16,73 @@ class PATSettings(Section):
     """Settings; defaults are the paper's (as released) with PSD on."""
 
     pretrained: HubPath | None = Field(
-        default=None, description="a transformers ViTModel whose weights the backbone starts from: hub name or folder"
+        default=None, description="ViTModel of transformers from which the backbone starts: a hub name or a folder"
     )
     patch: Positive = Field(default=16, description="side of a patch in pixels")
-    width: Positive = Field(default=768, description="D, width of a token")
-    depth: Positive = Field(default=12, description="layers")
-    heads: Positive = Field(default=12, description="attention heads")
-    mlp_ratio: Positive = Field(default=4, description="hidden width of the perceptron over D")
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="stochastic depth of the last layer, from 0 upwards")
-    freeze_patches: bool = Field(default=True, description="the patch projection is not trained, and sent once")
+    width: Positive = Field(default=768, description="width of a token, D")
+    depth: Positive = Field(default=12, description="number of layers")
+    heads: Positive = Field(default=12, description="number of attention heads")
+    mlp_ratio: Positive = Field(default=4, description="hidden width of the perceptron, as a multiple of D")
+    drop_path: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="stochastic depth of the last layer; it rises linearly from 0 over the layers",
+    )
+    freeze_patches: bool = Field(default=True, description="do not train the patch projection, and send it only once")
     parts: bool = Field(default=True, description="false: the plain ViT, without part tokens, CSL and PSD")
     csl: bool = Field(default=True, description="cross-ID similarity learning")
     csl_weight: float = Field(default=1.0, ge=0, description="weight of L_CSL")
-    neighbors: Positive = Field(default=10, description="K; keep it below the images per identity")
-    scale: float = Field(default=0.02, gt=0, description="s, for features of width 768")
-    rescale: bool = Field(default=False, description="use s·768/D, so that s means the same at every width")
-    bank_momentum: Fraction = Field(default=0.1, description="m, weight of the new feature in the memory")
+    neighbors: Positive = Field(
+        default=10, description="number of neighbors K; it should be smaller than the number of images per identity"
+    )
+    scale: float = Field(default=0.02, gt=0, description="scale s, for features of width 768")
+    rescale: bool = Field(
+        default=False, description="use s·768/D instead of s, so that its effect does not depend on the width"
+    )
+    bank_momentum: Fraction = Field(default=0.1, description="weight m of a new feature in the memory")
     bank: Literal["refill", "keep"] = Field(
-        default="refill", description="refill: a pass without gradient at the start of each round; keep: once"
+        default="refill",
+        description="how the memory is filled: refill: by a pass without gradient at the start of each round; "
+        "keep: once",
     )
     psd: bool = Field(default=True, description="part-guided self-distillation")
-    psd_share: float = Field(default=0.5, ge=0, le=1, description="λ, share of the neighbors in the soft target")
-    psd_weight: float = Field(default=0.5, ge=0, le=1, description="α, weight of the soft target's loss")
-    smoothing: float = Field(default=0.1, ge=0, lt=1, description="ε of the label smoothing")
+    psd_share: float = Field(default=0.5, ge=0, le=1, description="share λ of the neighbors in the soft target")
+    psd_weight: float = Field(default=0.5, ge=0, le=1, description="weight α of the loss on the soft target")
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing ε")
     triplet: bool = Field(default=True, description="batch-hard triplet loss")
-    instances: Positive = Field(default=4, description="images per identity in a batch; P = batch_size / instances")
+    instances: Positive = Field(
+        default=4,
+        description="number of images per identity in a batch, which has P = batch_size / instances identities",
+    )
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
-    pad: int = Field(default=10, ge=0, description="black border in pixels before a random crop to the old size")
+    pad: int = Field(
+        default=10,
+        ge=0,
+        description="width in pixels of a black border that is added before a random crop to the old size",
+    )
     gray_patch: float = Field(default=0.0, ge=0, le=1, description="probability of a gray rectangle")
     erase: float = Field(default=0.0, ge=0, le=1, description="probability of an erased rectangle")
-    black: float = Field(default=-1.0, description="black after normalization: (0 − mean) / std")
-    bias_lr: float = Field(default=2.0, gt=0, description="learning rate of biases over that of the rest")
-    warmup_rounds: int = Field(default=5, ge=0, description="linear warm-up of the learning rate, in rounds")
-    warmup_start: float = Field(default=0.01, ge=0, le=1, description="where it starts, as a factor")
-    lr_floor: float = Field(default=0.002, ge=0, le=1, description="where the cosine ends, as a factor")
-    cosine_rounds: Positive | None = Field(default=None, description="length of the cosine; default: the run's rounds")
+    black: float = Field(default=-1.0, description="value of black after normalization: (0 − mean) / std")
+    bias_lr: float = Field(
+        default=2.0, gt=0, description="learning rate of biases relative to that of the other parameters"
+    )
+    warmup_rounds: int = Field(
+        default=5, ge=0, description="number of rounds in which the learning rate rises linearly"
+    )
+    warmup_start: float = Field(
+        default=0.01, ge=0, le=1, description="factor of the learning rate at the start of the warm-up"
+    )
+    lr_floor: float = Field(
+        default=0.002, ge=0, le=1, description="factor of the learning rate at the end of the cosine"
+    )
+    cosine_rounds: Positive | None = Field(
+        default=None, description="length of the cosine in rounds; default: the rounds of the run"
+    )
     neck_statistics: Literal["average", "local"] = Field(
-        default="average", description="running statistics of the BNNeck: shared like weights, or each client's own"
+        default="average",
+        description="running statistics of the BNNeck: average: averaged like weights; local: each client keeps "
+        "its own",
     )
 
     @property

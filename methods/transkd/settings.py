@@ -22,44 +22,60 @@ class TransKDSettings(Section):
     """Settings of TransKD; defaults are the paper's."""
 
     variant: Literal["base", "gl", "ea"] = Field(
-        default="base", description="base: CSF and PEA; gl: with the GL-Mixer; ea: with the Embedding Assistant"
+        default="base",
+        description="base: CSF and PEA; gl: base with the GL-Mixer; ea: base with the Embedding Assistant",
     )
     student: SegFormerSettings = SegFormerSettings()
     teacher: SegFormerSettings = B2
     csf: bool = Field(default=True, description="distil feature maps (Cross Selective Fusion)")
-    csf_width: Positive = Field(default=64, description="m, channels in which the stages are fused")
-    csf_squeeze: Positive | None = Field(default=None, description="L of the fusion's weights; default max(m/16, 32)")
+    csf_width: Positive = Field(default=64, description="number of channels in which the stages are fused, m")
+    csf_squeeze: Positive | None = Field(
+        default=None, description="squeezed width L of the fusion; default: max(m/16, 32)"
+    )
     pea: Literal["all", "none", 1, 2, 3, 4] = Field(
-        default="all", description="distil patch embeddings (PEA) of all stages, of none, or of one with weight 1"
+        default="all",
+        description="stages whose patch embeddings are distilled (PEA): all, none, or a single one, which then "
+        "has weight 1",
     )
     pea_weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = Field(
-        default=(0.1, 0.1, 0.5, 1.0), description="β of the four stages"
+        default=(0.1, 0.1, 0.5, 1.0), description="weights β of the four stages"
     )
-    gl_residual: bool = Field(default=False, description="variant gl: add the embedding to the mixer's output")
+    gl_residual: bool = Field(
+        default=False, description="with variant gl: add the embedding to the output of the mixer"
+    )
     class_weights: tuple[NonNegativeFloat, ...] | None = Field(
-        default=None, description="of the cross-entropy, one per class, the same for every client"
+        default=None,
+        description="weights of the classes in the cross-entropy, the same for every client; default: equal weights",
     )
     void_logit: bool = Field(
-        default=False, description="one output more than classes, never a target: the release's 20th for Cityscapes"
+        default=False,
+        description="add one output that is never a target, like the 20th output for Cityscapes in the authors' code",
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
-    translate: int = Field(default=2, ge=0, description="images and masks move by up to so many mask pixels")
+    translate: int = Field(default=2, ge=0, description="largest random shift of images and masks, in mask pixels")
     horizon: Positive | None = Field(
-        default=None, description="rounds until a linearly falling learning rate is 0; default: training.schedule"
+        default=None,
+        description="number of rounds in which the learning rate falls linearly to 0; default: training.schedule "
+        "applies",
     )
     distiller: Literal["shared", "local"] = Field(
-        default="shared", description="what maps student to teacher is averaged, or stays with each client"
+        default="shared",
+        description="shared: the modules that map student to teacher features are averaged; local: each client "
+        "keeps its own",
     )
     buffers: Literal["average", "local"] = Field(
-        default="average", description="running statistics of BatchNorm are averaged, or stay with each client"
+        default="average",
+        description="average: running statistics of BatchNorm are averaged; local: each client keeps its own",
     )
     pretrained: HubPath | None = Field(
-        default=None, description="teacher's checkpoint, hub name or local folder: a SegFormer or its encoder"
+        default=None, description="checkpoint of the teacher, a SegFormer or its encoder: a hub name or a folder"
     )
     teacher_steps: int = Field(
-        default=0, ge=0, description="steps the server trains the teacher on its sample set 'teacher' before round 1"
+        default=0,
+        ge=0,
+        description="steps in which the server trains the teacher on its sample set 'teacher' before round 1",
     )
-    teacher_batch: Positive = Field(default=8, description="batch size of these")
+    teacher_batch: Positive = Field(default=8, description="batch size of these steps")
 
     @model_validator(mode="after")
     def _variant_has_its_stages(self) -> TransKDSettings:

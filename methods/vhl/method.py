@@ -53,16 +53,24 @@ _SHOWN = 8  # virtual images of a class in the picture
 class VHLSettings(Section):
     """Settings; defaults are those of the authors' scripts."""
 
-    virtual_classes: int | None = Field(default=None, ge=1, description="M; default: as many as real ones")
+    virtual_classes: int | None = Field(
+        default=None, ge=1, description="number of virtual classes, M; default: as many as real classes"
+    )
     images_per_class: int = Field(default=200, ge=1, description="virtual images of each virtual class")
-    mean_std: float = Field(default=0.5, gt=0, description="of the latent means of the virtual classes")
-    latent_std: float = Field(default=0.3, ge=0, description="s, of the latents around their class's mean")
-    alpha: float = Field(default=1.0, ge=0, description="α, weight of the virtual cross-entropy")
-    w_real: float = Field(default=1.0, ge=0, description="w₁, weight of aligning real features to virtual ones")
-    w_virtual: float = Field(default=0.1, ge=0, description="w₂, weight of the virtual features' own contrast")
-    temperature: float = Field(default=0.07, gt=0, description="of the contrastive terms")
-    align_epochs: int = Field(default=5, ge=0, description="local epochs of a round with contrastive terms")
-    naive: bool = Field(default=False, description="naive VHL: no contrastive terms")
+    mean_std: float = Field(default=0.5, gt=0, description="standard deviation of the virtual classes' latent means")
+    latent_std: float = Field(
+        default=0.3, ge=0, description="standard deviation of the latents around the mean of their class, s"
+    )
+    alpha: float = Field(default=1.0, ge=0, description="weight of the cross-entropy on virtual images, α")
+    w_real: float = Field(
+        default=1.0, ge=0, description="weight of the term that aligns real features with virtual ones, w₁"
+    )
+    w_virtual: float = Field(default=0.1, ge=0, description="weight of the contrastive term on virtual features, w₂")
+    temperature: float = Field(default=0.07, gt=0, description="temperature of the contrastive terms")
+    align_epochs: int = Field(
+        default=5, ge=0, description="number of first local epochs in each round that use the contrastive terms"
+    )
+    naive: bool = Field(default=False, description="train without the contrastive terms (the paper's naive VHL)")
 
 
 class VHL(Method[VHLSettings]):

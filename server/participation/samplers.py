@@ -59,7 +59,7 @@ class Sampler(Protocol):
 class FractionSettings(Section):
     """Settings of samplers that take a fixed share of the clients."""
 
-    fraction: Fraction = Field(default=1.0, description="share of the clients in each round")
+    fraction: Fraction = Field(default=1.0, description="share of the clients that take part in each round")
 
 
 class FractionSampler:
@@ -111,8 +111,10 @@ class PowerOfChoice(FractionSampler):
     class Settings(FractionSettings):
         """Settings of power-of-choice."""
 
-        candidates: Positive = Field(default=10, description="d, the candidates; as many as are wanted at least")
-        metric: str = Field(default="ce", description="the clients' training metric that is their loss")
+        candidates: Positive = Field(
+            default=10, description="number of candidates, d; at least the number of clients that are chosen"
+        )
+        metric: str = Field(default="ce", description="metric of the clients' training that is taken as their loss")
 
     def __init__(self, settings: Settings, seed: int) -> None:
         super().__init__(settings, seed)
@@ -132,7 +134,7 @@ class Poisson:
     class Settings(Section):
         """Settings of Poisson sampling."""
 
-        probability: Fraction = Field(default=0.5, description="of each client to take part in a round")
+        probability: Fraction = Field(default=0.5, description="probability that a client takes part in a round")
 
     loss: str | None = None
 
@@ -153,7 +155,9 @@ class Fixed:
     class Settings(Section):
         """Settings of a fixed choice."""
 
-        clients: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1, description="ids of those that train")
+        clients: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+            min_length=1, description="numbers of the clients that train, counted from 0"
+        )
 
     loss: str | None = None
 

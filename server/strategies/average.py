@@ -214,7 +214,11 @@ class FedProx(AveragingStrategy):
     class Settings(Section):
         """Settings of FedProx."""
 
-        mu: float = Field(default=0.01, ge=0, description="μ; the paper tunes it in {0.001, 0.01, 0.1, 0.5, 1}")
+        mu: float = Field(
+            default=0.01,
+            ge=0,
+            description="weight μ of the proximal term; the paper tunes it in {0.001, 0.01, 0.1, 0.5, 1}",
+        )
 
     def client_settings(self, round: TrainingRound) -> dict[str, float | str]:
         return {"proximal-mu": float(self.settings.mu)}

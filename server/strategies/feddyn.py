@@ -24,7 +24,11 @@ class FedDyn(AveragingStrategy):
     class Settings(Section):
         """Settings of FedDyn."""
 
-        alpha: float = Field(default=0.01, gt=0, description="α; the paper tunes it in {0.001, 0.01, 0.1}")
+        alpha: float = Field(
+            default=0.01,
+            gt=0,
+            description="weight α of the dynamic regularizer; the paper tunes it in {0.001, 0.01, 0.1}",
+        )
 
     def check(self, config: Config) -> list[str]:
         require_sgd("feddyn", config)

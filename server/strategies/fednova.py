@@ -27,7 +27,7 @@ class FedNova(AveragingStrategy):
     class Settings(Section):
         """Settings of FedNova."""
 
-        mu: float = Field(default=0.0, ge=0, description="μ of a proximal term on the clients")
+        mu: float = Field(default=0.0, ge=0, description="weight μ of a proximal term in local training")
         server_momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of the server's update")
 
     def check(self, config: Config) -> list[str]:

@@ -37,9 +37,9 @@ class FedAvgM(_ServerOptimizer):
     class Settings(Section):
         """Settings of FedAvgM."""
 
-        server_lr: float = Field(default=1.0, gt=0, description="η")
-        momentum: float = Field(default=0.9, ge=0, lt=1, description="β")
-        damped: bool = Field(default=False, description="v ← βv + (1 − β)Δ instead")
+        server_lr: float = Field(default=1.0, gt=0, description="learning rate η of the server")
+        momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum β of the server")
+        damped: bool = Field(default=False, description="use v ← βv + (1 − β)Δ, which damps the new update")
 
     def move(self, name: str, delta: np.ndarray) -> np.ndarray:
         s = self.settings
@@ -55,11 +55,13 @@ class _Adaptive(_ServerOptimizer):
     class Settings(Section):
         """Settings of the adaptive server optimizers."""
 
-        server_lr: float = Field(default=0.1, gt=0, description="η")
-        beta1: float = Field(default=0.9, ge=0, lt=1, description="β₁")
-        beta2: float = Field(default=0.99, ge=0, lt=1, description="β₂")
-        tau: float = Field(default=1e-3, gt=0, description="τ, degree of adaptivity")
-        initial_v: float = Field(default=0.0, ge=0, description="v before round 1; the paper asks for at least τ²")
+        server_lr: float = Field(default=0.1, gt=0, description="learning rate η of the server")
+        beta1: float = Field(default=0.9, ge=0, lt=1, description="decay rate β₁ of the first moment")
+        beta2: float = Field(default=0.99, ge=0, lt=1, description="decay rate β₂ of the second moment")
+        tau: float = Field(default=1e-3, gt=0, description="degree of adaptivity τ")
+        initial_v: float = Field(
+            default=0.0, ge=0, description="second moment v before round 1; the paper asks for at least τ²"
+        )
 
     def move(self, name: str, delta: np.ndarray) -> np.ndarray:
         s = self.settings
@@ -79,7 +81,7 @@ class FedAdagrad(_Adaptive):
     class Settings(_Adaptive.Settings):
         """Settings of FedAdagrad."""
 
-        beta1: float = Field(default=0.0, ge=0, lt=1, description="β₁")
+        beta1: float = Field(default=0.0, ge=0, lt=1, description="decay rate β₁ of the first moment")
 
 
 class FedAdam(_Adaptive):
@@ -96,7 +98,7 @@ class FedYogi(_Adaptive):
     class Settings(_Adaptive.Settings):
         """Settings of FedYogi."""
 
-        server_lr: float = Field(default=0.01, gt=0, description="η")
+        server_lr: float = Field(default=0.01, gt=0, description="learning rate η of the server")
 
     def second_moment(self, v: np.ndarray, square: np.ndarray) -> np.ndarray:
         return np.asarray(v - np.float32(1 - self.settings.beta2) * square * np.sign(v - square))

@@ -25,7 +25,7 @@ class Scaffold(AveragingStrategy):
     class Settings(Section):
         """Settings of SCAFFOLD."""
 
-        server_lr: float = Field(default=1.0, gt=0, description="η_g")
+        server_lr: float = Field(default=1.0, gt=0, description="learning rate η_g of the server")
 
     def check(self, config: Config) -> list[str]:
         require_sgd("scaffold", config)

@@ -43,10 +43,11 @@ class Drift(ABC):
     class Settings(Section):
         """Settings of all drifts."""
 
-        rounds: Positive = Field(description="rounds it takes from the first distribution to the last")
-        begin: Positive = Field(default=1, description="last round of the first distribution")
+        rounds: Positive = Field(description="number of rounds from the first distribution to the last")
+        begin: Positive = Field(default=1, description="last round that has the first distribution")
         test: Literal["follow", "stay"] = Field(
-            default="follow", description="test samples drift as the training samples do, or stay as in the first round"
+            default="follow",
+            description="follow: test samples drift like the training samples; stay: they remain as in the first round",
         )
 
     def __init__(self, settings: Any, key: str) -> None:
@@ -91,8 +92,13 @@ class LabelDrift(Drift):
     class Settings(Drift.Settings):
         """Settings of drifting labels."""
 
-        alpha: float = Field(default=0.5, ge=1e-6, le=1e6, description="concentration α of both mixes; small is skewed")
-        share: ProperFraction = Field(default=0.25, description="share of a client's samples it sees in one round")
+        alpha: float = Field(
+            default=0.5,
+            ge=1e-6,
+            le=1e6,
+            description="concentration α from which both label mixes are drawn; small values give strong skew",
+        )
+        share: ProperFraction = Field(default=0.25, description="share of its samples that a client sees in one round")
 
     def check(self, dataset: Dataset, parts: Partition) -> None:
         if "label" not in dataset.train.columns:
@@ -134,7 +140,9 @@ class CorruptionDrift(Drift):
         """Settings of drifting corruption."""
 
         corruptions: Annotated[Literal["own", "all"] | tuple[str, ...], AfterValidator(known_corruptions)] = Field(
-            default="own", description="own: from the corruption step; names, or all 19: dealt to the clients in turn"
+            default="own",
+            description="own: the corruption that the partition step gave to the client; names, or all for all 19: "
+            "given to the clients in turn",
         )
         start: int = Field(default=0, ge=0, le=5, description="severity of the first distribution")
         end: int = Field(default=5, ge=0, le=5, description="severity of the last distribution")

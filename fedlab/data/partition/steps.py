@@ -106,7 +106,7 @@ class Iid(PartitionStep):
     class Settings(Section):
         """Settings of the IID step."""
 
-        clients: Positive = Field(description="parts")
+        clients: Positive = Field(description="number of parts")
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         clients = self.settings.clients
@@ -123,9 +123,9 @@ class Dirichlet(PartitionStep):
     class Settings(Section):
         """Settings of the Dirichlet step."""
 
-        clients: Positive = Field(description="parts")
-        alpha: float = Field(default=0.5, ge=1e-6, le=1e6, description="concentration α; small is skewed")
-        min_samples: Positive = Field(default=1, description="training samples every part gets at least")
+        clients: Positive = Field(description="number of parts")
+        alpha: float = Field(default=0.5, ge=1e-6, le=1e6, description="concentration α; small values give strong skew")
+        min_samples: Positive = Field(default=1, description="smallest number of training samples of a part")
 
     each_key = "min_samples"
 
@@ -152,8 +152,8 @@ class Pathological(PartitionStep):
     class Settings(Section):
         """Settings of the pathological step."""
 
-        clients: Positive = Field(description="parts")
-        classes: Positive = Field(default=2, description="classes of each part")
+        clients: Positive = Field(description="number of parts")
+        classes: Positive = Field(default=2, description="number of classes of each part")
 
     each_key = "classes"
 
@@ -192,8 +192,8 @@ class Shard(PartitionStep):
     class Settings(Section):
         """Settings of the shard step."""
 
-        clients: Positive = Field(description="parts")
-        shards: Positive = Field(default=2, description="shards of each part")
+        clients: Positive = Field(description="number of parts")
+        shards: Positive = Field(default=2, description="number of shards of each part")
 
     each_key = "shards"
 
@@ -215,7 +215,7 @@ class Size(PartitionStep):
     class Settings(Section):
         """Settings of the size step."""
 
-        clients: Positive = Field(description="parts")
+        clients: Positive = Field(description="number of parts")
         rule: Literal["linear", "square", "exponential"] = "linear"
 
     advice = "lower it, choose a flatter rule, or use more data"
@@ -261,9 +261,14 @@ class Quantity(PartitionStep):
     class Settings(Section):
         """Settings of the quantity step."""
 
-        clients: Positive = Field(description="parts")
-        sigma: float = Field(default=1.0, ge=0, le=1e6, description="σ of the sizes' logarithms; 0 is equal sizes")
-        min_samples: Positive = Field(default=1, description="training samples every part gets at least")
+        clients: Positive = Field(description="number of parts")
+        sigma: float = Field(
+            default=1.0,
+            ge=0,
+            le=1e6,
+            description="standard deviation σ of the logarithm of the sizes; 0 gives equal sizes",
+        )
+        min_samples: Positive = Field(default=1, description="smallest number of training samples of a part")
 
     each_key = "min_samples"
 
@@ -314,11 +319,12 @@ class Corruption(PartitionStep):
         """Settings of the corruption step."""
 
         corruptions: Annotated[Literal["all"] | tuple[str, ...], AfterValidator(known_corruptions)] = Field(
-            default="all", description="names, or all 19"
+            default="all", description="names of corruptions, or all for all 19"
         )
         severity: int = Field(default=3, ge=1, le=5)
         images: Literal["split", "repeat"] = Field(
-            default="split", description="split: disjoint images; repeat: every corruption of every image"
+            default="split",
+            description="split: the images are divided among the corruptions; repeat: every corruption gets all images",
         )
 
     corrupts = True
