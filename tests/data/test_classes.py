@@ -66,7 +66,7 @@ def test_classes_of_which_a_split_has_nothing_are_said(train: list[Any], test: l
 def test_one_class_alone_is_no_label() -> None:
     dataset = made(["cat"] * 4, ["cat"] * 2)
     assert "label" not in dataset.train.columns
-    assert said(dataset)[0].startswith("6 of 6 labels left out: all of them say 'cat'")
+    assert said(dataset)[0].startswith("6 of 6 labels left out: all of them are 'cat'")
 
 
 def test_held_out_classes_are_meant_to_be_others() -> None:

@@ -149,7 +149,7 @@ class TestClients:
         assert np.array_equal(pickle.loads(pickle.dumps(data)).client(0).train["image"], data.client(0).train["image"])
 
     def test_no_training_samples_are_refused(self, make_dataset: Make) -> None:
-        with pytest.raises(DataError, match="there are none"):
+        with pytest.raises(DataError, match="this one has none"):
             FederatedData(make_dataset(LABELS[:0], LABELS), config(), 0)
 
 

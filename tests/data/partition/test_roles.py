@@ -62,7 +62,7 @@ class TestUnseen:
             federated(dataset, partition=[], unseen=0.5)
 
     def test_clients_without_test_samples_are_not_worth_holding_out(self, make_dataset: Make) -> None:
-        with pytest.raises(DataError, match="with test samples"):
+        with pytest.raises(DataError, match="that have test samples"):
             federated(make_dataset(np.arange(300) % 5, np.arange(0)), unseen=0.5)
 
 

@@ -144,7 +144,7 @@ def test_a_broken_picture_is_counted(tmp_path: Path) -> None:
 
 
 def test_one_split_alone_is_refused(saved: Path) -> None:
-    with pytest.raises(DataError, match="one split"):
+    with pytest.raises(DataError, match="a single split"):
         load(saved / "train", **COLUMNS)
 
 
