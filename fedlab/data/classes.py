@@ -1,4 +1,4 @@
-"""Classes as labels name them: one rule for codes and names, and what is implausible about them is said."""
+"""Labels as class codes and class names: one rule for all sources, and notes about implausible classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EXAMPLES = 10
 
 
 def coded(key: str, values: Pair) -> tuple[Pair, tuple[str, ...]]:
-    """Codes (n,) int64 of the values of both splits, and the names they stand for, in sorted order.
+    """Codes (n,) int64 of the values of both splits, and the sorted names that the codes stand for.
 
     Args:
         key: what the values are, for errors.
@@ -51,7 +51,8 @@ def labeled(
         remedy: how classes are named, for errors.
 
     Raises:
-        DataError: other types; numbers that no class has; highest numbers that make more classes than samples.
+        DataError: another type, a number without a class, or a number so high that there were more classes than
+            samples.
     """
     pair = _checked(key, values)
     if pair[0].dtype.kind == "U":
@@ -84,7 +85,7 @@ def labeled(
 
 
 def by_name(values: Pair, names: tuple[Sequence[str], Sequence[str]], key: str) -> tuple[Pair, tuple[str, ...]]:
-    """Codes of both splits in one list of names, where each split numbers its classes in an order of its own.
+    """Codes of both splits with one common list of names. Each split may number its classes in its own order.
 
     Args:
         values: (n,) int64 codes, each into the split's own names.
@@ -105,14 +106,16 @@ def by_name(values: Pair, names: tuple[Sequence[str], Sequence[str]], key: str) 
 
 
 def test_part(members: int, wanted: int) -> int:
-    """How many of a class, domain or set are kept for tests: at least one, and one stays to train on, where it can."""
+    """How many samples of a class, domain or set become test samples.
+
+    At least one, and at least one is left for training, if there are enough samples."""
     return 0 if members < 2 else min(max(wanted, 1), members - 1)
 
 
 def plausible(dataset: Dataset, held_out_classes: bool = False) -> Dataset:
-    """The data set, with a word on classes and domains of which a split has nothing.
+    """The data set, with notes about classes and domains of which a split has no samples.
 
-    Labels that are all alike are taken off: no method could tell anything by them, and every metric would be perfect.
+    If all labels are equal, they are removed: they would distinguish nothing, and every metric would be perfect.
 
     Args:
         dataset: of any source.

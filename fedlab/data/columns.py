@@ -1,4 +1,4 @@
-"""What the columns of a data set are, as far as the platform must know."""
+"""What the platform must know about the columns of a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ANNOTATIONS = frozenset({"label", "tags", "mask", "domain", "group"})
 
 
 def main_shape(columns: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[int, ...]:
-    """The shape of what models are built for: a sample's image, or else the largest array of a sample.
+    """The input shape for which models are built: that of a sample's image, or else of its largest array.
 
     Args:
         columns: every column's dtype and shape per sample.

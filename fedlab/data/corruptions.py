@@ -34,7 +34,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int, indices: np
         severity: 1 (slight) to 5 (severe).
         seed: seed of the draws.
         indices: (n,) identity of every image. Its draw depends on (seed, name, severity, its index) only, so an
-            image is corrupted alike in whatever batch it comes.
+            image is always corrupted in the same way, whatever batch it is in.
 
     Returns:
         Images of the same shape and type. JPEG compression and pixelation work on 8 bits, for floats too. On one
@@ -66,7 +66,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int, indices: np
 
 
 class _Draws:
-    """Random numbers of a batch, each image's from a generator of its own."""
+    """Random numbers for a batch; each image has its own generator."""
 
     def __init__(self, seed: int, name: str, severity: int, indices: np.ndarray) -> None:
         self.seed, self.purpose, self.indices = seed, ("corruption", name, severity), indices
@@ -305,7 +305,7 @@ def _scale(x: np.ndarray) -> float:
 
 
 def _base(x: np.ndarray) -> tuple[int, int]:
-    """Height and width of a texture at CIFAR's resolution; `_stretch` brings it to the images'."""
+    """Height and width of a texture at CIFAR's resolution; `_stretch` resizes it to the images."""
     return round(x.shape[2] / _scale(x)), round(x.shape[3] / _scale(x))
 
 

@@ -1,4 +1,4 @@
-"""All clients' data: one copy of the samples, each client's part made ready when it is asked for."""
+"""The data of all clients: the samples are stored once, and a client's part is prepared when it is needed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ class ClientData:
 
 
 class FederatedData:
-    """A data set and its partition. Pickles without the prepared parts; arrays travel out of band.
+    """A data set and its partition among the clients.
+
+    When it is pickled, the prepared parts are left out, and the arrays are passed as out-of-band buffers.
 
     Args:
         dataset: samples of all clients.
@@ -121,7 +123,7 @@ class FederatedData:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd about who holds what, in sentences."""
+        """Warnings about the division of the samples, as sentences."""
         return role_warnings(self.partition, self.untrained, self.unseen)
 
     @property
@@ -156,7 +158,7 @@ class FederatedData:
         return len(self.part(client, 1, "test").test) if self._drifts else self.partition.test.size(client)
 
     def part(self, client: int, round: int, split: Split) -> ClientPart:
-        """What a client sees of its part in a round; test samples may drift otherwise than training samples."""
+        """The part of its samples that a client sees in a round; test samples may drift differently."""
         part = self.partition[client]
         for depth, drift in enumerate(self._drifts):
             rng = numpy_generator(self.seed, "drift", depth, client)
@@ -164,9 +166,10 @@ class FederatedData:
         return part
 
     def client(self, client: int, round: int = 0) -> ClientData:
-        """A client's data in a round, a function of data, configuration, seed and round.
+        """A client's data in a round; it depends only on data, configuration, seed and round.
 
-        The clients used last are kept ready, each in the round last asked for: 1,024 of them, up to half a gigabyte.
+        The data of the most recently used clients is kept, for the round last asked for: at most 1,024 clients and
+        half a gigabyte.
         """
         splits: tuple[Split, Split] = ("train", "test")
         stages = tuple(drift.stage(round, split) for drift in self._drifts for split in splits)
@@ -187,13 +190,13 @@ class FederatedData:
         return data
 
     def _seen(self) -> dict[str, int]:
-        """Samples that clients see in one round; drift leaves the numbers as they are from round to round."""
+        """Numbers of samples that clients see in one round; drift does not change them from round to round."""
         clients = range(self.num_clients)
         training = [client for client in clients if client not in self.unseen]
         return {"training": sum(map(self.num_train, training)), "test": sum(map(self.num_test, clients))}
 
     def at(self, round: int) -> Partition:
-        """What all clients see in a round; where test samples drift otherwise, the corruption is the training's."""
+        """What all clients see in a round. If test samples drift differently, the corruption is that of training."""
         if not self._drifts:
             return self.partition
         seen = [self.part(client, round, "train") for client in range(self.num_clients)]
@@ -207,9 +210,9 @@ class FederatedData:
         )
 
     def summary(self, rounds: int) -> dict[str, Any]:
-        """Who sees what in round 1, as `fedlab.data.partition.partition.summary` tells it.
+        """What each client sees in round 1, in the form of `fedlab.data.partition.partition.summary`.
 
-        Where the data drifts, ``drift`` has a mapping for the first, the middle and the last of so many rounds, each
+        If the data drifts, ``drift`` has a mapping for the first, the middle and the last of the rounds, each
         with ``round``, ``train`` (counts by client and class), ``corruption`` of each client and ``skew``.
         """
         told = summary(self.at(1), self.dataset, self.unseen)

@@ -60,7 +60,7 @@ def denormalizer(data: DataConfig) -> Callable[[Tensor], Tensor]:
 
 
 def overall_statistics(given: tuple[float, ...] | dict[str, tuple[float, ...]]) -> tuple[float, ...]:
-    """One number per channel, or one for all: the mean of the domains' where they differ."""
+    """One number per channel, or one for all; if the domains differ, the mean of their numbers."""
     if not isinstance(given, dict):
         return given
     return tuple(float(mean) for mean in _table(list(given.values())).mean(axis=0))

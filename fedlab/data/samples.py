@@ -1,4 +1,4 @@
-"""Samples in memory: named columns of equal length, whatever the modality."""
+"""Samples in memory as named columns of equal length, for every modality."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Samples:
         return self.with_columns({name: values[indices] for name, values in self.columns.items()})
 
     def with_columns(self, columns: Mapping[str, np.ndarray]) -> Samples:
-        """Samples of the same classes, domains and owners, without a second look at the values."""
+        """Samples with the same classes, domains and owners and other columns, whose values are not checked again."""
         other = object.__new__(Samples)
         names = (self.class_names, self.domain_names, self.group_names)
         other.__dict__.update(
@@ -98,7 +98,7 @@ class Samples:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of every value, name, type and shape: equal data, equal fingerprint."""
+        """Hash of every value, name, type and shape; equal data have equal fingerprints."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.class_names, self.domain_names, self.group_names)).encode())
         for name in sorted(self.columns):
@@ -110,7 +110,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a source delivers: disjoint train and test samples with the same columns and names.
+    """The data set that a source delivers: disjoint training and test samples with the same columns and names.
 
     Args:
         name: name of the data set.
@@ -156,7 +156,7 @@ class Dataset:
 
 
 def _check_names(dataset: Dataset) -> None:
-    """Every name goes into files and reports, which hold UTF-8."""
+    """Refuse names that are not UTF-8, because they are written to files and reports."""
     parts = {"train": dataset.train, **dataset.server}
     kinds = ("class_names", "domain_names", "group_names")
     named = {f"{split} {kind}": getattr(samples, kind) for split, samples in parts.items() for kind in kinds}

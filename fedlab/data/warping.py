@@ -1,4 +1,4 @@
-"""Blurring, shifting and magnifying image arrays (n, C, H, W), each with its own amount where that is random."""
+"""Blurring, shifting and magnifying image arrays (n, C, H, W); random amounts differ between the images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def smear(x: np.ndarray, radius: float, sigma: float, degrees: np.ndarray) -> np
 
 
 def zoom(x: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of each image, magnified to the whole."""
+    """The middle of each image, magnified to the size of the whole image."""
     rows, columns = ((np.arange(side) - (side - 1) / 2) / factor + (side - 1) / 2 for side in x.shape[2:])
     return lerp(lerp(x, rows, 2), columns, 3)
 

@@ -1,7 +1,7 @@
 """Captions as token ids, and the columns of image-caption data with typed negatives.
 
 Columns: ``text`` (n, L) is the true caption; ``negative/<kind>`` (n, m, L) holds up to m false captions of one kind,
-such as ``negative/swap_noun``. A row of zeros alone is no caption: the sample has fewer of that kind.
+such as ``negative/swap_noun``. A row of zeros means that the sample has fewer than m captions of that kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 @dataclass(frozen=True)
 class Tokens:
-    """A way to write captions as numbers.
+    """A tokenizer: how captions are written as numbers.
 
     Args:
         vocabulary: word or piece of every token id.
@@ -43,7 +43,7 @@ class Tokens:
     length: int
 
     def left_out(self, captions: Sequence[str]) -> tuple[LeftOut, ...]:
-        """What `encode` does not keep of captions."""
+        """The ends of captions and the unknown words that `encode` leaves out."""
         needed, unknown = self.lengths(captions)
         long = [text for text, tokens in zip(captions, needed, strict=True) if tokens > self.length]
         found = []
@@ -66,7 +66,7 @@ def word_tokens(captions: Iterable[str], length: int | None = None) -> Tokens:
     """Whole words: padding (0), end (1), then every word of the captions in alphabetical order.
 
     Args:
-        captions: all that will ever be encoded.
+        captions: all captions that will be encoded.
         length: L, the end included; longer captions are cut. Default: the longest caption's.
     """
     words = [tokenize(caption) for caption in captions]
@@ -96,7 +96,7 @@ def hub_tokens(name: str, length: int | None = None) -> Tokens:
         length: L, the end included; longer captions are cut. Default: the tokenizer's own maximum.
 
     Raises:
-        DataError: there is none of that name, or it names no maximum.
+        DataError: there is no tokenizer of that name, or it has no maximum length.
     """
     from transformers import AutoTokenizer
 
@@ -130,7 +130,7 @@ def hub_tokens(name: str, length: int | None = None) -> Tokens:
 
 
 def decode(ids: Iterable[int], vocabulary: Sequence[str]) -> str:
-    """The caption that token ids stand for, without its marks."""
+    """The caption that token ids stand for, without padding and end marks."""
     words = []
     for token in ids:
         word = vocabulary[token]

@@ -37,7 +37,7 @@ def picture_endings() -> frozenset[str]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether its ending is a picture's; a file without any is looked into."""
+    """Whether a file is a picture, judged by its ending; a file without one is opened."""
     if path.suffix:
         return path.suffix.lower() in picture_endings()
     from PIL import Image
@@ -50,7 +50,7 @@ def is_picture(path: Path) -> bool:
 
 
 class PictureReader:
-    """Reads the pictures of one source and counts what of them is not kept.
+    """Reads the pictures of one source, and counts frames and gray levels that are not kept.
 
     Args:
         key: configuration key that led to them, for messages.
@@ -92,10 +92,10 @@ class PictureReader:
             return decode(value, size, channels)
 
     def read_all(self, files: Sequence[Path], size: int, channels: int) -> np.ndarray:
-        """All of them as (n, C, size, size) uint8.
+        """All pictures as (n, C, size, size) uint8.
 
         Raises:
-            DataError: some cannot be decoded: the first ten and how many they are.
+            DataError: some cannot be decoded; the message has the first ten and their number.
         """
         images = np.empty((len(files), channels, size, size), dtype=np.uint8)
 
@@ -107,7 +107,7 @@ class PictureReader:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Frames behind the first, and gray levels that 8 of 16 bits cannot tell apart."""
+        """Frames after the first one, and gray levels that are lost when 16 bits are reduced to 8."""
         found = []
         if self._frames:
             fix = "save each frame as a picture of its own, if they count"
@@ -204,7 +204,7 @@ def _is_deep(picture: Any) -> bool:
 
 
 def _upright(picture: Any) -> Any:
-    """The picture turned as its camera says; what else the camera wrote may be wrong."""
+    """The picture, turned as the camera's orientation tag says. Unreadable tags are ignored."""
     from PIL import Image
 
     picture.load()

@@ -1,4 +1,4 @@
-"""What lies in the folders of a source: hidden things never, and what is not read is counted."""
+"""Lists the files of a source. Hidden files are ignored, and files that are not read are counted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EXAMPLES = 10
 
 
 def hidden(name: str) -> bool:
-    """Whether an operating system or a program put it there for itself."""
+    """Whether an operating system or a program made the file for its own use."""
     return name.startswith((".", "~$")) or name.casefold() in _SYSTEM
 
 
 class Listing:
-    """Looks through folders of one source and remembers what it passed over.
+    """Looks through the folders of one source and remembers the files that it skipped.
 
     Args:
         key: configuration key of the folders, for messages.
@@ -42,7 +42,7 @@ class Listing:
         self._names: dict[Path, dict[str, str]] = {}
 
     def folders(self, parent: Path, loose: str = "they lie beside the folders, in none of them") -> list[Path]:
-        """Folders in it, by name; files beside them are counted with the reason `loose`."""
+        """Folders in a folder, sorted by name; files beside them are counted with the reason `loose`."""
         entries = self._entries(parent)
         for path in entries:
             if not path.is_dir():
@@ -50,7 +50,7 @@ class Listing:
         return self._named([path for path in entries if path.is_dir()])
 
     def files(self, parent: Path, wanted: Callable[[Path], bool], why: str, fix: str = "") -> list[Path]:
-        """Files in it, by name; others, and all below it, are counted.
+        """The wanted files in a folder, sorted by name; other files, and those in subfolders, are counted.
 
         Args:
             parent: folder.
@@ -69,7 +69,7 @@ class Listing:
         return self._keep(found)
 
     def below(self, top: Path, wanted: Callable[[Path], bool], why: str, fix: str = "") -> list[Path]:
-        """Files at any depth below it, in order; links are followed, as data sets are linked rather than copied."""
+        """Files at any depth below a folder, in order. Links are followed, because data sets are often linked."""
         found = []
         for path in self._walk(top):
             if wanted(path):
@@ -79,7 +79,7 @@ class Listing:
         return self._keep(sorted(found))
 
     def skip(self, path: Path, why: str, fix: str = "", what: str = "files") -> None:
-        """Count something that is not read."""
+        """Count a file or folder that is not read."""
         shown = os.path.relpath(path, self.root)
         self._skipped.setdefault((what, why, fix), []).append(printable(shown))
 
@@ -89,7 +89,7 @@ class Listing:
             self.skip(path, why, fix)
 
     def find(self, path: Path) -> Path:
-        """The file of that name, also where the disk spells it in another Unicode form; the path itself if none is."""
+        """The file of that name, even if the disk spells it in another Unicode form; `path` itself if there is none."""
         if path.exists():
             return path
         place = Path(path.anchor)
@@ -100,7 +100,7 @@ class Listing:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Everything that was passed over, by reason."""
+        """Everything that was skipped, by reason."""
         totals: dict[str, int] = {"files": len(self._listed)}
         for (what, _, _), names in self._skipped.items():
             totals[what] = totals.get(what, 0) + len(names)

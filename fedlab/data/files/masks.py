@@ -22,7 +22,7 @@ _KEY = "data.source.path"
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Names of the classes and, where color masks are to be read, their colors.
+    """Names of the classes, and their colors if color masks are read.
 
     Args:
         names: one per class.
@@ -36,7 +36,7 @@ class ClassTable:
 
 
 def read_classes(path: Path) -> ClassTable:
-    """Class names in the order of their indices, one a line, each followed by its color as three numbers or by none.
+    """Class names in the order of their indices, one per line, each optionally followed by its color (three numbers).
 
     Raises:
         DataError: an empty file, names that repeat, or colors for some classes only.

@@ -1,4 +1,4 @@
-"""Arrays of people's own as pictures: one rule for every source."""
+"""How arrays of a user are read as pictures: one rule for all sources."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def as_pictures(values: Any, key: str, where: str = "") -> np.ndarray:
     Args:
         values: (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3; whole numbers from 0 to 255 of any type, truth
             values (True is white), or floats in [0, 1].
-        key: what to call the array in errors.
-        where: the sample it is of, if it is one only.
+        key: name of the array in errors.
+        where: name of the sample, if the array is of a single sample.
 
     Raises:
         DataError: another shape, another type, values outside the range, NaN.
@@ -65,7 +65,7 @@ def _whole_advice(low: int, high: int) -> str:
 
 
 def _full_scale(high: float) -> int:
-    """The least highest value of a common depth that reaches `high`, from 8 bits on."""
+    """The smallest full scale of a common bit depth, from 8 bits on, that is at least `high`."""
     return next((2**bits - 1 for bits in (8, 10, 12, 14, 16) if high <= 2**bits - 1), int(np.ceil(high)))
 
 

@@ -1,4 +1,4 @@
-"""Names as people spell them: one form to compare them in, and one way to show what is not UTF-8."""
+"""Names in files and paths: one Unicode form to compare them, and one way to show characters that are not UTF-8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def one_form(name: str) -> str:
-    """The name in composed form (NFC): the same name written by another system is the same."""
+    """The name in composed form (NFC), so that names written by different systems compare equal."""
     return unicodedata.normalize("NFC", name)
 
 

@@ -1,4 +1,4 @@
-"""Text as people bring it: one way to read it and to break it into lines."""
+"""One way to read text files and to split them into lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text(path: Path, key: str) -> str:
-    """A text file in UTF-8, with or without a byte-order mark, which is no part of the text.
+    """The content of a text file in UTF-8, without its byte-order mark.
 
     Raises:
         DataError: no such file, or another encoding; the message says in which line, at which byte.

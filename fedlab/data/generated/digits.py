@@ -52,8 +52,8 @@ def mnist() -> tuple[np.ndarray, np.ndarray]:
 def deal(labels: np.ndarray, sizes: Sequence[int], rng: np.random.Generator) -> list[np.ndarray]:
     """Disjoint random index sets of the given sizes, each as balanced over the classes as `labels` allow.
 
-    Samples are dealt class by class in turn, so a set whose size is a multiple of the number of classes is
-    exactly balanced until a class runs out.
+    Samples are taken from the classes in turn. So a set whose size is a multiple of the number of classes is exactly
+    balanced, unless a class has too few samples.
     """
     order = rng.permutation(len(labels))
     rank = np.empty(len(labels), dtype=np.int64)

@@ -1,8 +1,8 @@
-"""False captions by rule: minimal changes of a caption that leave its words nearly as they were.
+"""Rules that make false captions by changing a caption as little as possible.
 
 The five subtypes of DeGLA (arXiv 2504.16801, §3.2), which has a language model write them, and the replaced relation
-of SugarCrepe (Hsieh et al. 2023). A rule knows words, not pictures: whether its result is false of the image depends on
-the word lists (a relation must be asymmetric, an adjective must exclude the others).
+of SugarCrepe (Hsieh et al. 2023). A rule does not see the image. Whether its caption is really false depends on the
+word lists: a relation must be asymmetric, and the adjectives must exclude each other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS = ("reshuffle", "swap_noun", "swap_adjective", "replace_adjective", "repla
 
 @dataclass(frozen=True)
 class NegativeRules:
-    """Rules over word lists; a list that is empty switches its rules off.
+    """Rules over word lists; an empty list switches its rules off.
 
     Args:
         adjectives: words that exclude each other as attributes of one thing.
@@ -31,7 +31,7 @@ class NegativeRules:
     relations: Mapping[Words, Words] = field(default_factory=dict)
 
     def make(self, kind: str, words: Sequence[str], rng: np.random.Generator) -> Words | None:
-        """A false caption of one kind, or None where the rule does not apply to this caption.
+        """A false caption of one kind, or None if the rule does not apply to this caption.
 
         Args:
             kind: one of `KINDS`. ``reshuffle`` exchanges what stands on either side of the relation; ``order``

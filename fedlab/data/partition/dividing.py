@@ -10,13 +10,13 @@ from fedlab.data.partition.ragged import Ragged
 
 
 def equal_parts(samples: int, clients: int, rng: np.random.Generator) -> Ragged:
-    """Random positions, shared out in equal parts."""
+    """Random positions, divided into equal parts."""
     sizes = equal_sizes(samples, clients)
     return Ragged(rng.permutation(samples), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
 
 def equal_sizes(samples: int, parts: int) -> np.ndarray:
-    """Sizes that differ by one at most, the larger ones first."""
+    """Sizes that differ by at most one, the larger ones first."""
     return np.full(parts, samples // parts) + (np.arange(parts) < samples % parts)
 
 
@@ -41,7 +41,7 @@ def dirichlet_shares(rng: np.random.Generator, alpha: float, clients: int) -> np
 
 
 def top_up(owner: np.ndarray, clients: int, least: int, rng: np.random.Generator) -> None:
-    """Give, in place, every client at least `least` samples, one at a time from whoever then holds the most."""
+    """Give every client at least `least` samples, one at a time from the client that then has the most; in place."""
     sizes = np.bincount(owner, minlength=clients)
     short = np.flatnonzero(sizes < least)
     if not len(short):
@@ -62,7 +62,7 @@ def top_up(owner: np.ndarray, clients: int, least: int, rng: np.random.Generator
 
 
 def _spare_level(sizes: np.ndarray, needed: int, least: int) -> int:
-    """The highest size to which the rich can be cut so that at least `needed` samples become free."""
+    """The highest size to which larger clients can be reduced so that at least `needed` samples become free."""
     low, high = least, int(sizes.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -100,8 +100,8 @@ def _places(caps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarra
 def fill(weights: np.ndarray, total: int, caps: np.ndarray) -> np.ndarray:
     """Integers near ``weights * total``, at most `caps`, that sum to `total`.
 
-    What a full place cannot take goes to the others in proportion to their weights, and where they have none in
-    proportion to their room. Every pass fills a place or is the last.
+    What exceeds a cap is given to the others in proportion to their weights or, if these are all 0, in proportion to
+    their remaining room. Every pass of the loop fills one of them or is the last.
     """
     filled: np.ndarray = np.zeros_like(caps)
     while (missing := total - int(filled.sum())) > 0:

@@ -54,7 +54,7 @@ class Drift(ABC):
         self.settings, self.key = settings, key
 
     def stage(self, round: int, split: Split) -> float:
-        """How far samples have come in a round, from 0 to 1; rounds of equal stages see equal data."""
+        """Progress of the drift in a round, from 0 to 1; rounds of equal progress have equal data."""
         s = self.settings
         if split == "test" and s.test == "stay":
             return 0.0
@@ -62,10 +62,10 @@ class Drift(ABC):
 
     @abstractmethod
     def check(self, dataset: Dataset, parts: Partition) -> None:
-        """Refuse data or a partition that cannot drift so.
+        """Refuse data or a partition that does not allow this drift.
 
         Raises:
-            DataError: with what is missing.
+            DataError: says what is missing.
         """
 
     @abstractmethod
@@ -84,9 +84,9 @@ class Drift(ABC):
 class LabelDrift(Drift):
     """A client's label mix moves from one draw of Dirichlet(α) to another.
 
-    In every round ``share`` of the client's samples are active, class by class as the interpolated mix says; a class
-    the client has too few samples of gives all it has, and the others make up for it in proportion. As a mix moves,
-    as few samples as possible are exchanged.
+    In every round a ``share`` of the client's samples is active, and the classes among them have the shares of the
+    interpolated mix. If a class has too few samples, all of them are active, and the other classes have more in
+    proportion. When the mix changes, as few samples as possible are exchanged.
     """
 
     class Settings(Drift.Settings):

@@ -1,4 +1,4 @@
-"""Who tests what, given who trains what."""
+"""How the test samples are divided, once it is known who has which training samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedlab.data.samples import Dataset
 
 
 def by_column(dataset: Dataset, column: str, names: Sequence[str], train: np.ndarray, test: np.ndarray) -> Split:
-    """A part for every value of a column; values that occur in test only make parts without training samples.
+    """One part for each value of a column. A value that occurs only in the test samples gives a part without training.
 
     Args:
         dataset: the samples.
@@ -47,9 +47,8 @@ def matched(
 ) -> Split:
     """Divide the test samples as the training samples are divided, class by class (largest remainder).
 
-    Samples of classes that no client trains are dealt together, in random order, in proportion to the clients' training
-    samples: nobody's distribution has a place for them, and whoever has more to train has more to test. All other draws
-    are made before.
+    Samples of classes that no client trains are divided at random in proportion to the clients' numbers of training
+    samples. All other draws are made before, so that they do not depend on such samples.
     """
     parts = Ragged.by_owner(owner, clients)
     train_labels, test_labels = labels_or_zero(dataset.train)[train], labels_or_zero(dataset.test)[test]

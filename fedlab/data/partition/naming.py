@@ -1,4 +1,4 @@
-"""Names and other facts of very many clients, made when they are looked up."""
+"""Names and other properties of very many clients, which are computed only when they are looked up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 class Lookup(Sequence[Value], Generic[Value]):
-    """A sequence whose members are made by `_at`."""
+    """A sequence whose items are computed by `_at`."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -68,7 +68,7 @@ class Prefixed(Lookup[str]):
 
 
 class Repeated(Lookup[Value]):
-    """One value for everybody."""
+    """A sequence that repeats one value."""
 
     def __init__(self, value: Value, length: int) -> None:
         super().__init__(length)

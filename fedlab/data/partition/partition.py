@@ -1,4 +1,4 @@
-"""Who holds which sample: a pure function of (data, partition steps, seed)."""
+"""Divides the samples among the clients, as a pure function of data, partition steps and seed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MOST_LISTED = 1000
 
 @dataclass(frozen=True)
 class ClientPart:
-    """What one client holds.
+    """The samples of one client.
 
     Args:
         name: unique and readable, ``mnist`` or ``fog-2``.
@@ -63,16 +63,16 @@ class ClientPart:
 
 @dataclass(frozen=True)
 class Split:
-    """A step's division of one part.
+    """How a step divides one part.
 
     Args:
         train: positions within the part's train samples, one list per new part.
         test: the same for its test samples.
-        names: what tells the new parts apart.
+        names: names of the new parts.
         corruptions: (name, severity) of each new part, where the step corrupts.
-        values: whose or which each new part is, where that is what the step divides by: an owner's or a domain's code.
+        values: for steps that divide by owner or domain: the owner's or the domain's code of each new part.
 
-    Parts that hold nothing to train on never train; `partition` says what becomes of their test samples.
+    Parts without training samples never train; `partition` says what happens to their test samples.
     """
 
     train: Ragged
@@ -105,7 +105,7 @@ class Partition(Sequence[ClientPart]):
         self.fingerprint = fingerprint
 
     def without_tests(self, clients: np.ndarray) -> Partition:
-        """The same, but `clients` hold no test samples."""
+        """A copy in which `clients` have no test samples."""
         return Partition(self.train, self.test.emptied(clients), self.names, self.corruptions, self.fingerprint)
 
     def __len__(self) -> int:
@@ -156,11 +156,12 @@ def make_steps(steps: Sequence[Component]) -> Steps:
 
 
 def partition(dataset: Dataset, steps: Steps, seed: int) -> Partition:
-    """Apply `steps` one after the other, each dividing every part of the one before.
+    """Apply `steps` one after the other; each divides every part that the step before it made.
 
-    Every test sample ends with some client. Those of an owner or a domain that does not train in their part go to
-    clients of that owner or domain in other parts; where there is none, they make a client that never trains. Such
-    clients stand behind all others, so that the numbers of those that train, and all draws, do not depend on them.
+    Every test sample belongs to some client. If an owner or a domain has no training samples in a part, its test
+    samples there go to clients of that owner or domain in other parts. If there are none, they make a client that
+    never trains. Such clients come after all others, so the numbers and the draws of those that train do not depend
+    on them.
 
     Raises:
         DataError: a step cannot be carried out, and the largest feasible value is named; or two clients would have one
@@ -206,13 +207,14 @@ def partition(dataset: Dataset, steps: Steps, seed: int) -> Partition:
 
 
 def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) -> dict[str, Any]:
-    """Counts by client, class and domain with the skew figures; JSON-able, read by charts, tables and the report.
+    """Counts by client, class and domain, and figures of the skew, as plain values for charts, tables and the report.
 
-    Of more than 1,000 clients, as many are listed, evenly spaced by id, and ``registered`` is how many there are. The
-    skew figures are of all clients that train. A client without training samples has its test samples' ``domain``.
+    If there are more than 1,000 clients, 1,000 of them are listed, evenly spaced by id, and ``registered`` is the
+    number of all. The skew figures cover all clients that train. A client without training samples has the ``domain``
+    of its test samples.
 
     Args:
-        parts: who holds what.
+        parts: the clients' parts.
         dataset: the samples.
         unseen: clients that never train.
     """
@@ -252,7 +254,7 @@ def summary(parts: Partition, dataset: Dataset, unseen: Collection[int] = ()) ->
 
 
 def described(corruption: tuple[str, int] | None) -> str:
-    """``fog 3``, or nothing."""
+    """A corruption as text, ``fog 3``; "" if there is none."""
     return f"{corruption[0]} {corruption[1]}" if corruption else ""
 
 
@@ -276,14 +278,14 @@ def _concatenate(parts: Sequence[Ragged]) -> Ragged:
 
 
 def _prefixed(prefix: str, names: Sequence[str]) -> Sequence[str]:
-    """Names below another; where a part was left whole, or there was but one, the only one that says something."""
+    """The names of new parts, with the name of the divided part in front unless one of the two says nothing."""
     if not prefix or (len(names) == 1 and not names[0]):
         return names if not prefix else [prefix]
     return Prefixed(prefix, names)
 
 
 def check_names(key: str, names: Sequence[str]) -> None:
-    """Refuse two clients of one name: results tell clients apart by it.
+    """Refuse two clients with the same name, because results are listed by name.
 
     Raises:
         DataError: a name that occurs twice.

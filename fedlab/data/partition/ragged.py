@@ -17,19 +17,19 @@ class Ragged:
 
     @classmethod
     def by_owner(cls, owner: np.ndarray, count: int) -> Ragged:
-        """From the owner of every sample; negative owners hold nothing."""
+        """Built from the client of every sample; samples with a negative number belong to no client."""
         order = np.argsort(owner, kind="stable")
         offsets = np.searchsorted(owner[order], np.arange(count + 1))
         return cls(order, offsets)
 
     @classmethod
     def joined(cls, lists: Sequence[np.ndarray]) -> Ragged:
-        """From one list per client."""
+        """Built from one list per client."""
         order = np.concatenate(lists) if lists else np.empty(0, np.int64)
         return cls(order, np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64))
 
     def emptied(self, clients: np.ndarray) -> Ragged:
-        """A copy in which `clients` hold nothing."""
+        """A copy in which the lists of `clients` are empty."""
         sizes = self.sizes
         sizes[clients] = 0
         kept = np.ones(len(self), bool)
@@ -49,7 +49,7 @@ class Ragged:
         return self.order[self.offsets[index] : self.offsets[index + 1]]
 
     def size(self, index: int) -> int:
-        """The length of one of them."""
+        """The length of one client's list."""
         return int(self.offsets[index + 1] - self.offsets[index])
 
     @property

@@ -1,4 +1,4 @@
-"""How unlike each other clients are, in figures."""
+"""Figures that say how much the clients' data differ."""
 
 from __future__ import annotations
 

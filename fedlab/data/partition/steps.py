@@ -1,12 +1,13 @@
-"""Partition steps. Each divides the samples of one part among new parts, train and test alike.
+"""Partition steps. Each divides the training and test samples of one part among new parts.
 
-A client's test samples follow its own training distribution: they are dealt out class by class in proportion to the
-client's share of that class's training samples. Test samples of classes that nobody in the part trains are dealt
-together, in random order and in proportion to the clients' training samples; owners and domains with test samples only
-become clients that never train. So every test sample ends with some client, whatever the step. flwr-datasets supplies
-the size rules; its other partitioners are not used because they lose samples (shards that do not divide evenly, classes
-that no client drew), give up after ten draws (Dirichlet with a small α) or build one table per client, which a hundred
-thousand clients cannot afford.
+A client's test samples follow its own training distribution: they are divided class by class in proportion to the
+client's share of the training samples of that class. Test samples of a class without training samples in the part are
+divided at random, in proportion to the clients' numbers of training samples. Owners and domains that have only test
+samples become clients that never train. So every test sample belongs to some client, whatever the step.
+
+flwr-datasets supplies the rules for sizes. Its other partitioners are not used, because they lose samples (shards that
+do not divide evenly, classes that no client drew), give up after ten draws (Dirichlet with a small α), or build one
+table per client, which is too much for a hundred thousand clients.
 """
 
 from __future__ import annotations
@@ -50,23 +51,23 @@ class PartitionStep(ABC):
 
     @abstractmethod
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
-        """Divide one part, which `check` has found divisible."""
+        """Divide one part, which `check` has accepted."""
 
     def split_tests(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
-        """Divide a part that holds test samples only; most steps follow training samples and leave it whole."""
+        """Divide a part that has only test samples; most steps follow the training samples and leave it whole."""
         return Split(Ragged.joined([np.arange(len(train))]), Ragged.joined([np.arange(len(test))]), [""])
 
     def parts(self) -> int | None:
-        """How many parts are asked for; None where the data decides."""
+        """The number of parts that is asked for; None if the data determines it."""
         clients: int | None = getattr(self.settings, "clients", None)
         return clients
 
     def feasible(self, dataset: Dataset, train: np.ndarray) -> tuple[int, int]:
-        """The fewest and the most parts that a part with these training samples can be divided into."""
+        """The smallest and the largest number of parts into which a part with these training samples can be divided."""
         return 1, len(train) // (getattr(self.settings, self.each_key) if self.each_key else 1)
 
     def check(self, dataset: Dataset, train: Ragged, names: Sequence[str]) -> None:
-        """Refuse what cannot be done to every one of the parts `train`.
+        """Refuse a step that is impossible for one of the parts `train`.
 
         Raises:
             DataError: the wanted number of parts is impossible; the feasible ones are named.
@@ -96,7 +97,7 @@ class PartitionStep(ABC):
     advice: ClassVar[str] = ""
 
     def instead(self, dataset: Dataset, train: np.ndarray) -> str:
-        """What the setting `each_key` should be where no number of parts is feasible with it."""
+        """What the setting `each_key` should be if no number of parts is feasible with its value."""
         return f"at most {len(train) // (self.parts() or 1) or len(train)}"
 
 
@@ -116,8 +117,8 @@ class Iid(PartitionStep):
 class Dirichlet(PartitionStep):
     """Label skew: each class is divided by a draw from Dirichlet(α) (Hsu et al. 2019, arXiv 1909.06335).
 
-    Clients that end below ``min_samples`` are topped up, one sample at a time, from whoever then holds the most. So
-    every α and every number of clients up to the number of samples terminates.
+    Clients with fewer than ``min_samples`` samples get more, one at a time from the client that then has the most. So
+    the step works for every α and for every number of clients up to the number of samples.
     """
 
     class Settings(Section):
@@ -146,7 +147,7 @@ class Dirichlet(PartitionStep):
 class Pathological(PartitionStep):
     """Each client holds samples of a fixed number of classes (McMahan et al. 2017's non-IID setting, by class).
 
-    Every class is used, and all are held by about as many clients, as far as they have samples for them.
+    Every class is used, and all classes are held by about equally many clients, as far as they have enough samples.
     """
 
     class Settings(Section):
@@ -236,7 +237,7 @@ class Size(PartitionStep):
         return matched(dataset, owner, clients, train, test, rng)
 
     def _part_sizes(self, samples: int, clients: int) -> list[int]:
-        """The rule's sizes, none where some client would get nothing."""
+        """The sizes by the rule; none if some client would get no samples."""
         import datasets
         from flwr_datasets.partitioner import ExponentialPartitioner, LinearPartitioner, SquarePartitioner
 
@@ -253,9 +254,9 @@ class Size(PartitionStep):
 
 
 class Quantity(PartitionStep):
-    """Quantity skew: random parts of log-normal sizes, as client sizes are found to be (LEAF, arXiv 1812.01097).
+    """Quantity skew: random parts of log-normal sizes, as measured for real clients (LEAF, arXiv 1812.01097).
 
-    Clients that end below ``min_samples`` are topped up as in the Dirichlet step, so every σ terminates.
+    Clients with fewer than ``min_samples`` samples get more as in the step `dirichlet`, so the step works for every σ.
     """
 
     class Settings(Section):
@@ -283,7 +284,7 @@ class Quantity(PartitionStep):
 
 
 class Natural(PartitionStep):
-    """One client per natural owner: writer, site, speaker (the data's ``group`` column)."""
+    """One client per owner of samples, such as a writer, a site or a speaker (the column ``group`` of the data)."""
 
     def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
         return _by_column(self, dataset, "group", dataset.train.group_names, train, test)
@@ -301,7 +302,7 @@ class Domain(PartitionStep):
 
 
 def known_corruptions(names: Any) -> Any:
-    """Validate a list of corruptions; a text is a word that stands for some."""
+    """Validate a list of corruptions; a text such as ``all`` is accepted as it is."""
     if isinstance(names, str):
         return names
     for name in names:

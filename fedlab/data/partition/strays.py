@@ -1,4 +1,4 @@
-"""Test samples in parts of the data that hold nothing to train on."""
+"""What happens to test samples in parts of the data without training samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def homes(
     Args:
         train: train indices by part.
         test: test indices by part.
-        owners: whose or which a part is; equal for parts that may take each other's test samples.
-        rng: deals the samples of a part, in proportion to the training samples of those who take them.
+        owners: owner or domain of each part; parts with equal values may take each other's test samples.
+        rng: draws which part gets which samples, in proportion to the parts' numbers of training samples.
 
     Returns:
-        Test indices by part, and the parts to keep: those that train, then those without whom samples would be lost.
+        Test indices by part, and the parts to keep: those that train, then those whose test samples no other takes.
     """
     trained = np.flatnonzero(train.sizes)
     by_owner: dict[Hashable, list[int]] = defaultdict(list)

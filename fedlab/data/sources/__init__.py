@@ -35,7 +35,7 @@ SOURCES = Registry(
 
 
 class Source(Protocol):
-    """What a data source offers; the first line of its docstring is its entry in `fedlab list sources`."""
+    """The interface of a data source. The first line of its docstring is its entry in `fedlab list sources`."""
 
     Settings: ClassVar[type[Section]]
     # held_out_classes: bool = True where the test samples are of other classes than the training samples on purpose
@@ -43,16 +43,16 @@ class Source(Protocol):
     def __init__(self, settings: Any) -> None: ...
 
     def load(self, seed: int) -> Dataset:
-        """The samples; `seed` is the run's, and only a source that means to differ between runs uses it."""
+        """Load the samples. `seed` is the run's; only sources whose data differ between runs use it."""
         ...
 
     def missing(self) -> str | None:
-        """What data is not on this machine and how to get it, found without loading or downloading anything."""
+        """Which data is missing on this machine and how to get it; nothing is loaded or downloaded for this."""
         ...
 
 
 def build_source(component: Component, key: str = "data.source") -> Source:
-    """The source a component names, its settings validated, nothing loaded.
+    """Make the source that a component names and validate its settings; no data is loaded.
 
     Args:
         component: name and settings.
@@ -70,7 +70,7 @@ def build_source(component: Component, key: str = "data.source") -> Source:
 
 
 def load_source(component: Component, seed: int) -> Dataset:
-    """Load the data set a component names.
+    """Load the data set that a component names.
 
     Args:
         component: name and settings of the source.

@@ -1,4 +1,4 @@
-"""Image arrays as a data set: the way in for users' own data, and the core of the npz source."""
+"""Image arrays in memory as a data set; the source npz uses it too."""
 
 from __future__ import annotations
 

@@ -55,9 +55,9 @@ class Clip:
     Args:
         file: path below the folder.
         labels: its classes, none if unlabeled.
-        speaker: natural owner, from the column speaker or group, "" where the table names none.
-        device: likewise.
-        split: train, test or probe, "" where the table does not say.
+        speaker: owner of the clip, from the column speaker or group; "" if the table has neither.
+        device: device that recorded the clip; "" if the table does not say.
+        split: train, test or probe; "" if the table does not say.
     """
 
     file: str
@@ -71,8 +71,8 @@ class AudioFolder:
     """Your own sound files and labels.csv (file, label; speaker, device and split optional); several labels by ';'.
 
     Columns: ``audio`` (T,), ``length`` (samples before padding), ``label`` or, where any clip has several, ``tags``
-    (K,); ``group`` from the column speaker or group, ``domain`` from device. Rows of split ``probe`` stay with the
-    server, which also holds the labeled test clips. Labels may be missing in train; then clients hold none at all.
+    (K,); ``group`` from the column speaker or group, ``domain`` from device. The server holds the rows of the split
+    ``probe`` and the labeled test clips. If labels are missing in the split train, no client has labels.
     """
 
     Settings = AudioFolderSettings
@@ -179,7 +179,7 @@ class AudioFolder:
         return Clip(cells["file"], labels, cells["speaker"] or cells["group"], cells["device"], split)
 
     def _split(self, rows: Sequence[Clip]) -> dict[str, list[Clip]]:
-        """Rows by split; without a word about it, the last part of each class, shuffled, is for tests."""
+        """Rows by split. If the table has none, the rows of each class are shuffled and the last ones are tests."""
         said = [row for row in rows if row.split]
         if said and len(said) < len(rows):
             silent = next(row for row in rows if not row.split)
@@ -243,7 +243,7 @@ class AudioFolder:
 
 
 def _cut(rows: Sequence[Clip], seconds: np.ndarray, kept: np.ndarray) -> list[LeftOut]:
-    """What lies behind the length of a clip."""
+    """The seconds of sound that are cut off at the end of the clips."""
     cut = np.flatnonzero(seconds > kept)
     if not len(cut):
         return []
@@ -253,7 +253,7 @@ def _cut(rows: Sequence[Clip], seconds: np.ndarray, kept: np.ndarray) -> list[Le
 
 
 def _labels_lost(rows: Sequence[Clip], labeled: bool) -> list[LeftOut]:
-    """Labels that no client sees, since others have none."""
+    """Labels that are not used, because other training clips have none."""
     given = sum(bool(row.labels) for row in rows)
     if labeled or not given:
         return []
@@ -264,7 +264,7 @@ def _labels_lost(rows: Sequence[Clip], labeled: bool) -> list[LeftOut]:
 
 
 def _summed(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
-    """The same things of several splits as one."""
+    """The sum of equal entries of several splits."""
     found: dict[tuple[str, str], LeftOut] = {}
     for left in left_out:
         key = left.what, left.why
@@ -274,13 +274,13 @@ def _summed(left_out: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
 
 @dataclass(frozen=True)
 class _Names:
-    """What classes, owners and devices are called, in sorted order.
+    """Names of classes, owners and devices, sorted.
 
     Args:
-        classes: may be none.
-        groups: none where no row names one.
-        devices: ``all`` where no row names one.
-        several: some clip has several labels.
+        classes: names of the classes; may be empty.
+        groups: names of the owners; empty if no row names one.
+        devices: names of the devices; ``all`` if no row names one.
+        several: whether some clip has several labels.
     """
 
     classes: tuple[str, ...]

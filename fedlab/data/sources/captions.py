@@ -34,7 +34,7 @@ def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class RulesSettings(Section):
-    """Rules that make false captions where the file has none of a kind."""
+    """Rules that make false captions of the kinds that the file does not have."""
 
     kinds: Annotated[tuple[str, ...], AfterValidator(_known_kinds)] = Field(
         min_length=1, description=f"kinds of false captions to make: {', '.join(KINDS)}"
@@ -94,7 +94,7 @@ class CaptionsSettings(Section):
 
 
 class Captions:
-    """Your own images with captions and optional false captions, a JSON object a line."""
+    """Your own images with captions and optional false captions, as one JSON object per line."""
 
     Settings = CaptionsSettings
 
@@ -161,7 +161,7 @@ class Captions:
         return parts[0], parts[1]
 
     def _with_rules(self, *splits: Sequence[Pair]) -> list[list[Pair]]:
-        """The pairs with what the rules make where a pair has no false caption of a kind."""
+        """The pairs, completed with rule-made false captions of the kinds that a pair lacks."""
         s = self.settings.rules
         if s is None:
             return [list(pairs) for pairs in splits]
@@ -241,7 +241,7 @@ class Captions:
 
 
 def _most(pairs: Iterable[Pair]) -> dict[str, int]:
-    """Kinds of false captions, and how many of each a pair has at most."""
+    """Kinds of false captions, each with the largest number that a pair has."""
     most: dict[str, int] = {}
     for pair in pairs:
         for kind, captions in pair.negatives.items():

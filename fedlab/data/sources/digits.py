@@ -40,7 +40,7 @@ class DigitsSettings(Section):
 
 
 class Digits:
-    """Five built-in digit domains: two of real handwriting, and SynthDigits, MNIST-M and SVHN made anew (offline)."""
+    """Five built-in digit domains: two of real handwriting, and re-created SynthDigits, MNIST-M and SVHN (offline)."""
 
     Settings = DigitsSettings
 
@@ -74,7 +74,7 @@ class Digits:
         return [(digits.gray_to_rgb(images[part], self.settings.size), labels[part]) for part in (train, test)]
 
     def _mnist(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Plain or blended MNIST digits, each domain from its own half, so that no digit is seen twice anywhere."""
+        """Plain or blended MNIST digits. Each domain uses its own half, so that no digit occurs twice."""
         images, labels = digits.mnist()
         halves = digits.deal(labels, [2500, 2500], self._rng("mnist halves"))
         test, train = self._deal(name, labels, halves[0] if name == "mnist" else halves[1])

@@ -1,4 +1,4 @@
-"""Samples that were handed over in Python: what a run records of them, as it cannot load them again."""
+"""Samples that were given in Python. A run cannot load them again, so it records their name, sizes and fingerprint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOW = "give it again in Python: fedlab.run(config, data=…) or fedlab.resume(r
 
 
 class GivenSettings(Section):
-    """What the samples were; all of it is unset where any will do."""
+    """Description of the samples; if nothing is set, any samples are accepted."""
 
     dataset: str | None = Field(default=None, description="name of the data set")
     fingerprint: str | None = Field(
@@ -27,7 +27,7 @@ class GivenSettings(Section):
 
 
 class Given:
-    """Samples given in Python, ``fedlab.run(config, data=…)``: a run records which they were."""
+    """Samples given in Python with ``fedlab.run(config, data=…)``, of which a run records a description."""
 
     Settings: ClassVar[type[Section]] = GivenSettings
 

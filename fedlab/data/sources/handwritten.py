@@ -1,4 +1,4 @@
-"""scikit-learn's digits as they come: the last images of the file, by writers of their own, are the test set."""
+"""scikit-learn's digits unchanged. The last images of the file, which are by other writers, are the test set."""
 
 from __future__ import annotations
 

@@ -103,17 +103,17 @@ class Hub:
         return Dataset(settings.path, samples(0, train.image), samples(1, test.image), left_out=counted)
 
     def _check_names(self) -> None:
-        """Names of files that are not UTF-8 are refused here, as datasets fails at them without a word."""
+        """Refuse file names that are not UTF-8, because `datasets` fails on them without a message."""
         if self.path.is_dir():
             Listing("data.source.path", self.path).below(self.path, lambda path: True, "")
 
     def _has_strays(self) -> bool:
-        """Whether a folder holds hidden things that datasets would read: it knows only a dot and two underscores."""
+        """Whether `datasets` would read hidden files in the folder: it skips only names that begin with . or __."""
         found = (name for _, folders, files in os.walk(self.path) for name in (*folders, *files))
         return any(hidden(name) and not name.startswith((".", "__")) for name in found)
 
     def _unread(self, files: set[str]) -> tuple[LeftOut, ...]:
-        """What lies in a folder of pictures and is of no split that is read."""
+        """Files in a folder of pictures that belong to no split that is read."""
         root = os.path.realpath(self.path)
         if self.settings.limit is not None or not any(file.startswith(root + os.sep) for file in files):
             return ()
@@ -210,7 +210,7 @@ class Hub:
 
 
 def _undecoded(dataset: Any, column: str) -> Any:
-    """The column alone, pictures as files: they are decoded here, by the rules for every source."""
+    """One column with pictures as undecoded files; they are decoded here, by the rules of all sources."""
     import datasets
 
     if isinstance(dataset.features[column], datasets.Image):
@@ -233,7 +233,7 @@ def _file(value: Any) -> Any:
 
 
 def _classes(train: _Columns, test: _Columns) -> tuple[tuple[np.ndarray, np.ndarray], tuple[str, ...]]:
-    """Class codes of both splits, by the classes' names where a split has them."""
+    """Class codes of both splits, matched by the names of the classes if a split has names."""
     key = "data.source.label_column"
     if train.names is None and test.names is None:
         pair = train.label, test.label
@@ -276,6 +276,6 @@ def _values(dataset: Any, key: str, column: str) -> np.ndarray:
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps downloads; asked of the environment, as importing it takes a second."""
+    """Where huggingface_hub keeps downloads, read from the environment, because importing it takes a second."""
     home = os.environ.get("HF_HOME", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", str(Path(home) / "hub"))).expanduser()

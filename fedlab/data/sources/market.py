@@ -75,7 +75,7 @@ class _File(NamedTuple):
 
 @dataclass
 class _Reading:
-    """What one call of `load` goes through and leaves out."""
+    """The files that one call of `load` reads, and those that it leaves out."""
 
     pictures: PictureReader
     broken: Gathered
@@ -89,8 +89,9 @@ class _Reading:
 class Market:
     """Your own person re-ID data: folders in the layout of Market-1501, several sources, one unseen target.
 
-    Identity -1 is junk and is left out; identity 0 of the target's gallery are distractors, which stay. A source is a
-    domain, a camera of a source a group; identities and cameras of different sources are different ones.
+    Pictures of identity -1 (“junk”) are left out. Pictures of identity 0 in the target's gallery are distractors and
+    are kept. Each source is a domain, and each camera of a source a group. Identities and cameras of different sources
+    are different.
     """
 
     Settings = MarketSettings
@@ -203,7 +204,7 @@ class Market:
         return found
 
     def _divided(self, name: str, files: list[_File]) -> tuple[list[_File], list[_File]]:
-        """Files to train on, and those of the identities held out."""
+        """Files to train on, and the files of the identities that are kept for the test."""
         people, key = sorted({file.identity for file in files}), f"{_KEY}.sources.{name}"
         if len(people) < _LEAST_TRAINED + _LEAST_HELD:
             expected = f"at least {_LEAST_TRAINED + _LEAST_HELD}: two to train, and two to tell apart in the test"
@@ -240,7 +241,7 @@ class Market:
 
 
 def _chance(files: Sequence[_File]) -> float:
-    """mAP of guessing, where every image is looked for among the others; 0 where none can be found."""
+    """The mAP of guessing if every image is searched among the others; 0 if no image has a match."""
     people, seen = Counter(f.identity for f in files), Counter((f.identity, f.camera) for f in files)
     found = []
     for file in files:

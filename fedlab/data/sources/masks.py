@@ -78,7 +78,7 @@ class _Pair:
 
 @dataclass
 class _Reading:
-    """What one call of `load` goes through and leaves out."""
+    """The files that one call of `load` reads, and those that it leaves out."""
 
     listing: Listing
     pictures: PictureReader
@@ -136,7 +136,7 @@ class Masks:
         return f"data.source.ignore says of their value that they are unlabeled: {_listed(self.settings.ignore)}"
 
     def _check_labels(self, samples: Mapping[str, Samples]) -> None:
-        """Refuse masks that tell nothing apart: every prediction would be right."""
+        """Refuse masks with a single class, because every prediction would be right."""
         for split, least in (("train", 2), ("test", 1)):
             mask, names = samples[split]["mask"], samples[split].class_names
             found = [names[code] for code in np.unique(mask).tolist() if code != UNLABELED]

@@ -68,7 +68,7 @@ class Npz:
         return replace(dataset, left_out=(*_unread(unread), *dataset.left_out))
 
     def _read(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The arrays FedLab knows, and the keys of others."""
+        """The arrays that FedLab uses, and the names of the others."""
         key, fix = "data.source.path", "save it again with numpy.savez"
         expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
         arrays: dict[str, np.ndarray] = {}

@@ -106,11 +106,11 @@ class Pedestrians:
 
 
 class _World:
-    """Who wears what, and how each camera sees it.
+    """The outfits of all people, and the cameras.
 
     Args:
-        settings: of the source.
-        people: in all.
+        settings: settings of the source.
+        people: number of people.
     """
 
     def __init__(self, settings: PedestriansSettings, people: int) -> None:
@@ -151,7 +151,7 @@ class _World:
 
 
 class _Camera:
-    """A place with its light: gains and offsets of the channels, and a background."""
+    """What a camera does to a picture: gains and offsets of the color channels, and a background."""
 
     def __init__(self, rng: np.random.Generator, strength: float) -> None:
         self.gain = (1 + strength * rng.uniform(-0.35, 0.35, 3)).astype(np.float32)

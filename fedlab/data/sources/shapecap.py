@@ -77,7 +77,8 @@ class ShapeCap:
 
     Clients hold scenes in the seen colors with captions such as "a red square left of a blue circle" and, for every
     kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds
-    ``pretrain`` (pairs whose captions need no binding), ``composition`` (scenes like the clients'), ``zeroshot``
+    ``pretrain`` (pairs whose captions can be matched without binding attributes to objects), ``composition`` (scenes
+    like the clients'), ``zeroshot``
     (single objects of the unseen colors, labeled with one of all color-shape classes) and ``prompts`` (a caption for
     each class).
     """

@@ -42,9 +42,9 @@ class ShiftedDigitsSettings(Section):
 class ShiftedDigits:
     """scikit-learn's 1,797 digits in five generated domains, 16×16 RGB: FedLGD's acceptance data (offline).
 
-    The training pool (every image but the last `test_size`) is dealt to the domains without overlap, evenly over the
-    classes. The file's 1,300 training images hold only 128 to 132 of a class, so with the default sizes four domains
-    get exactly 26 of each and the last 24 to 28, 260 in all.
+    The training pool (all images but the last `test_size`) is divided among the domains without overlap, evenly over
+    the classes. The file's 1,300 training images have only 128 to 132 images of each class. So with the default sizes
+    four domains get exactly 26 images of each class and the last domain 24 to 28, which are 260 images per domain.
     """
 
     Settings = ShiftedDigitsSettings

@@ -23,7 +23,7 @@ class UnionSettings(Section):
 
 
 class Union:
-    """Several data sources side by side, each one a domain."""
+    """Several data sources in one data set; each of them is one domain."""
 
     Settings = UnionSettings
 
@@ -114,13 +114,13 @@ def _columns(samples: Samples) -> list[str]:
 
 
 def _of_domain(index: int, samples: Samples, domains: tuple[str, ...]) -> Samples:
-    """The samples as ones of a single domain of the union."""
+    """The samples of one source, assigned to its domain in the union."""
     columns = {**samples.columns, "domain": np.full(len(samples), index, np.int64)}
     return replace(samples, columns=columns, domain_names=domains)
 
 
 def _join(parts: dict[str, Samples]) -> Samples:
-    """One Samples of all parts; owners are kept where every part has them, as ``domain/owner``."""
+    """All parts in one `Samples`. Owners are kept as ``domain/owner`` if every part has owners."""
     samples = list(parts.values())
     columns = {}
     for column in _columns(samples[0]):
