@@ -75,7 +75,7 @@ def test_the_figures_stand_beside_their_number_of_samples(make_run: Callable[...
     assert "svhn (unseen) | 22.0 % | 200" in results
     assert "Unweighted mean | 22.0 % | 1,034" in results
     assert "Mean of unseen | 50.0 % | 200" in results
-    assert "every query counts alike" in results
+    assert "every query has equal weight" in results
     assert "Measured on query 60 samples." in results
 
 
