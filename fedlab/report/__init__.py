@@ -1,4 +1,4 @@
-"""What a run amounts to: one self-contained HTML page, and tables for the terminal."""
+"""The results of a run as one self-contained HTML page and as tables for the terminal."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ _TALLEST = 120.0  # inches: beyond, pictures can hardly be opened
 
 @dataclass(frozen=True)
 class Line:
-    """Runs of one kind.
+    """Runs that differ only in the seed.
 
     Args:
-        label: what they are.
-        runs: value by round of each.
+        label: name of the line.
+        runs: the values by round of each run.
     """
 
     label: str
@@ -34,13 +34,13 @@ class Line:
 
     @property
     def over_rounds(self) -> dict[int, Spread]:
-        """The runs together, in the rounds that any of them evaluated."""
+        """Mean and deviation of the runs in every round that any of them evaluated."""
         rounds = sorted({round for run in self.runs for round in run})
         return {round: Spread.of(run.get(round) for run in self.runs) for round in rounds}
 
     @property
     def last(self) -> Spread:
-        """The runs' last values together."""
+        """Mean and deviation of the runs' last values."""
         return Spread.of(run[max(run)] if run else None for run in self.runs)
 
 
@@ -108,7 +108,7 @@ def _ends(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _look(index: int, *, marker: bool = False) -> dict[str, Any]:
-    """Colors first, then other strokes and markers: lines beyond the palette still differ."""
+    """Color, stroke and marker of a line; strokes and markers change when the colors are used up."""
     turn = index // len(PALETTE)
     look = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[turn % len(_STYLES)]}
     return look | ({"marker": _MARKERS[turn % len(_MARKERS)]} if marker else {})

@@ -31,7 +31,7 @@ def lines_chart(
     percent: bool = False,
     mean: Points | None = None,
 ) -> Markup:
-    """Values over rounds: a labeled line each, or the spread where there are more than colors.
+    """Values over rounds: one labeled line for each series, or their spread if there are more series than colors.
 
     Args:
         name: unique on the page.
@@ -64,7 +64,7 @@ def lines_chart(
 
 
 def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit: str, factor: float = 1.0) -> Markup:
-    """Amounts per round, stacked by part; a panel below the other for each of `panels`.
+    """Amounts per round, stacked by part, with one chart for each of `panels` below each other.
 
     Args:
         name: unique on the page.
@@ -123,7 +123,7 @@ def cost_chart(name: str, points: Sequence[tuple[float, float]], *, xlabel: str,
 
 
 def partition_chart(name: str, summary: Mapping[str, Any]) -> Markup:
-    """Who holds how many samples of which class."""
+    """The numbers of samples by client and class."""
     with page_style():
         figure = plot_partition(dict(summary))
         clients, classes = len(summary["clients"]), len(summary["classes"])

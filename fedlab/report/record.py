@@ -1,4 +1,4 @@
-"""What a run folder holds, as far as it got."""
+"""Reads a run folder for the report, even if the run has not finished."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Status = Literal["completed", "failed", "interrupted", "open"]
 
 
 def run_status(history: History) -> Status:
-    """How the run ended; ``open`` where no end is recorded since it was last started: still running, or killed."""
+    """How the run ended; ``open`` if no end is recorded: it is still running, or it was killed."""
     ends = [event for event in history.events if event["event"] in ("run_start", "run_end")]
     status = ends[-1].get("status") if ends else None
     return status if status in ("completed", "failed", "interrupted") else "open"
 
 
 def main_metric(history: History) -> str | None:
-    """The metric to show first: accuracy where there is one."""
+    """The metric to show first: the accuracy if there is one."""
     names = metric_names(values for event in history.evaluations for values in _scopes(event))
     return names[0] if names else None
 
 
 def main_metrics(histories: Iterable[History]) -> tuple[str, ...]:
-    """The metrics to show first of several runs, each once: methods differ in what they measure."""
+    """The metrics to show first for several runs, each once, because methods measure different things."""
     return tuple(dict.fromkeys(metric for history in histories if (metric := main_metric(history)) is not None))
 
 
@@ -43,7 +43,7 @@ def _scopes(evaluation: Event) -> list[Mapping[str, Any]]:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as the report sees it; whatever is missing or torn is empty.
+    """One run as the report reads it. What is missing or incomplete is empty.
 
     Args:
         folder: the run folder.
@@ -65,12 +65,12 @@ class RunRecord:
 
     @cached_property
     def config_text(self) -> str:
-        """The frozen configuration as written."""
+        """The recorded configuration as text."""
         return self.folder.config.read_text(encoding="utf-8", errors="replace")
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The frozen configuration."""
+        """The recorded configuration."""
         try:
             raw = yaml.safe_load(self.config_text)
         except (yaml.YAMLError, ValueError, RecursionError):
@@ -95,7 +95,7 @@ class RunRecord:
 
     @property
     def code(self) -> dict[str, str]:
-        """Hash of the code that made it, by module; empty likewise."""
+        """Hashes of the code that made the run, by module; empty for runs that are too old to have recorded them."""
         found = self.environment.get("code")
         return found if isinstance(found, dict) else {}
 
@@ -113,7 +113,7 @@ class RunRecord:
 
     @cached_property
     def rounds(self) -> dict[int, Event]:
-        """The last event of every finished round: a resumed run repeats those after its checkpoint."""
+        """The last event of every finished round; a resumed run repeats the rounds after its checkpoint."""
         return _by_round(self.history.rounds)
 
     @cached_property
@@ -123,16 +123,16 @@ class RunRecord:
 
     @property
     def rounds_planned(self) -> int:
-        """Rounds asked for, 0 where unknown."""
+        """Number of rounds that was asked for; 0 if unknown."""
         return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or 0)
 
     @property
     def span(self) -> tuple[int, int]:
-        """First and last round that anything is known of, so that all curves share one axis."""
+        """First and last round with any data, so that all curves have the same axis."""
         return 1, max(1, *self.rounds, *self.evaluations)
 
     def setting(self, *keys: str) -> Any:
-        """A value of the configuration, None where there is none."""
+        """A value of the configuration; None if it is not there."""
         here: Any = self.config
         for key in keys:
             here = here.get(key) if isinstance(here, dict) else None
@@ -148,7 +148,7 @@ class RunRecord:
         return found
 
     def wall_seconds(self) -> float | None:
-        """From the start to the end, or to the last event where no end is recorded; None where nothing is.
+        """Seconds from the start to the end, or to the last event if no end is recorded; None without events.
 
         What is done before the run's clock starts is counted where it is recorded as a phase.
         """

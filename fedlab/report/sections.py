@@ -185,7 +185,7 @@ def server_table(record: RunRecord) -> Table | None:
 
 
 def _domain(record: RunRecord, name: str) -> str:
-    """Where it says more than the client's name."""
+    """The domain of a client; "" if its name says the same."""
     domain = str(record.client_facts.get(name, {}).get("domain", ""))
     return "" if domain in ("all", "mixed", name) else domain
 
@@ -255,7 +255,7 @@ def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, 
 
 
 def _slug(name: str) -> str:
-    """Safe inside an id whatever the name: letters and digits stay, all else is spelled by its code."""
+    """A name that is safe in an HTML id: letters and digits are kept, other characters become their codes."""
     return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
 
@@ -333,7 +333,7 @@ def left_out(record: RunRecord) -> Table | None:
 
 
 def repeat(record: RunRecord) -> dict[str, Any]:
-    """How to run it again."""
+    """What is needed to repeat the run."""
     environment = record.environment
     hardware = [
         ("Platform", environment.get("platform")),

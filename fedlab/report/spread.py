@@ -1,4 +1,4 @@
-"""What runs came to, and how far runs of one kind differ: mean ± sample standard deviation."""
+"""Results of runs, and of several runs together: mean ± sample standard deviation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ON_CLIENTS = (("clients", "mean over clients"), ("pooled", "pooled"), ("worst",
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of several runs in short.
+    """Mean and standard deviation of the values of several runs.
 
     Args:
         mean: None where there is no value.
@@ -42,7 +42,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> Spread:
-        """Of the values there are."""
+        """The spread of the values that are not None."""
         found = [value for value in values if value is not None]
         mean = statistics.fmean(found) if found else None
         return cls(mean, statistics.stdev(found) if len(found) > 1 else None, len(found))
@@ -50,15 +50,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something to tell of a run.
+    """A quantity that tables show for runs.
 
     Args:
-        key: as a column of a file.
-        title: as a column of a table, with its unit.
-        of: its value, None where the run has none.
-        text: a value in words, in that unit.
-        difference: a value compared with another, in words.
-        counted: not measured: a deviation of zero goes without saying.
+        key: name of its column in a file.
+        title: heading of its column in a table, with its unit.
+        of: gives the value of a run; None if the run has none.
+        text: writes a value in the unit of the title.
+        difference: writes the difference between two values.
+        counted: whether it is counted and not measured; then a deviation of zero is not shown.
     """
 
     key: str
@@ -69,7 +69,7 @@ class Quantity:
     counted: bool = False
 
     def shown(self, spread: Spread) -> str:
-        """Mean ± standard deviation; a standard deviation that is not there is left out."""
+        """Mean ± standard deviation; without the latter if there is only one value."""
         if spread.mean is None:
             return "–"
         if spread.std is None or (self.counted and spread.std == 0):
@@ -77,7 +77,7 @@ class Quantity:
         return f"{self.text(spread.mean)} ± {self.text(spread.std)}"
 
     def compared(self, spread: Spread, other: Spread) -> str:
-        """The same, followed by how it differs from `other`."""
+        """The same text, followed by the difference from `other`."""
         if spread.mean is None or other.mean is None:
             return self.shown(spread)
         return f"{self.shown(spread)} ({self.difference(spread.mean, other.mean)})"
@@ -116,7 +116,7 @@ def curve(record: RunRecord, metric: str) -> dict[int, float]:
 
 
 def known_metrics(evaluations: Iterable[Event]) -> list[str]:
-    """What can be asked for: the clients' metrics, then those on the server's own data with `SERVER` before them."""
+    """Metrics that can be shown: those of the clients, then those on the server's data, beginning with `SERVER`."""
     events = list(evaluations)
     clients = metric_names(values for e in events for values in (e.get("mean", {}), *e.get("clients", {}).values()))
     return clients + [SERVER + name for name in metric_names(e.get("server", {}) for e in events)]
@@ -142,7 +142,7 @@ def final(record: RunRecord, metric: str, scope: str = "clients") -> float | Non
 
 
 def measured_on(records: Iterable[RunRecord], scope: str = "mean") -> str:
-    """What the values of the last evaluations stand on: ``1,000 test samples of 5 clients``, from least to most.
+    """How many samples the last evaluations are based on: ``1,000 test samples of 5 clients``, or smallest to largest.
 
     Args:
         records: of runs.
@@ -155,7 +155,7 @@ def measured_on(records: Iterable[RunRecord], scope: str = "mean") -> str:
 
 
 def shown_on(records: Iterable[RunRecord], metrics: Sequence[str]) -> str:
-    """What the values of these metrics stand on, of the clients and of the server's data as far as they are shown."""
+    """How many samples of the clients and of the server the values of these metrics are based on."""
     found = list(records)
     of_server = [metric.startswith(SERVER) for metric in metrics]
     parts = [measured_on(found)] if not all(of_server) or not of_server else []

@@ -1,4 +1,4 @@
-"""Matplotlib figures as SVG that belongs to the page: its font, and its colors in light, dark and print."""
+"""Matplotlib figures as SVG in the style of the page: its font, and its colors for light, dark and print."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _STYLE = {
 
 @contextmanager
 def page_style() -> Iterator[None]:
-    """Draw and write inside this: the page's style, whatever the user's matplotlibrc says."""
+    """A context in which figures are drawn and written in the page's style, independent of the user's matplotlibrc."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -70,7 +70,7 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     Args:
         figure: drawn under `page_style`.
         name: unique on the page.
-        alt: what the picture shows, for those who do not see it.
+        alt: description of the picture, for screen readers.
     """
     import matplotlib
 

@@ -27,7 +27,7 @@ _STATUS = {
 
 
 def result_table(history: History) -> Group:
-    """The last evaluation by client, bytes and seconds, and how the run ended; what there is not is left out.
+    """The last evaluation by client, bytes and seconds, and how the run ended, as far as these are recorded.
 
     Args:
         history: the run's events.
@@ -103,7 +103,7 @@ def _server(history: History) -> list[Text]:
 
 
 def _earlier(history: History) -> list[Text]:
-    """The last values of what the last evaluation no longer measures."""
+    """The last values of metrics that the last evaluation did not measure."""
     from rich.text import Text
 
     found = earlier_values(history.evaluations)

@@ -1,4 +1,4 @@
-"""What a run tells the world: one stream of events, read by files, TensorBoard, MLflow and the console."""
+"""The events of a run: one stream that is written to files, TensorBoard, MLflow and the console."""
 
 from __future__ import annotations
 

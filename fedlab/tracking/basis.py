@@ -1,4 +1,4 @@
-"""How much a figure of an evaluation stands on."""
+"""How many clients and samples a result is based on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ TEST_SAMPLES = "test samples"
 
 @dataclass(frozen=True)
 class Basis:
-    """What was measured to get a value.
+    """The clients and samples that a value is based on.
 
     Args:
-        clients: how many clients.
-        samples: how many samples of theirs; None where the record does not say, as those of older versions.
+        clients: number of clients.
+        samples: number of their samples; None if the record does not say, as in older versions.
         unit: what `samples` counts, in the plural.
-        kind: of the clients: ``unseen``, or nothing.
+        kind: ``unseen`` if they are unseen clients, else "".
     """
 
     clients: int
@@ -27,7 +27,7 @@ class Basis:
 
     @property
     def amount(self) -> str:
-        """``1,000 test samples``; nothing where that is not known."""
+        """``1,000 test samples``; "" if the number is not known."""
         return "" if self.samples is None else counted(self.samples, self.unit)
 
     @property
@@ -40,13 +40,13 @@ class Basis:
 
 
 def basis(event: Mapping[str, Any], scope: str = "mean", metric: str | None = None) -> Basis:
-    """What a value of an evaluation stands on.
+    """The clients and samples that a value of an evaluation is based on.
 
     Args:
         event: of an evaluation.
         scope: ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` of the others, ``strategy`` of all;
             or a client's name.
-        metric: only clients that have it count; None: all that were evaluated.
+        metric: count only clients that have this metric; None counts all that were evaluated.
     """
     clients, unseen = event.get("clients") or {}, set(event.get("unseen_clients") or ())
     groups = {
@@ -65,14 +65,14 @@ def basis(event: Mapping[str, Any], scope: str = "mean", metric: str | None = No
 
 
 def server_basis(event: Mapping[str, Any]) -> str:
-    """The sets that the server holds, with their sizes: ``query 120, gallery 240 samples``; nothing where unknown."""
+    """The server's sample sets with their sizes: ``query 120, gallery 240 samples``; "" if they are unknown."""
     sizes: Mapping[str, int] = event.get("server_samples") or {}
     told = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     return f"{told} sample{'' if list(sizes.values()) == [1] else 's'}" if told else ""
 
 
 def alike(bases: Iterable[Basis]) -> str:
-    """What the values of several runs stand on: once where it is the same, else from the least to the most."""
+    """What the values of several runs are based on: once if it is the same, else from the smallest to the largest."""
     found = list(dict.fromkeys(map(str, sorted(bases, key=lambda one: (one.samples or 0, one.clients)))))
     return "–" if not found else found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 

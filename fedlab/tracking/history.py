@@ -33,7 +33,7 @@ class History:
         return cls(tuple(renamed.events(_read(path))))
 
     def until(self, round: int) -> History:
-        """What had happened when a round ended: nothing of later rounds, no end."""
+        """The history as it was when a round ended, without later rounds and without an end."""
         kept: list[Event] = []
         for event in self.events:
             if event["event"] == "run_end" or (isinstance(event.get("round"), int) and event["round"] > round):
@@ -47,7 +47,7 @@ class History:
 
     @property
     def start(self) -> Event:
-        """``run_start`` and ``federation`` in one; empty where the run did not get that far."""
+        """The fields of ``run_start`` and ``federation``; empty if the run did not get that far."""
         merged: Event = {}
         for event in (*self.of("federation")[-1:], *self.of("run_start")[-1:]):
             merged |= event
@@ -55,7 +55,7 @@ class History:
 
     @property
     def end(self) -> Event:
-        """``run_end``; empty where the run was killed or is still going."""
+        """The fields of ``run_end``; empty if the run was killed or is still running."""
         found = self.of("run_end")
         return found[-1] if found else {}
 
@@ -76,12 +76,12 @@ class History:
 
     @property
     def alarms(self) -> list[str]:
-        """Texts of those warnings that put the result in doubt, each once."""
+        """Texts of the warnings that put the result in doubt, each once."""
         return list(dict.fromkeys(str(event["message"]) for event in self.of("warning") if event.get("level") == ALARM))
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """What was there and not used: each kind once, those of single rounds added up."""
+        """What was there and was not used: each kind once, with the sum over the rounds."""
         found: dict[tuple[str, str, bool], LeftOut] = {}
         for event in self.of("left_out"):
             left = LeftOut.of(event)

@@ -1,4 +1,4 @@
-"""Events in a file, one JSON object a line."""
+"""Events in a file, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NOT_KEPT = frozenset({"progress", "ledger", "work"})
 
 
 def jsonl_line(event: Event) -> str:
-    """An event as a line of the file."""
+    """An event as one line of the file."""
     return json.dumps(event, allow_nan=False, ensure_ascii=False) + "\n"
 
 

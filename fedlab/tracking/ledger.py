@@ -14,7 +14,7 @@ COLUMNS = ("round", "client", "group", "down", "up", "raw_up")
 
 
 class LedgerSink(CsvSink):
-    """The ledger's rows in a file of their own."""
+    """Writes the rows of the ledger to a file."""
 
     columns = COLUMNS
 

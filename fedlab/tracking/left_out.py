@@ -1,4 +1,4 @@
-"""What was there and is not used, counted: no result may stand on less than it seems to without saying so."""
+"""Counts what was there and was not used, so that a result never has less behind it than it seems to have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LeftOut:
         total: how many there were, None where that is not known.
         fix: one sentence, what to do about it; "" where nothing is to be done.
         examples: names of some of them.
-        wanted: the configuration asks for it, so that it is a fact to be told and no cause for alarm.
+        wanted: whether the configuration asks for it; then it is reported as a note and not as a warning.
     """
 
     what: str
@@ -39,19 +39,19 @@ class LeftOut:
         return f"{self.count:,.10g}{of} {self.what} left out: {self.why}{named}.{fix}"
 
     def __add__(self, other: LeftOut) -> LeftOut:
-        """The same things, left out again: of other rounds or other parts."""
+        """The sum of two counts of the same things, of different rounds or parts."""
         total = None if self.total is None or other.total is None else self.total + other.total
         examples = tuple(dict.fromkeys(self.examples + other.examples))
         return replace(self, count=self.count + other.count, total=total, examples=examples)
 
     @property
     def kind(self) -> tuple[str, str, bool]:
-        """What is added up: things that were left out for one reason, asked for or not."""
+        """The key by which counts are added up: the things, the reason, and whether it was asked for."""
         return self.what, self.why, self.wanted
 
     @property
     def notice(self) -> str:
-        """The record as a line: a note where it was asked for, or else a warning."""
+        """The count as one line: a note if it was asked for, otherwise a warning."""
         return f"{'note' if self.wanted else 'warning'}: {self}"
 
     def fields(self) -> dict[str, Any]:
