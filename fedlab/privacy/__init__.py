@@ -1,4 +1,4 @@
-"""Differential privacy: what a run asks for. What it costs is in `fedlab.privacy.accountant`."""
+"""Differential privacy: the guarantees that a run can ask for; `fedlab.privacy.accountant` computes their cost."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DPSGD:
     """Example-level privacy of all that a client sends, by noisy gradients (Abadi et al. 2016, arXiv 1607.00133)."""
 
     class Settings(Section):
-        """Settings of DP-SGD; the noise is given, or follows from the ε that is wanted."""
+        """Settings of DP-SGD; the noise is given, or computed from the wanted ε."""
 
         clip: float = Field(
             default=1.0,
@@ -102,7 +102,7 @@ class DPSGD:
 
 
 def make_privacy(component: Component | None) -> Central | DPSGD | None:
-    """The configured guarantee, its settings validated; None where there is none.
+    """The configured guarantee with validated settings; None if there is none.
 
     Raises:
         ConfigError, ConfigErrors: unknown name or setting.

@@ -1,4 +1,4 @@
-"""What releases cost, by the RDP accountant of Google's dp-accounting."""
+"""The privacy budget that releases cost, by the RDP accountant of Google's dp-accounting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGITS = 3  # of a calibrated noise multiplier, rounded up: machines may differ
 
 
 def require_accountant(value: object) -> None:
-    """Refuse privacy where the accountant is not installed.
+    """Refuse privacy if the accountant is not installed.
 
     Raises:
         ConfigError: dp-accounting is missing.
@@ -33,13 +33,13 @@ def require_accountant(value: object) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How those whose privacy counts take part in one release: whole clients, or the examples of one.
+    """How the protected members (whole clients, or the examples of one client) take part in one release.
 
     Args:
         kind: ``poisson``: each independently with probability `rate`. ``fixed-size``: `size` out of `population`
             without replacement. ``all``: every one.
-        population: how many there are.
-        size: how many take part; their expected number with ``poisson``.
+        population: number of members.
+        size: number of members that take part; their expected number with ``poisson``.
     """
 
     kind: Literal["poisson", "fixed-size", "all"]
@@ -48,12 +48,12 @@ class Sampling:
 
     @property
     def adjacency(self) -> Adjacency:
-        """Which data sets the guarantee makes alike; where a count is fixed and known, one cannot be added to it."""
+        """Which data sets the guarantee compares; if a number is fixed and known, members can only be replaced."""
         return "add-or-remove-one" if self.kind == "poisson" else "replace-one"
 
     @property
     def words(self) -> str:
-        """How it is named in a record."""
+        """The sampling as text for records."""
         if self.kind == "poisson":
             return f"poisson, rate {self.size / self.population:g}"
         return "all" if self.kind == "all" else f"{self.size:g} of {self.population} without replacement"
@@ -68,7 +68,7 @@ def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: f
     Args:
         sampling: of each release.
         noise_multiplier: z, standard deviation of the noise on the sum in units of C.
-        releases: how many.
+        releases: number of releases.
         delta: δ.
     """
     if releases == 0:
@@ -96,7 +96,7 @@ def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: f
 
 @dataclass(frozen=True, order=True)
 class GaussianStep:
-    """A noisy sum over examples that were drawn each independently.
+    """A noisy sum over examples, each of which is drawn independently.
 
     Args:
         rate: q, probability of each.
@@ -167,7 +167,7 @@ def noise_multiplier_for(target: float, delta: float, steps: Mapping[float, int]
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """The library tells of every order it leaves out; leaving one out can only make ε larger."""
+    """Silences the library's remarks about orders that it leaves out; leaving one out can only make ε larger."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""How much released images and models say about the samples they were made from."""
+"""Attacks that measure how much released images and models reveal about the samples they were made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 
 
 def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[str, float]:
-    """Attack by loss threshold: a sample with a low loss is held for a training sample.
+    """Membership inference by a threshold on the loss: a sample with a low loss is taken for a training sample.
 
     Args:
         member_losses: (n,) losses of training samples.
@@ -39,7 +39,7 @@ def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[st
 def memorization(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
     """Distance of each virtual image to the nearest private image, over that to the nearest held-out image.
 
-    Around 1 the virtual images are as near to strangers as to the images they were made from; 0 is a copy.
+    Around 1, the virtual images are as near to other images as to those they were made from; 0 means a copy.
 
     Args:
         virtual: (m, …).

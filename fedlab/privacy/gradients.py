@@ -1,4 +1,4 @@
-"""Gradients of single examples, each clipped, in their sum: what DP-SGD adds its noise to."""
+"""Sums of clipped gradients of single examples, to which DP-SGD adds its noise."""
 
 from __future__ import annotations
 

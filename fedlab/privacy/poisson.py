@@ -1,4 +1,4 @@
-"""Poisson-sampled local training: how likely an example is in a batch, how many batches there are, how much noise."""
+"""Local training with Poisson sampling: sampling rate, number of batches, and noise."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fedlab.privacy.accountant import noise_multiplier_for
 
 
 def sampling_rate(training: TrainingConfig, examples: int) -> float:
-    """q, so that a batch has ``training.batch_size`` examples on average, or all where there are fewer."""
+    """q such that a batch has ``training.batch_size`` examples on average, or all if there are fewer."""
     return min(1.0, training.batch_size / examples)
 
 
 def local_steps(training: TrainingConfig, examples: int) -> int:
-    """Steps of a client's round: ``local_steps``, or ``local_epochs`` times round(1/q), whatever the draws."""
+    """Steps in a client's round, independent of the draws: ``local_steps``, or ``local_epochs`` times round(1/q)."""
     if examples == 0:
         return 0
     return training.local_steps or steps_per_epoch(training, examples) * training.local_epochs

@@ -38,7 +38,7 @@ def check_mlflow(uri: str) -> list[str]:
     """Check that MLflow is there and can use an address.
 
     Returns:
-        A warning where a server does not answer: a run goes on without.
+        A warning if the server does not answer; the run then continues without MLflow.
 
     Raises:
         ConfigError: MLflow is missing, or has no store of this kind.
@@ -62,7 +62,7 @@ def check_mlflow(uri: str) -> list[str]:
 
 
 def _unreachable(uri: str) -> str:
-    """Why a server does not answer within a few seconds; "" where it says anything at all."""
+    """Why a server does not answer within a few seconds; "" if it answers, whatever the answer is."""
     parts = urlsplit(uri)
     bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))  # a name and password are not its host's
     try:
@@ -82,7 +82,7 @@ class MlflowSink:
 
     Args:
         uri: MLflow tracking URI, such as ``http://host:5000`` or ``sqlite:///mlflow.db``.
-        config: gives the parameters.
+        config: the configuration, whose values become the run's parameters.
         root: the run folder: names the run; paths of figures start from it.
 
     Raises:

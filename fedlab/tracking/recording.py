@@ -1,4 +1,4 @@
-"""Opening and closing a run's records, whatever way the run ends."""
+"""Opens the records of a run and closes them, however the run ends."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def open_session(
     resumed: int | None = None,
     code: Mapping[str, str] | None = None,
 ) -> Iterator[Tracker]:
-    """Write what is known beforehand, hand out the run's tracker, and record how the run ended.
+    """A context that writes what is known before the run, gives the run's tracker, and records how the run ended.
 
     Args:
-        config: the run's configuration, frozen into the folder.
+        config: the run's configuration, which is recorded in the folder.
         folder: the run folder.
         engine: where clients run: the engine's name, or ``deployment``.
-        workers: client processes, 0 where that is not ours to say.
+        workers: number of client processes; 0 if FedLab does not start them.
         model: name of what is trained; default: that of the configured model.
         command: how to repeat the run.
-        resumed: the round after which a run goes on; what was recorded of later ones is dropped.
+        resumed: the round after which a run continues; records of later rounds are removed.
         code: hash of the code that makes it, by module; default: FedLab's own.
     """
     write_atomic(folder.config, config.to_yaml())
@@ -106,10 +106,10 @@ def open_session(
 
 
 def check_tracking(tracking: TrackingConfig) -> list[str]:
-    """Check that what the configuration wants to write to is installed, there, and can be written to.
+    """Check that the packages for tracking are installed and that all folders can be written to.
 
     Returns:
-        Warnings about what a run can do without: the cache, and a tracking server that does not answer.
+        Warnings if the cache cannot be used or a tracking server does not answer; the run continues without them.
 
     Raises:
         ConfigError: a package is missing, MLflow cannot use its address, or the runs' folder cannot be written to.
@@ -132,10 +132,10 @@ def check_tracking(tracking: TrackingConfig) -> list[str]:
 
 
 def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
-    """Say how to go on where a disk had no room, here or, as a client's traceback tells, in a worker.
+    """Raise an error with advice if a disk was full, here or, according to a client's traceback, in a worker.
 
     Raises:
-        DiskFullError: that is what the problem is.
+        DiskFullError: a disk was full.
     """
     there = isinstance(problem, ClientError) and f"{DiskFullError.__name__}: " in problem.reason
     if there or isinstance(problem, DiskFullError):
@@ -168,9 +168,9 @@ def _version(package: str) -> str | None:
 
 
 def _displays(config: Config, folder: RunFolder, resumed: int | None) -> tuple[list[Sink], list[str]]:
-    """Displays, and what is to be said of those that cannot be had; a broken display must not cost a result.
+    """The displays, and warnings about those that cannot be used; a broken display must not end a run.
 
-    The console comes first, as the terminal must be given back before MLflow keeps anyone waiting.
+    The console comes first, so that the terminal is released before MLflow may keep the user waiting.
     """
     tracking, console = config.tracking, make_console(config.tracking.console)
     displays = [console] if console is not None else []
@@ -186,7 +186,7 @@ def _displays(config: Config, folder: RunFolder, resumed: int | None) -> tuple[l
 
 
 def _rewind(folder: RunFolder, round: int) -> None:
-    """Take the event file and the tables back to the end of a round."""
+    """Remove everything after the end of a round from the event file and the tables."""
     kept = History.from_jsonl(folder.events).until(round)
     write_atomic(folder.events, "".join(jsonl_line(event) for event in kept.events))
     rewind_ledger(folder.ledger, round)
@@ -202,7 +202,7 @@ def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
 
 @contextmanager
 def _termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM, which containers and batch systems send, end a run like Ctrl-C does.
+    """End the run on SIGTERM, which containers and batch systems send, as on Ctrl-C.
 
     A handler that the program or Flower has installed is left alone.
     """

@@ -1,4 +1,4 @@
-"""Every number of a run in one table, a row each."""
+"""A table with one row for every number of a run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Row(NamedTuple):
         round: when; 0 is before the first round.
         scope: ``mean``, ``pooled``, ``unseen``, ``server``, ``strategy`` or a client's name for evaluation metrics;
             ``train`` and ``server`` for what they logged; ``privacy``, ``bytes`` and ``seconds``.
-        metric: what it is: a metric's name, a direction (``down``, ``up``, ``model/down``; ``raw_up``
+        metric: name of a metric, a direction (``down``, ``up``, ``model/down``; ``raw_up``
             is before compression) or a phase.
-        value: NaN where it was not finite.
-        evaluated: it comes from an evaluation.
+        value: the number; NaN if it was not finite.
+        evaluated: whether it comes from an evaluation.
     """
 
     round: int
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
     @property
     def tag(self) -> str:
-        """Name that puts charts which belong together side by side: one evaluation metric in all its scopes."""
+        """Name by which related charts are shown side by side, such as one evaluation metric in all its scopes."""
         return f"{self.metric}/{self.scope}" if self.evaluated else f"{self.scope}/{self.metric}"
 
 
@@ -95,7 +95,7 @@ class CsvSink:
                 self._file.flush()
 
     def rows_of(self, event: Event) -> Sequence[Sequence[object]]:
-        """The rows an event adds."""
+        """The rows that an event adds."""
         return [row[: len(COLUMNS)] for row in rows(event)]
 
     def close(self) -> None:

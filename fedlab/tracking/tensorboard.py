@@ -30,7 +30,7 @@ class TensorBoardSink:
     Args:
         target: folder for TensorBoard's files.
         root: folder that the paths of figures start from.
-        resumed: the round after which the run goes on; TensorBoard then hides what came later.
+        resumed: the round after which the run continues; TensorBoard then hides later rounds.
     """
 
     def __init__(self, target: Path, root: Path, resumed: int | None = None) -> None:

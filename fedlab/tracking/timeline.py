@@ -1,4 +1,4 @@
-"""When which worker did what, in the trace format of Chrome: open the file in Perfetto or chrome://tracing."""
+"""What each worker did and when, in the trace format of Chrome; open the file in Perfetto or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TimelineSink:
     """Appends to `path`: a lane of the server's phases, one for each worker, and the workers' idle shares by phase.
 
     Args:
-        path: the file; where it exists, what happens now follows what happened before.
+        path: the file; if it exists, new entries follow the old ones.
     """
 
     def __init__(self, path: Path) -> None:

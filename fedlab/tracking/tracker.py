@@ -1,4 +1,4 @@
-"""The stream of events of one run, and who listens.
+"""The stream of events of one run, and the sinks that receive it.
 
 ====================  ====================================================================================
 event                 fields
@@ -56,21 +56,21 @@ ALARM = "alarm"
 
 
 class Sink(Protocol):
-    """A listener."""
+    """Receives the events of a run."""
 
     def write(self, event: Event) -> None:
-        """Take note of an event: ``event`` is its kind, ``time`` seconds since the epoch, the rest its fields."""
+        """Receive an event: ``event`` is its kind, ``time`` the seconds since the epoch, and the others its fields."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Called when the run has ended."""
 
 
 class Tracker:
-    """Hands events on.
+    """Passes events on to sinks.
 
     Args:
         essential: sinks whose failure ends the run.
-        others: sinks that are dropped with a warning when they fail; a broken display must not cost a result.
+        others: sinks that are dropped with a warning when they fail, because a broken display must not end a run.
     """
 
     def __init__(self, essential: Sequence[Sink] = (), others: Sequence[Sink] = ()) -> None:
@@ -93,13 +93,13 @@ class Tracker:
         """Publish a warning that puts the run's result in doubt: collapse, divergence, a round that trained nothing.
 
         Args:
-            round: when it was noticed.
-            message: what is wrong, by name.
+            round: round in which it was noticed.
+            message: what is wrong, with the names of clients and metrics.
         """
         self.emit("warning", message=message, level=ALARM, round=round)
 
     def close(self) -> None:
-        """Close all sinks, also when a second Ctrl-C comes while the first is dealt with."""
+        """Close all sinks, even if a second Ctrl-C arrives while the first is handled."""
         with ExitStack() as closing:
             for sink in reversed([*self._others, *self._essential]):
                 closing.callback(_close, sink)
