@@ -1,1 +1,1 @@
-"""One folder per paper. A folder holds that paper's ideas and nothing else."""
+"""The methods, one folder per paper. A folder contains only what belongs to its paper."""

@@ -1,4 +1,4 @@
-"""What pre-training is worth: held-out reconstruction on the clients, probes and collapse alarms on the server (§7)."""
+"""Evaluation of pre-training: reconstruction on the clients, probes and collapse alarms on the server (§7)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
 
 @torch.no_grad()
 def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
-    """Whether the teacher's targets still tell clips and patches apart.
+    """Whether the teacher's targets still distinguish clips and patches.
 
     By kind of token: ``target_entropy`` of a single target and ``marginal_entropy`` of the mean target, both over
     ln K, and ``center_norm`` over √K. ``collapse_alarm`` is 1 where the two entropies differ by less than 0.01, since
@@ -148,7 +148,7 @@ def _labels(ctx: ServerContext, name: str) -> np.ndarray:
 
 
 def _check_classes(columns: Mapping[str, Tensor]) -> None:
-    """Refuse clips among which a probe has nothing to tell apart, so that it says the same whatever the features.
+    """Refuse clips that all have the same labels, because a probe would give the same result for any features.
 
     Raises:
         DataError: all clips have the same labels.

@@ -37,20 +37,20 @@ def check_labels(s: ASiTSettings, task: Task) -> None:
 
 
 def take_over(networks: nn.ModuleDict, s: ASiTSettings) -> None:
-    """The tagger starts from the pre-trained backbone."""
+    """Copy the pre-trained backbone into the tagger."""
     pretrained = network(networks, s.finetune_from, Teacher)
     network(networks, "tagger", Tagger).backbone.load_state_dict(pretrained.backbone.state_dict())
 
 
 def schedule(s: ASiTSettings, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-    """Steps down by a factor every so many rounds; a round stands for an epoch."""
+    """The learning rate, lowered by a factor every few rounds; a round counts as an epoch."""
     done = step.round - int(step.plan["pretraining"]) - 1
     steps = 0 if done < s.finetune_decay_from else 1 + (done - s.finetune_decay_from) // s.finetune_decay_every
     return {"lr": group["lr"] * s.finetune_decay**steps}
 
 
 def loss(s: ASiTSettings, networks: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy for one label a clip, binary cross-entropy for several, on mixed and masked clips."""
+    """Cross-entropy if clips have one label, binary cross-entropy if they have several, on mixed and masked clips."""
     x = networks["normalizer"](batch["fbank"]) * batch["keep"]
     logits = networks["tagger"](x).float()
     y = _targets(batch, logits.shape[1])
@@ -65,7 +65,7 @@ def _targets(batch: Batch, num_classes: int) -> Tensor:
 
 
 def average_late(ctx: ServerContext, s: ASiTSettings) -> None:
-    """Sum the weights of the last rounds; the run ends with their mean (AST averages late checkpoints)."""
+    """Add up the weights of the last rounds; the final weights are their mean (AST averages late checkpoints)."""
     if not s.finetune_average or ctx.round <= ctx.rounds - s.finetune_average:
         return
     for name, value in ctx.networks["tagger"].state_dict().items():
@@ -82,7 +82,7 @@ def predict(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor
 
 
 def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray]:
-    """Confusion matrix for one label a clip; binned precision and recall, which merge by addition, for several."""
+    """The confusion matrix if clips have one label; otherwise binned precision and recall, which merge by addition."""
     if "tags" not in ctx.data:
         return ctx.classification(lambda batch: predict(s, ctx.networks, batch))
     metric = TagPrecision(ctx.task.num_classes)
@@ -94,7 +94,7 @@ def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray
 
 
 def values(sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
-    """Accuracy and its like, or mean average precision."""
+    """Accuracy and similar metrics, or mean average precision."""
     metric: Any = Classification(task.num_classes) if "confusion" in sums else TagPrecision(task.num_classes)
     metric.merge(sums)
     return {name: value for name, value in metric.compute().items() if isinstance(value, float)}

@@ -1,4 +1,4 @@
-"""ASiT: a student repairs corrupted spectrograms and agrees with its teacher on clips and on patches.
+"""ASiT: a student restores corrupted spectrograms and learns to agree with its teacher on clips and on patches.
 
 Atito, Awais, Wang, Plumbley, Kittler, "ASiT: Local-Global Audio Spectrogram vIsion Transformer for Event
 Classification", arXiv 2211.13189. Symbols: s, t logits of student and teacher, p targets, c centers, τ temperatures,
@@ -96,7 +96,7 @@ class ASiT(Method[ASiTSettings]):
         return {"finetune": round > pretraining, "pretraining": pretraining}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
-        """Before fine-tuning all but the tagger, then the tagger alone; who rests stays where it is."""
+        """Before fine-tuning, everything but the tagger is exchanged; then only the tagger; the rest is unchanged."""
         s, tuning = self.settings, bool(plan["finetune"])
         groups = (
             Group("student", ("student",), "local" if tuning else "average"),
@@ -213,7 +213,7 @@ class ASiT(Method[ASiTSettings]):
         return cosine(at, total, self.settings.momentum, 1.0)
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
-        """How often a teacher of the server would have moved, where the server moves one."""
+        """The client's number of steps, if the server updates a teacher."""
         if ctx.plan["finetune"] or self.settings.teacher_sync not in ("server_ema", "local"):
             return {}
         return {"steps": torch.tensor([float(ctx.scratch.get("steps", 0))])}
@@ -229,7 +229,7 @@ class ASiT(Method[ASiTSettings]):
             finetuning.take_over(ctx.networks, self.settings)
 
     def _move_teacher(self, ctx: ServerContext) -> None:
-        """Once a round by as much as the clients' steps would have moved it; `local` needs it to evaluate with."""
+        """Update the server's teacher once a round, as far as the clients' steps would; `local` evaluates with it."""
         s, teacher, student = self.settings, ctx.networks["teacher"], ctx.networks["student"]
         if s.teacher_sync == "reset":
             ema_update(teacher, student, 0.0)

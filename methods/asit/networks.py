@@ -76,7 +76,7 @@ class Reconstruction(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Backbone and projection head; the release's teacher has a reconstruction head too, which is never called.
+    """Backbone and projection head. In the authors' code there is also a reconstruction head that is never called.
 
     Args:
         settings: the method's.
@@ -96,7 +96,7 @@ class Teacher(nn.Module):
 
 
 class Student(Teacher):
-    """What is trained: a teacher's parts, stochastic depth, and the reconstruction head.
+    """The network that is trained: the teacher's parts with stochastic depth, and the reconstruction head.
 
     Args:
         settings: the method's.
@@ -139,8 +139,8 @@ class Normalizer(nn.Module):
     """Filter bank x → (x − mean) / (2 std): AST's normalization, whose factor 2 is on purpose (§3.1).
 
     Args:
-        mean: at first.
-        std: likewise.
+        mean: initial mean.
+        std: initial standard deviation.
     """
 
     mean: Tensor

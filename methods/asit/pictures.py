@@ -1,4 +1,4 @@
-"""What the student repairs: spectrogram, what is corrupted, what it is shown, what it makes of it."""
+"""Pictures of the reconstruction: the spectrogram, what is corrupted, the student's input, and its output."""
 
 from __future__ import annotations
 

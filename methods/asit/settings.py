@@ -1,4 +1,4 @@
-"""What can be set of ASiT."""
+"""Settings of ASiT."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class ASiTSettings(Section):
 
 
 def check(settings: ASiTSettings, config: Any) -> list[str]:
-    """Refuse what cannot be; warn about what probably should not."""
+    """Refuse settings that cannot work, and warn about those that probably should not be used."""
     s, rounds = settings, config.federation.rounds
     _check_shapes(s)
     if s.finetune_rounds > rounds:

@@ -21,7 +21,7 @@ def input_size(s: ASiTSettings, samples: int) -> tuple[int, int]:
 
 
 def lengths(columns: Mapping[str, Tensor]) -> Tensor:
-    """True lengths (n,) of the clips in ``audio`` (n, T), which padding follows."""
+    """Lengths (n,) of the clips in ``audio`` (n, T) without their padding."""
     if "length" in columns:
         return columns["length"]
     return torch.full((len(columns["audio"]),), columns["audio"].shape[1], device=columns["audio"].device)
@@ -121,7 +121,7 @@ def corruption(s: ASiTSettings, placed: Tensor, batch: int, generator: torch.Gen
 
 
 def corrupted(clean: Tensor, batch: Batch) -> Tensor:
-    """What the student sees of normalized spectrograms (n, frames, M) (§3.2)."""
+    """The corrupted spectrograms that the student sees, from normalized ones (n, frames, M) (§3.2)."""
     return gmml.apply(clean, gmml.Corruption(batch["mask"], batch["replaced"], batch["partner"]))
 
 
@@ -148,7 +148,7 @@ def finetuning_clips(s: ASiTSettings, batch: Batch, generator: torch.Generator) 
 
 
 def _beside(value: Tensor, other: Tensor) -> Tensor:
-    """What was drawn on the CPU, on the device of `other`."""
+    """A tensor that was drawn on the CPU, copied to the device of `other`."""
     return torch.as_tensor(value, device=other.device)
 
 

@@ -1,4 +1,4 @@
-"""CDA: a trained classifier gives away images that teach others, by a curriculum from whole pictures to patches.
+"""CDA: images are recovered from a trained classifier, by a curriculum of shrinking crops, and teach new networks.
 
 Yin and Shen, "Dataset Distillation via Curriculum Data Synthesis in Large Data Era", arXiv 2311.18838. Symbols: f the
 teacher, x images, y classes, v a view, α the crop bound, η the step size, T the number of steps, τ the temperature.
@@ -104,7 +104,7 @@ class CDA(Method[CDASettings]):
         return {"stage": "post", "first": epochs * done // blocks, "last": epochs * (done + 1) // blocks}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
-        """The teacher is averaged, then sent once and frozen; students stay as built until the server trains them."""
+        """The teacher is averaged, then sent once and frozen; students are not trained before the last stage."""
         # unsqueezed, all participants loaded the same weights
         after: Literal["once", "frozen"] = "once" if self.settings.squeeze.rounds else "frozen"
         teacher = Group("teacher", ("model",), mode="average" if plan["stage"] == "squeeze" else after)
@@ -159,7 +159,7 @@ class CDA(Method[CDASettings]):
         return sent
 
     def _local_teacher(self, ctx: FitContext) -> nn.Module:
-        """The global teacher with the client's own touch; it is not averaged and ends with the round."""
+        """The global teacher, fine-tuned on the client's samples; it is not averaged and discarded after the round."""
         s, teacher = self.settings.recover, copy.deepcopy(ctx.networks["model"])
         if s.local_epochs:
             optimizer = ctx.optimizer(teacher.train().requires_grad_().parameters(), lr=s.local_lr)
@@ -172,7 +172,7 @@ class CDA(Method[CDASettings]):
         return teacher.eval()
 
     def _real_images(self, ctx: FitContext) -> dict[str, Tensor]:
-        """The reference point: as many private images of each class as would be recovered, as far as there are."""
+        """For comparison: as many private images of each class as would be recovered, if there are enough."""
         labels, ipc = ctx.data["label"], self.settings.recover.ipc
         order = ctx.place(torch.randperm(len(labels), generator=ctx.data_generator("real images")))
         chosen = torch.cat([order[labels[order] == c][:ipc] for c in torch.unique(labels)])
@@ -202,7 +202,7 @@ class CDA(Method[CDASettings]):
 
     @staticmethod
     def _gather(ctx: ServerContext) -> None:
-        """The union of what the clients sent."""
+        """The union of the images that the clients sent."""
         answers = {client: ctx.results[client] for client in sorted(ctx.results) if "images" in ctx.results[client]}
         if not answers:
             raise FedLabError(f"no client sent images in round {ctx.round}: there is nothing to train students on")

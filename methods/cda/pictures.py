@@ -1,4 +1,4 @@
-"""CDA's synthetic images to look at and to keep."""
+"""CDA's synthetic images as pictures for the report and as files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROWS, _VIEWS = 10, 10
 
 
 def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]:
-    """The synthetic set by class, its recovery step by step, and what the curriculum showed of it."""
+    """The synthetic set by class, its recovery step by step, and the views that the curriculum showed."""
     if "images" not in ctx.private:
         return {}
     images, labels = _unit(ctx.private["images"]), ctx.private["labels"].long()
@@ -26,7 +26,7 @@ def synthetic_pictures(ctx: FigureContext, s: CDASettings) -> dict[str, Picture]
             by_class(images, labels, _ROWS),
             columns=min(_MOST, len(torch.unique(labels))),
             title="Synthetic images",
-            caption="One column per class; what the students are trained on." + _some(labels, _ROWS),
+            caption="The images on which the students are trained, one column per class." + _some(labels, _ROWS),
             column_labels=_names(ctx, labels),
         )
     }
@@ -90,7 +90,7 @@ def by_class(images: Tensor, labels: Tensor, rows: int, most: int | None = _MOST
 
 
 def _some(labels: Tensor, rows: int) -> str:
-    """What `by_class` leaves out of these images."""
+    """A text that says how many of these images `by_class` leaves out."""
     classes, counts = torch.unique(labels, return_counts=True)
     kept = int(counts[:_MOST].clamp(max=rows).sum())
     return shown_of(min(_MOST, len(classes)), len(classes), "classes") + shown_of(kept, len(labels), "images")

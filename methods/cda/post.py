@@ -26,7 +26,7 @@ class PostTraining:
     """Some epochs of one round.
 
     Args:
-        ctx: the server at work; its private tensors hold the synthetic set, and what lasts from round to round.
+        ctx: the server's context; its private tensors hold the synthetic set and what is kept from round to round.
         s: settings.
 
     Raises:
@@ -142,7 +142,7 @@ def ensemble(ctx: ServerContext) -> Teacher:
 
 
 def pack(optimizer: Optimizer, state: MutableMapping[str, Tensor], prefix: str, keep: bool) -> None:
-    """Put an optimizer's moments into `state`, in place of those that were there; or only take those away."""
+    """Replace the optimizer's moments in `state` by the present ones, or only remove them."""
     for name in [name for name in state if name.startswith(prefix)]:
         del state[name]
     moments: Mapping[int, Mapping[str, Any]] = optimizer.torch.state_dict()["state"] if keep else {}

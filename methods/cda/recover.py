@@ -25,7 +25,7 @@ STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)
 def recovered(
     ctx: FitContext | ServerContext, teacher: nn.Module, classes: Sequence[int], s: Recover
 ) -> dict[str, Tensor]:
-    """`s.ipc` images of each class, from the cache where this teacher has been asked before.
+    """`s.ipc` images of each class; from the cache if they were recovered from this teacher before.
 
     Returns:
         ``images`` (n, C, H, W) uint8, sorted by class, and ``labels`` (n,) int16; ``stages`` (5, m, C, H, W) uint8, the
@@ -66,7 +66,7 @@ def _recover_all(
 def chunks(classes: Sequence[int], ipc: int, size: int) -> list[Tensor]:
     """Labels of the images that are optimized together: at most `size`, of as many different classes as there are.
 
-    Where the classes do not fill a chunk, it takes several images of each: statistics over few images, or over one
+    With fewer classes than images in a chunk, it has several images of each: statistics over few images, or over one
     class, contradict the running ones.
     """
     labels = torch.tensor(list(classes))

@@ -1,4 +1,4 @@
-"""What can be set of CDA."""
+"""Settings of CDA."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def check(s: CDASettings, config: Any) -> list[str]:
     """Warnings about a configuration.
 
     Raises:
-        ConfigError: it has no room for the stages, or breaks what they rely on.
+        ConfigError: there are too few rounds for the stages, or a setting is incompatible with them.
     """
     _check_stages(s, config)
     _check_exchange(s, config)

@@ -49,8 +49,8 @@ def check_columns(s: DeGLASettings, task: Task) -> None:
 def with_negatives(batch: Mapping[str, Tensor], s: DeGLASettings, generator: torch.Generator) -> Batch:
     """The batch with ``negatives`` (B, K, L) and ``present`` (B, K) instead of a column for each kind.
 
-    Every caption of every kind that is trained on has a place, but kinds that are merged share one: a sample shows any
-    one caption it has of them.
+    Every caption of every kind that is trained on has a place, but merged kinds share one: a sample then uses any
+    one of its captions of these kinds.
     """
     trained = [kind for kind in kinds_of(batch) if kind not in s.held_out]
     merged = [[kind for kind in group if kind in trained] for group in s.merge]
@@ -64,12 +64,12 @@ def with_negatives(batch: Mapping[str, Tensor], s: DeGLASettings, generator: tor
 
 
 def is_caption(ids: Tensor) -> Tensor:
-    """Which of the captions (…, L) are any: (…) bool."""
+    """Which rows of (…, L) are captions and not only padding: (…) bool."""
     return ids.any(dim=-1)
 
 
 def _one_of(columns: Sequence[Tensor], like: Tensor, generator: torch.Generator) -> Tensor:
-    """One caption (B, 1, L) for each sample out of those it has in columns (B, m, L); `like` says where draws go."""
+    """One random caption (B, 1, L) for each sample of those in its columns (B, m, L); `like` gives the device."""
     every = torch.cat(list(columns), dim=1)
     draws = torch.rand(every.shape[:2], generator=generator).to(like)
     chosen = draws.masked_fill(~is_caption(every), -1.0).argmax(dim=1)

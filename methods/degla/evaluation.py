@@ -1,4 +1,4 @@
-"""How well a CLIP model understands compositions, and what it still knows of concepts it was not fine-tuned on."""
+"""How well a CLIP model understands compositions, and how much it retains of concepts it was not fine-tuned on."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Contrast = Literal["all", "own", "none"]
 
 
 class Embeddings(NamedTuple):
-    """What one model makes of a batch.
+    """The embeddings that one model computes for a batch.
 
     Args:
         image: v (B, d).
@@ -37,7 +37,7 @@ def base_contrast(e: Embeddings, present: Tensor, scale: Tensor, negatives: Cont
     """L_base = ½ (L_i2t + L_t2i): symmetric InfoNCE whose images also meet false captions (NegCLIP).
 
     L_i2t = mean_i CE of s v_i·[t_1 … t_B, false captions] with target i; L_t2i = mean_i CE of s t_i·[v_1 … v_B]. False
-    captions never look for an image, as there is none to find.
+    captions are never used to find an image, because none belongs to them.
 
     Args:
         e: of the student.

@@ -1,4 +1,4 @@
-"""DeGLA: image-text contrast with minimally altered captions, held near an averaged teacher.
+"""DeGLA: image-text contrast with slightly changed captions, while an averaged teacher keeps the embeddings close.
 
 Hu et al., "Decoupled Global-Local Alignment for Improving Compositional Understanding", arXiv 2504.16801. Symbols: v,
 t, n embeddings of image, caption and false caption; a star marks the teacher's; θ the student, θ* the teacher.
@@ -66,7 +66,7 @@ _MODES: Mapping[str, Any] = {"server_ema": "server", "client_state": "once", "fr
 
 
 class DeGLA(Method[DeGLASettings]):
-    """Compositional fine-tuning of a CLIP model without forgetting what it knew."""
+    """Compositional fine-tuning of a CLIP model without losing its earlier abilities."""
 
     title = "DeGLA"
     paper = "Hu et al. 2025, arXiv 2504.16801"
@@ -85,7 +85,7 @@ class DeGLA(Method[DeGLASettings]):
         return {"student": student, **teacher}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
-        """What is trained is averaged, its teacher sent down or held; the untrained rest of both is sent once."""
+        """Trained weights are averaged, and their teacher is sent down or kept; all other weights are sent once."""
         s = self.settings
         groups = [Group("student", self._trained("student"))]
         if s.teaches:
@@ -100,7 +100,7 @@ class DeGLA(Method[DeGLASettings]):
     # before the first round
 
     def server_prepare(self, ctx: ServerContext) -> None:
-        """Stage 0 where asked for; then θ* = θ, wherever θ came from."""
+        """Pretrain if the settings ask for it; then copy the student to the teacher, θ* = θ."""
         student: nn.Module = ctx.networks["student"]
         if self.settings.pretrain.steps:
             if "pretrain" not in ctx.data:
@@ -146,7 +146,7 @@ class DeGLA(Method[DeGLASettings]):
         return _decayed(networks["student"])
 
     def fit(self, ctx: FitContext) -> None:
-        """The client goes on averaging its copy of the teacher; what becomes of the copy is the policy's matter."""
+        """Train, and update the client's copy of the teacher; `teacher` decides whether this copy is kept."""
         s = self.settings
         if s.teaches and s.teacher != "frozen":
             teacher = ctx.scratch["teacher"] = copy.deepcopy(ctx.networks["teacher"]).eval()
@@ -157,7 +157,7 @@ class DeGLA(Method[DeGLASettings]):
             ctx.state["teacher"] = nn.utils.parameters_to_vector(self._followed(ctx.scratch["teacher"]).values())
 
     def _followed(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters that training moves."""
+        """Parameters that training changes."""
         prefixes = TRAINED[self.settings.train]
         return {name: p for name, p in model.named_parameters() if not prefixes or name.startswith(prefixes)}
 

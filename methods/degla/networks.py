@@ -47,7 +47,7 @@ class CLIP(Protocol):
 
 
 def as_clip(model: nn.Module) -> CLIP:
-    """A network that `make_clip` made, or a copy of one, as what it is; transformers comes without types."""
+    """A network made by `make_clip`, with the type `CLIP`, because transformers has no types."""
     return cast(CLIP, model)
 
 
@@ -109,8 +109,8 @@ def _build(size: NetworkSettings, task: Task) -> Any:
 def _start_patches(embeddings: Any) -> None:
     """Patches and their positions start as in open_clip, on which the authors build: positions as large as width^-½.
 
-    transformers starts both with deviation 0.02 whatever the width. In a narrow model what a patch shows then drowns
-    where it is, and "left of" is learned late or never.
+    transformers draws both with deviation 0.02 for every width. In a narrow model the content of a patch then outweighs
+    its position, and "left of" is learned late or never.
     """
     embeddings.patch_embedding.reset_parameters()
     nn.init.normal_(embeddings.position_embedding.weight, std=embeddings.embed_dim**-0.5)
@@ -149,7 +149,7 @@ def _check_size(config: Any, wanted: NetworkSettings) -> None:
 
 
 def _check_fits(config: Any, task: Task, key: str) -> None:
-    """Images and captions of this task must be what the encoders take."""
+    """Refuse images or captions that the encoders cannot take."""
     channels, height, width = task.input_shape
     vision, length = config.vision_config, task.columns["text"][1][-1]
     if (channels, height, width) != (vision.num_channels, vision.image_size, vision.image_size):

@@ -1,4 +1,4 @@
-"""DeGLA's choices to look at: captions with their scores, and how often each kind of false caption is seen through."""
+"""Pictures of DeGLA's choices: captions with their scores, and how often each kind of false caption is recognized."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN, _COUNTED = 4, 512
 
 
 def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
-    """Some scenes with their captions, and accuracy by kind, of whatever test samples are at hand."""
+    """Some scenes with their captions, and the accuracy by kind, for the available test samples."""
     held = ctx.data.get("composition") or ctx.client_test(0)
     if not held or not kinds_of(held) or not len(held["text"]):
         return {}
@@ -32,15 +32,15 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
         [_scores(columns, similarities, sample, ctx.task.vocabulary) for sample in range(shown)],
         axis="cosine of image and caption",
         title=f"Captions and their scores {when}",
-        caption="Green: the true caption. Red: a false one that scores as high. Gray: a false one seen through."
-        + shown_of(shown, len(held["text"]), "images"),
+        caption="Green: the true caption. Red: a false one that scores at least as high. Gray: a false one that scores "
+        "lower." + shown_of(shown, len(held["text"]), "images"),
     )
     kinds = bar_chart(
         _kinds(columns, similarities, apart),
         axis="images nearer to their caption than to the false one, %",
         most=100,
         title=f"Accuracy by kind of false caption {when}",
-        caption="Black: chance. Gray: kinds that are not trained on, or not pooled."
+        caption="Black: accuracy of guessing. Gray: kinds that are not trained on, or not part of the pooled accuracy."
         + shown_of(len(columns["text"]), len(held["text"]), "images"),
     )
     return {"captions": captions, "kinds": kinds}

@@ -1,4 +1,4 @@
-"""What can be set of DeGLA."""
+"""Settings of DeGLA."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def check(s: DeGLASettings, config: Any) -> list[str]:
     """Warnings about a configuration.
 
     Raises:
-        ConfigError: two starts at once, or one for the teacher.
+        ConfigError: initial weights are given twice, or for the teacher.
     """
     starts = [
         key

@@ -1,4 +1,4 @@
-"""What the global virtual images teach on their own (§3.10): a fresh model trained on D̃_g, tested on every client."""
+"""A diagnostic (§3.10): a new model is trained on the global virtual images D̃_g alone and tested on every client."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PREFIX = f"{ROLE}/"
 
 
 def group(plan: Plan) -> Group:
-    """The fresh model's exchange: it stays as built until the last round, when the clients receive it."""
+    """The exchange of the new model: it keeps its initial weights until the clients receive it in the last round."""
     return Group(ROLE, members=(ROLE,), mode="server" if plan.get("diagnose") else "frozen")
 
 
 def train(ctx: ServerContext, images: Tensor, labels: Tensor, batch_size: int) -> None:
-    """As many epochs over D̃_g as a client has seen of its own set, with the run's optimizer."""
+    """Train for as many epochs over D̃_g as a client makes over its own set, with the run's optimizer."""
     model = ctx.networks[ROLE].train().requires_grad_()
     optimizer = ctx.optimizer(model.parameters())
     epochs = ctx.rounds * ctx.training.local_epochs
@@ -31,7 +31,7 @@ def train(ctx: ServerContext, images: Tensor, labels: Tensor, batch_size: int) -
 
 
 def evaluate(ctx: EvaluationContext) -> dict[str, np.ndarray]:
-    """The fresh model's statistics on a client's test samples, in the last round."""
+    """Statistics of the new model on a client's test samples, in the last round."""
     if not ctx.plan.get("diagnose"):
         return {}
     sums = ctx.classification(lambda batch: ctx.networks[ROLE](batch["image"]))
@@ -39,7 +39,7 @@ def evaluate(ctx: EvaluationContext) -> dict[str, np.ndarray]:
 
 
 def values(sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
-    """Its metric values, from (merged) statistics."""
+    """Metrics of the new model, from (merged) statistics."""
     own = {name.removeprefix(_PREFIX): value for name, value in sums.items() if name.startswith(_PREFIX)}
     if not own:
         return {}

@@ -1,4 +1,4 @@
-"""FedLGD: clients train on distilled local images, the server distils global ones from the model's update.
+"""FedLGD: clients train on distilled local images, and the server distills global images from the update of the model.
 
 Huang et al., "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
 arXiv 2303.02278. Symbols: D̃_i a client's virtual images, D̃_g the global ones, ψ the feature extractor, θ the model.
@@ -185,7 +185,7 @@ class FedLGD(Method[FedLGDSettings]):
 
     @staticmethod
     def _random_extractor(task: Task, seed: int) -> nn.Module:
-        """§3.3: always a ConvNet; the run's own where the federated model is one."""
+        """The random extractor (§3.3) is always a ConvNet; that of the run if the federated model is one."""
         return task.model(None if task.model_name == "convnet" else "convnet", seed=seed)
 
     @staticmethod

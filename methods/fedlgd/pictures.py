@@ -1,4 +1,4 @@
-"""FedLGD's virtual images to look at and to keep."""
+"""FedLGD's virtual images as pictures for the report and as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
             by_class.reshape(-1, *images.shape[1:]),
             columns=classes,
             title=f"Global virtual images {when}",
-            caption="One column per class; distilled by the server from the aggregated update.",
+            caption="Images that the server distilled from the aggregated update, one column per class.",
             column_labels=ctx.task.class_names,
         )
     rows: list[Tensor] = []

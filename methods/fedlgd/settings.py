@@ -1,4 +1,4 @@
-"""What can be set of FedLGD."""
+"""Settings of FedLGD."""
 
 from __future__ import annotations
 

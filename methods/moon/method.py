@@ -1,4 +1,4 @@
-"""MOON: a local model that keeps close to the global one and away from its own past.
+"""MOON: a local model's features stay close to those of the global model and away from those of earlier models.
 
 Li, He and Song, "Model-Contrastive Federated Learning", arXiv 2103.16257. Symbols: z a representation after the
 projection, μ the weight of the model-contrastive loss ℓ_con.
@@ -54,7 +54,7 @@ class Moon(Method[MoonSettings]):
     """Model-contrastive federated learning.
 
     A client keeps its last local models in ``ctx.state``, one tensor (M, …) per name of the network's state, oldest
-    first. What the frozen models make of its samples does not change during a round, so it is computed once, beside
+    first. The features that the frozen models compute do not change during a round, so they are computed once, beside
     the samples, rather than for every batch of every epoch.
     """
 

@@ -1,4 +1,4 @@
-"""How PAT's batches are made: P identities with K images each, and their augmentation."""
+"""PAT's batches of P identities with K images each, and their augmentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PAT is judged by: retrieval with the cls feature, and what the part tokens find alike."""
+"""Metrics of PAT: retrieval with the class token, and how similar the images are that a part token finds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def extract(backbone: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
 def retrieval(query: Mapping[str, Tensor], gallery: Mapping[str, Tensor]) -> Retrieval:
     """CMC and mAP of a query set against a gallery, both from `extract`.
 
-    Where the images say no camera, every image counts as taken by a camera of its own.
+    If the images have no camera, every image counts as taken by a different camera.
     """
     metric = Retrieval()
     cameras = _cameras(query, 0), _cameras(gallery, len(query["label"]))
@@ -38,7 +38,7 @@ def retrieval(query: Mapping[str, Tensor], gallery: Mapping[str, Tensor]) -> Ret
 
 
 def leave_one_out(samples: Mapping[str, Tensor]) -> Retrieval:
-    """Every image is a query against all the others; same camera, same image or not, does not count."""
+    """Every image is a query against all others; images of the same camera do not count."""
     metric = Retrieval()
     if samples:
         cameras = _cameras(samples, 0)
@@ -48,7 +48,7 @@ def leave_one_out(samples: Mapping[str, Tensor]) -> Retrieval:
 
 
 def band_purity(features: Tensor, identities: Tensor, colors: Tensor) -> tuple[float, float]:
-    """How often the nearest images of other identities have the same color in the band a token stands for.
+    """How often the nearest images of other identities have the same color in the band that a token sees.
 
     Args:
         features: one token per band, (n, bands, D); the plain ViT's cls token stands for all, (n, 1, D).

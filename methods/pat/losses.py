@@ -12,7 +12,7 @@ from fedlab.distill.precision import full_precision
 def cross_id_similarity(
     features: Tensor, bank: Tensor, own: Tensor, known: Tensor, neighbors: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """CSL: every part is drawn to its nearest neighbors in the bank, whatever their identity.
+    """CSL: every part is drawn towards its nearest neighbors in the bank, independent of their identity.
 
     With d_j = ‖f_i^k − W_j^k‖² over all known rows j but the sample's own, and N the nearest K of them,
     ℓ_i^k = log Σ_j exp(−s·d_j) − log Σ_{j∈N} exp(−s·d_j), at least 0; the loss is the mean over i and k.
@@ -84,7 +84,7 @@ def identity_loss(
 
 @torch.no_grad()
 def neighbor_probability(logits: Tensor, labels: Tensor, q: Tensor) -> float:
-    """Probability the classifier gives to the neighbors' identities other than the sample's own, mean over samples.
+    """Probability that the classifier gives to the neighbors' identities except the sample's own, mean over samples.
 
     Args:
         logits: (n, C).

@@ -1,4 +1,4 @@
-"""PAT: part tokens that learn what different people have in common, for re-identification in unseen places.
+"""PAT: part tokens learn features that different people share, for re-identification in unseen places.
 
 Ni, Li, Gao, Shen and Song, "Part-Aware Transformer for Generalizable Person Re-identification", arXiv 2308.03322.
 Symbols: g the cls feature, f^k that of part k, W the memory of part features, q the neighbors' identities.
@@ -84,7 +84,7 @@ class PAT(Method[PATSettings]):
         return {"backbone": backbone, "neck": neck(s.width), "classifier": classifier(s.width, task.num_classes)}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
-        """Identities differ between clients, so the classifier stays with them, as the memory does."""
+        """Identities differ between clients, so each client keeps its own classifier and its own memory."""
         s = self.settings
         frozen = (Group("patches", members=("backbone.patch",), mode="once"),) if s.freeze_patches else ()
         return (
@@ -124,7 +124,7 @@ class PAT(Method[PATSettings]):
         ]
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-        """Once a round, as the release does once an epoch: linear warm-up, then a cosine down to a floor."""
+        """Linear warm-up, then a cosine down to a floor; changes once a round, as the release does once an epoch."""
         s = self.settings
         if step.round < s.warmup_rounds:
             factor = s.warmup_start + (1 - s.warmup_start) * step.round / s.warmup_rounds
@@ -200,7 +200,7 @@ class PAT(Method[PATSettings]):
         return metric.compute()
 
     def evaluation_count(self, sums: Mapping[str, np.ndarray], samples: int) -> int:
-        """Queries that count: an image without a right and a wrong one to be found among the others is none."""
+        """Number of queries that count: there must be both a correct and a wrong image among the others."""
         return int(sums["queries"])
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:

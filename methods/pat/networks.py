@@ -81,7 +81,7 @@ class PartViT(nn.Module):
 
 
 def _block(dim: int, heads: int, mlp_ratio: int, drop_path: float) -> Block:
-    """A layer whose weights start as large as its width asks for."""
+    """A layer whose initial weights are scaled with its width."""
     block = Block(dim, heads, mlp_ratio, drop_path)
     for layer in block.modules():
         if isinstance(layer, nn.Linear):

@@ -1,4 +1,4 @@
-"""What PAT finds and where it looks: ranked lists and attention maps."""
+"""Pictures of PAT's results: ranked lists and attention maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASKED, _RIGHT, _WRONG = (0.25, 0.25, 0.25), (0.1, 0.65, 0.2), (0.85, 0.15, 0.1)
 
 
 def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
-    """Some queries of the unseen domain and the gallery images nearest to each, right ones framed green."""
+    """Some queries of the unseen domain and the nearest gallery images of each; correct ones have a green frame."""
     if not {"query", "gallery"} <= ctx.data.keys():
         return {}
     query, gallery = _some(ctx.data["query"]), ctx.data["gallery"]
@@ -39,7 +39,7 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
             torch.stack(tiles),
             columns=1 + _SHOWN,
             title=f"Nearest in the unseen domain, {_when(ctx)}",
-            caption="Gray: the query. Green: its identity under another camera. Red: somebody else."
+            caption="Gray: the query. Green: the same person under another camera. Red: another person."
             + shown_of(len(query["image"]), len(ctx.data["query"]["image"]), "queries", "an even choice of"),
             column_labels=("query", *(str(rank) for rank in range(1, _SHOWN + 1))),
         )
@@ -67,7 +67,7 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
             tiles.flatten(0, 1),
             columns=len(names),
             title=f"Attention in the last layer, {_when(ctx)}",
-            caption="Mean over heads, each map brightest at its largest value; parts see their band only."
+            caption="Attention as the mean over heads, each map scaled to its largest value. A part only sees its band."
             + shown_of(len(images), len(columns["image"]), "images", "an even choice of"),
             column_labels=names,
         )

@@ -1,4 +1,4 @@
-"""PAT's settings and what it says about a configuration."""
+"""Settings of PAT and checks of a configuration."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class PATSettings(Section):
 
 
 def check(s: PATSettings, config: Any) -> list[str]:
-    """Refuse what cannot work, warn of what probably should not be.
+    """Refuse settings that cannot work, and warn about those that probably should not be used.
 
     Raises:
         ConfigError: batches that hold no whole group of images, or a kept memory of data that changes.

@@ -1,4 +1,4 @@
-"""What is trained beside the student and thrown away after: CSF, PEA, GL-Mixer, Embedding Assistant.
+"""Modules that are trained with the student and not needed afterwards: CSF, PEA, GL-Mixer, Embedding Assistant.
 
 Symbols: E_i, F_i embeddings and features of stage i (superscript S student, T teacher), m the fusion width.
 """
@@ -151,7 +151,7 @@ class EmbeddingAssistant(nn.Module):
 
 
 class Targets(NamedTuple):
-    """What is held against the teacher.
+    """The student's features that are compared with the teacher's.
 
     Args:
         features: O_i, empty without CSF.
@@ -163,7 +163,7 @@ class Targets(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """Student → the teacher's spaces.
+    """Maps the student's features to the spaces of the teacher's.
 
     Args:
         student: C_i^S.

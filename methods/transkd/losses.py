@@ -1,4 +1,4 @@
-"""The terms of TransKD's loss that are its own."""
+"""The distillation terms of TransKD's loss."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class TransKD(Method[TransKDSettings]):
         return check(self.settings, config)
 
     def build(self, task: Task) -> dict[str, nn.Module]:
-        """The student first and the distiller last, so that the two others start alike in every variant."""
+        """Build the student first and the distiller last, so that student and teacher are the same in every variant."""
         s = self.settings
         check_task(s, task)
         channels, outputs = task.input_shape[0], task.num_classes + s.void_logit

@@ -1,4 +1,4 @@
-"""What teacher and student see in a few images."""
+"""Predictions of teacher and student for a few images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
         torch.cat(rows),
         columns=len(shown),
         title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialization",
-        caption=f"Classes in color: {', '.join(names_of)}; unlabeled is as it is."
+        caption=f"Classes in color: {', '.join(names_of)}; unlabeled pixels show the image."
         + shown_of(len(names_of), len(ctx.task.class_names), "classes by name")
         + shown_of(len(shown), len(samples["image"]), "images"),
         row_labels=tuple(names),

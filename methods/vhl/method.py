@@ -152,7 +152,7 @@ class VHL(Method[VHLSettings]):
                 ctx.denormalize(by_class.reshape(-1, *ctx.task.input_shape)),
                 columns=classes,
                 title="Virtual images",
-                caption="One column per virtual class; made once by an untrained generator, the same on every client.",
+                caption="Virtual images, one column per class, made once by an untrained generator for all clients.",
             )
         }
 
