@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.forks import Forks
+
 # how fast examples are made says something about the machine and nothing about the code
 hypothesis.settings.register_profile("fedlab", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("fedlab")
@@ -41,6 +43,14 @@ def _one_thread() -> None:
     from fedlab.engine.machine import pin_threads
 
     pin_threads(1)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Programs of their own that need not import everything anew."""
+    started = Forks()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

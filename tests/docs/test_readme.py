@@ -1,14 +1,16 @@
 """The README and docs/ do what they say: files are written, commands run, outputs are what is printed.
 
 Every file, command, program and output is a test of its own. Those of a section happen one after the other in one
-folder, each once: a test first does what stands before it, so that any of them can run alone. ``make`` targets are
-looked up in the Makefile: .ci/run calls them itself. `make readme` writes the outputs anew.
+folder, each once: a test first does what stands before it, so that any of them can run alone. One section
+runs in fresh processes, the others in forks of one that has imported FedLab (tests/forks.py). ``make`` targets
+are looked up in the Makefile: .ci/run calls them itself. `make readme` writes the outputs anew.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -74,6 +78,7 @@ STEPS = [
     for title, found in SECTIONS.items()
     for index, step in enumerate(found)
 ]
+FRESH = "README: Federated algorithms, and your own"  # the section whose commands start Python anew, as a user does
 
 
 @dataclass
@@ -82,6 +87,7 @@ class Section:
 
     steps: list[Step]
     folder: Path
+    forks: Forks | None  # None: in fresh processes
     outputs: list[str] = field(default_factory=list)
     failed: str = ""
 
@@ -100,35 +106,39 @@ class Section:
             assert name is not None, f"a YAML block starts with its file's name:\n{step.text}"
             (self.folder / name[1]).write_text(step.text, encoding="utf-8")
             return ""
-        program = self.folder / "program.py"
-        program.write_text(step.text, encoding="utf-8")
-        shell = ["bash", "-euo", "pipefail", "-c", step.text]
-        done = subprocess.run(
-            shell if step.kind == "sh" else [sys.executable, str(program)],
-            cwd=self.folder,
-            env={
-                **os.environ,
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "FEDLAB_CACHE": str(self.folder / "cache"),
-                "COLUMNS": str(COLUMNS),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self._run(step)
         if done.returncode:
             self.failed = f"{step.text}\n{done.stdout}\n{done.stderr}"
         assert not done.returncode, self.failed
         return done.stdout
 
+    def _run(self, step: Step) -> subprocess.CompletedProcess[str]:
+        program = self.folder / "program.py"
+        program.write_text(step.text, encoding="utf-8")
+        scripts = Path(sys.executable).parent
+        env = {
+            **os.environ,
+            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+            "FEDLAB_CACHE": str(self.folder / "cache"),
+            "COLUMNS": str(COLUMNS),
+        }
+        name, *arguments = shlex.split(step.text) if step.kind == "sh" else [""]
+        if self.forks is not None and (name == "fedlab" or step.kind == "python"):
+            command = [scripts / "fedlab", *arguments] if name else [program]
+            return self.forks.run(command, cwd=self.folder, env=env)
+        shell = ["bash", "-euo", "pipefail", "-c", step.text]
+        command = shell if step.kind == "sh" else [sys.executable, program]
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
 
 @pytest.fixture(scope="module")
-def section(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Section]:
+def section(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Callable[[str], Section]:
     known: dict[str, Section] = {}
 
     def find(title: str) -> Section:
         if title not in known:
-            known[title] = Section(SECTIONS[title], tmp_path_factory.mktemp("section"))
+            shared = None if title == FRESH else forks
+            known[title] = Section(SECTIONS[title], tmp_path_factory.mktemp("section"), shared)
         return known[title]
 
     return find
