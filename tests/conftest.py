@@ -45,6 +45,22 @@ def _one_thread() -> None:
     pin_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _reports_left_out() -> Iterator[None]:
+    """A small run's report, which is mostly charts, takes four times as long as the run; see `reports`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedlab.report.page.write_report", lambda folder: None)
+        yield
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process write their reports at their end, as a user's do."""
+    import fedlab.report
+
+    monkeypatch.setattr("fedlab.report.page.write_report", fedlab.report.write_report)
+
+
 @pytest.fixture(scope="session")
 def forks() -> Iterator[Forks]:
     """Programs of their own that need not import everything anew."""

@@ -6,6 +6,8 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
+
 import fedlab
 from fedlab.protocol.compression import COMPRESSORS
 from fedlab.tracking.ledger import COLUMNS
@@ -13,6 +15,7 @@ from fedlab.tracking.ledger import COLUMNS
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "communication.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("reports")
 def test_the_example_runs_and_its_uploads_are_small(tmp_path: Path) -> None:
     (found,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     file = tmp_path / "compressed.yaml"

@@ -29,6 +29,7 @@ def digest(run: Run) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "flower.FedAvg"])
+@pytest.mark.usefixtures("reports")
 def test_unseen_clients_never_train_and_are_always_evaluated_apart(
     strategy: str, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_worker_killed_in_mid_round_changes_nothing(
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
+@pytest.mark.usefixtures("reports")
 def test_a_clients_error_ends_the_run_with_its_traceback(
     engine: str, request: pytest.FixtureRequest, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_domain_that_only_tests_is_unseen_and_changes_no_weight(
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "flower.FedAvg"])
+@pytest.mark.usefixtures("reports")
 def test_all_tests_may_be_of_strangers(
     strategy: str, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_class_nobody_trains_counts_under_every_partition(
 
 
 class TestWhatIsLeftOut:
+    @pytest.mark.usefixtures("reports")
     def test_clients_that_are_never_evaluated_are_counted(
         self, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
     ) -> None:

@@ -65,6 +65,7 @@ def test_a_resumed_watch_knows_what_was_seen() -> None:
     assert seen((0.2, 2.0), watch=third) == [[]]
 
 
+@pytest.mark.usefixtures("reports")
 def test_a_run_that_diverges_says_so_in_its_report_and_in_the_terminal(
     settings: Callable[..., Config], samples: fedlab.Dataset, plain: type[Method], capsys: pytest.CaptureFixture[str]
 ) -> None:
