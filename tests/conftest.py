@@ -20,12 +20,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-readme", action="store_true", help="write the outputs in README.md and docs/ anew")
 
 
+SHARED = ("ray_running", "wheel")  # fixtures of the session that take long: what wants one goes to one process
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: a file stays together, and all files that want Ray go to the one process that starts it."""
-    with_ray = {item.path for item in items if "ray_running" in getattr(item, "fixturenames", ())}
+    """For pytest-xdist: a file stays together, but for tests that want what should be made by one process only."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+        asked = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(asked[0] if asked else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)

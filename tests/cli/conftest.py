@@ -22,11 +22,6 @@ tracking: {console: quiet, tensorboard: false, folder: RUNS, cache: CACHE}
 Cli = Callable[..., click.testing.Result]
 
 
-@pytest.fixture(autouse=True)
-def _reports(reports: None) -> None:
-    """Commands name the report they wrote."""
-
-
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command in this process, in an empty folder."""

@@ -21,6 +21,7 @@ def only_run(tmp_path: Path) -> Path:
     return found
 
 
+@pytest.mark.usefixtures("reports")
 def test_a_run_ends_with_its_table_and_the_address_of_its_report(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     done = cli("run", tiny)
     assert done.exit_code == 0, done.output
@@ -82,6 +83,7 @@ def test_all_errors_of_a_configuration_are_told_at_once(cli: Cli, tiny: Path) ->
     assert "'fedavg'" in done.stderr
 
 
+@pytest.mark.usefixtures("reports")
 def test_a_client_that_fails_shows_its_own_traceback_and_where_the_run_is(
     cli: Cli, tiny: Path, tmp_path: Path, user_method: UserMethod
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_run_that_was_killed_early_is_shown(cli: Cli, finished: Path) -> None:
     assert "0 of 2 rounds" in cli("show", finished).stdout
 
 
+@pytest.mark.usefixtures("reports")
 def test_report_writes_the_page_again_and_opens_it_on_request(
     cli: Cli, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

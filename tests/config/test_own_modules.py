@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from fedlab.experiment.configuration import configure
 from fedlab.report.record import RunRecord
 from fedlab.report.sections import repeat
 from fedlab.storage.hashing import hash_tensors
+from tests.forks import Forks
+
+Command = Callable[[list[str], Path], subprocess.CompletedProcess[str]]
 
 MODULE = """
 from fedlab.methods.supervised.method import Supervised
@@ -62,16 +65,20 @@ def weights(run: fedlab.Run) -> str:
     return hash_tensors(run.model.state_dict())
 
 
-def fedlab_command(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """`fedlab` in a process of its own, without PYTHONPATH."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    script = "from fedlab.cli.main import main; main()"
-    # -P: `python -c` would put the current folder on the path, which the installed command does not
-    command = [sys.executable, "-P", "-c", script, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def without_pythonpath() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_the_command_finds_the_module_beside_the_file_and_its_report_s_command_repeats_the_run(project: Path) -> None:
+@pytest.fixture
+def fedlab_command(forks: Forks) -> Command:
+    """``fedlab_command(words, folder)`` runs the installed command in a folder, without PYTHONPATH."""
+    installed = Path(sys.executable).parent / "fedlab"
+    return lambda words, folder: forks.run([installed, *words], cwd=folder, env=without_pythonpath())
+
+
+def test_the_command_finds_the_module_beside_the_file_and_its_report_s_command_repeats_the_run(
+    project: Path, fedlab_command: Command
+) -> None:
     done = fedlab_command(["run", "../project/c.yaml", "--name", "first"], Path.cwd())
     assert done.returncode == 0, done.stderr
     first = fedlab.load(Path("runs/first"))
@@ -85,7 +92,9 @@ def test_the_command_finds_the_module_beside_the_file_and_its_report_s_command_r
     assert weights(fedlab.load(second)) == weights(first)
 
 
-def test_it_is_found_in_the_current_folder_too_and_named_on_the_command_line(project: Path) -> None:
+def test_it_is_found_in_the_current_folder_too_and_named_on_the_command_line(
+    project: Path, fedlab_command: Command
+) -> None:
     words = [
         "config",
         "check",
@@ -107,7 +116,7 @@ def test_workers_find_it(ray_running: None, project: Path) -> None:
     assert weights(with_workers) == weights(fedlab.run(project / "c.yaml"))
 
 
-def test_a_run_goes_on_in_a_process_that_knows_nothing_of_the_module(project: Path) -> None:
+def test_a_run_goes_on_in_a_process_that_knows_nothing_of_the_module(project: Path, fedlab_command: Command) -> None:
     half = fedlab.run(project / "c.yaml", until=1)
     whole = fedlab.run(project / "c.yaml")
     done = fedlab_command(["resume", str(half.path)], project.parent)
@@ -125,7 +134,7 @@ def test_without_its_module_a_run_is_refused_with_the_places_that_were_looked_at
 
 
 def test_a_class_given_as_an_object_is_found_again_where_it_came_from(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, fedlab_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(project)
     run = fedlab.run({**TINY, "method": "supervised"}, method=load_reference("own_module_of_a_user:Mine", "method"))
@@ -152,7 +161,9 @@ def test_a_module_does_not_take_the_place_of_one_of_the_standard_library(project
 def test_a_module_does_not_take_the_place_of_fedlab(project: Path) -> None:
     (project / "fedlab").mkdir()
     (project / "fedlab" / "__init__.py").write_text("raise RuntimeError('not this one')")
-    done = fedlab_command(["config", "check", "c.yaml", "--set", "engine.name=inline"], project)
+    # afresh: a fork has imported FedLab
+    command = [Path(sys.executable).parent / "fedlab", "config", "check", "c.yaml", "--set", "engine.name=inline"]
+    done = subprocess.run(command, cwd=project, env=without_pythonpath(), capture_output=True, text=True, check=False)
     assert "not this one" not in done.stderr
     assert done.returncode == 0, done.stderr
 
