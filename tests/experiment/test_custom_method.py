@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import fedlab
 from fedlab.assembly import METHODS
 from fedlab.clients.state import StateStore
 from fedlab.errors import ConfigError, ConfigErrors
+from tests.forks import Forks
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = (
@@ -120,15 +120,9 @@ def test_an_entry_point_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPa
         METHODS.find("broken")
 
 
-def test_the_example_runs_as_a_script(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "custom_method.py", *SMALL],
-        cwd=tmp_path,
-        env={**os.environ, "FEDLAB_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_example_runs_as_a_script(tmp_path: Path, forks: Forks) -> None:
+    cache = {**os.environ, "FEDLAB_CACHE": str(tmp_path / "cache")}
+    done = forks.run([EXAMPLES / "custom_method.py", *SMALL], cwd=tmp_path, env=cache)
     assert done.returncode == 0, done.stderr
     assert "mean accuracy" in done.stdout
     assert len(list((tmp_path / "runs").glob("*/report.html"))) == 1

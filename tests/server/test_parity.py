@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.forks import Forks
 
 # a program of its own: Flower's simulation shuts Ray down for the whole process
 PROGRAM = """
@@ -36,14 +36,10 @@ print(json.dumps({
 """
 
 
-def test_fedlgd_is_the_same_bit_for_bit(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def test_fedlgd_is_the_same_bit_for_bit(tmp_path: Path, forks: Forks) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = forks.run([program, tmp_path], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {
         "names": True,

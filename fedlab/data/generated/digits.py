@@ -6,6 +6,7 @@ SynthDigits and MNIST-M (Ganin & Lempitsky, 2015), SVHN (Netzer et al., 2011).
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -33,10 +34,8 @@ _GLYPH_HEIGHT = 48  # pixels of a digit inside its cell
 @cache
 def handwritten() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's 1,797 digits: images (n, 1, 8, 8) float32 in [0, 1] and labels, in the file's order."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return digits.images[:, None].astype(np.float32) / np.float32(16), digits.target.astype(np.int64)
+    table = np.loadtxt(_scikit_learn("data", "digits.csv.gz"), dtype=np.float32, delimiter=",")
+    return table[:, :-1].reshape(-1, 1, 8, 8) / np.float32(16), table[:, -1].astype(np.int64)
 
 
 @cache
@@ -140,14 +139,23 @@ def smooth_colors(n: int, size: int, rng: np.random.Generator, cells: int = 4) -
 @cache
 def _photo_regions(test: bool) -> tuple[np.ndarray, ...]:
     """Vertical bands (3, 213, 64) of scikit-learn's two sample photographs at half size, two in five for tests."""
-    from sklearn.datasets import load_sample_images
+    from PIL import Image
 
     regions = []
-    for photo in load_sample_images().images:
-        pixels = as_float(np.ascontiguousarray(photo.transpose(2, 0, 1)))[:, :426]
+    for name in ("china.jpg", "flower.jpg"):
+        with Image.open(_scikit_learn("images", name)) as photo:
+            pixels = as_float(np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1)))[:, :426]
         half = pixels.reshape(3, 213, 2, 320, 2).mean(axis=(2, 4))
         regions += [half[:, :, 64 * band : 64 * (band + 1)] for band in ((1, 3) if test else (0, 2, 4))]
     return tuple(regions)
+
+
+def _scikit_learn(folder: str, name: str) -> Path:
+    """A file of scikit-learn's data sets. It is read here because importing the package takes more than a second."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(package.origin).parent / "datasets" / folder / name
 
 
 @cache

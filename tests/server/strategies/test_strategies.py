@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.method import ClientState
 from fedlab.protocol.messages import array_record, metric_record, required, to_numpy
 from fedlab.server.strategies import STRATEGIES, check_participants, make_strategy
+from tests.forks import Forks
 
 Settings = Callable[..., Config]
 Arrays = dict[str, np.ndarray]
@@ -265,19 +265,13 @@ def test_the_example_leaves_out_the_client_that_is_far_off(
     assert_close(weights(run), expected)
 
 
-def test_the_example_runs_as_a_script(tmp_path: Path) -> None:
+def test_the_example_runs_as_a_script(tmp_path: Path, forks: Forks) -> None:
     overrides = (
         "engine.name=inline", "model.width=4", "data.source.train_per_domain=30", "data.source.test_per_domain=10",
         "federation.rounds=1", "tracking.tensorboard=false", "tracking.console=quiet",
     )  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / "custom_strategy.py", *overrides],
-        cwd=tmp_path,
-        env={**os.environ, "FEDLAB_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    cache = {**os.environ, "FEDLAB_CACHE": str(tmp_path / "cache")}
+    done = forks.run([EXAMPLES / "custom_strategy.py", *overrides], cwd=tmp_path, env=cache)
     assert done.returncode == 0, done.stderr
     assert "mean accuracy" in done.stdout
 
