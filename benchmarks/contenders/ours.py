@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +17,8 @@ from benchmarks.work import CLASSES, Work
 from fedlab.config import Section
 from fedlab.data.samples import Dataset, Samples
 from fedlab.method import Batch, EvaluationContext, FitContext, Method, Step, Task
-from fedlab.server.strategies.average import FedAvg
+from fedlab.server.strategies.average import Composition, FedAvg
+from fedlab.server.strategies.rounds import Arrays, Cohort, TrainingRound
 
 _RANGE = 6.0  # N(0, 1) as images in [0, 1], which `data.mean` and `data.std` make N(0, 1) again
 
@@ -68,15 +67,10 @@ class Paced(FedAvg):
         super().__init__()
         self._pace = pace
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return super().configure_train(server_round, arrays, config, grid) if self._pace.tick() else []
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        return []
+    def compose(self, round: TrainingRound, current: Arrays, settings: Mapping[str, Any] | None = None) -> Composition:
+        if not self._pace.tick():
+            round = replace(round, cohort=Cohort())  # nobody is left to train
+        return super().compose(round, current, settings)
 
 
 def main(work: Work, engine: str, clients: str | None = None) -> None:
@@ -110,7 +104,8 @@ def simulate(work: Work, pace: Pace, engine: str) -> fedlab.Run:
             "rounds": work.rounds + 1,
             "sampler": {"name": "uniform", "fraction": work.cohort / work.clients},
         },
-        "evaluation": {"every": work.rounds + 1},
+        # nobody is evaluated, since no client has test samples; all clients would be asked all the same
+        "evaluation": {"every": work.rounds + 1, "clients": 1},
         "engine": {"name": "ray" if workers else "inline", **workers},
         "tracking": {"folder": work.folder, "console": "quiet", "tensorboard": False, "checkpoint_every": 10**6},
     }
