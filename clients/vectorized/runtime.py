@@ -26,6 +26,11 @@ class BatchOutcome:
         self._instructions = instructions
         self._waiting: dict[int, Fitted | Exception] = {}
 
+    @property
+    def clients(self) -> frozenset[int]:
+        """Those that have not been asked for their round yet."""
+        return frozenset(self._waiting)
+
     def put(self, client: int, fitted: Fitted | Exception) -> None:
         """Keep a client's training, or what ended it."""
         self._waiting[client] = fitted

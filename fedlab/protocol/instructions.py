@@ -38,4 +38,5 @@ class Instructions:
     @classmethod
     def from_json(cls, text: str) -> Instructions:
         """The reverse of `to_json`."""
-        return cls(**json.loads(text))
+        found = json.loads(text)
+        return cls(**{**found, "keep_for": tuple(found["keep_for"])})

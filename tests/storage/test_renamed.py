@@ -14,7 +14,7 @@ from fedlab.clients.state import StateStore
 from fedlab.config import Config, apply_overrides
 from fedlab.data.sources.shapecap import ShapeCap, ShapeCapSettings
 from fedlab.errors import ConfigErrors
-from fedlab.experiment.checks import check_config
+from fedlab.experiment.checks import resolve
 from fedlab.experiment.configuration import configure
 from fedlab.method import ClientState
 from fedlab.report.record import RunRecord
@@ -48,7 +48,7 @@ def test_every_renamed_setting_is_tried_here() -> None:
 @pytest.mark.parametrize(("method", "old", "value", "new"), [*SETTINGS, *VALUES])
 def test_a_user_s_old_word_is_refused_with_the_new_one(method: str, old: str, value: Any, new: str) -> None:
     with pytest.raises(ConfigErrors) as caught:
-        check_config(configure(method, [f"{old}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]))
+        resolve(configure(method, [f"{old}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"]))
     assert f"'{new.rpartition('.')[2]}'" in str(caught.value)
 
 

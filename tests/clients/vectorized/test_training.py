@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import fedlab
 from fedlab.assembly import Assembly
-from fedlab.clients.runtime import ClientSetup, Trained
+from fedlab.clients.runtime import ClientSetup, Trained, WorkRequest
 from fedlab.clients.vectorized.dropout import SeparateDropout
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
@@ -35,8 +35,8 @@ SIZES = (23, 40, 9, 31)  # batches of ten: other counts and other last batches f
 class Doubles(VectorizedRuntime):
     """In double precision, so that a difference in what is computed cannot pass for one in rounding."""
 
-    def __init__(self, setup: ClientSetup) -> None:
-        super().__init__(setup)
+    def __init__(self, setup: ClientSetup, device: torch.device) -> None:
+        super().__init__(setup, device)
         self.networks.double()
         self._live = self.networks.state_dict()
 
@@ -55,6 +55,7 @@ def dataset() -> fedlab.Dataset:
 
 
 CPU = torch.device("cpu")
+FIRST = Instructions(1, 2)
 
 
 def setup(tmp_path: Path, method: Method | None = None, **sections: Any) -> ClientSetup:
@@ -80,21 +81,22 @@ def round_of(
 ) -> tuple[dict[int, Trained], dict[int, dict[str, Tensor]]]:
     """A round of all clients, copied, and their states afterwards."""
     exchange = runtime.exchanges.enter(order.plan)
-    start = {name: value.clone() for name, value in type(runtime)(runtime.setup).networks.state_dict().items()}
+    start = {name: value.clone() for name, value in type(runtime)(runtime.setup, CPU).networks.state_dict().items()}
     arrays = {name: start[name].numpy() for name in exchange.down}
     if control:
         generator = torch.Generator().manual_seed(5)
         for name, p in runtime.networks.named_parameters():
             arrays[f"control/{name}"] = torch.randn(p.shape, generator=generator, dtype=p.dtype).numpy() * 0.01
-    answers = {}
+    answers, request = {}, WorkRequest(order, arrays, {}, settings)
     if "together" in settings:
-        runtime.vectorize(versions, order, arrays, {}, settings)
+        runtime.vectorize(versions, request)
         counting = runtime.setup.config.training.schedule != "constant"
-        assert set(runtime._ready) == ({1, 3} if counting else set(CLIENTS))  # 1 and 3 do four batches an epoch
+        assert runtime._outcome is not None
+        assert runtime._outcome.clients == ({1, 3} if counting else {*CLIENTS})  # 1 and 3 do four batches an epoch
     for client, version in versions.items():
-        trained = runtime.train(client, order, arrays, {}, settings, version)
+        trained = runtime.train(client, request, version)
         answers[client] = replace(trained, arrays={name: value.clone() for name, value in trained.arrays.items()})
-    assert not getattr(runtime, "_ready", None)
+    assert runtime._outcome is None or not runtime._outcome.clients
     return answers, {c: dict(runtime.store.load(c, a.version).items()) for c, a in answers.items()}
 
 
@@ -119,7 +121,7 @@ def test_a_round_together_is_a_round_alone(tmp_path: Path, case: str) -> None:
     order = Instructions(2, 5, steps={"1": 2})  # the virtual clock stops client 1 early
     both = []
     for together in ({}, {"together": 1.0}):
-        runtime = Doubles(setup(tmp_path / str(len(both)), **sections))
+        runtime = Doubles(setup(tmp_path / str(len(both)), **sections), CPU)
         versions: dict[int, int | None] = dict.fromkeys(CLIENTS)
         answers, _ = round_of(runtime, order, {**settings, **together}, case == "scaffold", versions)
         later = {client: answer.version for client, answer in answers.items()}  # states that are not empty any more
@@ -140,7 +142,7 @@ def test_mixed_precision_is_as_close_as_its_roundings(tmp_path: Path) -> None:
         runtime = VectorizedRuntime(
             setup(tmp_path / str(len(both)), training={"precision": "bfloat16", "local_steps": 2}), CPU
         )
-        both.append(round_of(runtime, Instructions(1, 2), together, False, dict.fromkeys(CLIENTS))[0])
+        both.append(round_of(runtime, FIRST, together, False, dict.fromkeys(CLIENTS))[0])
     for client in CLIENTS:
         torch.testing.assert_close(both[0][client].arrays, both[1][client].arrays, rtol=0.02, atol=2e-3)
 
@@ -150,8 +152,11 @@ def test_what_clients_of_other_sizes_do_together_is_the_same_every_time(tmp_path
     for folder in ("a", "b"):
         runtime = VectorizedRuntime(setup(tmp_path / folder), CPU)
         arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-        runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
-        twice.append({c: {n: f.tensors[n] for n in f.tensors} for c, f in runtime._ready.items()})
+        runtime.vectorize(dict.fromkeys(CLIENTS), WorkRequest(FIRST, arrays))
+        assert runtime._outcome is not None
+        fitted = {client: runtime._outcome.take(client, FIRST) for client in CLIENTS}
+        twice.append({client: dict(found.tensors) for client, found in fitted.items() if found is not None})
+    assert twice[0].keys() == set(CLIENTS)
     for client, name in itertools.product(CLIENTS, twice[0][0]):
         assert torch.equal(twice[0][client][name], twice[1][client][name])
 
@@ -173,13 +178,13 @@ class Patchy(Supervised):
 def test_a_client_whose_loss_is_infinite_is_the_only_one_to_fail(tmp_path: Path) -> None:
     runtime = VectorizedRuntime(setup(tmp_path, Patchy()), CPU)
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-    runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
+    runtime.vectorize(dict.fromkeys(CLIENTS), WorkRequest(FIRST, arrays))
     for client in CLIENTS:
         if client == 2:
             with pytest.raises(NotFiniteError, match=r"ce = inf.*training\.clip_norm"):
-                runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
+                runtime.train(client, WorkRequest(FIRST, arrays), None)
         else:
-            trained = runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
+            trained = runtime.train(client, WorkRequest(FIRST, arrays), None)
             assert all(bool(value.isfinite().all()) for value in trained.arrays.values())
 
 
@@ -203,10 +208,10 @@ def test_a_loss_that_cannot_be_batched_says_so_for_every_client(
 ) -> None:
     runtime = VectorizedRuntime(setup(tmp_path, method()), CPU)
     arrays = {name: value.numpy().copy() for name, value in runtime.networks.state_dict().items()}
-    runtime.vectorize(dict.fromkeys(CLIENTS), Instructions(1, 2), arrays, {}, {})
+    runtime.vectorize(dict.fromkeys(CLIENTS), WorkRequest(FIRST, arrays))
     for client in CLIENTS:
         with pytest.raises(Exception, match=message):
-            runtime.train(client, Instructions(1, 2), arrays, {}, {}, None)
+            runtime.train(client, WorkRequest(FIRST, arrays), None)
 
 
 class Inherits(Supervised):
