@@ -1,4 +1,4 @@
-"""Every error a user can meet: it says which key, which value, what was expected and what to do."""
+"""All errors that a user can meet. They name the key and its value, and say what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Unset(Enum):
-    """What stands in an error for a value that nobody gave."""
+    """The value in an error if no value was given."""
 
     UNSET = "unset"
 
@@ -55,25 +55,25 @@ class DataError(InputError):
 
 
 class CheckpointError(InputError):
-    """A checkpoint or run folder is missing, torn or of another kind."""
+    """A checkpoint or run folder is missing, incomplete or of another kind."""
 
 
 class MachineError(InputError):
-    """This machine lacks what the configuration asks of it."""
+    """The configuration asks for something that this machine does not have."""
 
 
 class NotEvaluatedError(FedLabError, KeyError):
-    """A metric is asked of a run that has no evaluation."""
+    """A run has no evaluation, and its metrics were asked for."""
 
     def __str__(self) -> str:  # a KeyError's own is the repr of its message
         return str(self.args[0])
 
 
 class DiskFullError(FedLabError):
-    """A disk has no room left for what must be written.
+    """A disk is full.
 
     Args:
-        folder: where it was to be written.
+        folder: the folder that was to be written to.
         fix: one sentence, what to do about it.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures a method hands over: grids of images, and any matplotlib figure."""
+"""Pictures that a method gives to the report: grids of images, and matplotlib figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Plot:
-    """A matplotlib figure with the words that belong to it.
+    """A matplotlib figure with a title and a caption.
 
     Args:
         figure: drawn without pyplot, so that nothing keeps it alive.
@@ -70,7 +70,7 @@ Picture = ImageGrid | Plot
 
 
 def shown_of(shown: int, total: int, things: str, which: str = "the first") -> str:
-    """A sentence for a caption that says of how many things a picture shows only some; "" where it shows all.
+    """A sentence for a caption if a picture shows only some of the things; "" if it shows all.
 
     Args:
         shown: how many it shows, or is about.
@@ -123,9 +123,9 @@ def heatmaps(
 
 
 def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 0.6) -> Tensor:
-    """Images with a color of its own for every class laid over them.
+    """Images with the classes of a mask as an overlay, one color for each class.
 
-    The first class is gray: most often the ground, whose color would drown the others.
+    The first class is gray, because it is usually the background, whose color would dominate the others.
 
     Args:
         images: (n, C, H, W) in [0, 1], C 1 or 3.

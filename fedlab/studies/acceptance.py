@@ -1,4 +1,4 @@
-"""Acceptance experiments: every arm and seed of a method's specification, and its gates judged."""
+"""Acceptance experiments: run every arm of a method's experiment with every seed, and judge the gates."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Shown(Section):
 
     @property
     def label(self) -> str:
-        """The metric, with its scope where that is not the mean over the clients."""
+        """The metric, with its scope unless it is the mean over the clients."""
         return self.metric if self.scope == "mean" else f"{self.metric} ({self.scope})"
 
 
 class Acceptance(Section):
-    """An acceptance experiment, as ``methods/<method>/acceptance.yaml`` states it."""
+    """An acceptance experiment, as described in ``methods/<method>/acceptance.yaml``."""
 
     source: str = Field(description="what is run and where the gates come from, in one sentence")
     base: dict[str, Any] = Field(description="configuration that all arms share")
@@ -88,13 +88,13 @@ class Acceptance(Section):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate and what was seen.
+    """A gate and its outcome.
 
     Args:
         gate: the gate.
-        by_seed: what each seed shows.
-        seen: what is compared with the threshold; None where the runs needed are not there.
-        met: None likewise.
+        by_seed: the value of each seed.
+        seen: the value that is compared with the threshold; None if runs are missing.
+        met: whether the gate is met; None if runs are missing.
     """
 
     gate: AnyGate
@@ -113,12 +113,12 @@ class Outcome:
     """A finished acceptance experiment.
 
     Args:
-        spec: what was asked.
-        seeds: seeds run.
+        spec: the experiment.
+        seeds: the seeds that were run.
         results: runs by arm and seed.
         failures: ``arm, seed N`` → why that run failed.
         verdicts: one per gate.
-        kept: runs among the results that an earlier call made, by arm: their seeds.
+        kept: seeds of the runs that an earlier call made, by arm.
     """
 
     spec: Acceptance
@@ -140,7 +140,7 @@ class Outcome:
 
     @property
     def undecided(self) -> list[str]:
-        """Names of the gates that were not judged, each with the arms it lacks runs of."""
+        """Names of the gates that were not judged, each with the arms of which runs are missing."""
         return [
             f"{verdict.gate.name} (lacks runs of {', '.join(lacking) or 'one seed of all its arms'})"
             for verdict in self.verdicts
@@ -185,7 +185,7 @@ class Outcome:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """The outcome as plain values."""
         arms: dict[str, Any] = {}
         for arm, runs in self.results.items():
             metrics: dict[str, Any] = {}
@@ -220,7 +220,7 @@ class Outcome:
         }
 
     def to_markdown(self) -> str:
-        """Both tables for a README."""
+        """Both tables as Markdown, for a README."""
         asked = "" if self.seeds == self.spec.seeds else f" (specified: {', '.join(map(str, self.spec.seeds))})"
         lines = [self.spec.source, "", f"Seeds {', '.join(map(str, self.seeds))}{asked}.", ""]
         lines += [*to_markdown(self.gate_rows()), "", *to_markdown(self.arm_rows())]
@@ -245,7 +245,7 @@ def load_acceptance(source: str) -> Acceptance:
     """The acceptance experiment of a method, or of a YAML file.
 
     Raises:
-        InputError, ConfigErrors: no such method or file, no experiment, or one that makes no sense.
+        InputError, ConfigErrors: there is no such method or file, it has no experiment, or the experiment is invalid.
     """
     if source.endswith((".yaml", ".yml")):
         return parse(Acceptance, read_yaml(source)).of(Path(source).absolute().parent)
@@ -268,18 +268,18 @@ def reproduce(
 ) -> Outcome:
     """Run every arm with every seed, judge the gates, and write ``acceptance.json`` and ``acceptance.md``.
 
-    A run that `folder` holds finished, of the same configuration, is not repeated. The outcome covers all finished runs
-    of the experiment in `folder`: arms and seeds that are not asked for this time keep what an earlier call made.
+    Finished runs of the same configuration in `folder` are not repeated. The outcome covers all finished runs
+    of the experiment in `folder`, including those that earlier calls made for other arms and seeds.
 
     Args:
         spec: the experiment.
         folder: where runs, their shared cache and the outcome go.
         seeds: instead of the specified ones.
-        arms: only these.
+        arms: run only these arms; default: all.
         overrides: ``dotted.key=value`` strings of the sections ``engine`` and ``tracking``.
-        keep_going: go on with the other runs after one failed.
+        keep_going: continue with the other runs when one fails.
         command: how to repeat it, recorded in every run.
-        announce: told what starts and how each run came out.
+        announce: called with a line when a run starts and when it ends.
 
     Raises:
         InputError, ConfigErrors: unknown arm, or a configuration that is wrong; nothing was run.

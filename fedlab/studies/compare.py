@@ -1,4 +1,4 @@
-"""Finished and unfinished runs side by side: what differs in their configurations, and what they came to."""
+"""Compares finished and unfinished runs: the differences of their configurations, and their results."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _DATA = "data (fingerprint)"
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs whose configurations differ in nothing but the seed, on the same data.
+    """Runs on the same data whose configurations differ only in the seed.
 
     Args:
         name: a letter.
         records: the runs, by seed.
-        settings: their configuration by dotted key, without what does not matter.
+        settings: their configuration by dotted key, without keys that do not affect results.
         defaults: those of the keys that are settings of components, at their defaults.
     """
 
@@ -50,7 +50,7 @@ class Comparison:
 
     Args:
         groups: in the order of their first runs.
-        metrics: what is told of the runs, beside bytes and seconds.
+        metrics: metrics that are shown besides bytes and seconds.
     """
 
     groups: tuple[RunGroup, ...]
@@ -58,7 +58,7 @@ class Comparison:
 
     @cached_property
     def differing(self) -> list[str]:
-        """Dotted keys that not all groups have the same value of; a default that some cannot have says nothing."""
+        """Dotted keys whose values differ between groups, except defaults of settings that some groups do not have."""
         keys = dict.fromkeys(key for group in self.groups for key in group.settings)
         return [
             key
@@ -73,7 +73,7 @@ class Comparison:
         return rows + [[key, *(group.settings.get(key, _NOT_SET) for group in self.groups)] for key in self.differing]
 
     def runs(self) -> list[list[str]]:
-        """Header and one row per run: how far it is, where it lies, and the hash of its last weights."""
+        """Header and one row per run: its progress, its folder, and the hash of its last weights."""
         rows = [["", "run", "seed", "status", "rounds", "weights"]]
         for group in self.groups:
             for seed, record in group.records.items():
@@ -84,7 +84,7 @@ class Comparison:
         return rows
 
     def results(self) -> list[list[str]]:
-        """Quantities by group, each with its difference to the first group; a row per group where they are many."""
+        """Quantities by group, each with the difference from the first group; one row per group if there are many."""
         told = quantities(self.metrics)
         first = [Spread.of(map(quantity.of, self.groups[0].records.values())) for quantity in told]
         rows = [["", "runs", "last evaluation", *(quantity.title for quantity in told), "measured on"]]
@@ -122,7 +122,7 @@ class Comparison:
         return f"weights of the last checkpoints: bitwise equal are {'; '.join(equal)}"
 
     def other_code(self) -> str:
-        """Says which runs were made by different versions of the code; empty where all were made by one."""
+        """Says which runs were made by different versions of the code; "" if all were made by the same."""
         made: dict[str, list[str]] = defaultdict(list)
         for group in self.groups:
             for seed, record in group.records.items():
@@ -132,7 +132,7 @@ class Comparison:
         return f"made by different versions of the code: {'; '.join(', '.join(runs) for runs in made.values())}"
 
     def describe(self, group: RunGroup) -> str:
-        """The group's name and what sets it apart."""
+        """The name of the group and the values in which it differs."""
         told = ", ".join(f"{key.rpartition('.')[2]}={group.settings.get(key, _NOT_SET)}" for key in self.differing)
         return f"{group.name}: {told or next(iter(group.records.values())).folder.path.name}"
 
@@ -149,7 +149,7 @@ class Comparison:
         return "\n".join([*parts, *to_markdown(self.results())]) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``compare.md``, ``compare.csv`` and a picture per metric; returns where they are."""
+        """Write ``compare.md``, ``compare.csv`` and a picture per metric; returns their paths."""
         contents: dict[str, str | bytes] = {"compare.md": self.to_markdown(), "compare.csv": to_csv(self._numbers())}
         contents |= {f"compare-{folder_name(metric)}.png": self.picture(metric) for metric in self.metrics}
         for name, content in contents.items():
@@ -174,7 +174,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
 
     Args:
         paths: run folders.
-        metrics: what to show of the runs, beside bytes and seconds; default: what their reports show first.
+        metrics: metrics to show besides bytes and seconds; default: those that the runs' reports show first.
 
     Raises:
         CheckpointError: a path is no run folder, or its configuration cannot be read.
@@ -197,7 +197,7 @@ def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Compari
 
 
 def _grouped(records: Sequence[RunRecord]) -> Iterator[RunGroup]:
-    """Runs of one configuration together; the same seed again is another group, as it adds nothing to a mean."""
+    """Groups of runs with one configuration; a second run with the same seed starts another group."""
     members: dict[tuple[str, int], dict[int, RunRecord]] = {}
     settings: dict[tuple[str, int], dict[str, str]] = {}
     repeated: Counter[tuple[str, int]] = Counter()
@@ -217,7 +217,7 @@ def _grouped(records: Sequence[RunRecord]) -> Iterator[RunGroup]:
 
 
 def _complete(raw: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with defaults spelled out, which a run of an older version may have left out."""
+    """A recorded configuration with all defaults, which runs of older versions may not have recorded."""
     try:
         return complete(parse(Config, raw)).model_dump(mode="json")
     except ConfigErrors:
@@ -239,6 +239,6 @@ def _letters(index: int) -> str:
 
 
 def _weights_hash(checkpoint: Path) -> str:
-    """Of names, shapes and bytes of the networks' tensors: what else a checkpoint holds are no weights."""
+    """Hash of names, shapes and bytes of the networks' tensors, without the other tensors of a checkpoint."""
     tensors, _ = load_checkpoint(checkpoint)
     return hash_tensors({name: value for name, value in tensors.items() if name.startswith(NETWORK)})

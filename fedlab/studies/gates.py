@@ -1,4 +1,4 @@
-"""What an acceptance experiment must show: gates over the runs of its arms."""
+"""Gates: pass/fail checks on the runs of an acceptance experiment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def last_value(history: History, metric: str, scope: Scope = "mean") -> float | 
 
 
 class Gate(Section, ABC):
-    """Base: what is read from runs, and when it is enough."""
+    """Base of all gates: what is read from runs, and when the gate is met."""
 
     name: str
     void: bool = Field(
@@ -45,7 +45,7 @@ class Gate(Section, ABC):
     @property
     @abstractmethod
     def arms(self) -> tuple[str, ...]:
-        """Arms the gate looks at."""
+        """The arms whose runs the gate needs."""
 
     @property
     @abstractmethod
@@ -54,11 +54,11 @@ class Gate(Section, ABC):
 
     @abstractmethod
     def seen(self, results: Results) -> dict[int, float]:
-        """What each seed shows, for the seeds all of its arms have."""
+        """The value of each seed for which all arms have runs."""
 
     @abstractmethod
     def judge(self, seen: Mapping[int, float]) -> tuple[float, bool]:
-        """What counts, for most gates the mean over the seeds, and whether it is enough."""
+        """The value that counts (for most gates the mean over the seeds), and whether the gate is met."""
 
 
 class MetricGate(Gate, ABC):

@@ -1,4 +1,4 @@
-"""Many runs one after the other: checked beforehand, never repeated when finished, each with its time left."""
+"""Makes many runs one after the other; all are checked beforehand, and finished ones are not repeated."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Key = tuple[str, int]
 
 
 class Registered(NamedTuple):
-    """What a configuration's data is: how many clients it has, which of them never train, and which samples.
+    """Facts about the data of a configuration: its clients, which of them never train, and a hash of the samples.
 
     Args:
         clients: registered clients.
-        unseen: those held out from training.
+        unseen: clients that never train.
         fingerprint: hash of the samples.
-        seed: the run's, with which they were loaded.
+        seed: seed of the run with which the samples were loaded.
     """
 
     clients: int
@@ -46,7 +46,7 @@ class Registered(NamedTuple):
     seed: int
 
     def same(self, recorded: str, config: Config) -> bool:
-        """Whether the data that a run recorded is there today; a source may differ by the run's seed."""
+        """Whether the present data is what a run recorded; the data of a source may depend on the run's seed."""
         if recorded == self.fingerprint or config.seed == self.seed:
             return recorded == self.fingerprint
         return recorded == load_source(config.data.source, config.seed).fingerprint
@@ -58,7 +58,7 @@ class RunPlan:
 
     Args:
         configs: by point and seed, in the order in which they run.
-        data: likewise, what data they have today.
+        data: facts about their present data, by point and seed.
     """
 
     configs: Mapping[Key, Config]
@@ -74,14 +74,14 @@ class RunPlan:
         kind: str = "point",
         only: Mapping[str, Sequence[int]] | None = None,
     ) -> RunPlan:
-        """Every point with every seed, all of them checked: components, machine, data and partition.
+        """A plan of every point with every seed, for which components, machine, data and partition are checked.
 
         Args:
-            points: by name, what makes the raw configuration; it may raise ConfigErrors.
-            seeds: the outer loop, so that all points can be compared early.
-            folder: where the runs go, a folder each point.
-            kind: what a point is called in error messages.
-            only: the seeds of points that do not run with all.
+            points: functions that make the raw configuration, by name; they may raise ConfigErrors.
+            seeds: seeds in the order of the outer loop, so that all points can be compared early.
+            folder: the folder for the runs, with one folder for each point.
+            kind: name of a point in error messages.
+            only: seeds of the points that do not run with all seeds.
 
         Raises:
             ConfigErrors: everything that is wrong with any point.
@@ -107,7 +107,7 @@ class RunPlan:
 
 @dataclass
 class RunQueue:
-    """A plan being carried out; what it holds is true also after an exception.
+    """A plan that is carried out; its contents are valid even after an exception.
 
     Args:
         plan: what to run.
@@ -127,17 +127,17 @@ class RunQueue:
         announce: Callable[[str], None] = lambda text: None,
         inspect: Callable[[Run], None] = lambda run: None,
     ) -> None:
-        """Run what the folder does not hold finished; what it holds begun goes on from its last checkpoint.
+        """Make the runs that are not finished in the folder; interrupted ones continue from their last checkpoint.
 
         Args:
-            keep_going: go on with the other runs after one failed.
+            keep_going: continue with the other runs when one fails.
             command: how to repeat it, recorded in every run.
-            announce: told what starts and how each run came out.
-            inspect: given every run; what it raises ends the batch.
+            announce: called with a line when a run starts and when it ends.
+            inspect: called with every finished run; its exceptions end the queue.
 
         Raises:
             Exception: whatever a run raises, unless `keep_going`.
-            KeyboardInterrupt: with a note that says how to go on.
+            KeyboardInterrupt: with a note that says how to continue.
         """
         configs = self.plan.configs
         self.results = {point: {} for point, _ in configs}
@@ -178,8 +178,8 @@ def finished(config: Config, data: Registered | None = None) -> Run | None:
     """The newest completed run of an equal configuration in the run's folder.
 
     Args:
-        config: it.
-        data: of today: a run that recorded other data does not count.
+        config: the configuration.
+        data: facts about the present data; a run that recorded other data does not count.
     """
     return next((run for run in filter(_complete, _equal(config)) if _alike(run, config, data)), None)
 
@@ -208,7 +208,7 @@ def _equal(config: Config) -> Iterator[Run]:
 
 
 def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
-    """The run, which goes on from the last checkpoint of one that was broken off; that changes no bit of the result."""
+    """Make the run; an interrupted one continues from its last checkpoint, with exactly the same result."""
     where = {
         f"{part}.{key}": value
         for part, section in (("engine", config.engine), ("tracking", config.tracking))
@@ -233,7 +233,7 @@ def _reached(run: Run) -> int:
 
 
 def _complete(run: Run) -> bool:
-    """Whether it did all of its rounds; one that was to stop earlier ends as completed too."""
+    """Whether a run did all of its rounds; one that was asked to stop earlier is also recorded as completed."""
     done = max((event["round"] for event in run.history.rounds), default=0)
     return run_status(run.history) == "completed" and done == run.config.federation.rounds
 
@@ -263,11 +263,11 @@ def with_own_cache(raw: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Sequence[int], folder: Path) -> Results:
-    """Finished runs that the folder holds of these points, of equal configurations and today's data; nothing is run.
+    """Finished runs of these points in the folder, with equal configurations and the present data; nothing is run.
 
     Args:
         points: as in `RunPlan.make`.
-        seeds: that count.
+        seeds: the seeds that count.
         folder: as in `RunPlan.make`.
 
     Returns:
@@ -301,7 +301,7 @@ def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:
 
 
 def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registered:
-    """Data and partition are tried once however many points and seeds share them: loading can take long."""
+    """Check data and partition once for all points and seeds that share them, because loading can take long."""
     resolved = resolve(config)
     check_weights(config.init)
     data = config.data.model_dump_json()
@@ -320,7 +320,7 @@ def _check(config: Config, tried: dict[str, Registered | InputError]) -> Registe
 
 
 def _attributed(error: InputError, names: Sequence[str], points: int, kind: str) -> InputError:
-    """The error with the points it is of; one of them all is the base's."""
+    """The error with the names of its points; an error of all points is one of the base."""
     if len(names) == points > 1:
         return error
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -328,7 +328,7 @@ def _attributed(error: InputError, names: Sequence[str], points: int, kind: str)
 
 
 def _left(to_run: Sequence[Key], spent: Mapping[Key, float]) -> str:
-    """The time the runs ahead will take, judged by the same point's other seeds, or else by all runs."""
+    """The time that the remaining runs will take, estimated from other seeds of the same point, or from all runs."""
     if not spent:
         return ""
     overall = statistics.fmean(spent.values())
@@ -345,5 +345,5 @@ def _reason(error: Exception) -> str:
 
 
 def _essence(config: Config) -> dict[str, Any]:
-    """What results depend on: neither where the work ran nor what was recorded; defaults may be spelled out or not."""
+    """The part of a configuration that results depend on, with all defaults: without engine and tracking."""
     return complete(config).model_dump(mode="json", exclude={"engine", "tracking", "modules"})

@@ -35,9 +35,9 @@ class Choice:
     """One value of one axis.
 
     Args:
-        axis: what is varied.
+        axis: the key or list that is varied.
         label: the value, in a table whose column is the axis.
-        text: the value, where its axis is not said.
+        text: the value, for places that do not name its axis.
         changes: dotted keys it changes.
     """
 
@@ -49,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration of a sweep, seeds apart: a choice per axis."""
+    """One configuration of a sweep without its seed: one choice for each axis."""
 
     choices: tuple[Choice, ...]
 
@@ -65,7 +65,7 @@ class Point:
 
 
 class SweepSpec(Section):
-    """A sweep, as a YAML file states it: every value of the grid with every entry of the list and every seed."""
+    """A sweep as described in a YAML file: every value of the grid with every entry of the list and every seed."""
 
     base: str | dict[str, Any] = Field(
         description="what all runs share: the name of a method, a YAML file or a configuration"
@@ -109,7 +109,7 @@ class SweepSpec(Section):
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """What is varied, the first slowest."""
+        """The axes, the slowest first."""
         return (*self.grid, LIST) if self.listed else tuple(self.grid)
 
     @property
@@ -129,13 +129,13 @@ class SweepSpec(Section):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep has come to, finished or not.
+    """The results of a sweep, finished or not.
 
     Args:
-        spec: what was asked.
+        spec: the sweep.
         seeds: seeds of every point.
-        asked: metrics to show, beside bytes and seconds; empty: those that the runs' reports show first.
-        folder: where all of it lies.
+        asked: metrics to show besides bytes and seconds; empty: those that the runs' reports show first.
+        folder: the folder of the sweep.
         batch: runs and failures.
     """
 
@@ -147,12 +147,12 @@ class Sweep:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that are shown; none before the first run where none were asked for."""
+        """The metrics that are shown; none before the first run if none were asked for."""
         return self.asked or main_metrics(run.history for runs in self.batch.results.values() for run in runs.values())
 
     @property
     def files(self) -> dict[str, Path]:
-        """What `write` writes, by content."""
+        """The paths of the files that `write` writes, by their content."""
         pictures = {metric: self.folder / f"sweep-{folder_name(metric)}.png" for metric in self.metrics}
         return {name: self.folder / name for name in ("sweep.csv", "sweep.md", "runs.csv")} | pictures
 
@@ -228,7 +228,7 @@ class Sweep:
         return "\n".join(lines).rstrip() + "\n"
 
     def picture(self, metric: str) -> bytes:
-        """Curves and final values as PNG; where several axes are varied, a panel for every value of the first."""
+        """Curves and final values as PNG; with several axes, one panel for every value of the first."""
         panels: dict[str, list[Line]] = {}
         for point in self.spec.points:
             texts = [choice.text for choice in point.choices]
@@ -258,7 +258,7 @@ def load_spec(source: str, over: Sequence[str] = (), seeds: Sequence[int] = ()) 
         seeds: instead of the file's.
 
     Raises:
-        InputError, ConfigErrors: no such method or file, a sweep that makes no sense, or nothing to vary.
+        InputError, ConfigErrors: there is no such method or file, the sweep is invalid, or it varies nothing.
     """
     raw: dict[str, Any] = {"base": source}
     folder = Path.cwd()
@@ -298,23 +298,23 @@ def sweep(
     command: str | None = None,
     announce: Callable[[str], None] = lambda text: None,
 ) -> Sweep:
-    """Run every point with every seed and write tables and pictures, also of what is done when it is broken off.
+    """Run every point with every seed, and write tables and pictures, even if the sweep is interrupted.
 
-    A run that `folder` holds finished, of the same configuration, is not repeated; one that was broken off goes on from
+    Finished runs of the same configuration in `folder` are not repeated, and interrupted ones continue from
     its last checkpoint.
 
     Args:
         spec: what to run.
         folder: where runs, their shared cache, tables and pictures go.
-        metrics: what to show of the runs, beside bytes and seconds; default: what their reports show first.
+        metrics: metrics to show besides bytes and seconds; default: those that the runs' reports show first.
         overrides: ``dotted.key=value`` strings that change the base.
-        quiet: the runs show no progress, unless the base or an override asks for some.
-        keep_going: go on with the other runs after one failed.
+        quiet: whether the runs show no progress, unless the base or an override asks for it.
+        keep_going: continue with the other runs when one fails.
         command: how to repeat it, recorded in every run.
-        announce: told what starts and how each run came out.
+        announce: called with a line when a run starts and when it ends.
 
     Raises:
-        InputError, ConfigErrors: a configuration that is wrong, nothing was run; or the first run has no such metric.
+        InputError, ConfigErrors: a configuration is wrong (then nothing was run), or the first run has no such metric.
         Exception: whatever a run raises, unless `keep_going`.
     """
     _refuse_overridden(spec, overrides)
@@ -340,7 +340,7 @@ def sweep(
 
 
 def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str], quiet: bool) -> dict[str, Any]:
-    """The raw configuration of all runs. Where it names no cache, theirs is the sweep's own: nothing of older code."""
+    """The raw configuration of all runs. Unless it names a cache, it is the sweep's own, without results of older code."""
     raw = bare(configure(spec.base).model_dump(mode="json")) if isinstance(spec.base, str) else spec.placed(spec.base)
     raw = with_own_cache(raw, folder)
     if quiet and raw["tracking"].get("console", "auto") == "auto":
@@ -349,7 +349,7 @@ def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str], quiet: bool) 
 
 
 def _refuse_overridden(spec: SweepSpec, overrides: Sequence[str]) -> None:
-    """A change of the base that the sweep would undo is a mistake."""
+    """Refuse a change of the base that the sweep itself would replace."""
     varied = [*spec.grid, *_PLACED.keys() - (set() if spec.seeds else {"seed"})]
     for override in overrides:
         key = override.partition("=")[0].strip()

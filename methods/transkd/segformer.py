@@ -39,7 +39,7 @@ B2 = SegFormerSettings(widths=(64, 128, 320, 512), depths=(3, 4, 6, 3), decoder=
 
 
 class Stages(NamedTuple):
-    """What the encoder makes of images, for i = 1 … 4.
+    """The outputs of the encoder for stages i = 1 … 4.
 
     Args:
         embeddings: E_i (B, N_i, C_i), after their LayerNorm and before any block.
@@ -51,7 +51,7 @@ class Stages(NamedTuple):
 
 
 class SegFormer(nn.Module):
-    """The networks of the paper: `transformers`' SegFormer with the release's norms and dropout.
+    """The networks of the paper: SegFormer of `transformers` with the normalization and dropout of the authors' code.
 
     Args:
         settings: its size.
@@ -115,7 +115,7 @@ class SegFormer(nn.Module):
             key: the setting that named it, for error messages.
 
         Returns:
-            Whether it holds everything; False: the decoder, or its classifier, is not trained.
+            Whether the checkpoint has all weights; False: the decoder or its classifier is not trained.
 
         Raises:
             ConfigError: unreadable, or an encoder of another size.

@@ -1,4 +1,4 @@
-"""What can be set of TransKD."""
+"""Settings of TransKD."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def check(s: TransKDSettings, config: Any) -> list[str]:
     """Warnings about a configuration.
 
     Raises:
-        ConfigError: nothing would ever train the teacher.
+        ConfigError: the teacher would never be trained.
     """
     if s.distils and not (s.teacher_steps or s.pretrained or "teacher" in config.init):
         raise ConfigError(
@@ -139,7 +139,7 @@ def check(s: TransKDSettings, config: Any) -> list[str]:
 
 
 def check_task(s: TransKDSettings, task: Task) -> None:
-    """Refuse data these networks cannot be trained on.
+    """Refuse data on which these networks cannot be trained.
 
     Raises:
         ConfigError: no masks, masks of another size than the logits, maps too small, or weights of other classes.

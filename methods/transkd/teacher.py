@@ -1,4 +1,4 @@
-"""The server's phase before round 1: a teacher is loaded, trained, or both."""
+"""The server's work before round 1: it loads a teacher, trains it, or both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_ready(ctx: ServerContext, s: TransKDSettings, augment: Augment, criterion: Criterion) -> None:
-    """Load the checkpoint and take the steps the settings ask for; a start from ``init`` is in the network already.
+    """Load the checkpoint and train for the configured number of steps; weights from ``init`` are already loaded.
 
     Args:
         ctx: holds the network ``teacher`` and the server's samples.
@@ -48,7 +48,7 @@ def make_ready(ctx: ServerContext, s: TransKDSettings, augment: Augment, criteri
 
 
 def _key(ctx: ServerContext, s: TransKDSettings, teacher: SegFormer) -> dict[str, Any]:
-    """All that the result depends on beside samples and seed; the start may come from a checkpoint."""
+    """Everything that the result depends on besides samples and seed, including a checkpoint it starts from."""
     names = {"teacher", "class_weights", "void_logit", "flip", "translate", "teacher_steps", "teacher_batch"}
     training = {"optimizer", "lr", "momentum", "weight_decay", "betas", "eps", "clip", "clip_norm", "precision"}
     start = torch.stack([value.double().square().sum() for value in teacher.state_dict().values()]).sum()
@@ -62,7 +62,7 @@ def _key(ctx: ServerContext, s: TransKDSettings, teacher: SegFormer) -> dict[str
 def _learn(
     ctx: ServerContext, s: TransKDSettings, teacher: SegFormer, augment: Augment, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """Cross-entropy under the run's optimizer, its rate falling linearly to 0."""
+    """Train with cross-entropy and the run's optimizer; the learning rate falls linearly to 0."""
     samples, generator = ctx.data[SAMPLES], ctx.generator("teacher augmentation")
     teacher.train().requires_grad_()
     optimizer = ctx.optimizer(teacher.parameters())

@@ -1,4 +1,4 @@
-"""The virtual set: what an untrained convolutional generator makes of one latent distribution per class."""
+"""The virtual set: images of an untrained convolutional generator, from one latent distribution per class."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LATENT, _WIDTH, _START = 64, 32, 4
 
 
 class RandomGenerator(nn.Module):
-    """Latent vectors to images, with weights that are drawn once and never trained.
+    """Maps latent vectors to images, with weights that are drawn once and never trained.
 
-    A stand-in for the paper's untrained StyleGAN-v2: one mapping layer, a 4×4 map, then convolutions that each double
-    it until the image is covered; the middle is cut out.
+    It replaces the paper's untrained StyleGAN-v2 by one mapping layer, a 4×4 map, and convolutions that each double
+    its size until it covers the image; the middle is cut out.
 
     Args:
         shape: (C, H, W).
@@ -60,7 +60,7 @@ def virtual_images(
     latent_std: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Virtual images, class after class, each channel of the whole set with mean 0 and standard deviation 1.
+    """Virtual images, class after class; each channel of the whole set has mean 0 and standard deviation 1.
 
     Class c draws its latents from N(m_c, s²), its mean m_c once from N(0, σ²).
 

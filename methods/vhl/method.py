@@ -1,4 +1,4 @@
-"""VHL: all clients train beside their own samples on one common set of images of nothing, and align features to it.
+"""VHL: besides their own samples, all clients train on one common set of noise-like images and align features to it.
 
 Tang, Zhang, Shi, He, Han and Chu, "Virtual Homogeneity Learning: Defending against Data Heterogeneity in Federated
 Learning", arXiv 2206.02465. Symbols: x̃, ỹ virtual images and their classes; K real classes, M virtual ones.
@@ -142,7 +142,7 @@ class VHL(Method[VHLSettings]):
         return terms
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-        """Some virtual images, once: they never change."""
+        """Some of the virtual images; shown once, because they never change."""
         if ctx.round or "images" not in ctx.shared:
             return {}
         classes = self._virtual(ctx.task)

@@ -1,4 +1,4 @@
-"""VHL's network: any encoder under a classifier of real and virtual classes."""
+"""VHL's network: any encoder with a classifier of real and virtual classes."""
 
 from __future__ import annotations
 
