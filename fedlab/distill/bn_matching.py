@@ -1,4 +1,4 @@
-"""BatchNorm statistics as a target of synthesis, and as something that clients contribute to.
+"""BatchNorm statistics as a target for synthesizing images, and their aggregation over clients.
 
 Yin et al. 2020, arXiv 1912.08795 (DeepInversion), Eq. 4; with the weights of Yin and Shen 2023, arXiv 2311.18838.
 """
@@ -18,7 +18,7 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 class BatchNormMatching:
-    """How far what enters a model's BatchNorm layers is from what entered them in training.
+    """Distance between the present inputs of a model's BatchNorm layers and their inputs in training.
 
     A context manager: inside it, every forward pass of the model replaces the recorded distances, whose weighted sum
     `loss` returns. The model must be in evaluation mode, or the pass would move its running statistics.
@@ -72,7 +72,7 @@ def statistics_distance(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
 
 @torch.no_grad()
 def to_second_moments(model: nn.Module) -> None:
-    """Replace every running variance by E[x²] = var + mean², which clients may average."""
+    """Replace every running variance by E[x²] = var + mean², which can be averaged over clients."""
     for layer in batch_norms(model):
         cast(Tensor, layer.running_var).add_(cast(Tensor, layer.running_mean).square())
 

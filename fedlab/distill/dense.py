@@ -14,7 +14,7 @@ _LEVELS = (4, 2, 1)
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared error at full resolution and pooled to 4×4, 2×2 and 1×1, each level counting half of the one before.
 
-    A level as high as the map or higher is left out, judged by height alone as in the release, and halves nothing.
+    As in the release, levels that are not smaller than the map in height are left out; they do not change the weights.
 
     Args:
         student: (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Differentiable Siamese augmentation: one random operation, applied alike to real and to virtual images.
+"""Differentiable Siamese augmentation: one random operation that is applied equally to real and to virtual images.
 
 Zhao and Bilen 2021, arXiv 2102.08259; operations and ranges as in its code, which draws one operation with equal
 probability (mode "S"). Parameters are drawn once, on the CPU, from a given generator.
@@ -118,7 +118,7 @@ def _affine(images: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
 
 
 def apply_per_class(images: Tensor, labels: Tensor, draws: Mapping[int, Draw]) -> Tensor:
-    """Each class's images under that class's draw; classes without a draw stay as they are.
+    """The images of each class under the draw of that class; classes without a draw do not change.
 
     Args:
         images: (n, C, H, W); fastest where labels are sorted.

@@ -12,8 +12,8 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     Args:
         teacher: its parameter names occur in `student`, with equal shapes.
-        student: followed.
-        momentum: m in [0, 1]; 1 leaves the teacher's bits alone, 0 copies the student.
+        student: the module that the teacher follows.
+        momentum: m in [0, 1]; 1 does not change the teacher, 0 copies the student.
 
     Raises:
         KeyError: the student lacks a parameter of the teacher.

@@ -1,4 +1,4 @@
-"""Networks used as fixed functions, and how to tell that they stayed as they were."""
+"""Networks that are used as fixed functions."""
 
 from __future__ import annotations
 

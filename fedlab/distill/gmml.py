@@ -16,11 +16,11 @@ _DRAWN = 32  # blocks at a time
 
 
 class Corruption(NamedTuple):
-    """What is done to each of n samples.
+    """How each of n samples is corrupted.
 
     Args:
-        mask: (n, H, W) truth values, touched pixels.
-        replaced: (n,) truth values: touched pixels come from another sample, otherwise they become 0.
+        mask: (n, H, W) truth values, the corrupted pixels.
+        replaced: (n,) truth values; if true, the corrupted pixels come from another sample, otherwise they become 0.
         partner: (n,) index of that other sample, possibly the sample itself.
     """
 

@@ -1,4 +1,4 @@
-"""CutMix and Mixup with parameters that can be kept: one permutation and one share per batch."""
+"""CutMix and Mixup with parameters that can be stored: one permutation and one share per batch."""
 
 from __future__ import annotations
 

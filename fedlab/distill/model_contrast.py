@@ -1,4 +1,4 @@
-"""Contrast between models: agree with one, differ from others."""
+"""A contrastive loss between models."""
 
 from __future__ import annotations
 

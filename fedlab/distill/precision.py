@@ -1,4 +1,4 @@
-"""Losses whose numbers are too delicate for half precision."""
+"""Full precision for losses that half precision would make too inexact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Relabel: what a teacher says of augmented views, asked on the spot or stored and replayed (FKD).
+"""Relabel: a teacher's outputs for augmented views, computed when needed or stored and replayed (FKD).
 
 Shen and Xing 2022, arXiv 2112.01528 (FKD); Yin et al. 2023, arXiv 2306.13092 (SRe²L), whose code stores per batch what
 is drawn per batch. The label of a mixed image is the teacher's output on it: labels are not mixed.
@@ -21,7 +21,7 @@ Teacher = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that was drawn for one batch.
+    """All random draws of one batch.
 
     Args:
         indices: (n,) int64, which images.
@@ -69,7 +69,7 @@ def draw_epoch(
 
 
 def storage_bytes(epochs: int, images: int, classes: int) -> int:
-    """What the logits of stored soft labels take in fp16."""
+    """Bytes that the logits of stored soft labels take in fp16."""
     return 2 * epochs * images * classes
 
 

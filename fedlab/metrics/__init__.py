@@ -1,4 +1,4 @@
-"""Metrics as sums that merge exactly: update → state → merge → compute, never averages of averages."""
+"""Metrics as sums that can be merged exactly (update → state → merge → compute), so that no averages are averaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What guessing is worth."""
+"""The expected values of metrics for guessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values of a metric are better, and which metric to show first: one answer for all that show metrics."""
+"""Whether higher or lower values of a metric are better, and which metric is shown first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NEITHER = {"std", "minus"}
 
 
 def best_of(name: str) -> Any:
-    """`max` or `min`, whichever is better of a metric, None where the name does not tell."""
+    """`max` or `min`, whichever is better for a metric; None if its name does not tell."""
     words = set(re.split(r"[_@\-]", name.lower()))
     if words & _NEITHER:
         return None
@@ -28,7 +28,7 @@ def best_of(name: str) -> Any:
 
 
 def ranked(names: Iterable[str]) -> list[str]:
-    """Metrics in the order to show them: accuracy, others that are better when more, when less, the rest, losses."""
+    """Metrics in the order to show them: accuracy, others for which more is better, then less, the rest, losses."""
 
     def rank(name: str) -> tuple[int, str]:
         if name in _FIRST:
@@ -41,5 +41,5 @@ def ranked(names: Iterable[str]) -> list[str]:
 
 
 def headline(names: Iterable[str]) -> str:
-    """The one metric to show, "" where there is none."""
+    """The metric to show first; "" if there is none."""
     return next(iter(ranked(names)), "")

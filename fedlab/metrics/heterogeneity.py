@@ -1,4 +1,4 @@
-"""How far clients are apart where they should agree."""
+"""How far the features of clients are apart for the same class."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Retrieval:
     Sums are exact, so merging gives the same bits in any order: hits are counts, and each query's average precision is
     rounded to a multiple of 2⁻²⁰ before it is added.
 
-    What cannot fail is not measured: a query that finds nothing but its own identity has average precision 1 in any
+    Results that cannot fail do not count: a query that can only find its own identity has average precision 1 in any
     order, and rank k is a hit in any order where fewer than k images are wrong.
 
     Args:

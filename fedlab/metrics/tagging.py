@@ -1,4 +1,4 @@
-"""Mean average precision of several labels a sample, from counts that merge."""
+"""Mean average precision for samples with several labels, from counts that can be merged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TagPrecision:
         self._examples += int(state["examples"])
 
     def compute(self) -> dict[str, float]:
-        """``map`` over the classes that occur; nothing where none does."""
+        """``map`` over the classes that occur; empty if none does."""
         occurs = self._positives > 0
         if not occurs.any():
             return {}

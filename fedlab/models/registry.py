@@ -1,4 +1,4 @@
-"""From a configuration's ``model`` section to a network."""
+"""Builds the network that the section ``model`` of a configuration describes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def build_model(component: Component, input_shape: Sequence[int], num_classes: i
 
 
 def check_model(component: Component) -> None:
-    """Refuse what can be known wrong before the data is.
+    """Refuse settings that can be recognized as wrong before the data is loaded.
 
     Raises:
         ConfigError, ConfigErrors: unknown model or setting.
@@ -50,7 +50,7 @@ def check_model(component: Component) -> None:
 
 
 def is_default_model(component: Component) -> bool:
-    """Whether it is the model of a configuration that names none, its defaults spelled out or not."""
+    """Whether a component is the default model, with or without its default settings written out."""
     default: Component = Config.model_fields["model"].default
     try:
         return component.name == default.name and _resolve(component) == _resolve(default)

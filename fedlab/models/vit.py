@@ -1,4 +1,4 @@
-"""A vision transformer over any grid of patches, spectrograms included; it returns all its tokens."""
+"""A vision transformer for images and spectrograms, over any grid of patches; it returns all tokens."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
         return tokens + self._kept(self.mlp(self.norm2(tokens)))
 
     def attention_weights(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What `forward` weighs the values with, mean over heads, (n, T, T)."""
+        """The attention weights of `forward`, mean over heads, (n, T, T)."""
         query, key, _ = self._queries_keys_values(tokens)
         logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         if mask is not None:

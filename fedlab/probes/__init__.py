@@ -1,1 +1,1 @@
-"""What the features of a trained network are worth: classifiers on top of them."""
+"""Probes: simple classifiers on the features of a trained network."""

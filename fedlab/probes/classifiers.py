@@ -1,4 +1,4 @@
-"""What frozen features are worth: linear probe, nearest neighbors, mean average precision."""
+"""Simple classifiers on frozen features: linear probe, nearest neighbors, and mean average precision."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def nearest_neighbors(
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Exact average precision, averaged over the classes that occur; 0 where none does.
+    """Exact average precision, averaged over the classes that occur; 0 if none does.
 
     Args:
         scores: (n, K), larger is likelier.

@@ -340,7 +340,7 @@ def sweep(
 
 
 def _base(spec: SweepSpec, folder: Path, overrides: Sequence[str], quiet: bool) -> dict[str, Any]:
-    """The raw configuration of all runs. Unless it names a cache, it is the sweep's own, without results of older code."""
+    """The raw configuration of all runs. Unless it names a cache, it is a new one, without results of older code."""
     raw = bare(configure(spec.base).model_dump(mode="json")) if isinstance(spec.base, str) else spec.placed(spec.base)
     raw = with_own_cache(raw, folder)
     if quiet and raw["tracking"].get("console", "auto") == "auto":
