@@ -229,7 +229,7 @@ def check_asynchronous(config: Config, method: Method | None, strategy: object) 
     }
     for key, (value, wrong, expected) in refused.items():
         if wrong:
-            raise ConfigError(f"federation.{key}", value, expected, "change it, or set federation.mode to synchronous")
+            raise ConfigError(f"federation.{key}", value, expected, "change it, or set federation.mode: synchronous")
     if method is None:
         return
     stages = {tuple(method.exchange(method.plan(r, federation.rounds))) for r in range(1, federation.rounds + 1)}

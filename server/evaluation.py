@@ -131,7 +131,7 @@ def check_evaluation(config: Config, strategy: object) -> None:
         raise ConfigError(
             "evaluation.clients",
             config.evaluation.clients,
-            "one of FedLab's own strategies: Flower's choose clients by themselves",
+            "one of FedLab's own strategies, because Flower's strategies choose the clients themselves",
             "remove it and set federation.strategy.fraction_evaluate",
         )
 

@@ -90,7 +90,7 @@ class Tally:
         if not messages and self._strategy.chooses_clients:  # where samplers choose, they have given their reasons
             why = f"configure_train of the strategy {self._strategy.name} gave no messages"
             self.tell(round, LeftOut("rounds of training", 1, why, 1))
-            self.alarm(round, f"a round trained nobody though there were clients: {why}")
+            self.alarm(round, f"no client was trained in a round although there were clients: {why}")
 
     def evaluation(self, round: int, evaluation: Evaluation, asked: int) -> None:
         """Count the values an evaluation lacks, and look for divergence.
@@ -154,7 +154,7 @@ def dropped_rest(training: TrainingConfig, examples: Mapping[str, int]) -> LeftO
     return LeftOut(
         "training samples of each epoch",
         sum(rests.values()),
-        f"training.drop_last leaves out what fills no batch of {training.batch_size}; which ones is drawn anew",
+        f"training.drop_last leaves out those that do not fill a batch of {training.batch_size}, other ones each time",
         sum(examples.values()),
         examples=tuple(name for name, rest in rests.items() if rest)[:_NAMED],
         wanted=True,

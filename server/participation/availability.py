@@ -92,7 +92,7 @@ def make_availability(config: AvailabilityConfig | None, seed: int) -> Availabil
         return Always()
     if (config.csv is None) == (config.period is None):
         value = config.model_dump(include={"csv", "period"})
-        raise ConfigError(key, value, "a csv or a period, one of the two", f"set {key}.csv or {key}.period")
+        raise ConfigError(key, value, "either a csv or a period", f"set {key}.csv or {key}.period")
     if config.csv is None:
         assert config.period is not None
         return Days(config.period, config.share, seed)

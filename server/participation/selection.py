@@ -92,7 +92,7 @@ def make_rules(config: Config, sampler: Sampler) -> Rules:
     }
     for key, (value, asked) in needs.items():
         if asked and devices is None:
-            raise ConfigError(key, value, "a virtual clock", "set federation.devices, {} for its defaults")
+            raise ConfigError(key, value, "a virtual clock", "set federation.devices; {} takes its defaults")
     if federation.over_selection > 1 and federation.sampler.name == "poisson":
         raise ConfigError(
             "federation.over_selection",
@@ -267,7 +267,7 @@ def check_participation(federation: FederationConfig, sampled: bool) -> None:
             raise ConfigError(
                 f"federation.{name}",
                 getattr(federation, name),
-                "one of FedLab's own strategies: Flower's choose clients by themselves",
+                "one of FedLab's own strategies, because Flower's strategies choose the clients themselves",
                 "remove it, or set federation.strategy to one without the prefix flower.",
             )
 

@@ -184,7 +184,7 @@ def check_central(config: Config, method: Method, strategy: object, settings: Ce
         "exchange.compression": (config.exchange.compression, bool(config.exchange.compression), "none"),
     }
     errors += [
-        ConfigError(key, value, f"{expected} with central privacy: ε is not known otherwise", f"take {key} out")
+        ConfigError(key, value, f"{expected} with central privacy, because ε is not known otherwise", f"remove {key}")
         for key, (value, wrong, expected) in plain.items()
         if wrong
     ]
@@ -193,7 +193,7 @@ def check_central(config: Config, method: Method, strategy: object, settings: Ce
             ConfigError(
                 "federation.on_client_error",
                 federation.on_client_error,
-                "stop with central privacy: who fails may depend on its data",
+                "stop with central privacy, because it may depend on a client's data whether it fails",
                 "set federation.on_client_error: stop",
             )
         )
@@ -237,6 +237,6 @@ def _unknown_sampler(name: str) -> ConfigError:
     return ConfigError(
         "federation.sampler.name",
         name,
-        "with central privacy, a sampler whose part in ε is known",
+        "with central privacy, a sampler whose effect on ε is known",
         "choose poisson (amplification by sampling) or uniform",
     )

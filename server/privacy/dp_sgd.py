@@ -137,7 +137,7 @@ def _method_errors(config: Config, method: Method) -> list[InputError]:
             ConfigError(
                 key,
                 name,
-                "with DP-SGD, a method whose loss is a mean over examples that do not meet in it",
+                "with DP-SGD, a method whose loss is a mean of terms that depend on one example each",
                 "choose supervised or moon; a class of your own promises it with per_example_loss = True",
             )
         ]
@@ -167,7 +167,7 @@ def _run_errors(config: Config, sampler: Sampler | None) -> list[InputError]:
             ConfigError(
                 "federation.sampler.name",
                 federation.sampler.name,
-                "with DP-SGD, a sampler that does not look at the clients' losses: they are not noisy",
+                "with DP-SGD, a sampler that does not use the clients' losses, because they have no noise",
                 "choose uniform, weighted or poisson",
             )
         )
