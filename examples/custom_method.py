@@ -70,6 +70,6 @@ class MeanTeacher(Method):
 
 
 if __name__ == "__main__":
-    # data, model and training of `fedlab run supervised`, with this method in its place
+    # uses the data, model and training of `fedlab run supervised`, with this method instead of its own
     run = fedlab.run("supervised", method=MeanTeacher, overrides=sys.argv[1:])
     print(f"mean accuracy {run.metrics['mean']['accuracy']:.3f}, report: {run.paths['report']}")

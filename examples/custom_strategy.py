@@ -21,10 +21,10 @@ import fedlab
 class CentralMean(FedAvg):
     """FedAvg over the clients nearest to the coordinate-wise median of all.
 
-    This is a plain Flower strategy. It knows nothing of FedLab, and a run gives it every client's weights.
+    This is an ordinary Flower strategy that does not depend on FedLab. A run gives it the weights of every client.
 
     Args:
-        left_out: how many clients to leave out in each round.
+        left_out: number of clients that are left out in each round.
         options: arguments of Flower's FedAvg.
     """
 
@@ -51,6 +51,6 @@ def _flat(reply: Message) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    # data, model and training of `fedlab run supervised`, with this strategy in the place of its own
+    # uses the data, model and training of `fedlab run supervised`, with this strategy instead of its own
     run = fedlab.run("supervised", strategy=CentralMean(left_out=1), overrides=sys.argv[1:])
     print(f"mean accuracy {run.metrics['mean']['accuracy']:.3f}, report: {run.paths['report']}")
