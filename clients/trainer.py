@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -138,7 +139,7 @@ class LocalTrainer(FitContext):
         call, self._calls = self._calls, self._calls + 1
         limit = 1 if self.preflight else self.training.local_steps
         per_round, index = self.training.local_steps, 0
-        for epoch in range(self.training.local_epochs if limit is None else 2**31):
+        for epoch in range(self.training.local_epochs) if limit is None else itertools.count():
             generator = self.generator("batches", call, epoch)
             drawn = list(sampler(columns, self.training.batch_size, generator))
             if per_round is None:

@@ -63,6 +63,7 @@ class Contexts:
             private=self._state.private,
             data=setup.data,
             results=results or {},
+            batch_size=config.evaluation.batch_size,
             task=self._task,
             networks=self._networks,
             training=setup.components.stages.training(plan),
@@ -81,6 +82,7 @@ class Contexts:
         return FigureContext(
             task=self._task,
             round=round,
+            batch_size=setup.config.evaluation.batch_size,
             shared={name: shared[name].cpu() for name in shared if not name.startswith(NETWORK)},
             private={name: value.cpu() for name, value in self._state.private.items()},
             networks=self._networks.eval(),

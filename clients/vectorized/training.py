@@ -44,7 +44,7 @@ def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
         plan: of the round.
     """
     name = type(method).__name__
-    if not vars(type(method)).get("functional_loss", False):
+    if not method.promises("functional_loss"):
         return f"{name} does not declare functional_loss"
     for hook in ("fit", "after_step"):
         if method.overrides(hook):

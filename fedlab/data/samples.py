@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,7 @@ class Samples:
         class_names: one name per class.
         domain_names: one name per domain; a single ``""``-free default where the source has only one.
         group_names: one name per natural owner, empty where there is none.
+        check: look at all values; not needed for values of samples that have been looked at.
 
     Raises:
         DataError: columns of different lengths or of a type no tensor holds, labels outside the classes, NaN or
@@ -43,9 +44,12 @@ class Samples:
     columns: Mapping[str, np.ndarray]
     class_names: tuple[str, ...] = ()
     domain_names: tuple[str, ...] = ("all",)
-    group_names: tuple[str, ...] = field(default=())
+    group_names: tuple[str, ...] = ()
+    check: InitVar[bool] = field(default=True, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check: bool) -> None:
+        if not check:
+            return
         for name, values in self.columns.items():
             _check_type(name, values)
         lengths = {name: len(values) for name, values in self.columns.items()}
@@ -85,12 +89,7 @@ class Samples:
 
     def with_columns(self, columns: Mapping[str, np.ndarray]) -> Samples:
         """Samples with the same classes, domains and owners and other columns, whose values are not checked again."""
-        other = object.__new__(Samples)
-        names = (self.class_names, self.domain_names, self.group_names)
-        other.__dict__.update(
-            zip(("columns", "class_names", "domain_names", "group_names"), (columns, *names), strict=True)
-        )
-        return other
+        return Samples(columns, self.class_names, self.domain_names, self.group_names, check=False)
 
     @property
     def num_classes(self) -> int:

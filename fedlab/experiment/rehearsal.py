@@ -61,6 +61,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
                 private=private,
                 data=held,
                 results={client: results},
+                batch_size=config.evaluation.batch_size,
                 task=runtime.task,
                 networks=runtime.networks,
                 training=stages.training(plan),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ def network(networks: nn.ModuleDict, role: str, kind: type[N]) -> N:
     if not isinstance(found, kind):
         raise TypeError(f"the network {role!r} is a {type(found).__name__}, not a {kind.__name__}")
     return found
+
+
+Promise = Literal["per_example_loss", "functional_loss"]
+"""What a method's class may promise about its `Method.loss`, as an attribute that is true."""
 
 
 class NoSettings(Section):
@@ -205,6 +209,11 @@ class Method(ABC, Generic[S]):
     def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
         """What the run leaves behind besides weights, by name: tensors (safetensors) and image sheets (PNG)."""
         return {}
+
+    @classmethod
+    def promises(cls, promise: Promise) -> bool:
+        """Whether this very class makes a promise about its `loss`; that of a base class says nothing about it."""
+        return bool(vars(cls).get(promise, False))
 
     def overrides(self, hook: str) -> bool:
         """Whether this method replaces the base class's `hook`."""

@@ -119,6 +119,22 @@ class WorkContext:
                 if self.preflight:
                     return
 
+    def computed(
+        self, columns: Mapping[str, Tensor], compute: Callable[[Batch], Tensor], batch_size: int | None = None
+    ) -> Tensor:
+        """What `compute` makes of every sample, (n, …) in the samples' order; it is given them in plain batches.
+
+        In preflight a single batch is computed, and its first sample stands for all that are left out.
+
+        Args:
+            columns: tensors of one length.
+            compute: a batch of m samples → (m, …).
+            batch_size: default: the run's ``training.batch_size``.
+        """
+        found = torch.cat([compute(batch) for batch in self.iterate(columns, batch_size)])
+        missing = len(next(iter(columns.values()))) - len(found)
+        return torch.cat([found, found[:1].expand(missing, *found.shape[1:])]) if missing else found
+
     def optimizer(self, params: Iterable[Any], **overrides: Any) -> Optimizer:
         """A fresh optimizer: the run's training section, changed by `overrides`.
 
@@ -231,6 +247,7 @@ class ServerContext(WorkContext):
         private: lasting tensors that never leave the server.
         data: columns of the sample sets the server holds, by name, on the device.
         results: what clients sent beside the weights, by client id.
+        batch_size: of evaluation, as clients have it: the run's ``evaluation.batch_size``.
     """
 
     def __init__(
@@ -242,9 +259,11 @@ class ServerContext(WorkContext):
         private: MutableMapping[str, Tensor],
         data: Mapping[str, Mapping[str, Tensor]],
         results: Mapping[int, Mapping[str, Tensor]],
+        batch_size: int,
         **work: Any,
     ) -> None:
         super().__init__(scope=("server",), **work)
+        self.batch_size = batch_size
         self.before, self.after, self.shared, self.private = before, after, shared, private
         self.data, self.results, self.alarms = data, results, list[str]()
 
@@ -307,6 +326,7 @@ class FigureContext:
         denormalize: normalized images (n, C, H, W) → [0, 1].
         seed: the run's seed.
         private: the server's tensors that never leave it.
+        batch_size: of evaluation, the run's ``evaluation.batch_size``.
     """
 
     task: Task
@@ -319,6 +339,7 @@ class FigureContext:
     client_test: Callable[[int], Mapping[str, Tensor] | None]
     denormalize: Callable[[Tensor], Tensor]
     seed: int
+    batch_size: int
     private: Mapping[str, Tensor] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:

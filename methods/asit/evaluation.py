@@ -20,7 +20,6 @@ from fedlab.probes.classifiers import linear_probe, nearest_neighbors
 
 KEY = "reconstruction"
 _START = "start"
-_CHUNK = 256
 _SETS = ("probe", "test")
 _TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
 COLLAPSE = (
@@ -135,7 +134,7 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
 
 
 def _batches(ctx: ServerContext, name: str) -> Any:
-    return ctx.iterate(ctx.data[name], _CHUNK)
+    return ctx.iterate(ctx.data[name], ctx.batch_size)
 
 
 def _labels(ctx: ServerContext, name: str) -> np.ndarray:

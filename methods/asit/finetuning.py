@@ -19,7 +19,6 @@ from fedlab.metrics import Classification, TagPrecision
 from fedlab.probes.classifiers import mean_average_precision
 
 _LATE = "late/"
-_CHUNK = 256
 
 
 def check_labels(s: ASiTSettings, task: Task) -> None:
@@ -104,7 +103,7 @@ def values(sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
 def test(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     """The tagger on the server's test clips; mean average precision is exact here."""
     ctx.networks.eval()
-    parts = [(predict(s, ctx.networks, batch), batch) for batch in ctx.iterate(ctx.data["test"], _CHUNK)]
+    parts = [(predict(s, ctx.networks, batch), batch) for batch in ctx.iterate(ctx.data["test"], ctx.batch_size)]
     logits = torch.cat([part for part, _ in parts])
     if "tags" in ctx.data["test"]:
         tags = torch.cat([batch["tags"] for _, batch in parts])

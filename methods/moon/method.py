@@ -86,9 +86,7 @@ class Moon(Method[MoonSettings]):
         if not self.settings.mu:
             ctx.train()
             return
-        frozen = self._representations(ctx)
-        count = len(frozen["z_global"])  # a single batch in preflight
-        ctx.train({**{name: values[:count] for name, values in ctx.data.items()}, **frozen})
+        ctx.train({**ctx.data, **self._representations(ctx)})
         for name, value in ctx.networks["model"].state_dict().items():
             held = [ctx.state[_PREVIOUS + name]] if _PREVIOUS + name in ctx.state else []
             ctx.state[_PREVIOUS + name] = torch.cat([*held, value[None]])[-self.settings.buffer :]
@@ -98,11 +96,12 @@ class Moon(Method[MoonSettings]):
         """z of the client's samples by the received model, (n, d), and by its own previous ones, (n, M, d)."""
         models = [network(ctx.networks, "model", ProjectionNetwork), *self._previous(ctx)]
         every = [model.eval() for model in models]
-        parts = []
-        for batch in ctx.iterate(ctx.data):
+
+        def stacked(batch: Batch) -> Tensor:
             with ctx.autocast():
-                parts.append(torch.stack([model.features(batch["image"]).float() for model in every], dim=1))
-        z = torch.cat(parts)
+                return torch.stack([model.features(batch["image"]).float() for model in every], dim=1)
+
+        z = ctx.computed(ctx.data, stacked)
         return {"z_global": z[:, 0], "z_previous": z[:, 1:]}
 
     @staticmethod

@@ -13,7 +13,7 @@ from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.networks import PartViT
 from fedlab.metrics.retrieval import ranking
 
-_QUERIES, _SHOWN, _CHUNK = 6, 5, 256
+_QUERIES, _SHOWN = 6, 5
 _ASKED, _RIGHT, _WRONG = (0.25, 0.25, 0.25), (0.1, 0.65, 0.2), (0.85, 0.15, 0.1)
 
 
@@ -23,7 +23,7 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
         return {}
     query, gallery = _some(ctx.data["query"]), ctx.data["gallery"]
     backbone = ctx.networks["backbone"]
-    asked, held = (extract(backbone, _batches(columns)) for columns in (query, gallery))
+    asked, held = (extract(backbone, _batches(columns, ctx.batch_size)) for columns in (query, gallery))
     order = ranking(asked["feature"], held["feature"])
     tiles: list[Tensor] = []
     for row, image in enumerate(ctx.denormalize(query["image"])):
@@ -81,9 +81,9 @@ def _some(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: values[chosen] for name, values in columns.items()}
 
 
-def _batches(columns: Mapping[str, Tensor]) -> Iterator[Batch]:
-    for start in range(0, len(columns["image"]), _CHUNK):
-        yield {name: values[start : start + _CHUNK] for name, values in columns.items()}
+def _batches(columns: Mapping[str, Tensor], size: int) -> Iterator[Batch]:
+    for start in range(0, len(columns["image"]), size):
+        yield {name: values[start : start + size] for name, values in columns.items()}
 
 
 def _framed(image: Tensor, color: tuple[float, float, float]) -> Tensor:

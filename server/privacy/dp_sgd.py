@@ -132,7 +132,7 @@ def check_dp_sgd(
 
 def _method_errors(config: Config, method: Method) -> list[InputError]:
     name, key = config.method.name, "method.name"
-    if not vars(type(method)).get("per_example_loss", False):
+    if not method.promises("per_example_loss"):
         return [
             ConfigError(
                 key,

@@ -335,6 +335,37 @@ def test_preflight_takes_one_step_and_keeps_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "thing").exists()
 
 
+def test_what_is_computed_of_every_sample_has_a_row_for_each_also_in_preflight(tmp_path: Path) -> None:
+    columns, seen = {"x": torch.arange(10.0)}, list[int]()
+
+    def doubled(batch: Batch) -> torch.Tensor:
+        seen.append(len(batch["x"]))
+        return torch.stack([batch["x"], 2 * batch["x"]], dim=1)
+
+    assert trainer(Linear(), tmp_path).computed(columns, doubled, 4).tolist() == [[x, 2 * x] for x in range(10)]
+    assert seen == [4, 4, 2]
+    found = trainer(Linear(), tmp_path, preflight=True).computed(columns, doubled, 4)
+    assert seen == [4, 4, 2, 4]
+    assert found.tolist() == [[x, 2 * x] for x in range(4)] + [[0, 0]] * 6
+
+
+def test_a_promise_is_made_by_a_class_for_itself_alone() -> None:
+    class Promising(Linear):
+        functional_loss = True
+
+    class Heir(Promising):
+        pass
+
+    class Revoking(Promising):
+        functional_loss = False
+
+    assert Promising.promises("functional_loss")
+    assert Promising().promises("functional_loss")
+    assert not Promising.promises("per_example_loss")
+    assert not Heir().promises("functional_loss")
+    assert not Revoking().promises("functional_loss")
+
+
 def test_plain_iteration_keeps_or_shuffles_the_order(tmp_path: Path) -> None:
     work = trainer(Linear(), tmp_path)
     columns = {"x": torch.arange(6)}

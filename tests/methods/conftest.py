@@ -88,6 +88,7 @@ class Bench:
             private=self.private,
             data=self.held,
             results=results or {},
+            batch_size=self.config.evaluation.batch_size,
             **self._work(round, plan, "held by the server"),
         )
 

@@ -59,7 +59,14 @@ class Lab:
     def server(self, *steps: float, round: int = 1, data: Any = None) -> ServerContext:
         results = {client: {"steps": torch.tensor(count)} for client, count in enumerate(steps)}
         return ServerContext(
-            before={}, after={}, shared={}, private={}, data=data or {}, results=results, **self.work(round)
+            before={},
+            after={},
+            shared={},
+            private={},
+            data=data or {},
+            results=results,
+            batch_size=256,
+            **self.work(round),
         )
 
     def weights(self, role: str) -> dict[str, Tensor]:

@@ -273,6 +273,7 @@ def test_the_set_is_shown_once(lab: Callable[..., Any]) -> None:
         context = FigureContext(
             task=bench.task, round=round, shared=bench.shared, client_names=("a",), client_state=lambda _: None,
             denormalize=lambda x: x, networks=bench.networks, data={}, client_test=lambda _: None, seed=0,
+            batch_size=256,
         )  # fmt: skip
         return bench.method.figures(context)
 
