@@ -342,6 +342,11 @@ class FigureContext:
     batch_size: int
     private: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def when(self) -> str:
+        """When the pictures are drawn, for their titles: ``before round 1``, ``after round 7``."""
+        return f"after round {self.round}" if self.round else "before round 1"
+
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose, a function of (seed, round, purpose)."""
         return torch_generator(self.seed, "figures", self.round, *purpose)

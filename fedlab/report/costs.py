@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import cost_chart, stacked_chart
 from fedlab.report.record import RunRecord, main_metric
-from fedlab.report.values import byte_unit, human_bytes, human_seconds, is_share, metric_phrase, words
+from fedlab.report.values import byte_unit, human_bytes, is_share, metric_phrase, words
+from fedlab.tracking.durations import human_seconds
 
 
 def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:

@@ -15,6 +15,7 @@ from fedlab.report import costs, sections
 from fedlab.report.earlier import earlier_table
 from fedlab.report.privacy import privacy
 from fedlab.report.record import RunRecord
+from fedlab.report.results import results_table
 from fedlab.report.values import moment, plural
 from fedlab.storage.runfolder import RunFolder, write_atomic
 
@@ -102,7 +103,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "facts": part("settings", sections.facts),
         "headline": part("headline figures", sections.headline),
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
-        "results": part("results", sections.results_table),
+        "results": part("results", results_table),
         "held": part("results on the server’s data", sections.server_table),
         "earlier": part("results of earlier rounds", earlier_table),
         "curves": part("curves", lambda r: list(sections.curves(r))),

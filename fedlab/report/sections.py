@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import shlex
-import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import RunRecord, main_metric
 from fedlab.report.values import (
     human_bytes,
-    human_seconds,
     is_number,
     is_share,
     metric_label,
@@ -31,9 +29,9 @@ from fedlab.report.values import (
     plural,
     words,
 )
-from fedlab.tracking.basis import Basis, basis, server_basis, singular
+from fedlab.tracking.basis import Basis, basis, server_basis
+from fedlab.tracking.durations import human_seconds
 
-_SPREAD_CLIENTS = 12
 _ACCURACIES = "accuracies"
 
 
@@ -98,7 +96,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Data", data_source(record)),
         ("Partition", " → ".join(component(part) for part in parts)),
         ("Drift", " → ".join(component(drift) for drift in record.setting("data", "drift") or [])),
-        ("Seed", str(start.get("seed", record.setting("seed")))),
+        ("Seed", _told(start.get("seed", record.setting("seed")))),
         ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),
         ("Clients", f"{start['clients']:,}" if is_number(start.get("clients")) else ""),
         ("Strategy", str(start.get("strategy") or component(record.setting("federation", "strategy")))),
@@ -107,7 +105,11 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Input", " × ".join(str(side) for side in shape) if shape else ""),
         ("Started", moment(start.get("time"))),
     ]
-    return [(name, value) for name, value in found if value and value != "None"]
+    return [(name, value) for name, value in found if value]
+
+
+def _told(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def component(raw: Any) -> str:
@@ -130,64 +132,12 @@ def data_source(record: RunRecord) -> str:
     return component(source)
 
 
-def results_table(record: RunRecord) -> Table | None:
-    """The last evaluation by client, with the mean and the pooled values."""
-    if not record.evaluations:
-        return None
-    event = record.evaluations[max(record.evaluations)]
-    clients: Mapping[str, Mapping[str, Any]] = event["clients"]
-    metrics = metric_names([event["mean"], event["pooled"], *clients.values()])
-    with_domain = any(_domain(record, name) for name in clients)
-    told: Mapping[str, int] = event.get("samples") or {}
-    tests = dict(told)
-    if not told:  # a run of an older version
-        tests = {name: sum(record.client_facts[name]["test"]) for name in clients if name in record.client_facts}
-
-    def row(name: str, values: Mapping[str, Any], samples: int | None, domain: str = "") -> list[str]:
-        shown = [metric_value(metric, values.get(metric)) for metric in metrics]
-        held = ["–" if samples is None else f"{samples:,}"] if tests else []
-        return [name, *([domain] if with_domain else []), *shown, *held]
-
-    unseen = event.get("unseen_clients", ())
-    trained = {name: values for name, values in clients.items() if name not in unseen}
-    rows = [row(name, values, tests.get(name), _domain(record, name)) for name, values in trained.items()]
-    rows += [row(f"{name} (unseen)", clients[name], tests.get(name), _domain(record, name)) for name in unseen]
-    pooled = sum(count for name, count in tests.items() if name in trained)
-    summary = []
-    if trained or not unseen:
-        summary += [row("Unweighted mean", event["mean"], pooled if told else None)]
-        summary += [row("Pooled", event["pooled"], pooled)]
-    for scope, label in (("unseen", "Mean of unseen"), ("strategy", "Strategy’s own")):
-        if event.get(scope):
-            summary.append(row(label, event[scope], basis(event, scope).samples))
-    if len(trained) > _SPREAD_CLIENTS:
-        for label, pick in (("Lowest", min), ("Median", statistics.median), ("Highest", max)):
-            held = {m: [v[m] for v in trained.values() if is_number(v.get(m))] for m in metrics}
-            summary.append(row(label, {m: pick(values) for m, values in held.items() if values}, None))
-    unit = basis(event).unit
-    columns = ["Client", *(["Domain"] if with_domain else []), *map(metric_label, metrics)]
-    return Table(
-        [*columns, *([unit[:1].upper() + unit[1:]] if tests else [])],
-        rows,
-        summary,
-        f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
-        + (" Unseen clients never train and are included in neither." if unseen else ""),
-        text_columns=int(with_domain),
-    )
-
-
 def server_table(record: RunRecord) -> Table | None:
     """What the method measured on the server's own data at the last evaluation."""
     values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
     rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
     held = server_basis(record.evaluations[max(record.evaluations)]) if rows else ""
     return Table(("On the server’s data", "Value"), rows, note=f"Measured on {held}." if held else "") if rows else None
-
-
-def _domain(record: RunRecord, name: str) -> str:
-    """The domain of a client; "" if its name says the same."""
-    domain = str(record.client_facts.get(name, {}).get("domain", ""))
-    return "" if domain in ("all", "mixed", name) else domain
 
 
 def curves(record: RunRecord) -> Iterator[Chart]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from fedlab.report.earlier import earlier_values
 from fedlab.report.record import run_status
-from fedlab.report.values import human_bytes, human_seconds, metric_names, metric_phrase, metric_value, plural
+from fedlab.report.values import human_bytes, metric_names, metric_phrase, metric_value, plural
 from fedlab.tracking import History
 from fedlab.tracking.basis import basis, server_basis
+from fedlab.tracking.durations import human_seconds
 
 if TYPE_CHECKING:
     from rich.console import Group

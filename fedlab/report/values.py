@@ -78,17 +78,6 @@ def _digits(value: float) -> int:
     return 2 if value < 10 else 1 if value < 100 else 0
 
 
-def human_seconds(seconds: float) -> str:
-    """A duration in a unit that suits it: ``12 ms``, ``3.2 s``, ``4 min 05 s``, ``2 h 05 min``."""
-    if seconds < 0.0995:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.{1 if seconds >= 9.95 else 2}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def moment(time: Any) -> str:
     """Seconds since the epoch as date and time; UTC, so that a report is the same wherever it is written."""
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC" if is_number(time) else ""

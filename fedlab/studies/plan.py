@@ -22,9 +22,9 @@ from fedlab.experiment.configuration import code_of
 from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
 from fedlab.report.record import RunRecord, run_status
-from fedlab.report.values import human_seconds
 from fedlab.storage.checkpoint import latest_checkpoint
 from fedlab.storage.weights import check_weights
+from fedlab.tracking.durations import human_seconds
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
 Key = tuple[str, int]

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from fedlab.metrics.direction import best_of, headline
 from fedlab.tracking.basis import Basis, basis
+from fedlab.tracking.durations import human_seconds
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.tracker import ALARM, Event, Sink
 
@@ -95,7 +96,8 @@ class Standing:
             case "warning" if event.get("level") == ALARM:
                 self.alarms.add(event["message"])
             case "run_end":
-                self.outcome = f"{event['status']} after {duration(event['seconds'])}{with_alarms(len(self.alarms))}"
+                took = human_seconds(event["seconds"], rough=True)
+                self.outcome = f"{event['status']} after {took}{with_alarms(len(self.alarms))}"
                 if event["error"]:
                     self.outcome += f": {event['error'].splitlines()[0]}"
 
@@ -157,12 +159,12 @@ class Standing:
 
     def time_text(self, now: float) -> str:
         """Elapsed and remaining time; before the first round has ended, the time that remains in the phase."""
-        text = duration(now - self.began)
+        text = human_seconds(now - self.began, rough=True)
         if self.ends is not None and self.finished < self.rounds:
-            return f"{text}, {duration(max(0.0, self.ends - now))} left"
+            return f"{text}, {human_seconds(max(0.0, self.ends - now), rough=True)} left"
         if self.ends is None and 0 < self.done < self.total:
             left = (now - self.phase_began) / self.done * (self.total - self.done)
-            return f"{text}, {duration(left)} left in this phase"
+            return f"{text}, {human_seconds(left, rough=True)} left in this phase"
         return text
 
 
@@ -264,18 +266,6 @@ def _bar(done: int, total: int, text: str) -> Table:
 def with_alarms(count: int) -> str:
     """``, with 2 alarms``; "" if there are none."""
     return f", with {count} alarm{'s' if count > 1 else ''}" if count else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``3.2 s``, ``45 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _losses(side: str, values: Mapping[str, float | None]) -> str:

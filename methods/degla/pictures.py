@@ -25,13 +25,12 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     columns = {name: values[:_COUNTED] for name, values in held.items()}
     with torch.no_grad():
         similarities = caption_similarities(as_clip(ctx.networks["student"]), columns)
-    when = f"after round {ctx.round}" if ctx.round else "before round 1"
     shown = min(_SHOWN, len(columns["text"]))
     captions = images_with_bars(
         ctx.denormalize(columns["image"][:shown]),
         [_scores(columns, similarities, sample, ctx.task.vocabulary) for sample in range(shown)],
         axis="cosine of image and caption",
-        title=f"Captions and their scores {when}",
+        title=f"Captions and their scores {ctx.when}",
         caption="Green: the true caption. Red: a false one that scores at least as high. Gray: a false one that scores "
         "lower." + shown_of(shown, len(held["text"]), "images"),
     )
@@ -39,7 +38,7 @@ def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
         _kinds(columns, similarities, apart),
         axis="images nearer to their caption than to the false one, %",
         most=100,
-        title=f"Accuracy by kind of false caption {when}",
+        title=f"Accuracy by kind of false caption {ctx.when}",
         caption="Black: accuracy of guessing. Gray: kinds that are not trained on, or not part of the pooled accuracy."
         + shown_of(len(columns["text"]), len(held["text"]), "images"),
     )

@@ -13,7 +13,7 @@ from fedlab.method import FigureContext, ImageGrid, Picture, shown_of
 def contact_sheets(ctx: FigureContext, ipc_global: int) -> dict[str, Picture]:
     """The global images (rows: images, columns: classes) and one image per class of every client whose disk is here."""
     sheets: dict[str, Picture] = {}
-    classes, when = ctx.task.num_classes, f"after round {ctx.round}" if ctx.round else "at initialization"
+    classes, when = ctx.task.num_classes, ctx.when
     if "images" in ctx.shared:
         images = ctx.denormalize(ctx.shared["images"])
         by_class = images.reshape(classes, ipc_global, *images.shape[1:]).transpose(0, 1)

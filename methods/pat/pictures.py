@@ -38,7 +38,7 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
         "ranked-lists": ImageGrid(
             torch.stack(tiles),
             columns=1 + _SHOWN,
-            title=f"Nearest in the unseen domain, {_when(ctx)}",
+            title=f"Nearest in the unseen domain, {ctx.when}",
             caption="Gray: the query. Green: the same person under another camera. Red: another person."
             + shown_of(len(query["image"]), len(ctx.data["query"]["image"]), "queries", "an even choice of"),
             column_labels=("query", *(str(rank) for rank in range(1, _SHOWN + 1))),
@@ -66,7 +66,7 @@ def attention(ctx: FigureContext) -> dict[str, Picture]:
         "attention": ImageGrid(
             tiles.flatten(0, 1),
             columns=len(names),
-            title=f"Attention in the last layer, {_when(ctx)}",
+            title=f"Attention in the last layer, {ctx.when}",
             caption="Attention as the mean over heads, each map scaled to its largest value. A part only sees its band."
             + shown_of(len(images), len(columns["image"]), "images", "an even choice of"),
             column_labels=names,
@@ -92,7 +92,3 @@ def _framed(image: Tensor, color: tuple[float, float, float]) -> Tensor:
     canvas = torch.tensor(color)[:, None, None].expand(3, image.shape[1] + 2 * edge, image.shape[2] + 2 * edge).clone()
     canvas[:, edge:-edge, edge:-edge] = image
     return canvas
-
-
-def _when(ctx: FigureContext) -> str:
-    return f"after round {ctx.round}" if ctx.round else "at initialization"

@@ -44,7 +44,7 @@ FLOWER_ALLOWED = (
 )  # fmt: skip
 
 # pure computation: a method reads no file, starts nothing, prints nothing
-METHOD_LIBRARIES = {"torch", "numpy", "pydantic", "transformers", "kornia"}
+METHOD_LIBRARIES = {"torch", "numpy", "pydantic", "transformers"}
 METHOD_STANDARD = {
     "__future__", "abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "math", "operator",
     "typing",
@@ -54,7 +54,7 @@ METHOD_MAY_KNOW = {"fedlab.storage.hashing"}  # reads nothing, writes nothing
 
 # each costs a second or more, so what needs one imports it when it needs it
 HEAVY = {
-    "datasets", "dp_accounting", "flwr_datasets", "kornia", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn",
+    "datasets", "dp_accounting", "flwr_datasets", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn",
     "sklearn", "tensorboard", "torchmetrics", "transformers",
 }  # fmt: skip
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.report.run_folders import make_run as build
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -72,6 +73,4 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Builds run folders; see tests/report/run_folders.py."""
-    builder = Path(__file__).parents[1] / "report" / "run_folders.py"
-    build = runpy.run_path(str(builder))["make_run"]
     return lambda **what: build(tmp_path_factory.mktemp("runs") / "run", **what)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ import pytest
 
 from fedlab.errors import FedLabError
 from fedlab.report import write_report
-
-HERE = Path(__file__).parent
-Page: Any = runpy.run_path(str(HERE / "pages.py"))["Page"]
+from fedlab.report.record import RunRecord
+from fedlab.report.sections import facts
+from tests.report.pages import Page
 
 
 def report(path: Path) -> Any:
@@ -118,3 +117,12 @@ def test_no_picture_from_outside_the_folder_gets_in(make_run: Callable[..., Path
     page = report(path)
     assert "neaky" not in page.html
     assert len(page.all("img")) == 6
+
+
+def test_what_is_not_recorded_is_not_told_and_what_is_called_none_is(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    (run / "config.yaml").write_text("method: fedlgd\nfederation: {strategy: 'None'}\n", encoding="utf-8")
+    (run / "events.jsonl").write_text('{"event": "run_start", "time": 0}\n', encoding="utf-8")
+    told = dict(facts(RunRecord.open(run)))
+    assert "Seed" not in told
+    assert told["Strategy"] == "None"

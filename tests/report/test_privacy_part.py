@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from fedlab.report import write_report
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
 from fedlab.tracking.console import guarantee
-
-Page: Any = runpy.run_path(str(Path(__file__).parent / "pages.py"))["Page"]
+from tests.report.pages import Page
 
 
 def spent(round: int, clients: int = 0) -> dict[str, Any]:

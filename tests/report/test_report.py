@@ -3,7 +3,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ import fedlab
 from fedlab.report import write_report
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
-
-HERE = Path(__file__).parent
-Page: Any = runpy.run_path(str(HERE / "pages.py"))["Page"]
+from tests.report.pages import Page
+from tests.report.run_folders import make_run as build
 
 
 def report(path: Path) -> Any:
@@ -30,7 +28,6 @@ QUICK = {"logs": False, "pictures": False, "metrics": ("accuracy",)}
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The page of a run where nothing is out of the ordinary."""
-    build = runpy.run_path(str(HERE / "run_folders.py"))["make_run"]
     return report(build(tmp_path_factory.mktemp("runs") / "run", warnings=("lambda is large",)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from fedlab.report.earlier import Earlier, earlier_values
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
 from fedlab.tracking.left_out import LeftOut
+from tests.report.pages import Page
 
-Page: Any = runpy.run_path(str(Path(__file__).with_name("pages.py")))["Page"]
 QUICK = {"logs": False, "pictures": False, "metrics": ("accuracy",)}
 
 

@@ -5,13 +5,13 @@ import pytest
 from fedlab.metrics.direction import best_of
 from fedlab.report.values import (
     human_bytes,
-    human_seconds,
     metric_names,
     metric_phrase,
     metric_value,
     moment,
     number,
 )
+from fedlab.tracking.durations import human_seconds
 
 
 @pytest.mark.parametrize(

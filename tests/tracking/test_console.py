@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from fedlab.metrics.direction import headline
-from fedlab.tracking.console import LiveConsole, PlainConsole, duration, make_console
+from fedlab.tracking.console import LiveConsole, PlainConsole, make_console
+from fedlab.tracking.durations import human_seconds
 from fedlab.tracking.left_out import LeftOut
 
 Stream = list[dict[str, Any]]
@@ -209,7 +210,7 @@ def test_progress_goes_to_standard_error(stream: Stream, capsys: pytest.CaptureF
     [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 00 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert human_seconds(seconds, rough=True) == text
 
 
 def test_the_headline_is_accuracy_else_the_first_metric_that_is_no_loss() -> None:
