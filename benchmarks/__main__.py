@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,8 @@ def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is asked for."""
     asked = _parse(arguments)
+    # contenders that are stopped would outlive this process: an exit lets them go on and ends them
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     contenders = dict(CONTENDERS)
     if asked.pfl_python:
         contenders[PFL] = Contender(PFL, "pfl_research", python=asked.pfl_python)

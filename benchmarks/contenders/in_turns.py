@@ -36,8 +36,7 @@ TOLERANCE = 1e-4
 """Largest difference between the two halves' weights at the end of a round that both began with the same weights.
 
 Only the sums over clients differ, which are exact in FedLab and rounded in the bare loop: by 6e-8 in a round of 50
-clients.
-Other batches and other dropout masks make a difference of more than 1e-3.
+clients. Other batches and other dropout masks make a difference of more than 1e-3.
 """
 _SEED = 0  # the default of a configuration's `seed`
 
