@@ -15,7 +15,7 @@ import yaml
 
 import fedlab
 from fedlab.config.modules import home, load_reference, search
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigErrors
 from fedlab.experiment.configuration import configure
 from fedlab.report.record import RunRecord
 from fedlab.report.sections import repeat
@@ -105,9 +105,9 @@ def test_it_is_found_in_the_current_folder_too_and_named_on_the_command_line(
         "engine.name=inline",
     ]
     assert "No module named" not in fedlab_command(words, project).stdout
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigErrors) as caught:
         fedlab.run({**TINY})
-    assert f"looked among the installed modules, on PYTHONPATH and in {Path.cwd()}" in caught.value.fix
+    assert f"looked among the installed modules, on PYTHONPATH and in {Path.cwd()}" in caught.value.errors[0].fix
 
 
 def test_workers_find_it(ray_running: None, project: Path) -> None:
@@ -128,9 +128,9 @@ def test_without_its_module_a_run_is_refused_with_the_places_that_were_looked_at
     run = fedlab.run(project / "c.yaml", until=1)
     (project / "own_module_of_a_user.py").unlink()
     del sys.modules["own_module_of_a_user"]
-    with pytest.raises(ConfigError, match="own_module_of_a_user:Mine") as caught:
+    with pytest.raises(ConfigErrors, match="own_module_of_a_user:Mine") as caught:
         fedlab.resume(run.path)
-    assert str(project) in caught.value.fix
+    assert str(project) in caught.value.errors[0].fix
 
 
 def test_a_class_given_as_an_object_is_found_again_where_it_came_from(
@@ -150,9 +150,9 @@ def test_a_class_given_as_an_object_is_found_again_where_it_came_from(
 
 def test_a_module_does_not_take_the_place_of_one_of_the_standard_library(project: Path) -> None:
     (project / "statistics.py").write_text(MODULE)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigErrors) as caught:
         fedlab.run(project / "c.yaml", overrides=["method=statistics:Mine"])
-    assert f"{project / 'statistics.py'} is not used: the name 'statistics' is taken by" in caught.value.fix
+    assert f"{project / 'statistics.py'} is not used: the name 'statistics' is taken by" in caught.value.errors[0].fix
     import statistics
 
     assert "Mine" not in vars(statistics)
@@ -174,10 +174,10 @@ def test_a_module_of_the_same_name_in_two_projects_is_not_mixed_up(project: Path
     other.mkdir()
     (other / "own_module_of_a_user.py").write_text(MODULE.replace("2 *", "3 *"))
     (other / "c.yaml").write_text(yaml.safe_dump(TINY))
-    with pytest.raises(ConfigError, match="one module of that name") as caught:
+    with pytest.raises(ConfigErrors, match="one module of that name") as caught:
         fedlab.run(other / "c.yaml")
-    assert str(other / "own_module_of_a_user.py") in caught.value.fix
-    assert str(project / "own_module_of_a_user.py") in caught.value.fix
+    assert str(other / "own_module_of_a_user.py") in caught.value.errors[0].fix
+    assert str(project / "own_module_of_a_user.py") in caught.value.errors[0].fix
 
 
 def test_only_folders_that_are_needed_are_recorded(project: Path) -> None:

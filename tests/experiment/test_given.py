@@ -180,7 +180,7 @@ def test_a_method_that_cannot_be_imported_again_is_asked_for(raw: dict[str, Any]
 
 
 def test_a_class_of_the_program_itself_is_never_looked_up_in_another_program(raw: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="defined in a program itself"):
+    with pytest.raises(ConfigErrors, match="defined in a program itself"):
         fedlab.run({**raw, "method": "__main__:Mine"})
 
 
