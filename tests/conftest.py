@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-readme", action="store_true", help="write the outputs in README.md and docs/ anew")
 
 
-SHARED = ("ray_running", "wheel")  # fixtures of the session that take long: what wants one goes to one process
+SHARED = ("ray_running", "wheel", "forks")  # fixtures that take long to make: tests that want one go to one process
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -26,6 +26,7 @@ def damage(checkpoint: Path) -> None:
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x7f")
 
 
+@pytest.mark.usefixtures("reports")
 def test_show_prints_results_command_and_files(cli: Cli, finished: Path) -> None:
     done = cli("show", finished)
     assert done.exit_code == 0

@@ -1,0 +1,47 @@
+"""A fork does what a fresh process would, and leaves nothing behind for the next one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.forks import Forks
+
+PROGRAM = """
+import atexit, os, sys
+import beside
+import fedlab.config
+marked = hasattr(fedlab.config, "mark")
+print(*sys.argv[1:], os.getcwd(), sorted(os.environ), beside.value, __name__, marked, os.getpid())
+print("told apart", file=sys.stderr)
+fedlab.config.mark = True
+atexit.register(print, "at the end")
+sys.exit(len(sys.argv))
+"""
+
+
+def test_a_program_runs_as_in_a_process_of_its_own(forks: Forks, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "beside.py").write_text("value = 'of the current folder'")
+    (tmp_path / "scripts" / "beside.py").write_text("value = 'of its own folder'")
+    program = tmp_path / "scripts" / "program.py"
+    program.write_text(PROGRAM)
+    first, second = (forks.run([program, "one", "two"], cwd=tmp_path, env={"KEY": "1"}) for _ in range(2))
+    told = f"one two {tmp_path} ['KEY'] of its own folder __main__ False "
+    for done in (first, second):
+        assert (done.returncode, done.stderr) == (3, "told apart\n")
+        assert done.stdout.startswith(told)
+        assert done.stdout.endswith("\nat the end\n")
+    assert first.stdout != second.stdout  # each is a process
+
+
+def test_what_ends_a_program_is_told(forks: Forks, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    for statement, status, told in (
+        ("raise ArithmeticError('of the program')", 1, "ArithmeticError: of the program"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+        ("import sys; sys.exit('no')", 1, "no"),
+    ):
+        program.write_text(statement)
+        done = forks.run([program], cwd=tmp_path)
+        assert done.returncode == status
+        assert told in done.stderr
