@@ -212,19 +212,31 @@ def check_asynchronous(config: Config, method: Method | None, strategy: object) 
         return
     availability = federation.availability
     refused: dict[str, tuple[object, bool, str]] = {
-        "devices": (None, federation.devices is None, "a virtual clock: {} for its defaults"),
+        "devices": (None, federation.devices is None, "a virtual clock; {} takes its defaults"),
         "strategy": (
             federation.strategy.name,
             strategy is not None and type(strategy) not in (FedAvg, FedProx),
-            "fedavg or fedprox: FedBuff is its own server rule",
+            "fedavg or fedprox, because FedBuff has its own update of the server",
         ),
-        "sampler": (federation.sampler.name, federation.sampler.name == "poisson", "a sampler of a set size"),
-        "over_selection": (federation.over_selection, federation.over_selection > 1, "1: nobody is waited for"),
-        "deadline": (federation.deadline, federation.deadline is not None, "none: nobody is waited for"),
+        "sampler": (
+            federation.sampler.name,
+            federation.sampler.name == "poisson",
+            "a sampler that chooses a fixed number of clients",
+        ),
+        "over_selection": (
+            federation.over_selection,
+            federation.over_selection > 1,
+            "1, because the server waits for no particular clients",
+        ),
+        "deadline": (
+            federation.deadline,
+            federation.deadline is not None,
+            "none, because the server waits for no particular clients",
+        ),
         "availability.unit": (
             "rounds",
             availability is not None and availability.unit == "rounds",
-            "seconds: rounds are server updates here",
+            "seconds, because a round is an update of the server here",
         ),
     }
     for key, (value, wrong, expected) in refused.items():

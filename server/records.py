@@ -43,7 +43,7 @@ class RunWriter:
             return
         self._drawn += len(drawn)
         if look.round == self._rounds and not self._drawn:
-            message = f"no pictures: {who} gave none after round {look.round}, as what they show was not at hand"
+            message = f"no pictures: {who} gave none after round {look.round}, because what they show is not available"
             self._tracker.emit("warning", message=message)
         for name, picture in drawn.items():
             path = save_picture(picture, self._folder.figures / f"{name}-{look.round:04d}.png")

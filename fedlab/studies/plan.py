@@ -148,7 +148,7 @@ class RunQueue:
             announce(f"{point}, seed {seed} ({position} of {len(configs)}){_left(ahead, spent)}")
             done = before[point, seed]
             if done is None and (old := finished(config)) is not None:
-                announce(f"made anew, as the data has changed since {old.path}, which is kept")
+                announce(f"repeated, because the data has changed since {old.path}, which is kept")
             began = time.perf_counter()
             try:
                 self.results[point][seed] = done or _made(config, command, announce)
@@ -171,7 +171,7 @@ class RunQueue:
 
     def _how_to_go_on(self) -> str:
         done = sum(len(runs) for runs in self.results.values())
-        return f"{done} of {len(self.plan.configs)} runs done and kept: the same command goes on from there"
+        return f"{done} of {len(self.plan.configs)} runs are done and kept; give the same command again to continue"
 
 
 def finished(config: Config, data: Registered | None = None) -> Run | None:
@@ -219,7 +219,7 @@ def _made(config: Config, command: str | None, announce: Callable[[str], None]) 
         if not 0 < round < config.federation.rounds:
             continue
         try:
-            announce(f"going on after round {round}: {begun.path}")
+            announce(f"continuing after round {round}: {begun.path}")
             return resume(begun.path, overrides=[f"{k}={json.dumps(v)}" for k, v in where.items()], command=command)
         except CheckpointError as error:  # its data has changed, or another process is at it
             announce(f"begun anew: {error}")

@@ -23,8 +23,8 @@ _START = "start"
 _SETS = ("probe", "test")
 _TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
 COLLAPSE = (
-    f"collapse: the teacher's targets tell less than {_TELLING:g} ln K about their clip or patch, or a center has left "
-    "the cosines' range (collapse_alarm)"
+    f"collapse: the teacher's targets are nearly equal for all clips or patches (by less than {_TELLING:g} ln K), or a "
+    "center has left the range of cosines (collapse_alarm)"
 )
 
 

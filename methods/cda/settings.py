@@ -170,10 +170,10 @@ def check(s: CDASettings, config: Any) -> list[str]:
     recover, fraction = s.recover, config.federation.sampler.settings.get("fraction", 1.0)
     warnings = {
         "method.recover.images = real sends private images": recover.images == "real",
-        "method.recover.milestone = 0 crops as SRe²L does, whatever the curriculum": (
+        "method.recover.milestone = 0 crops as SRe²L does, for every curriculum": (
             recover.milestone == 0 and recover.curriculum != "constant"
         ),
-        "method.recover.r_bn = 0 leaves cross-entropy alone, which any image with the right logits satisfies": (
+        "method.recover.r_bn = 0 leaves only the cross-entropy, which is small for any image with the right logits": (
             recover.r_bn == 0
         ),
         "method.post.labels = hard loses most of what the images carry": s.post.labels == "hard",

@@ -136,7 +136,7 @@ def check(s: DeGLASettings, config: Any) -> list[str]:
     horizon = float("inf") if s.alpha == 1 else 1 / (1 - s.alpha)
     moves = s.teaches and s.teacher != "frozen"
     warnings = {
-        "the student starts from random weights: there is nothing for the teacher to keep": (s.teaches and not starts),
+        "the student starts from random weights, so the teacher has nothing to preserve": (s.teaches and not starts),
         f"method.alpha = {s.alpha}: the teacher's horizon of {horizon:.0f} steps exceeds the run's {steps}; the "
         "paper's is about a third": moves and steps is not None and s.alpha < 1 and horizon > steps,
         f"training.batch_size = {training.batch_size}: L_base contrasts the pairs of a batch": training.batch_size < 8,

@@ -127,11 +127,11 @@ def check(s: TransKDSettings, config: Any) -> list[str]:
     warnings = {
         "model is not used: the networks are method.student and method.teacher": not is_default_model(config.model),
         "method.horizon replaces training.schedule": bool(s.horizon) and config.training.schedule != "constant",
-        f"method.horizon = {s.horizon} ends before {config.federation.rounds} rounds: the last train at rate 0": (
+        f"method.horizon = {s.horizon} ends before {config.federation.rounds} rounds: the last have a rate of 0": (
             s.horizon is not None and s.horizon < config.federation.rounds
         ),
         "method.variant changes nothing without distillation": not s.distils and s.variant != "base",
-        "method.buffers = local leaves the server's running statistics as built: its own evaluation is meaningless": (
+        "method.buffers = local: the server's running statistics stay untrained, so its evaluation is meaningless": (
             s.buffers == "local"
         ),
     }

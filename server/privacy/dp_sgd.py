@@ -153,7 +153,11 @@ def _run_errors(config: Config, sampler: Sampler | None) -> list[InputError]:
     limit = config.training.clip_norm
     plain: dict[str, tuple[object, object, str]] = {
         "federation.mode": (federation.mode, "synchronous", "how often a client trains is not known otherwise"),
-        "federation.on_client_error": (federation.on_client_error, "stop", "who fails may depend on its data"),
+        "federation.on_client_error": (
+            federation.on_client_error,
+            "stop",
+            "whether a client fails may depend on its data",
+        ),
         "training.clip_norm": (limit, None, "privacy.clip limits the gradient of each example"),
         "data.drift": (drift, [], "which of its examples a client sees would depend on the others"),
     }

@@ -71,14 +71,14 @@ def test_failed_runs_are_reported_and_make_the_exit_code(
     assert "AssertionError: too much" in done.stdout
     stopped = cli(*words[:-1])
     assert stopped.exit_code == 1
-    assert "1 of 2 runs done and kept: the same command goes on from there" in stopped.stderr
+    assert "1 of 2 runs are done and kept; give the same command again to continue" in stopped.stderr
 
 
 def test_ctrl_c_says_how_to_go_on(cli: Cli, tiny: Path, user_method: Callable[[str], str]) -> None:
     method = user_method("if step.round == 2: raise KeyboardInterrupt")
     done = cli("sweep", tiny, "--over", f"method=supervised,{{name: '{method}'}}")
     assert done.exit_code == 130
-    assert "1 of 2 runs done and kept: the same command goes on from there" in done.stderr
+    assert "1 of 2 runs are done and kept; give the same command again to continue" in done.stderr
 
 
 def test_compare_prints_what_differs_and_whether_weights_are_equal(cli: Cli, tiny: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_sweep_makes_the_runs_of_data_that_has_changed_anew_and_keeps_the_old_
     told: list[str] = []
     new = sweep(spec(base, 0, 1), tmp_path / "swept", announce=told.append).batch.results["training.lr=0.1"]
     assert [text for text in told if "changed" in text] == [
-        f"made anew, as the data has changed since {old[0].path}, which is kept"
+        f"repeated, because the data has changed since {old[0].path}, which is kept"
     ]
     assert not paths(old) & paths(new)
     assert old[0].path.is_dir()

@@ -300,7 +300,7 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_result(
     (run,) = sweep(load_spec(str(file)), folder, announce=told.append).batch.results["training.lr=0.1"].values()
     assert (run.path, ran) == (killed.parent, [])
     assert 4 <= run.history.start["resumed"] < 40
-    assert told[1].startswith("going on after round")
+    assert told[1].startswith("continuing after round")
     whole = fedlab.experiment.start.run(run.config, overrides=[f"tracking.folder={tmp_path / 'whole'}"])
     assert weights(run) == weights(whole)
 

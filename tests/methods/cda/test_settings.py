@@ -87,7 +87,7 @@ def test_impossible_settings_are_refused(setting: dict[str, Any], key: str) -> N
         ({}, None),
         ({"method.recover.images": "real"}, "private images"),
         ({"method.recover.milestone": 0}, "SRe²L"),
-        ({"method.recover.r_bn": 0}, "cross-entropy alone"),
+        ({"method.recover.r_bn": 0}, "only the cross-entropy"),
         ({"method.post.labels": "hard"}, "loses"),
         ({"method.post.temperature": 1}, "hardly softens"),
         ({"training.schedule": "cosine"}, "squeeze.schedule"),
