@@ -49,7 +49,7 @@ def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
         rows,
         [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), sum(raw.values()), once)],
         "Bytes of the training messages, down to the clients and up to the server. Models that are sent for evaluation "
-        "are not counted. “Per client” is the mean over the clients of all rounds.",
+        "are not counted. “Per client” is the mean for one client in one round.",
     )
     return table, [*_traffic(record, sent), *_cost(record, sum(once))]
 
