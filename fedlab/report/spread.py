@@ -11,7 +11,6 @@ from fedlab.metrics.direction import best_of
 from fedlab.report.record import RunRecord
 from fedlab.report.values import (
     human_bytes,
-    human_seconds,
     is_number,
     is_share,
     metric_names,
@@ -20,6 +19,7 @@ from fedlab.report.values import (
 )
 from fedlab.tracking import Event
 from fedlab.tracking.basis import alike, basis, server_basis
+from fedlab.tracking.durations import human_seconds
 
 SERVER = "server."
 _ON_SERVER = (("server", "server's data"),)
