@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.losses import (
     Embeddings,
     base_contrast,
@@ -138,3 +139,7 @@ def test_no_gradient_reaches_the_teacher() -> None:
     assert t_star.grad is None
     assert t.grad is not None
     assert t.grad.abs().sum() > 0
+
+
+def test_zero_rows_are_no_captions() -> None:
+    assert is_caption(torch.tensor([[0, 0], [1, 0]])).tolist() == [False, True]

@@ -17,7 +17,7 @@ from fedlab.data.files.captions import word_tokens
 from fedlab.errors import ConfigError
 from fedlab.method import ClientState, ServerContext
 from fedlab.method.exchange import Exchanges
-from fedlab.methods.degla.batches import is_caption, random_resized_crop, with_negatives
+from fedlab.methods.degla.batches import random_resized_crop, with_negatives
 from fedlab.methods.degla.networks import embed_texts
 from fedlab.methods.degla.settings import DeGLASettings
 from fedlab.storage.cache import ResultCache
@@ -397,7 +397,3 @@ def test_the_papers_model_has_its_size(paper_networks: Callable[..., nn.ModuleDi
     networks = paper_networks("degla", columns, vocabulary=words, pretrained=None)
     counts = {role: sum(p.numel() for p in network.parameters()) for role, network in networks.items()}
     assert counts == {"student": 151_277_313, "teacher": 151_277_313}
-
-
-def test_zero_rows_are_no_captions() -> None:
-    assert is_caption(torch.tensor([[0, 0], [1, 0]])).tolist() == [False, True]
