@@ -12,14 +12,13 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import Message
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +26,8 @@ import fedlab
 from fedlab.config import Component
 from fedlab.data.samples import Dataset, Samples
 from fedlab.models import build_model
-from fedlab.server.strategies.average import FedAvg
+from fedlab.server.strategies.average import Composition, FedAvg
+from fedlab.server.strategies.rounds import Arrays, TrainingRound
 
 _CLASSES, _LR = 10, 0.1
 
@@ -83,16 +83,12 @@ class Timed(FedAvg):
         super().__init__()
         self._clock, self._began, self.taken = clock, 0.0, list[float]()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def compose(self, round: TrainingRound, current: Arrays, settings: Mapping[str, Any] | None = None) -> Composition:
         self._began = self._clock()
-        return super().configure_train(server_round, arrays, config, grid)
+        return super().compose(round, current, settings)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        result = super().aggregate_train(server_round, replies)
+    def combine(self, sent: Composition, replies: Iterable[Message]) -> Arrays | None:
+        result = super().combine(sent, replies)
         self.taken.append(self._clock() - self._began)
         return result
 

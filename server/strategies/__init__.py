@@ -62,7 +62,7 @@ def make_strategy(component: Component, given: object = None) -> Strategy:
         ConfigError, ConfigErrors: unknown strategy or setting, or a combination the strategy refuses.
     """
     if isinstance(given, Strategy):
-        return given
+        return _heeded(given)
     if given is None and component.name == GIVEN:
         raise ConfigError(
             KEY,
@@ -76,8 +76,22 @@ def make_strategy(component: Component, given: object = None) -> Strategy:
         key, value = (f"{KEY}.name", component.name) if given is None else ("strategy", given)
         raise ConfigError(key, value, "flwr.serverapp.strategy.Strategy, as a subclass or one's object")
     if issubclass(found, AveragingStrategy):
-        return found(parse(found.Settings, component.settings, KEY))
+        return _heeded(found(parse(found.Settings, component.settings, KEY)))
     return construct(found, component)
+
+
+def _heeded(strategy: Strategy) -> Strategy:
+    """Refuse a strategy whose changes would have no effect in FedLab's loop.
+
+    Raises:
+        ConfigError: a subclass of a strategy of FedLab's changes methods that only Flower's own loop calls.
+    """
+    kind, instead = type(strategy), {"configure_train": "compose", "aggregate_train": "combine"}
+    for method, ours in instead.items() if isinstance(strategy, AveragingStrategy) else ():
+        if getattr(kind, method) is not getattr(AveragingStrategy, method):
+            expected = f"a strategy that changes {ours}() instead of {method}(), which FedLab's loop does not call"
+            raise ConfigError(KEY, kind.__name__, expected, f"rename it to {ours}() or derive from Flower's strategy")
+    return strategy
 
 
 def round_strategy(strategy: Strategy, grid: Grid, training: Iterable[int] | None, seed: int) -> RoundStrategy:

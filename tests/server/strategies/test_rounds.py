@@ -14,10 +14,11 @@ from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedlab.config import Component
 from fedlab.engine.execution import set_task_identity
-from fedlab.errors import FedLabError
+from fedlab.errors import ConfigError, FedLabError
 from fedlab.protocol.messages import ARRAYS, METRICS, array_record, required, to_numpy, to_record
-from fedlab.server.strategies import round_strategy
+from fedlab.server.strategies import make_strategy, round_strategy
 from fedlab.server.strategies.average import FedAvg
 from fedlab.server.strategies.fedopt import FedAvgM
 from fedlab.server.strategies.rounds import Cohort, TrainingRound
@@ -170,6 +171,16 @@ def test_the_arrays_that_flowers_strategies_keep_go_over_too() -> None:
     assert list(to_numpy(other.record)) == ["b", "a"], "their order counts"
     assert other.by_name["x"].tolist() == [3.0, 3.0]
     assert [float(values[0]) for values in other.listed] == list(range(12))
+
+
+@pytest.mark.parametrize(("method", "instead"), [("configure_train", "compose"), ("aggregate_train", "combine")])
+@pytest.mark.parametrize("given", ["object", "class"])
+def test_changes_that_fedlabs_loop_would_not_heed_are_refused(method: str, instead: str, given: str) -> None:
+    kind = type("Mine", (FedAvg,), {method: lambda self, *arguments: None})
+    with pytest.raises(ConfigError, match=rf"Mine[\s\S]*{instead}\(\) instead of {method}\(\)"):
+        make_strategy(Component(name="fedavg"), kind() if given == "object" else kind)
+    other = type("Mine", (FlowersFedAvg,), {method: lambda self, *arguments: None})
+    assert isinstance(make_strategy(Component(name="fedavg"), other()), other)
 
 
 def test_fedlabs_strategies_work_in_flowers_own_loop() -> None:
