@@ -114,6 +114,7 @@ def resume(
     Raises:
         CheckpointError: no run folder, another data set, nothing left to do, or another process is at it.
         ConfigError: an override that would change results, or another method or strategy than the run began with.
+        ConfigErrors: its configuration cannot be carried out here and now.
         DataError: other data than the run began with, or none where it was given some.
     """
     run = load(path)
