@@ -351,7 +351,7 @@ def test_a_run_that_fails_ends_the_sweep_but_leaves_what_is_done(
     failing(monkeypatch, error)
     with pytest.raises(type(error)) as caught:
         sweep(spec(grid=rates(0.1, 0.2, 0.3), seeds=[0]), tmp_path)
-    assert "1 of 3 runs done and kept" in "".join(caught.value.__notes__)
+    assert "1 of 3 runs are done and kept" in "".join(caught.value.__notes__)
     assert [row["n"] for row in rows(tmp_path / "sweep.csv")] == ["1", "0", "0"]
 
 
@@ -373,7 +373,7 @@ def test_ctrl_c_leaves_tables_of_what_is_done_and_says_how_to_go_on(
     failing(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as caught:
         sweep(spec(grid=rates(0.1, 0.2, 0.3), seeds=[0]), tmp_path, keep_going=True)
-    assert "1 of 3 runs done and kept: the same command goes on" in "".join(caught.value.__notes__)
+    assert "1 of 3 runs are done and kept; give the same command" in "".join(caught.value.__notes__)
     assert [row["n"] for row in rows(tmp_path / "sweep.csv")] == ["1", "0", "0"]
 
 

@@ -226,7 +226,7 @@ class Silent(Careful):
         (Sends, "beside the weights"),
         (Chooses, "contributes"),
         (Weighs, "weighs"),
-        (Mixes, "batch_spec"),
+        (Mixes, "changes batches"),
         (Silent, "per_example_loss"),
     ],
 )
