@@ -268,10 +268,10 @@ SWEEP = """
 import signal
 import sys
 from pathlib import Path
-from fedlab.server.records import Records
+from fedlab.server.records import RunWriter
 from fedlab.studies.sweep import load_spec, sweep
 
-write = Records.checkpoint
+write = RunWriter.checkpoint
 
 def and_wait(self, round, *rest):
     # however slowly this program is watched, it is not through before it is killed
@@ -279,7 +279,7 @@ def and_wait(self, round, *rest):
     if round == 30:
         signal.pause()
 
-Records.checkpoint = and_wait
+RunWriter.checkpoint = and_wait
 sweep(load_spec(sys.argv[1]), Path(sys.argv[2]))
 """
 
