@@ -34,7 +34,7 @@ def overlays(ctx: FigureContext, samples: Mapping[str, Tensor] | None) -> dict[s
     grid = ImageGrid(
         torch.cat(rows),
         columns=len(shown),
-        title=f"Segmentation after round {ctx.round}" if ctx.round else "Segmentation at initialization",
+        title=f"Segmentation {ctx.when}",
         caption=f"Classes in color: {', '.join(names_of)}; unlabeled pixels show the image."
         + shown_of(len(names_of), len(ctx.task.class_names), "classes by name")
         + shown_of(len(shown), len(samples["image"]), "images"),
