@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from fedlab.config import Component, Section, parse
-from fedlab.config.modules import load_reference
 from fedlab.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fedlab.config import Component
 
 
 class Registry:
@@ -64,6 +67,8 @@ class Registry:
             ConfigError: no such component, or not a class with settings.
             ConfigErrors: wrong settings.
         """
+        from fedlab.config import Section, parse
+
         found = self.find(component.name, f"{key}.name")
         settings = getattr(found, "Settings", None)
         if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, Section)):
@@ -89,6 +94,48 @@ _REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.(\w+|<locals>))*")
 
 
 def _load(reference: str, key: str) -> Any:
+    from fedlab.config.modules import load_reference
+
     if not _REFERENCE.fullmatch(reference):
         raise ConfigError(key, reference, "module:Class, both dotted names", "e.g. mypackage.mymodule:MyClass")
     return load_reference(reference, key)
+
+
+@dataclass(frozen=True)
+class ComponentKind:
+    """A kind of component that a configuration can name.
+
+    Args:
+        plural: what `fedlab list` calls it.
+        key: of the configuration.
+        place: ``module:NAME`` of its `Registry`.
+        aliases: further plurals, as the components are called in code and in other libraries.
+    """
+
+    plural: str
+    key: str
+    place: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def registry(self) -> Registry:
+        """Its registry. Only that module is imported: strategies import flwr, and methods import torch."""
+        module, _, name = self.place.partition(":")
+        found: Registry = getattr(importlib.import_module(module), name)
+        return found
+
+
+KINDS = (
+    ComponentKind("methods", "method", "fedlab.assembly:METHODS"),
+    ComponentKind("sources", "data.source", "fedlab.data.sources:SOURCES", ("datasets",)),
+    ComponentKind("models", "model", "fedlab.models:MODELS"),
+    ComponentKind("strategies", "federation.strategy", "fedlab.server.strategies:STRATEGIES"),
+    ComponentKind(
+        "partitions", "data.partition", "fedlab.data.partition.partition:PARTITIONERS", ("partitioners", "steps")
+    ),
+    ComponentKind("drifts", "data.drift", "fedlab.data.partition.drift:DRIFTS"),
+    ComponentKind("samplers", "federation.sampler", "fedlab.server.participation.samplers:SAMPLERS"),
+    ComponentKind("compressions", "exchange.compression", "fedlab.protocol.compression:COMPRESSORS", ("compressors",)),
+    ComponentKind("privacy", "privacy", "fedlab.privacy:PRIVACY", ("privacies",)),
+)
+"""All kinds, in the order in which they are listed. Whoever adds one declares it here and nowhere else."""

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from fedlab.config import Component
+from fedlab.config import Component, Config
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.registry import Registry
+from fedlab.registry import KINDS, Registry
 
 
 @pytest.fixture
@@ -100,3 +102,19 @@ def test_an_error_in_the_users_own_module_is_not_hidden(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ZeroDivisionError):
         registry.find("faulty_widget:X")
+
+
+def test_every_component_of_a_configuration_is_of_a_declared_kind() -> None:
+    """A section's fields that take components, and the table from which lists, defaults and references are made."""
+
+    def keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+        for name, field in section.model_fields.items():
+            if "Component" in repr(field.annotation):
+                yield f"{prefix}{name}"
+            elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from keys(field.annotation, f"{prefix}{name}.")
+
+    assert {kind.key for kind in KINDS} == set(keys(Config))
+    assert len({word for kind in KINDS for word in (kind.plural, *kind.aliases)}) == sum(
+        1 + len(kind.aliases) for kind in KINDS
+    )

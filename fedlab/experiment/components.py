@@ -16,29 +16,13 @@ from pydantic_core import PydanticSerializationError
 
 from fedlab.assembly import METHODS
 from fedlab.config import Component, Config, parse
-from fedlab.data.partition.drift import DRIFTS
-from fedlab.data.partition.partition import PARTITIONERS
-from fedlab.data.sources import SOURCES
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.models import MODELS
-from fedlab.privacy import PRIVACY
-from fedlab.protocol.compression import COMPRESSORS
-from fedlab.registry import Registry
-from fedlab.server.participation.samplers import SAMPLERS
+from fedlab.registry import KINDS, Registry
 from fedlab.server.strategies import STRATEGIES, strategy_settings
 from fedlab.storage.paths import PathKind
 
-REGISTRIES: Mapping[str, Registry] = {
-    "method": METHODS,
-    "model": MODELS,
-    "data.source": SOURCES,
-    "data.partition": PARTITIONERS,
-    "data.drift": DRIFTS,
-    "federation.strategy": STRATEGIES,
-    "federation.sampler": SAMPLERS,
-    "privacy": PRIVACY,
-    "exchange.compression": COMPRESSORS,
-}
+REGISTRIES: Mapping[str, Registry] = {kind.key: kind.registry for kind in KINDS}
 """By the key of a configuration."""
 
 _INSIDE = {METHODS: MODELS}
