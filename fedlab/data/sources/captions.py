@@ -132,8 +132,7 @@ class Captions:
             for column, key in (("label", "label"), ("domain", "client"), ("group", "client")):
                 if names[key]:
                     columns[column] = np.array([names[key].index(getattr(pair, key)) for pair in pairs], np.int64)
-            domains = {"domain_names": names["client"]} if names["client"] else {}
-            return Samples(columns, names["label"], group_names=names["client"], **domains)
+            return Samples(columns, names["label"], names["client"] or Samples.domain_names, names["client"])
 
         server = {key: samples(pairs, _most(pairs) if key == "composition" else {}) for key, pairs in held.items()}
         if classes:
