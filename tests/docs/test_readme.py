@@ -23,7 +23,7 @@ from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-FRAGMENTS = ("communication", "gpu", "participation")  # pages of fragments, which tests of their own complete and run
+FRAGMENTS = ("architecture", "communication", "gpu", "participation")  # pages that tests of their own look at
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COLUMNS = 120
 

@@ -51,7 +51,7 @@ def test_sizes_of_the_papers(name: str, shape: tuple[int, ...], classes: int, co
 )
 def test_the_smallest_image_works_and_a_smaller_one_is_refused(name: str, smallest: int) -> None:
     kind, _, variant = name.partition("-")
-    channels, settings = (1 if variant == "grey" else 3), ({"depth": 2} if variant == "2" else {})
+    channels, settings = (1 if variant == "gray" else 3), ({"depth": 2} if variant == "2" else {})
     for height, width in itertools.permutations((smallest, smallest + 5)):
         model = make(kind, (channels, height, width), **settings).eval()
         assert model(torch.randn(1, channels, height, width)).shape == (1, 10)

@@ -266,7 +266,7 @@ def test_a_strategy_that_forms_no_model_is_named(
         def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
             return None, None
 
-    with pytest.raises(FedLabError, match="the strategy Undecided formed no model in round 1 from 4 replies"):
+    with pytest.raises(FedLabError, match="the strategy Undecided returned no model in round 1 from 4 replies"):
         fedlab.run(settings(), method=plain, data=samples, strategy=Undecided)
 
 

@@ -10,7 +10,7 @@ import pytest
 from fedlab.config import Component, parse
 from fedlab.data.files.captions import NEGATIVE, decode, kinds_of
 from fedlab.data.generated.negatives import KINDS
-from fedlab.data.partition.partition import partition
+from fedlab.data.partition.partition import make_steps, partition
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import build_source
 from fedlab.data.sources.shapecap import ShapeCapSettings
@@ -88,7 +88,7 @@ def test_tests_have_every_kind_and_training_the_kinds_it_may_use(data: Dataset) 
 )
 def test_clients_can_differ_in_anything(natural: str, names: list[str]) -> None:
     found = load(natural=natural)
-    parts = partition(found, [Component(name="natural")], 0)
+    parts = partition(found, make_steps([Component(name="natural")]), 0)
     assert list(parts.names) == names
     for name, part in zip(names, parts, strict=True):
         texts = [captions(found.train, found)[index] for index in part.train[:20]]

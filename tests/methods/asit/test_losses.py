@@ -276,7 +276,8 @@ def test_targets_that_do_not_differ_raise_the_alarm(lab: Callable[..., Lab], way
         if way == "single":
             head.classes.weight[0] = 1.0
             head.classes.weight[1:] = -1.0
-    context: Any = SimpleNamespace(networks=it.nets, data={"test": {"audio": clips}}, iterate=lambda c, n: [c])
+    data = {"test": {"audio": clips}}
+    context: Any = SimpleNamespace(networks=it.nets, data=data, iterate=lambda columns, size: [columns], batch_size=24)
     measured = evaluation.collapse(context, it.s)
     assert measured["collapse_alarm"] == (way != "distinct")
     if way == "uniform":
