@@ -130,9 +130,6 @@ class Delivery:
             (self._directory.client(message.metadata.dst_node_id), name) for message, _, names in todo for name in names
         )
 
-    def _lacking(self, message: Message, instructions: Instructions) -> tuple[str, ...]:
-        return self._shared.outdated(self._directory.client(message.metadata.dst_node_id), instructions.shared)
-
     def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
         """The replies in the order of client ids. A failure ends the run or is left out, as configured."""
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
