@@ -17,7 +17,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import load_source
 from fedlab.errors import DataError
 
-test_part.__test__ = False  # type: ignore[attr-defined]
+test_part.__test__ = False  # type: ignore[attr-defined]  # pytest reads it, lest it collect the function as a test
 X = np.zeros((6, 8, 8), np.uint8)
 
 
