@@ -31,7 +31,7 @@ from fedlab.server.setup import ServerSetup
 from fedlab.server.simulated import SimulatedServer
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
-from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.storage.checkpoint import keep_until, latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
 
@@ -127,7 +127,8 @@ def resume(
             )
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
-    found = latest_checkpoint(run.folder.checkpoints)
+    unusable: list[CheckpointError] = []
+    found = latest_checkpoint(run.folder.checkpoints, unusable)
     start = None if found is None else Checkpoint(*load_checkpoint(found))
     if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
         raise CheckpointError(
@@ -144,7 +145,7 @@ def resume(
         )
     with started(job.config.engine, job.resolved.placement), run.folder.writing():
         _rewind(run.folder, start)
-        return _execute(job, run.folder, until, command, start, resumed=True)
+        return _execute(job, run.folder, until, command, start, [_set_aside(error) for error in unusable])
 
 
 def _execute(
@@ -153,8 +154,18 @@ def _execute(
     until: int | None,
     command: str | None,
     start: Checkpoint | None = None,
-    resumed: bool = False,
+    resumed: Sequence[str] | None = None,
 ) -> Run:
+    """Carry a run out.
+
+    Args:
+        job: what is to be done.
+        folder: the run folder.
+        until: stop after this round.
+        command: how this was started.
+        start: the checkpoint from which it goes on; None begins with round 1.
+        resumed: for a run that was begun before, warnings about what was found; None for a new one.
+    """
     config, resolved, federated = job.config, job.resolved, job.federated
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
     try:
@@ -166,9 +177,9 @@ def _execute(
             model=job.method.own_model,
             command=command,
             code=code_of(config),
-            resumed=(start.round if start is not None else 0) if resumed else None,
+            resumed=None if resumed is None else (start.round if start is not None else 0),
         ) as tracker:
-            for warning in job.warnings if start is None else ():
+            for warning in (*(resumed or ()), *(job.warnings if start is None else ())):
                 tracker.emit("warning", message=warning)
             for left in left_out(config, federated) if start is None else ():
                 tracker.emit("left_out", **left.fields())
@@ -213,12 +224,14 @@ def _execute(
     return Run(folder, config, job.method)
 
 
+def _set_aside(error: CheckpointError) -> str:
+    return f"a damaged checkpoint is kept, with damaged_ before its name, and its rounds are repeated: {error}"
+
+
 def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:
-    """Take the simulated clients' disks back to a checkpoint; damaged later checkpoints go."""
+    """Take the checkpoints and the simulated clients' disks back to a checkpoint."""
     round = start.round if start is not None else 0
-    for path in folder.checkpoints.glob("round_*"):
-        if int(path.name.removeprefix("round_")) > round:
-            shutil.rmtree(path)
+    keep_until(folder.checkpoints, round)
     shutil.rmtree(folder.clients / RECEIVED, ignore_errors=True)
     StateStore(folder.clients).rewind(round if start is not None else -1)
     if start is not None:

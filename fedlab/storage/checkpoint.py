@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
 import shutil
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from torch import Tensor
 from fedlab.errors import CheckpointError
 from fedlab.storage import renamed
 from fedlab.storage.runfolder import write_atomic
+
+log = logging.getLogger(__name__)
 
 NETWORK = "network/"
 """Prefix that tells network state from other tensors of the same record or file."""
@@ -72,12 +77,55 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that is complete and has the right hash; None if there is none."""
+def latest_checkpoint(folder: Path, unusable: list[CheckpointError] | None = None) -> Path | None:
+    """The newest checkpoint of a run that is complete and has the right hash; None if there is none.
+
+    Newer ones that are damaged are logged, each once in the life of this process. One that was being written when its
+    run was killed is no checkpoint yet, and nothing is said of it.
+
+    Args:
+        folder: the run's folder ``checkpoints``.
+        unusable: a list to which the errors of the damaged ones are added, for a caller that tells them itself.
+    """
     for path in sorted(folder.glob("round_*"), reverse=True):
         try:
             load_checkpoint(path)
-        except CheckpointError:
-            continue
-        return path
+        except CheckpointError as error:
+            if not (path / _META).exists():
+                continue
+            if unusable is not None:
+                unusable.append(error)
+            else:
+                _log_once(str(error))
+        else:
+            return path
     return None
+
+
+@cache
+def _log_once(error: str) -> None:
+    log.warning("a checkpoint is not used: %s", error)
+
+
+def keep_until(folder: Path, round: int) -> None:
+    """Remove the checkpoints after a round, because these rounds are about to be repeated.
+
+    What is damaged cannot be made again, so it is renamed and kept.
+
+    Args:
+        folder: the run's folder ``checkpoints``.
+        round: the last round of which a checkpoint stays.
+    """
+    for path in folder.glob("round_*"):
+        if int(path.name.removeprefix("round_")) <= round:
+            continue
+        if (path / _META).exists():
+            path.rename(_free(path.with_name(f"damaged_{path.name}")))
+        else:
+            shutil.rmtree(path)
+
+
+def _free(path: Path) -> Path:
+    """The path, or where it is taken the first one with a number that is not."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not place.exists())

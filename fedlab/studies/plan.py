@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,8 @@ from fedlab.report.record import RunRecord, run_status
 from fedlab.storage.checkpoint import latest_checkpoint
 from fedlab.storage.weights import check_weights
 from fedlab.tracking.durations import human_seconds
+
+log = logging.getLogger(__name__)
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
 Key = tuple[str, int]
@@ -199,12 +203,18 @@ def _equal(config: Config) -> Iterator[Run]:
     for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
         try:
             found = load(path.parent)
-        except FedLabError:
+        except FedLabError as error:
+            _log_once(f"a run folder is not looked at, {path.parent}: {error}")
             continue
         # what `auto` found out is what the run's own configuration says
         alike = config.engine.vectorize in ("auto", found.config.engine.vectorize)
         if alike and _essence(found.config) == _essence(config):
             yield found
+
+
+@cache
+def _log_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
@@ -271,7 +281,7 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
         folder: as in `RunPlan.make`.
 
     Returns:
-        Runs by point and seed; a point whose configuration cannot be run any more has none.
+        Runs by point and seed; a point whose configuration cannot be run any more has none, which is logged.
     """
     found: dict[str, dict[int, Run]] = {name: {} for name in points}
     for name, raw in points.items():
@@ -279,7 +289,8 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
             continue
         try:
             plan = RunPlan.make({name: raw}, seeds, folder)
-        except ConfigErrors:
+        except ConfigErrors as error:
+            _log_once(f"the runs of {name} in {folder} are not looked at: {error}")
             continue
         for key, config in plan.configs.items():
             if (run := finished(config, plan.data.get(key))) is not None:

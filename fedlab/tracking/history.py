@@ -15,6 +15,7 @@ from fedlab.tracking.tracker import ALARM, Event
 
 SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
 """Parts of an evaluation beside the single clients."""
+_EXAMPLES = 4  # of damaged lines
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class History:
 
     @classmethod
     def from_jsonl(cls, path: Path) -> History:
-        """From an event file; a last line cut short by a crash is left out. Empty where there is no file."""
+        """From an event file; empty where there is no file.
+
+        A last line that a crash has cut short is as if it had not been begun. Other lines that are no events are
+        counted in an event ``left_out`` of their own.
+        """
         return cls(tuple(renamed.events(_read(path))))
 
     def until(self, round: int) -> History:
@@ -132,14 +137,24 @@ class History:
         return dict(spent)
 
 
-def _read(path: Path) -> Iterable[dict[str, Any]]:
+def _read(path: Path) -> Iterable[Event]:
     if not path.is_file():
         return
+    damaged, number = list[int](), 0
     with path.open(encoding="utf-8", errors="replace") as file:  # a crash may have cut a character in two
-        for line in file:
+        for number, line in enumerate(file, start=1):
             try:
                 event = json.loads(line)
             except ValueError:
-                continue
+                event = None
             if isinstance(event, dict) and "event" in event:
                 yield event
+            else:
+                damaged.append(number)
+    if damaged[-1:] == [number]:
+        damaged.pop()
+    if damaged:
+        why, fix = "they are no events", "what they said is missing wherever this run is shown: restore the file"
+        places = tuple(f"line {place}" for place in damaged)
+        left = LeftOut(f"lines of {path.name}", len(damaged), why, number, fix, places[:_EXAMPLES])
+        yield {"event": "left_out", **left.fields()}

@@ -93,6 +93,19 @@ def test_defaults_that_are_spelled_out_or_not_make_no_two_groups(base: dict[str,
     assert finished(configure(base)) is not None
 
 
+def test_a_run_that_cannot_be_read_is_said_once_and_the_others_count(
+    base: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, damaged = fedlab.run(base), fedlab.run(base)
+    damaged.folder.config.write_text("method: [")
+    for _ in range(2):
+        found = finished(configure(base))
+        assert found is not None
+        assert found.path == one.path
+    (message,) = caplog.messages
+    assert message.startswith(f"a run folder is not looked at, {damaged.path}: ")
+
+
 def test_what_the_data_was_is_written_before_the_first_round(base: dict[str, Any]) -> None:
     from fedlab.data.sources import load_source
 

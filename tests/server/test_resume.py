@@ -114,6 +114,10 @@ def test_a_damaged_checkpoint_sends_the_run_back_to_the_one_before(
     again = fedlab.resume(half.path, method=plain, data=samples)
     assert again.history.start["resumed"] == 4
     same(again, whole)
+    (warning,) = again.history.warnings
+    assert warning.startswith("a damaged checkpoint is kept, with damaged_ before its name")
+    assert "round_000005" in warning
+    assert (half.folder.checkpoints / "damaged_round_000005" / "tensors.safetensors").is_file()
 
 
 def test_without_a_checkpoint_the_run_starts_again(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedlab.errors import CheckpointError, ConfigError
-from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from fedlab.storage.checkpoint import keep_until, latest_checkpoint, load_checkpoint, save_checkpoint
 from fedlab.storage.runfolder import RunFolder, write_atomic
 
 
@@ -33,7 +33,9 @@ def test_equal_tensors_give_equal_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no json", "torn json", "other format", "no tensors"])
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     good = save_checkpoint(tmp_path / "round_000001", {"a": torch.ones(9)}, {"round": 1})
     bad = save_checkpoint(tmp_path / "round_000002", {"a": torch.ones(9)}, {"round": 2})
     tensors, meta = bad / "tensors.safetensors", bad / "checkpoint.json"
@@ -53,7 +55,22 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(tmp_path: Pa
         tensors.unlink()
     with pytest.raises(CheckpointError, match="round_000002"):
         load_checkpoint(bad)
-    assert latest_checkpoint(tmp_path) == good
+    assert latest_checkpoint(tmp_path) == latest_checkpoint(tmp_path) == good
+    told: list[CheckpointError] = []
+    assert latest_checkpoint(tmp_path, told) == good
+    damaged = damage != "no json"  # without it, the run was killed while it wrote the checkpoint
+    assert len(told) == len(caplog.messages) == damaged  # said once, however often it is asked for
+    assert all("round_000002" in message for message in caplog.messages)
+    keep_until(tmp_path, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {"round_000001", *(["damaged_round_000002"] * damaged)}
+
+
+def test_what_is_damaged_twice_is_kept_twice(tmp_path: Path) -> None:
+    for _ in range(3):
+        (save_checkpoint(tmp_path / "round_000002", {"a": torch.ones(9)}, {}) / "tensors.safetensors").unlink()
+        keep_until(tmp_path, 1)
+    names = {"damaged_round_000002", "damaged_round_000002-2", "damaged_round_000002-3"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 def test_there_may_be_no_checkpoint(tmp_path: Path) -> None:

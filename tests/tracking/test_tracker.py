@@ -93,3 +93,15 @@ def test_a_line_torn_by_a_crash_is_left_out(tmp_path: Path, stream: list[dict[st
         path.write_bytes(whole[:cut])
         assert list(History.from_jsonl(path).events) == stream[:3]
     assert History.from_jsonl(tmp_path / "none.jsonl").events == ()
+
+
+def test_damaged_lines_are_counted(tmp_path: Path, stream: list[dict[str, Any]]) -> None:
+    path = tmp_path / "events.jsonl"
+    lines = [json.dumps(event) for event in stream]
+    lines[1:1] = ["", "3", '{"event": "warn', '{"round": 2}', "x"]
+    path.write_text("\n".join([*lines, '{"event": "run_']))
+    history = History.from_jsonl(path)
+    assert list(history.events[:-1]) == stream
+    (left,) = history.left_out
+    assert (left.count, left.total, left.what) == (5, len(lines) + 1, "lines of events.jsonl")
+    assert "(line 2, line 3, line 4, …)" in str(left)
