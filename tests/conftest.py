@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from tests.forks import Forks
+from tests.spare_workers import SpareWorkers
 
 # how fast examples are made says something about the machine and nothing about the code
 hypothesis.settings.register_profile("fedlab", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -82,7 +83,12 @@ def ray_running() -> Iterator[None]:
     for attempt in range(20):
         try:
             ray.init(
-                address="local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+                address="local",
+                num_cpus=8,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _system_config={"prestart_worker_first_driver": False},  # one process per CPU, needed or not
             )
             break
         except Exception as error:  # Ray gives its own processes 30 seconds and has no setting for that
@@ -93,3 +99,17 @@ def ray_running() -> Iterator[None]:
         patience.setitem(RayGrid.__init__.__kwdefaults__, "start_timeout", 1800.0)
         yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _spare_workers(ray_running: None) -> Iterator[SpareWorkers]:
+    spare = SpareWorkers()
+    yield spare
+    spare.dismiss()
+
+
+@pytest.fixture
+def ray_workers(_spare_workers: SpareWorkers) -> Iterator[None]:
+    """One Ray whose workers go from run to run, see `SpareWorkers`."""
+    with _spare_workers.shared():
+        yield

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from fedlab.data.files.images import as_float, luminance, to_uint8
 from fedlab.data.warping import lerp, smear, smooth, warp, zoom
@@ -127,6 +126,8 @@ def _glass_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _defocus_blur(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
+    from scipy import ndimage
+
     radius, alias = np.array(((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[level]) * _scale(x)
     margin = int(radius) + round(_scale(x))
     axis = np.arange(-margin, margin + 1)
@@ -180,6 +181,8 @@ def _snow(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 
 def _spatter(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
+    from scipy import ndimage
+
     mean, spread, sigma, threshold, strength, mud = (
         (0.62, 0.1, 0.7, 0.7, 0.5, False),
         (0.65, 0.1, 0.8, 0.7, 0.5, False),
@@ -254,6 +257,8 @@ def _pixelate(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
 
 def _elastic_transform(x: np.ndarray, level: int, draws: _Draws) -> np.ndarray:
     """A random affine map of the whole picture and, from severity 2, smooth local displacements."""
+    from scipy import ndimage
+
     strength, sigma, shear = np.array(
         ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))[level]
     )

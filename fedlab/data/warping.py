@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 
 def smooth(x: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.gaussian_filter(x, (0, 0, sigma, sigma), mode="nearest"))
 
 

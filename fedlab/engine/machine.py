@@ -11,6 +11,7 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
 
 from fedlab.engine.cgroup import cpu_quota
+from fedlab.engine.dynamo import postpone_compiler
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import why_unwritable
 
@@ -63,9 +64,10 @@ def _suits_ray(folder: Path) -> bool:
 
 
 def settle_process(threads: int) -> None:
-    """Prepare a process for client work: `pin_threads` and `keep_freed_memory`."""
+    """Prepare a process for client work: `pin_threads`, `keep_freed_memory` and `postpone_compiler`."""
     pin_threads(threads)
     keep_freed_memory()
+    postpone_compiler()
 
 
 def pin_threads(threads: int) -> None:

@@ -147,12 +147,15 @@ class WorkerPool:
     def fill(self) -> None:
         """Start as many workers as are missing, without waiting for them."""
         while len(self.up) + len(self.starting) < self.size:
-            kind = ray.remote(ClientWorker).options(num_cpus=self._threads, num_gpus=self._gpu_share)
-            actor = kind.remote(self._threads, self._gpu_share)
+            actor = self._new_actor()
             taken = {worker.number for worker in [*self.up, *self.starting.values()]}
             number = next(number for number in itertools.count() if number not in taken)
             worker = Worker(actor, time.monotonic() + self._start_timeout, self._gpu_share, number)
             self.starting[actor.start.remote(self._simulation_ref)] = worker
+
+    def _new_actor(self) -> Any:
+        kind = ray.remote(ClientWorker).options(num_cpus=self._threads, num_gpus=self._gpu_share)
+        return kind.remote(self._threads, self._gpu_share)
 
     def run(self, task: WorkerTask, *arguments: object) -> None:
         """Let an idle worker run a chunk.

@@ -13,6 +13,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
 from fedlab.engine import fitting
 from fedlab.engine.device import use_deterministic_kernels
+from fedlab.engine.dynamo import postpone_compiler
 from fedlab.errors import ConfigError
 from fedlab.experiment.checks import Resolved, check_data, check_population, resolve
 from fedlab.experiment.components import complete
@@ -99,6 +100,7 @@ def ready(
     check_population(resolved, federated.num_clients, federated.unseen)
     began = time.perf_counter()
     use_deterministic_kernels(resolved.device)
+    postpone_compiler()
     tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
     warnings = (*resolved.warnings, *federated.warnings, *tuning.warnings)
     placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)

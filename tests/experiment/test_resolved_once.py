@@ -102,7 +102,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_a_run_makes_each_component_once(
-    ray_running: None, raw: dict[str, Any], calls: Counter[str], monkeypatch: pytest.MonkeyPatch
+    ray_workers: None, raw: dict[str, Any], calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans: list[Any] = []
 

@@ -103,7 +103,7 @@ def test_the_queue_is_resumed_exactly(settings: Settings, samples: fedlab.Datase
     assert (digest(resumed), told(resumed)) == (digest(whole), told(whole))
 
 
-def test_engines_agree(ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]) -> None:
+def test_engines_agree(ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]) -> None:
     inline = fedlab.run(settings(**VARIED), method=plain, data=samples)
     ray = settings(engine__name="ray", engine__workers=2, engine__chunk=1, **VARIED)
     other = fedlab.run(ray, method=plain, data=samples)

@@ -37,7 +37,7 @@ def entries(run: Run) -> dict[str, int]:
 
 
 def test_every_engine_decodes_to_the_same_weights(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
     runs = [
         fedlab.run(settings(exchange__compression=CHAIN, **engine), method=plain, data=samples)

@@ -109,7 +109,7 @@ def test_clients_without_test_samples_count_in_no_mean(
 
 
 def test_drifting_data_gives_the_same_bits_on_every_engine(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
     changes: dict[str, Any] = {"data__drift": DRIFT, "federation__sampler": {"name": "uniform", "fraction": 0.5}}
     inline = fedlab.run(settings(**changes), method=plain, data=samples)

@@ -26,7 +26,7 @@ def digest(run: Run) -> str:
 
 
 def test_every_engine_writes_the_same_weights(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
     runs = [
         fedlab.run(settings(**engine), method=plain, data=samples)
@@ -44,7 +44,7 @@ def test_every_engine_writes_the_same_weights(
 
 @pytest.mark.parametrize(("victim", "chunk"), [(1, 2), (3, 1)])
 def test_a_worker_killed_in_mid_round_changes_nothing(
-    ray_running: None,
+    ray_workers: None,
     settings: Settings,
     samples: fedlab.Dataset,
     plain: type[Method],
@@ -78,7 +78,7 @@ def test_a_clients_error_ends_the_run_with_its_traceback(
     engine: str, request: pytest.FixtureRequest, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
     if engine == "ray":
-        request.getfixturevalue("ray_running")
+        request.getfixturevalue("ray_workers")
     config = settings(engine__name=engine, engine__workers=1, method__fail=2)
     with pytest.raises(ClientError, match=r"client 2 failed in round 2, phase train:[\s\S]*this client is broken"):
         fedlab.run(config, method=plain, data=samples)
@@ -171,7 +171,7 @@ def test_stages_teachers_local_heads_and_experts(
 
 
 def test_stages_are_equal_on_ray(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, staged: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, staged: type[Method]
 ) -> None:
     config = settings(federation__rounds=4)
     inline = fedlab.run(config, method=staged, data=samples)

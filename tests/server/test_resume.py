@@ -84,7 +84,7 @@ def test_stopping_and_going_on_changes_nothing(
 
 
 def test_stages_shared_tensors_and_local_networks_are_resumed_on_another_engine(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, staged: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, staged: type[Method]
 ) -> None:
     config = settings(federation__rounds=5)
     whole = fedlab.run(config, method=staged, data=samples)

@@ -110,7 +110,7 @@ def test_strangers_survive_everything_that_walks_over_the_clients(
     assert [client["unseen"] for client in table["clients"]] == [False] * 4 + [True]
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_workers")
 def test_strangers_are_evaluated_alike_on_every_engine(
     settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:

@@ -43,7 +43,7 @@ def vectorized(settings: Settings) -> Settings:
 
 
 def test_engines_and_a_stop_give_the_same_bits_near_those_without(
-    ray_running: None, vectorized: Settings, samples: fedlab.Dataset
+    ray_workers: None, vectorized: Settings, samples: fedlab.Dataset
 ) -> None:
     scaffold = {"federation__strategy": "scaffold", "training__lr": 0.02}
     inline = fedlab.run(vectorized(**scaffold), data=samples)

@@ -172,7 +172,7 @@ def test_a_resumed_run_is_the_run(asit: Start, reference: fedlab.Run) -> None:
     assert measured(resumed) == measured(reference)
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_workers")
 def test_ray_gives_the_same_bits(asit: Start, reference: fedlab.Run, local: fedlab.Run) -> None:
     for sync, inline in (("average", reference), ("local", local)):
         spread = asit("engine.name=ray", "engine.workers=2", f"method.teacher_sync={sync}")

@@ -169,7 +169,7 @@ def test_clients_teachers_survive_a_stop(run: Start) -> None:
     assert same(weights(fedlab.resume(stopped.folder.path)), weights(whole))
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_workers")
 def test_ray_gives_the_same_bits(run: Start, reference: fedlab.Run) -> None:
     spread = run("engine.name=ray", "engine.workers=2")
     assert same(weights(spread), weights(reference))

@@ -252,7 +252,7 @@ def test_resuming_gives_the_run_that_was_not_interrupted(start: Start, bank: str
     assert resumed.metrics["server"] == whole.metrics["server"]
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_workers")
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_gives_the_same_bits(start: Start, workers: int) -> None:
     short = ("federation.rounds=2", "method.drop_path=0.3")

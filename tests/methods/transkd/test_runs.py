@@ -207,7 +207,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(start: Start) -> None:
     assert done.metrics["pooled"] == whole.metrics["pooled"]
 
 
-@pytest.mark.usefixtures("ray_running")
+@pytest.mark.usefixtures("ray_workers")
 def test_ray_workers_give_the_same_bits(start: Start, reference: fedlab.Run) -> None:
     done = start("engine.name=ray", "engine.workers=2", "engine.chunk=1")
     assert same(weights(done), weights(reference))

@@ -239,7 +239,7 @@ def test_resumed_runs_choose_and_count_as_whole_ones(
 
 
 def test_engines_agree_on_the_virtual_clock(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
     inline = fedlab.run(settings(**EVERYTHING), method=plain, data=samples)
     ray = settings(engine__name="ray", engine__workers=2, engine__chunk=1, **EVERYTHING)

@@ -212,7 +212,7 @@ PRIVATE = {
 
 
 def test_private_runs_are_equal_on_every_engine_and_after_a_stop(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset
 ) -> None:
     inline = fedlab.run(settings(**PRIVATE), method=Equal, data=samples)
     other = fedlab.run(settings(**PRIVATE, engine__name="ray", engine__workers=2), method=Equal, data=samples)

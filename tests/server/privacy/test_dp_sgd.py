@@ -114,7 +114,7 @@ def test_fewer_steps_of_a_late_client_cost_less(settings: Settings, samples: fed
 
 
 def test_runs_are_equal_on_every_engine_and_after_a_stop(
-    ray_running: None, settings: Settings, samples: fedlab.Dataset
+    ray_workers: None, settings: Settings, samples: fedlab.Dataset
 ) -> None:
     config = settings(privacy=PRIVATE, federation__strategy={"name": "scaffold"}, training__local_epochs=2)
     inline = fedlab.run(config, method=Careful, data=samples)

@@ -117,7 +117,7 @@ def test_scaffolds_control_variates(solve: Callable[..., tuple[float, Run]]) -> 
 
 @pytest.mark.parametrize("name", ["fednova", "scaffold"])
 def test_engines_agree_on_algorithms_that_send_more_than_weights(
-    ray_running: None, solve: Callable[..., tuple[float, Run]], name: str
+    ray_workers: None, solve: Callable[..., tuple[float, Run]], name: str
 ) -> None:
     inline, _ = solve(UNEQUAL_CURVATURE, {"name": name}, rounds=5)
     ray, _ = solve(UNEQUAL_CURVATURE, {"name": name}, rounds=5, engine__name="ray", engine__workers=2, engine__chunk=1)
