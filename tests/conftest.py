@@ -119,5 +119,8 @@ def _spare_workers(ray_running: None) -> Iterator[SpareWorkers]:
 @pytest.fixture
 def ray_workers(_spare_workers: SpareWorkers) -> Iterator[None]:
     """One Ray whose workers go from run to run, see `SpareWorkers`."""
+    import ray
+
+    assert ray.is_initialized(), "an earlier test has shut down the Ray that the tests share"
     with _spare_workers.shared():
         yield

@@ -187,6 +187,7 @@ def test_a_ray_that_does_not_start_is_told_before_a_run_folder_exists(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", broken)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # this process may have a Ray that other tests want
     for engine in ("ray", "flower"):
         with pytest.raises(MachineError, match=r"it said: The current node timed out[\s\S]*--engine inline") as caught:
             fedlab.run(config(engine__name=engine, engine__workers=1))
