@@ -29,7 +29,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import FedLabError
-from fedlab.method import ClientState, EvaluationContext, Method
+from fedlab.method import ClientState, EvaluationContext, Method, Plan
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
@@ -38,7 +38,7 @@ from fedlab.protocol.encoding import Encoded
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
-from fedlab.storage.checkpoint import NETWORK
+from fedlab.storage.checkpoint import NETWORK, START
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ class ClientSetup:
         """The method object."""
         return self.components.method
 
+
+Starts = Mapping[str, tuple[int, Tensor]]
+"""The server's values from which local state starts, with their versions, by name."""
 
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
@@ -160,6 +163,8 @@ class ClientRuntime:
         self._live = self.networks.state_dict()
         self._initial: dict[str, Tensor] = {}
         self._held_once: dict[str, int] = {}
+        self._exchange: Exchange | None = None
+        self._used: set[str] = set()
         self._frozen: dict[tuple[str, ...], str] = {}
 
     def examples(self, client: int) -> int:
@@ -171,7 +176,7 @@ class ClientRuntime:
     def prepare(self, client: int, instructions: Instructions, version: int | None) -> Trained:
         """Answer the query before round 1."""
         state = self.store.load(client, version)
-        trainer = self._trainer(client, instructions, state, self.exchanges.enter(instructions.plan), {})
+        trainer = self._trainer(client, instructions, state, self.enter(instructions.plan), {})
         with self._draws(client, instructions, "prepare"):
             results = self.method.prepare(trainer)
         return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, instructions, state, version))
@@ -191,9 +196,9 @@ class ClientRuntime:
         began = time.perf_counter()
         instructions, arrays = request.instructions, request.arrays
         state = self.store.load(client, version)
-        exchange = self.exchanges.enter(instructions.plan)
-        tensors = self._receive(client, instructions, request.shared)
-        self._load(exchange, arrays, state)
+        exchange = self.enter(instructions.plan)
+        tensors, starts = self._receive(client, instructions, request.shared)
+        self._load(exchange, arrays, state, starts)
         frozen = self._frozen_hash(exchange)
         if instructions.frozen != frozen:
             raise FedLabError(
@@ -204,9 +209,7 @@ class ClientRuntime:
         with self._draws(client, instructions, "train"):
             work = self._fit(trainer, exchange, request)
             results = self.method.client_result(trainer)
-        for name in exchange.local:
-            if not torch.equal(self._live[name], self._start(name)):
-                state[f"network/{name}"] = self._live[name]
+        self._keep(exchange, state, starts)
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
         extra, figures = work.finish()
@@ -235,9 +238,9 @@ class ClientRuntime:
             MissingSharedError: network state that is sent once has never been sent to this machine.
         """
         instructions, state = request.instructions, self.store.load(client, version)
-        exchange = self.exchanges.enter(instructions.plan)
-        self._receive(client, instructions, request.shared)
-        self._load(exchange, request.arrays, state)
+        exchange = self.enter(instructions.plan)
+        _, starts = self._receive(client, instructions, request.shared)
+        self._load(exchange, request.arrays, state, starts)
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
         context = EvaluationContext(
@@ -321,20 +324,49 @@ class ClientRuntime:
         return self._resident.columns(samples)
 
     @torch.no_grad()
-    def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState) -> None:
+    def enter(self, plan: Plan) -> Exchange:
+        """Take up the exchange of a round with this plan; what clients of another stage have left is put right."""
+        exchange = self.exchanges.enter(plan)
+        if exchange is not self._exchange:
+            self._held_once = {name: v for name, v in self._held_once.items() if name in exchange.once}
+            for name in self._used.intersection(exchange.rest):
+                self._live[name].copy_(self._start(name))
+            self._used.difference_update(exchange.rest)
+            self._used.update(exchange.down, exchange.local, exchange.once)
+            self._exchange = exchange
+        return exchange
+
+    @torch.no_grad()
+    def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState, starts: Starts) -> None:
         """Give the resident networks this client's full starting state."""
         for name in exchange.down:
             _copy(self._live[name], arrays[name])
         for name in exchange.local:
-            self._live[name].copy_(state[f"network/{name}"] if f"network/{name}" in state else self._start(name))
+            version, start = starts.get(name, (0, None))
+            kept = f"{NETWORK}{name}"
+            # what a client kept before the server's value was made is older than that
+            if kept in state and (start is None or int(state.get(f"{START}{name}", 0)) == version):
+                start = state[kept]
+            self._live[name].copy_(self._start(name) if start is None else start)
+
+    def _keep(self, exchange: Exchange, state: ClientState, starts: Starts) -> None:
+        """Put the local state that training has changed into the client's own."""
+        for name in exchange.local:
+            version, start = starts.get(name, (0, None))
+            kept = f"{NETWORK}{name}"
+            if kept not in state and torch.equal(self._live[name], self._start(name) if start is None else start):
+                continue
+            state[kept] = self._live[name]
+            if start is not None:
+                state[f"{START}{name}"] = torch.tensor(version)
 
     def _start(self, name: str) -> Tensor:
         """The value a state was built with; made anew when first needed, as the resident one has been trained."""
         if name not in self._initial:
             config = self.setup.config
             built = build_networks(self.method, self.task, config.seed, self.device, config.init).state_dict()
-            local = {n for exchange in self.exchanges for n in exchange.local}
-            self._initial = {n: built[n] for n in local}
+            kept = {n for exchange in self.exchanges for n in (*exchange.local, *exchange.rest)}
+            self._initial = {n: built[n] for n in kept}
         return self._initial[name]
 
     def _frozen_hash(self, exchange: Exchange) -> str:
@@ -342,9 +374,14 @@ class ClientRuntime:
             self._frozen[exchange.frozen] = exchange.frozen_hash(self._live)
         return self._frozen[exchange.frozen]
 
-    def _receive(self, client: int, instructions: Instructions, sent: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-        """The server's tensors at the versions ordered; those that are network state go into the networks."""
-        tensors: dict[str, Tensor] = {}
+    def _receive(
+        self, client: int, instructions: Instructions, sent: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, Tensor], Starts]:
+        """The server's tensors at the versions ordered, and the starts of local state.
+
+        Network state that is sent once goes into the networks.
+        """
+        tensors, starts = dict[str, Tensor](), dict[str, tuple[int, Tensor]]()
         for name, version in instructions.shared.items():
             if name in sent:
                 self.received.put(name, version, sent[name])
@@ -354,13 +391,15 @@ class ClientRuntime:
             held = self.received.get(name, version)
             if held is None:
                 raise MissingSharedError(f"client {client} lacks version {version} of the shared tensor {name!r}")
-            if name == network:
+            if name.startswith(START):
+                starts[name.removeprefix(START)] = version, held
+            elif name == network:
                 tensors[name] = held
             else:
                 with torch.no_grad():
                     self._live[network].copy_(held)
                 self._held_once[network] = version
-        return tensors
+        return tensors, starts
 
     def _save(self, client: int, instructions: Instructions, state: ClientState, version: int | None) -> int | None:
         if not state.changed:

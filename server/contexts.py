@@ -13,7 +13,7 @@ from fedlab.seeding import global_generators
 from fedlab.server.messaging.directory import ClientDirectory, ClientNames
 from fedlab.server.setup import ServerSetup
 from fedlab.server.state import ServerState
-from fedlab.storage.checkpoint import NETWORK
+from fedlab.storage.checkpoint import NETWORK, START
 
 
 class Contexts:
@@ -83,7 +83,7 @@ class Contexts:
             task=self._task,
             round=round,
             batch_size=setup.config.evaluation.batch_size,
-            shared={name: shared[name].cpu() for name in shared if not name.startswith(NETWORK)},
+            shared={name: shared[name].cpu() for name in shared if not name.startswith((NETWORK, START))},
             private={name: value.cpu() for name, value in self._state.private.items()},
             networks=self._networks.eval(),
             data=setup.data,

@@ -12,7 +12,7 @@ import numpy as np
 from flwr.app import Message
 
 from fedlab.config import Config
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Task
 from fedlab.protocol.messages import NUM_EXAMPLES, array_record, required, to_numpy
 from fedlab.seeding import numpy_generator
@@ -151,7 +151,11 @@ def merge_evaluations(
         held: statistics of the clients that hold test samples, by client name.
         unseen: names of the clients held out from training, which count in neither mean nor pooled values.
         samples: test samples of the clients in `held`, by name.
+
+    Raises:
+        FedLabError: statistics of one name have different shapes, so that they cannot be added up.
     """
+    _refuse_other_shapes(held)
     clients = {name: method.evaluation_values(client, task) for name, client in held.items()}
     total: dict[str, np.ndarray] = {}
     for client, statistics in held.items():
@@ -166,6 +170,20 @@ def merge_evaluations(
         samples={client: method.evaluation_count(held[client], count) for client, count in (samples or {}).items()},
         unit=method.evaluation_unit,
     )
+
+
+def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """NumPy would repeat the smaller of two statistics to fit the larger one, and the sum would mean nothing."""
+    first: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for client, statistics in held.items():
+        for name, values in statistics.items():
+            other, shape = first.setdefault(name, (client, values.shape))
+            if values.shape != shape:
+                raise FedLabError(
+                    f"the evaluation statistic {name!r} of client {client!r} has the shape {values.shape}, "
+                    f"that of client {other!r} has {shape}: Method.evaluate must return equal shapes on every client, "
+                    "whatever samples it holds"
+                )
 
 
 def evaluation_of(method: Method, task: Task, profiles: Sequence[Profile], replies: Sequence[Message]) -> Evaluation:

@@ -14,7 +14,7 @@ from fedlab.server.messaging.delivery import Delivered
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import withheld_groups
 from fedlab.server.messaging.shared import SharedTensors
-from fedlab.storage.checkpoint import NETWORK
+from fedlab.storage.checkpoint import NETWORK, START
 
 Key = tuple[int, str]
 
@@ -97,7 +97,7 @@ def account(
     for client, times in delivery.served.items():
         ledger.sent(client, {**down, **algorithm}, times)
     for (client, name), times in delivery.sent.items():
-        state = name.removeprefix(NETWORK)
+        state = name.removeprefix(NETWORK).removeprefix(START)
         group = "shared" if state == name else exchange.group_of[state].name
         ledger.sent(client, {group: shared.bytes_of(name)}, times)
     for reply in delivery.answers:

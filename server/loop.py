@@ -39,7 +39,7 @@ from fedlab.server.strategies import round_strategy
 from fedlab.server.strategies.rounds import Cohort, TrainingRound
 from fedlab.server.tally import Tally
 from fedlab.server.watch import Watch
-from fedlab.storage.checkpoint import NETWORK
+from fedlab.storage.checkpoint import NETWORK, START
 
 State = Mapping[str, Tensor]
 Results = Mapping[int, State]
@@ -64,12 +64,15 @@ class FederatedLoop:
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
+        personalized = self.exchanges.personalized(map(self._plan, range(1, config.federation.rounds + 1)))
+        state = self.networks.state_dict()
+        self._built = {name: state[name].clone() for name in personalized}
         self.exchange = self.exchanges.enter(self._plan(1))
         check_networks(config, components.privacy, self.exchange, self.networks)
         everyone = len(self.participants) == len(directory.clients)
         training = None if everyone else map(directory.node, self.participants)
         self.state = ServerState(
-            network=self.networks.state_dict(),
+            network=state,
             strategy=round_strategy(setup.strategy, grid, training, config.seed),
             selector=ClientSelector(setup.rules, self._examples),
             watch=Watch(self.task.num_classes),
@@ -189,11 +192,27 @@ class FederatedLoop:
     def _enter(self, plan: Plan) -> None:
         """Take up the exchange of a round; what is to be sent once becomes a new version where it has changed."""
         self.exchange = self.exchanges.enter(plan)
-        network, shared = self.state.network, self.state.shared
-        for name in self.exchange.once:
-            held = shared.get(f"{NETWORK}{name}")
-            if held is None or not torch.equal(held, network[name]):
-                shared[f"{NETWORK}{name}"] = network[name]
+        network, shared, built = self.state.network, self.state.shared, self._built
+        once = {f"{NETWORK}{name}": network[name] for name in self.exchange.once}
+        for name in self.exchange.local:
+            # clients build the same start by themselves, unless an earlier stage has changed it on the server
+            if name in built and not torch.equal(network[name], built[name]):
+                once[f"{START}{name}"] = network[name]
+        for key, value in once.items():
+            held = shared.get(key)
+            if held is None or not torch.equal(held, value):
+                shared[key] = value
+
+    def _state_sent_once(self) -> list[str]:
+        """Shared tensors that are network state and that this round's exchange makes clients hold."""
+        starts = (f"{START}{name}" for name in self.exchange.local)
+        kept = (f"{NETWORK}{name}" for name in self.exchange.once)
+        return [*kept, *(name for name in starts if name in self.state.shared)]
+
+    def _held(self) -> list[str]:
+        """Shared tensors that a client must hold to train in this round."""
+        others = (name for name in self.state.shared if not name.startswith((NETWORK, START)))
+        return [*others, *self._state_sent_once()]
 
     def _instructions(self, round: int, plan: Plan, held: Iterable[str]) -> Instructions:
         """The instructions of a phase in which clients must hold the shared tensors `held`."""
@@ -214,7 +233,7 @@ class FederatedLoop:
         strategy = self.state.strategy
         if not strategy.chooses_clients:
             training = self.stages.training(self._plan(round))
-            work = partial(self._work, training)
+            work = partial(self._work, training, self._held())
             self.selection = self.state.selector.choose(self.participants, round, work)
         settings = ConfigRecord({**self._mechanism.client_settings()} if self._mechanism else {})
         told = self._told(round, self.selection.clients)
@@ -239,7 +258,7 @@ class FederatedLoop:
 
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         steps = {str(client): limit for client, limit in self.selection.steps.items()}
-        instructions = replace(self._instructions(round, plan, self.state.shared), steps=steps)
+        instructions = replace(self._instructions(round, plan, self._held()), steps=steps)
         return self.delivery.carry(messages, instructions, "train")
 
     def _examples(self, clients: Sequence[int]) -> list[int]:
@@ -249,10 +268,10 @@ class FederatedLoop:
         training = self.stages.training(self._plan(self._current[0]))
         return num_batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
-    def _work(self, training: TrainingConfig, client: int) -> ClientWork:
-        """A client's round on the virtual clock."""
+    def _work(self, training: TrainingConfig, held: Sequence[str], client: int) -> ClientWork:
+        """A client's round on the virtual clock; `held` are the shared tensors that it must have for it."""
         exchange, shared, extra = self.exchange, self.state.shared, self.state.strategy.extra_bytes()
-        sent = sum(shared.bytes_of(name) for name in shared.outdated(client, shared))
+        sent = sum(shared.bytes_of(name) for name in shared.outdated(client, held))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
         up = sum(self._upload[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
@@ -297,7 +316,7 @@ class FederatedLoop:
         arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
         nodes = [] if strategy.chooses_clients else [directory.node(client) for client in self.evaluated]
         messages = strategy.evaluate(round, arrays, nodes)
-        instructions = self._instructions(round, plan, (f"{NETWORK}{name}" for name in self.exchange.once))
+        instructions = self._instructions(round, plan, self._state_sent_once())
         with self._phase(round, "evaluate", len(messages)):
             replies = with_tests(self.delivery.carry(messages, instructions, "evaluate").answers)
             own = strategy.evaluation(round, replies)

@@ -124,13 +124,14 @@ class VectorizedRuntime(ClientRuntime):
 
     def _batched(self, versions: Mapping[int, int | None], request: WorkRequest) -> VectorizedClients:
         instructions, arrays = request.instructions, request.arrays
-        exchange = self.exchanges.enter(instructions.plan)
+        exchange = self.enter(instructions.plan)
         varying = [name for name in self._live if name not in exchange.fixed]
         stack = {name: self._live[name].new_empty((len(versions), *self._live[name].shape)) for name in varying}
         trainers, generators = [], []
         for row, (client, version) in enumerate(versions.items()):
-            state, tensors = self.store.load(client, version), self._receive(client, instructions, request.shared)
-            self._load(exchange, arrays, state)
+            state = self.store.load(client, version)
+            tensors, starts = self._receive(client, instructions, request.shared)
+            self._load(exchange, arrays, state, starts)
             for name in varying:
                 stack[name][row] = self._live[name]
             trainers.append(self._trainer(client, instructions, state, exchange, tensors))

@@ -84,7 +84,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
 
         rehearsals = []
         for round, plan in _stages(method, rounds):
-            exchange = runtime.exchanges.enter(plan)
+            exchange = runtime.enter(plan)
             check_networks(config, privacy, exchange, runtime.networks)
             before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
             arrays = {name: before[name].cpu().numpy() for name in exchange.down}

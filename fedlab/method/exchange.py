@@ -56,7 +56,8 @@ class Exchange:
         self.once = self._of("once")
         self.local = self._of("local")
         self.frozen = self._of("frozen")
-        self.fixed = self._of("server", "once", "frozen")
+        self.rest = self._of("rest")
+        self.fixed = self._of("server", "once", "frozen", "rest")
         trained = {name.partition(".")[0] for name in set(state) - set(self.fixed)}
         self.fixed_roles = tuple(role for role in networks if role not in trained)
 
@@ -94,15 +95,24 @@ class Exchanges:
         self._made: dict[tuple[Group, ...], Exchange] = {}
 
     def __iter__(self) -> Iterator[Exchange]:
-        """Those entered so far."""
+        """Those asked for so far."""
         return iter(self._made.values())
 
-    def enter(self, plan: Plan) -> Exchange:
-        """The exchange of a round with this plan; only state that it trains requires gradients from now on."""
+    def of(self, plan: Plan) -> Exchange:
+        """The exchange of a round with this plan."""
         groups = tuple(self._method.exchange(plan))
         if groups not in self._made:
             self._made[groups] = Exchange(self._networks, groups, self._local)
-        exchange = self._made[groups]
+        return self._made[groups]
+
+    def personalized(self, plans: Iterable[Plan]) -> frozenset[str]:
+        """Names of the state that is local in some of the rounds with these plans, and not in others."""
+        local = [frozenset(exchange.local) for exchange in {id(made := self.of(plan)): made for plan in plans}.values()]
+        return frozenset[str]().union(*local) - frozenset.intersection(*local) if local else frozenset()
+
+    def enter(self, plan: Plan) -> Exchange:
+        """The exchange of a round with this plan; only state that it trains requires gradients from now on."""
+        exchange = self.of(plan)
         fixed = set(exchange.fixed)
         for name, p in self._networks.named_parameters():
             p.requires_grad_(name in self._trainable and name not in fixed)

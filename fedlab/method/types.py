@@ -95,8 +95,10 @@ class Group:
         mode: ``average`` is sent down and up and averaged. ``server`` is sent down every round, only the server
             changes it (in `Method.server_update`). ``once`` is sent down when a client first needs it, kept there and
             not trained: teachers, codebooks, a backbone after its stage. ``local`` stays in the client's state,
-            starting from the weights `Method.build` made. ``frozen`` never travels: every participant builds it from
-            the same checkpoint, which is checked by hash.
+            starting from the weights `Method.build` made; state that has been averaged, or changed by the server, in an
+            earlier stage starts from the server's value, which is then sent once. ``frozen`` never travels: every
+            participant builds it from the same checkpoint, which is checked by hash. ``rest`` stays on the server and
+            is not trained: a teacher that waits for its stage. On clients it is as `Method.build` made it.
         weight: how clients count in the average.
         buffers: ``average`` treats floating-point buffers as parameters, ``local`` keeps them on the client. Integer
             buffers never travel.
@@ -104,7 +106,7 @@ class Group:
 
     name: str
     members: tuple[str, ...] = ("*",)
-    mode: Literal["average", "server", "once", "local", "frozen"] = "average"
+    mode: Literal["average", "server", "once", "local", "frozen", "rest"] = "average"
     weight: Literal["examples", "uniform"] = "examples"
     buffers: Literal["average", "local"] = "average"
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 NETWORK = "network/"
 """Prefix that tells network state from other tensors of the same record or file."""
+START = "start/"
+"""Prefix of the values from which network state starts that stays on the client from now on."""
 _TENSORS, _META = "tensors.safetensors", "checkpoint.json"
 FORMAT = 2
 

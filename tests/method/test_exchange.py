@@ -42,6 +42,7 @@ def test_modes_say_what_goes_where() -> None:
         ("server", True, False, True),
         ("once", False, False, True),
         ("frozen", False, False, True),
+        ("rest", False, False, True),
         ("local", False, False, False),
         ("average", True, True, False),
     ):
