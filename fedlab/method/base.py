@@ -1,8 +1,9 @@
-"""The interface every method implements: one paper's ideas, no plumbing.
+"""The interface that every method implements. A method holds the ideas of one paper; FedLab does the rest.
 
-A method object keeps nothing. What lasts from round to round lives in the networks, in ``ctx.state`` (a client's own
-tensors), in ``ctx.shared`` (tensors that the server writes and every client has a copy of) and in ``ctx.private``
-(tensors that never leave the server). The same object may serve many clients in any order.
+A method object must not keep anything from one call to the next, because one object serves many clients, in any order.
+What lasts from round to round is in the networks, in ``ctx.state`` (a client's own tensors), in ``ctx.shared`` (tensors
+that the server writes and of which every client gets a copy) and in ``ctx.private`` (tensors that never leave the
+server).
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def network(networks: nn.ModuleDict, role: str, kind: type[N]) -> N:
-    """The network of a role as the class that `Method.build` made it of, for its own methods and attributes.
+    """Return the network of a role, typed as its own class, so that its methods and attributes can be used.
 
     Args:
-        networks: by role.
-        role: as `Method.build` named it.
-        kind: its class.
+        networks: the networks by role.
+        role: a name that `Method.build` returned.
+        kind: the class that the network is expected to be an instance of.
 
     Raises:
-        TypeError: it is of another class.
+        KeyError: there is no such role.
+        TypeError: the network is an instance of another class.
     """
     found = networks[role]
     if not isinstance(found, kind):
@@ -44,21 +46,21 @@ def network(networks: nn.ModuleDict, role: str, kind: type[N]) -> N:
 
 
 Promise = Literal["per_example_loss", "functional_loss"]
-"""What a method's class may promise about its `Method.loss`, as an attribute that is true."""
+"""The promises that a method's class can make about its `Method.loss`: it sets the attribute of that name to True."""
 
 
 class NoSettings(Section):
-    """A method without settings."""
+    """Settings of a method that has none."""
 
 
 class Method(ABC, Generic[S]):
-    """Base of all methods. Required: `build`, and `loss` unless `fit` is replaced.
+    """Base class of all methods. A subclass must define `build`, and `loss` unless it replaces `fit`.
 
-    A method with settings names their class twice, ``class FedLGD(Method[FedLGDSettings])`` for the type checker and
-    ``Settings = FedLGDSettings`` for the configuration; one that leaves out the first has settings of type ``Any``.
+    A method with settings names their class twice: as ``class FedLGD(Method[FedLGDSettings])`` for the type checker and
+    as ``Settings = FedLGDSettings`` for the configuration. Without the first, its settings have the type ``Any``.
 
     Args:
-        settings: an instance of the class's `Settings`; default: all defaults.
+        settings: an instance of the class's `Settings`; default: one in which every setting has its default.
     """
 
     Settings: ClassVar[type[Section]] = NoSettings
@@ -67,17 +69,19 @@ class Method(ABC, Generic[S]):
     paper: ClassVar[str] = ""
     modality: ClassVar[str] = "image"
     own_model: ClassVar[str] = ""
-    """What a method builds that never asks for ``task.model()``: named in place of ``model.name``, which it ignores."""
+    """Name of the network of a method that never calls ``task.model()``, because it builds a network of its own. It is
+    shown in place of ``model.name``, which such a method ignores. Empty for all other methods."""
     evaluation_unit: ClassVar[str] = "test samples"
-    """What `evaluation_count` counts, in the plural."""
+    """The things that `evaluation_count` counts, as a plural noun."""
     per_example_loss: ClassVar[bool] = False
-    """Whether `loss` is the mean over a batch of what each sample and the networks give alone, and a client's data
-    reaches the outside only through one ``ctx.train`` a round. Privacy of single examples needs this promise, which a
-    subclass does not inherit."""
+    """Whether `loss` is the mean, over the samples of a batch, of terms that each depend on one sample and the networks
+    only, and whether nothing derived from a client's data leaves it except through one call of ``ctx.train`` in each
+    round. Example-level differential privacy (DP-SGD) needs this promise. A subclass does not inherit it."""
     functional_loss: ClassVar[bool] = False
-    """Whether `loss` is a pure function of the networks' state, the batch and ``step.round``, ``plan`` and ``shared``:
-    no branch on a tensor's value, nothing logged or left in ``scratch``, no step counters. Clients may then be trained
-    as one batch (``engine.vectorize``). A subclass does not inherit the promise."""
+    """Whether `loss` is a pure function of the networks' state, the batch, ``step.round``, ``step.plan`` and
+    ``step.shared``. Such a loss does not branch on the value of a tensor, logs nothing, leaves nothing in
+    ``step.scratch`` and does not use the step counters. Clients can then be trained as one batch
+    (``engine.vectorize``). A subclass does not inherit the promise."""
 
     def __init__(self, settings: S | None = None) -> None:
         self.settings: S = settings if settings is not None else cast(S, self.Settings())
@@ -86,103 +90,164 @@ class Method(ABC, Generic[S]):
 
     @abstractmethod
     def build(self, task: Task) -> dict[str, nn.Module]:
-        """Networks by role, initialized. Called under the run's initialization seed: equal on every client."""
+        """Build the method's networks and return them by role, initialized.
+
+        Before each call, torch's global CPU generator is seeded from the run's seed, so that the server and all clients
+        start from equal weights.
+        """
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
-        """What travels in a round with this plan; default: everything, averaged by number of samples.
+        """Return the exchange groups of a round with this plan.
 
-        State of groups that are neither averaged nor local is not trained: no gradients, evaluation mode.
+        By default all state is in one group, which is averaged with the weights of `examples`. State in a group with a
+        mode other than ``average`` and ``local`` is not trained: its parameters require no gradients, and a network
+        that has no other state is in evaluation mode.
         """
         return (Group("model"),)
 
     def check(self, config: Any) -> list[str]:
-        """Warnings about a configuration this method can run but probably should not; raise ConfigError to refuse."""
+        """Return warnings about a configuration that works but is probably not intended.
+
+        Raises:
+            ConfigError: the method cannot run with this configuration.
+        """
         return []
 
     # before the first round
 
     def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
-        """A client's answer to the one query before round 1 (statistics, counts); {} asks nothing."""
+        """Return a client's answer to the query before round 1, such as statistics of its data.
+
+        The server sends the query only if the method replaces this hook.
+        """
         return {}
 
     def server_prepare(self, ctx: ServerContext) -> None:
-        """Set up server tensors, or train a teacher on server data; ``ctx.results`` holds the `prepare` answers."""
+        """Do the server's work before round 1, such as making shared tensors or training a teacher on server data.
+
+        ``ctx.results`` holds what each client returned from `prepare`; ``ctx.before`` is empty.
+        """
 
     # on the client, every round
 
     def plan(self, round: int, rounds: int) -> Plan:
-        """What the server asks of the clients in a round: stages, flags, numbers. Scalars only."""
+        """Return what the server asks of the clients in a round, such as the stage, as names with scalar values.
+
+        Args:
+            round: the round, from 1.
+            rounds: number of rounds of the run.
+        """
         return {}
 
     def training(self, plan: Plan) -> Mapping[str, Any]:
-        """Changes to the run's ``training`` section in a round with this plan, e.g. a stage's learning rate."""
+        """Return the keys of the section ``training`` that have other values in a round with this plan.
+
+        An example is the learning rate of a stage.
+        """
         return {}
 
     def batch_spec(self, plan: Plan) -> BatchSpec:
-        """Sampler and collate of local training."""
+        """Return the sampler and the collate function of local training in a round with this plan."""
         return BatchSpec()
 
     def examples(self, columns: Mapping[str, Tensor]) -> int:
-        """A client's weight in averages by examples; default: its number of training samples."""
+        """Return a client's weight in averages by examples; default: its number of training samples.
+
+        Args:
+            columns: the client's training columns.
+        """
         return len(next(iter(columns.values()), ()))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        """Optimizer parameter groups, each with its own ``lr`` or ``weight_decay`` if need be; default: all in one."""
+        """Return the parameter groups of the optimizer, each of which may set its own ``lr`` or ``weight_decay``.
+
+        By default one group holds all parameters that require gradients.
+        """
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-        """Optimizer values of a parameter group for the step about to be taken.
+        """Return the optimizer's values for a parameter group in the step that is about to be taken.
 
         Args:
-            step: which step.
-            group: what `param_groups` returned, with the run's values where it named none.
+            step: the step.
+            group: the settings of the group at the start of local training, without its parameters: those that
+                `param_groups` returned, and the run's values for all others.
 
         Returns:
-            ``lr``, ``weight_decay`` or ``momentum``; what is missing follows the run's ``training.schedule``.
+            New values of ``lr``, ``weight_decay`` or ``momentum``. If ``lr`` is missing, it follows the run's
+            ``training.schedule``. Any other value that is missing stays as it is.
         """
         return {}
 
     def set_modes(self, networks: nn.ModuleDict, plan: Plan) -> None:
-        """Change training or evaluation mode before local training; roles that are not trained evaluate already."""
+        """Change which modules are in training or evaluation mode, before local training.
+
+        When this is called, networks that are not trained are in evaluation mode already, and all others in training
+        mode.
+        """
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is minimized. {} skips the batch."""
+        """Return the terms of the loss by name, as tensors with one element. Their sum is minimized.
+
+        An empty mapping skips the batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines neither loss() nor fit()")
 
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
-        """EMA, center or queue updates after an optimizer step."""
+        """Update what follows the trained weights, such as an EMA teacher, a center or a queue.
+
+        This is called after each optimizer step, and not for a batch that `loss` skipped.
+        """
 
     def fit(self, ctx: FitContext) -> None:
-        """One client's work in one round."""
+        """Do one client's work in one round; default: the training loop `FitContext.train`."""
         ctx.train()
 
     def contributes(self, ctx: FitContext, group: str) -> bool:
-        """Whether this client sends an averaged group after `fit`; groups nobody sends stay as they are."""
+        """Return whether this client sends an averaged group after `fit`. A group that no client sends does not change.
+
+        Args:
+            ctx: the client's round.
+            group: name of the group.
+        """
         return True
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
-        """Tensors sent up beside the weights, unaveraged, for `server_update`."""
+        """Return tensors that the client sends beside the weights.
+
+        They are not averaged: `server_update` finds them in ``ctx.results``, by client id.
+        """
         return {}
 
     # on the server, every round
 
     def server_update(self, ctx: ServerContext) -> None:
-        """Server-side work after aggregation: ``ctx.before`` → ``ctx.after``; may change networks and tensors."""
+        """Do the server's work after aggregation.
+
+        ``ctx.before`` is the state that was sent to the clients, and ``ctx.after`` the aggregated one. This hook may
+        change the networks, in place, and the shared and private tensors.
+        """
 
     # evaluation and pictures
 
     def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
-        """Predictions for a batch, logits (n, K) for classification; default: the only network's output."""
+        """Return predictions for a batch, which are logits of shape (n, K) in classification.
+
+        By default they are the output of the method's only network for the column ``image``.
+        """
         (network,) = networks.values()
         output: Tensor = network(batch["image"])
         return output
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
-        """Sufficient statistics on a client's test samples, merged by addition; default: classification."""
+        """Return sufficient statistics of a client's test samples, which the server adds up over the clients.
+
+        By default they are those of classification, with the logits that `predict` returns.
+        """
         return ctx.classification(lambda batch: self.predict(ctx.networks, batch))
 
     def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
-        """Metric values from (merged) statistics of `evaluate`."""
+        """Compute metric values from statistics of `evaluate`, either those of one client or the sum over several."""
         from fedlab.metrics import Classification
 
         metric = Classification(task.num_classes)
@@ -190,31 +255,36 @@ class Method(ABC, Generic[S]):
         return {name: value for name, value in metric.compute().items() if isinstance(value, float)}
 
     def evaluation_count(self, sums: Mapping[str, np.ndarray], samples: int) -> int:
-        """How many things a client's metric values stand on, shown beside them; default: its test samples.
+        """Return how many things a client's metric values are computed from; the number is shown beside the values.
+
+        By default these are its test samples. `evaluation_unit` names what is counted.
 
         Args:
-            sums: what `evaluate` returned.
-            samples: the client's test samples.
+            sums: the statistics that `evaluate` returned.
+            samples: the client's number of test samples.
         """
         return samples
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
-        """Metric values on data the server holds (``ctx.data``): query and gallery, held-out domains, probes."""
+        """Return metric values on samples that the server holds (``ctx.data``), such as those of a held-out domain."""
         return {}
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-        """Named pictures for the report, drawn before round 1, after it, and at the end."""
+        """Return pictures for the report, by name. It is called before round 1, after it, and after the last round."""
         return {}
 
     def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
-        """What the run leaves behind besides weights, by name: tensors (safetensors) and image sheets (PNG)."""
+        """Return what the run folder keeps beside the weights, by name, after the last round.
+
+        Mappings of tensors are written as safetensors, image grids as PNG.
+        """
         return {}
 
     @classmethod
     def promises(cls, promise: Promise) -> bool:
-        """Whether this very class makes a promise about its `loss`; that of a base class says nothing about it."""
+        """Whether this class itself makes a promise about its `loss`. A promise of a base class does not count."""
         return bool(vars(cls).get(promise, False))
 
     def overrides(self, hook: str) -> bool:
-        """Whether this method replaces the base class's `hook`."""
+        """Whether this method's class replaces a hook of `Method`, given by name."""
         return getattr(type(self), hook) is not getattr(Method, hook)

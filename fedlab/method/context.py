@@ -1,4 +1,4 @@
-"""What a method's hooks get to work with: verbs and facts, never plumbing."""
+"""The contexts: objects that give a method's hooks the facts of a run and the operations that they need."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ Placed = TypeVar("Placed", Tensor, nn.Module)
 
 
 class WorkContext:
-    """Verbs shared by client and server work.
+    """Operations that hooks on clients and on the server share.
 
     Args:
-        task: facts about the job.
+        task: facts that a method may depend on, such as the number of classes.
         networks: networks by role, on `device`.
-        training: the run's training section.
-        device: where work happens.
+        training: the run's section ``training``, with the changes of `Method.training` for this round.
+        device: the device that is computed on.
         seed: the run's seed.
-        round: federated round, 0 before the first.
-        rounds: rounds of the run.
-        plan: what this round asks for; before the first round, what that will ask for.
-        scope: purpose prefix of every draw, e.g. ``("client", 3)``.
-        cache: results of earlier runs on the same data; None keeps nothing.
-        preflight: loops run once only; the point is to meet errors, not to train.
+        round: the round, from 1; 0 before the first round.
+        rounds: number of rounds of the run.
+        plan: the plan of this round; before the first round, the plan of round 1.
+        scope: parts that precede the purpose of every random draw, such as ``("client", 3)``.
+        cache: cache of results of earlier runs on the same data; None if results are neither looked up nor kept.
+        preflight: whether this is the trial before a run. It is meant to find errors, so every loop runs only once.
     """
 
     def __init__(
@@ -62,20 +62,24 @@ class WorkContext:
         self._logged: dict[str, list[float]] = {}
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """A CPU generator for one purpose, a function of (seed, this client or server, round, purpose)."""
+        """A CPU generator for one purpose.
+
+        Its seed depends on the run's seed, on the client (or the server), on the round and on the purpose.
+        """
         return torch_generator(self.seed, *self._scope, self.round, *purpose)
 
     def cached(
         self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
     ) -> dict[str, Tensor]:
-        """`compute()`, or its result from an earlier run with the same name, data, seed, key and code; on the CPU.
+        """The result of `compute`, from the cache if an earlier run has computed it. The tensors are on the CPU.
 
-        A client's data are its training samples, the server's all the samples it holds.
+        A result is used again only if name, data, seed, key, code, version of torch and kind of device are the same.
+        The data of a client are its training samples, and those of the server all samples that it holds.
 
         Args:
-            name: what is computed.
-            key: JSON-able settings the result depends on.
-            compute: makes the tensors.
+            name: name of what is computed.
+            key: settings that the result depends on; they must be serializable as JSON.
+            compute: returns the tensors by name.
             seeded: whether the result depends on the run's seed.
         """
         if self._cache is None:
@@ -83,11 +87,11 @@ class WorkContext:
         return self._cache.get(name, key, compute, seeded=seeded)
 
     def place(self, value: Placed) -> Placed:
-        """A tensor or module on the device of this work."""
+        """Move a tensor or module to the device of this context, and return it."""
         return value.to(self.device)
 
     def steps(self, count: int) -> Iterator[int]:
-        """``range(count)``; a single step in preflight."""
+        """Yield the numbers of ``range(count)``; in preflight at most the first."""
         yield from range(min(count, 1) if self.preflight else count)
 
     def iterate(
@@ -98,13 +102,13 @@ class WorkContext:
         *,
         shuffle: str | None = None,
     ) -> Iterator[Batch]:
-        """Plain batches of any samples: passes over a memory bank, training on the server. A single one in preflight.
+        """Yield batches of any samples, in preflight only one. `Method.batch_spec` is not used.
 
         Args:
-            columns: tensors of one length.
-            batch_size: default: the run's ``training.batch_size``.
-            epochs: passes.
-            shuffle: purpose of the draws; None keeps the order.
+            columns: samples as tensors of equal length, by name.
+            batch_size: samples in a batch; default: ``training.batch_size``.
+            epochs: number of passes over the samples.
+            shuffle: purpose of the random order, which is a new one in each epoch; None keeps the order.
         """
         size, count = batch_size or self.training.batch_size, len(next(iter(columns.values()), ()))
         for epoch in range(epochs):
@@ -122,26 +126,29 @@ class WorkContext:
     def computed(
         self, columns: Mapping[str, Tensor], compute: Callable[[Batch], Tensor], batch_size: int | None = None
     ) -> Tensor:
-        """What `compute` makes of every sample, (n, …) in the samples' order; it is given them in plain batches.
+        """Apply `compute` to all samples, batch by batch, and concatenate the results to (n, …), in order.
 
-        In preflight a single batch is computed, and its first sample stands for all that are left out.
+        In preflight only one batch is computed, and the result of its first sample is repeated for all other samples.
 
         Args:
-            columns: tensors of one length.
-            compute: a batch of m samples → (m, …).
-            batch_size: default: the run's ``training.batch_size``.
+            columns: n > 0 samples as tensors of equal length, by name.
+            compute: maps a batch of m samples to a tensor (m, …).
+            batch_size: samples in a batch; default: ``training.batch_size``.
         """
         found = torch.cat([compute(batch) for batch in self.iterate(columns, batch_size)])
         missing = len(next(iter(columns.values()))) - len(found)
         return torch.cat([found, found[:1].expand(missing, *found.shape[1:])]) if missing else found
 
     def optimizer(self, params: Iterable[Any], **overrides: Any) -> Optimizer:
-        """A fresh optimizer: the run's training section, changed by `overrides`.
+        """Make a new optimizer with the settings of the section ``training``, changed by `overrides`.
 
         Args:
             params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
-            overrides: ``optimizer``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm``,
+            overrides: ``optimizer``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm`` or
                 ``clip``.
+
+        Raises:
+            TypeError: an override has another name.
         """
         if unknown := set(overrides) - _OPTIMIZER_SETTINGS:
             raise TypeError(f"unknown optimizer settings: {sorted(unknown)}")
@@ -154,10 +161,17 @@ class WorkContext:
         return Optimizer(kind(params, betas=settings["betas"], eps=settings["eps"], **common), **clipping)
 
     def step(self, terms: Mapping[str, Tensor] | Tensor, optimizer: Optimizer) -> float:
-        """Backward, clip and one optimizer step on the sum of `terms`; returns its value and logs every term.
+        """Do the backward pass of a loss, clip the gradients and take an optimizer step. Every term is logged.
+
+        Args:
+            terms: tensors with one element, by name, whose sum is the loss; or the loss itself.
+            optimizer: only its parameters get gradients.
+
+        Returns:
+            The value of the loss before the step.
 
         Raises:
-            NotFiniteError: the loss is NaN or infinite; nothing has been changed.
+            NotFiniteError: the loss is NaN or infinite; neither gradients nor parameters have been changed.
         """
         named = dict(terms) if isinstance(terms, Mapping) else {"loss": terms}
         total = torch.stack([term.reshape(()) for term in named.values()]).sum()
@@ -165,7 +179,8 @@ class WorkContext:
         if not math.isfinite(value):
             raise NotFiniteError(loss_not_finite(self, {name: float(term.detach()) for name, term in named.items()}))
         optimizer.torch.zero_grad(set_to_none=True)
-        # only what this optimizer moves: a matching loss also reaches network weights through its double backward
+        # Only the optimizer's own parameters get gradients: the double backward of a matching loss reaches the weights
+        # of the network as well.
         torch.autograd.backward(total, inputs=[p for p in optimizer.parameters if p.requires_grad])
         self._before_update(optimizer)
         optimizer.clip_gradients()
@@ -175,37 +190,43 @@ class WorkContext:
         return value
 
     def _before_update(self, optimizer: Optimizer) -> None:
-        """Hook for gradient corrections."""
+        """Correct the gradients after the backward pass and before clipping, if a federated algorithm does so."""
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Mixed precision as configured; wrap forward passes written outside `Method.loss` in it."""
+        """A context manager for ``training.precision``. Forward passes outside `Method.loss` have to enter it."""
         if self.training.precision == "bfloat16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
 
     def log(self, name: str, value: float) -> None:
-        """Record a value; the round's mean of each name is reported."""
+        """Record a value of a metric. The mean of all its values in this round is reported."""
         self._logged.setdefault(name, []).append(float(value))
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean of every logged name."""
+        """The mean of the logged values of each metric, by name."""
         return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
 
 
 def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:
-    """What to tell of a loss that is NaN or infinite."""
+    """The error message for a loss that is NaN or infinite, with the values of its terms by name."""
     values = ", ".join(f"{name} = {value}" for name, value in terms.items())
     advice = f"Lower the learning rate (training.lr = {ctx.training.lr}) or set training.clip_norm."
     return f"the loss is not finite in round {ctx.round}: {values}. {advice}"
 
 
 class FitContext(WorkContext, ABC):
-    """A client's round. Attributes beside those of `WorkContext`:
+    """A client's part of a round. It has these attributes beside those of `WorkContext`.
 
-    ``client`` and ``client_name``: who this is; ``data``: its training columns as tensors on the device; ``state``:
-    its lasting tensors; ``shared``: tensors received from the server, on the device; ``scratch``: objects that live for
-    this round, which `Method.loss` and `after_step` see; ``examples``: its weight; ``fingerprint``: hash of its data.
+    Attributes:
+        client: the client's id, from 0.
+        client_name: the client's name in the partition.
+        data: its training columns, as tensors on the device.
+        state: the tensors that the client keeps from round to round and never sends.
+        shared: the server's shared tensors, on the device; empty before the first round.
+        scratch: objects that are kept for this round only, and are also in ``step.scratch``.
+        examples: the client's weight in averages by examples.
+        fingerprint: hash of the client's data.
     """
 
     client: int
@@ -222,18 +243,29 @@ class FitContext(WorkContext, ABC):
 
     @abstractmethod
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
-        """The default loop: `Method.loss` and `after_step` over `batches` with the run's optimizer.
+        """Run the default training loop: `Method.loss`, an optimizer step and `Method.after_step` for each batch.
 
         Args:
-            columns: samples to train on instead of ``data``.
+            columns: samples to train on; default: ``data``.
+
+        Raises:
+            FedLabError: there is no parameter to train, or the loss is None.
+            NotFiniteError: the loss is NaN or infinite.
         """
 
     @abstractmethod
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
-        """Batches of ``training.local_epochs`` epochs over `columns` (default ``data``), in the method's own way."""
+        """Yield the batches of local training, each with its `Step`, drawn as `Method.batch_spec` says.
+
+        They are those of ``training.local_epochs`` epochs, or ``training.local_steps`` batches if that is set. There
+        are fewer if the server has limited the client's steps in this round, and one in preflight.
+
+        Args:
+            columns: samples to draw from; default: ``data``.
+        """
 
     def data_generator(self, *purpose: str | int) -> torch.Generator:
-        """A CPU generator that depends on the data, not on who holds it: equal data, equal draws."""
+        """A CPU generator seeded from the run's seed, the data and the purpose: equal data make equal draws."""
         return torch_generator(self.seed, "data", self.fingerprint, *purpose)
 
 
@@ -241,13 +273,17 @@ class ServerContext(WorkContext):
     """The server's part of a round.
 
     Args:
-        before: state sent to the clients in this round, on the device.
-        after: aggregated state, on the device; ``networks`` hold it too.
-        shared: lasting tensors of which every client has a copy; one that is assigned is sent again.
+        before: network state that was sent to the clients in this round, on the device; empty before the first round
+            and in an evaluation.
+        after: current state of the networks, on the device. In `Method.server_update` it is the aggregated state. The
+            tensors are those of ``networks``.
+        shared: lasting tensors of which every client gets a copy. A tensor that is assigned, even with equal values, is
+            sent to the clients again.
         private: lasting tensors that never leave the server.
-        data: columns of the sample sets the server holds, by name, on the device.
-        results: what clients sent beside the weights, by client id.
-        batch_size: of evaluation, as clients have it: the run's ``evaluation.batch_size``.
+        data: columns of each sample set that the server holds, by the set's name, on the device.
+        results: tensors that clients sent beside the weights, by client id, on the device.
+        batch_size: samples in a batch of evaluation, as on clients: ``evaluation.batch_size``.
+        **work: all other arguments of `WorkContext`, except ``scope``.
     """
 
     def __init__(
@@ -268,18 +304,19 @@ class ServerContext(WorkContext):
         self.data, self.results, self.alarms = data, results, list[str]()
 
     def alarm(self, message: str) -> None:
-        """Tell, in words that do not change from round to round, of what puts the result in doubt, such as collapse."""
+        """Warn of something that puts the result in doubt, such as collapse, in the same words in every round."""
         self.alarms.append(message)
 
 
 class EvaluationContext(WorkContext):
-    """A client's evaluation.
+    """The evaluation of one client.
 
     Args:
-        data: the client's test columns as tensors on the device.
-        train_data: makes its training columns, for probes and nearest neighbors.
-        state: the client's lasting tensors; changes are not kept.
-        batch_size: samples per forward pass.
+        data: the client's test columns, as tensors on the device.
+        train_data: returns the client's training columns, for probes and nearest neighbors.
+        state: the tensors that the client keeps from round to round; changes made here are not saved.
+        batch_size: samples in a batch of evaluation.
+        **work: the arguments of `WorkContext`.
     """
 
     def __init__(
@@ -295,11 +332,11 @@ class EvaluationContext(WorkContext):
         self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
 
     def batches(self) -> Iterator[Batch]:
-        """Test samples in order."""
+        """Yield batches of the test samples, in order."""
         return self.iterate(self.data, self.batch_size)
 
     def classification(self, predict: Callable[[Batch], Tensor]) -> Mapping[str, np.ndarray]:
-        """Confusion matrix and loss sum of `predict`, which returns logits (n, K)."""
+        """The confusion matrix and the sum of the loss of `predict`, which maps n samples to logits (n, K)."""
         from fedlab.metrics import Classification
 
         metric = Classification(self.task.num_classes)
@@ -312,21 +349,23 @@ class EvaluationContext(WorkContext):
 
 @dataclass(frozen=True, kw_only=True)
 class FigureContext:
-    """What `Method.figures` may look at.
+    """What `Method.figures` and `Method.artifacts` can use.
 
     Args:
-        task: facts about the job.
-        round: rounds finished.
-        shared: the server's tensors that clients have a copy of.
-        client_names: one per client.
+        task: facts that a method may depend on, such as the number of classes.
+        round: number of finished rounds.
+        shared: the server's shared tensors, on the CPU.
+        client_names: the name of each client, by client id.
         networks: the server's networks by role, in evaluation mode.
-        data: columns of the sample sets the server holds, by name, on the device of the networks.
-        client_state: a simulated client's own state read from its disk, or None: a deployed node shows nothing.
-        client_test: a simulated client's test columns, on the device of the networks, or None likewise.
-        denormalize: normalized images (n, C, H, W) → [0, 1].
+        data: columns of each sample set that the server holds, by the set's name, on the device of the networks.
+        client_state: returns the state of a simulated client, read from disk; None in a deployment, where the state
+            is on another machine.
+        client_test: returns the test columns of a simulated client, on the device of the networks; None in a
+            deployment.
+        denormalize: maps normalized images (n, C, H, W) to values in [0, 1], on the CPU.
         seed: the run's seed.
-        private: the server's tensors that never leave it.
-        batch_size: of evaluation, the run's ``evaluation.batch_size``.
+        private: the server's private tensors, on the CPU.
+        batch_size: samples in a batch of evaluation: ``evaluation.batch_size``.
     """
 
     task: Task
@@ -344,9 +383,9 @@ class FigureContext:
 
     @property
     def when(self) -> str:
-        """When the pictures are drawn, for their titles: ``before round 1``, ``after round 7``."""
+        """The time at which pictures are drawn, for their titles: ``before round 1`` or, say, ``after round 7``."""
         return f"after round {self.round}" if self.round else "before round 1"
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """A CPU generator for one purpose, a function of (seed, round, purpose)."""
+        """Return a CPU generator for one purpose, seeded from the run's seed, the round and the purpose."""
         return torch_generator(self.seed, "figures", self.round, *purpose)

@@ -14,16 +14,17 @@ _OPTIMIZER_SETTINGS = {"optimizer", "lr", "momentum", "betas", "eps", "weight_de
 
 
 class NotFiniteError(FedLabError):
-    """A loss became NaN or infinite."""
+    """The loss is NaN or infinite."""
 
 
 class Optimizer:
-    """A torch optimizer whose parameter groups can follow a schedule.
+    """A torch optimizer with clipping, whose parameter groups can follow a schedule. The attribute `torch` holds it.
 
     Args:
-        optimizer: the wrapped optimizer.
-        clip_norm: largest L2 norm of the gradient, None for no limit.
-        clip: ``global`` bounds the norm over all parameters, ``tensor`` each parameter's by itself.
+        optimizer: the torch optimizer.
+        clip_norm: the largest L2 norm that a gradient may have; None for no limit.
+        clip: ``global`` limits the norm of the gradient of all parameters together, ``tensor`` that of each parameter
+            by itself.
     """
 
     def __init__(
@@ -42,13 +43,17 @@ class Optimizer:
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def clip_gradients(self) -> None:
-        """Scale gradients down to `clip_norm`."""
+        """Scale down gradients whose norm is larger than `clip_norm`."""
         if self.clip_norm is None:
             return
         for bounded in [self.parameters] if self._clip == "global" else [[p] for p in self.parameters]:
             torch.nn.utils.clip_grad_norm_(bounded, self.clip_norm)
 
     def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
-        """Set each group to what `values` makes of the group's initial settings."""
+        """Set new values of each parameter group.
+
+        Args:
+            values: called with the initial settings of a group, without its parameters; returns the settings to change.
+        """
         for group, initial in zip(self.torch.param_groups, self.initial, strict=True):
             group.update(values(initial))

@@ -1,4 +1,4 @@
-"""Pictures that a method gives to the report: grids of images, and matplotlib figures."""
+"""Pictures that a method returns for the report: grids of images and matplotlib figures."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 _DPI, _FONT = 120, 9
-_LONGEST = 32  # characters of a label
-_CELL, _LARGEST = 56, 80  # pixels of an image's longer side: aimed at, and at most
-_WIDEST = 60  # characters of a bar's name
+_LONGEST = 32  # characters of a label; a longer one is cut
+_CELL, _LARGEST = 56, 80  # pixels of an image's longer side: the size to scale to, and the largest that is drawn
+_WIDEST = 60  # characters of a bar's name; a longer one is cut
 _LOOKS = {"good": "#2a7f4f", "bad": "#c0392b", "plain": "#9aa5b1"}
-_LINE, _PAD = 24, 8  # pixels of a line of text, and around things
+_LINE, _PAD = 24, 8  # pixels: height of a line of text, and distance between neighbors
 
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Images side by side, row by row.
+    """Images in rows and columns, filled row by row.
 
     Args:
-        images: (n, C, H, W) in [0, 1], C 1 or 3.
-        columns: images in a row.
-        title: above the picture.
-        caption: one sentence below it in the report.
-        row_labels: one per row, or none.
-        column_labels: one per column, or none.
+        images: (n, C, H, W) with values in [0, 1] and 1 or 3 channels.
+        columns: number of images in a row.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
+        row_labels: one label for each row, or none.
+        column_labels: one label for each column, or none.
     """
 
     images: Tensor
@@ -56,9 +56,9 @@ class Plot:
     """A matplotlib figure with a title and a caption.
 
     Args:
-        figure: drawn without pyplot, so that nothing keeps it alive.
-        title: above the picture.
-        caption: one sentence below it in the report.
+        figure: the figure. It has to be made without pyplot, which would keep it in memory.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
     """
 
     figure: Figure
@@ -70,13 +70,13 @@ Picture = ImageGrid | Plot
 
 
 def shown_of(shown: int, total: int, things: str, which: str = "the first") -> str:
-    """A sentence for a caption if a picture shows only some of the things; "" if it shows all.
+    """Return a sentence for a caption that says how many things a picture shows; an empty string if it shows all.
 
     Args:
-        shown: how many it shows, or is about.
-        total: how many there are.
-        things: what they are, in the plural.
-        which: how these were chosen.
+        shown: number of things that the picture shows or is about.
+        total: number of things that there are.
+        things: the things, as a plural noun.
+        which: the words before the number, which say how the things were chosen.
     """
     return f" About {which} {shown:,} of {total:,} {things}." if shown < total else ""
 
@@ -89,14 +89,14 @@ def heatmaps(
     row_labels: tuple[str, ...] = (),
     column_labels: tuple[str, ...] = (),
 ) -> Plot:
-    """Maps of numbers side by side, such as spectrograms, all of a row on one scale of colors.
+    """Draw maps of numbers, such as spectrograms, in rows and columns. All maps of a row have one scale of colors.
 
     Args:
-        maps: (rows, columns, H, W), any finite values.
-        title: above the picture.
-        caption: one sentence below it in the report.
-        row_labels: one per row, or none.
-        column_labels: one per column, or none.
+        maps: (rows, columns, H, W) with values of any size; NaN is drawn as 0.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
+        row_labels: one label for each row, or none.
+        column_labels: one label for each column, or none.
     """
     from matplotlib import rc_context, rcdefaults
     from matplotlib.figure import Figure
@@ -123,15 +123,16 @@ def heatmaps(
 
 
 def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 0.6) -> Tensor:
-    """Images with the classes of a mask as an overlay, one color for each class.
+    """Lay the classes of masks over images, with one color for each class.
 
     The first class is gray, because it is usually the background, whose color would dominate the others.
 
     Args:
-        images: (n, C, H, W) in [0, 1], C 1 or 3.
-        masks: (n, h, w) class indices, enlarged to the image; where one is outside 0…K−1 the image is left as it is.
+        images: (n, C, H, W) with values in [0, 1] and 1 or 3 channels.
+        masks: (n, h, w) class indices, resized to the images with nearest-neighbor interpolation. Pixels with an index
+            outside 0…K−1 stay as they are.
         num_classes: K.
-        ink: how much of the color is the class's.
+        ink: share of the class's color in the color of a pixel, from 0 to 1.
 
     Returns:
         (n, 3, H, W) on the CPU.
@@ -147,13 +148,13 @@ def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a chart.
+    """A bar of a bar chart.
 
     Args:
-        name: beside it.
-        value: its length.
-        look: ``good`` green, ``bad`` red, ``plain`` gray.
-        mark: a value to be marked on it, chance for example.
+        name: label beside the bar.
+        value: length of the bar.
+        look: color of the bar: ``good`` is green, ``bad`` is red and ``plain`` is gray.
+        mark: a value at which a line is drawn across the bar, such as the accuracy of chance; None for no line.
     """
 
     name: str
@@ -163,14 +164,14 @@ class Bar:
 
 
 def bar_chart(bars: Sequence[Bar], *, axis: str, most: float | None = None, title: str = "", caption: str = "") -> Plot:
-    """Horizontal bars with their values.
+    """Draw horizontal bars, with the value of each rounded to a whole number beside it.
 
     Args:
-        bars: from top to bottom.
-        axis: what the values are.
-        most: the largest possible value, so that charts can be compared; default: the largest there is.
-        title: above the picture.
-        caption: one sentence below it in the report.
+        bars: the bars, from top to bottom.
+        axis: label of the axis, which says what the values are.
+        most: the largest possible value, so that charts can be compared; by default, matplotlib chooses the limits.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
     """
     from matplotlib.figure import Figure
 
@@ -178,7 +179,7 @@ def bar_chart(bars: Sequence[Bar], *, axis: str, most: float | None = None, titl
     chart = figure.subplots()
     chart.bar_label(_draw_bars(chart, bars, 9), fmt="%.0f", padding=3, fontsize=8)
     if most is not None:
-        chart.set_xlim(0, 1.08 * most)  # room for the numbers
+        chart.set_xlim(0, 1.08 * most)  # leaves room for the numbers beside the bars
     chart.set_xlabel(axis, fontsize=8)
     return Plot(figure, title, caption)
 
@@ -186,14 +187,14 @@ def bar_chart(bars: Sequence[Bar], *, axis: str, most: float | None = None, titl
 def images_with_bars(
     images: Tensor, rows: Sequence[Sequence[Bar]], *, axis: str, title: str = "", caption: str = ""
 ) -> Plot:
-    """Each image with bars beside it: its captions with scores, its classes with probabilities.
+    """Draw images one below the other, each with bars beside it, such as the probabilities of classes.
 
     Args:
-        images: (n, C, H, W) in [0, 1], C 1 or 3.
-        rows: bars of each image.
-        axis: what the values are.
-        title: above the picture.
-        caption: one sentence below it in the report.
+        images: (n, C, H, W) with values in [0, 1] and 1 or 3 channels.
+        rows: the bars of each image, from top to bottom.
+        axis: label of the axis, which says what the values are.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
     """
     from matplotlib.figure import Figure
 
@@ -224,7 +225,7 @@ def _draw_bars(chart: Any, bars: Sequence[Bar], size: float) -> Any:
 
 
 def save_picture(picture: Picture, path: Path) -> Path:
-    """Write a picture as PNG; returns `path`."""
+    """Write a picture with its labels as PNG, and return `path`."""
     figure = _figure_of(picture) if isinstance(picture, ImageGrid) else picture.figure
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -235,10 +236,12 @@ def save_picture(picture: Picture, path: Path) -> Path:
 
 
 def save_sheet(grid: ImageGrid, path: Path, scale: int = 1) -> Path:
-    """Write the pixels of a grid alone as PNG, a white line between images; returns `path`.
+    """Write the images of a grid as PNG, without title and labels, and return `path`. White lines separate the images.
 
     Args:
-        scale: whole-number magnification.
+        grid: the images.
+        path: the file to write.
+        scale: each pixel of an image becomes a square with this many pixels on a side.
     """
     from PIL import Image
 
@@ -249,15 +252,15 @@ def save_sheet(grid: ImageGrid, path: Path, scale: int = 1) -> Path:
 
 
 def _shape(grid: ImageGrid) -> tuple[int, int]:
-    """Rows and columns; an empty grid has one empty place."""
+    """Number of rows and columns. A grid without images has one row and one column."""
     columns = max(1, min(grid.columns, len(grid.images)))
     return max(1, -(-len(grid.images) // columns)), columns
 
 
 def _mosaic(grid: ImageGrid, scale: int) -> np.ndarray:
-    """The grid as one picture, (height, width, 3) uint8, every image pixel a square of `scale` pixels.
+    """The grid as one picture, (height, width, 3) uint8, in which each pixel of an image is a square of `scale` pixels.
 
-    Values outside [0, 1] are clipped and NaN is black: a picture of a run that diverged must not end it.
+    Values outside [0, 1] are clipped and NaN is black, because a picture of a run that diverged must not end the run.
     """
     images = torch.nan_to_num(grid.images.detach().cpu().float(), nan=0.0).clamp(0, 1)
     pixels = np.rint(images.numpy() * 255).astype(np.uint8)
@@ -273,7 +276,7 @@ def _mosaic(grid: ImageGrid, scale: int) -> np.ndarray:
 
 
 def _figure_of(grid: ImageGrid) -> Figure:
-    """Title, sheet and labels; the sheet is placed pixel by pixel, so that small images stay crisp."""
+    """The grid as a figure with title and labels. Images are placed pixel by pixel, so that small ones stay sharp."""
     from matplotlib import rc_context, rcdefaults
     from matplotlib.figure import Figure
 
@@ -284,7 +287,7 @@ def _figure_of(grid: ImageGrid) -> Figure:
     down, right = (height + 1) * scale, (width + 1) * scale
     with rc_context(), warnings.catch_warnings():
         rcdefaults()
-        # names come from data: they may be in any script, and a $ in one is no formula
+        # Labels come from the data. They may be in any script, and a $ in one does not begin a formula.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure = Figure(dpi=_DPI)
 
@@ -321,7 +324,7 @@ def _figure_of(grid: ImageGrid) -> Figure:
 
 
 def _reduced(images: Tensor) -> Tensor:
-    """Large images made small enough for a contact sheet."""
+    """Images whose longer side is at most 80 pixels; larger ones are scaled down."""
     side = max(images.shape[2:])
     if side <= _LARGEST or not len(images):
         return images

@@ -1,4 +1,4 @@
-"""What a client keeps between rounds."""
+"""The tensors that a client keeps from round to round."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from torch import Tensor
 
 
 class ClientState(MutableMapping[str, Tensor]):
-    """A client's own tensors, kept between rounds on the client's side, handed out on the device.
+    """The tensors that a client keeps from round to round and never sends.
 
-    Assigning marks the state as changed; changing a tensor in place does not.
+    They are stored on the CPU. Reading one returns it on the device. The state is written to disk only if a tensor has
+    been assigned or deleted, so a tensor that was changed in place has to be assigned again.
 
     Args:
-        tensors: what the client kept, on the CPU.
-        device: where tensors are handed out.
+        tensors: the tensors that the client has kept, on the CPU.
+        device: the device on which tensors are returned.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu") -> None:
@@ -26,7 +27,7 @@ class ClientState(MutableMapping[str, Tensor]):
         return self._tensors[name].to(self._device)
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        # a copy: the method may go on changing its tensor, and two names must not share memory
+        # The value is copied, because the method may change its own tensor later and two names must not share memory.
         self._tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         self.changed = True
 

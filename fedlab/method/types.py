@@ -1,4 +1,4 @@
-"""What a method's hooks are given and give back: tasks, plans, steps, groups of state, batches."""
+"""Arguments and results of a method's hooks: tasks, plans, steps, exchange groups and batches."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ import torch
 from torch import Tensor, nn
 
 Batch = dict[str, Any]
-
+"""The columns of a batch by name; usually tensors with one row for each sample."""
 
 Plan = Mapping[str, bool | int | float | str]
+"""What the server asks of the clients in a round, as names with scalar values."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a method may know of the job before it sees a sample.
+    """What a method knows about the data and the federation before it sees a sample.
 
     Args:
-        num_classes: number of classes, 0 where there are none.
-        input_shape: shape of one sample's main column, (C, H, W) for images.
-        class_names: one per class.
-        vocabulary: the words a text column's numbers stand for, empty where there is none.
-        num_clients: registered clients.
+        num_classes: number of classes; 0 if the data has none.
+        input_shape: shape of one sample in the main column, (C, H, W) for images.
+        class_names: the name of each class, in the order of the labels.
+        vocabulary: the words that the numbers in a text column stand for; empty if there is no such column.
+        num_clients: number of registered clients.
         model_name: the run's ``model.name``.
-        columns: every column's dtype and shape per sample, ``{"image": ("float32", (3, 28, 28))}``.
-        make_model: builds a model by component name with the configured (default) settings, initialized from a seed.
-        mean: subtracted per channel from images in [0, 1]; averaged where the statistics differ by domain.
-        std: divisor per channel after that, likewise.
+        columns: dtype and shape per sample of each column, as in ``{"image": ("float32", (3, 28, 28))}``.
+        make_model: builds a model from a name, a seed and settings, as `model` does.
+        mean: what was subtracted from each channel of images in [0, 1]: one number for each channel, or one for all. If
+            the domains have different statistics, it is the mean of theirs.
+        std: what each channel was divided by after that, in the same form.
     """
 
     num_classes: int
@@ -44,32 +46,36 @@ class Task:
     std: tuple[float, ...] = (0.5,)
 
     def model(self, name: str | None = None, *, seed: int | None = None, **settings: Any) -> nn.Module:
-        """The configured model, or the one called `name`.
+        """Build the configured model, or the one called `name`.
 
         Args:
-            name: a model of the registry; None is the run's ``model`` section.
-            seed: initialization seed; None draws from the generator in force, which inside `Method.build` is the run's.
-            settings: the named model's settings.
+            name: name of a model in the registry; None builds the model of the run's section ``model``.
+            seed: seed of the initialization. With None, weights are drawn from torch's global CPU generator, which is
+                seeded from the run's seed inside `Method.build`.
+            settings: settings of the model called `name`; the others have their defaults. Ignored without `name`.
+
+        Raises:
+            ConfigError, ConfigErrors: there is no such model or setting, or the model cannot take these samples.
         """
         return self.make_model(name, seed, settings)
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where training stands when a batch is used.
+    """One local step, and what is known about the round that it belongs to.
 
     Args:
-        round: federated round, from 1.
-        epoch: local epoch, from 0.
-        index: step within this round, from 0.
-        per_round: steps of this client in one round.
-        global_step: step over the whole run, ``(round - 1) * per_round + index``, so that schedules go on across
-            rounds.
-        total_steps: ``rounds * per_round``.
-        plan: what the server asked of this round.
-        shared: tensors the server holds and every client has a copy of.
-        scratch: whatever `fit` left in ``ctx.scratch`` for this round: a memory bank, a teacher's last outputs.
-        log: records a value, as ``ctx.log`` does.
+        round: the round, from 1.
+        epoch: the local epoch, from 0.
+        index: number of the step within this round, from 0.
+        per_round: number of steps that this client is to take in one round.
+        global_step: number of the step within the whole run, ``(round - 1) * per_round + index``, so that schedules
+            continue from round to round.
+        total_steps: number of steps in the whole run, ``rounds * per_round``.
+        plan: the plan of this round.
+        shared: the server's shared tensors, of which every client gets a copy.
+        scratch: objects that `Method.fit` has left in ``ctx.scratch`` for this round, such as a memory bank.
+        log: records a value of a metric, as ``ctx.log`` does.
     """
 
     round: int
@@ -113,11 +119,13 @@ class Group:
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """How a method wants its batches.
+    """How the batches of local training are made.
 
     Args:
-        sampler: (columns, batch size, generator) → index arrays, one per batch, for one epoch; default: shuffled.
-        collate: (batch, generator) → batch, e.g. several crops of each sample or hard negatives of each caption.
+        sampler: called once for each epoch with the columns, the batch size and a generator; returns one tensor of
+            sample indices for each batch. By default, batches of shuffled samples are drawn.
+        collate: called with each batch and a generator; returns the batch to train on, for example with several crops
+            of each sample. By default, the batch stays as it is.
     """
 
     sampler: Callable[[Mapping[str, Tensor], int, torch.Generator], Iterable[Tensor]] | None = None
