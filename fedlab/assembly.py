@@ -1,8 +1,8 @@
-"""From a configuration to the objects both sides work with: components, task, networks.
+"""Makes the objects that server and clients both need from a configuration: components, task and networks.
 
-Everything that a configuration names is made once in a process and handed on from there. The driver of a simulation
-makes it in `fedlab.experiment.checks.resolve` and sends `Components` to its workers with the clients' setup; a deployed
-server or client makes its own with `Assembly`.
+In each process, the components are made once and then passed on. In a simulation, the main process makes them in
+`fedlab.experiment.checks.resolve`, and workers receive them as `Components`. In a deployment, the server and each
+client make their own with `Assembly`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ METHODS = Registry(
 
 
 def make_method(component: Component) -> Method:
-    """The configured method, its settings validated.
+    """Make the method that a configuration names, with validated settings.
 
     Raises:
-        ConfigError, ConfigErrors: unknown method or setting.
+        ConfigError, ConfigErrors: there is no such method, or its settings are wrong.
     """
     found = METHODS.find(component.name)
     if not (isinstance(found, type) and issubclass(found, Method)):
@@ -54,11 +54,11 @@ def make_method(component: Component) -> Method:
 
 
 class Stages:
-    """The training section in the rounds of a run, as the method changes it; worked out once for each plan.
+    """The section ``training`` in each round of a run, with the changes that the method makes to it.
 
     Args:
-        training: the run's own section.
-        method: changes it from plan to plan.
+        training: the section of the configuration.
+        method: the method, whose hook `Method.training` is called once for each plan.
     """
 
     def __init__(self, training: TrainingConfig, method: Method) -> None:
@@ -66,10 +66,10 @@ class Stages:
         self._known: dict[str, TrainingConfig] = {}
 
     def training(self, plan: Plan) -> TrainingConfig:
-        """The training section in a round with this plan.
+        """The section ``training`` in a round with this plan.
 
         Raises:
-            ConfigErrors: the method changes it to something invalid.
+            ConfigErrors: the method's changes make it invalid.
         """
         key = repr(sorted(plan.items()))
         if key not in self._known:
@@ -81,14 +81,14 @@ class Stages:
 
 @dataclass(frozen=True)
 class Components:
-    """What a configuration names and both sides of a run work with; picklable, as simulated clients receive it.
+    """The components that both server and clients need. They can be pickled, because workers receive them.
 
     Args:
         config: the configuration.
         method: the method object.
-        privacy: the guarantee, None where there is none.
-        chain: compression of uploads.
-        stages: local training by plan.
+        privacy: the configured differential privacy; None if there is none.
+        chain: the steps that compress the clients' updates.
+        stages: the section ``training`` by plan.
     """
 
     config: Config
@@ -98,13 +98,13 @@ class Components:
     stages: Stages
 
     def with_config(self, config: Config) -> Components:
-        """The same components for a configuration that differs in its sections ``engine`` and ``training`` at most."""
+        """The same components with another configuration, which may differ in ``engine`` and ``training`` only."""
         same = config.training == self.config.training
         return replace(self, config=config, stages=self.stages if same else Stages(config.training, self.method))
 
 
 class Assembly:
-    """Components in the making. What is wrong with any of them is collected, to be told in one go.
+    """Makes components, and collects everything that is wrong with them, so that all errors are raised at once.
 
     Args:
         config: the configuration.
@@ -113,14 +113,14 @@ class Assembly:
 
     def __init__(self, config: Config, method: Method | None = None) -> None:
         self.errors: list[InputError] = []
-        """What is wrong so far."""
+        """The errors that were found so far."""
         self.config = config
         self.method = method or self.attempt(lambda: make_method(config.method))
         self.chain = self.attempt(lambda: make_chain(config.exchange.compression))
         self.privacy = self.attempt(lambda: make_privacy(config.privacy))
 
     def attempt(self, work: Callable[[], T]) -> T | None:
-        """What `work` returns; None where it finds something wrong with what the user gave."""
+        """Call `work` and return its result; None if it raised an error about the user's input, which is collected."""
         try:
             return work()
         except ConfigErrors as several:
@@ -130,10 +130,10 @@ class Assembly:
         return None
 
     def components(self) -> Components:
-        """The components, if nothing is wrong.
+        """The components.
 
         Raises:
-            ConfigErrors: everything that is wrong.
+            ConfigErrors: all collected errors, if there are any.
         """
         if self.errors or self.method is None or self.chain is None:
             raise ConfigErrors(self.errors)
@@ -148,7 +148,15 @@ def make_task(
     num_clients: int,
     vocabulary: Sequence[str] = (),
 ) -> Task:
-    """The facts a method may build on."""
+    """Make the task that a method is given.
+
+    Args:
+        config: the configuration.
+        columns: dtype and shape per sample of each column, by name.
+        class_names: the name of each class, in the order of the labels.
+        num_clients: number of registered clients.
+        vocabulary: the words that the numbers in a text column stand for; empty if there is no such column.
+    """
     described = {name: (dtype, tuple(shape)) for name, (dtype, shape) in columns.items()}
     shape = main_shape(described)
 
@@ -176,17 +184,19 @@ def make_task(
 def build_networks(
     method: Method, task: Task, seed: int, device: torch.device, init: Mapping[str, str] | None = None
 ) -> nn.ModuleDict:
-    """The method's networks in their initial state, which depends on the seed and `init` only.
+    """Build the method's networks by role, in their initial state.
+
+    The random draws of the initialization depend on the run's seed only.
 
     Args:
-        method: builds them.
-        task: facts about the job.
+        method: the method, whose `Method.build` is called.
+        task: the task.
         seed: the run's seed.
-        device: where they go.
-        init: the run's ``init`` section.
+        device: the device to which the networks are moved.
+        init: the run's section ``init``, which names files or runs with initial weights, by role.
 
     Raises:
-        ConfigError: weights that are not there or do not fit.
+        ConfigError: weights that `init` names do not exist or do not fit.
     """
     with seeded_init(derive_seed(seed, "init")):
         networks = nn.ModuleDict(method.build(task))
@@ -195,7 +205,10 @@ def build_networks(
 
 
 def adapt(networks: nn.ModuleDict, training: TrainingConfig) -> nn.ModuleDict:
-    """Networks in the layout, and compiled, as local training wants them; names and values stay as they are."""
+    """Change the memory layout of networks and compile them, in place, if ``training`` asks for it.
+
+    The names and values of their state do not change.
+    """
     if training.channels_last:
         networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stub
     if training.compile:

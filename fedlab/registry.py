@@ -1,4 +1,4 @@
-"""Names to classes: built-in components, entry points of other packages, and ``module:Class`` references."""
+"""Finds components by name: built-in ones, entry points of other packages, and ``module:Class`` references."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """Components of one kind, imported only when asked for.
+    """Components of one kind, by name. A component is imported only when it is asked for.
 
     Args:
-        kind: what the components are, in the singular (``method``); also the configuration key.
-        builtin: name → ``module:attribute``.
-        group: entry-point group other packages register under, e.g. ``fedlab.methods``.
+        kind: the kind as a singular noun, such as ``method``. Error messages use it, and so does the default
+            configuration key of `find`.
+        builtin: ``module:attribute`` of each built-in component, by name.
+        group: the entry-point group in which other packages register their components, such as ``fedlab.methods``.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str], group: str) -> None:
         self.kind, self.builtin, self.group = kind, dict(builtin), group
 
     def names(self) -> list[str]:
-        """All names, built-in first, without importing anything."""
+        """All names, those of built-in components first. Nothing is imported for this."""
         return [*sorted(self.builtin), *sorted(set(self._entry_points()) - set(self.builtin))]
 
     def find(self, name: str, key: str | None = None) -> Any:
-        """The component called `name`.
+        """Import the component called `name`, and return it.
 
         Args:
-            name: a built-in name, an entry-point name or ``module:attribute``.
-            key: configuration key for the error message.
+            name: a built-in name, the name of an entry point, or ``module:attribute``.
+            key: configuration key for the error message; default: the kind, followed by ``.name``.
 
         Raises:
-            ConfigError: unknown name, or a reference that does not import.
+            ConfigError: the name is unknown, or what it refers to cannot be imported.
         """
         key = key or f"{self.kind}.name"
         if name in self.builtin:
@@ -57,15 +58,15 @@ class Registry:
         )
 
     def configured(self, component: Component, key: str) -> tuple[Any, Any]:
-        """The class a component names and its settings, validated by the class's own ``Settings``.
+        """Return the class that a component names, and its settings, validated by the class's own ``Settings``.
 
         Args:
             component: name and settings.
             key: configuration key of the component.
 
         Raises:
-            ConfigError: no such component, or not a class with settings.
-            ConfigErrors: wrong settings.
+            ConfigError: there is no such component, or it is not a class with a nested class ``Settings``.
+            ConfigErrors: settings are unknown or have wrong values.
         """
         from fedlab.config import Section, parse
 
@@ -80,7 +81,11 @@ class Registry:
         return found, parse(settings, component.settings, key)
 
     def origin(self, name: str) -> str:
-        """Where the component called `name` comes from: built in, or the distribution that registers it."""
+        """Say where the component called `name` comes from: FedLab itself, or the package that registers it.
+
+        Raises:
+            KeyError: the component is neither built in nor an entry point.
+        """
         if name in self.builtin:
             return "built-in"
         point = self._entry_points()[name]
@@ -106,10 +111,10 @@ class ComponentKind:
     """A kind of component that a configuration can name.
 
     Args:
-        plural: what `fedlab list` calls it.
-        key: of the configuration.
-        place: ``module:NAME`` of its `Registry`.
-        aliases: further plurals, as the components are called in code and in other libraries.
+        plural: the plural noun by which `fedlab list` knows the kind.
+        key: the configuration key that names such components.
+        place: ``module:NAME`` of the `Registry` of the kind.
+        aliases: other plural nouns that mean the same kind in code and in other libraries.
     """
 
     plural: str
@@ -119,7 +124,7 @@ class ComponentKind:
 
     @property
     def registry(self) -> Registry:
-        """Its registry. Only that module is imported: strategies import flwr, and methods import torch."""
+        """The registry of this kind. It is imported only here, because strategies import flwr and methods torch."""
         module, _, name = self.place.partition(":")
         found: Registry = getattr(importlib.import_module(module), name)
         return found
@@ -138,4 +143,4 @@ KINDS = (
     ComponentKind("compressions", "exchange.compression", "fedlab.protocol.compression:COMPRESSORS", ("compressors",)),
     ComponentKind("privacy", "privacy", "fedlab.privacy:PRIVACY", ("privacies",)),
 )
-"""All kinds, in the order in which they are listed. Whoever adds one declares it here and nowhere else."""
+"""All kinds, in the order in which they are listed. A new kind has to be added here and nowhere else."""

@@ -1,7 +1,8 @@
-"""Modules of the user's own: where those of ``module:Class`` names are looked for, in every process of a run.
+"""Finds the user's own modules, which a configuration names as ``module:Class``, in every process of a run.
 
-The folders come after all that Python knows by itself, so that no file of a user's can take the place of a module of
-FedLab or of the standard library. Where a file has the name of a module that is there already, that is said.
+The folders with such modules are appended to Python's own search path. A user's file therefore cannot replace a module
+of FedLab or of the standard library. If a file has the same name as a module that is found before it, the error says
+so.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib
 
 
 def search(folders: Iterable[str | Path]) -> None:
-    """Look for modules in these folders too from now on, in this order.
+    """Append folders to Python's search path for modules, in this order.
 
     Args:
-        folders: those there are; others are passed over.
+        folders: the folders; those that do not exist are ignored.
     """
     _searched[:] = list(dict.fromkeys(Path(folder).resolve() for folder in folders if Path(folder).is_dir()))
     for folder in _searched:
@@ -35,10 +36,12 @@ def search(folders: Iterable[str | Path]) -> None:
 
 
 class SearchPath:
-    """Pickled in front of an object of a user's class, it lets the process that unpickles them find that class.
+    """Calls `search` in the process that unpickles it.
+
+    It is pickled before an object of a user's class, so that the other process finds the class.
 
     Args:
-        folders: as `search` takes them.
+        folders: the folders to search.
     """
 
     def __init__(self, folders: Sequence[str]) -> None:
@@ -54,14 +57,15 @@ def _arrived(folders: Sequence[str]) -> SearchPath:
 
 
 def load_reference(reference: str, key: str) -> Any:
-    """What ``module:Class`` names.
+    """Import what a ``module:Class`` reference names, and return it.
 
     Args:
-        reference: both dotted names.
+        reference: dotted name of a module, a colon, and dotted name of something in it.
         key: configuration key for the error message.
 
     Raises:
-        ConfigError: it cannot be imported, or a module of that name is in the way of the one that is meant.
+        ConfigError: the module or the name in it cannot be imported, or another module of the same name was imported
+            in place of the user's.
     """
     module_name, _, attribute = reference.partition(":")
     top = module_name.partition(".")[0]
@@ -87,7 +91,7 @@ def load_reference(reference: str, key: str) -> Any:
 
 
 def home(reference: str) -> Path | None:
-    """The folder from which the module of an imported ``module:Class`` came, where it is no installed one's."""
+    """The folder in which the module of an imported ``module:Class`` was found; None if the module is installed."""
     place = _origin(reference.partition(":")[0].partition(".")[0])
     if place is None or _installed(place):
         return None
@@ -95,7 +99,7 @@ def home(reference: str) -> Path | None:
 
 
 def source_of(reference: str) -> tuple[str, str]:
-    """The module of an imported ``module:Class`` and a hash of its file; empty where there is no file to read."""
+    """The module name of an imported ``module:Class`` and a hash of its file, which is empty if no file can be read."""
     name = reference.partition(":")[0]
     file = getattr(sys.modules.get(name), "__file__", None)
     try:
@@ -113,7 +117,7 @@ def _looked() -> str:
 
 
 def _origin(top: str) -> Path | None:
-    """The file of a module that is imported, or the folder of a package."""
+    """The file of an imported module, or the folder of an imported package; None if there is neither."""
     module = sys.modules.get(top)
     file = getattr(module, "__file__", None)
     if file is None:
@@ -128,11 +132,11 @@ def _installed(place: Path) -> bool:
 
 
 def _hidden(top: str, *, tolerant: bool) -> str:
-    """Says which file of the folders looked in is not the module that was imported under its name; else empty.
+    """Say which file in the searched folders is hidden by another module of its name; an empty string if none is.
 
     Args:
-        top: the module's first name.
-        tolerant: an installed module may be meant, and so may FedLab's.
+        top: the first part of the module's dotted name.
+        tolerant: accept an installed module, a built-in one and FedLab itself, because the user may mean those.
     """
     names = [top + ending for ending in importlib.machinery.SOURCE_SUFFIXES]
     places = [place for folder in _searched for place in (folder / top, *(folder / name for name in names))]

@@ -1,4 +1,4 @@
-"""Everything about a configuration that can be known wrong before work starts, and all that it names, made once."""
+"""Checks of a configuration before a run starts, which also make all components that it names, once."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from fedlab.tracking.recording import check_tracking
 
 @dataclass(frozen=True)
 class Resolved:
-    """All that a configuration names, made once for the whole run in this process.
+    """All components that a configuration names, made once for the whole run in the main process.
 
     Args:
-        components: what server and clients work with.
-        source: where the samples come from; nothing is loaded yet.
-        steps: divide the samples among the clients.
-        drifts: change what clients see of them.
-        strategy: aggregation rule.
-        rules: who may take part in a round.
-        placement: where clients run.
-        device: where this process computes.
-        warnings: what works, but is probably not meant.
+        components: the components that both server and clients need.
+        source: the source of the samples, which has not loaded them yet.
+        steps: the steps that divide the samples among the clients.
+        drifts: the changes of the clients' data over the rounds.
+        strategy: the aggregation rule.
+        rules: the sampler, and all else that decides which clients take part in a round.
+        placement: the device, the number of workers and their share of a GPU.
+        device: the device on which this process computes.
+        warnings: settings that work, but are probably not intended, as sentences.
     """
 
     components: Components
@@ -62,7 +62,7 @@ class Resolved:
 
 
 def resolve(config: Config, *, method: Method | None = None, strategy: Strategy | None = None) -> Resolved:
-    """Make every component of a configuration, and validate their settings and the machine.
+    """Make every component of a configuration, and check that they fit each other and this machine.
 
     Args:
         config: the configuration.
@@ -70,7 +70,7 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
         strategy: a strategy object that replaces ``config.federation.strategy``.
 
     Raises:
-        ConfigErrors: everything that is wrong, in one go.
+        ConfigErrors: all errors that were found.
     """
     assembly, federation = Assembly(config, method), config.federation
     attempt, chosen = assembly.attempt, assembly.method
@@ -97,7 +97,7 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
         warnings += attempt(lambda: rule.check(config)) or []
     if chosen is not None and rule is not None:
         warnings += attempt(lambda: check_privacy(config, assembly.privacy, chosen, rule, sampler)) or []
-    components = assembly.components()  # from here on nothing is missing, or this would have said so
+    components = assembly.components()  # raises if anything is missing: the assertions only inform mypy
     assert source is not None
     assert steps is not None
     assert drifts is not None
@@ -109,7 +109,7 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
 
 
 def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedData:
-    """Load the data and divide it among the clients; what is wrong with either shows here.
+    """Load the data and divide it among the clients.
 
     Args:
         resolved: a configuration's components.
@@ -117,7 +117,7 @@ def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedD
 
     Raises:
         DataError: the data is missing, unreadable or unusable, or the partition is impossible.
-        ConfigError: statistics that do not fit the data.
+        ConfigError: ``data.mean`` or ``data.std`` does not fit the data.
     """
     config = resolved.config
     if dataset is None:
@@ -126,15 +126,15 @@ def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedD
 
 
 def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) -> None:
-    """Refuse what the clients that were found cannot do.
+    """Check that a configuration can be carried out with the clients that the partition has made.
 
     Args:
         resolved: a configuration's components.
-        clients: registered clients.
-        unseen: those held out from training.
+        clients: number of registered clients.
+        unseen: ids of the clients that never train.
 
     Raises:
-        ConfigError: a strategy, a choice of clients or an asynchronous mode that needs others.
+        ConfigError: the strategy, the sampler or asynchronous training needs other clients, or more of them.
     """
     training = clients - len(unseen)
     check_participants(resolved.strategy, training)
@@ -143,11 +143,11 @@ def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) 
 
 
 def left_out(config: Config, federated: FederatedData) -> tuple[LeftOut, ...]:
-    """What the data, their partition and the choice of evaluated clients leave out, counted.
+    """Count what is left out: by the data source, by the partition, and by the choice of clients to evaluate.
 
     Args:
         config: the configuration.
-        federated: its data, as `check_data` returns them.
+        federated: its data, as `check_data` returned it.
     """
     rest = unevaluated(config, federated.num_clients, federated.unseen, federated.num_test)
     return federated.left_out if rest is None else (*federated.left_out, rest)

@@ -1,6 +1,6 @@
-"""The components of a configuration: whose settings they take, which of these are defaults, and which are paths.
+"""Finds the components in a configuration, adds or removes their default settings, and replaces paths in them.
 
-A component that is unknown or wrong is left as it is; `fedlab.experiment.checks.check_config` says what is wrong.
+A component that is unknown or has wrong settings is left as it is; `fedlab.experiment.checks.resolve` raises the error.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from fedlab.server.strategies import STRATEGIES, strategy_settings
 from fedlab.storage.paths import PathKind
 
 REGISTRIES: Mapping[str, Registry] = {kind.key: kind.registry for kind in KINDS}
-"""By the key of a configuration."""
+"""The registry of each kind of component, by configuration key without the indices of lists."""
 
 _INSIDE = {METHODS: MODELS}
-"""What the components in the settings of others are, where that is not the same kind."""
+"""Registry of a component → registry of the components in its settings, if that is another one."""
 
 Visit = Callable[[PathKind, str, str], str]
 Rewrite = Callable[[type[BaseModel], dict[str, Any]], dict[str, Any]]
 
 
 def settings_of(registry: Registry, name: str) -> type[BaseModel] | None:
-    """The class that validates the settings of a component; None where there is no such component.
+    """Return the class that validates the settings of a component; None if there is no such component or class.
 
     Args:
-        registry: of its kind.
-        name: of the component.
+        registry: the registry of the component's kind.
+        name: name of the component.
     """
     try:
         found = registry.find(name)
@@ -50,41 +50,48 @@ def settings_of(registry: Registry, name: str) -> type[BaseModel] | None:
 
 
 def complete(config: Config) -> Config:
-    """The configuration with every setting of every component spelled out."""
+    """Return the configuration with the default of every component's setting that it leaves out."""
     changed = _Components(rewrite=_spelled_out).of(config.model_dump(mode="json"))
     try:
         return parse(Config, changed)
-    except ConfigErrors:  # a setting that is called name, or one that no YAML file holds
+    except ConfigErrors:  # a setting is called name, or has a value that YAML cannot express
         return config
 
 
 def bare(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A raw configuration without those settings of components that are defaults: what `complete` adds again.
+    """Return a raw configuration without the settings of components that have their defaults. `complete` adds them.
 
-    Only so can a component be exchanged by its name alone, as the settings of one are no settings of another.
+    In such a configuration a component can be replaced by changing its name. Otherwise, the defaults of the old
+    component would remain and be unknown to the new one.
     """
     return _Components(rewrite=_without_defaults).of(config)
 
 
 def located(config: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
-    """A raw configuration whose paths have been replaced.
+    """Return a raw configuration with every path replaced.
 
     Args:
-        config: it.
-        visit: given what kind of path it is, the text and its dotted key; returns the new text.
+        config: the raw configuration.
+        visit: called for each path with its kind, its text and its dotted key; returns the new text.
     """
     return _Components(visit=visit).of(config)
 
 
 def references(config: Config) -> Iterator[str]:
-    """Every ``module:Class`` that names a component."""
+    """Yield every ``module:Class`` reference that names a component, each once."""
     found: list[str] = []
     _Components(names=found).of(config.model_dump(mode="json"))
     yield from dict.fromkeys(name for name in found if ":" in name)
 
 
 class _Components:
-    """A walk over a raw configuration, along the classes that will validate it."""
+    """Walks through a raw configuration along the classes that will validate it, and changes it on the way.
+
+    Args:
+        visit: replaces a path, as in `located`; None leaves paths as they are.
+        rewrite: called with the class of a component's settings and the settings; returns the new settings.
+        names: a list to which the name of every component is appended.
+    """
 
     def __init__(
         self, visit: Visit | None = None, rewrite: Rewrite | None = None, names: list[str] | None = None
@@ -97,14 +104,14 @@ class _Components:
     def _section(
         self, kind: type[BaseModel], raw: Mapping[str, Any], key: str, place: str, registry: Registry | None
     ) -> dict[str, Any]:
-        """A mapping that `kind` validates.
+        """Change one mapping of the configuration.
 
         Args:
-            kind: the class.
+            kind: the class that validates the mapping.
             raw: the mapping.
-            key: dotted key with the indices of lists.
-            place: the same without them; empty inside a component.
-            registry: of the component that this is inside of.
+            key: dotted key of the mapping, with the indices of lists.
+            place: the same without the indices; empty inside a component.
+            registry: registry of the components in this mapping; None outside of components, where the key decides.
         """
         changed = dict(raw)
         for name, field in kind.model_fields.items():
@@ -160,7 +167,7 @@ def _spelled_out(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, A
     try:
         made = kind.model_validate(settings)
         dumped = made.model_dump(mode="json", by_alias=True)
-        # what does not survive the way through a file had better stay as the user wrote it
+        # Settings that would be read back from a file with other values are left as the user wrote them.
         if "name" in dumped or kind.model_validate(dumped) != made:
             return settings
     except (ValidationError, PydanticSerializationError):
@@ -182,11 +189,17 @@ def _without_defaults(kind: type[BaseModel], settings: dict[str, Any]) -> dict[s
 
 
 def _passed_on(kind: type[BaseModel]) -> frozenset[str]:
-    """Arguments whose defaults a strategy's constructor may choose itself."""
+    """Arguments that a strategy's constructor passes on as ``**kwargs``, and for which it may have other defaults."""
     found: frozenset[str] = getattr(kind, "passed_on", frozenset())
     return found
 
 
 def place_of(kind: PathKind, text: str, folder: Path) -> str:
-    """The absolute place a text names where a configuration lies in `folder`; outputs start from the current one."""
+    """Make a path in a configuration absolute. Addresses and names on a hub are returned as they are.
+
+    Args:
+        kind: the kind of path.
+        text: the path.
+        folder: the folder that a relative path starts from; paths of outputs start from the current folder instead.
+    """
     return kind.absolute(text, Path.cwd() if kind.kind == "output" else folder)

@@ -1,4 +1,4 @@
-"""From what a user gives to one complete configuration: paths absolute, own modules found, defaults spelled out."""
+"""Makes a complete configuration from a user's input, with absolute paths, the user's own modules and all defaults."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from fedlab.storage.paths import PathKind
 def configure(
     source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), *, here: bool = True
 ) -> Config:
-    """A configuration from a method's name, a YAML file, a mapping or a `Config`, with ``dotted.key=value`` overrides.
+    """Make a configuration, to which the defaults of all components are added.
 
-    Paths in a YAML file start from its folder, those in overrides and of all other sources from the current one; what
-    a component leaves out is spelled out.
+    Relative paths in a YAML file that the user gives start from the folder of the file. All other relative paths, those
+    of outputs included, start from the current folder.
 
     Args:
-        source: what to configure.
-        overrides: what to change.
-        here: the run is made on this machine; paths of one that is made elsewhere are left as they are.
+        source: a YAML file, the name of a method that has a configuration of its own, a mapping, or a `Config`.
+        overrides: changes, as ``dotted.key=value``.
+        here: whether the run takes place on this machine. If not, paths are left as they are.
 
     Raises:
-        ConfigErrors, ConfigError: no such method or file, unknown keys, bad values.
+        ConfigErrors, ConfigError: there is no such method or file, or keys are unknown or have wrong values.
     """
     folder = Path.cwd()
     if isinstance(source, Config):
@@ -47,7 +47,7 @@ def configure(
                 "METHOD or CONFIG", source, "a method that brings a config.yaml", "write a YAML file that names it"
             )
         raw = read_yaml(packaged)
-    raw = apply_overrides(raw, ())  # a tree without loops, which can be walked over
+    raw = apply_overrides(raw, ())  # refuses mappings that contain themselves, before they are walked through
     given = [override.partition("=")[0].strip() for override in overrides]
 
     def start(key: str) -> Path:
@@ -60,45 +60,51 @@ def configure(
     if not here:
         return complete(parse(Config, raw))
     config = complete(parse(Config, placed(raw, start)))
-    # what is a default only has its place from here on
+    # Defaults that are paths were only added just now, and have to be made absolute too.
     return recorded(parse(Config, placed(config.model_dump(mode="json"), lambda key: Path.cwd())))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from a YAML file, as `configure` makes it.
+    """Make a configuration from a YAML file, as `configure` does.
+
+    Args:
+        path: the YAML file.
+        overrides: changes, as ``dotted.key=value``.
 
     Raises:
-        ConfigErrors: unreadable file, YAML error, unknown key or bad value.
+        ConfigErrors: the file cannot be read or is not valid YAML, or keys are unknown or have wrong values.
     """
     return configure(Path(path), overrides)
 
 
 def is_file(source: str | Path) -> bool:
-    """Whether it names a configuration file and no method."""
+    """Whether `source` is a configuration file, and not the name of a method."""
     return isinstance(source, Path) or source.endswith((".yaml", ".yml"))
 
 
 def method_folder(name: str, key: str) -> Path:
-    """The folder a method's module lies in, where its config.yaml is.
+    """Return the folder of a method's module, which also holds its config.yaml if it has one.
 
     Args:
-        name: as in ``method.name``.
-        key: what the name was given as, for the error message.
+        name: name of the method, as in ``method.name``.
+        key: configuration key or argument that holds the name, for the error message.
 
     Raises:
-        ConfigError: no such method.
+        ConfigError: there is no such method.
     """
     module = sys.modules[METHODS.find(name, key).__module__]
     return Path(module.__file__ or "").parent
 
 
 def look_for_modules(raw: Mapping[str, Any], folder: Path, *more: Path) -> None:
-    """Let ``module:Class`` names of a raw configuration be found in the folders it lists and some others.
+    """Append the folders that may hold the user's own modules to Python's search path.
+
+    These are the folders that the configuration lists as ``modules``, then `folder`, `more` and the current folder.
 
     Args:
-        raw: the configuration.
-        folder: where the folders it lists start, and one to look in.
-        more: other folders; the current one comes last.
+        raw: the configuration, before it is validated.
+        folder: folder from which relative paths in ``modules`` start.
+        more: further folders.
     """
     listed = raw.get("modules")
     texts = [text for text in listed if isinstance(text, str) and text] if isinstance(listed, list | tuple) else []
@@ -106,26 +112,29 @@ def look_for_modules(raw: Mapping[str, Any], folder: Path, *more: Path) -> None:
 
 
 def recorded(config: Config) -> Config:
-    """The configuration with the folders in which its own modules were found, so that it finds them from anywhere."""
+    """Return the configuration with the folders of the user's own modules added to ``modules``.
+
+    The modules are then found from every current folder.
+    """
     homes = [home(reference) for reference in references(config)]
     folders = dict.fromkeys([*config.modules, *(str(folder) for folder in homes if folder is not None)])
     return config if tuple(folders) == config.modules else config.model_copy(update={"modules": tuple(folders)})
 
 
 def code_of(config: Config) -> dict[str, str]:
-    """Hash of the code that carries a configuration out, by module: FedLab's own, and those of the user's."""
+    """Return hashes of the code that a configuration runs, by module: FedLab's own as a whole, and the user's."""
     return {"fedlab": code_fingerprint(), **dict(map(source_of, references(config)))}
 
 
 def placed(raw: Mapping[str, Any], folder: Callable[[str], Path]) -> dict[str, Any]:
-    """A raw configuration with absolute paths.
+    """Return a raw configuration with absolute paths.
 
     Args:
-        raw: it.
-        folder: by dotted key, where a relative path starts.
+        raw: the raw configuration.
+        folder: returns the folder from which a relative path starts, given the dotted key of the path.
 
     Raises:
-        ConfigErrors: files that are not there, but would be if their paths started from the current folder.
+        ConfigErrors: files do not exist, but would exist if their paths started from the current folder.
     """
     errors: list[InputError] = []
 
@@ -149,7 +158,7 @@ def placed(raw: Mapping[str, Any], folder: Callable[[str], Path]) -> dict[str, A
 
 
 def within(key: str, given: Iterable[str]) -> bool:
-    """Whether a dotted key is one of those, or lies below one."""
+    """Whether a dotted key is one of the given keys, or a key below one of them."""
     return any(key == other or key.startswith(f"{other}.") for other in given)
 
 

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the machine, tried and decided before a run starts: the run keeps to it for good."""
+"""Decides, before a run starts, what the configuration leaves to the machine. The decisions hold for the whole run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
 
 @dataclass(frozen=True)
 class Tuning:
-    """A run's decisions.
+    """The decisions of a run.
 
     Args:
-        components: of a configuration with nothing left open.
-        warnings: what was asked for and cannot be had here.
-        client_bytes: GPU memory that a client, or a batch of clients, was seen to take; None on the CPU.
-        probe: fields of the event ``vectorize``; empty where nothing was measured.
+        components: components whose configuration holds all decisions.
+        warnings: settings that have no effect on this machine or with this method, as sentences.
+        client_bytes: bytes of GPU memory that one client, or one batch of clients, took at most; None on the CPU.
+        probe: fields of the event ``vectorize``: the number of clients in a batch (0 for no batches), and the
+            milliseconds that a client took alone and in a batch. Empty if nothing was measured.
     """
 
     components: Components
@@ -41,16 +42,19 @@ class Tuning:
 
 
 def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> Tuning:
-    """Try one client in this process, then what is still open in the configuration.
+    """Run the preflight on one client in this process, then decide what the configuration leaves open.
+
+    These are whether networks are compiled (``training.compile``) and whether clients are trained as one batch
+    (``engine.vectorize``).
 
     Args:
-        setup: of the run.
-        device: where to compute.
-        decided: the configuration is that of a run that goes on.
+        setup: what the clients of the run need.
+        device: the device to compute on.
+        decided: whether the configuration is that of a run that is resumed, whose decisions must not change.
 
     Raises:
-        ConfigError: a run that goes on can no longer do what it did.
-        Whatever `preflight` raises.
+        ConfigError: a run that is resumed cannot be carried out here with the decisions that it began with.
+        Exception: whatever `preflight` raises.
     """
     components, warnings = _with_compiler(setup.components, device)
     if decided and components is not setup.components:
@@ -85,7 +89,7 @@ def _changed(components: Components, key: str, value: object) -> Components:
 
 
 def _with_compiler(components: Components, device: torch.device) -> tuple[Components, list[str]]:
-    """Components of a configuration without ``training.compile`` where torch cannot compile."""
+    """Turn ``training.compile`` off if torch cannot compile here or the run uses DP-SGD, and return a warning if so."""
     if not components.config.training.compile:
         return components, []
     if isinstance(components.privacy, DPSGD):
@@ -95,7 +99,7 @@ def _with_compiler(components: Components, device: torch.device) -> tuple[Compon
         trial = nn.Linear(2, 2).to(device)
         trial.compile()
         trial(torch.zeros(1, 2, device=device)).sum().backward()
-    except Exception as error:  # torch has a kind of error for every stage of its compiler
+    except Exception as error:  # each stage of torch's compiler raises errors of its own kind
         first = str(error).strip().splitlines()[0]
         warning = f"training.compile: networks are not compiled, because torch.compile does not work here: {first}"
         return _changed(components, "training.compile", False), [warning]
@@ -105,7 +109,7 @@ def _with_compiler(components: Components, device: torch.device) -> tuple[Compon
 def _reason_against(
     setup: ClientSetup, device: torch.device, rehearsals: Sequence[WorkRequest], clients: Sequence[int]
 ) -> str | None:
-    """Why clients cannot be trained as one batch; they try a step in every stage."""
+    """The reason why clients cannot be trained as one batch; None if a trial step in every stage of rounds succeeds."""
     config = setup.config
     if len(clients) < 2:
         return "there is a single client"
@@ -152,14 +156,17 @@ def _one_by_one(runtime: VectorizedRuntime, rehearsal: WorkRequest, clients: Seq
 def _milliseconds(
     setup: ClientSetup, device: torch.device, rehearsal: WorkRequest, clients: Sequence[int]
 ) -> tuple[float, float]:
-    """Milliseconds of a client alone and as part of a batch, the better of two, over the first few steps."""
+    """Measure the milliseconds that a client takes alone and as part of a batch, over at most 8 local steps.
+
+    Each way is repeated, and the fastest repetition counts.
+    """
     steps = {str(client): _PROBED_STEPS for client in clients}
     rehearsal = replace(rehearsal, instructions=replace(rehearsal.instructions, steps=steps))
     ways = (_one_by_one, _vectorized)
     best = [float("inf")] * len(ways)
     with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
         runtime = VectorizedRuntime(replace(setup, state_root=Path(folder)), device)
-        for repeat in range(1 + _REPEATS):  # the first is for caches and kernels to be found
+        for repeat in range(1 + _REPEATS):  # the first is not timed: it fills caches and loads kernels
             for way, work in enumerate(ways):
                 began = time.perf_counter()
                 work(runtime, rehearsal, clients)

@@ -1,4 +1,4 @@
-"""The metrics of a run that has none yet."""
+"""The metrics of a run that has not been evaluated yet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from fedlab.errors import NotEvaluatedError
 
 
 class NoEvaluation(dict[str, Any]):
-    """Empty; whatever is asked of it says why there is nothing and how to get it.
+    """An empty mapping in which looking up any key raises an error that says why there are no metrics.
 
     Args:
-        path: the run's folder.
-        config: its configuration.
+        path: the run folder.
+        config: the run's configuration.
+
+    Raises:
+        NotEvaluatedError: a key is looked up with ``[]``.
     """
 
     def __init__(self, path: Path, config: Config) -> None:

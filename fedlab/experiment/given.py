@@ -1,4 +1,4 @@
-"""What a run was given in Python instead of a configuration: how it is recorded, and told from another one later."""
+"""Records what a run was given in Python: a method, a strategy or data. A resumed run has to be given the same."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedlab.server.strategies.average import AveragingStrategy
 
 
 def record_data(config: Config, dataset: Dataset, *, resumed: bool) -> Config:
-    """The configuration with the data it was given in place of its data source.
+    """Return the configuration with a description of the given data as its data source.
 
     Args:
-        config: it.
-        dataset: what was given.
-        resumed: the configuration is that of a run which goes on, and stays as it is.
+        config: the configuration.
+        dataset: the data that was given in Python.
+        resumed: whether the configuration is that of a run that is resumed; it is then returned as it is.
 
     Raises:
-        DataError: the configuration is that of a run with other data.
+        DataError: the configuration describes other data that was given in Python.
     """
     if config.data.source.name == GIVEN_DATA:
         Given(parse(GivenSettings, config.data.source.settings, "data.source")).check(dataset)
@@ -34,10 +34,15 @@ def record_data(config: Config, dataset: Dataset, *, resumed: bool) -> Config:
 
 
 def record_method(config: Config, method: Method, *, resumed: bool) -> Config:
-    """The configuration with the method it was given.
+    """Return the configuration with the class and the settings of the given method.
+
+    Args:
+        config: the configuration.
+        method: the method that was given in Python.
+        resumed: whether the configuration is that of a run that is resumed; it is then returned as it is.
 
     Raises:
-        ConfigError: a run that goes on began with another class or other settings.
+        ConfigError: a run that is resumed began with a method of another class or with other settings.
     """
     component = Component(name=reference(method), **method.settings.model_dump(mode="json"))
     if not resumed:
@@ -47,16 +52,17 @@ def record_method(config: Config, method: Method, *, resumed: bool) -> Config:
 
 
 def record_strategy(config: Config, strategy: Any, settings: dict[str, Any] | None, *, resumed: bool) -> Config:
-    """The configuration with the strategy it was given.
+    """Return the configuration with the class and the settings of the given strategy.
 
     Args:
-        config: it.
-        strategy: the object.
-        settings: what it was made with; None where that can only be seen from outside.
-        resumed: as in `record_data`.
+        config: the configuration.
+        strategy: the strategy object.
+        settings: the constructor arguments of the object; None if they are unknown, as those of an object that the user
+            made. They are then read from its attributes, as far as this is possible.
+        resumed: whether the configuration is that of a run that is resumed; it is then returned as it is.
 
     Raises:
-        ConfigError: a run that goes on began with another class or other settings.
+        ConfigError: a run that is resumed began with a strategy of another class or with other settings.
     """
     unknown: list[str] = []
     if isinstance(strategy, AveragingStrategy):
@@ -74,13 +80,13 @@ def record_strategy(config: Config, strategy: Any, settings: dict[str, Any] | No
 
 
 def reference(component: object) -> str:
-    """The ``module:Class`` of an object's class; one of a program itself or of a function cannot be imported again."""
+    """The ``module:Class`` of an object's class. It cannot be imported if a script or a function defines the class."""
     kind = type(component)
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _same(key: str, given: Component, recorded: Component) -> None:
-    """Refuse what would change the result; where a class lies now may differ, as programs are renamed."""
+    """Check that a component has the recorded class name and settings. Its module may differ, as files are renamed."""
     ours, theirs = ((_class_name(one), one.settings) for one in (given, recorded))
     if ours[0] != theirs[0]:
         raise ConfigError(key, given.name, f"the class that the run began with, {recorded.name}")

@@ -1,4 +1,4 @@
-"""A run that can start: its components made, its data divided, one client tried, nothing written yet."""
+"""Prepares a run: makes its components, divides its data and tries one client. Nothing is written to its folder yet."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from fedlab.storage.paths import cache_folder
 
 @dataclass(frozen=True)
 class Job:
-    """A run that can start: everything that could be refused has been looked at.
+    """A run that is ready to start, because all checks have passed.
 
     Args:
-        resolved: its components; nothing is left open in their configuration.
-        federated: its data.
-        warnings: of the configuration, the data and what was tried.
-        preflight_seconds: how long the trial took.
-        probe: fields of the event ``vectorize``; empty where nothing was measured.
+        resolved: the components of the run. Their configuration holds all decisions that `tune` has made.
+        federated: the data, divided among the clients.
+        warnings: warnings about the configuration and the data, and those of `tune`.
+        preflight_seconds: seconds that the preflight and the decisions took.
+        probe: fields of the event ``vectorize``; empty if nothing was measured.
     """
 
     resolved: Resolved
@@ -55,10 +55,10 @@ class Job:
         return self.resolved.components.method
 
     def clients(self, state_root: Path) -> ClientSetup:
-        """What simulated clients need.
+        """Return what simulated clients need.
 
         Args:
-            state_root: where their states are kept.
+            state_root: folder in which the states of the clients are stored.
         """
         return _client_setup(self.resolved, self.federated, state_root)
 
@@ -70,14 +70,14 @@ def ready(
     data: Dataset | None = None,
     begun: Config | None = None,
 ) -> Job:
-    """Check everything and try one client in this process: all that a run does before its folder and workers exist.
+    """Do all checks of a run and try one client in this process, before the run folder and the workers are created.
 
     Args:
         config: the configuration.
-        method: a method of the user's own.
-        strategy: a strategy of the user's own.
-        data: samples of the user's own.
-        begun: the configuration with which a run began that is to go on; it describes the user's own objects already.
+        method: a method of the user's own, object or class, that replaces ``config.method``.
+        strategy: a strategy of the user's own, object or class, that replaces ``config.federation.strategy``.
+        data: samples that replace those of ``config.data.source``.
+        begun: the configuration that a resumed run began with; None for a new run.
 
     Raises:
         InputError, ConfigErrors: something is wrong with the input.

@@ -1,4 +1,4 @@
-"""A run on disk, finished or not."""
+"""Access to a run on disk, whether it has finished or not."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from fedlab.tracking import History
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk.
+    """A run on disk, whether it has finished or not.
 
     Args:
-        folder: its run folder.
-        config: its frozen configuration.
-        method: its method object; None where only the configuration names it and it cannot be imported here.
+        folder: the run folder.
+        config: the configuration that the run has recorded.
+        method: the method object; None if only the configuration names the method, which `model` then imports.
     """
 
     folder: RunFolder
@@ -44,31 +44,34 @@ class Run:
 
     @cached_property
     def history(self) -> History:
-        """Rounds, evaluations, bytes and seconds."""
+        """The events of the run, such as its rounds and evaluations. They are read once, when first asked for."""
         return History.from_jsonl(self.folder.events)
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """Name, fingerprint and sizes of its samples; empty where the run is too old to have recorded them."""
+        """Name, fingerprint and numbers of the samples; empty if an older version of FedLab did not record them."""
         return RunRecord(self.folder, self.history).data
 
     @property
     def metrics(self) -> Mapping[str, Any]:
-        """The last evaluation: ``clients``, ``mean`` and ``pooled``; empty before the first, and its keys say so."""
+        """The last evaluation, with the keys ``clients``, ``mean`` and ``pooled`` among others.
+
+        Before the first evaluation it is empty, and looking up a key raises a `NotEvaluatedError`.
+        """
         return self.history.evaluations[-1] if self.history.evaluations else NoEvaluation(self.path, self.config)
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Where to find what."""
+        """Paths of the run's configuration, events, metrics, figures, checkpoints and report, by these names."""
         names = ("config", "events", "metrics", "figures", "checkpoints", "report")
         return {name: getattr(self.folder, name) for name in names}
 
     @property
     def checkpoint(self) -> Path:
-        """The last complete checkpoint.
+        """The folder of the last complete checkpoint.
 
         Raises:
-            CheckpointError: there is none yet.
+            CheckpointError: there is no complete checkpoint.
         """
         found = latest_checkpoint(self.folder.checkpoints)
         if found is None:
@@ -77,26 +80,33 @@ class Run:
 
     @cached_property
     def model(self) -> nn.ModuleDict:
-        """Networks by role with the last checkpoint's weights, in evaluation mode, on the CPU."""
+        """The networks by role, with the weights of the last complete checkpoint, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: there is no complete checkpoint.
+            ConfigError, ConfigErrors: the method or the model cannot be made from the configuration.
+        """
         tensors, meta = load_checkpoint(self.checkpoint)
         method = self.method or make_method(self.config.method)
         task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
-        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))  # init is in the checkpoint
+        # Initial weights (init) are not loaded, because the checkpoint replaces them.
+        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))
         prefix = "network/"
         networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return networks.eval()
 
 
 def load(path: str | Path, method: Method | None = None) -> Run:
-    """A run from its folder, finished or not.
+    """Open the folder of a run, whether it has finished or not.
 
     Args:
         path: the run folder.
-        method: the method it was given, where that cannot be imported by its name; `Run.model` needs it.
+        method: the method object that the run was given in Python. Only `Run.model` needs it, and only if the class of
+            the method cannot be imported by its name.
 
     Raises:
-        CheckpointError: not a run folder.
-        ConfigErrors: its configuration was changed or is of another version.
+        CheckpointError: the folder is not a run folder.
+        ConfigErrors: the recorded configuration is not valid, because it was changed or another version wrote it.
     """
     folder = RunFolder.open(Path(path))
     config = parse(Config, renamed.configuration(apply_overrides(read_yaml(folder.config), ())))
