@@ -1,4 +1,4 @@
-"""Flower's ClientApp: messages in, messages out. The work itself is `ClientRuntime`'s."""
+"""The Flower ClientApp, which turns messages into calls of `ClientRuntime` and its results into replies."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ from fedlab.protocol.messages import (
 
 @dataclass(frozen=True)
 class ClientAppFactory:
-    """Builds the ClientApp in the process that will run it; picklable.
+    """Builds the ClientApp in the process that will run it. The factory can be pickled.
 
-    The components of a run come with the setup, as the driver made them. The device alone is chosen anew in every
-    worker, because a worker may be on another machine.
+    The setup brings the components of the run as the driver made them. Only the device is chosen again in every worker,
+    because a worker may be on another machine.
 
     Args:
-        setup: what the app serves.
+        setup: the components of the run, and the data and folders of its clients.
     """
 
     setup: ClientSetup
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # what the setup holds is unpickled after this, so that a method of the user's own module is found
+        # the search path is unpickled before the setup, so that a method in one of the user's own modules is found
         return ClientAppFactory._unpickled, (SearchPath(self.setup.config.modules), self.setup)
 
     @classmethod
@@ -76,11 +76,14 @@ class ClientAppFactory:
 
 
 def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> ClientApp:
-    """Let an app answer FedLab's messages.
+    """Register the functions with which an app answers FedLab's messages.
 
     Args:
         app: a new app.
-        runtime_for: the runtime for a message's context.
+        runtime_for: returns the runtime that serves a context.
+
+    Returns:
+        The same app.
     """
 
     @app.query("profile")
@@ -117,7 +120,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
             answer = runtime.train(_client(context), _request(message.content, settings), _version(context))
         except MissingSharedError:
             return _missing(message)
-        # a summed reply is consumed before the next client touches the resident model, any other outlives it
+        # the engine adds a reply to its sum before the next client changes the resident model; a reply that is not
+        # summed is kept longer, and so its arrays are copied
         return _reply(message, context, answer, copy=REDUCE not in settings)
 
     @app.evaluate()
@@ -186,7 +190,7 @@ def _version(context: Context) -> int | None:
 
 
 _deployed: dict[str, ClientRuntime] = {}
-"""By all that a runtime is made of: the configuration, the node that it serves, and the run."""
+"""Runtimes of this process. The key holds all that a runtime is made of: configurations of run and node, run id."""
 
 
 def _deployed_runtime(context: Context) -> ClientRuntime:
@@ -201,7 +205,7 @@ def _deployed_runtime(context: Context) -> ClientRuntime:
 
 
 def _with_traceback(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Tell the server where a client failed; a SuperNode would send the exception without its traceback."""
+    """Reply to a message with the traceback if the client fails: a SuperNode would send the exception without it."""
     try:
         return call_next(message, context)
     except Exception:

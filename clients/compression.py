@@ -1,4 +1,4 @@
-"""A client's side of compression: what is compressed, and what a round loses."""
+"""The client's part of compression: which tensors are compressed, and how error feedback keeps what is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedlab.protocol.messages import ALGORITHM
 from fedlab.seeding import numpy_generator
 
 RESIDUAL = "compression/"
-"""Prefix of what compression has kept back, among a client's lasting tensors."""
+"""Prefix of the names under which the client state holds what error feedback keeps."""
 
 
 def compress(
@@ -30,19 +30,23 @@ def compress(
     exchange: Exchange,
     purpose: tuple[int, int, int],
 ) -> Encoded:
-    """Take the averaged parameters out of `arrays` and compress how they differ from what was received.
+    """Take the floating-point parameters out of `arrays`, and compress their differences from the received values.
 
-    Buffers (a variance must not become negative) and an algorithm's own arrays travel as they are.
+    Buffers are sent uncompressed, because a compressed variance could become negative. Arrays that an algorithm sends
+    under names of its own, such as SCAFFOLD's control variates, are sent uncompressed too.
 
     Args:
-        chain: how.
-        arrays: what the client would send; compressed tensors are removed.
-        parameters: network state that is a parameter, not a buffer.
-        updates: tensors whose values are updates already.
-        received: values of the network state as it was sent.
-        state: the client's lasting tensors, which get what error feedback keeps back.
-        exchange: what travels, for the ledger.
-        purpose: the run's seed, client and round, for the draws.
+        chain: the steps of the compression.
+        arrays: what the client would send without compression; the tensors that are compressed are removed from it.
+        parameters: names of the network state that are parameters, not buffers.
+        updates: names of arrays whose values are updates already, so that the received values are not subtracted.
+        received: values of the network state as the client received it.
+        state: the client state, which holds what error feedback keeps from round to round.
+        exchange: the exchange group of every tensor, by which the ledger counts bytes.
+        purpose: the run's seed, the client and the round, on which the random draws depend.
+
+    Returns:
+        The compressed updates, and the bytes of all arrays of the reply by exchange group.
 
     Raises:
         FedLabError: an update is not finite.

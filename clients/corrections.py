@@ -1,4 +1,4 @@
-"""The client half of federated algorithms: changes to local steps, whatever the method."""
+"""The client's part of federated algorithms: it changes the gradients of local steps, whatever the method."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fedlab.protocol.messages import ALGORITHM, CONTROL, STEP_WEIGHT
 
 @dataclass(frozen=True)
 class Start:
-    """Where a client's round begins.
+    """What a client starts its round from.
 
     Args:
-        parameters: parameters that are trained and averaged, by state name, holding the received values.
-        arrays: all arrays that came with the message.
-        state: the client's lasting tensors.
-        settings: the strategy's settings.
+        parameters: the parameters that are trained and averaged, by name; they hold the received values.
+        arrays: all arrays of the message.
+        state: the client state.
+        settings: the settings that the strategy sent.
     """
 
     parameters: Mapping[str, Tensor]
@@ -31,16 +31,16 @@ class Start:
     settings: Mapping[str, object]
 
     def number(self, key: str) -> float:
-        """A numeric setting, 0 where the strategy sent none."""
+        """The value of a numeric setting; 0 if the strategy did not send it or if it is not a number."""
         value = self.settings.get(key, 0.0)
         return float(value) if isinstance(value, int | float) else 0.0
 
 
 class Correction:
-    """Base of all client halves.
+    """Base of the client's parts of all algorithms.
 
     Args:
-        start: where the round begins.
+        start: what the client starts its round from.
     """
 
     def __init__(self, start: Start) -> None:
@@ -49,14 +49,14 @@ class Correction:
         self.received = {name: p.detach().clone() for name, p in start.parameters.items()}
 
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
-        """Change gradients between backward and the optimizer's step; called for every step of every optimizer."""
+        """Change the gradients in place, before they are clipped. It is called before each step of each optimizer."""
 
     def finish(self) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Arrays to send, in place of the network state of the same name or beside it, and metrics."""
+        """Arrays to send, and metrics. An array replaces the network state of the same name or is sent in addition."""
         return {}, {}
 
     def _trained(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor, Tensor, float, float]]:
-        """(name, parameter, gradient, lr, momentum) of those that are stepped now and count for the algorithm."""
+        """(name, parameter, gradient, lr, momentum) of the averaged parameters that the optimizer will change."""
         return [
             (self.names[id(p)], p, p.grad, float(group["lr"]), float(group.get("momentum", 0.0)))
             for group in optimizer.param_groups
@@ -66,7 +66,7 @@ class Correction:
 
 
 class Proximal(Correction):
-    """FedProx: the gradient of (μ/2)·‖w − x‖², x the received weights (Li et al. 2020, eq. 2)."""
+    """FedProx: adds the gradient of (μ/2)·‖w − x‖², where x are the received weights (Li et al. 2020, eq. 2)."""
 
     @torch.no_grad()
     def apply(self, optimizer: torch.optim.Optimizer) -> None:
@@ -76,15 +76,16 @@ class Proximal(Correction):
 
 
 class _StepWeights:
-    """With which weight A the round's gradients enter x − y, for SGD: Σ over steps of η, momentum and decay included.
+    """The weight A with which the gradients of a round enter the update x − y of SGD, for each parameter.
 
-    Under a constant gradient g the weights are at x − A·g after some steps, so that a proximal term μ adds −μ·A·g to
-    the next gradient, and momentum ρ carries that on like the rest: b ← ρ·b + 1 − μ·A, then A ← A + η·b. This gives
-    η·τ for plain SGD, η·‖a‖₁ of FedNova with momentum or with a proximal term (Wang et al. 2020, §4), and the right
-    value for both together and where η follows a schedule.
+    A is defined by a constant gradient g, under which the weights are x − A·g after the steps taken so far. A proximal
+    term with factor μ then adds −μ·A·g to the next gradient, and momentum ρ accumulates this like the rest of the
+    gradient. Each step with learning rate η therefore sets b ← ρ·b + 1 − μ·A, then A ← A + η·b. The result is η·τ for
+    τ steps of plain SGD, and η·‖a‖₁ of FedNova with momentum or with a proximal term (Wang et al. 2020, §4). It also
+    holds for both together and for a learning rate that changes. Weight decay counts as part of the gradient.
 
     Args:
-        mu: μ of a proximal term in the local objective.
+        mu: factor μ of a proximal term in the local objective.
     """
 
     def __init__(self, mu: float = 0.0) -> None:
@@ -93,14 +94,18 @@ class _StepWeights:
         self.total: dict[str, float] = {}
 
     def step(self, name: str, lr: float, momentum: float) -> None:
-        """A step of one parameter."""
+        """Count a step of the parameter `name`."""
         before, carried = self.total.get(name, 0.0), momentum * self._buffer.get(name, 0.0) + 1
         self._buffer[name] = carried - self._mu * before
         self.total[name] = (1 - lr * self._mu) * before + lr * carried
 
 
 class Nova(Proximal):
-    """FedNova: the update divided by the weight of its steps (Wang et al. 2020, eq. 9), with optional proximal term."""
+    """FedNova (Wang et al. 2020, eq. 9), with an optional proximal term.
+
+    The client sends its update divided by the weight A of its steps, (x − y)/A, in place of its weights; zeros if it
+    took no step. `finish` raises FedLabError if parameters took steps of different weights.
+    """
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
@@ -130,8 +135,8 @@ class Nova(Proximal):
 class Scaffold(Correction):
     """SCAFFOLD with control variates of option II (Karimireddy et al. 2020, algorithm 1).
 
-    Steps use g − c_i + c; afterwards c_i⁺ = c_i − c + (x − y)/A, A the weight of the steps (τη for plain SGD), and
-    c_i⁺ − c_i is sent.
+    Local steps use the gradient g − c_i + c. After them the client sets c_i⁺ = c_i − c + (x − y)/A, where A is the
+    weight of its steps (τη for τ steps of plain SGD), and sends c_i⁺ − c_i beside its weights.
     """
 
     def __init__(self, start: Start) -> None:
@@ -158,7 +163,7 @@ class Scaffold(Correction):
         for name, p in self.start.parameters.items():
             weight = self._weights.total.get(name)
             new = self._own[name]
-            if weight:  # a parameter that took no step has nothing to say about its gradient
+            if weight:  # without a step there is no estimate of the gradient
                 new = new - self._server[name] + (self.received[name] - p) / weight
             change[f"{CONTROL}{name}"] = new - self._own[name]
             self.start.state[f"{CONTROL}{name}"] = new
@@ -166,7 +171,11 @@ class Scaffold(Correction):
 
 
 class Dynamic(Correction):
-    """FedDyn: the gradient of −⟨h_i, w⟩ + (α/2)·‖w − x‖², then h_i ← h_i − α(y − x) (Acar et al. 2021, algorithm 1)."""
+    """FedDyn (Acar et al. 2021, algorithm 1).
+
+    Local steps add the gradient of −⟨h_i, w⟩ + (α/2)·‖w − x‖², where x are the received weights. After them the client
+    sets h_i ← h_i − α(y − x), where y are its trained weights, and keeps h_i for its next round.
+    """
 
     def __init__(self, start: Start) -> None:
         super().__init__(start)
@@ -192,10 +201,10 @@ _ALGORITHMS: dict[str, Callable[[Start], Correction]] = {"fednova": Nova, "scaff
 
 
 def requested(start: Start) -> Correction | None:
-    """The client half that the strategy asks for in a round's configuration.
+    """The correction that the strategy asks for in the settings it sent; None for plain local training.
 
     Raises:
-        FedLabError: an algorithm this client does not know.
+        FedLabError: the client does not know the algorithm.
     """
     name = start.settings.get(ALGORITHM)
     if name is None:

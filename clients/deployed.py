@@ -1,4 +1,4 @@
-"""A client's setup on a real node: from Flower's run and node configuration instead of an experiment."""
+"""The setup of a client in a deployment, made from Flower's run configuration and node configuration."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ PARTITION_ID = "partition-id"
 
 
 def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int) -> ClientSetup:
-    """The setup of the client on this node. All that the node keeps lies below its own ``state-dir``.
+    """The setup of the client on this node. All files that the client keeps are below the node's ``state-dir``.
 
     Args:
-        run_config: see `fedlab.protocol.runconfig`.
-        node_config: ``partition-id``, and optionally ``state-dir``, by default in Flower's folder.
-        run_id: Flower's id of the run, which keeps runs apart.
+        run_config: Flower's run configuration; see `fedlab.protocol.runconfig`.
+        node_config: Flower's node configuration. ``partition-id`` is the client's id. ``state-dir`` is optional and by
+            default ``fedlab/client-ID`` in Flower's folder.
+        run_id: Flower's id of the run; client states are kept in a folder for each run.
 
     Raises:
-        ConfigError, ConfigErrors: the configuration is wrong, or the node is none of the partition's clients.
+        ConfigError, ConfigErrors: the configuration is wrong, or ``partition-id`` is no client of the partition.
         DataError: the data cannot be loaded on this node.
     """
     config, _ = unpack(run_config)
@@ -34,14 +35,14 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     components = Assembly(config).components()
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
     client = _partition_id(node_config, data.num_clients)
-    # by default one folder per client: the nodes of one machine share Flower's folder
+    # one folder for each client by default, because the nodes of one machine share Flower's folder
     default = flower_home() / "fedlab" / f"client-{client}"
     root = Path(str(node_config.get("state-dir", default))).expanduser().resolve()
     return ClientSetup(
         components=components,
         federated=data,
         state_root=root / f"run-{run_id}",
-        cache_root=root / "cache",  # not the submitter's tracking.cache: private results must not leave the folder
+        cache_root=root / "cache",  # not tracking.cache as submitted: private results must stay in this folder
     )
 
 

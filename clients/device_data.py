@@ -1,4 +1,4 @@
-"""Clients' data on the device: kept there while there is room, and sent there without waiting."""
+"""Clients' data on the device: it stays there while there is room, and is copied without waiting for the copy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _Columns = dict[str, Tensor]
 
 
 class ResidentData:
-    """Columns of samples as tensors on a device; those used last stay, up to a number of bytes.
+    """A cache of samples on a device. It keeps the samples that were used last, up to a number of bytes.
 
-    A set is known by the object that holds it on the host, and leaves the device with it. On the CPU the tensors are
-    views, so nothing is kept.
+    Samples are identified by their `Samples` object, and the cache drops them once that object no longer exists. On the
+    CPU the tensors share the memory of the samples, so that nothing has to be kept.
 
     Args:
-        device: where the tensors go.
-        budget: bytes kept on it.
+        device: the device that the tensors are on.
+        budget: largest number of bytes kept on the device.
     """
 
     def __init__(self, device: torch.device, budget: int) -> None:
@@ -31,7 +31,7 @@ class ResidentData:
         self.bytes = 0
 
     def columns(self, samples: Samples) -> _Columns:
-        """The columns of some samples; the mapping is the caller's own, the tensors are not to be changed."""
+        """The columns of the samples as tensors on the device. The caller may change the dict, but not the tensors."""
         key = id(samples)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -49,7 +49,7 @@ class ResidentData:
         tensor = torch.from_numpy(values)
         if self._device.type != "cuda":
             return tensor.to(self._device)
-        # torch's allocator keeps the pinned copy until the transfer is over
+        # torch's allocator does not reuse the pinned copy before the transfer is over
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def _drop(self, key: int) -> None:

@@ -1,4 +1,4 @@
-"""Server tensors that were sent to this machine, shared by all clients on it."""
+"""Tensors of the server that were sent to this machine. All clients on it share them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from fedlab.storage.runfolder import write_atomic
 
-_KEPT_VERSIONS = 2  # a worker that is one round behind may still want the one before
+_KEPT_VERSIONS = 2  # a worker that is one round behind may still need the previous version
 
 
 class ReceivedTensors:
-    """One small file per tensor and version; the version used last stays in memory.
+    """A store with one small file for each tensor and version. The version of a tensor used last stays in memory.
 
-    A thousand simulated clients of one machine hold one copy, as they would hold a thousand in the field.
+    All simulated clients on a machine share one copy. In a deployment, each client has its own.
 
     Args:
-        root: folder; created when first written to.
-        device: where tensors are handed out.
+        root: folder of the files; it is created when the first file is written.
+        device: device of the tensors that `get` returns.
     """
 
     def __init__(self, root: Path, device: torch.device | str = "cpu") -> None:
@@ -31,18 +31,18 @@ class ReceivedTensors:
         self._ready: dict[str, tuple[int, Tensor]] = {}
 
     def put(self, name: str, version: int, values: np.ndarray) -> None:
-        """Keep a tensor; nothing happens where it is held already."""
+        """Save a version of a tensor, unless its file exists. All versions but the last two are deleted."""
         path = self._path(name, version)
         if path.exists():
             return
-        tensor = torch.from_numpy(np.array(values))  # the sender's memory may be read-only or used again
+        tensor = torch.from_numpy(np.array(values))  # a copy, because the sender's memory may be read-only or reused
         write_atomic(path, safetensors.torch.save({"value": tensor}), durable=False)
         versions = sorted(int(p.stem) for p in path.parent.glob("*.safetensors") if p.stem.isdigit())
         for old in versions[:-_KEPT_VERSIONS]:
             self._path(name, old).unlink(missing_ok=True)
 
     def get(self, name: str, version: int) -> Tensor | None:
-        """The tensor at that very version, None where this machine has not got it or its file is damaged."""
+        """The tensor in this version; None if this machine does not have it or its file is damaged."""
         ready = self._ready.get(name)
         if ready is None or ready[0] != version:
             try:
@@ -54,6 +54,6 @@ class ReceivedTensors:
         return ready[1]
 
     def _path(self, name: str, version: int) -> Path:
-        # names hold dots and slashes
+        # the folder is named by a hash, because names contain dots and slashes
         folder = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         return self._root / folder / f"{version:06d}.safetensors"

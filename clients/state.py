@@ -1,7 +1,8 @@
-"""Lasting tensors of clients, one small file per client and version.
+"""Client states on disk, with one small file for each client and version.
 
-Flower's ``Context.state`` carries only a version number; it moves on when the engine accepts a reply. A client that
-is repeated after a crash therefore starts from the version before, whatever the crashed attempt had written.
+A version is the number of the round under which the state was saved. Flower's ``Context.state`` holds only this number,
+and a new number takes effect when the engine accepts the client's reply. If a client's work is repeated after a crash,
+it therefore starts from the previous version, whatever the crashed attempt has written.
 """
 
 from __future__ import annotations
@@ -21,19 +22,18 @@ from fedlab.storage.runfolder import write_atomic
 
 
 class StateStore:
-    """Client states below one folder.
+    """The client states of a run on this machine.
 
     Args:
-        root: folder of this run's states on this machine, inside the run folder if there is one; created when first
-            written to.
-        device: where states hand out their tensors.
+        root: folder of the files, inside the run folder if there is one; it is created when the first file is written.
+        device: device of the tensors of the states.
     """
 
     def __init__(self, root: Path, device: torch.device | str = "cpu") -> None:
         self.root, self.device = root, device
 
     def load(self, client: int, version: int | None) -> ClientState:
-        """The state a client had at `version`; None is a client that has none yet.
+        """The state of a client in a version; an empty state if `version` is None.
 
         Raises:
             CheckpointError: the file is missing or damaged.
@@ -52,11 +52,15 @@ class StateStore:
     def save(
         self, client: int, version: int, state: ClientState, loaded: int | None, keep_for: Sequence[int] = ()
     ) -> None:
-        """Write a version and drop those nobody can ask for again.
+        """Write a version of a client's state and delete the versions that can no longer be needed.
 
         Args:
-            loaded: the version `state` was loaded from, which stays: this attempt's reply may yet be lost.
-            keep_for: rounds of checkpoints; the newest version up to each stays, for resuming there.
+            client: id of the client.
+            version: the version to write.
+            state: the state.
+            loaded: the version that `state` was loaded from. It is kept, because the reply of this attempt may be lost.
+            keep_for: rounds of checkpoints. For each, the newest version up to that round is kept, so that the run can
+                be resumed from there.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
         write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw, durable=False)
@@ -66,13 +70,13 @@ class StateStore:
             self._path(client, old).unlink(missing_ok=True)
 
     def rewind(self, round: int) -> None:
-        """Forget everything written after a round."""
+        """Delete all versions that were written after a round."""
         for path in self.root.glob("*/*/*.state"):
             if path.stem.isdigit() and int(path.stem) > round:
                 path.unlink()
 
     def latest(self, client: int) -> ClientState | None:
-        """The newest state of a client, for looking at it; None where it has none."""
+        """The newest saved state of a client, for reading only; None if the client has none."""
         versions = self._versions(client)
         return self.load(client, max(versions)) if versions else None
 

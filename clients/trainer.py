@@ -1,4 +1,4 @@
-"""The local training loop: batches, schedules, gradient corrections. It does not know which paper it runs."""
+"""The local training loop: batches, schedules and corrections of gradients. It is the same for all methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, TOO_FEW, Effort
 
 
 def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:
-    """Factor of the learning rate at a global step: linear warm-up, then constant or down to zero."""
+    """Factor of the learning rate at a step of the run: linear warm-up, then constant or falling to zero.
+
+    Args:
+        training: the training section, which names the schedule and the number of warm-up steps.
+        step: the step, counted from 0 over the whole run.
+        total: number of steps of the whole run.
+    """
     if step < training.warmup_steps:
         return (step + 1) / training.warmup_steps
     if training.schedule == "constant":
@@ -31,21 +37,24 @@ def schedule_factor(training: TrainingConfig, step: int, total: int) -> float:
 
 
 class LocalTrainer(FitContext):
-    """`FitContext` over one client's data in memory.
+    """The `FitContext` of one client in one round, with the client's data in memory.
 
     Args:
-        method: whose loss is minimized.
-        data: training columns on the device.
-        state: the client's lasting tensors.
+        method: the method whose loss is minimized.
+        data: the columns of the training samples, on the device.
+        state: the client state.
         shared: tensors received from the server, on the device.
-        client: FedLab client id.
-        client_name: its name in the partition.
-        examples: the client's weight.
-        fingerprint: makes the hash of the client's data.
-        evaluating: roles that are not trained.
-        max_steps: batches at most, over all passes; what is planned for the round does not change with it.
+        client: FedLab's client id.
+        client_name: name of the client in the partition.
+        examples: weight of the client in averages.
+        fingerprint: computes the hash of the client's data.
+        evaluating: roles that are not trained and therefore stay in evaluation mode.
+        max_steps: largest number of batches over all calls of `batches`; None sets no limit. Schedules of the learning
+            rate do not depend on it.
+        work: the arguments of `WorkContext`, except ``scope``.
 
-    ``correction`` is the client half of the run's algorithm, None for plain local training.
+    The attribute ``correction`` is the client's part of a federated algorithm; None is plain local training. The
+    attribute ``effort`` counts the steps.
     """
 
     def __init__(
@@ -74,7 +83,7 @@ class LocalTrainer(FitContext):
         self.effort = Effort()
 
     @cached_property
-    def fingerprint(self) -> str:  # few methods ask, and hashing a client's images takes longer than a training step
+    def fingerprint(self) -> str:  # few methods use it, and hashing takes longer than a step
         return self._fingerprint()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
@@ -86,7 +95,7 @@ class LocalTrainer(FitContext):
                 self.method.after_step(self.networks, step)
 
     def _descend(self, batch: Batch, step: Step, optimizer: Optimizer) -> bool:
-        """A step on a batch; False where the method skips it."""
+        """Take a step on a batch. Returns False if the method skips the batch, that is, its loss has no terms."""
         with self.autocast():
             terms = self.method.loss(self.networks, batch, step)
         if terms is None:
@@ -101,7 +110,7 @@ class LocalTrainer(FitContext):
         return bool(terms)
 
     def set_modes(self) -> None:
-        """Training mode, but for roles that are not trained and what the method says."""
+        """Put the networks into training mode, except the roles that are not trained and what the method changes."""
         self.networks.train()
         for role in self._evaluating:
             self.networks[role].eval()
@@ -111,7 +120,7 @@ class LocalTrainer(FitContext):
         """The method's parameter groups.
 
         Raises:
-            FedLabError: there is nothing in them to train.
+            FedLabError: no parameter in them requires a gradient.
         """
         groups = self.method.param_groups(self.networks, self.plan)
         if not any(p.requires_grad for group in groups for p in group["params"]):
@@ -122,7 +131,11 @@ class LocalTrainer(FitContext):
         return groups
 
     def scheduled(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
-        """Optimizer values of a parameter group for a step."""
+        """Values that the optimizer uses for a parameter group in a step, such as ``lr``.
+
+        They are those of `Method.schedule`. If these have no ``lr``, the group's learning rate follows
+        ``training.schedule``.
+        """
         own = self.method.schedule(step, group)
         if "lr" in own:
             return own
@@ -183,7 +196,7 @@ class LocalTrainer(FitContext):
 
 
 def _why_none(columns: Mapping[str, Tensor], shuffled: bool) -> str:
-    """Why no batch could be drawn of these samples."""
+    """The reason why no batch could be drawn from these samples."""
     if not len(next(iter(columns.values()), ())):
         return NO_SAMPLES
     return NOT_FULL if shuffled else TOO_FEW

@@ -1,1 +1,1 @@
-"""Privacy on the client's side."""
+"""Differential privacy: the part that clients do."""

@@ -1,4 +1,4 @@
-"""A client's update, clipped before it leaves the client."""
+"""Clipping of a client's update before the client sends it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from fedlab.privacy import CLIP, WITHIN
 def clipped(
     sent: Mapping[str, Tensor], received: Mapping[str, np.ndarray], settings: Mapping[str, object]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The state to send, at most C away from what was received in the L2 norm over all tensors, and metrics.
+    """The state to send, whose distance from the received state is at most the clip norm C, and metrics.
 
-    Without a clip norm in the settings, and where the update is within it, the state is sent as it is.
+    The distance is the L2 norm over all tensors together. The state is returned unchanged if the settings contain no
+    clip norm, if the distance is at most C, or if it is not finite.
 
     Args:
         sent: state after local training.
-        received: state the server sent.
-        settings: of the message.
+        received: state that the server sent; it has all names of `sent`.
+        settings: settings of the message, with C under `fedlab.privacy.CLIP`.
+
+    Returns:
+        The state, and the metric `fedlab.privacy.WITHIN`: 1 if the distance was at most C, otherwise 0. Without a clip
+        norm there is no metric.
     """
     limit = settings.get(CLIP)
     if not isinstance(limit, float):
@@ -32,11 +37,11 @@ def clipped(
     norm = _distance(sent, start)
     if norm <= limit:
         return dict(sent), {WITHIN: 1.0}
-    if not math.isfinite(norm):  # let the average refuse it: it names client and tensor
+    if not math.isfinite(norm):  # averaging refuses it with an error that names client and tensor
         return dict(sent), {WITHIN: 0.0}
     factor, slack = limit / norm, 2.0**-20
     short = _towards(start, sent, factor)
-    while _distance(short, start) > limit:  # rounding x + factor·Δ to float32 may lead out of the ball again
+    while _distance(short, start) > limit:  # rounding x + factor·Δ to float32 may exceed the norm again
         factor, slack = factor * (1 - slack), min(0.5, 2 * slack)
         short = _towards(start, sent, factor)
     return short, {WITHIN: 0.0}

@@ -1,4 +1,4 @@
-"""Local training that keeps single examples private: DP-SGD instead of plain steps."""
+"""Local training with DP-SGD, which keeps single examples private."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from fedlab.protocol.effort import NO_SAMPLES
 class PrivateTrainer(LocalTrainer):
     """DP-SGD (Abadi et al. 2016, arXiv 1607.00133, algorithm 1) with the run's optimizer.
 
-    A step draws each example independently with probability q, clips the gradient of each to C, adds noise of standard
-    deviation σ·C to their sum and divides by the expected number qn; what optimizer, schedule and correction make of
-    that costs no privacy. A step whose draw is empty still adds its noise.
+    A step draws each of the n examples independently with probability q and clips the gradient of each to the norm C.
+    It adds Gaussian noise of standard deviation σ·C to the sum of these gradients, and divides by the expected number
+    of examples, q·n. A step that draws no example adds its noise too. Optimizer, schedule and correction only process
+    the noisy gradient further, which costs no additional privacy.
 
     Args:
-        calibration: the clients' noise.
-        work: as for `LocalTrainer`.
+        calibration: determines the noise multiplier σ of a client.
+        work: the arguments of `LocalTrainer`.
     """
 
     def __init__(self, *, calibration: Calibration, **work: Any) -> None:
@@ -39,7 +40,7 @@ class PrivateTrainer(LocalTrainer):
 
     @property
     def spent(self) -> dict[str, float]:
-        """What the account needs to know of the round: q, σ and the steps that were done."""
+        """The facts of the round that the privacy account needs: sampling rate q, noise multiplier σ, steps taken."""
         return {"rate": self._rate, "noise_multiplier": self._noise, "steps": self._steps}
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
@@ -51,7 +52,10 @@ class PrivateTrainer(LocalTrainer):
         raise FedLabError(f"{self._who} makes a step of its own in fit(), which DP-SGD cannot make private")
 
     def batches(self, columns: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Batch, Step]]:
-        """Poisson samples, as many as planned; in preflight one batch of as many examples as fit into memory."""
+        """Batches drawn by Poisson sampling, as many as planned for the round.
+
+        In preflight there is a single batch of the first examples, at most ``privacy.physical_batch_size``.
+        """
         columns = self.data if columns is None else columns
         count = len(next(iter(columns.values()), ()))
         if count == 0:
@@ -101,7 +105,7 @@ class PrivateTrainer(LocalTrainer):
         return True
 
     def _moved(self, optimizer: Optimizer) -> dict[str, Tensor]:
-        """The parameters that the optimizer moves, by name."""
+        """The parameters that the optimizer changes, by name."""
         moved = {id(p) for p in optimizer.parameters if p.requires_grad}
         named: dict[str, Tensor] = {n: p for n, p in self.networks.named_parameters() if id(p) in moved}
         if len(named) < len(moved):

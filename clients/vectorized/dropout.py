@@ -1,4 +1,4 @@
-"""Dropout for several clients at once: each draws what it would have drawn alone."""
+"""Dropout for several clients at once, in which each client gets the mask that it would have drawn alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 
 class SeparateDropout(TorchFunctionMode):
-    """Inside, `F.dropout` under `torch.func.vmap` takes the mask of each batched client from that client's generator.
+    """Inside this context, `F.dropout` under `torch.func.vmap` draws each client's mask from that client's generator.
 
-    On the CPU these are the very draws of a client whose global generator was seeded alike; a GPU's own dropout kernel
-    numbers its draws in another way. Any other random function is left to ``vmap``, which refuses it.
+    On the CPU, a mask is the same as that of a client that trains alone, if its generator has the seed of that client's
+    global generator. On a GPU it is not, because the GPU's dropout kernel uses random numbers in another order. All
+    other random functions are left to ``vmap``, which refuses them.
 
     Args:
-        generators: one per client, on the device of the activations, in the order in which they are batched.
+        generators: one for each client, on the device of the activations, in the order in which clients are batched.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -42,11 +43,11 @@ class SeparateDropout(TorchFunctionMode):
 
 
 class _Masked(torch.autograd.Function):
-    """x · mask / (1 − p), and the scaled mask."""
+    """Returns x · mask / (1 − p), and mask / (1 − p)."""
 
     @staticmethod
     def forward(x: Tensor, p: float, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        # vmap() below takes the place of this one wherever the activations depend on a client
+        # vmap() below is called instead whenever the activations depend on the client
         raise RuntimeError("dropout of something that is the same for all clients, which would draw the same for all")
 
     @staticmethod
@@ -63,9 +64,10 @@ class _Masked(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], x: Tensor, p: float, generators: Sequence[torch.Generator]
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        assert in_dims[0] is not None  # torch calls this for batched inputs only, and only x can be one
+        assert in_dims[0] is not None  # torch calls this for batched inputs only, and only x can be batched
         x = x.movedim(in_dims[0], 0)
-        masks = torch.empty(x.shape, dtype=x.dtype, device=x.device)  # a stack is not laid out as its parts would be
+        # contiguous, as the mask of a client that trains alone; empty_like would take the memory layout of the stack
+        masks = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         for mask, generator in zip(masks, generators, strict=True):
             mask.bernoulli_(1 - p, generator=generator)
         if p < 1:

@@ -1,8 +1,9 @@
-"""Several clients trained as one batch: their networks are stacked, one backward pass gives the gradients of all.
+"""Training of several clients as one batch: their networks are stacked, and one backward pass yields all gradients.
 
-Everything else about a client's round is what it would be alone: its batches, its dropout masks (on the CPU), its
-schedule, the clipping of its gradient, the corrections of federated algorithms. Only the order of floating-point
-additions inside matrix products and convolutions differs, so results agree to float tolerance, not bit for bit.
+Everything else is the same as for a client that trains alone: its batches, its dropout masks (on the CPU), its
+schedule, the clipping of its gradient and the corrections of federated algorithms. Only the order of floating-point
+additions inside matrix products and convolutions differs. Results therefore agree to floating-point tolerance, but not
+bit for bit.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class NotVectorizableError(FedLabError):
 
 
 def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
-    """Why a method's clients cannot be trained as one batch; None where they may be, as far as one can tell.
+    """The reason why clients cannot be trained as one batch; None if nothing known before the training forbids it.
 
     Args:
         method: the method.
         training: the training section of the round.
-        plan: of the round.
+        plan: the plan of the round.
     """
     name = type(method).__name__
     if not method.promises("functional_loss"):
@@ -55,23 +56,23 @@ def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
 
 
 def counts_steps(method: Method, training: TrainingConfig) -> bool:
-    """Whether what the optimizer does depends on how many steps a client will do, so that these must be equal."""
+    """Whether the optimizer's values depend on a client's number of steps, which must then be equal in a batch."""
     return training.schedule != "constant" or training.warmup_steps > 0 or method.overrides("schedule")
 
 
 @dataclass
 class Fitted:
-    """A client after its local training.
+    """The result of a client's local training.
 
     Args:
-        state: its lasting tensors.
-        tensors: the trained network state by name; other state is as it was sent.
-        arrays: what its algorithm sends.
-        figures: metrics of its algorithm.
-        logged: name and value of all terms, in order.
-        seconds: its share of the time.
-        error: what ended its training early.
-        effort: counts of its steps.
+        state: the client state.
+        tensors: the network state after training, by name; the network state that is missing here did not change.
+        arrays: arrays that the client's part of the federated algorithm sends.
+        figures: metrics of the federated algorithm.
+        logged: name and value of every term of the loss, in the order of the steps.
+        seconds: the duration of the training, divided by the number of clients.
+        error: the exception that ended the client's training early; None if there was none.
+        effort: counts of the client's steps.
     """
 
     state: ClientState
@@ -85,17 +86,17 @@ class Fitted:
 
 
 class VectorizedClients:
-    """Clients that are trained together.
+    """Clients that are trained as one batch.
 
     Args:
-        networks: the resident networks, whose modes and structure count.
-        trainers: one per client.
-        generators: for each client's dropout, seeded as its global generator would be.
-        stack: network state of all clients, (clients, …) by state name: what is trained and what the forward pass
-            writes to.
-        averaged: names of the parameters that federated algorithms correct.
-        arrays: what the server sent.
-        settings: the strategy's settings.
+        networks: the resident networks, which give structure, modes and the state that is not in `stack`.
+        trainers: one for each client.
+        generators: one for each client's dropout, with the seed of the client's global generator.
+        stack: the network state of all clients that may change in training, (clients, …) by name. Training changes it
+            in place.
+        averaged: names of the parameters whose gradients federated algorithms correct.
+        arrays: network state and other arrays that the server sent.
+        settings: the settings that the strategy sent.
     """
 
     def __init__(
@@ -116,7 +117,10 @@ class VectorizedClients:
         self._correction: Correction | None = requested(Start(parameters, arrays, self._states, settings))
 
     def fit(self) -> list[Fitted]:
-        """Local training of all clients.
+        """Do the local training of all clients.
+
+        Returns:
+            The results in the order of the trainers. A client whose loss is not finite has an error in it.
 
         Raises:
             NotVectorizableError: the method, the networks or the batches do not allow it.
@@ -137,17 +141,17 @@ class VectorizedClients:
         return self._fitted
 
     def _optimizer(self, first: LocalTrainer) -> Optimizer:
-        """The run's optimizer over the stacked parameters: all of them are elementwise."""
+        """The run's optimizer for the stacked parameters. All optimizers work elementwise and so keep clients apart."""
         names = {id(p): name for name, p in self._networks.named_parameters()}
         groups = first.trainable_groups()
         strange = [p for group in groups for p in group["params"] if names.get(id(p)) not in self._stack]
         if strange:
             raise NotVectorizableError("param_groups() gives parameters that are none of the networks'")
         stacked = [{**group, "params": [self._stack[names[id(p)]] for p in group["params"]]} for group in groups]
-        return first.optimizer(stacked, clip_norm=None)  # a norm over all clients means nothing
+        return first.optimizer(stacked, clip_norm=None)  # a norm over all clients has no meaning
 
     def _step(self, drawn: Mapping[int, tuple[Batch, Step]], optimizer: Optimizer, moved: Stack) -> list[int]:
-        """One step of every client with a batch; returns those whose loss is finite."""
+        """Take one step with each client that has a batch. Returns the rows of those whose loss is finite."""
         for p in moved.values():
             p.grad = None
         buckets: dict[Any, list[int]] = defaultdict(list)
@@ -173,7 +177,7 @@ class VectorizedClients:
         return sorted(going)
 
     def _gradients(self, rows: list[int], batches: Sequence[Batch], step: Step, moved: Stack) -> tuple[Stack, Stack]:
-        """Gradients and loss terms of some clients, (clients, …); buffers are updated in the stack."""
+        """Gradients and loss terms of the clients in `rows`, (clients, …). Their buffers are updated in the stack."""
         whole = len(rows) == len(self._trainers)
         chosen = self._stack if whole else {name: value[rows] for name, value in self._stack.items()}
         batch = {name: torch.stack([b[name] for b in batches]) for name in batches[0]}
@@ -195,7 +199,7 @@ class VectorizedClients:
         return gradients, terms
 
     def _record(self, rows: Sequence[int], terms: Stack) -> list[int]:
-        """Log the terms of each client; returns those whose loss is finite."""
+        """Log the loss terms of the clients in `rows`. Returns the rows of those whose loss is finite."""
         table = torch.stack([value.detach().float() for value in terms.values()], dim=1).tolist()
         finite = []
         for row, values in zip(rows, table, strict=True):
@@ -208,7 +212,7 @@ class VectorizedClients:
         return finite
 
     def _clip(self, moved: Stack) -> None:
-        """Scale each client's gradient down to ``training.clip_norm``, as `Optimizer.clip_gradients` does for one."""
+        """Clip each client's gradient to ``training.clip_norm``, as `Optimizer.clip_gradients` does for one client."""
         training = self._trainers[0].training
         if training.clip_norm is None:
             return
@@ -217,10 +221,10 @@ class VectorizedClients:
         if training.clip == "global":
             norms = [torch.linalg.vector_norm(torch.stack(norms), dim=0)] * len(flat)
         for gradient, norm in zip(flat, norms, strict=True):
-            gradient.mul_((training.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])  # the 1e-6 is torch's own
+            gradient.mul_((training.clip_norm / (norm + 1e-6)).clamp(max=1.0)[:, None])  # clip_grad_norm_ adds 1e-6 too
 
     def _finish(self, rows: Sequence[int]) -> None:
-        """Take the state of clients that have done their last step; what the stack does later is not theirs."""
+        """Copy the state of clients that have taken their last step, because later steps still change their rows."""
         if not rows:
             return
         self._states.rows = rows
@@ -232,9 +236,9 @@ class VectorizedClients:
 
 
 class _States(ClientState):
-    """The lasting tensors of several clients, stacked; what a client lacks is zero, as corrections have it.
+    """The states of several clients, stacked.
 
-    Assigning changes those clients only that are in `rows`.
+    A tensor that a client lacks is zero, as in the corrections. Assigning a tensor changes only the clients in `rows`.
     """
 
     def __init__(self, states: Sequence[ClientState], device: torch.device) -> None:
@@ -255,7 +259,7 @@ class _States(ClientState):
 
 
 def _signature(batch: Batch) -> tuple[tuple[str, torch.Size, torch.dtype], ...]:
-    """What batches that can be stacked have in common."""
+    """Names, shapes and dtypes of a batch. Batches that agree in them can be stacked."""
     for name, value in batch.items():
         if not isinstance(value, Tensor):
             raise NotVectorizableError(f"a batch's {name!r} is a {type(value).__name__}, no tensor")

@@ -12,15 +12,18 @@ __all__ = ["CLIP", "DPSGD", "KEY", "PRIVACY", "WITHIN", "Adaptive", "Central", "
 
 KEY = "privacy"
 CLIP = "privacy-clip"
-"""Setting of a message: the L2 norm a client's update is clipped to."""
+"""Key of the setting of a message that holds the L2 norm to which a client's update is clipped."""
 WITHIN = "within_clip"
-"""Metric of a client: share of what it had to clip, its update or gradients of examples, that was short enough."""
+"""Name of a client's metric: the share of what it clips (update or gradients of examples) that was within C."""
 
 PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central", "dp_sgd": "fedlab.privacy:DPSGD"}, "fedlab.privacy")
 
 
 class Adaptive(Section):
-    """The clip norm follows a quantile of the updates' norms (Andrew et al. 2021, arXiv 1905.03871, algorithm 1)."""
+    """Settings of a clip norm that follows a quantile of the updates' norms.
+
+    Source: Andrew et al. 2021, arXiv 1905.03871, algorithm 1.
+    """
 
     quantile: float = Field(default=0.5, ge=0, le=1, description="share γ of the updates that should not be clipped")
     rate: float = Field(default=0.2, gt=0, description="learning rate η_C of the clip norm in C ← C·exp(−η_C·(b − γ))")
@@ -33,7 +36,7 @@ class Adaptive(Section):
 
 
 class Central:
-    """Client-level privacy of the models a trusted server releases (McMahan et al. 2018, arXiv 1710.06963)."""
+    """Client-level privacy of the models that a trusted server releases (McMahan et al. 2018, arXiv 1710.06963)."""
 
     class Settings(Section):
         """Settings of central privacy."""
@@ -65,7 +68,7 @@ class DPSGD:
     """Example-level privacy of all that a client sends, by noisy gradients (Abadi et al. 2016, arXiv 1607.00133)."""
 
     class Settings(Section):
-        """Settings of DP-SGD; the noise is given, or computed from the wanted ε."""
+        """Settings of DP-SGD. The noise is either given or computed from the wanted ε."""
 
         clip: float = Field(
             default=1.0,
@@ -102,7 +105,7 @@ class DPSGD:
 
 
 def make_privacy(component: Component | None) -> Central | DPSGD | None:
-    """The configured guarantee with validated settings; None if there is none.
+    """The configured guarantee with validated settings; None if none is configured.
 
     Raises:
         ConfigError, ConfigErrors: unknown name or setting.

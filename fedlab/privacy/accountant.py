@@ -1,4 +1,4 @@
-"""The privacy budget that releases cost, by the RDP accountant of Google's dp-accounting."""
+"""The privacy cost ε of noisy releases, computed with the RDP accountant of Google's dp-accounting."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fedlab.errors import ConfigError
 
 Adjacency = Literal["add-or-remove-one", "replace-one"]
 _WHOLE_ORDERS = (*range(2, 65), 96, 128, 192, 256, 512, 1024)
-_MOST_NOISE = 1000  # no training survives more
-_DIGITS = 3  # of a calibrated noise multiplier, rounded up: machines may differ in the last bits
+_MOST_NOISE = 1000  # no training succeeds with more noise
+_DIGITS = 3  # a calibrated noise multiplier is rounded up to them, because machines may differ in the last bits
 
 
 def require_accountant(value: object) -> None:
@@ -33,13 +33,13 @@ def require_accountant(value: object) -> None:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the protected members (whole clients, or the examples of one client) take part in one release.
+    """How the members whose privacy is protected take part in one release. Members are clients, or a client's examples.
 
     Args:
-        kind: ``poisson``: each independently with probability `rate`. ``fixed-size``: `size` out of `population`
-            without replacement. ``all``: every one.
+        kind: ``poisson``: each member takes part independently with probability ``size / population``. ``fixed-size``:
+            `size` members are drawn without replacement. ``all``: every member takes part.
         population: number of members.
-        size: number of members that take part; their expected number with ``poisson``.
+        size: number of members that take part; with ``poisson``, their expected number.
     """
 
     kind: Literal["poisson", "fixed-size", "all"]
@@ -48,25 +48,26 @@ class Sampling:
 
     @property
     def adjacency(self) -> Adjacency:
-        """Which data sets the guarantee compares; if a number is fixed and known, members can only be replaced."""
+        """Which data sets the guarantee compares. If the number of members is known, a member can only be replaced."""
         return "add-or-remove-one" if self.kind == "poisson" else "replace-one"
 
     @property
     def words(self) -> str:
-        """The sampling as text for records."""
+        """The sampling as text, for events and reports."""
         if self.kind == "poisson":
             return f"poisson, rate {self.size / self.population:g}"
         return "all" if self.kind == "all" else f"{self.size:g} of {self.population} without replacement"
 
 
 def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: float) -> float:
-    """ε after so many Gaussian releases at δ; infinite without noise.
+    """ε of a number of releases with Gaussian noise, for a given δ; infinite without noise, 0 without releases.
 
-    A member changes a sum of terms of norm ≤ C by at most C where it comes or goes, but by 2C where it is replaced,
-    so that noise of z·C is noise of z/2 sensitivities there.
+    Every term of the released sum has a norm of at most C. A member that is added or removed changes the sum by at most
+    C. A member that is replaced changes it by at most 2C, so that the noise z·C is then z/2 in units of the
+    sensitivity.
 
     Args:
-        sampling: of each release.
+        sampling: how members take part in each release.
         noise_multiplier: z, standard deviation of the noise on the sum in units of C.
         releases: number of releases.
         delta: δ.
@@ -96,11 +97,11 @@ def epsilon(sampling: Sampling, noise_multiplier: float, releases: int, delta: f
 
 @dataclass(frozen=True, order=True)
 class GaussianStep:
-    """A noisy sum over examples, each of which is drawn independently.
+    """A step of DP-SGD: a noisy sum over examples, each of which is drawn independently.
 
     Args:
-        rate: q, probability of each.
-        noise_multiplier: σ, standard deviation of the noise in units of the largest term.
+        rate: probability q with which an example is drawn.
+        noise_multiplier: σ, standard deviation of the noise in units of the clip norm.
     """
 
     rate: float
@@ -108,7 +109,12 @@ class GaussianStep:
 
 
 def composed_epsilon(steps: Mapping[GaussianStep, int], delta: float) -> float:
-    """ε after so many steps of each kind at δ, for one example more or less; infinite where one has no noise."""
+    """ε of the steps, for a given δ, when one example is added or removed; infinite if a step has no noise.
+
+    Args:
+        steps: number of steps of each kind.
+        delta: δ.
+    """
     taken = {step: count for step, count in steps.items() if count}
     if not taken:
         return 0.0
@@ -117,7 +123,7 @@ def composed_epsilon(steps: Mapping[GaussianStep, int], delta: float) -> float:
     return _composed(tuple(sorted(taken.items())), delta)
 
 
-@lru_cache(maxsize=4096)  # clients of one size cost the same
+@lru_cache(maxsize=4096)  # clients with equally many examples have the same ε
 def _composed(steps: tuple[tuple[GaussianStep, int], ...], delta: float) -> float:
     from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant
@@ -130,12 +136,18 @@ def _composed(steps: tuple[tuple[GaussianStep, int], ...], delta: float) -> floa
 
 
 def noise_multiplier_for(target: float, delta: float, steps: Mapping[float, int]) -> float:
-    """A σ, to three decimals, with which so many steps of each sampling rate keep within ε = `target`.
+    """A noise multiplier σ, rounded up to three decimals, with which the steps cost at most ε = `target`.
 
-    It is at most a few per cent above the least: fractional orders, which make large ε smaller, take most of the time.
+    It is at most a few percent above the smallest such σ, because only whole orders of the Rényi divergence are tried.
+    Fractional orders would give a smaller σ for large ε, but would take most of the time.
+
+    Args:
+        target: largest ε.
+        delta: δ.
+        steps: number of steps by sampling rate.
 
     Raises:
-        ConfigError: no usable noise does.
+        ConfigError: the target cannot be reached with a noise multiplier up to 1000.
     """
     import dp_accounting
     from dp_accounting.rdp import RdpAccountant
@@ -167,7 +179,7 @@ def noise_multiplier_for(target: float, delta: float, steps: Mapping[float, int]
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Silences the library's remarks about orders that it leaves out; leaving one out can only make ε larger."""
+    """Silence the library's messages about orders that it leaves out, which can only make ε larger."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

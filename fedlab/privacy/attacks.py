@@ -10,18 +10,19 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 
 
 def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[str, float]:
-    """Membership inference by a threshold on the loss: a sample with a low loss is taken for a training sample.
+    """Membership inference by a threshold on the loss: samples with a low loss are classified as training samples.
 
     Args:
         member_losses: (n,) losses of training samples.
-        other_losses: (m,) losses of samples not trained on; best as many.
+        other_losses: (m,) losses of samples that were not trained on; preferably m = n.
 
     Returns:
-        ``auroc`` (0.5: the attack learns nothing) and the true-positive rates ``tpr_at_1%`` and ``tpr_at_0.1%`` at
-        those false-positive rates. A rate below 1 / m means that no sample at all is wrongly taken for a member.
+        ``auroc``, the area under the ROC curve (0.5 means that the attack learns nothing), and ``tpr_at_1%`` and
+        ``tpr_at_0.1%``, the largest true-positive rates at false-positive rates of at most 1 % and 0.1 %. A
+        false-positive rate below 1 / m means that none of the m other samples is classified as a training sample.
 
     Raises:
-        ValueError: one side is empty.
+        ValueError: there are no member losses or no other losses.
 
     Source: Yeom et al. 2018, arXiv 1709.01604 (threshold); Carlini et al. 2022, arXiv 2112.03570 (rates).
     """
@@ -37,20 +38,22 @@ def membership_inference(member_losses: Tensor, other_losses: Tensor) -> dict[st
 
 
 def memorization(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
-    """Distance of each virtual image to the nearest private image, over that to the nearest held-out image.
+    """The distance of each virtual image to the nearest private image, divided by that to the nearest held-out image.
 
-    Around 1, the virtual images are as near to other images as to those they were made from; 0 means a copy.
+    A ratio near 1 means that a virtual image is as near to other images as to those it was made from. A ratio of 0
+    means that it is a copy of a private image. Distances are Euclidean.
 
     Args:
         virtual: (m, …).
-        private: (n, …), what the virtual images were made from.
-        held_out: (n, …), other images of the same kind; as many, since nearest distances fall with their number.
+        private: (n, …), the images that the virtual images were made from.
+        held_out: (n, …), other images of the same kind. They must be equally many, because the distance to the nearest
+            of several images falls with their number.
 
     Returns:
         (m,) float64; 1 where both distances are 0.
 
     Raises:
-        ValueError: different numbers of private and held-out images, or none.
+        ValueError: the numbers of private and held-out images differ, or there are none.
     """
     if len(private) != len(held_out) or not len(private):
         raise ValueError(f"{len(private)} private and {len(held_out)} held-out images, expected as many of each")
@@ -61,5 +64,5 @@ def memorization(virtual: Tensor, private: Tensor, held_out: Tensor) -> Tensor:
 def _nearest(points: Tensor, candidates: Tensor) -> Tensor:
     x, y = points.flatten(1).double(), candidates.flatten(1).double()
     nearest = (y.square().sum(1) - 2 * x @ y.T).argmin(1)
-    distance: Tensor = torch.linalg.vector_norm(x - y[nearest], dim=1)  # exact for copies, unlike the matrix product
+    distance: Tensor = torch.linalg.vector_norm(x - y[nearest], dim=1)  # exactly 0 for a copy, unlike x @ y.T
     return distance

@@ -16,9 +16,9 @@ class ClippedSum:
     """Sums over the examples of a batch.
 
     Args:
-        gradients: Σ g_i · min(1, C / ‖g_i‖) by parameter.
-        norms: ‖g_i‖ over all parameters, (n,) in double precision.
-        terms: the named terms of the loss, summed.
+        gradients: Σ g_i · min(1, C / ‖g_i‖) by parameter, where g_i is the gradient of example i.
+        norms: (n,) float64, ‖g_i‖ over all parameters together.
+        terms: sums of the named terms of the loss; empty for an empty batch.
     """
 
     gradients: Mapping[str, Tensor]
@@ -34,16 +34,16 @@ def clipped_sum(
     clip: float,
     at_a_time: int,
 ) -> ClippedSum:
-    """The sum of the examples' gradients, each at most C long in the L2 norm over all parameters together.
+    """The sum of the examples' gradients, each clipped to the L2 norm C over all parameters together.
 
-    An example's random draws (dropout) are its own. The sum over no examples is zero.
+    Random functions such as dropout draw separately for each example. The gradient sums of an empty batch are zero.
 
     Args:
         loss: (parameters, batch of one example) → named scalar terms, whose sum is differentiated.
-        parameters: by name.
-        batch: columns (n, …).
+        parameters: the parameters by name.
+        batch: columns (n, …) by name.
         clip: C.
-        at_a_time: examples whose gradients are in memory together.
+        at_a_time: number of examples whose gradients are in memory at the same time.
 
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1.
     """

@@ -1,4 +1,4 @@
-"""Local training with Poisson sampling: sampling rate, number of batches, and noise."""
+"""Local training with Poisson sampling: sampling rate, number of steps, and noise."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from fedlab.privacy.accountant import noise_multiplier_for
 
 
 def sampling_rate(training: TrainingConfig, examples: int) -> float:
-    """q such that a batch has ``training.batch_size`` examples on average, or all if there are fewer."""
+    """The rate q at which a batch has ``training.batch_size`` examples on average; 1 if the client has fewer."""
     return min(1.0, training.batch_size / examples)
 
 
 def local_steps(training: TrainingConfig, examples: int) -> int:
-    """Steps in a client's round, independent of the draws: ``local_steps``, or ``local_epochs`` times round(1/q)."""
+    """Number of steps in a client's round: ``local_steps``, or ``local_epochs`` times round(1/q) if that is not set.
+
+    It does not depend on random draws. Without examples it is 0.
+    """
     if examples == 0:
         return 0
     return training.local_steps or steps_per_epoch(training, examples) * training.local_epochs
 
 
 def steps_per_epoch(training: TrainingConfig, examples: int) -> int:
-    """round(1/q), the steps in which every example is used once on average."""
+    """round(1/q): the number of steps in which every example is used about once on average."""
     return round(1 / sampling_rate(training, examples))
 
 
 class Calibration:
-    """The noise of every client.
+    """Determines the noise multiplier of every client.
 
     Args:
-        settings: of DP-SGD.
-        stages: how often each form of the training section comes in a client's rounds.
+        settings: settings of DP-SGD.
+        stages: number of rounds for each training section that a stage of the run uses.
     """
 
     def __init__(self, settings: DPSGD.Settings, stages: Mapping[TrainingConfig, int]) -> None:
@@ -40,10 +43,12 @@ class Calibration:
         self._found: dict[int, float] = {}
 
     def noise_multiplier(self, examples: int) -> float:
-        """σ of a client with so many examples; with a target, ε is within it after all rounds of the run.
+        """The noise multiplier σ of a client with a number of examples.
+
+        If ``target_epsilon`` is set, σ is such that a client that trains in every round spends at most this ε.
 
         Raises:
-            ConfigError: no usable noise reaches the target.
+            ConfigError: the target cannot be reached with a usable noise multiplier.
         """
         s = self.settings
         if s.noise_multiplier is not None:

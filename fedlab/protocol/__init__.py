@@ -1,1 +1,1 @@
-"""What the server and the clients say to each other: messages, instructions, compression and exact sums."""
+"""What server and clients send to each other: messages, instructions, compressed updates and exact sums."""

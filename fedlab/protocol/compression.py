@@ -1,8 +1,8 @@
-"""Compression of updates: the stages that make an array smaller, and how each of them is undone.
+"""Compression of updates: the steps that make an array smaller, and how each of them is undone.
 
-A stage turns a vector into values, which are fewer or coarser numbers, and into side arrays, which are needed to undo
-the stage. The next stage works on the values. A client sends the values of the last stage and the side arrays of all
-stages.
+A step turns a vector into values, which are fewer or coarser numbers, and into side arrays, which are needed to undo
+the step. The next step works on the values. A client sends the values of the last step and the side arrays of all
+steps.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ Side = dict[str, np.ndarray]
 
 
 class Compressor(ABC):
-    """Base of all stages.
+    """Base of all steps of compression.
 
     Args:
         settings: an object of the class's `Settings`.
     """
 
     class Settings(Section):
-        """No settings."""
+        """A step without settings."""
 
     last: ClassVar[bool] = True
-    """Whether no other stage can follow, because the values are not float32 numbers."""
+    """Whether no other step can follow, because the values are not float32 numbers."""
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
     @property
     def identity(self) -> bool:
-        """Whether the stage changes nothing with these settings. It is then left out."""
+        """Whether the step changes nothing with these settings. It is then left out."""
         return False
 
     @property
     def feedback(self) -> bool:
-        """Whether a client keeps what the stage loses in a round and adds it to its next update."""
+        """Whether a client keeps what the step loses in a round and adds it to its next update (error feedback)."""
         return False
 
     def length(self, size: int) -> int:
-        """Number of values that the stage encodes when it is given `size` numbers."""
+        """Number of values that the step encodes when it is given `size` numbers."""
         return size
 
     @abstractmethod
@@ -72,10 +72,10 @@ class Compressor(ABC):
 
         Args:
             values: a float32 vector that is not empty.
-            draws: where random numbers come from.
+            draws: the generator of the step's random numbers.
 
         Returns:
-            The stage's values, a vector, and its side arrays by name.
+            The step's values, a vector, and its side arrays by name.
         """
 
     @abstractmethod
@@ -114,7 +114,7 @@ class TopK(Compressor):
         k = self.length(size)
         threshold = np.partition(count, size - k)[size - k]
         above, ties = np.flatnonzero(count > threshold), np.flatnonzero(count == threshold)
-        # Of equal magnitudes the first ones are sent: which of them np.partition prefers differs between processors.
+        # Of equal magnitudes the first ones are sent, because np.partition's choice differs between processors.
         chosen = np.sort(np.concatenate([above, ties[: k - above.size]]))
         return values[chosen], {"indices": chosen.astype(np.int32)}
 
@@ -140,7 +140,7 @@ class Quantize(Compressor):
         peak = np.abs(values).max()
         scale = np.float32(peak / self._levels)
         if scale < np.finfo(np.float32).tiny and scale * self._levels < peak:
-            scale = np.nextafter(scale, np.float32(1))  # down there it has so few digits that the peak would be cut off
+            scale = np.nextafter(scale, np.float32(1))  # a subnormal scale may round so far down that the peak is cut
         exact = values / np.float64(scale) if scale > 0 else np.zeros(values.size)
         levels = np.floor(exact + draws.random(values.size))
         codes: np.ndarray = (np.clip(levels, -self._levels, self._levels) + self._levels).astype(np.uint8)
@@ -159,7 +159,7 @@ class Half(Compressor):
     """Values as 16-bit floats, rounded to the nearest."""
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, Side]:
-        with np.errstate(over="ignore"):  # too large a value becomes infinite, and the averaging refuses it
+        with np.errstate(over="ignore"):  # a value that is too large becomes infinite, which averaging refuses
             return values.astype(np.float16), {}
 
     def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
@@ -168,10 +168,10 @@ class Half(Compressor):
 
 @dataclass(frozen=True)
 class Chain:
-    """Stages that are applied one after the other; stages that change nothing have been left out.
+    """Steps of compression that are applied one after the other. Steps that change nothing have been left out.
 
     Args:
-        stages: in the order of encoding.
+        stages: the steps, in the order of encoding.
         text: JSON from which `chain_from` makes the same chain.
     """
 
@@ -183,11 +183,11 @@ class Chain:
 
     @property
     def feedback(self) -> bool:
-        """Whether a client keeps what a round loses and adds it to its next update."""
+        """Whether a client keeps what one of the steps loses in a round and adds it to its next update."""
         return any(stage.feedback for stage in self.stages)
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> Side:
-        """Encode a float32 vector that is not empty; `decode` turns the arrays back into a vector like it."""
+        """Encode a float32 vector that is not empty. `decode` turns the arrays back into a vector of the same size."""
         parts: Side = {}
         for place, stage in enumerate(self.stages):
             values, side = stage.encode(values, draws)
@@ -195,7 +195,7 @@ class Chain:
         return {**parts, VALUES: values}
 
     def nbytes(self, size: int) -> int:
-        """Number of bytes that `encode` makes of `size` numbers; if that depends on the values, of zeros."""
+        """Number of bytes that `encode` makes of `size` zeros. With FedLab's own steps, all values give this number."""
         return _nbytes(self, size)
 
     def decode(self, parts: Side, size: int) -> np.ndarray:
@@ -221,7 +221,7 @@ def make_chain(components: Sequence[Component]) -> Chain:
     """The chain that a configuration asks for, with its settings validated.
 
     Raises:
-        ConfigError, ConfigErrors: a stage or a setting is unknown, or a stage cannot follow the one before it.
+        ConfigError, ConfigErrors: a step or a setting is unknown, or a step cannot follow the one before it.
     """
     stages: list[Compressor] = []
     for place, component in enumerate(components):
@@ -243,5 +243,5 @@ def make_chain(components: Sequence[Component]) -> Chain:
 
 @lru_cache(maxsize=8)
 def chain_from(text: str) -> Chain:
-    """The chain with this `Chain.text`."""
+    """The chain whose `Chain.text` is `text`."""
     return make_chain([Component.model_validate(raw) for raw in json.loads(text)])

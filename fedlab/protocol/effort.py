@@ -1,4 +1,4 @@
-"""How many training steps a client took in a round, so that steps nobody took do not go unnoticed."""
+"""Counts of the training steps that a client took in a round, so that missing steps are noticed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Compressed updates in replies: clients put them in, and whoever averages the replies undoes the compression.
+"""Compressed updates in replies. Clients put them in, and the process that sums the replies undoes the compression.
 
-That may be the server or a worker of the engine. Both get the same bits.
+This process may be the server or a worker of the engine. Both obtain the same bits.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def expand(content: RecordDict, received: ArrayRecord | None) -> None:
         reference = start[name]
         update = chain.decode(side, reference.size).reshape(reference.shape)
         arrays[name] = (update if name in updates else reference + update).astype(reference.dtype, copy=False)
-    # Flower's strategies pair arrays by their position
+    # Flower's strategies match arrays by their position
     in_order = [*(name for name in start if name in arrays), *(name for name in arrays if name not in start)]
     content[ARRAYS] = to_record({name: arrays[name] for name in in_order})
     del content[ENCODED], content[ENCODING]

@@ -18,8 +18,8 @@ class Instructions:
         shared: version by name of every server tensor that the clients must hold.
         frozen: hash of the frozen network state, which must be the same on all clients.
         keep_for: rounds from whose checkpoints the run may be resumed. Clients keep their states as of these rounds.
-        steps: for clients that are to stop early, the largest number of local steps, by client id as text.
-        saved: round under which a client saves its state; None is `round`. Asynchronous training sets another one.
+        steps: largest number of local steps, by client id as text, for the clients that have to stop early.
+        saved: round under which a client saves its state; None is `round`. Only asynchronous training sets it.
     """
 
     round: int

@@ -26,7 +26,7 @@ INSTRUCTIONS = "fedlab"
 STATE = "fedlab.state"
 """Key of the record in a client's Flower state that holds the version of its lasting tensors."""
 MISSING = "fedlab.missing"
-"""Key of the record by which a client replies that it lacks a tensor and has done nothing."""
+"""Key of the record by which a client replies that it lacks a shared tensor and has therefore done no work."""
 WITHHELD = "fedlab.withheld"
 """Key of the record of a reply that leaves out groups which are averaged; ``groups`` holds their names."""
 
@@ -50,7 +50,7 @@ STEP_WEIGHT = "step-weight"
 """Metric of a reply: the weight by which FedNova's client divided its update."""
 
 REDUCE = "fedlab.reduce"
-"""Key in the config record of the JSON of a `Reduction`, which the engine may carry out."""
+"""Key in the config record under which a message asks the engine to sum the replies; a `Reduction` as JSON."""
 SUM = "fedlab.sum"
 SUM_WEIGHTS = "fedlab.weights"
 SUM_DTYPES = "fedlab.dtypes"
@@ -59,13 +59,13 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class NdArray(Array):
-    """A Flower Array that keeps its ndarray, and is serialized only when it is sent over a network.
+    """A Flower Array that keeps its ndarray and is serialized only when it is sent over a network.
 
-    Pickle's protocol 5 passes its memory on without a copy, so that the processes of a machine share a single one in
-    Ray's object store. Shared memory is read-only, and so the array is read-only in every engine.
+    Pickle's protocol 5 transfers its memory without copying, so that the processes of a machine share one copy in Ray's
+    object store. Shared memory is read-only. For this reason the array is read-only in every engine.
 
     Args:
-        values: the array; not copied unless it is not contiguous.
+        values: the array; it is copied only if it is not contiguous.
     """
 
     def __init__(self, values: np.ndarray) -> None:
@@ -99,7 +99,7 @@ class NdArray(Array):
 
 
 def to_record(arrays: Mapping[str, np.ndarray | torch.Tensor]) -> ArrayRecord:
-    """Arrays and tensors as a record, without a copy where they are contiguous and on the CPU.
+    """Arrays and tensors as a record. Those that are contiguous and on the CPU are not copied.
 
     Raises:
         TypeError: a dtype that numpy lacks, such as bfloat16, or an object array.
@@ -114,7 +114,7 @@ def to_numpy(record: ArrayRecord, copy: bool = False) -> dict[str, np.ndarray]:
     """The arrays of a record by name.
 
     Args:
-        record: of `NdArray` or of Flower's own Array.
+        record: a record of `NdArray` or of Flower's own Array.
         copy: return writable copies; otherwise the arrays may be read-only and shared.
     """
     return {
@@ -227,7 +227,7 @@ def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
 
 
 def exact_sum(replies: Iterable[Message], reduction: Reduction) -> ExactSum:
-    """The sum of the replies' arrays. Whether the engine formed it or not, it has the same bits.
+    """The sum of the replies' arrays. It has the same bits whether the engine or the server formed it.
 
     Raises:
         FedLabError: the arrays of a reply cannot be summed; the message names the node and the tensor.
@@ -265,7 +265,7 @@ def _as_numpy(name: str, values: np.ndarray | torch.Tensor) -> np.ndarray:
                 f"tensor {name!r} has dtype {str(values.dtype).removeprefix('torch.')}, which numpy lacks: "
                 "convert it first, for example with .float()"
             ) from error
-    if isinstance(result, np.generic):  # what numpy makes of arithmetic on 0-d arrays
+    if isinstance(result, np.generic):  # numpy's arithmetic on 0-d arrays returns scalars
         result = np.asarray(result)
     if not isinstance(result, np.ndarray) or result.dtype.hasobject:
         kind = result.dtype if isinstance(result, np.ndarray) else type(result).__name__

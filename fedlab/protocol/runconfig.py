@@ -1,4 +1,4 @@
-"""How a configuration travels to the participants of a deployed run: in Flower's run configuration, as one text."""
+"""How a run's configuration reaches the participants of a deployment: as one text in Flower's run configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPECTED_KEY = "expected-clients"
 
 
 def pack(config: Config, expected: int = 0) -> dict[str, str | int]:
-    """Flower's run configuration for a run. It can hold nothing but scalars.
+    """Flower's run configuration for a run. Because it can hold only scalars, the configuration is stored as JSON.
 
     Args:
         config: the run's configuration.
@@ -23,10 +23,10 @@ def pack(config: Config, expected: int = 0) -> dict[str, str | int]:
 
 
 def unpack(run_config: Mapping[str, object]) -> tuple[Config, int]:
-    """The reverse of `pack`.
+    """The reverse of `pack`: the configuration, and the number of clients to wait for.
 
     Raises:
-        ConfigError, ConfigErrors: something is missing or wrong.
+        ConfigError, ConfigErrors: a value is missing or wrong.
     """
     text, expected = run_config.get(CONFIG_KEY, "{}"), run_config.get(EXPECTED_KEY, 0)
     try:

@@ -32,7 +32,7 @@ class Reduction:
 
     Args:
         weight: ``examples`` weighs each client by its metric ``num-examples``, ``uniform`` by 1.
-        log2_scale: k with 2^k ≥ the sum of all weights of the cohort; see `log2_scale`.
+        log2_scale: a whole number k with 2^k ≥ the sum of all weights of the cohort; see the function `log2_scale`.
         range_bits: tensors that need another range than the default; see `range_bits_for`.
     """
 
@@ -107,7 +107,7 @@ class ExactSum:
 
     Args:
         log2_scale: k.
-        range_bits: R of the tensors that need another than the default.
+        range_bits: R by name, for the tensors that need another value than the default.
     """
 
     def __init__(self, log2_scale: int = 0, range_bits: Mapping[str, int] | None = None) -> None:
@@ -137,7 +137,7 @@ class ExactSum:
         # subtracted again, which is exact.
         new, scratch = [name for name in arrays if name not in self._sums], np.empty(_BLOCK)
         for added, block in enumerate(self._blocks(arrays)):
-            if not _peak(block.values) < block.limit:  # written so that NaN fails too
+            if not _peak(block.values) < block.limit:  # negated, so that NaN is refused too
                 for earlier in islice(self._blocks(arrays), added):
                     np.subtract(earlier.total, earlier.term(weight, scratch), out=earlier.total)
                 for name in new:
@@ -171,7 +171,7 @@ class ExactSum:
     def mean(self) -> dict[str, np.ndarray]:
         """Weighted means in the dtype that the clients sent. Names whose total weight is 0 are left out."""
         return {
-            # float64 all the way to the last rounding, without an array of float64 in between
+            # computed in float64 and rounded once, without a temporary float64 array
             name: np.divide(total, self._weights[name], np.empty(total.shape, self._dtypes[name]), casting="unsafe")
             for name, total in self._sums.items()
             if self._weights[name] > 0
@@ -226,7 +226,7 @@ class ExactSum:
             )
 
     def _blocks(self, arrays: Mapping[str, np.ndarray]) -> Iterator[_Block]:
-        """Pieces of the clients' values that fit into the processor's cache, each with its piece of the sum."""
+        """Split a client's values into blocks that fit into the processor's cache, each with its part of the sum."""
         for name, values in arrays.items():
             total, flat = self._entry(name, values.shape, values.dtype), values.reshape(-1)
             limit, constant = self._limit(name), self._grid_constant(name)
@@ -260,7 +260,7 @@ class _Block(NamedTuple):
     constant: float
 
     def term(self, weight: float, scratch: np.ndarray) -> np.ndarray:
-        """``round_to_grid(weight · values)``"""
+        """weight · values, rounded to the grid."""
         term = scratch[: len(self.values)]
         term[:] = self.values
         term *= weight
@@ -270,10 +270,10 @@ class _Block(NamedTuple):
 
 
 def _shared(values: np.ndarray) -> np.ndarray:
-    """A read-only array, such as one in Ray's object store, as it is; a copy of any other."""
+    """The array itself if it is read-only, such as one in Ray's object store; otherwise a copy of it."""
     return values.copy() if values.flags.writeable else values
 
 
 def _peak(values: np.ndarray) -> float:
-    """The largest magnitude, or NaN if one of the values is NaN, because min and max pass it on."""
+    """The largest magnitude, or NaN if one of the values is NaN, because min and max propagate NaN."""
     return max(float(values.max()), -float(values.min()))
