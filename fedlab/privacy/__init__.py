@@ -14,7 +14,7 @@ KEY = "privacy"
 CLIP = "privacy-clip"
 """Key of the setting of a message that holds the L2 norm to which a client's update is clipped."""
 WITHIN = "within_clip"
-"""Name of a client's metric: the share of what it clips (update or gradients of examples) that was within C."""
+"""Name of a client's metric: the share of what it clips (update or gradients of examples) within the clip norm."""
 
 PRIVACY = Registry("privacy", {"central": "fedlab.privacy:Central", "dp_sgd": "fedlab.privacy:DPSGD"}, "fedlab.privacy")
 

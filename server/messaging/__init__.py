@@ -1,1 +1,1 @@
-"""What the server sends to clients and what it makes of their replies."""
+"""Messages from the server to the clients, and how the server reads their replies."""

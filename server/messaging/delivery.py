@@ -1,7 +1,7 @@
 """Delivery of messages to clients.
 
-Instructions and missing tensors are added, failures are handled as configured, and clients that have lost a tensor are
-served again.
+Instructions and missing tensors are added to the messages, and failures are handled as configured. Clients that have
+lost a shared tensor get their message again, with the tensor.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ _WORK = {"prepare": "answers to the query before round 1", "train": TRAININGS, "
 
 @dataclass
 class Delivered:
-    """What was delivered in one phase of a round, and what came back.
+    """What was delivered in one phase of a round, and the replies to it.
 
     Args:
-        replies: all that are no errors, by client; a sum formed by the engine may be in any of them.
-        served: how often each client was sent its message.
-        sent: how often each client was sent each shared tensor.
+        replies: all replies except errors, in the order of client ids. If the engine has formed a sum, it is in one of
+            them.
+        served: number of times that each client was sent its message.
+        sent: number of times that each client was sent each shared tensor.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -42,7 +43,7 @@ class Delivered:
 
     @property
     def answers(self) -> list[Message]:
-        """Replies of clients that did their work."""
+        """The replies of the clients that did their work."""
         return [reply for reply in self.replies if MISSING not in reply.content]
 
 
@@ -50,12 +51,12 @@ class Delivery:
     """Sends the messages of a phase and collects the replies.
 
     Args:
-        grid: Flower grid that reaches the clients.
-        directory: who is who.
-        shared: tensors the server shares with clients.
-        federation: what to do about failures, and how long to wait.
-        tracker: is told of failures that do not end the run.
-        tally: counts them.
+        grid: the Flower grid that reaches the clients.
+        directory: maps client ids to node ids.
+        shared: the server's shared tensors.
+        federation: the configuration's section, which says how failures are handled and how long to wait.
+        tracker: receives a warning for each kind of failure that does not end the run.
+        tally: counts these failures.
     """
 
     def __init__(
@@ -74,11 +75,17 @@ class Delivery:
     def carry(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
         """Add the instructions and the tensors that clients lack to the messages, send them and collect the replies.
 
-        Clients that turn out to have lost a tensor are served a second time.
+        A client that replies that it lacks a shared tensor is sent its message once more, with the tensor.
+
+        Args:
+            messages: one message for each client, without instructions. They are changed.
+            instructions: the instructions of this phase.
+            phase: ``prepare``, ``train`` or ``evaluate``, for error messages and counts.
 
         Raises:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
-            FedLabError: clients did not answer in time (and that is to stop the run), or none is left.
+            FedLabError: clients did not answer within ``federation.timeout`` and ``federation.on_client_error`` is
+                ``stop``, or no client answered without an error.
         """
         originals = {message.metadata.dst_node_id: message.content for message in messages}
         first = self._carry_once(messages, instructions, phase)
@@ -101,12 +108,16 @@ class Delivery:
         return Delivered(self._accepted(messages, replies, instructions.round, phase), served, sent)
 
     def _complete(self, messages: Iterable[Message], instructions: Instructions) -> Counter[tuple[int, str]]:
-        """Add instructions and missing tensors.
+        """Add the instructions, and the shared tensors that clients lack.
 
-        Messages with equal content share one object, which the engine sends once.
+        Messages that had the same content object and whose clients lack the same tensors share one new content object,
+        which the engine sends once.
+
+        Returns:
+            Number of times that each client is sent each tensor.
         """
         record = ConfigRecord({"instructions": instructions.to_json()})
-        # the originals stay referenced while their ids serve as keys
+        # the original contents stay referenced, because their ids are used as keys
         todo = [
             (
                 message,
@@ -131,11 +142,11 @@ class Delivery:
         )
 
     def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
-        """The replies in the order of client ids. A failure ends the run or is left out, as configured."""
+        """The replies without errors, in the order of client ids. Failures end the run or are counted, as configured."""
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
 
         def client(reply: Message) -> int:
-            # a lost node is answered for by the SuperLink, so the message tells whose reply it is
+            # the SuperLink replies in place of a lost node, so the client is found by the message that is replied to
             return self._directory.client(sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id))
 
         stop, failed = self._federation.on_client_error == "stop", list[int]()
@@ -165,7 +176,7 @@ class Delivery:
         return accepted
 
     def _warn_once(self, failure: ClientError) -> None:
-        """Show the traceback of each kind of failure once; all failures are counted."""
+        """Warn with the traceback of the first failure of each kind, that is, phase and last line of the traceback."""
         kind = (failure.phase, failure.reason.strip().splitlines()[-1])
         if kind not in self._told:
             self._told.add(kind)

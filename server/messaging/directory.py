@@ -1,4 +1,4 @@
-"""Who is who: FedLab's client ids and Flower's node ids, and what clients say of themselves."""
+"""FedLab's client ids, Flower's node ids, and the profiles that clients give of themselves."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from fedlab.protocol.messages import CONFIG, config_record, required
 from fedlab.server.messaging.profiles import Profile, stated_profile
 
 log = logging.getLogger(__name__)
-_PAUSE = 0.5  # seconds between two looks at the connected nodes
+_PAUSE = 0.5  # seconds between two queries for the connected nodes
 
 
 class ClientDirectory:
-    """Clients of a grid, profiled when first needed. Nothing is known before `open`.
+    """The clients of a grid. Profiles are fetched when they are first needed. `open` must be called before use.
 
     Args:
-        grid: where the clients are.
-        expected: clients to wait for where the grid does not know them beforehand (a deployment); None waits for every
-            client of the partition.
-        timeout: seconds to wait for them, and for their profiles.
-        known: makes the profile that a simulated client would give of itself, so that nobody is asked.
+        grid: the grid that reaches the clients.
+        expected: number of clients to wait for in a deployment, where the grid does not know them beforehand; None
+            waits for every client of the partition.
+        timeout: seconds to wait for the clients, and for their profiles.
+        known: returns the profile that a simulated client would give of itself, so that no client has to be asked. It
+            is not used in a deployment.
     """
 
     def __init__(
@@ -44,11 +45,11 @@ class ClientDirectory:
             self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
 
     def open(self) -> None:
-        """Wait for the nodes of a deployment and learn which client each of them is; a simulation knows its clients.
+        """Wait for the nodes of a deployment and ask each which client it is. In a simulation the clients are known.
 
         Raises:
-            MachineError: too few clients came, or two claim one id.
-            ClientError: a node could not say who it is.
+            MachineError: too few nodes connected or answered within the timeout, or two nodes have the same client id.
+            ClientError: a node could not give its profile.
         """
         if self._simulated is None:
             self.clients = self._gather(self._expected)
@@ -58,7 +59,7 @@ class ClientDirectory:
         return self._simulated.node_of(client) if self._simulated is not None else self._node[client]
 
     def client(self, node: int) -> int:
-        """The client on a node, -1 for a node that is none (the SuperLink answers for lost nodes)."""
+        """The client on a node; -1 for a node without a client, such as the SuperLink, which answers for lost nodes."""
         if self._simulated is not None:
             client = self._simulated.client_of(node)
             return client if 0 <= client < len(self.clients) else -1
@@ -74,8 +75,8 @@ class ClientDirectory:
         return self.profile(client).test > 0
 
     def profiles(self, clients: Iterable[int]) -> list[Profile]:
-        """Profiles in the order asked for."""
-        if self._known is not None:  # and none is kept: a federation may be larger than this machine's memory
+        """The profiles of the clients, in the given order."""
+        if self._known is not None:  # not kept, as there may be too many for the memory
             return [self._known(client) for client in clients]
         wanted = list(clients)
         missing = [client for client in wanted if client not in self._profiles]
@@ -87,7 +88,7 @@ class ClientDirectory:
         """The clients that may train.
 
         Args:
-            hold_out: some clients are held out from training; where none is, nobody is asked.
+            hold_out: whether some clients are held out from training. If none are, no client is asked.
         """
         if not hold_out:
             return self.clients
@@ -112,7 +113,7 @@ class ClientDirectory:
         return sorted(self._node)
 
     def _wait(self, expected: int, deadline: float) -> list[int]:
-        """Ids of the connected nodes, at least so many."""
+        """Wait until `expected` nodes are connected, and return the ids of all that are."""
         told = -1
         while len(nodes := sorted(self._grid.get_node_ids())) < expected:
             if time.monotonic() > deadline:
@@ -154,10 +155,10 @@ class ClientDirectory:
 
 
 class ClientNames(Sequence[str]):
-    """Names of all clients, looked up one by one.
+    """The names of all clients as a sequence. A name is looked up when it is accessed.
 
     Args:
-        directory: who knows them.
+        directory: the directory that has the profiles.
     """
 
     def __init__(self, directory: ClientDirectory) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a client before it works."""
+"""Profiles: what the server knows of a client before the client does any work."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ from fedlab.server.participation.devices import planned
 
 @dataclass(frozen=True)
 class Profile:
-    """A client's facts: weight, test samples, columns, class names and vocabulary, registered clients of its partition.
+    """What the server knows of a client.
 
-    An unseen client never trains.
+    Args:
+        client: its id.
+        name: its name in the partition.
+        train: its weight in averages, which is its number of training samples unless the method overrides `examples`.
+        test: number of test samples.
+        columns: dtype and shape of a sample, by column.
+        classes: names of the classes.
+        clients: number of registered clients of the partition.
+        unseen: whether the client never trains.
+        vocabulary: the words that the numbers of a text column stand for; empty if there is no text.
     """
 
     client: int
@@ -34,7 +43,7 @@ class Profile:
 
 
 def stated_profile(record: ConfigRecord) -> Profile:
-    """What a client says of itself."""
+    """The profile that a client sent as a record."""
     facts: dict[str, object] = dict(record)
     classes, vocabulary = facts["classes"], facts["vocabulary"]
     assert isinstance(classes, list)
@@ -53,7 +62,10 @@ def stated_profile(record: ConfigRecord) -> Profile:
 
 
 def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], Profile] | None:
-    """What simulated clients would say of themselves; None where the method's weights must be computed by them."""
+    """A function that makes the profiles that simulated clients would send.
+
+    It is None if the method overrides `examples`, because only the clients can then compute their weights.
+    """
     if method.overrides("examples"):
         return None
     facts: dict[str, Any] = {
@@ -77,16 +89,16 @@ def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], 
 
 
 MEASURED = ("train", "evaluate")
-"""Types of messages that a client handles batch by batch, so that its work is counted in batches."""
+"""Types of messages whose work is counted in batches, because clients handle them batch by batch."""
 
 
 def num_batches(kind: str, profile: Profile, training: TrainingConfig, evaluation_size: int) -> float:
-    """Batches a client's message makes it work through, for the engine's placement.
+    """Number of batches that a client has to process for a message. The engine's placement uses it.
 
     Args:
         kind: type of the message, one of `MEASURED`.
-        profile: of the client.
-        training: local training in this round.
+        profile: profile of the client.
+        training: training section of this round.
         evaluation_size: batch size of evaluations.
     """
     if kind == "train":

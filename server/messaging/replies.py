@@ -1,4 +1,4 @@
-"""Reading clients' replies."""
+"""Functions that read clients' replies."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from fedlab.protocol.messages import (
 
 
 def metrics_of(reply: Message) -> dict[str, float]:
-    """A reply's scalar metrics."""
+    """The scalar metrics of a reply."""
     return scalars(required(metric_record, reply.content, METRICS))
 
 
 def results_of(reply: Message) -> dict[str, Tensor] | None:
-    """The tensors a reply brings beside the weights, on the CPU; None where it brings none."""
+    """The tensors that a reply holds beside the network state, on the CPU; None if there are none."""
     record = array_record(reply.content, EXTRAS)
     return None if record is None else {n: torch.from_numpy(v) for n, v in to_numpy(record, copy=True).items()}
 
 
 def sent_names(replies: Iterable[Message]) -> set[str]:
-    """Names of the arrays that at least one of the replies brings."""
+    """Names of the arrays that are in at least one of the replies."""
     return {name for reply in replies for name in array_record(reply.content, ARRAYS) or ()}
 
 
@@ -45,7 +45,10 @@ def scalars(record: MetricRecord) -> dict[str, float]:
 
 
 def weighted_means(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Means over clients, weighted by examples; a metric counts for the clients that report it."""
+    """The mean of each metric over the clients that report it, weighted by their numbers of examples.
+
+    A client that does not report its number of examples has weight 1. If all weights of a metric are 0, its mean is 0.
+    """
     sums: dict[str, list[float]] = {}
     weights: dict[str, list[float]] = {}
     for client in metrics:
@@ -58,12 +61,12 @@ def weighted_means(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
 
 
 def withheld_groups(reply: Message) -> frozenset[str]:
-    """Averaged groups the client did not contribute to."""
+    """The averaged groups that the client did not send."""
     record = config_record(reply.content, WITHHELD)
     groups = record["groups"] if record is not None else ()
     return frozenset(map(str, groups)) if isinstance(groups, list | tuple) else frozenset()
 
 
 def with_tests(replies: list[Message]) -> list[Message]:
-    """Replies of clients that hold test samples: a Flower strategy would divide by weights that may all be zero."""
+    """The replies of clients that have test samples, because Flower's strategies fail if all weights are 0."""
     return [reply for reply in replies if metrics_of(reply)[NUM_EXAMPLES]]

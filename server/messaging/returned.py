@@ -1,4 +1,4 @@
-"""What a strategy returned, checked against the model before it becomes the model."""
+"""Checks of the arrays that a strategy returned, before they are copied into the model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from fedlab.server.messaging.replies import sent_names
 def take_over(
     state: Mapping[str, Tensor], arrays: Mapping[str, np.ndarray], given: Iterable[Message], strategy: str, round: int
 ) -> None:
-    """Copy a strategy's arrays into the network state; nothing is changed where one of them does not fit.
+    """Copy a strategy's arrays into the network state. If one of them does not fit, nothing is changed.
 
     Args:
-        state: of the networks, by name.
-        arrays: what the strategy returned.
-        given: replies it was given; each array in one of them must be among those it returned.
-        strategy: the strategy's class name.
-        round: the round.
+        state: the network state by name; it is changed in place.
+        arrays: the arrays that the strategy returned.
+        given: the replies that the strategy was given. It must return every array that is in one of them.
+        strategy: the strategy's class name, for error messages.
+        round: the round, for error messages.
 
     Raises:
-        FedLabError: an array is missing, unknown, of another shape or kind of number, NaN or infinite.
+        FedLabError: an array is missing or unknown, has another shape, has floats in place of integers or the reverse,
+            or holds values that are NaN or infinite.
     """
     who, wanted = f"the strategy {strategy} returned", sent_names(given)
     missing = sorted(wanted - set(arrays))
@@ -54,7 +55,7 @@ def take_over(
 
 
 def no_model(strategy: str, round: int, answers: Collection[Message]) -> FedLabError:
-    """What to raise where a strategy has formed no model of a round's answers."""
+    """The error to raise when a strategy has returned no model for the replies of a round."""
     return FedLabError(f"the strategy {strategy} returned no model in round {round} from {len(answers)} replies")
 
 

@@ -1,4 +1,4 @@
-"""Tensors the server shares with all clients: versions, and who holds which."""
+"""The server's shared tensors: their versions, and which client holds which version."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 
 class SharedTensors(MutableMapping[str, Tensor]):
-    """The server's lasting tensors. Assigning one makes a new version, which every client is sent once."""
+    """The shared tensors by name. Assigning one makes a new version, which each client is sent once."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
         self.versions: dict[str, int] = {}
         self._held: dict[int, Mapping[str, int]] = {}
         self._books: dict[tuple[tuple[str, int], ...], Mapping[str, int]] = {}
-        self._count = 0  # over all names: a tensor that is dropped and made again must not repeat a version
+        self._count = 0  # of all names, so that a tensor that is deleted and assigned again gets no earlier version
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
 
     def __setitem__(self, name: str, value: Tensor) -> None:
-        # a copy: clients of this process may still hold the version before
+        # a copy, because clients in this process may still hold the previous version
         self._tensors[name] = value.detach().clone()
         self._count += 1
         self.versions[name] = self._count
@@ -38,29 +38,29 @@ class SharedTensors(MutableMapping[str, Tensor]):
         return len(self._tensors)
 
     def outdated(self, client: int, wanted: Iterable[str]) -> tuple[str, ...]:
-        """Those of the `wanted` names a client must be sent."""
+        """Names among `wanted` whose current version the client does not hold, sorted."""
         held = self._held.get(client, {})
         return tuple(name for name in sorted(wanted) if held.get(name) != self.versions[name])
 
     def delivered(self, client: int, versions: Mapping[str, int]) -> None:
-        """A client has done what it could only do with these versions, so it holds them."""
+        """Note that a client holds these versions. It must have done work that needs them."""
         if versions:
             self._hold(client, {**self._held.get(client, {}), **versions})
 
     def _hold(self, client: int, versions: Mapping[str, int]) -> None:
-        """Clients that hold the same versions share one book: there may be very many of them."""
+        """Clients that hold the same versions share one mapping, because there may be very many clients."""
         self._held[client] = self._books.setdefault(tuple(sorted(versions.items())), versions)
 
     def forget(self, client: int) -> None:
-        """A client says it holds nothing (a node that lost its disk)."""
+        """Note that a client holds no shared tensors, for example because its node has lost its disk."""
         self._held.pop(client, None)
 
     def bytes_of(self, name: str) -> int:
-        """Payload bytes of a tensor."""
+        """Number of bytes of a tensor in a payload."""
         return self._tensors[name].numel() * self._tensors[name].element_size()
 
     def book(self) -> dict[str, object]:
-        """Versions and holders, for a checkpoint."""
+        """The versions, and the clients that hold them, for a checkpoint."""
         holders: dict[int, list[int]] = {}
         for client, versions in self._held.items():
             holders.setdefault(id(versions), []).append(client)
@@ -69,7 +69,7 @@ class SharedTensors(MutableMapping[str, Tensor]):
         return {"count": self._count, "versions": dict(self.versions), "held": held}
 
     def restore(self, tensors: Mapping[str, Tensor], book: Mapping[str, Any]) -> None:
-        """Take over tensors and `book` of a checkpoint."""
+        """Restore the tensors and the `book` of a checkpoint."""
         self._tensors = dict(tensors)
         self._count = int(book["count"])
         self.versions = {name: int(version) for name, version in book["versions"].items()}
@@ -80,7 +80,7 @@ class SharedTensors(MutableMapping[str, Tensor]):
 
 
 def ranges(clients: Iterable[int]) -> list[list[int]]:
-    """First and last of every run of consecutive ids: many clients in little JSON."""
+    """The first and the last id of every sequence of consecutive ids, which keeps the JSON of many clients short."""
     found: list[list[int]] = []
     for client in sorted(clients):
         if found and client == found[-1][1] + 1:
@@ -91,6 +91,6 @@ def ranges(clients: Iterable[int]) -> list[list[int]]:
 
 
 def members(found: Iterable[Sequence[int]]) -> Iterator[int]:
-    """The clients of `ranges`."""
+    """The reverse of `ranges`: all ids in ascending order."""
     for first, last in found:
         yield from range(first, last + 1)

@@ -1,4 +1,4 @@
-"""When clients can take part: recorded intervals or generated days and nights."""
+"""When clients can take part in training: in recorded intervals, or in a generated part of every day."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fedlab.seeding import numpy_generator
 
 
 class Availability(Protocol):
-    """Base of the rules that say when a client can take part."""
+    """A rule that says when a client can take part. Times are rounds or virtual seconds, as configured."""
 
     def open(self, client: int, time: float) -> bool:
-        """Whether a client can take part at a time."""
+        """Whether a client can take part at a given time."""
 
     def opens(self, client: int, time: float) -> float:
-        """The first time from `time` on at which a client can take part; infinity where there is none."""
+        """The earliest time, not before `time`, at which a client can take part; infinity if there is none."""
 
 
 class Always:
@@ -35,10 +35,10 @@ class Always:
 
 
 class Intervals:
-    """Recorded intervals, half open; a client without any never takes part.
+    """Recorded intervals. A client without intervals can never take part.
 
     Args:
-        rows: (client, from, to).
+        rows: (client, from, to); the interval includes ``from`` but not ``to``.
     """
 
     def __init__(self, rows: Iterable[tuple[int, float, float]]) -> None:
@@ -54,12 +54,12 @@ class Intervals:
 
 
 class Days:
-    """A share of every day, each client with its own phase.
+    """Each client can take part in a share of every day. The day of each client has a random phase.
 
     Args:
-        period: length of a day.
-        share: the part of it in which a client is available.
-        seed: of the phases.
+        period: length of a day, in rounds or virtual seconds.
+        share: the share of a day in which a client can take part.
+        seed: the run's seed, on which the phases depend.
     """
 
     def __init__(self, period: float, share: float, seed: int) -> None:
@@ -71,7 +71,7 @@ class Days:
 
     def opens(self, client: int, time: float) -> float:
         while not self.open(client, time):
-            # at least the next number there is: rounding may stop just short of the morning
+            # at least the next floating-point number, because rounding may end just before the client is available
             time = max(time + (1 - self._position(client, time)) * self._period, math.nextafter(time, math.inf))
         return time
 
@@ -82,10 +82,10 @@ class Days:
 
 
 def make_availability(config: AvailabilityConfig | None, seed: int) -> Availability:
-    """The configured trace.
+    """The configured availability; without configuration, clients can always take part.
 
     Raises:
-        ConfigError: neither or both of the two kinds are asked for, or the file cannot be used.
+        ConfigError: neither or both of ``csv`` and ``period`` are set, or the file cannot be used.
     """
     key = "federation.availability"
     if config is None:
@@ -106,15 +106,19 @@ def make_availability(config: AvailabilityConfig | None, seed: int) -> Availabil
 
 
 def read_numbers(path: str, columns: tuple[str, ...], key: str) -> list[tuple[float, ...]]:
-    """Columns of numbers of a CSV file with a header; the first column is a client's id.
+    """Read columns of numbers from a CSV file with a header.
 
     Args:
         path: the file.
-        columns: their names.
-        key: the configuration key that names the file.
+        columns: names of the columns to read; the first holds client ids.
+        key: the configuration key that names the file, for error messages.
+
+    Returns:
+        One tuple for each row, with the values in the order of `columns`.
 
     Raises:
-        ConfigError: unreadable, a column is missing, or a value is no number.
+        ConfigError: the file cannot be read or has no rows, a column is missing, a value is not a finite number, or a
+            client id is not a whole number ≥ 0.
     """
     header = ",".join(columns)
     try:

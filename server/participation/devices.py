@@ -1,4 +1,4 @@
-"""The virtual clock: how long a client's round takes on its device. Times are computed, not measured."""
+"""The virtual clock: computes, and does not measure, how long a client's round takes on its device."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fedlab.server.participation.availability import read_numbers
 
 @dataclass(frozen=True)
 class ClientWork:
-    """A client's round.
+    """The work of a client in one round.
 
     Args:
-        down: bytes to it.
-        up: bytes from it.
-        steps: of local training.
-        samples: processed in them.
-        batch: samples in a full step.
+        down: bytes sent to the client.
+        up: bytes that the client sends.
+        steps: number of local steps.
+        samples: number of samples that these steps process.
+        batch: number of samples in a full step.
     """
 
     down: int
@@ -38,11 +38,11 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int, *, pois
     """The work of a client in one round, as the configuration plans it.
 
     Args:
-        training: the configuration.
-        examples: of the client.
-        down: bytes to it.
-        up: bytes from it.
-        poisson: its batches are drawn anew for every step, of that size on average (DP-SGD).
+        training: the training section.
+        examples: number of training samples of the client.
+        down: bytes sent to the client.
+        up: bytes that the client sends.
+        poisson: whether batches are drawn by Poisson sampling (DP-SGD), so that only their mean size is known.
     """
     batch = max(1, min(training.batch_size, examples))
     if poisson:
@@ -58,11 +58,14 @@ def planned(training: TrainingConfig, examples: int, down: int, up: int, *, pois
 
 
 def upload_bytes(networks: nn.Module, chain: Chain) -> dict[str, int]:
-    """Bytes of every network state on its way to the server; parameters alone are compressed.
+    """Bytes of each tensor of the network state in an upload. Only floating-point parameters are compressed.
 
     Args:
-        networks: whose state.
-        chain: compression of uploads.
+        networks: the networks.
+        chain: the compression of uploads.
+
+    Returns:
+        Bytes by name.
     """
     parameters = {name for name, _ in networks.named_parameters()}
     return {
@@ -75,29 +78,37 @@ def upload_bytes(networks: nn.Module, chain: Chain) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Device:
-    """A client's machine: samples a second, bytes a second down and up."""
+    """A client's device.
+
+    Args:
+        speed: training speed in samples per second.
+        down: bandwidth to the client in bytes per second.
+        up: bandwidth from the client in bytes per second.
+    """
 
     speed: float
     down: float
     up: float
 
     def seconds(self, work: ClientWork, steps: int | None = None) -> float:
-        """Download, training and upload; `steps` full steps instead of all of the work."""
+        """Seconds of download, training and upload. If `steps` is given, the training is that many full steps."""
         samples = work.samples if steps is None else steps * work.batch
         return work.down / self.down + samples / self.speed + work.up / self.up
 
     def steps_until(self, deadline: float, work: ClientWork) -> int:
-        """Full steps that leave time for the upload; 0 where none does."""
+        """The largest number of full steps after which the upload still ends by the deadline, in seconds; 0 if none."""
         left = deadline - self.seconds(work, 0)
         return max(0, min(work.steps, math.floor(left * self.speed / work.batch)))
 
 
 class Devices:
-    """Every client's device.
+    """The devices of all clients, read from a file or drawn from distributions.
+
+    Looking up a client that the file does not contain raises FedLabError.
 
     Args:
-        config: how they are made.
-        seed: the run's seed.
+        config: the configuration's section.
+        seed: the run's seed, on which the drawn devices depend.
 
     Raises:
         ConfigError: the file cannot be used.

@@ -29,11 +29,12 @@ SAMPLERS = Registry(
 
 @dataclass(frozen=True)
 class Known:
-    """What the server knows of the clients and a sampler may use.
+    """What a sampler may know of the clients.
 
     Args:
-        examples: training samples of clients; the server asks those it does not know yet.
-        losses: training loss each client reported last; clients that never trained have none.
+        examples: returns the weights of clients, by default their numbers of training samples. The server asks the
+            clients whose weight it does not know yet.
+        losses: the training loss that each client reported last. Clients that have not trained yet are missing.
     """
 
     examples: Callable[[Sequence[int]], Sequence[int]]
@@ -44,26 +45,26 @@ class Sampler(Protocol):
     """Chooses the clients of a round.
 
     Args:
-        loss: training metric of the clients it wants as `Known.losses`; None for one that needs none.
+        loss: name of the clients' training metric that the sampler needs as `Known.losses`; None if it needs none.
     """
 
     loss: str | None
 
     def size(self, population: int) -> int:
-        """Clients wanted in a round of a federation of so many."""
+        """Number of clients to choose in a round, when `population` clients may train."""
 
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
-        """Ids of at most `count` of `clients` that train in `round`, ascending."""
+        """Choose at most `count` of `clients` for a round. Returns their ids in ascending order."""
 
 
 class FractionSettings(Section):
-    """Settings of samplers that take a fixed share of the clients."""
+    """Settings of samplers that choose a fixed share of the clients."""
 
     fraction: Fraction = Field(default=1.0, description="share of the clients that take part in each round")
 
 
 class FractionSampler:
-    """Base of the samplers that choose ⌊fraction · N⌋ clients, but at least one."""
+    """Base of the samplers that choose ⌊fraction · N⌋ of the N clients that may train, but at least one."""
 
     Settings = FractionSettings
     loss: str | None = None
@@ -88,7 +89,7 @@ class Uniform(FractionSampler):
 
 
 def make_sampler(component: Component, seed: int) -> Sampler:
-    """The configured sampler, its settings validated.
+    """The configured sampler with validated settings.
 
     Raises:
         ConfigError, ConfigErrors: unknown sampler or setting.
@@ -99,14 +100,18 @@ def make_sampler(component: Component, seed: int) -> Sampler:
 
 
 class Weighted(FractionSampler):
-    """By training samples, without replacement: each draw takes a remaining client in proportion to its samples."""
+    """Draws clients without replacement, each with a probability proportional to its number of training samples."""
 
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
         return sorted(_by_share(clients, count, known, numpy_generator(self.seed, "sampler", round)))
 
 
 class PowerOfChoice(FractionSampler):
-    """The clients of the highest last known loss among candidates drawn by data share (Cho et al. 2020, π_rpow-d)."""
+    """Chooses the clients with the highest last reported loss among candidates (Cho et al. 2020, π_rpow-d).
+
+    Candidates are drawn without replacement, with probabilities proportional to their numbers of training samples. A
+    candidate that has not trained yet is chosen before all others.
+    """
 
     class Settings(FractionSettings):
         """Settings of power-of-choice."""
@@ -123,7 +128,7 @@ class PowerOfChoice(FractionSampler):
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
         drawn = max(count, self.settings.candidates)
         candidates = _by_share(clients, drawn, known, numpy_generator(self.seed, "sampler", round))
-        # a stable sort: among clients of one loss, those never seen above all, the order of the draw decides
+        # the sort is stable: among clients of equal loss, such as those without one, the order of the draw decides
         ranked = sorted(candidates, key=lambda client: -known.losses.get(client, math.inf))
         return sorted(ranked[:count])
 
@@ -150,7 +155,7 @@ class Poisson:
 
 
 class Fixed:
-    """Chooses the same clients in every round. With a single client this is local training without a federation."""
+    """Chooses the same clients in every round. With a single client this is training without a federation."""
 
     class Settings(Section):
         """Settings of a fixed choice."""
@@ -172,9 +177,12 @@ class Fixed:
 
 
 def _by_share(clients: Sequence[int], count: int, known: Known, rng: np.random.Generator) -> list[int]:
-    """At most `count` clients in the order drawn, each draw by the remaining clients' share of the samples."""
+    """Draw at most `count` clients without replacement, each by its share of the remaining clients' samples.
+
+    Clients are returned in the order of the draws. Clients without samples are never drawn.
+    """
     weights = np.array(known.examples(clients), dtype=float)
-    # exponential clocks with these rates ring in the order of successive weighted draws (Efraimidis, Spirakis 2006)
+    # sorting exponential variables with these rates gives the order of weighted draws (Efraimidis, Spirakis 2006)
     with np.errstate(divide="ignore"):
         rings = rng.exponential(size=len(clients)) / weights
     return [clients[int(index)] for index in np.argsort(rings, kind="stable")[:count] if weights[index] > 0]

@@ -1,4 +1,4 @@
-"""Who takes part in a round, for how many steps, and how long that takes on the virtual clock."""
+"""Which clients take part in a round, for how many steps, and how long the round takes on the virtual clock."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Selection:
     """The clients of a round.
 
     Args:
-        clients: their ids, ascending.
-        steps: local steps at most, of those that get less than all.
-        seconds: the round's length on the virtual clock.
-        left_out: what was chosen or planned and does not take place.
+        clients: their ids, in ascending order.
+        steps: largest number of local steps by client, for the clients that cannot take all steps by the deadline.
+        seconds: length of the round on the virtual clock; 0 without virtual clock.
+        left_out: local trainings and steps that were chosen or planned and do not take place.
     """
 
     clients: tuple[int, ...] = ()
@@ -38,7 +38,7 @@ _NOBODY = LeftOut("rounds of training", 1, "no client was available, or the samp
 
 
 def dropped_out(clients: Sequence[int], chosen: int) -> LeftOut:
-    """Count the chosen clients that fail to answer."""
+    """The entry that counts the clients that dropped out, of `chosen` clients that were chosen."""
     why = "the client dropped out (federation.dropout)"
     return LeftOut("local trainings", len(clients), why, chosen, examples=_named(clients), wanted=True)
 
@@ -49,14 +49,14 @@ def _named(clients: Iterable[int]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Rules:
-    """Who may take part in a round, as the configuration says. Nothing of it changes from round to round.
+    """The configured rules of participation. They do not change from round to round.
 
     Args:
         federation: the configuration's section.
         seed: the run's seed.
-        sampler: chooses clients.
-        availability: when clients can take part.
-        devices: how fast they are; None where there is no virtual clock.
+        sampler: chooses the clients of a round.
+        availability: says when a client can take part.
+        devices: the clients' devices; None without virtual clock.
     """
 
     federation: FederationConfig
@@ -67,7 +67,7 @@ class Rules:
 
     @property
     def in_seconds(self) -> bool:
-        """Whether availability follows the virtual clock, not the rounds."""
+        """Whether availability is given in seconds of the virtual clock, not in rounds."""
         return self.federation.availability is not None and self.federation.availability.unit == "seconds"
 
 
@@ -76,10 +76,10 @@ def make_rules(config: Config, sampler: Sampler) -> Rules:
 
     Args:
         config: the run's configuration.
-        sampler: as `fedlab.server.participation.samplers.make_sampler` made it.
+        sampler: the sampler that `fedlab.server.participation.samplers.make_sampler` made.
 
     Raises:
-        ConfigError, ConfigErrors: settings that do not go together, unusable files.
+        ConfigError, ConfigErrors: settings contradict each other, or a file cannot be used.
     """
     federation, seed = config.federation, config.seed
     availability = make_availability(federation.availability, seed)
@@ -106,12 +106,13 @@ def make_rules(config: Config, sampler: Sampler) -> Rules:
 class ClientSelector:
     """Chooses the clients of each round by availability, sampler, drop-out and deadline, and keeps the virtual clock.
 
-    Every choice is a function of the seed, the round and what `book` gives. Clients whose work would be thrown away
-    (drop-outs, the last of an over-selection) are known beforehand and are not sent to.
+    For a given configuration and data, every choice depends only on the seed, the round and what `book` returns.
+    Clients whose work would be discarded are known beforehand and get no message. These are the clients that drop out,
+    that would be too late, or that would be the last of an over-selection.
 
     Args:
-        rules: of the run.
-        examples: training samples of clients.
+        rules: the rules of the run.
+        examples: returns the weights of clients, by default their numbers of training samples.
     """
 
     def __init__(self, rules: Rules, examples: Callable[[Sequence[int]], Sequence[int]]) -> None:
@@ -123,15 +124,15 @@ class ClientSelector:
         self._known = Known(examples, self.losses)
 
     def choose(self, participants: Sequence[int], round: int, work: Callable[[int], ClientWork]) -> Selection:
-        """Choose the clients of a round, and advance the virtual clock to its end.
+        """Choose the clients of a round, and advance the virtual clock to the end of the round.
 
         Args:
             participants: all clients that may train.
             round: the round.
-            work: what a client would do.
+            work: returns the work that a client would have in this round.
 
         Raises:
-            FedLabError: no client is ever available again.
+            FedLabError: no client will be available again, or the file of devices lacks a client.
         """
         self.await_clients(participants)
         candidates = self.available(participants, round)
@@ -146,15 +147,15 @@ class ClientSelector:
         return replace(selection, left_out=(*gone, *selection.left_out))
 
     def available(self, clients: Sequence[int], round: int) -> list[int]:
-        """Those of the clients that can take part now."""
+        """The clients that can take part in the round, or at the present virtual time if availability is in seconds."""
         now = self.time if self.rules.in_seconds else round
         return [client for client in clients if self.availability.open(client, now)]
 
     def await_clients(self, clients: Sequence[int]) -> None:
-        """Where availability is in seconds and no client is available, advance the clock until one is.
+        """If availability is in seconds and no client is available, advance the virtual clock until one is.
 
         Raises:
-            FedLabError: nobody will ever be.
+            FedLabError: no client will be available again.
         """
         if self.rules.in_seconds:
             opening = min((self.availability.opens(client, self.time) for client in clients), default=math.inf)
@@ -163,19 +164,19 @@ class ClientSelector:
             self.time = opening
 
     def sample(self, candidates: Sequence[int], round: int, count: int) -> list[int]:
-        """The sampler's choice."""
+        """The clients that the sampler chooses, at most `count` of the candidates."""
         return self.sampler.sample(candidates, round, count, self._known) if candidates else []
 
     def drops_out(self, client: int, round: int) -> bool:
-        """Whether a client that was chosen fails to answer."""
+        """Whether a client that was chosen drops out of the round."""
         rate = self.federation.dropout
         return rate > 0 and float(numpy_generator(self.seed, "dropout", round, client).random()) < rate
 
     def learn(self, client: int, metrics: Mapping[str, float]) -> None:
-        """Remember what a client reported, for samplers that use it.
+        """Keep the loss that a client reported, if the sampler uses it.
 
         Raises:
-            FedLabError: the sampler's loss is not among it.
+            FedLabError: the sampler needs a metric that the client did not report.
         """
         wanted = self.sampler.loss
         if wanted is None:
@@ -188,15 +189,15 @@ class ClientSelector:
         self.losses[client] = metrics[wanted]
 
     def virtual(self, seconds: float) -> dict[str, dict[str, float]]:
-        """Fields about the virtual clock for the event ``round``."""
+        """Fields of the event ``round`` about the virtual clock, for a round that takes `seconds`; empty without it."""
         return {} if self.devices is None else {"virtual": {"round_seconds": seconds, "total": self.time}}
 
     def book(self) -> dict[str, Any]:
-        """What lasts from round to round, for a checkpoint."""
+        """The state that is kept from round to round, for a checkpoint: virtual time and reported losses."""
         return {"time": self.time, "losses": {str(client): loss for client, loss in self.losses.items()}}
 
     def restore(self, book: Mapping[str, Any]) -> None:
-        """Take over the `book` of a checkpoint."""
+        """Restore the `book` of a checkpoint."""
         self.time = float(book["time"])
         self.losses.update({int(client): float(loss) for client, loss in book["losses"].items()})
 
@@ -219,7 +220,7 @@ class ClientSelector:
                 steps[client], seconds = fitting, device.seconds(whole, fitting)
             times.append((seconds, client))
         kept = sorted(times)[:wanted]
-        # the server waits for all it wanted, for the deadline at most
+        # the server waits until as many clients as wanted have answered, but at most until the deadline
         length = deadline if deadline is not None and len(kept) < wanted else max((s for s, _ in kept), default=0.0)
         ids = sorted(client for _, client in kept)
         cut = {client: steps[client] for client in ids if client in steps}
@@ -248,14 +249,14 @@ class ClientSelector:
 
 
 def check_participation(federation: FederationConfig, sampled: bool) -> None:
-    """Refuse settings that have no effect with a strategy that chooses clients itself.
+    """Refuse settings that have no effect with a strategy that chooses the clients itself.
 
     Args:
         federation: the configuration's section.
-        sampled: FedLab's samplers choose; Flower's own strategies choose for themselves.
+        sampled: whether FedLab's samplers choose the clients; Flower's own strategies choose them themselves.
 
     Raises:
-        ConfigError: such a setting.
+        ConfigError: there is such a setting.
     """
     asked = {
         "availability": federation.availability is not None,
@@ -273,15 +274,15 @@ def check_participation(federation: FederationConfig, sampled: bool) -> None:
 
 
 def check_sampled(sampler: Sampler, clients: int, unseen: Collection[int]) -> None:
-    """Refuse a fixed choice of clients that are not there or never train.
+    """Refuse a fixed choice of clients that do not exist or that never train.
 
     Args:
-        sampler: chooses clients.
-        clients: registered clients.
-        unseen: those held out from training.
+        sampler: the sampler; all but `Fixed` are accepted.
+        clients: number of registered clients.
+        unseen: ids of the clients that are held out from training.
 
     Raises:
-        ConfigError: such a client.
+        ConfigError: there is such a client.
     """
     wrong = sorted(sampler.clients - (set(range(clients)) - set(unseen))) if isinstance(sampler, Fixed) else []
     if wrong:
