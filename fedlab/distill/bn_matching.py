@@ -1,6 +1,7 @@
-"""BatchNorm statistics as a target for synthesizing images, and their aggregation over clients.
+"""BatchNorm statistics: a target for synthesizing images, and how they are averaged over clients.
 
-Yin et al. 2020, arXiv 1912.08795 (DeepInversion), Eq. 4; with the weights of Yin and Shen 2023, arXiv 2311.18838.
+Source: Yin et al. 2020, arXiv 1912.08795 (DeepInversion), Eq. 4, with the weights of Yin and Shen 2023,
+arXiv 2311.18838.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 class BatchNormMatching:
-    """Distance between the present inputs of a model's BatchNorm layers and their inputs in training.
+    """Distance between the statistics of a batch in a model's BatchNorm layers and their running statistics.
 
-    A context manager: inside it, every forward pass of the model replaces the recorded distances, whose weighted sum
-    `loss` returns. The model must be in evaluation mode, or the pass would move its running statistics.
+    This is a context manager. Inside it, every forward pass of the model replaces the recorded distances, and `loss`
+    returns their weighted sum. The model must be in evaluation mode, because a forward pass in training mode would
+    change its running statistics.
 
     Args:
-        model: has BatchNorm2d layers.
+        model: a model with BatchNorm2d layers that keep running statistics.
         first_weight: weight of the first layer; the others have weight 1.
     """
 
@@ -51,7 +53,7 @@ class BatchNormMatching:
         return record
 
     def loss(self) -> Tensor:
-        """Σ_l w_l·(‖σ²_l − var_l‖₂ + ‖μ_l − mean_l‖₂) of the last forward pass, a scalar."""
+        """Σ_l w_l·(‖σ²_l − var_l‖₂ + ‖μ_l − mean_l‖₂) of the last forward pass, over the layers l; a scalar."""
         return torch.stack([self._weights[index] * d for index, d in sorted(self._distances.items())]).sum()
 
 
@@ -79,17 +81,23 @@ def to_second_moments(model: nn.Module) -> None:
 
 @torch.no_grad()
 def from_second_moments(model: nn.Module) -> None:
-    """Undo `to_second_moments`; of averages it makes the mixture's var = Σ_i p_i(var_i + mean_i²) − mean²."""
+    """The reverse of `to_second_moments`.
+
+    Applied to averages over clients with weights p_i, it yields the variance of all clients' data together,
+    Σ_i p_i(var_i + mean_i²) − mean². Negative values, which rounding can cause, become 0.
+    """
     for layer in batch_norms(model):
         cast(Tensor, layer.running_var).sub_(cast(Tensor, layer.running_mean).square()).clamp_(min=0)
 
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Make the running statistics the plain averages over these batches; modes and momenta are as before afterwards.
+    """Set the running statistics to the plain averages of the statistics of these batches.
+
+    Afterwards the BatchNorm layers have their earlier modes and momenta. All other modules have the mode of `model`.
 
     Args:
-        model: in any mode; only its BatchNorm layers are put into training mode meanwhile.
+        model: in any mode; meanwhile its BatchNorm layers are in training mode, all other modules in evaluation mode.
         batches: inputs of the model.
     """
     layers = batch_norms(model)

@@ -1,4 +1,4 @@
-"""Supervised contrastive learning."""
+"""The loss of supervised contrastive learning."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fedlab.distill.precision import full_precision
 
 
 def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
-    """Supervised contrastive loss of a set against itself.
+    """Supervised contrastive loss, in which each sample of a set is compared with all others.
 
     With z = features / ‖features‖ and P(i) = {p ≠ i : y_p = y_i},
     L = 1/n Σ_i −1/|P(i)| Σ_{p∈P(i)} log [ exp(z_i·z_p / T) / Σ_{a≠i} exp(z_i·z_a / T) ].
-    An anchor without positives adds 0 and still counts in n. A zero feature has no direction: it is compared as the
-    zero vector and receives no gradient.
+    A sample i for which P(i) is empty adds 0 and still counts in n. A feature vector that is zero has no direction: its
+    z is zero too, and it receives no gradient.
 
     Args:
         features: (n, d), not normalized.
@@ -32,7 +32,7 @@ def supervised_contrastive(features: Tensor, labels: Tensor, temperature: float 
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
         z = x / norm.masked_fill(norm == 0, torch.inf)
         itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        # a finite stand-in for −inf: a row of −inf alone (n = 1) would make the gradient NaN
+        # a finite value in place of −inf, because a row of only −inf (n = 1) would make the gradient NaN
         similarity = (z @ z.T / temperature).masked_fill(itself, torch.finfo(z.dtype).min / 2)
         log_probability = F.log_softmax(similarity, dim=1)
         positive = ((labels[:, None] == labels) & ~itself).to(z.dtype)

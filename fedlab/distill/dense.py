@@ -12,16 +12,17 @@ _LEVELS = (4, 2, 1)
 
 
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared error at full resolution and pooled to 4×4, 2×2 and 1×1, each level counting half of the one before.
+    """Weighted mean of squared errors at full resolution and after pooling to 4×4, 2×2 and 1×1.
 
-    As in the release, levels that are not smaller than the map in height are left out; they do not change the weights.
+    Each level has half the weight of the one before. As in the authors' code, levels whose size is not smaller than the
+    height of the map are left out, and the next level then has the weight that they would have had.
 
     Args:
         student: (B, C, H, W).
         teacher: (B, C, H, W), without gradient.
 
     Returns:
-        () weighted mean over the levels.
+        A scalar.
 
     Source: Chen et al. 2021, arXiv 2104.09044, §3.4 (HCL); Liu et al. 2022, arXiv 2202.13393.
     """
@@ -37,12 +38,12 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Cross-entropy of dense predictions, the (weighted) mean over labeled positions; 0 where there is none.
+    """Cross-entropy of dense predictions: the (weighted) mean over labeled positions, or 0 if there are none.
 
     Args:
         logits: (B, K, H, W).
-        labels: (B, H, W) integers below K; negative is unlabeled.
-        weight: (K,) of each class.
+        labels: (B, H, W) integers below K; a negative label marks an unlabeled position.
+        weight: (K,) weight of each class; None weighs all classes equally.
     """
     labeled = labels >= 0
     with full_precision(logits) as (scores,):

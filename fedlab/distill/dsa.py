@@ -1,7 +1,9 @@
 """Differentiable Siamese augmentation: one random operation that is applied equally to real and to virtual images.
 
-Zhao and Bilen 2021, arXiv 2102.08259; operations and ranges as in its code, which draws one operation with equal
-probability (mode "S"). Parameters are drawn once, on the CPU, from a given generator.
+Operations and ranges are those of the authors' code, which draws one operation with equal probability (mode "S").
+Parameters are drawn once, on the CPU, from a given generator.
+
+Source: Zhao and Bilen 2021, arXiv 2102.08259.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ class Draw:
     """One operation and its parameters.
 
     Args:
-        op: the operation.
+        op: name of the operation.
         values: ``color``: added brightness, saturation factor, contrast factor. ``crop``: rows and columns the picture
             moves up and left, in pixels. ``cutout``: top, bottom, left, right of the square, clipped to the picture.
-            ``flip``: 1 to mirror left and right, else 0. ``scale``: factors of x and y, above 1 shrinks. ``rotate``:
-            angle in radians.
+            ``flip``: 1 to mirror left and right, else 0. ``scale``: factors of x and y; a factor above 1 shrinks the
+            picture. ``rotate``: angle in radians.
     """
 
     op: Op
@@ -75,14 +77,17 @@ def _integer(limit: int, generator: torch.Generator) -> int:
 
 
 def _span(side: int, generator: torch.Generator) -> tuple[int, int]:
-    """Half the side around a uniform center; an even span lies between pixels, hence one place more."""
+    """First and last place (exclusive) of a span of half the side around a random center, clipped to the side.
+
+    The center of a span of even length lies between pixels. There is one more such place than there are pixels.
+    """
     size = int(0.5 * side + 0.5)
     start = _integer(side + 1 - size % 2, generator) - size // 2
     return max(0, start), min(side, start + size)
 
 
 def apply(images: Tensor, draw: Draw) -> Tensor:
-    """`images` (n, C, H, W) under `draw`: differentiable, each image on its own, vacated pixels 0."""
+    """Apply the operation to every image of `images` (n, C, H, W), differentiably. Pixels without a source become 0."""
     match draw.op:
         case "color":
             brightness, saturation, contrast = draw.values
@@ -118,12 +123,12 @@ def _affine(images: Tensor, matrix: tuple[tuple[float, ...], ...]) -> Tensor:
 
 
 def apply_per_class(images: Tensor, labels: Tensor, draws: Mapping[int, Draw]) -> Tensor:
-    """The images of each class under the draw of that class; classes without a draw do not change.
+    """Apply to the images of each class the operation drawn for the class. Classes without a draw do not change.
 
     Args:
-        images: (n, C, H, W); fastest where labels are sorted.
-        labels: (n,) integers.
-        draws: class → draw.
+        images: (n, C, H, W).
+        labels: (n,) integers; sorted labels are the fastest.
+        draws: the draw of each class.
 
     Returns:
         (n, C, H, W) in the order of `images`, equal to `apply` on every class alone.

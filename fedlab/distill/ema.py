@@ -8,11 +8,11 @@ from torch import nn
 
 @torch.no_grad()
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """θ_t ← m θ_t + (1 − m) θ_s for every parameter of the teacher, in place; the student may have others too.
+    """Set θ_t ← m θ_t + (1 − m) θ_s for every parameter of the teacher, in place. Buffers do not change.
 
     Args:
-        teacher: its parameter names occur in `student`, with equal shapes.
-        student: the module that the teacher follows.
+        teacher: the module to update. The student has a parameter of the same name and shape for each of its own.
+        student: the module that the teacher follows; it may have further parameters.
         momentum: m in [0, 1]; 1 does not change the teacher, 0 copies the student.
 
     Raises:
@@ -22,5 +22,5 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """
     followed = dict(student.named_parameters())
     for name, parameter in teacher.named_parameters():
-        # not lerp_: rounding there moves a parameter although m = 1
+        # not lerp_, whose rounding changes a parameter even if m = 1
         parameter.mul_(momentum).add_(followed[name], alpha=1 - momentum)

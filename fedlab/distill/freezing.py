@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
-    """`module` without gradients of its own; gradients still flow through it to its inputs. Undone on leaving."""
+    """A context in which the parameters of `module` require no gradient. Gradients still flow to its inputs."""
     before = [(p, p.requires_grad) for p in module.parameters()]
     for p, _ in before:
         p.requires_grad_(False)

@@ -1,7 +1,9 @@
-"""Group masked model learning: connected blocks of pixels are zeroed or come from another sample.
+"""Group masked model learning: connected blocks of pixels are set to zero or replaced by those of another sample.
 
-Atito et al. 2021, arXiv 2111.00955 (GMML); as used by ASiT, arXiv 2211.13189. Blocks need not be aligned with a
-transformer's patches, and no mask token exists: the network sees every pixel, some of them wrong.
+Blocks need not be aligned with a transformer's patches. There is no mask token: the network sees all pixels, and those
+in the blocks are corrupted.
+
+Source: Atito et al. 2021, arXiv 2111.00955 (GMML), as used by ASiT, arXiv 2211.13189.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_DRAWN = 32  # blocks at a time
+_DRAWN = 32  # number of blocks drawn at a time
 
 
 class Corruption(NamedTuple):
@@ -39,21 +41,21 @@ def draw(
     block: float = 0.3,
     align: int = 1,
 ) -> Corruption:
-    """Zero or replacement by a fair coin for each sample, and the blocks.
+    """Draw for each sample its blocks and, with equal probability, whether they become zero or are replaced.
 
     Args:
         samples: n.
         size: (H, W).
-        generator: on the CPU.
-        drop: blocks of a zeroed sample cover at least a share drawn from U(min(0.5, drop), drop).
-        replace: the same for a replaced sample.
-        block: a block's height is below ``block · H``, its width below ``block · W``.
-        align: positions and sizes are multiples of it.
+        generator: a CPU generator.
+        drop: if a sample's blocks become zero, they cover at least a share of it drawn from U(min(0.5, drop), drop).
+        replace: if they are replaced, they cover at least a share drawn from U(min(0.5, replace), replace).
+        block: the height of a block is below ``block · H`` and its width below ``block · W``, but at least `align`.
+        align: positions and sizes of blocks are multiples of this number of pixels.
 
     Returns:
         Tensors on the CPU.
     """
-    # NumPy draws a single integer ten times faster than torch, and a mask takes hundreds
+    # NumPy draws a single integer ten times faster than torch, and a mask needs hundreds
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
     replaced, partner = rng.random(samples) < 0.5, rng.integers(samples, size=samples)
     most = np.where(replaced, replace, drop)
@@ -65,11 +67,22 @@ def draw(
 def block_mask(
     size: tuple[int, int], share: float, rng: np.random.Generator, *, block: float = 0.3, align: int = 1
 ) -> np.ndarray:
-    """Random rectangles, one after the other, until their union covers `share` of the pixels: (H, W) truth values.
+    """Draw random rectangles, one after the other, until their union covers `share` of the pixels.
 
-    The top left corner is uniform over [0, H − align) × [0, W − align), as released: no block starts in the last row or
-    column, except on maps so small that no block would reach those. Height and width are uniform integers in
-    [align, ⌊block · H⌋) and [align, ⌊block · W⌋), cut off at the border.
+    The top left corner is uniform over [0, H − align) × [0, W − align), as in the authors' code: no block starts in the
+    last row or column, except on maps so small that no block would reach these. Height and width are uniform integers
+    in [align, ⌊block · H⌋) and [align, ⌊block · W⌋), or `align` if such a range is empty. They are cut off at the
+    border. All positions and sizes are then rounded to multiples of `align`.
+
+    Args:
+        size: (H, W).
+        share: share of the pixels, in [0, 1].
+        rng: the generator.
+        block: largest height and width of a block, as shares of H and W.
+        align: positions and sizes are multiples of this number of pixels.
+
+    Returns:
+        (H, W) truth values.
     """
     height, width = size
     highest, widest = (max(int(block * side), align + 1) for side in size)
@@ -90,10 +103,10 @@ def block_mask(
 
 
 def _corners(side: int, longest: int, align: int) -> int:
-    """How many corners are drawn from along a side, blocks being shorter than `longest`."""
+    """Number of positions along a side from which a block's corner is drawn, if blocks are shorter than `longest`."""
     last = (side - align - 1) // align * align
     reach = last + round(min(longest - 1, side - last) / align) * align
-    # a last row that no block reaches would leave a large share uncovered for ever
+    # if no block reached the last row, a large share could never be covered
     return side - align if last >= 0 and reach >= side else side - align + 1
 
 
@@ -101,7 +114,7 @@ def apply(clean: Tensor, corruption: Corruption) -> Tensor:
     """The corrupted samples, (n, H, W).
 
     Args:
-        clean: (n, H, W); replacements come from the clean partner, at the same place.
+        clean: (n, H, W). Replaced pixels are those of the partner, uncorrupted, at the same place.
         corruption: on the device of `clean`.
     """
     mask, replaced, partner = corruption

@@ -19,8 +19,8 @@ def distribution_matching(
 ) -> Tensor:
     """Σ_{c ∈ classes} ‖mean of class c's real features − mean of class c's virtual features‖²₂.
 
-    The real side is a target: no gradient flows into `real_features`. A class that has no real or no virtual sample
-    adds 0.
+    The real features are a target, so that no gradient flows into `real_features`. A class that has no real or no
+    virtual sample adds 0.
 
     Args:
         real_features: (n, d).
@@ -54,8 +54,9 @@ def gradient_distance(
     """Distance between two gradients of one model, given as one tensor per parameter.
 
     ``rowcos``: Σ over tensors with at least two dimensions, Σ over their output rows, of
-    1 − ⟨a, b⟩ / (‖a‖‖b‖ + 1e-6); biases and normalization scales do not count, scaling either side changes nothing.
-    ``cos``: the same for the whole gradient as one row. ``mse``: sum of squared differences of all entries.
+    1 − ⟨a, b⟩ / (‖a‖‖b‖ + 1e-6); biases and normalization scales do not count, and scaling a gradient changes nothing.
+    ``cos``: the same, with all entries of the gradient as a single row.
+    ``mse``: sum of the squared differences of all entries.
 
     Args:
         synthetic: gradients with a graph, so that the result can be differentiated.
@@ -66,7 +67,7 @@ def gradient_distance(
         A scalar.
 
     Raises:
-        ValueError: different numbers of tensors.
+        ValueError: the numbers of tensors differ.
 
     Source: Zhao, Mopuri and Bilen 2021, arXiv 2006.05929, Eq. 9 (``rowcos``) and its code (``mse``, ``cos``).
     """
@@ -91,11 +92,11 @@ def _cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pseudo_gradient(before: Sequence[Tensor], after: Sequence[Tensor], lr: float) -> list[Tensor]:
-    """(θ_t − θ_{t+1}) / η: the sum of the gradients that plain SGD with rate η applied between two states.
+    """(θ_t − θ_{t+1}) / η: the sum of the gradients of plain SGD with learning rate η between two states.
 
     Args:
-        before: one tensor per parameter.
-        after: tensors of the same shapes.
+        before: θ_t, one tensor per parameter.
+        after: θ_{t+1}, tensors of the same shapes.
         lr: η > 0.
 
     Source: Huang et al. 2023, arXiv 2303.02278, Eq. 5.

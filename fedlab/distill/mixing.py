@@ -1,4 +1,4 @@
-"""CutMix and Mixup with parameters that can be stored: one permutation and one share per batch."""
+"""CutMix and Mixup whose parameters can be stored: each batch has one permutation and one share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Mix:
 
     Args:
         permutation: (n,) integers, the partner of each image.
-        share: λ, how much of an image is its own; the exact share of pixels for CutMix.
-        box: top, bottom, left, right of CutMix's rectangle in pixels; None blends whole images.
+        share: λ, the share of an image that is its own; for CutMix, the exact share of its pixels.
+        box: top, bottom, left, right of CutMix's rectangle in pixels. None stands for Mixup, which blends whole images.
     """
 
     permutation: Tensor
@@ -30,11 +30,11 @@ class Mix:
 
 
 def draw_mix(kind: Mixing, count: int, size: tuple[int, int], generator: torch.Generator) -> Mix:
-    """CutMix with λ ~ β(1, 1), Mixup with λ ~ β(0.8, 0.8), or nothing.
+    """Draw the parameters of CutMix with λ ~ β(1, 1), of Mixup with λ ~ β(0.8, 0.8), or of no mixing.
 
     Args:
-        kind: which.
-        count: n.
+        kind: the kind of mixing.
+        count: n, the number of images.
         size: height and width in pixels.
         generator: a CPU generator.
 
@@ -50,19 +50,19 @@ def draw_mix(kind: Mixing, count: int, size: tuple[int, int], generator: torch.G
             area = (box[1] - box[0]) * (box[3] - box[2])
             return Mix(permutation, 1 - area / (size[0] * size[1]), box)
         case "mixup":
-            # as float32, so that what is stored replays the same
+            # rounded to float32, so that a stored share gives the same images
             return Mix(permutation, float(np.float32(rng.beta(0.8, 0.8))), None)
         case _:
             assert_never(kind)
 
 
 def cut_box(share: float, size: tuple[int, int], center: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of a rectangle of 1 − λ of the picture's area, clipped to the picture.
+    """Top, bottom, left, right of a rectangle with a share of 1 − λ of the picture's area, clipped to the picture.
 
     Args:
         share: λ.
-        size: height and width in pixels.
-        center: of the rectangle, as shares of height and width, below 1.
+        size: height and width of the picture in pixels.
+        center: center of the rectangle, as shares of height and width in [0, 1).
     """
     spans = []
     for side, middle in zip(size, center, strict=True):
@@ -72,7 +72,7 @@ def cut_box(share: float, size: tuple[int, int], center: tuple[float, float]) ->
 
 
 def mix(images: Tensor, how: Mix) -> Tensor:
-    """`images` (n, C, H, W) mixed; a share of 1 leaves them unchanged."""
+    """Mix `images` (n, C, H, W) as drawn; an empty rectangle or a share of 1 leaves them unchanged."""
     partners = how.permutation.to(images.device)
     if how.box is None:
         return how.share * images + (1 - how.share) * images[partners]

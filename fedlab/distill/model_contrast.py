@@ -1,4 +1,4 @@
-"""A contrastive loss between models."""
+"""A contrastive loss between the representations of several models."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fedlab.distill.precision import full_precision
 
 
 def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperature: float = 0.5) -> Tensor:
-    """Model-contrastive loss: representations near those of the global model, far from those of earlier local models.
+    """Model-contrastive loss: pulls representations to those of the global model and away from earlier local models'.
 
     ℓ = mean over samples of −log [ e^{cos(z, z_glob)/T} / (e^{cos(z, z_glob)/T} + Σ_m e^{cos(z, z_prev^m)/T}) ],
-    which is exactly 0 where there are no earlier models. A zero representation has no direction: its cosines are 0 and
-    it receives no gradient.
+    which is exactly 0 where there are no earlier models. A representation that is zero has no direction: its
+    cosines are 0 and it receives no gradient.
 
     Args:
         z: (n, d) of the model in training.

@@ -1,4 +1,4 @@
-"""Between 8-bit pixels and the normalized space that networks see."""
+"""Conversion between 8-bit pixels and normalized images, which are the networks' inputs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def _column(values: Sequence[float], like: Tensor | None = None) -> Tensor:
 
 
 def valid_range(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """−mean/std and (1 − mean)/std, black and white in normalized space, each (1, C or 1, 1, 1)."""
+    """The normalized values of black, −mean/std, and of white, (1 − mean)/std; each (1, C or 1, 1, 1)."""
     return -_column(mean) / _column(std), (1 - _column(mean)) / _column(std)
 
 
 def to_bytes(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalized images (n, C, H, W) → uint8, rounded, clipped to [0, 255]."""
+    """Convert normalized images (n, C, H, W) to uint8, rounded and clipped to [0, 255]."""
     unit = images.detach().float() * _column(std, images) + _column(mean, images)
     return (unit * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_bytes(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (n, C, H, W) → normalized float32; `to_bytes` undoes it exactly."""
+    """Convert uint8 images (n, C, H, W) to normalized float32. `to_bytes` is its exact reverse."""
     return (pixels.float() / 255 - _column(mean, pixels)) / _column(std, pixels)

@@ -1,4 +1,4 @@
-"""Full precision for losses that half precision would make too inexact."""
+"""Full precision for losses that are not accurate enough in half precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """`tensors` in float32 at least, with autocast off inside the block.
+    """A context without autocast. It yields `tensors`, of which those in half precision are converted to float32.
 
     Args:
         tensors: one or more, all on one device.

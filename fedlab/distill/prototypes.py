@@ -1,4 +1,4 @@
-"""Self-distillation over prototypes: cosine logits, centerd and sharpened targets, running centers."""
+"""Self-distillation over prototypes: cosine logits, centered and sharpened targets, running centers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Prototypes(nn.Module):
         dim: d, width of the features.
         count: K.
 
-    Source: Caron et al. 2021, arXiv 2104.14294, with the gain of the weight normalization fixed, so that it is no
-    parameter at all.
+    Source: Caron et al. 2021, arXiv 2104.14294, except that the gain of the weight normalization is fixed and is not
+    a parameter.
     """
 
     def __init__(self, dim: int, count: int) -> None:
@@ -23,7 +23,7 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(nn.Linear(dim, count, bias=False).weight.detach())
 
     def directions(self, *, frozen: bool = False) -> Tensor:
-        """The prototypes, (K, d) of unit norm; `frozen` ones get no gradient."""
+        """The prototypes, (K, d) of unit norm; if `frozen`, they get no gradient."""
         return F.normalize(self.weight.detach() if frozen else self.weight, dim=1)
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
@@ -36,7 +36,7 @@ class Center(nn.Module):
 
     Args:
         size: K.
-        momentum: of the old value.
+        momentum: weight of the old value in an update.
 
     Source: Caron et al. 2021, arXiv 2104.14294, Eq. 4.
     """
@@ -50,7 +50,11 @@ class Center(nn.Module):
 
     @torch.no_grad()
     def update(self, mean: Tensor) -> None:
-        """c ← momentum · c + (1 − momentum) · `mean`, the mean logits (K,) of a batch; after the loss that used c."""
+        """Set c ← momentum · c + (1 − momentum) · mean. Call it after the loss that used c.
+
+        Args:
+            mean: (K,), mean of the logits of a batch.
+        """
         self.value.mul_(self.momentum).add_(mean.to(self.value.dtype), alpha=1 - self.momentum)
 
 

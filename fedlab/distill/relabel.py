@@ -1,7 +1,9 @@
-"""Relabel: a teacher's outputs for augmented views, computed when needed or stored and replayed (FKD).
+"""Relabeling: a teacher's outputs for augmented views, computed when needed or stored for later use (FKD).
 
-Shen and Xing 2022, arXiv 2112.01528 (FKD); Yin et al. 2023, arXiv 2306.13092 (SRe²L), whose code stores per batch what
-is drawn per batch. The label of a mixed image is the teacher's output on it: labels are not mixed.
+As in the code of SRe²L, what is drawn per batch is stored per batch. The label of a mixed image is the teacher's output
+for that image, so that labels are not mixed.
+
+Source: Shen and Xing 2022, arXiv 2112.01528 (FKD); Yin et al. 2023, arXiv 2306.13092 (SRe²L).
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ class Configuration:
     """All random draws of one batch.
 
     Args:
-        indices: (n,) int64, which images.
-        views: a crop and a flip of each.
-        mix: how they are mixed.
+        indices: (n,) int64, indices of the images.
+        views: crop and flip of each image.
+        mix: how the views are mixed.
     """
 
     indices: Tensor
@@ -34,7 +36,7 @@ class Configuration:
     mix: Mix
 
     def view(self, images: Tensor) -> Tensor:
-        """The batch as teacher and student see it, (n, C, H, W), of all images (N, C, H, W)."""
+        """The batch that teacher and student are given, (n, C, H, W), made from all images (N, C, H, W)."""
         return mix(take_views(images[self.indices.to(images.device)], self.views), self.mix)
 
 
@@ -49,16 +51,17 @@ def draw_epoch(
     shift: int = 0,
     mixing: Mixing = "cutmix",
 ) -> list[Configuration]:
-    """One pass in random order, in batches of nearly equal size.
+    """Draw one pass over the images in random order, in batches of nearly equal size.
 
     Args:
-        count: N images.
-        size: their height and width in pixels.
-        batch_size: images in a batch at most.
+        count: N, the number of images.
+        size: height and width of the images in pixels.
+        batch_size: largest number of images in a batch.
         generator: a CPU generator.
-        smallest: share of the area a crop keeps at least.
-        flip: whether to mirror half of the images.
-        shift: every view moves up to so many pixels in both directions, the edge of the picture repeated.
+        smallest: smallest share of the area that a crop keeps.
+        flip: whether to mirror each image with probability 1/2.
+        shift: every view is moved by up to this number of pixels in both directions. Beyond the picture, its edge is
+            repeated.
         mixing: how the images of a batch are mixed.
     """
     drawn = []
@@ -74,11 +77,11 @@ def storage_bytes(epochs: int, images: int, classes: int) -> int:
 
 
 class StoredLabels(Dataset[tuple[Tensor, Tensor]]):
-    """Whole batches with the logits stored for them; epoch e's batch b is item ``e * batches + b``.
+    """A data set of whole batches with their stored logits. Batch b of epoch e is the item ``e * batches + b``.
 
     Args:
         images: (N, C, H, W), normalized.
-        tensors: what `store` made.
+        tensors: the tensors that `store` returned.
     """
 
     def __init__(self, images: Tensor, tensors: Mapping[str, Tensor]) -> None:
@@ -89,13 +92,13 @@ class StoredLabels(Dataset[tuple[Tensor, Tensor]]):
         return len(self._tensors["share"]) * self.batches
 
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor]:
-        """The mixed views (n, C, H, W) and the teacher's logits on them (n, K), float32."""
+        """The mixed views (n, C, H, W) and the teacher's logits for them (n, K), float32."""
         epoch, batch = divmod(item, self.batches)
         logits = torch.tensor_split(self._tensors["logits"][epoch], self.batches)[batch]
         return self.configuration(epoch, batch).view(self._images), logits.to(self._images.device).float()
 
     def configuration(self, epoch: int, batch: int) -> Configuration:
-        """What was drawn for a batch."""
+        """The random draws of a batch."""
         indices, boxes, flips, partners = (
             torch.tensor_split(self._tensors[name][epoch], self.batches)[batch]
             for name in ("indices", "boxes", "flips", "partners")
@@ -108,17 +111,17 @@ class StoredLabels(Dataset[tuple[Tensor, Tensor]]):
 
 @torch.no_grad()
 def store(images: Tensor, teacher: Teacher, epochs: Iterable[Sequence[Configuration]]) -> dict[str, Tensor]:
-    """Ask the teacher once about every batch of every epoch.
+    """Compute the teacher's logits for every batch of every epoch.
 
     Args:
         images: (N, C, H, W), normalized.
-        teacher: images → logits.
-        epochs: the batches of each.
+        teacher: maps images (n, C, H, W) to logits (n, K).
+        epochs: the batches of each epoch.
 
     Returns:
-        By epoch E, image N and batch B: ``indices`` (E, N) int32, ``boxes`` (E, N, 4) float32, ``flips`` (E, N) bool,
-        ``partners`` (E, N) int32, ``logits`` (E, N, K) float16; ``share`` (E, B) float32, ``cuts`` (E, B, 4) int16,
-        negative where whole images are blended.
+        For E epochs, N images and B batches: ``indices`` (E, N) int32, ``boxes`` (E, N, 4) float32, ``flips`` (E, N)
+        bool, ``partners`` (E, N) int32, ``logits`` (E, N, K) float16, ``share`` (E, B) float32, and ``cuts`` (E, B, 4)
+        int16, which is negative for batches whose whole images are blended.
     """
     told: list[dict[str, Tensor]] = []
     for batches in epochs:

@@ -6,7 +6,7 @@ import math
 
 
 def cosine(step: float, total: float, start: float = 1.0, end: float = 0.0) -> float:
-    """Half a cosine from `start` at step 0 towards `end`, which step `total` would reach; a factor by default.
+    """Half a cosine wave from `start` at step 0 to `end` at step `total`. By default it is a factor from 1 to 0.
 
     Source: Caron et al. 2021, arXiv 2104.14294 (``cosine_scheduler``).
     """
@@ -14,9 +14,10 @@ def cosine(step: float, total: float, start: float = 1.0, end: float = 0.0) -> f
 
 
 def warmup_cosine(step: int, total: int, peak: float, end: float, warmup: int) -> float:
-    """A straight line from 0 to `peak` over `warmup` steps, both ends included, then `cosine` towards `end`.
+    """A straight line from 0 to `peak` over `warmup` steps, then `cosine` to `end` at step `total`.
 
-    The last step of the warm-up and the first after it have the value `peak`.
+    The last step of the warm-up and the first step after it have the value `peak`. If the warm-up has only one step,
+    that step has the value 0.
 
     Source: Caron et al. 2021, arXiv 2104.14294 (``cosine_scheduler``).
     """
@@ -26,7 +27,7 @@ def warmup_cosine(step: int, total: int, peak: float, end: float, warmup: int) -
 
 
 def linear(step: int, steps: int, start: float, end: float) -> float:
-    """A straight line from `start` at step 0 to `end` at step ``steps - 1``, then `end`."""
+    """A straight line from `start` at step 0 to `end` at step ``steps - 1``, and `end` after that."""
     if step >= steps - 1:
         return end
     return start + (end - start) * step / (steps - 1)

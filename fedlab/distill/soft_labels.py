@@ -1,4 +1,4 @@
-"""Distillation from a teacher's softened outputs."""
+"""Distillation from the softened outputs of a teacher."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def soft_label_kl(student: Tensor, teacher: Tensor, temperature: float, squared:
 
     Args:
         student: logits (n, K).
-        teacher: logits (n, K), a target: no gradient flows into them.
+        teacher: logits (n, K). They are a target, so that no gradient flows into them.
         temperature: τ.
-        squared: multiply by τ², so that the gradient's size does not depend on τ.
+        squared: multiply by τ², so that the size of the gradient hardly depends on τ.
 
     Source: Hinton, Vinyals and Dean 2015, arXiv 1503.02531.
     """

@@ -1,4 +1,4 @@
-"""First and second moments of the pixels of each class, from which virtual images start."""
+"""First and second moments of the pixels of each class, from which virtual images are initialized."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class ClassStatistics(NamedTuple):
     """Moments per class and channel.
 
     Args:
-        mean: (K, C), 0 where the class is absent.
-        std: (K, C), population standard deviation, 0 where the class is absent.
-        present: (K,) bool.
+        mean: (K, C), 0 for absent classes.
+        std: (K, C), population standard deviation, 0 for absent classes.
+        present: (K,) bool, whether there are samples of the class.
     """
 
     mean: Tensor
@@ -30,10 +30,10 @@ def class_statistics(images: Tensor, labels: Tensor, num_classes: int, legacy: b
         images: (n, C, H, W), normalized.
         labels: (n,) integers below `num_classes`.
         num_classes: K.
-        legacy: divide class sums by the number of all pixels, as the code released with the paper does: with p the
-            share of a class, the mean is p·μ and the second moment p·E[x²].
+        legacy: divide the sums of a class by the number of pixels of all classes, as the authors' code does. If p is
+            the share of the class, the mean is then p·μ and the second moment p·E[x²].
 
-    Source: Huang et al. 2023, arXiv 2303.02278, initialization; accumulated in float64.
+    Source: Huang et al. 2023, arXiv 2303.02278, initialization. Sums are accumulated in float64.
     """
     present = torch.bincount(labels, minlength=num_classes) > 0
     mean = torch.zeros(num_classes, images.shape[1], dtype=torch.float64, device=images.device)
@@ -49,12 +49,12 @@ def class_statistics(images: Tensor, labels: Tensor, num_classes: int, legacy: b
 
 
 def average_statistics(statistics: Sequence[tuple[Tensor, Tensor, Tensor]]) -> ClassStatistics:
-    """Statistics of all clients: for each class the plain mean of μ and of σ over the clients that have the class.
+    """Average the statistics of all clients: for each class, the plain means of μ and σ over the clients that have it.
 
     Args:
         statistics: (mean, std, present) of each client; at least one.
 
-    Source: Huang et al. 2023, arXiv 2303.02278; standard deviations are averaged as such, not as variances.
+    Source: Huang et al. 2023, arXiv 2303.02278; the standard deviations are averaged, not the variances.
     """
     means, stds, present = (torch.stack(column) for column in zip(*statistics, strict=True))
     weights = present.double() / present.double().sum(0).clamp(min=1)

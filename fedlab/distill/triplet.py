@@ -1,4 +1,4 @@
-"""Metric learning from triplets."""
+"""The triplet loss of metric learning."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fedlab.distill.precision import full_precision
 def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
     """Batch-hard triplet loss with a soft margin: mean_i log(1 + exp(d_ap − d_an)).
 
-    d_ap is the Euclidean distance to the farthest sample of the anchor's class (itself among them), d_an that to the
-    nearest sample of another class. Features are not normalized.
+    d_ap is the Euclidean distance of sample i to the farthest sample of its class, which includes itself. d_an is the
+    distance to the nearest sample of another class. Features are not normalized.
 
     Args:
         features: (n, d).
@@ -23,7 +23,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
         A scalar.
 
     Raises:
-        ValueError: a single class, which has no negatives.
+        ValueError: all samples are of one class.
 
     Source: Hermans et al. 2017, arXiv 1703.07737, Eq. 5 and section 3.2 (soft margin).
     """
@@ -33,7 +33,7 @@ def batch_hard_triplet(features: Tensor, labels: Tensor) -> Tensor:
     with full_precision(features) as (x,):
         square = x.square().sum(1)
         squared = square[:, None] + square - 2 * x @ x.T
-        # the square root has no gradient at 0, where every sample is its own neighbor
+        # the square root has no finite gradient at 0, the distance of a sample to itself
         distance = squared.clamp(min=1e-12).sqrt()
         positive = distance.masked_fill(~same, 0.0).amax(1)
         negative = distance.masked_fill(same, torch.inf).amin(1)

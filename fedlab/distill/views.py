@@ -1,6 +1,7 @@
-"""Random resized crops and flips whose parameters are drawn from a given generator, kept, and applied differentiably.
+"""Random resized crops and flips whose parameters are drawn from a given generator and can be stored.
 
-Parameters follow torchvision's RandomResizedCrop: ten attempts at an area and an aspect ratio, then the whole picture.
+Parameters are drawn as in torchvision's RandomResizedCrop: ten attempts at an area and an aspect ratio, and then the
+largest central crop of an allowed aspect ratio. The views are differentiable functions of the images.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ _ATTEMPTS = 10
 
 
 def draw_boxes(count: int, size: tuple[int, int], scale: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Crop boxes with an area of scale[0] to scale[1] of the picture and an aspect ratio of 3/4 to 4/3.
+    """Draw crop boxes with an area of scale[0] to scale[1] of the picture and an aspect ratio of 3/4 to 4/3.
+
+    If ten attempts do not fit into the picture, the box is the largest central one of an allowed aspect ratio.
 
     Args:
-        count: n.
+        count: n, the number of boxes.
         size: height and width of the picture in pixels.
         scale: smallest and largest share of the area.
         generator: a CPU generator.
@@ -51,7 +54,7 @@ def _whole(height: int, width: int) -> tuple[int, int, int, int]:
 
 
 def crop_resize(images: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
-    """One crop for all images, resized bilinearly; pixels outside the box get a gradient of exactly 0.
+    """Crop all images to the same box and resize them bilinearly. Pixels outside the box get a gradient of exactly 0.
 
     Args:
         images: (n, C, H, W).
@@ -70,8 +73,9 @@ class Views:
     """One view of each of n images.
 
     Args:
-        boxes: (n, 4) float32: top, left, height, width as shares of the picture; may reach beyond it.
-        flips: (n,) bool, mirrored left and right.
+        boxes: (n, 4) float32: top, left, height, width as shares of the picture's size. A box may reach beyond the
+            picture.
+        flips: (n,) bool, whether the view is mirrored left and right.
     """
 
     boxes: Tensor
@@ -87,15 +91,15 @@ def draw_views(
     flip: bool = True,
     shift: int = 0,
 ) -> Views:
-    """A random resized crop and a flip for each image.
+    """Draw a random resized crop and a flip for each image.
 
     Args:
-        count: n.
+        count: n, the number of images.
         size: height and width of the pictures in pixels.
         generator: a CPU generator.
-        scale: share of the area a crop keeps; a smallest share of 1 does not crop.
-        flip: whether to mirror half of the images.
-        shift: every box moves up to so many pixels in both directions.
+        scale: smallest and largest share of the area that a crop keeps. If the smallest is 1, nothing is cropped.
+        flip: whether to mirror each image with probability 1/2.
+        shift: every box is moved by up to this number of pixels in both directions.
     """
     sides = torch.tensor([*size, *size], dtype=torch.float64)
     boxes = torch.tensor([0, 0, *size]).expand(count, 4)
@@ -109,11 +113,13 @@ def draw_views(
 
 
 def take_views(images: Tensor, views: Views) -> Tensor:
-    """Every image's own view at the images' size; beyond the picture, its edge is repeated. Differentiable.
+    """The view of each image, resized to the size of the images. Beyond the picture, its edge is repeated.
+
+    The result is differentiable with respect to the images.
 
     Args:
         images: (n, C, H, W).
-        views: of n images.
+        views: the views of n images.
     """
     top, left, height, width = views.boxes.to(images.device).unbind(1)
     zero = torch.zeros_like(top)

@@ -142,7 +142,7 @@ class Delivery:
         )
 
     def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
-        """The replies without errors, in the order of client ids. Failures end the run or are counted, as configured."""
+        """The replies without errors, in the order of client ids. Failures end the run or are counted."""
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
 
         def client(reply: Message) -> int:
