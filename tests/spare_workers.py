@@ -1,7 +1,7 @@
 """Ray workers that one run leaves and the next one takes over, since every new one imports PyTorch for seconds.
 
-A worker builds its client app anew for every grid, from what the grid sends it, so runs are none the wiser. Tests of the
-engine itself, and of modules that change between two runs, have workers of their own.
+A worker builds its client app anew for every grid, from what the grid sends it, so it makes no difference to a run.
+Tests of the engine itself, and of modules that change between two runs, have workers of their own.
 """
 
 from __future__ import annotations

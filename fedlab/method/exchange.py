@@ -107,8 +107,8 @@ class Exchanges:
 
     def personalized(self, plans: Iterable[Plan]) -> frozenset[str]:
         """Names of the state that is local in some of the rounds with these plans, and not in others."""
-        local = [frozenset(exchange.local) for exchange in {id(made := self.of(plan)): made for plan in plans}.values()]
-        return frozenset[str]().union(*local) - frozenset.intersection(*local) if local else frozenset()
+        stages = dict.fromkeys(frozenset(self.of(plan).local) for plan in plans)
+        return frozenset().union(*stages) - frozenset.intersection(*stages) if stages else frozenset()
 
     def enter(self, plan: Plan) -> Exchange:
         """The exchange of a round with this plan; only state that it trains requires gradients from now on."""
