@@ -129,6 +129,16 @@ def test_an_average_is_newer_than_what_a_client_had_before(start: Callable[..., 
         [1 + 10**client for client in range(4)], [1 + MEAN] * 4,
         [1 + MEAN + 10**client for client in range(4)], [1 + MEAN + 2 * 10**client for client in range(4)],
     ]  # fmt: skip
+    assert traffic(run) == [(0, 0), (4 * SIZE, 4 * SIZE), (4 * SIZE, 0), (0, 0)]
+
+
+def test_what_clients_have_trained_in_between_does_not_stay_in_what_is_sent_once(start: Callable[..., Run]) -> None:
+    class Borrowed(Moving):
+        modes: Mapping[int, str] = {1: "once", 2: "local", 3: "local", 4: "once"}
+
+    run = start(Borrowed)
+    assert evaluated(run)[3] == [1.0] * 4
+    assert traffic(run) == [(4 * SIZE, 0), (0, 0), (0, 0), (0, 0)]
 
 
 def test_resuming_within_the_local_stage_changes_nothing(start: Callable[..., Run], samples: fedlab.Dataset) -> None:
