@@ -59,4 +59,5 @@ def main(grid: Grid, context: Context) -> None:
             check_participants(strategy, len(loop.participants))
             loop.run()
     finally:
-        report_quietly(folder)
+        if config.tracking.report:
+            report_quietly(folder)

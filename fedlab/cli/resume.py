@@ -8,7 +8,7 @@ import typer
 
 from fedlab.cli.arguments import EngineOption, Plain, Quiet, Sets, Workers, shorthands
 from fedlab.cli.failures import command_line
-from fedlab.cli.runs import RunPath
+from fedlab.cli.runs import RunPath, report_line
 
 
 def resume(
@@ -41,4 +41,4 @@ def resume(
         path, rounds=rounds, until=until, overrides=[*(sets or ()), *short], command=command_line(ctx)
     )
     Console().print(result_table(finished.history))
-    typer.echo(f"report: {finished.folder.report.resolve().as_uri()}")
+    typer.echo(report_line(finished))

@@ -9,6 +9,7 @@ import typer
 
 from fedlab.cli.arguments import EngineOption, Plain, Quiet, Sets, Source, Workers, shorthands
 from fedlab.cli.failures import command_line
+from fedlab.cli.runs import report_line
 
 
 def run(
@@ -47,4 +48,4 @@ def run(
     )
     finished = run_experiment(source, overrides=[*(sets or ()), *short], until=until, command=command_line(ctx))
     Console().print(result_table(finished.history))
-    typer.echo(f"report: {finished.folder.report.resolve().as_uri()}")
+    typer.echo(report_line(finished))

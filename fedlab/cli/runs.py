@@ -55,6 +55,13 @@ def report(
         typer.echo("no browser was found: open the address above", err=True)
 
 
+def report_line(run: Run) -> str:
+    """Where the report of a run is, or how to write it if the configuration leaves it out."""
+    if run.config.tracking.report:
+        return f"report: {run.folder.report.resolve().as_uri()}"
+    return f"run folder: {run.path}; `fedlab report {run.path}` writes a report"
+
+
 def _checkpoints(run: Run) -> list[str]:
     """The newest checkpoint that can be used, and those that cannot."""
     from fedlab.errors import CheckpointError

@@ -137,6 +137,10 @@ class TrackingConfig(Section):
         "terminal, otherwise plain",
     )
     tensorboard: bool = Field(default=True, description="write the metrics for TensorBoard too")
+    report: bool = Field(
+        default=True,
+        description="write the report at the end of the run, which takes seconds; `fedlab report` writes it at any time",
+    )
     mlflow: UriOrPath | None = Field(
         default=None,
         description="tracking URI of MLflow, to which the metrics are sent too; needs the extra fedlab-sim[mlflow]",

@@ -217,10 +217,12 @@ def _execute(
             )
     except BaseException as problem:
         refuse_full_disk(problem, folder)
-        problem.add_note(f"run folder: {folder.path}, report: {folder.report}")
+        report = f", report: {folder.report}" if config.tracking.report else ""
+        problem.add_note(f"run folder: {folder.path}{report}")
         raise
     finally:
-        report_quietly(folder)
+        if config.tracking.report:
+            report_quietly(folder)
     return Run(folder, config, job.method)
 
 

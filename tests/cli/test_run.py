@@ -32,6 +32,23 @@ def test_a_run_ends_with_its_table_and_the_address_of_its_report(cli: Cli, tiny:
     assert report.is_file()
 
 
+@pytest.mark.usefixtures("reports")
+def test_a_run_without_a_report_says_how_to_write_one(
+    cli: Cli, tiny: Path, tmp_path: Path, user_method: UserMethod
+) -> None:
+    done = cli("run", tiny, "--set", "tracking.report=false")
+    assert done.exit_code == 0, done.output
+    run = only_run(tmp_path)
+    assert not (run / "report.html").exists()
+    assert done.stdout.endswith(f"run folder: {run}; `fedlab report {run}` writes a report\n")
+    assert cli("report", run).exit_code == 0
+    assert (run / "report.html").is_file()
+    failing = f"method={{name: '{user_method('assert step.round < 2')}'}}"
+    failed = cli("run", tiny, "--set", failing, "--set", "tracking.report=false", "--name", "failed")
+    assert failed.exit_code == 1
+    assert f"run folder: {run.parent / 'failed'}\n" in failed.stderr
+
+
 def test_the_command_is_recorded_as_it_was_typed(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     words = ["run", str(tiny), "--set", "data.partition=[{name: iid, clients: 3}]", "--seed", "4"]
     assert cli(*words).exit_code == 0
