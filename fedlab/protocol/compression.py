@@ -171,26 +171,26 @@ class Chain:
     """Steps of compression that are applied one after the other. Steps that change nothing have been left out.
 
     Args:
-        stages: the steps, in the order of encoding.
+        steps: the steps, in the order of encoding.
         text: JSON from which `chain_from` makes the same chain.
     """
 
-    stages: tuple[Compressor, ...]
+    steps: tuple[Compressor, ...]
     text: str
 
     def __bool__(self) -> bool:
-        return bool(self.stages)
+        return bool(self.steps)
 
     @property
     def feedback(self) -> bool:
         """Whether a client keeps what one of the steps loses in a round and adds it to its next update."""
-        return any(stage.feedback for stage in self.stages)
+        return any(step.feedback for step in self.steps)
 
     def encode(self, values: np.ndarray, draws: np.random.Generator) -> Side:
         """Encode a float32 vector that is not empty. `decode` turns the arrays back into a vector of the same size."""
         parts: Side = {}
-        for place, stage in enumerate(self.stages):
-            values, side = stage.encode(values, draws)
+        for place, step in enumerate(self.steps):
+            values, side = step.encode(values, draws)
             parts |= {f"{place}.{name}": array for name, array in side.items()}
         return {**parts, VALUES: values}
 
@@ -201,13 +201,13 @@ class Chain:
     def decode(self, parts: Side, size: int) -> np.ndarray:
         """Turn what `encode` returned back into a float32 vector of `size` numbers."""
         sizes = [size]
-        for stage in self.stages:
-            sizes.append(stage.length(sizes[-1]))
+        for step in self.steps:
+            sizes.append(step.length(sizes[-1]))
         values = parts[VALUES]
-        for place in reversed(range(len(self.stages))):
+        for place in reversed(range(len(self.steps))):
             prefix = f"{place}."
             side = {name.removeprefix(prefix): array for name, array in parts.items() if name.startswith(prefix)}
-            values = self.stages[place].decode(values, side, sizes[place])
+            values = self.steps[place].decode(values, side, sizes[place])
         return values
 
 
@@ -223,22 +223,22 @@ def make_chain(components: Sequence[Component]) -> Chain:
     Raises:
         ConfigError, ConfigErrors: a step or a setting is unknown, or a step cannot follow the one before it.
     """
-    stages: list[Compressor] = []
+    steps: list[Compressor] = []
     for place, component in enumerate(components):
         key = f"{KEY}.{place}"
         found, settings = COMPRESSORS.configured(component, key)
         if not issubclass(found, Compressor):
             raise ConfigError(f"{key}.name", component.name, "a subclass of fedlab.protocol.compression.Compressor")
-        if place and (stages[-1].last or not found.last):
+        if place and (steps[-1].last or not found.last):
             raise ConfigError(
                 f"{key}.name",
                 component.name,
-                f"no such stage after {components[place - 1].name}",
+                f"no such step after {components[place - 1].name}",
                 "choose at most one way to select entries, then at most one way to code values",
             )
-        stages.append(found(settings))
+        steps.append(found(settings))
     text = json.dumps([component.model_dump(mode="json") for component in components], sort_keys=True)
-    return Chain(tuple(stage for stage in stages if not stage.identity), text)
+    return Chain(tuple(step for step in steps if not step.identity), text)
 
 
 @lru_cache(maxsize=8)

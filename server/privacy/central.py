@@ -127,7 +127,7 @@ class CentralMechanism(Account):
         noise = 0.0
         if self.settings.noise_multiplier > 0:
             noise = self._count_noise * float(numpy_generator(self._seed, KEY, "count", round).standard_normal())
-        # centerd, so that a client changes the sum by ½ and not by 1
+        # centered, so that a client changes the sum by ½ and not by 1
         count = math.fsum(metrics_of(reply)[WITHIN] - 0.5 for reply in answers) + noise
         within = count / self.sampling.size + 0.5
         self._memory[f"{KEY}/clip"] = np.array(self.clip * math.exp(-adaptive.rate * (within - adaptive.quantile)))

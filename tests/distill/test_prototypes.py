@@ -54,7 +54,7 @@ def test_a_perfect_student_is_left_with_the_entropy_of_the_target() -> None:
     assert float(entropy(targets)) == pytest.approx(4.9938e-4, rel=1e-4)
 
 
-def test_targets_are_centerd_before_they_are_sharpened_and_carry_no_gradient() -> None:
+def test_targets_are_centered_before_they_are_sharpened_and_carry_no_gradient() -> None:
     logits = torch.tensor([[0.3, 0.3]], requires_grad=True)
     targets = sharpened(logits, torch.tensor([0.0, 0.1]), 0.05)
     assert targets.tolist()[0] == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))])

@@ -53,7 +53,7 @@ def test_top_k_keeps_the_largest_by_magnitude_and_of_equals_the_first() -> None:
 def test_what_top_k_leaves_out_is_never_larger_than_what_it_sends(values: np.ndarray, fraction: float) -> None:
     by = chain(topk(fraction))
     kept = by.encode(values, draws())["0.indices"]
-    assert len(set(kept.tolist())) == len(kept) == by.stages[0].length(values.size)
+    assert len(set(kept.tolist())) == len(kept) == by.steps[0].length(values.size)
     rest = np.delete(np.abs(values), kept)
     assert not rest.size or rest.max() <= np.abs(values[kept]).min()
 
@@ -139,7 +139,7 @@ def test_a_stage_that_changes_nothing_is_left_out() -> None:
     assert not chain()
     assert not chain(topk(1.0))
     assert not chain(topk(1)).feedback
-    assert len(chain(topk(1), "fp16").stages) == 1
+    assert len(chain(topk(1), "fp16").steps) == 1
     assert chain(topk(0.5)).feedback
     assert not chain({**topk(0.5), "error_feedback": False}).feedback
 
@@ -147,9 +147,9 @@ def test_a_stage_that_changes_nothing_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        (("fp16", quantize(8)), "exchange.compression.1.name.*no such stage after fp16"),
-        ((quantize(8), topk(0.5)), "exchange.compression.1.name.*no such stage after quantize"),
-        ((topk(0.5), topk(0.5)), "exchange.compression.1.name.*no such stage after topk"),
+        (("fp16", quantize(8)), "exchange.compression.1.name.*no such step after fp16"),
+        ((quantize(8), topk(0.5)), "exchange.compression.1.name.*no such step after quantize"),
+        ((topk(0.5), topk(0.5)), "exchange.compression.1.name.*no such step after topk"),
         (("topq",), "exchange.compression.0.name.*topk"),
         ((topk(0),), "exchange.compression.0.fraction"),
         ((quantize(3),), "exchange.compression.0.bits"),

@@ -160,7 +160,7 @@ def _scikit_learn(folder: str, name: str) -> Path:
 
 @cache
 def _glyphs() -> torch.Tensor:
-    """Coverage (fonts, 10, cell, cell) in [0, 1] of every digit in every font, centerd and of one height."""
+    """Coverage (fonts, 10, cell, cell) in [0, 1] of every digit in every font, centered and of one height."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 

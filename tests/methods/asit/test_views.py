@@ -144,8 +144,8 @@ def test_mixup_mixes_waveforms_and_says_by_how_much() -> None:
     shares = clips["share"].flatten().numpy()
     assert 0.45 < shares.mean() < 0.55
     assert shares.std() == pytest.approx((100 / (400 * 21)) ** 0.5, rel=0.2)  # Beta(10, 10)
-    centerd = batch["audio"] - batch["audio"].mean(1, keepdim=True)
-    mixed = clips["share"] * centerd + (1 - clips["share"]) * centerd[clips["partner"]]
+    centered = batch["audio"] - batch["audio"].mean(1, keepdim=True)
+    mixed = clips["share"] * centered + (1 - clips["share"]) * centered[clips["partner"]]
     torch.testing.assert_close(clips["fbank"], views.spectrogram(s, mixed), atol=1e-3, rtol=0)
     assert torch.equal(clips["label"], batch["label"])
 
