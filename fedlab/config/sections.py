@@ -139,7 +139,7 @@ class TrackingConfig(Section):
     tensorboard: bool = Field(default=True, description="write the metrics for TensorBoard too")
     report: bool = Field(
         default=True,
-        description="write the report at the end of the run, which takes seconds; `fedlab report` writes it at any time",
+        description="write the report at the end of the run, which takes seconds; `fedlab report` writes it later",
     )
     mlflow: UriOrPath | None = Field(
         default=None,
