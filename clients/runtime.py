@@ -19,6 +19,7 @@ from fedlab.assembly import Components, adapt, build_networks, make_task
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
+from fedlab.clients.local_state import LocalState, Starts
 from fedlab.clients.privacy.clipping import clipped
 from fedlab.clients.privacy.dp_sgd import PrivateTrainer
 from fedlab.clients.server_tensors import ReceivedTensors
@@ -69,9 +70,6 @@ class ClientSetup:
         """The method object."""
         return self.components.method
 
-
-Starts = Mapping[str, tuple[int, Tensor]]
-"""The server's values from which local state starts, with their versions, by name."""
 
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
@@ -161,7 +159,11 @@ class ClientRuntime:
         budget = data_allowance(self.device) if config.engine.resident is None else config.engine.resident * 2**20
         self._resident = ResidentData(self.device, budget)
         self._live = self.networks.state_dict()
-        self._initial: dict[str, Tensor] = {}
+        self._local = LocalState(
+            self._live,
+            lambda: build_networks(self.method, self.task, config.seed, self.device, config.init).state_dict(),
+            lambda: {name for exchange in self.exchanges for name in (*exchange.local, *exchange.rest)},
+        )
         self._held_once: dict[str, int] = {}
         self._exchange: Exchange | None = None
         self._used: set[str] = set()
@@ -209,7 +211,7 @@ class ClientRuntime:
         with self._draws(client, instructions, "train"):
             work = self._fit(trainer, exchange, request)
             results = self.method.client_result(trainer)
-        self._keep(exchange, state, starts)
+        self._local.keep(exchange.local, state, starts)
         withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
         extra, figures = work.finish()
@@ -330,7 +332,7 @@ class ClientRuntime:
         if exchange is not self._exchange:
             self._held_once = {name: v for name, v in self._held_once.items() if name in exchange.once}
             for name in self._used.intersection(exchange.rest):
-                self._live[name].copy_(self._start(name))
+                self._live[name].copy_(self._local.built(name))
             self._used.difference_update(exchange.rest)
             self._used.update(exchange.down, exchange.local, exchange.once)
             self._exchange = exchange
@@ -341,33 +343,7 @@ class ClientRuntime:
         """Give the resident networks this client's full starting state."""
         for name in exchange.down:
             _copy(self._live[name], arrays[name])
-        for name in exchange.local:
-            version, start = starts.get(name, (0, None))
-            kept = f"{NETWORK}{name}"
-            # what a client kept before the server's value was made is older than that
-            if kept in state and (start is None or int(state.get(f"{START}{name}", 0)) == version):
-                start = state[kept]
-            self._live[name].copy_(self._start(name) if start is None else start)
-
-    def _keep(self, exchange: Exchange, state: ClientState, starts: Starts) -> None:
-        """Put the local state that training has changed into the client's own."""
-        for name in exchange.local:
-            version, start = starts.get(name, (0, None))
-            kept = f"{NETWORK}{name}"
-            if kept not in state and torch.equal(self._live[name], self._start(name) if start is None else start):
-                continue
-            state[kept] = self._live[name]
-            if start is not None:
-                state[f"{START}{name}"] = torch.tensor(version)
-
-    def _start(self, name: str) -> Tensor:
-        """The value a state was built with; made anew when first needed, as the resident one has been trained."""
-        if name not in self._initial:
-            config = self.setup.config
-            built = build_networks(self.method, self.task, config.seed, self.device, config.init).state_dict()
-            kept = {n for exchange in self.exchanges for n in (*exchange.local, *exchange.rest)}
-            self._initial = {n: built[n] for n in kept}
-        return self._initial[name]
+        self._local.load(exchange.local, state, starts)
 
     def _frozen_hash(self, exchange: Exchange) -> str:
         if exchange.frozen not in self._frozen:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fedlab.errors import ConfigError, did_you_mean
@@ -91,8 +93,19 @@ class Registry:
         point = self._entry_points()[name]
         return f"entry point of {point.dist.name}" if point.dist else "entry point"
 
-    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return {point.name: point for point in importlib.metadata.entry_points(group=self.group)}
+    def _entry_points(self) -> Mapping[str, importlib.metadata.EntryPoint]:
+        return _entry_points(self.group, tuple(sys.path))
+
+
+@lru_cache(maxsize=64)
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, importlib.metadata.EntryPoint]:
+    """Return the entry points of a group. Every installed package has to be opened for that, so it is done once.
+
+    Args:
+        group: the entry-point group.
+        path: ``sys.path``, since another one finds other packages.
+    """
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
 
 
 _REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.(\w+|<locals>))*")

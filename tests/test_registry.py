@@ -54,6 +54,7 @@ def test_components_of_other_packages_are_found(
         importlib.metadata.EntryPoint("theirs", f"{module}:Outer", "fedlab.test_widgets"),
         importlib.metadata.EntryPoint("gone", "no_such_package:X", "fedlab.test_widgets"),
     ]
+    monkeypatch.syspath_prepend("/no/packages/here")  # what is installed is looked up once for a path
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [p for p in points if p.group == group])
     assert registry.names() == ["broken", "path", "gone", "theirs"]
     assert registry.find("theirs").__name__ == "Outer"

@@ -38,7 +38,7 @@ class Doubles(VectorizedRuntime):
     def __init__(self, setup: ClientSetup, device: torch.device) -> None:
         super().__init__(setup, device)
         self.networks.double()
-        self._live = self.networks.state_dict()
+        self._live = self._local._live = self.networks.state_dict()
 
     def _columns(self, samples: Samples) -> dict[str, Tensor]:
         columns = super()._columns(samples)
