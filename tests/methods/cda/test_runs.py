@@ -180,12 +180,6 @@ def test_a_run_goes_on_as_if_nothing_had_happened(cda: Start, form: str) -> None
         assert same(state(fedlab.resume(half.path)), state(whole))
 
 
-@pytest.mark.usefixtures("ray_workers")
-def test_ray_gives_the_same_bits(cda: Start, reference: fedlab.Run) -> None:
-    done = cda("engine.name=ray", "engine.workers=2")
-    assert same(state(done), state(reference))
-
-
 @pytest.mark.parametrize(
     "strategy",
     [

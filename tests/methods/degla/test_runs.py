@@ -169,20 +169,6 @@ def test_clients_teachers_survive_a_stop(run: Start) -> None:
     assert same(weights(fedlab.resume(stopped.folder.path)), weights(whole))
 
 
-@pytest.mark.usefixtures("ray_workers")
-def test_ray_gives_the_same_bits(run: Start, reference: fedlab.Run) -> None:
-    spread = run("engine.name=ray", "engine.workers=2")
-    assert same(weights(spread), weights(reference))
-    for scope in ("clients", "pooled", "server"):
-        assert spread.metrics[scope] == reference.metrics[scope]
-
-
-def test_it_composes_with_a_proximal_term(run: Start, reference: fedlab.Run) -> None:
-    pulled = run("federation.strategy={name: fedprox, mu: 1.0}")
-    assert not same(weights(pulled), weights(reference))
-    assert all(torch.isfinite(value).all() for value in weights(pulled).values())
-
-
 # evaluation and pictures
 
 

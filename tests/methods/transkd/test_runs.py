@@ -207,20 +207,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(start: Start) -> None:
     assert done.metrics["pooled"] == whole.metrics["pooled"]
 
 
-@pytest.mark.usefixtures("ray_workers")
-def test_ray_workers_give_the_same_bits(start: Start, reference: fedlab.Run) -> None:
-    done = start("engine.name=ray", "engine.workers=2", "engine.chunk=1")
-    assert same(weights(done), weights(reference))
-    assert done.metrics["clients"] == reference.metrics["clients"]
-
-
-def test_it_composes_with_a_proximal_term(start: Start, reference: fedlab.Run) -> None:
-    done = start("federation.strategy={name: fedprox, mu: 0.5}")
-    assert all(torch.isfinite(v).all() for v in weights(done).values())
-    assert not same(weights(done, "student"), weights(reference, "student"))
-    assert same(weights(done, "teacher"), weights(reference, "teacher"))
-
-
 def test_the_rate_goes_on_falling_over_rounds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, float]] = []
     schedule = TransKD.schedule

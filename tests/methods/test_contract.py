@@ -1,0 +1,129 @@
+"""What every method owes its users, whatever its paper says.
+
+Workers, a stop and a resumption change no bit of its results; nothing travels but what it declares; and an aggregation
+rule that works on the client composes with it. The runs are those of ``benchmarks.hashes``. A registered method without
+an entry there fails here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fedlab
+from benchmarks.hashes import configuration, digest, entries
+from fedlab.assembly import METHODS, make_method
+from fedlab.method import Method
+from fedlab.method.exchange import Exchange, Exchanges
+from fedlab.storage.checkpoint import NETWORK, load_checkpoint
+
+# all in the process that has Ray, so that each method's reference run is made once
+pytestmark = [pytest.mark.usefixtures("ray_workers"), pytest.mark.parametrize("name", METHODS.names())]
+BESIDE_THE_STATE = {"shared", "results"}  # the ledger's words for what a method sends that is no network state
+
+
+@dataclass
+class Runs:
+    """Small runs of the methods, and each method's own reference."""
+
+    folder: Path
+    references: dict[str, fedlab.Run] = field(default_factory=dict)
+    started: int = 0
+
+    def start(self, name: str, *overrides: str, **arguments: Any) -> fedlab.Run:
+        """A run with a cache of its own, since a result that is found in a cache is not logged again."""
+        self.started += 1
+        config = configuration(entries()[f"method/{name}"], self.folder / str(self.started), 0)
+        return fedlab.run(config, overrides=["tracking.checkpoint_every=1", *overrides], **arguments)
+
+    def reference(self, name: str) -> fedlab.Run:
+        if name not in self.references:
+            self.references[name] = self.start(name)
+        return self.references[name]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("contract"))
+
+
+def weights(run: fedlab.Run) -> str:
+    return digest(run.checkpoint / "tensors.safetensors")
+
+
+def measured(run: fedlab.Run) -> str:
+    """The last evaluation, to the bit."""
+    return repr({scope: values for scope, values in run.metrics.items() if scope != "time"})
+
+
+def logged(run: fedlab.Run) -> list[tuple[Any, ...]]:
+    """What the rounds recorded of losses and bytes."""
+    means = [{name: value for name, value in e["train"].items() if name != "seconds"} for e in run.history.rounds]
+    return [(e["clients"], mean, e["server"], e["bytes"]) for e, mean in zip(run.history.rounds, means, strict=True)]
+
+
+def test_workers_give_the_bits_of_one_process(runs: Runs, name: str) -> None:
+    reference = runs.reference(name)
+    spread = runs.start(name, "engine.name=ray", "engine.workers=2", "engine.chunk=1")
+    assert weights(spread) == weights(reference)
+    assert measured(spread) == measured(reference)
+    assert logged(spread) == logged(reference)
+
+
+def test_a_run_that_was_stopped_after_its_first_round_ends_as_if_it_had_not_been(runs: Runs, name: str) -> None:
+    reference, stopped = runs.reference(name), runs.start(name, until=1)
+    assert len(stopped.history.rounds) == 1
+    assert weights(stopped) != weights(reference)
+    resumed = fedlab.resume(stopped.path)
+    assert weights(resumed) == weights(reference)
+    assert measured(resumed) == measured(reference)
+    assert logged(resumed) == logged(reference)
+
+
+def exchanges(run: fedlab.Run) -> tuple[Method, Callable[[int], Exchange]]:
+    """A run's method, and the exchange of each of its rounds."""
+    config, method = run.config, make_method(run.config.method)
+    made = Exchanges(run.model, method, config.exchange.local)
+    return method, lambda round: made.of(method.plan(round, config.federation.rounds))
+
+
+def test_the_ledger_counts_what_the_method_declares_and_nothing_else(runs: Runs, name: str) -> None:
+    run = runs.reference(name)
+    method, exchange_of = exchanges(run)
+    sent_once, population = Counter[str](), run.history.start["clients"]
+    for event in run.history.rounds:
+        exchange, clients = exchange_of(event["round"]), len(event["clients"])
+        found = {group: sizes for group, sizes in event["bytes"].items() if any(sizes.values())}
+        down, up = (exchange.bytes_by_group(names) for names in (exchange.down, exchange.up))
+        once = exchange.bytes_by_group(exchange.once)
+        assert set(found) <= {*down, *once, *BESIDE_THE_STATE}
+        for group in {*down, *up, *once}:
+            sizes = found.get(group, {"down": 0, "up": 0})
+            sent_once[group] += sizes["down"] - clients * down.get(group, 0)
+            if not method.overrides("contributes"):
+                assert sizes["up"] == clients * up.get(group, 0), (event["round"], group)
+        for group, size in once.items():
+            assert 0 <= sent_once[group] <= population * size, group
+        assert all(sent_once[group] == 0 for group in down if group not in once), event["round"]
+
+
+def test_a_proximal_term_composes_with_it_and_pulls_only_what_is_trained(runs: Runs, name: str) -> None:
+    steps = "training.local_steps=3"  # the first step of a round starts where the term pulls to
+    reference, pulled = (
+        runs.start(name, steps, *prox) for prox in ((), ("federation.strategy={name: fedprox, mu: 5}",))
+    )
+    (before, _), (after, _) = (load_checkpoint(run.checkpoint) for run in (reference, pulled))
+    assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
+    assert weights(pulled) != weights(reference)
+    _, exchange_of = exchanges(reference)
+    fixed = [
+        {*exchange.once, *exchange.frozen} for exchange in map(exchange_of, range(1, len(reference.history.rounds) + 1))
+    ]
+    for state in frozenset.intersection(*map(frozenset, fixed)):
+        assert torch.equal(after[f"{NETWORK}{state}"], before[f"{NETWORK}{state}"]), state
