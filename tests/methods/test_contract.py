@@ -103,6 +103,8 @@ def test_the_ledger_counts_what_the_method_declares_and_nothing_else(runs: Runs,
         down, up = (exchange.bytes_by_group(names) for names in (exchange.down, exchange.up))
         once = exchange.bytes_by_group(exchange.once)
         assert set(found) <= {*down, *once, *BESIDE_THE_STATE}
+        plan = method.plan(event["round"], run.config.federation.rounds)
+        assert not found.keys() & {g.name for g in method.exchange(plan) if g.mode in ("local", "frozen", "rest")}
         for group in {*down, *up, *once}:
             sizes = found.get(group, {"down": 0, "up": 0})
             sent_once[group] += sizes["down"] - clients * down.get(group, 0)
