@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,10 +136,10 @@ class History:
         return dict(spent)
 
 
-def _read(path: Path) -> Iterable[Event]:
+def _read(path: Path) -> list[Event]:
     if not path.is_file():
-        return
-    damaged, number = list[int](), 0
+        return []
+    events, damaged, number = list[Event](), list[int](), 0
     with path.open(encoding="utf-8", errors="replace") as file:  # a crash may have cut a character in two
         for number, line in enumerate(file, start=1):
             try:
@@ -147,7 +147,7 @@ def _read(path: Path) -> Iterable[Event]:
             except ValueError:
                 event = None
             if isinstance(event, dict) and "event" in event:
-                yield event
+                events.append(event)
             else:
                 damaged.append(number)
     if damaged[-1:] == [number]:
@@ -156,4 +156,6 @@ def _read(path: Path) -> Iterable[Event]:
         why, fix = "they are no events", "what they said is missing wherever this run is shown: restore the file"
         places = tuple(f"line {place}" for place in damaged)
         left = LeftOut(f"lines of {path.name}", len(damaged), why, number, fix, places[:_EXAMPLES])
-        yield {"event": "left_out", **left.fields()}
+        # the first event, so that it stays when a run that goes on takes its history back to a round
+        events.insert(0, {"event": "left_out", **left.fields()})
+    return events

@@ -101,7 +101,8 @@ def test_damaged_lines_are_counted(tmp_path: Path, stream: list[dict[str, Any]])
     lines[1:1] = ["", "3", '{"event": "warn', '{"round": 2}', "x"]
     path.write_text("\n".join([*lines, '{"event": "run_']))
     history = History.from_jsonl(path)
-    assert list(history.events[:-1]) == stream
+    assert list(history.events[1:]) == stream
     (left,) = history.left_out
     assert (left.count, left.total, left.what) == (5, len(lines) + 1, "lines of events.jsonl")
     assert "(line 2, line 3, line 4, …)" in str(left)
+    assert history.until(1).left_out == [left], "a resumed run still says so"
