@@ -92,7 +92,7 @@ def ray_running() -> Iterator[None]:
         try:
             ray.init(
                 address="local",
-                num_cpus=8,
+                num_cpus=9,  # two shared by the engine's tests, two spare ones, and five for a worker of a test's own
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,

@@ -228,8 +228,8 @@ def test_push_and_pull_do_not_wait(two_workers: RayGrid, ask: Ask) -> None:
 
 @pytest.fixture
 def lone(ray_grid: RayGrids, factory: Callable[[], ClientApp]) -> Iterator[RayGrid]:
-    """A grid of its own that stops at the first error; the cluster of five CPUs has room for one of its workers."""
-    grid = ray_grid(Simulation(factory, 12, {"secret": 5}, fail_fast=True), workers=9, threads=3, chunk=3)
+    """A grid of its own that stops at the first error; the cluster of nine CPUs has room for one of its workers."""
+    grid = ray_grid(Simulation(factory, 12, {"secret": 5}, fail_fast=True), workers=9, threads=5, chunk=3)
     yield grid
     grid.close()
 
@@ -322,7 +322,7 @@ def test_a_factory_that_fails_shows_its_own_error(ray_grid: RayGrids) -> None:
 
 
 def test_workers_that_cannot_start_are_a_machine_error(ray_grid: RayGrids, factory: Callable[[], ClientApp]) -> None:
-    with pytest.raises(MachineError, match="no worker could be started: 64 CPUs asked, the cluster has 8 CPUs"):
+    with pytest.raises(MachineError, match="no worker could be started: 64 CPUs asked, the cluster has 9 CPUs"):
         ray_grid(Simulation(factory, 1), workers=1, threads=64)
     with pytest.raises(MachineError, match=r"engine\.workers = .*did not start within 0 s"):
         RayGrid(Simulation(factory, 1), EngineConfig(), Placement("cpu", 1, 0.0), start_timeout=0.0)
