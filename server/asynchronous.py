@@ -110,7 +110,7 @@ class AsynchronousLoop(FederatedLoop):
         training = self.stages.training(self._plan(round))
         assert selector.devices is not None
         for client in chosen:
-            seconds = selector.devices[client].seconds(self._work(training, self._held(), client))
+            seconds = selector.devices[client].seconds(self._work(training, self.state.shared, client))
             flights.start(Flight(now + seconds, client, round - 1, flights.serial))
 
     def _group(self, version: int, clients: Sequence[int]) -> _Group:

@@ -268,7 +268,7 @@ class FederatedLoop:
         training = self.stages.training(self._plan(self._current[0]))
         return num_batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
-    def _work(self, training: TrainingConfig, held: Sequence[str], client: int) -> ClientWork:
+    def _work(self, training: TrainingConfig, held: Iterable[str], client: int) -> ClientWork:
         """A client's round on the virtual clock; `held` are the shared tensors that it must have for it."""
         exchange, shared, extra = self.exchange, self.state.shared, self.state.strategy.extra_bytes()
         sent = sum(shared.bytes_of(name) for name in shared.outdated(client, held))
