@@ -64,15 +64,8 @@ def report_line(run: Run) -> str:
 
 def _checkpoints(run: Run) -> list[str]:
     """The newest checkpoint that can be used, and those that cannot."""
-    from fedlab.errors import CheckpointError
-    from fedlab.storage.checkpoint import load_checkpoint
+    from fedlab.storage.checkpoint import newest_checkpoint
 
-    lines = []
-    for path in sorted(run.folder.checkpoints.glob("round_*"), reverse=True):
-        try:
-            load_checkpoint(path)
-        except CheckpointError as error:
-            lines.append(f"warning: broken checkpoint\n{error}")
-        else:
-            return [*lines, f"{'checkpoint':<12} {path}"]
-    return [*lines, "checkpoint   none can be used"]
+    found, unusable = newest_checkpoint(run.folder.checkpoints)
+    warnings = [f"warning: broken checkpoint\n{error}" for error in unusable.values()]
+    return [*warnings, "checkpoint   none can be used" if found is None else f"{'checkpoint':<12} {found}"]

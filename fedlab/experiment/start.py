@@ -31,7 +31,7 @@ from fedlab.server.setup import ServerSetup
 from fedlab.server.simulated import SimulatedServer
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
-from fedlab.storage.checkpoint import keep_until, latest_checkpoint, load_checkpoint
+from fedlab.storage.checkpoint import is_damaged, keep_until, load_checkpoint, newest_checkpoint
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
 
@@ -127,8 +127,7 @@ def resume(
             )
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
-    unusable: list[CheckpointError] = []
-    found = latest_checkpoint(run.folder.checkpoints, unusable)
+    found, unusable = newest_checkpoint(run.folder.checkpoints)
     start = None if found is None else Checkpoint(*load_checkpoint(found))
     if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
         raise CheckpointError(
@@ -144,8 +143,9 @@ def resume(
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
     with started(job.config.engine, job.resolved.placement), run.folder.writing():
+        told = [_set_aside(error) for path, error in unusable.items() if is_damaged(path)]
         _rewind(run.folder, start)
-        return _execute(job, run.folder, until, command, start, [_set_aside(error) for error in unusable])
+        return _execute(job, run.folder, until, command, start, told)
 
 
 def _execute(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import shutil
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ from torch import Tensor
 from fedlab.errors import CheckpointError
 from fedlab.storage import renamed
 from fedlab.storage.runfolder import write_atomic
-
-log = logging.getLogger(__name__)
+from fedlab.storage.unusable import warn_once
 
 NETWORK = "network/"
 """Prefix that tells network state from other tensors of the same record or file."""
@@ -79,34 +76,38 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
 
 
-def latest_checkpoint(folder: Path, unusable: list[CheckpointError] | None = None) -> Path | None:
-    """The newest checkpoint of a run that is complete and has the right hash; None if there is none.
-
-    Newer ones that are damaged are logged, each once in the life of this process. One that was being written when its
-    run was killed is no checkpoint yet, and nothing is said of it.
+def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, CheckpointError]]:
+    """Find the newest checkpoint of a run that is complete and has the right hash.
 
     Args:
         folder: the run's folder ``checkpoints``.
-        unusable: a list to which the errors of the damaged ones are added, for a caller that tells them itself.
+
+    Returns:
+        The checkpoint, or None if there is none; and why the newer ones cannot be used, the newest first.
     """
+    unusable: dict[Path, CheckpointError] = {}
     for path in sorted(folder.glob("round_*"), reverse=True):
         try:
             load_checkpoint(path)
         except CheckpointError as error:
-            if not (path / _META).exists():
-                continue
-            if unusable is not None:
-                unusable.append(error)
-            else:
-                _log_once(str(error))
+            unusable[path] = error
         else:
-            return path
-    return None
+            return path, unusable
+    return None, unusable
 
 
-@cache
-def _log_once(error: str) -> None:
-    log.warning("a checkpoint is not used: %s", error)
+def is_damaged(path: Path) -> bool:
+    """Whether a checkpoint that cannot be used was complete once; otherwise its run was killed while it wrote it."""
+    return (path / _META).exists()
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The path that `newest_checkpoint` finds. Newer ones that are damaged are logged, once in this process."""
+    found, unusable = newest_checkpoint(folder)
+    for path, error in unusable.items():
+        if is_damaged(path):
+            warn_once(f"a checkpoint is not used: {error}")
+    return found
 
 
 def keep_until(folder: Path, round: int) -> None:
@@ -121,7 +122,7 @@ def keep_until(folder: Path, round: int) -> None:
     for path in folder.glob("round_*"):
         if int(path.name.removeprefix("round_")) <= round:
             continue
-        if (path / _META).exists():
+        if is_damaged(path):
             path.rename(_free(path.with_name(f"damaged_{path.name}")))
         else:
             shutil.rmtree(path)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +23,9 @@ from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
 from fedlab.report.record import RunRecord, run_status
 from fedlab.storage.checkpoint import latest_checkpoint
+from fedlab.storage.unusable import warn_once
 from fedlab.storage.weights import check_weights
 from fedlab.tracking.durations import human_seconds
-
-log = logging.getLogger(__name__)
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
 Key = tuple[str, int]
@@ -204,17 +201,12 @@ def _equal(config: Config) -> Iterator[Run]:
         try:
             found = load(path.parent)
         except FedLabError as error:
-            _log_once(f"a run folder is not looked at, {path.parent}: {error}")
+            warn_once(f"a run folder is not looked at, {path.parent}: {error}")
             continue
         # what `auto` found out is what the run's own configuration says
         alike = config.engine.vectorize in ("auto", found.config.engine.vectorize)
         if alike and _essence(found.config) == _essence(config):
             yield found
-
-
-@cache
-def _log_once(message: str) -> None:
-    log.warning("%s", message)
 
 
 def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
@@ -290,7 +282,7 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
         try:
             plan = RunPlan.make({name: raw}, seeds, folder)
         except ConfigErrors as error:
-            _log_once(f"the runs of {name} in {folder} are not looked at: {error}")
+            warn_once(f"the runs of {name} in {folder} are not looked at: {error}")
             continue
         for key, config in plan.configs.items():
             if (run := finished(config, plan.data.get(key))) is not None:
