@@ -330,7 +330,7 @@ class ClientRuntime:
         """Take up the exchange of a round with this plan; what clients of another stage have left is put right."""
         exchange = self.exchanges.enter(plan)
         if exchange is not self._exchange:
-            self._held_once = {name: v for name, v in self._held_once.items() if name in exchange.once}
+            self._held_once = {name: self._held_once[name] for name in exchange.once if name in self._held_once}
             for name in self._used.intersection(exchange.rest):
                 self._live[name].copy_(self._local.built(name))
             self._used.difference_update(exchange.rest)

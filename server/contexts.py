@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from fedlab.method import FigureContext, Plan, ServerContext, Task
 from fedlab.seeding import global_generators
 from fedlab.server.messaging.directory import ClientDirectory, ClientNames
+from fedlab.server.messaging.shared import state_in
 from fedlab.server.setup import ServerSetup
 from fedlab.server.state import ServerState
-from fedlab.storage.checkpoint import NETWORK, START
 
 
 class Contexts:
@@ -83,7 +83,7 @@ class Contexts:
             task=self._task,
             round=round,
             batch_size=setup.config.evaluation.batch_size,
-            shared={name: shared[name].cpu() for name in shared if not name.startswith((NETWORK, START))},
+            shared={name: shared[name].cpu() for name in shared if state_in(name) is None},
             private={name: value.cpu() for name, value in self._state.private.items()},
             networks=self._networks.eval(),
             data=setup.data,

@@ -13,8 +13,7 @@ from fedlab.protocol.messages import ALGORITHM
 from fedlab.server.messaging.delivery import Delivered
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import withheld_groups
-from fedlab.server.messaging.shared import SharedTensors
-from fedlab.storage.checkpoint import NETWORK, START
+from fedlab.server.messaging.shared import SharedTensors, state_in
 
 Key = tuple[int, str]
 
@@ -97,8 +96,8 @@ def account(
     for client, times in delivery.served.items():
         ledger.sent(client, {**down, **algorithm}, times)
     for (client, name), times in delivery.sent.items():
-        state = name.removeprefix(NETWORK).removeprefix(START)
-        group = "shared" if state == name else exchange.group_of[state].name
+        state = state_in(name)
+        group = "shared" if state is None else exchange.group_of[state].name
         ledger.sent(client, {group: shared.bytes_of(name)}, times)
     for reply in delivery.answers:
         client, withheld = directory.client(reply.metadata.src_node_id), withheld_groups(reply)

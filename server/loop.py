@@ -28,6 +28,7 @@ from fedlab.server.messaging.delivery import Delivered, Delivery
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.profiles import MEASURED, num_batches
 from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means, with_tests
+from fedlab.server.messaging.shared import state_in
 from fedlab.server.participation.devices import ClientWork, planned, upload_bytes
 from fedlab.server.participation.selection import ClientSelector, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
@@ -211,7 +212,7 @@ class FederatedLoop:
 
     def _held(self) -> list[str]:
         """Shared tensors that a client must hold to train in this round."""
-        others = (name for name in self.state.shared if not name.startswith((NETWORK, START)))
+        others = (name for name in self.state.shared if state_in(name) is None)
         return [*others, *self._state_sent_once()]
 
     def _instructions(self, round: int, plan: Plan, held: Iterable[str]) -> Instructions:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fedlab.storage.checkpoint import NETWORK, START
+
 
 class SharedTensors(MutableMapping[str, Tensor]):
     """The shared tensors by name. Assigning one makes a new version, which each client is sent once."""
@@ -77,6 +79,16 @@ class SharedTensors(MutableMapping[str, Tensor]):
         for versions, held in book["held"]:
             for client in members(held):
                 self._hold(client, versions)
+
+
+def state_in(name: str) -> str | None:
+    """The name of the network state that a shared tensor holds; None if it is one of the method's own tensors.
+
+    Args:
+        name: of the shared tensor.
+    """
+    prefix = next((prefix for prefix in (NETWORK, START) if name.startswith(prefix)), None)
+    return None if prefix is None else name.removeprefix(prefix)
 
 
 def ranges(clients: Iterable[int]) -> list[list[int]]:
