@@ -81,8 +81,9 @@ class SimulationGrid(Grid):
                 may return earlier, with nothing.
         """
 
-    def _await_workers(self) -> None:
-        """Wait until there is a worker. A grid without workers has nothing to wait for."""
+    def _await_workers(self) -> bool:
+        """Wait until there is a worker, and return whether that took any waiting. The inline grid needs no worker."""
+        return False
 
     @abstractmethod
     def _cancel(self, dispatch: Dispatch) -> None:
@@ -153,9 +154,10 @@ class SimulationGrid(Grid):
             left = None
             if dispatch.deadline is not None:
                 began = time.monotonic()
-                self._await_workers()
+                waited = self._await_workers()
                 now = time.monotonic()
-                dispatch.deadline += now - began
+                if waited:
+                    dispatch.deadline += now - began
                 left = dispatch.deadline - now
             if left is not None and left <= 0:
                 self._cancel(dispatch)

@@ -120,10 +120,13 @@ class RayGrid(SimulationGrid):
         self._assign(frozenset(client for chunk, _ in finished for client in chunk.clients))
         return finished
 
-    def _await_workers(self) -> None:
+    def _await_workers(self) -> bool:
         self._assign()
+        waited = False
         while self._pool.starting and not self._pool.up:
             self._wait(None)
+            waited = True
+        return waited
 
     def _cancel(self, dispatch: Dispatch) -> None:
         self._queue = deque(chunk for chunk in self._queue if chunk.dispatch is not dispatch)
