@@ -7,15 +7,18 @@ arXiv 2311.18838.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
+BatchNorm: TypeAlias = nn.modules.batchnorm._BatchNorm
+"""Base class of BatchNorm1d, BatchNorm2d and BatchNorm3d."""
 
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """The BatchNorm2d layers that keep running statistics, in module order."""
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+
+def batch_norms(model: nn.Module) -> list[BatchNorm]:
+    """The BatchNorm layers that keep running statistics, in module order."""
+    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.track_running_stats]
 
 
 class BatchNormMatching:
@@ -26,7 +29,7 @@ class BatchNormMatching:
     change its running statistics.
 
     Args:
-        model: a model with BatchNorm2d layers that keep running statistics.
+        model: a model with BatchNorm layers that keep running statistics.
         first_weight: weight of the first layer; the others have weight 1.
     """
 
@@ -47,7 +50,7 @@ class BatchNormMatching:
         self._handles.clear()
 
     def _recorder(self, index: int) -> Any:
-        def record(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
+        def record(layer: BatchNorm, inputs: tuple[Tensor, ...]) -> None:
             self._distances[index] = statistics_distance(inputs[0], layer)
 
         return record
@@ -57,15 +60,15 @@ class BatchNormMatching:
         return torch.stack([self._weights[index] * d for index, d in sorted(self._distances.items())]).sum()
 
 
-def statistics_distance(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
+def statistics_distance(x: Tensor, layer: BatchNorm) -> Tensor:
     """‖σ² − var‖₂ + ‖μ − mean‖₂ between a batch and the running statistics, a scalar.
 
     Args:
-        x: (n, C, H, W), the layer's input; μ and the biased σ² are per channel, over batch and space.
+        x: (n, C, …), the layer's input; μ and the biased σ² are per channel, over the batch and all further dimensions.
         layer: BatchNorm over C channels.
     """
     with torch.autocast(x.device.type, enabled=False):
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(x.float(), dim=(0, *range(2, x.ndim)), correction=0)
         running_mean, running_var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
         off = torch.linalg.vector_norm
         distance: Tensor = off(variance - running_var) + off(mean - running_mean)
@@ -94,15 +97,14 @@ def from_second_moments(model: nn.Module) -> None:
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics to the plain averages of the statistics of these batches.
 
-    Afterwards the BatchNorm layers have their earlier modes and momenta. All other modules have the mode of `model`.
+    Afterwards all modules have their earlier modes, and the BatchNorm layers their earlier momenta.
 
     Args:
         model: in any mode; meanwhile its BatchNorm layers are in training mode, all other modules in evaluation mode.
         batches: inputs of the model.
     """
     layers = batch_norms(model)
-    before = [(layer.training, layer.momentum) for layer in layers]
-    was_training = model.training
+    modes, momenta = {module: module.training for module in model.modules()}, [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:
         layer.reset_running_stats()
@@ -110,7 +112,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = None
     for batch in batches:
         model(batch)
-    model.train(was_training)
-    for layer, (training, momentum) in zip(layers, before, strict=True):
-        layer.train(training)
+    for module, training in modes.items():
+        module.training = training
+    for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

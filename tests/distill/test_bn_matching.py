@@ -78,6 +78,17 @@ def test_it_is_inputs_that_are_compared_with_biased_variance_and_plain_norms() -
         assert matching.loss().item() == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 2), (6, 3, 4, 2, 2)])
+def test_every_kind_of_batch_norm_is_matched_per_channel(shape: tuple[int, ...]) -> None:
+    kinds: dict[int, Any] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    layer, x = kinds[len(shape)](3), torch.randn(*shape)
+    flat = x.movedim(1, 0).flatten(1)
+    layer.running_mean.copy_(flat.mean(1) + torch.tensor([2.0, 0.0, 0.0]))
+    layer.running_var.copy_(flat.var(1, correction=0) + torch.tensor([0.0, 0.0, 1.0]))
+    assert batch_norms(layer) == [layer]
+    assert statistics_distance(x, layer).item() == pytest.approx(3.0, rel=1e-5)
+
+
 def test_matching_leaves_the_model_as_it_was_and_reaches_the_images() -> None:
     model = network().eval()
     before = state_hash(model)
@@ -128,7 +139,10 @@ def test_recalibration_makes_the_statistics_those_of_the_samples() -> None:
     model = network().eval()
     x = torch.randn(64, 2, 9, 9) * 3 + 1
     weights = {name: p.clone() for name, p in model.named_parameters()}
+    model[3].train()
     recalibrate(model, [x])
+    assert [module.training for module in model] == [False, False, False, True, False, False]
+    model[3].eval()
     variance, mean = torch.var_mean(model[0](x), dim=(0, 2, 3))
     torch.testing.assert_close(model[1].running_mean, mean)
     torch.testing.assert_close(model[1].running_var, variance)
