@@ -62,7 +62,7 @@ typecheck: $(VENV)/.installed-dev ## check the types of the built wheel
 	cd .typing/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p fedlab
 
 readme: $(VENV)/.installed-dev ## run the README's commands and write their outputs into it anew
-	$(BIN)/python -m pytest tests/docs/test_readme.py -k text -n 0 --update-readme $(ARGS)
+	$(BIN)/python -m pytest tests/docs/test_readme.py tests/docs/test_readme_facts.py -k 'text or tables' -n 0 --update-readme $(ARGS)
 
 reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)

@@ -54,18 +54,39 @@ def list_components(
             "are listed.",
         ),
     ] = None,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table",
+            help="Print Markdown tables of FedLab's methods instead, and of the outcomes of their experiments.",
+        ),
+    ] = False,
 ) -> None:
     """List the methods, data sources, models, strategies and other components that are installed."""
+    if table:
+        if kind not in (None, "methods"):
+            raise typer.BadParameter(f"--table shows methods only, not {kind}")
+        _print_tables()
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
     for chosen in [kind] if kind else WORDS:
-        table = Table("name", "what it is", "from", title=chosen, title_justify="left", title_style="bold")
+        shown = Table("name", "what it is", "from", title=chosen, title_justify="left", title_style="bold")
         for row in rows(chosen):
-            table.add_row(*(Text(cell, overflow="fold") for cell in row))
-        console.print(table)
+            shown.add_row(*(Text(cell, overflow="fold") for cell in row))
+        console.print(shown)
+
+
+def _print_tables() -> None:
+    from fedlab.report.grids import to_markdown
+    from fedlab.studies.recorded import methods_table, outcomes_table, stale
+
+    typer.echo("\n".join([*to_markdown(methods_table()), "", *to_markdown(outcomes_table())]))
+    for name in stale():
+        typer.echo(f"the code of {name} has changed since its outcome was recorded", err=True)
 
 
 def rows(kind: str) -> Iterator[Row]:

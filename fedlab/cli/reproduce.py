@@ -20,6 +20,7 @@ from fedlab.cli.arguments import (
     shorthands,
 )
 from fedlab.cli.failures import FAILED, UNDECIDED, command_line
+from fedlab.errors import InputError
 
 
 def reproduce(
@@ -35,6 +36,13 @@ def reproduce(
     engine: EngineOption = None,
     workers: Workers = None,
     keep_going: KeepGoing = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Write the outcome of the whole experiment beside the method's acceptance.yaml, as outcome.json.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
@@ -49,8 +57,12 @@ def reproduce(
 
     from fedlab.report.grids import to_table
     from fedlab.studies.acceptance import load_acceptance
-    from fedlab.studies.acceptance import reproduce as run_acceptance
+    from fedlab.studies.reproduce import reproduce as run_acceptance
 
+    if record and (seeds or source.endswith((".yaml", ".yml"))):
+        raise InputError(
+            "--record", seeds or source, "a method's name and its own seeds", "leave --seeds out, and name a method"
+        )
     outcome = run_acceptance(
         load_acceptance(source),
         place := folder or Path("runs") / f"reproduce-{Path(source).stem}",
@@ -66,6 +78,10 @@ def reproduce(
     console.print(to_table("Required and seen", outcome.gate_rows(), left=2))
     for line in outcome.earlier():
         typer.echo(f"from an earlier call: {line}")
+    if record:
+        from fedlab.studies.recorded import record as write_outcome
+
+        typer.echo(f"recorded: {write_outcome(outcome, source)}")
     typer.echo(f"outcome: {place / 'acceptance.json'}, {place / 'acceptance.md'}")
     for gate in outcome.undecided:
         typer.echo(f"not judged: {gate}", err=True)

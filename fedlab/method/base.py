@@ -20,7 +20,8 @@ from fedlab.config import Section
 from fedlab.method.types import Batch, BatchSpec, Group, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from fedlab.method.context import EvaluationContext, FigureContext, FitContext, ServerContext
+    from fedlab.method.context import EvaluationContext, FitContext, ServerContext
+    from fedlab.method.figures import FigureContext
     from fedlab.method.pictures import ImageGrid, Picture
 
 S = TypeVar("S", bound=Section, default=Any)
@@ -67,7 +68,10 @@ class Method(ABC, Generic[S]):
 
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    modality: ClassVar[str] = "image"
+    modality: ClassVar[str] = "images"
+    """The kind of data, as a noun."""
+    learns_from: ClassVar[str] = ""
+    """What the clients learn from, as a phrase for the table of methods."""
     own_model: ClassVar[str] = ""
     """Name of the network of a method that never calls ``task.model()``, because it builds a network of its own. It is
     shown in place of ``model.name``, which such a method ignores. Empty for all other methods."""
@@ -270,7 +274,10 @@ class Method(ABC, Generic[S]):
         return {}
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-        """Return pictures for the report, by name. It is called before round 1, after it, and after the last round."""
+        """Return pictures for the report, by name.
+
+        It is called before round 1, after it and after the last round, and as often as ``tracking.figures_every`` says.
+        """
         return {}
 
     def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:

@@ -62,7 +62,8 @@ class ASiT(Method[ASiTSettings]):
 
     title = "ASiT"
     paper = "Atito et al. 2022, arXiv 2211.13189"
-    modality = "audio"
+    modality = "sounds"
+    learns_from = "corrupted spectrograms that they restore, and a teacher that is a moving average of the student"
     own_model = "ViT with reconstruction head"
 
     Settings = ASiTSettings

@@ -61,6 +61,9 @@ class CDA(Method[CDASettings]):
 
     title = "CDA"
     paper = "Yin & Shen 2024, arXiv 2311.18838"
+    learns_from = (
+        "nothing extra: images are recovered from the trained network, and the server trains new networks on them"
+    )
 
     Settings = CDASettings
 

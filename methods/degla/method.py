@@ -70,7 +70,8 @@ class DeGLA(Method[DeGLASettings]):
 
     title = "DeGLA"
     paper = "Hu et al. 2025, arXiv 2504.16801"
-    modality = "image and text"
+    modality = "images with captions"
+    learns_from = "captions that were made false, and a teacher that is a moving average of the student"
     own_model = "CLIP"
 
     Settings = DeGLASettings
@@ -228,6 +229,9 @@ class DeGLA(Method[DeGLASettings]):
         if "composition" in ctx.data:
             batches = ctx.iterate(ctx.data["composition"], ctx.training.batch_size)
             values |= evaluation.count_choices(ctx, batches).compute(self._apart)
+            if self.settings.teaches:
+                held = ctx.iterate(ctx.data["composition"], ctx.training.batch_size)
+                values["teacher_distance"] = evaluation.teacher_distance(ctx, held)
         if "zeroshot" in ctx.data:
             values |= evaluation.zero_shot(ctx, ctx.data["zeroshot"], ctx.data["prompts"])
         return values

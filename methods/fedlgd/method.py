@@ -61,6 +61,7 @@ class FedLGD(Method[FedLGDSettings]):
 
     title = "FedLGD"
     paper = "Huang et al. 2023, arXiv 2303.02278"
+    learns_from = "their own distilled images, and the server's"
 
     Settings = FedLGDSettings
 

@@ -60,6 +60,7 @@ class Moon(Method[MoonSettings]):
 
     title = "MOON"
     paper = "Li, He & Song 2021, arXiv 2103.16257"
+    learns_from = "their own models of earlier rounds"
     # each sample is contrasted with what frozen models make of itself, never with other samples
     per_example_loss = True
 

@@ -66,6 +66,8 @@ class PAT(Method[PATSettings]):
 
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
+    modality = "pictures of people"
+    learns_from = "parts of the picture that resemble those of other people"
     own_model = "ViT with part tokens"
     evaluation_unit = "queries"
 

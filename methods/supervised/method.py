@@ -19,6 +19,7 @@ class Supervised(Method):
 
     title = "Supervised local training"
     paper = "McMahan et al. 2017, arXiv 1602.05629"
+    learns_from = "labels only: the baseline, FedAvg"
     per_example_loss = True
     functional_loss = True
 

@@ -58,6 +58,8 @@ class TransKD(Method[TransKDSettings]):
 
     title = "TransKD"
     paper = "Liu et al. 2022, arXiv 2202.13393"
+    modality = "images with masks"
+    learns_from = "a large segmentation network's feature maps and embeddings"
     own_model = "SegFormer"
 
     Settings = TransKDSettings

@@ -78,6 +78,7 @@ class VHL(Method[VHLSettings]):
 
     title = "VHL"
     paper = "Tang et al. 2022, arXiv 2206.02465"
+    learns_from = "images of noise that all clients share"
 
     Settings = VHLSettings
 

@@ -9,13 +9,12 @@ from typing import get_args
 import pytest
 
 import fedlab
-from fedlab.assembly import METHODS
 from fedlab.config import EngineConfig
 from fedlab.data.partition.partition import PARTITIONERS
-from fedlab.errors import InputError
 from fedlab.method import Method
+from fedlab.report.grids import to_markdown
 from fedlab.server.strategies import STRATEGIES
-from fedlab.studies.acceptance import load_acceptance
+from fedlab.studies.recorded import methods_table, outcomes_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,6 +71,7 @@ def test_contributing_names_every_hook_of_a_method() -> None:
         "title",
         "paper",
         "modality",
+        "learns_from",
         "overrides",
         "promises",
     }
@@ -79,9 +79,18 @@ def test_contributing_names_every_hook_of_a_method() -> None:
     assert hooks <= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
-def test_the_table_of_methods_names_them_all() -> None:
-    names = [name for row in table("| name | paper | data | what the clients learn from |") for name in plain(row[0])]
-    assert sorted(names) == sorted(METHODS.builtin)
+def test_the_tables_of_methods_are_those_that_the_command_prints(request: pytest.FixtureRequest) -> None:
+    text = README
+    for rows in (methods_table(), outcomes_table()):
+        lines = "".join(f"{line}\n" for line in to_markdown(rows))
+        head = lines.partition("\n")[0]
+        shown = re.search(rf"^{re.escape(head)}\n(?:\|.*\n)+", text, re.MULTILINE)
+        assert shown, f"no table {head!r}"
+        if request.config.getoption("--update-readme"):
+            text = text.replace(shown[0], lines)
+            (ROOT / "README.md").write_text(text, encoding="utf-8")
+        else:
+            assert shown[0] == lines, "`make readme` writes it anew"
 
 
 def test_the_table_of_partition_steps_names_them_all() -> None:
@@ -104,26 +113,6 @@ def test_the_strategies_of_the_prose_are_those_there_are() -> None:
 def test_the_pages_of_the_documentation_are_all_listed() -> None:
     listed = {name for row in table("| page | about |") for name in re.findall(r"\((docs/.+?)\)", row[0])}
     assert listed == {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
-
-
-def test_the_table_of_acceptance_counts_the_gates_and_seeds_there_are() -> None:
-    rows = table("| method | gates met | missed | not judged yet | seeds |")
-    counted = {}
-    for method, met, missed, open_, seeds in rows:
-        (number, total), lost = map(int, re.findall(r"\d+", met)), [part for part in missed.split("; ") if part]
-        assert number + len(lost) + len([part for part in open_.split("; ") if part]) == total, method
-        counted[method] = total, seeds
-    for method in METHODS.builtin:
-        try:
-            spec = load_acceptance(method)
-        except InputError:
-            assert method not in counted
-            continue
-        total, seeds = counted[method]
-        assert total == len(spec.gates), method
-        written = {int(seed) for seed in re.findall(r"\d+", seeds.partition("(")[0])}
-        assert written <= set(spec.seeds), method
-        assert {min(spec.seeds), max(spec.seeds)} <= written or "not run yet" in seeds, method
 
 
 def test_the_table_of_algorithms_is_that_of_its_page() -> None:

@@ -12,15 +12,16 @@ import typer.testing
 import yaml
 
 import fedlab.experiment.start
-import fedlab.studies.acceptance
 import fedlab.studies.plan
 from fedlab.cli.main import app
 from fedlab.config import parse
 from fedlab.errors import ConfigErrors, FedLabError, InputError
 from fedlab.experiment.result import Run
 from fedlab.storage.runfolder import RunFolder
-from fedlab.studies.acceptance import Acceptance, Outcome, load_acceptance, reproduce
+from fedlab.studies.acceptance import Acceptance, load_acceptance
 from fedlab.studies.gates import last_value
+from fedlab.studies.outcome import Outcome
+from fedlab.studies.reproduce import reproduce
 from fedlab.tracking import History
 
 BASE: dict[str, Any] = {
@@ -259,6 +260,57 @@ def test_where_the_work_ran_makes_no_other_experiment(tmp_path: Path, counted: l
     reproduce(spec(), tmp_path, seeds=[0])
     reproduce(spec(), tmp_path, seeds=[0], overrides=["engine.name=ray", "engine.workers=2", "tracking.console=plain"])
     assert counted == ["slow 0", "quick 0"]
+
+
+def test_each_client_also_trains_alone_and_one_name_stands_for_all_of_these_arms(
+    tmp_path: Path, counted: list[str]
+) -> None:
+    gate = difference(1, minus="local_only")
+    alone = spec(gate, local_only="quick", seeds_of={"local_only": [1]})
+    outcome = reproduce(alone, tmp_path, arms=["local_only"])
+    assert counted == [f"local_{client} 1" for client in range(5)]
+    for client in range(5):
+        config = outcome.results[f"local_{client}"][1].config
+        assert (config.federation.sampler.settings["clients"], config.training.lr) == ([client], 0.005)
+    outcome = reproduce(alone, tmp_path, arms=["quick"])
+    assert counted[5:] == ["quick 0", "quick 1"]
+    quick, *rest = (
+        last_value(outcome.results[arm][1].history, "accuracy") for arm in ["quick", *map("local_{}".format, range(5))]
+    )
+    assert outcome.verdicts[0].by_seed == {1: pytest.approx(100 * (quick - sum(rest) / 5))}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"gates": [difference(1, minus="local_only")]}, "names no arm 'local_only'"),
+        ({"local_only": "quik"}, "did you mean 'quick'"),
+        (
+            {"local_only": "quick", "gates": [{"kind": "trend", "name": "x", "arm": "local_only", "at_most": 1}]},
+            "stands for several",
+        ),
+    ],
+)
+def test_local_arms_that_make_no_sense_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigErrors, match=told):
+        spec(**changes)
+    with pytest.raises(InputError, match="rename it"):
+        spec(arms={**ARMS, "local_1": {}}, local_only="quick").with_local_arms([0, 1])
+
+
+def test_the_base_may_be_another_file_with_changes(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
+    path = tmp_path / "acceptance.yaml"
+    raw = {"source": "a test", "seeds": [0], "arms": ARMS, "gates": [difference(1)], "base": "config.yaml"}
+    path.write_text(yaml.safe_dump({**raw, "changes": {"federation.rounds": 7}}))
+    config = load_acceptance(str(path)).config("quick", 0)
+    assert (config.federation.rounds, config.training.lr, config.model.name) == (7, 0.005, "logistic")
+    path.write_text(yaml.safe_dump({**raw, "changes": [1]}))
+    with pytest.raises(InputError, match="dotted keys"):
+        load_acceptance(str(path))
+    path.write_text(yaml.safe_dump({**raw, "base": BASE, "changes": {"federation.rounds": 7}}))
+    with pytest.raises(ConfigErrors, match="changes"):
+        load_acceptance(str(path))
 
 
 def test_a_run_that_fails_ends_it_unless_it_is_to_keep_going(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

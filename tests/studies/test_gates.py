@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from pydantic import TypeAdapter
 from fedlab.config import parse
 from fedlab.config.sections import ConfigErrors
 from fedlab.studies.acceptance import Acceptance
-from fedlab.studies.gates import AnyGate, last_value
+from fedlab.studies.gates import AnyGate, last_value, lower_bound
+from fedlab.studies.outcome import judge
 from fedlab.tracking import History
 
 
@@ -135,3 +137,61 @@ def test_gates_that_make_no_sense_are_refused(changes: dict[str, Any], told: str
     with pytest.raises(ConfigErrors) as caught:
         experiment(**changes)
     assert told in str(caught.value)
+
+
+# statistics over the seeds
+
+
+def test_the_median_counts_where_it_is_asked_for() -> None:
+    runs = {"good": {seed: done(value) for seed, value in enumerate((0.5, 0.6, 1.0))}}
+    threshold = {"kind": "threshold", "arm": "good", "at_least": 0.65}
+    assert judged(runs, **threshold) == (0.7, True)
+    assert judged(runs, **threshold, statistic="median") == (0.6, False)
+
+
+def test_a_lower_bound_is_that_of_students_t() -> None:
+    """Five values with mean 3 and standard deviation √2.5; t of 90 % with four degrees of freedom is 1.533206."""
+    assert lower_bound([1, 2, 3, 4, 5]) == pytest.approx(3 - 1.533206 * math.sqrt(2.5 / 5), abs=1e-5)
+    assert lower_bound([2.0, 2.0]) == 2.0
+    runs = {"good": {seed: done(value) for seed, value in enumerate((0.5, 0.7))}}
+    value, met = judged(runs, kind="threshold", arm="good", at_least=0.3, statistic="lower")
+    assert value == pytest.approx(0.6 - 3.077684 * 0.1, abs=1e-5)
+    assert not met
+    assert judged(runs, kind="threshold", arm="good", at_least=0.29, statistic="lower")[1]
+    gate: Any = TypeAdapter(AnyGate).validate_python(
+        {"name": "g", "kind": "difference", "left": "a", "minus": "b", "at_least": 1, "statistic": "lower"}
+    )
+    assert gate.required == "lower ≥ 1 points"
+    one_seed: Any = {"a": {0: done(0.9)}, "b": {0: done(0.1)}}
+    assert judge(gate, one_seed).word == "not judged"
+    with pytest.raises(ValueError, match="says nothing about at_most"):
+        judged(runs, kind="threshold", arm="good", at_most=0.3, statistic="lower")
+
+
+# ranks
+
+
+def scored(accuracy: float, ce: float, seeds: int = 1) -> dict[int, Done]:
+    event = {"event": "evaluation", "round": 1, "mean": {"accuracy": accuracy, "ce": ce}, "clients": {}}
+    return {seed: Done(History((event,))) for seed in range(seeds)}
+
+
+def test_ranks_are_averaged_over_metrics_with_ties_shared_and_losses_turned_round() -> None:
+    runs = {"a": scored(0.9, 0.5), "b": scored(0.8, 0.2), "c": scored(0.8, 0.9)}
+    rank = {"kind": "rank", "among": ["b", "c"], "metrics": ["accuracy", "ce"], "at_most": 1.5}
+    assert judged(runs, arm="a", **rank) == (1.5, True)
+    assert judged(runs, arm="b", **{**rank, "among": ["a", "c"]}) == (1.75, False)
+    assert judged(runs, arm="c", **{**rank, "among": ["a", "b"]}) == (2.75, False)
+    for metric, told in (("purpose", "is not known"), ("accuracy", "says nothing")):
+        wrong = {"statistic": "lower"} if metric == "accuracy" else {}
+        with pytest.raises(ValueError, match=told):
+            judged(runs, arm="a", **{**rank, "metrics": [metric], **wrong})
+
+
+def test_a_seed_in_which_an_arm_lacks_a_metric_has_no_rank() -> None:
+    rank: Any = TypeAdapter(AnyGate).validate_python(
+        {"name": "r", "kind": "rank", "arm": "a", "among": ["b"], "metrics": ["accuracy", "ce"], "at_most": 1}
+    )
+    runs: Any = {"a": scored(0.9, 0.5, seeds=2), "b": {0: done(0.3), 1: scored(0.8, 0.2)[0]}}
+    assert rank.seen(runs) == {1: 1.5}
+    assert rank.arms == ("a", "b")
