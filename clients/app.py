@@ -15,12 +15,14 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, MissingSharedError, Trained, WorkRequest
+from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
+from fedlab.clients.work import MissingSharedError, Trained, WorkRequest
 from fedlab.config.modules import SearchPath
 from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.execution import VectorizingApp
 from fedlab.engine.machine import settle_process
+from fedlab.method.timing import Timings
 from fedlab.protocol.encoding import attach
 from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import (
@@ -35,6 +37,7 @@ from fedlab.protocol.messages import (
     REDUCE,
     SPENT,
     STATE,
+    TIMING,
     WITHHELD,
     array_record,
     config_record,
@@ -128,10 +131,12 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     def evaluate(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
         try:
-            sums, values, count = runtime.evaluate(_client(context), _request(message.content), _version(context))
+            answer = runtime.evaluate(_client(context), _request(message.content), _version(context))
         except MissingSharedError:
             return _missing(message)
-        content = RecordDict({"sums": to_record(sums), METRICS: MetricRecord({**values, NUM_EXAMPLES: count})})
+        metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
+        content = RecordDict({"sums": to_record(answer.sums), METRICS: metrics})
+        _attach_timings(content, answer.timings)
         return Message(content, reply_to=message)
 
     return app
@@ -157,9 +162,15 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
         content[SPENT] = ConfigRecord({**answer.spent})
     if answer.effort is not None and not answer.effort.whole:
         content[EFFORT] = ConfigRecord(answer.effort.fields())
+    _attach_timings(content, answer.timings)
     if answer.version is not None:
         context.state[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)
+
+
+def _attach_timings(content: RecordDict, timings: Timings) -> None:
+    if timings:
+        content[TIMING] = MetricRecord({name: [seconds, float(count)] for name, (seconds, count) in timings.items()})
 
 
 def _client(context: Context) -> int:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fedlab.clients.privacy.dp_sgd import PrivateTrainer
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
+from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, Trained, WorkRequest
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
@@ -34,8 +35,6 @@ from fedlab.method import ClientState, EvaluationContext, Method, Plan
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
-from fedlab.protocol.effort import Effort
-from fedlab.protocol.encoding import Encoded
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
@@ -73,67 +72,6 @@ class ClientSetup:
 
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
-
-
-@dataclass(frozen=True)
-class WorkRequest:
-    """What a client is asked to do and what it is sent for it; clients of one request differ in their states alone.
-
-    Args:
-        instructions: of this phase and round.
-        arrays: network state sent by the server.
-        shared: server tensors sent this time.
-        settings: the strategy's own settings.
-    """
-
-    instructions: Instructions
-    arrays: Mapping[str, np.ndarray]
-    shared: Mapping[str, np.ndarray] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """A client's local training, done.
-
-    Args:
-        finish: makes what the client half of the run's algorithm sends (`Correction.finish`).
-        seconds: what it took, beside the time since the client was asked.
-    """
-
-    finish: Callable[[], tuple[dict[str, Tensor], dict[str, float]]] = lambda: ({}, {})
-    seconds: float = 0.0
-
-
-class MissingSharedError(FedLabError):
-    """This machine lacks the current version of a server tensor; the server sends it again."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A client's answer.
-
-    Args:
-        arrays: network state to send, views of the resident model.
-        results: tensors beside the weights.
-        metrics: means of what was logged, by name.
-        examples: the client's weight.
-        version: of its state.
-        withheld: averaged groups it does not contribute to.
-        encoded: what compression made of averaged parameters, which `arrays` then lacks.
-        spent: what the round cost in privacy of the client's examples; None without such privacy.
-        effort: counts of its training steps; None of the query before round 1.
-    """
-
-    arrays: dict[str, Tensor]
-    results: dict[str, Tensor]
-    metrics: dict[str, float]
-    examples: int
-    version: int | None
-    withheld: tuple[str, ...] = ()
-    encoded: Encoded | None = None
-    spent: Mapping[str, float] | None = None
-    effort: Effort | None = None
 
 
 class ClientRuntime:
@@ -181,7 +119,8 @@ class ClientRuntime:
         trainer = self._trainer(client, instructions, state, self.enter(instructions.plan), {})
         with self._draws(client, instructions, "prepare"):
             results = self.method.prepare(trainer)
-        return Trained({}, results, trainer.metrics, trainer.examples, self._save(client, instructions, state, version))
+        kept = self._save(client, instructions, state, version)
+        return Trained({}, results, trainer.metrics, trainer.examples, kept, timings=trainer.timings)
 
     def train(self, client: int, request: WorkRequest, version: int | None) -> Trained:
         """One client's round.
@@ -224,12 +163,12 @@ class ClientRuntime:
             encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
         kept = self._save(client, instructions, state, version)
         spent = trainer.spent if isinstance(trainer, PrivateTrainer) else None
-        return Trained(sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort)
+        return Trained(
+            sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort, trainer.timings
+        )
 
-    def evaluate(
-        self, client: int, request: WorkRequest, version: int | None
-    ) -> tuple[Mapping[str, np.ndarray], dict[str, float], int]:
-        """Sufficient statistics, their values and the number of test samples of one client.
+    def evaluate(self, client: int, request: WorkRequest, version: int | None) -> Evaluated:
+        """One client's evaluation.
 
         Args:
             client: who.
@@ -256,7 +195,8 @@ class ClientRuntime:
         with torch.no_grad(), self._draws(client, instructions, "evaluate"):
             sums = self.method.evaluate(context)
         count = len(data.test)
-        return sums, self.method.evaluation_values(sums, self.task) if count else {}, count
+        values = self.method.evaluation_values(sums, self.task) if count else {}
+        return Evaluated(sums, values, count, context.timings)
 
     def _fit(self, trainer: LocalTrainer, exchange: Exchange, request: WorkRequest) -> LocalWork:
         parameters = self._averaged_parameters(exchange)

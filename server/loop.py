@@ -17,7 +17,7 @@ from fedlab.assembly import build_networks, make_task
 from fedlab.config import TrainingConfig
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.method import Plan, ServerContext
-from fedlab.method.exchange import Exchanges
+from fedlab.method.exchange import Exchanges, lasting, personalized
 from fedlab.protocol.encoding import expand
 from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import ARRAYS, array_record
@@ -65,15 +65,16 @@ class FederatedLoop:
         self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
-        personalized = self.exchanges.personalized(map(self._plan, range(1, config.federation.rounds + 1)))
+        stages = self.exchanges.over(map(self._plan, range(1, config.federation.rounds + 1)))
         state = self.networks.state_dict()
-        self._built = {name: state[name].clone() for name in personalized}
+        self._built = {name: state[name].clone() for name in personalized(stages)}
         self.exchange = self.exchanges.enter(self._plan(1))
         check_networks(config, components.privacy, self.exchange, self.networks)
         everyone = len(self.participants) == len(directory.clients)
         training = None if everyone else map(directory.node, self.participants)
         self.state = ServerState(
             network=state,
+            lasting=lasting(stages),
             strategy=round_strategy(setup.strategy, grid, training, config.seed),
             selector=ClientSelector(setup.rules, self._examples),
             watch=Watch(self.task.num_classes),
@@ -120,12 +121,16 @@ class FederatedLoop:
         for round in range(first, last + 1):
             self._seconds = {}
             self._round(round, first, began)
-            if round == 1 or round == rounds:
+            if self._draws(round):
                 self.writer.figures(self.contexts.figures(round))
             if round % self.config.tracking.checkpoint_every == 0 or round == last:
                 self._checkpoint(round)
         if last == rounds:
             self.writer.artifacts(self.contexts.figures(rounds))
+
+    def _draws(self, round: int) -> bool:
+        every = self.config.tracking.figures_every
+        return round in (1, self.config.federation.rounds) or (every > 0 and round % every == 0)
 
     def progress(self, done: int, total: int) -> None:
         """The engine reports how far the present phase is."""
@@ -140,9 +145,9 @@ class FederatedLoop:
             content = RecordDict()
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
             with self._phase(0, "prepare", len(messages)):
-                results = self._results(
-                    self.delivery.carry(messages, self._instructions(0, plan, ()), "prepare").answers
-                )
+                answers = self.delivery.carry(messages, self._instructions(0, plan, ()), "prepare").answers
+                self.tally.timings(0, "prepare", answers)
+                results = self._results(answers)
             ledger = Ledger()
             for client, sent in results.items():
                 ledger.received(client, {"results": payload_bytes(sent)})
@@ -151,7 +156,7 @@ class FederatedLoop:
         with self._phase(0, "server", 0), self.contexts.draws(0, "prepare"):
             context = self.contexts.work(0, plan, results=results)
             self.method.server_prepare(context)
-        self.tally.sound(context)
+        self.tally.heard(context, "server")
 
     def _round(self, round: int, first: int, began: float) -> None:
         # step 1: the method plans the round, and what it exchanges
@@ -169,6 +174,7 @@ class FederatedLoop:
                 expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivered.answers)
             self.tally.training(round, delivered.answers)
+            self.tally.timings(round, "train", delivered.answers)
             results = self._results(delivered.answers)
         # step 4: the strategy makes the new state of their sum, then the method does its own work on the server
         with self._phase(round, "server", 0):
@@ -177,7 +183,7 @@ class FederatedLoop:
                 self._aggregate(told, delivered)
                 with self.contexts.draws(round, "update"):
                     self.method.server_update(server)
-        self.tally.sound(server)
+        self.tally.heard(server, "server")
         # step 5: evaluation, on the clients and on the server
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         # step 6: the record
@@ -319,7 +325,9 @@ class FederatedLoop:
         messages = strategy.evaluate(round, arrays, nodes)
         instructions = self._instructions(round, plan, self._state_sent_once())
         with self._phase(round, "evaluate", len(messages)):
-            replies = with_tests(self.delivery.carry(messages, instructions, "evaluate").answers)
+            answers = self.delivery.carry(messages, instructions, "evaluate").answers
+            self.tally.timings(round, "evaluate", answers)
+            replies = with_tests(answers)
             own = strategy.evaluation(round, replies)
             profiles = directory.profiles(directory.client(reply.metadata.src_node_id) for reply in replies)
             evaluation = evaluation_of(self.method, self.task, profiles, replies)
@@ -327,7 +335,7 @@ class FederatedLoop:
                 context = self.contexts.work(round, plan)
                 with self.contexts.draws(round, "evaluate"):
                     evaluation = on_server(evaluation, self.method.server_evaluate(context), self.setup.data)
-                self.tally.sound(context)
+                self.tally.heard(context, "evaluate")
         evaluation = replace(evaluation, strategy=own)
         self.tally.evaluation(round, evaluation, len(messages))
         return evaluation
@@ -367,9 +375,10 @@ class FederatedLoop:
 
     def _checkpoint(self, round: int) -> None:
         """Write all that a run needs to go on after this round."""
-        tensors, facts = snapshot(self.state)
+        content = snapshot(self.state)
         task = self.task
-        facts |= {
+        facts = {
+            **content.facts,
             "seed": self.config.seed,
             "data": self.setup.data_fingerprint,
             "client_versions": client_versions(self.grid),
@@ -378,7 +387,7 @@ class FederatedLoop:
             "vocabulary": list(task.vocabulary),
             "clients": task.num_clients,
         }
-        self.writer.checkpoint(round, tensors, facts)
+        self.writer.checkpoint(round, replace(content, facts=facts))
         self.state.checkpointed(round)
 
     @contextmanager

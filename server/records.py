@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
-from torch import Tensor
 
 from fedlab.method import FigureContext, ImageGrid, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
+from fedlab.server.snapshot import Snapshot
 from fedlab.storage.checkpoint import save_checkpoint
 from fedlab.storage.runfolder import write_atomic
 
@@ -64,9 +62,15 @@ class RunWriter:
                 write_atomic(path, safetensors.torch.save(tensors))
             self._tracker.emit("artifact", name=name, path=self._relative(path))
 
-    def checkpoint(self, round: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    def checkpoint(self, round: int, content: Snapshot) -> None:
         """Write the checkpoint of a round."""
-        path = save_checkpoint(self._folder.checkpoints / f"round_{round:06d}", tensors, {"round": round, **meta})
+        path = save_checkpoint(
+            self._folder.checkpoints / f"round_{round:06d}",
+            content.tensors,
+            {"round": round, **content.facts},
+            lasting=content.lasting,
+            copies=content.copies,
+        )
         self._tracker.emit("checkpoint", round=round, path=self._relative(path))
 
     def _relative(self, path: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.protocol.messages import STATE
-from fedlab.server.messaging.shared import members, ranges
+from fedlab.server.messaging.shared import members, ranges, state_in
 from fedlab.server.state import ServerState
 from fedlab.storage.checkpoint import NETWORK
 
@@ -50,10 +50,32 @@ class Checkpoint:
         return found
 
 
-def snapshot(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of the server's state, from which `restore` makes the same state again."""
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint of the server's state consists of.
+
+    Args:
+        tensors: by name.
+        facts: facts that can be serialized as JSON.
+        lasting: names of the tensors that are not expected to change until the next checkpoint.
+        copies: names of shared tensors that equal network state, with the name of that state.
+    """
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+    lasting: frozenset[str]
+    copies: Mapping[str, str]
+
+
+def snapshot(state: ServerState) -> Snapshot:
+    """The server's state, from which `restore` makes the same state again."""
+    copies = {
+        f"{SHARED}{name}": f"{NETWORK}{held}"
+        for name, value in state.shared.items()
+        if (held := state_in(name)) is not None and torch.equal(value, state.network[held])
+    }
     tensors = {f"{NETWORK}{name}": value for name, value in state.network.items()}
-    tensors |= {f"{SHARED}{name}": value for name, value in state.shared.items()}
+    tensors |= {key: value for name, value in state.shared.items() if (key := f"{SHARED}{name}") not in copies}
     tensors |= {f"{PRIVATE}{name}": value for name, value in state.private.items()}
     tensors |= {f"{STRATEGY}{name}": torch.from_numpy(np.array(v)) for name, v in state.strategy.memory()}
     facts: dict[str, Any] = {
@@ -67,7 +89,7 @@ def snapshot(state: ServerState) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if state.flights is not None:
         tensors |= {f"{FLIGHT}{name}": value for name, value in state.flights.tensors().items()}
         facts |= state.flights.book()
-    return tensors, facts
+    return Snapshot(tensors, facts, frozenset(f"{NETWORK}{name}" for name in state.lasting), copies)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ class ServerState:
 
     Args:
         network: state of the networks by name; the tensors are the networks' own and are changed in place.
+        lasting: names of the network state that no round is meant to change.
         strategy: aggregation rule, which may keep arrays.
         selector: chooses clients; keeps the virtual clock and what it has learned of the clients.
         watch: looks for divergence; keeps what earlier evaluations have shown.
@@ -32,6 +33,7 @@ class ServerState:
     """
 
     network: Mapping[str, Tensor]
+    lasting: frozenset[str]
     strategy: RoundStrategy
     selector: ClientSelector
     watch: Watch

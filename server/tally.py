@@ -15,10 +15,12 @@ from flwr.app import Message
 
 from fedlab.config import Config, TrainingConfig
 from fedlab.method import ServerContext
+from fedlab.method.timing import Timings, added
 from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, Effort
 from fedlab.protocol.messages import EFFORT, config_record
 from fedlab.server.evaluation import Evaluation, nothing_measured
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.replies import timings_of
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.rounds import RoundStrategy
 from fedlab.server.watch import Watch
@@ -63,10 +65,21 @@ class Tally:
             self._alarmed.add(message)
             self._tracker.alarm(round, message)
 
-    def sound(self, context: ServerContext) -> None:
-        """Publish the method's own alarms."""
+    def heard(self, context: ServerContext, phase: str) -> None:
+        """Publish the method's own alarms and times of its work on the server."""
         for message in context.alarms:
             self.alarm(context.round, message)
+        self._time(context.round, phase, "server", context.timings, 1)
+
+    def timings(self, round: int, phase: str, answers: Sequence[Message]) -> None:
+        """Publish the times that the method has measured on the clients."""
+        found = [timings for reply in answers if (timings := timings_of(reply))]
+        self._time(round, phase, "clients", added(found), len(found))
+
+    def _time(self, round: int, phase: str, where: str, found: Timings, participants: int) -> None:
+        for name, (seconds, count) in sorted(found.items()):
+            fields = {"name": name, "seconds": seconds, "count": count, "participants": participants}
+            self._tracker.emit("timing", round=round, phase=phase, where=where, **fields)
 
     def start(self, config: Config, participants: Sequence[int]) -> None:
         """Count the training samples that every epoch leaves out, in each kind of stage."""

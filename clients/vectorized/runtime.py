@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, LocalWork, MissingSharedError, WorkRequest
+from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.vectorized.training import Fitted, VectorizedClients, counts_steps
+from fedlab.clients.work import LocalWork, MissingSharedError, WorkRequest
 from fedlab.errors import FedLabError
 from fedlab.method.exchange import Exchange
 from fedlab.protocol.instructions import Instructions

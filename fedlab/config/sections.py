@@ -148,6 +148,12 @@ class TrackingConfig(Section):
     checkpoint_every: Positive = Field(
         default=10, description="number of rounds from one checkpoint to the next; the last round always has one"
     )
+    figures_every: int = Field(
+        default=0,
+        ge=0,
+        description="number of rounds from one set of pictures to the next, beside those before round 1, after it and "
+        "after the last round; 0 draws no others",
+    )
     cache: MadePath | None = Field(
         default=None,
         description="folder for results that later runs can use again, such as trained teachers; default: the user's "

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from fedlab.assembly import Components
-from fedlab.clients.runtime import ClientSetup, WorkRequest
+from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
+from fedlab.clients.work import WorkRequest
 from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
 from fedlab.experiment.rehearsal import preflight

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.clients.runtime import ClientRuntime, ClientSetup, Trained, WorkRequest
+from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.work import Trained, WorkRequest
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import on_device

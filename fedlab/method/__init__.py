@@ -9,11 +9,13 @@ from fedlab.method.base import (
 )
 from fedlab.method.context import (
     EvaluationContext,
-    FigureContext,
     FitContext,
     ServerContext,
     WorkContext,
     loss_not_finite,
+)
+from fedlab.method.figures import (
+    FigureContext,
 )
 from fedlab.method.optimizer import (
     NotFiniteError,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from fedlab.config import TrainingConfig
 from fedlab.method.optimizer import _OPTIMIZER_SETTINGS, NotFiniteError, Optimizer
 from fedlab.method.state import ClientState
+from fedlab.method.timing import Stopwatch
 from fedlab.method.types import Batch, Plan, Step, Task
 from fedlab.seeding import torch_generator
 from fedlab.storage.cache import ResultCache
@@ -60,6 +60,7 @@ class WorkContext:
         self.preflight = preflight
         self._scope, self._cache = scope, cache
         self._logged: dict[str, list[float]] = {}
+        self._stopwatch = Stopwatch(device)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose.
@@ -201,6 +202,22 @@ class WorkContext:
     def log(self, name: str, value: float) -> None:
         """Record a value of a metric. The mean of all its values in this round is reported."""
         self._logged.setdefault(name, []).append(float(value))
+
+    def timed(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """A context manager that measures the wall time of the work in it.
+
+        The times are in the event ``timing`` of a round, in ``fedlab show`` and in the report. They are no metrics,
+        since equal runs take different times.
+
+        Args:
+            name: what is done, such as ``gallery``; times of equal names are added up.
+        """
+        return self._stopwatch.measure(name)
+
+    @property
+    def timings(self) -> dict[str, tuple[float, int]]:
+        """What `timed` has measured: seconds in all and how often, by name."""
+        return self._stopwatch.timings
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -345,47 +362,3 @@ class EvaluationContext(WorkContext):
                 logits = predict(batch)
             metric.update(logits.float(), batch["label"])
         return metric.state()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureContext:
-    """What `Method.figures` and `Method.artifacts` can use.
-
-    Args:
-        task: facts that a method may depend on, such as the number of classes.
-        round: number of finished rounds.
-        shared: the server's shared tensors, on the CPU.
-        client_names: the name of each client, by client id.
-        networks: the server's networks by role, in evaluation mode.
-        data: columns of each sample set that the server holds, by the set's name, on the device of the networks.
-        client_state: returns the state of a simulated client, read from disk; None in a deployment, where the state
-            is on another machine.
-        client_test: returns the test columns of a simulated client, on the device of the networks; None in a
-            deployment.
-        denormalize: maps normalized images (n, C, H, W) to values in [0, 1], on the CPU.
-        seed: the run's seed.
-        private: the server's private tensors, on the CPU.
-        batch_size: samples in a batch of evaluation: ``evaluation.batch_size``.
-    """
-
-    task: Task
-    round: int
-    shared: Mapping[str, Tensor]
-    networks: nn.ModuleDict
-    data: Mapping[str, Mapping[str, Tensor]]
-    client_names: Sequence[str]
-    client_state: Callable[[int], Mapping[str, Tensor] | None]
-    client_test: Callable[[int], Mapping[str, Tensor] | None]
-    denormalize: Callable[[Tensor], Tensor]
-    seed: int
-    batch_size: int
-    private: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def when(self) -> str:
-        """The time at which pictures are drawn, for their titles: ``before round 1`` or, say, ``after round 7``."""
-        return f"after round {self.round}" if self.round else "before round 1"
-
-    def generator(self, *purpose: str | int) -> torch.Generator:
-        """Return a CPU generator for one purpose, seeded from the run's seed, the round and the purpose."""
-        return torch_generator(self.seed, "figures", self.round, *purpose)

@@ -105,10 +105,9 @@ class Exchanges:
             self._made[groups] = Exchange(self._networks, groups, self._local)
         return self._made[groups]
 
-    def personalized(self, plans: Iterable[Plan]) -> frozenset[str]:
-        """Names of the state that is local in some of the rounds with these plans, and not in others."""
-        stages = dict.fromkeys(frozenset(self.of(plan).local) for plan in plans)
-        return frozenset().union(*stages) - frozenset.intersection(*stages) if stages else frozenset()
+    def over(self, plans: Iterable[Plan]) -> tuple[Exchange, ...]:
+        """The different exchanges of rounds with these plans."""
+        return tuple(dict.fromkeys(map(self.of, plans)))
 
     def enter(self, plan: Plan) -> Exchange:
         """The exchange of a round with this plan; only state that it trains requires gradients from now on."""
@@ -117,6 +116,18 @@ class Exchanges:
         for name, p in self._networks.named_parameters():
             p.requires_grad_(name in self._trainable and name not in fixed)
         return exchange
+
+
+def personalized(exchanges: Iterable[Exchange]) -> frozenset[str]:
+    """Names of the state that is local in some of the exchanges of a run, and not in others."""
+    local = [frozenset(exchange.local) for exchange in exchanges]
+    return frozenset().union(*local) - frozenset.intersection(*local) if local else frozenset()
+
+
+def lasting(exchanges: Iterable[Exchange]) -> frozenset[str]:
+    """Names of the state that no round of a run is meant to change, because no exchange has it trained or moved."""
+    still = [frozenset((*exchange.once, *exchange.frozen, *exchange.rest)) for exchange in exchanges]
+    return frozenset.intersection(*still) if still else frozenset()
 
 
 def _patterns(group: Group) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ WITHHELD = "fedlab.withheld"
 """Key of the record of a reply that leaves out groups which are averaged; ``groups`` holds their names."""
 
 SPENT = "fedlab.spent"
+TIMING = "fedlab.timing"
 """Key of the record of a reply under example-level privacy.
 
 It holds ``rate``, ``noise_multiplier`` and ``steps`` of the client's round.

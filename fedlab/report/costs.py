@@ -97,6 +97,19 @@ def _cost(record: RunRecord, before: float) -> Iterator[Chart]:
         yield Chart(f"Mean test {label} against traffic", svg)
 
 
+def measured(record: RunRecord) -> Table | None:
+    """Wall times that the method itself has measured."""
+    found = record.history.timings()
+    if not found:
+        return None
+    rows = [
+        [name, where, f"{count}", human_seconds(seconds / (count or 1)), human_seconds(seconds)]
+        for (name, where), (seconds, count) in found.items()
+    ]
+    note = "Wall times that the method measures. They differ from run to run and from machine to machine."
+    return Table(("What", "Where", "Times", "Each", "In all"), rows, note=note, text_columns=1)
+
+
 def times(record: RunRecord) -> tuple[Table, Chart | None] | None:
     """Seconds by phase."""
     phases = record.history.seconds_by_phase()

@@ -112,6 +112,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "pictures": part("pictures", sections.pictures),
         "communication": part("communication", costs.communication),
         "times": part("time", costs.times),
+        "measured": part("measured times", costs.measured),
         "warnings": part("warnings", lambda r: r.history.warnings),
         "left_out": part("what was left out", sections.left_out),
         "repeat": part("how to repeat it", sections.repeat),

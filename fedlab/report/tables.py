@@ -140,7 +140,11 @@ def _times(history: History) -> list[Text]:
     phases = history.seconds_by_phase()
     if not phases:
         return []
-    return [Text("time     " + ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in phases.items()))]
+    lines = [Text("time     " + ", ".join(f"{phase} {human_seconds(seconds)}" for phase, seconds in phases.items()))]
+    for (name, where), (seconds, count) in history.timings().items():
+        each = f"{human_seconds(seconds / count)} each, " if count > 1 else ""
+        lines.append(Text(f"measured {name} {each}{human_seconds(seconds)} in all ({where})"))
+    return lines
 
 
 def _status(history: History) -> Text:

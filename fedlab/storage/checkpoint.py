@@ -1,4 +1,8 @@
-"""Checkpoints: a folder with tensors as safetensors and facts as JSON, which counts only if it is complete."""
+"""Checkpoints: a folder with tensors as safetensors and facts as JSON, which counts only if it is complete.
+
+Tensors that stay as they are from one checkpoint to the next, such as those of a large frozen network, lie in a file of
+their own beside the folders, which is named by its hash and written once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,19 @@ NETWORK = "network/"
 """Prefix that tells network state from other tensors of the same record or file."""
 START = "start/"
 """Prefix of the values from which network state starts that stays on the client from now on."""
-_TENSORS, _META = "tensors.safetensors", "checkpoint.json"
-FORMAT = 2
+_TENSORS, _META, _LASTING = "tensors.safetensors", "checkpoint.json", "lasting_{}.safetensors"
+FORMAT = 3
+_READABLE = (2, FORMAT)
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+def save_checkpoint(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    *,
+    lasting: Container[str] = (),
+    copies: Mapping[str, str] | None = None,
+) -> Path:
     """Write a checkpoint folder, and return its path.
 
     The JSON file is written last and holds the hash of the tensors. A checkpoint without that file, or with tensors of
@@ -37,14 +49,29 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
         path: the checkpoint's own folder; it is replaced if it exists.
         tensors: tensors by name, on any device.
         meta: facts that can be serialized as JSON.
+        lasting: names of tensors that are not expected to change between checkpoints.
+        copies: names of further tensors, which are not written because they equal one in `tensors`, whose name is the
+            value.
     """
     if path.exists():
         shutil.rmtree(path)
-    raw = safetensors.torch.save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+    raw = _packed({name: value for name, value in tensors.items() if name not in lasting})
     write_atomic(path / _TENSORS, raw)
-    described = {"format": FORMAT, "sha256": hashlib.sha256(raw).hexdigest(), **meta}
+    described: dict[str, Any] = {"format": FORMAT, "sha256": hashlib.sha256(raw).hexdigest(), **meta}
+    if kept := {name: value for name, value in tensors.items() if name in lasting}:
+        raw = _packed(kept)
+        described["lasting"] = hashlib.sha256(raw).hexdigest()
+        beside = path.parent / _LASTING.format(described["lasting"])
+        if not beside.is_file() or beside.stat().st_size != len(raw):
+            write_atomic(beside, raw)
+    if copies:
+        described["copies"] = dict(copies)
     write_atomic(path / _META, json.dumps(described, indent=1, sort_keys=True))
     return path
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,23 +84,30 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         meta = json.loads((path / _META).read_text(encoding="utf-8"))
         raw = (path / _TENSORS).read_bytes()
+        lasting = meta.get("lasting") if isinstance(meta, dict) else None
+        beside = path.parent / _LASTING.format(lasting)
+        kept = beside.read_bytes() if lasting else b""
     except (OSError, ValueError) as error:
         raise CheckpointError(
             key, str(path), "a complete checkpoint folder", f"use an earlier one ({error})"
         ) from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if not isinstance(meta, dict) or meta.get("format") not in _READABLE:
         raise CheckpointError(key, str(path), f"format {FORMAT}", "it was written by another version of FedLab")
-    if hashlib.sha256(raw).hexdigest() != meta.get("sha256"):
-        raise CheckpointError(
-            key,
-            str(path),
-            "tensors with the recorded hash",
-            "the file is incomplete or was changed: use an earlier checkpoint",
-        )
+    hashed = [(path, raw, meta.get("sha256")), *([(beside, kept, lasting)] if lasting else [])]
+    for file, found, wanted in hashed:
+        if hashlib.sha256(found).hexdigest() != wanted:
+            raise CheckpointError(
+                key,
+                str(file),
+                "tensors with the recorded hash",
+                "the file is incomplete or was changed: use an earlier checkpoint",
+            )
     try:
-        return renamed.checkpoint(safetensors.torch.load(raw), meta, path.absolute().parent.parent)
+        tensors = {**safetensors.torch.load(raw), **(safetensors.torch.load(kept) if lasting else {})}
     except SafetensorError as error:
         raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
+    tensors |= {name: tensors[other] for name, other in meta.get("copies", {}).items()}
+    return renamed.checkpoint(tensors, meta, path.absolute().parent.parent)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, CheckpointError]]:
@@ -126,6 +160,10 @@ def keep_until(folder: Path, round: int) -> None:
             path.rename(_free(path.with_name(f"damaged_{path.name}")))
         else:
             shutil.rmtree(path)
+    named = "".join(meta.read_text(encoding="utf-8", errors="replace") for meta in folder.glob(f"*/{_META}"))
+    for path in folder.glob(_LASTING.format("*")):
+        if path.stem.rpartition("_")[2] not in named:
+            path.unlink()
 
 
 def _free(path: Path) -> Path:

@@ -128,6 +128,14 @@ class History:
         queried: int = sum(e["bytes_up"] for e in self.of("prepared"))
         return before + queried
 
+    def timings(self) -> dict[tuple[str, str], tuple[float, int]]:
+        """What the method has measured: by name and place (``clients`` or ``server``), seconds in all and how often."""
+        found: dict[tuple[str, str], tuple[float, int]] = {}
+        for event in self.of("timing"):
+            seconds, count = found.get(key := (str(event["name"]), str(event["where"])), (0.0, 0))
+            found[key] = seconds + float(event["seconds"]), count + int(event["count"])
+        return found
+
     def seconds_by_phase(self) -> dict[str, float]:
         """Seconds spent in each phase."""
         spent: dict[str, float] = defaultdict(float)

@@ -12,6 +12,7 @@ from fedlab.data.files.captions import NEGATIVE, kinds_of
 from fedlab.errors import DataError
 from fedlab.method import Batch, EvaluationContext, ServerContext
 from fedlab.methods.degla.batches import is_caption
+from fedlab.methods.degla.losses import Embeddings, self_distillation
 from fedlab.methods.degla.networks import CLIP, as_clip, embed_images, embed_texts
 from fedlab.metrics import CaptionChoice, Classification
 
@@ -40,6 +41,28 @@ def count_choices(ctx: EvaluationContext | ServerContext, batches: Iterable[Batc
                     similarity = (looked_at[:, None] * captions).sum(2)
                     choice.update(kind, similarity[:, 0], similarity[:, 1:], is_caption(ids), blind)
     return choice
+
+
+@torch.no_grad()
+def teacher_distance(ctx: ServerContext, batches: Iterable[Batch]) -> float:
+    """L_D by sample: squared distances of the student's embeddings from the teacher's, of an image and its captions.
+
+    Args:
+        ctx: the networks.
+        batches: held-out images with true and false captions; all kinds of false captions count.
+    """
+    student, teacher = (as_clip(ctx.networks[role]) for role in ("student", "teacher"))
+    total, count = 0.0, 0
+    for batch in batches:
+        ids = torch.cat([batch[NEGATIVE + kind] for kind in kinds_of(batch)], dim=1)
+        with ctx.autocast():
+            of_student, of_teacher = (
+                Embeddings(embed_images(m, batch["image"]), embed_texts(m, batch["text"]), embed_texts(m, ids))
+                for m in (student, teacher)
+            )
+        total += float(self_distillation(of_student, of_teacher, is_caption(ids)))
+        count += len(ids)
+    return total / max(count, 1)
 
 
 def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> dict[str, float]:

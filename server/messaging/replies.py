@@ -9,11 +9,13 @@ import torch
 from flwr.app import Message, MetricRecord
 from torch import Tensor
 
+from fedlab.method.timing import Timings
 from fedlab.protocol.messages import (
     ARRAYS,
     EXTRAS,
     METRICS,
     NUM_EXAMPLES,
+    TIMING,
     WITHHELD,
     array_record,
     config_record,
@@ -32,6 +34,16 @@ def results_of(reply: Message) -> dict[str, Tensor] | None:
     """The tensors that a reply holds beside the network state, on the CPU; None if there are none."""
     record = array_record(reply.content, EXTRAS)
     return None if record is None else {n: torch.from_numpy(v) for n, v in to_numpy(record, copy=True).items()}
+
+
+def timings_of(reply: Message) -> Timings:
+    """The wall times that a client's method has measured; what is no pair of numbers is left out."""
+    record = metric_record(reply.content, TIMING)
+    return {
+        name: (float(value[0]), int(value[1]))
+        for name, value in ({} if record is None else record).items()
+        if isinstance(value, list) and len(value) == 2
+    }
 
 
 def sent_names(replies: Iterable[Message]) -> set[str]:

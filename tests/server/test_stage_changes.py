@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -206,3 +207,58 @@ def test_the_teacher_that_rested_teaches(start: Callable[..., Run]) -> None:
                 assert float(ctx.networks["head"].bias) == 2 * (1 + MEAN)
 
     start(Taught)
+
+
+# what checkpoints hold
+
+
+class WithExpert(Moving):
+    """The body never changes: every participant builds it, or it is sent once."""
+
+    modes: Mapping[int, str] = {1: "average", 2: "average", 3: "once", 4: "once"}
+    body = "frozen"
+
+    def exchange(self, plan: Plan) -> tuple[Group, ...]:
+        head = Group("head", ("head",), mode=plan["mode"], weight="uniform")  # type: ignore[arg-type]
+        return head, Group("body", mode=self.body)  # type: ignore[arg-type]
+
+    def fit(self, ctx: FitContext) -> None:
+        if ctx.plan["mode"] == "average":
+            with torch.no_grad():
+                for p in ctx.networks["head"].parameters():
+                    p.add_(float(10**ctx.client))
+
+
+class WithSentExpert(WithExpert):
+    body = "once"
+
+
+@pytest.mark.parametrize("method", [WithExpert, WithSentExpert])
+def test_checkpoints_hold_what_never_changes_once_and_what_is_sent_once_a_single_time(
+    start: Callable[..., Run], method: type[Method]
+) -> None:
+    run = start(method)
+    (beside,) = run.folder.checkpoints.glob("lasting_*")
+    assert sorted(load_file(beside)) == ["network/body.bias", "network/body.weight"]
+    for path in sorted(run.folder.checkpoints.glob("round_*")):
+        assert sorted(load_file(path / "tensors.safetensors")) == ["network/head.bias", "network/head.weight"]
+        tensors, _ = load_checkpoint(path)
+        held = {name.removeprefix("shared/") for name in tensors if name.startswith("shared/network/")}
+        assert all(torch.equal(tensors[f"shared/{name}"], tensors[name]) for name in held)
+        sent = {"network/head.bias", "network/head.weight"} if path.name >= "round_000003" else set()
+        assert held == sent | ({"network/body.bias", "network/body.weight"} if method is WithSentExpert else set())
+    assert torch.equal(run.model["head"].bias, torch.tensor([1 + 2 * MEAN]))
+
+
+@pytest.mark.parametrize("until", [2, 3])
+@pytest.mark.parametrize("method", [WithExpert, WithSentExpert])
+def test_a_run_goes_on_from_a_checkpoint_without_them(
+    start: Callable[..., Run], samples: fedlab.Dataset, method: type[Method], until: int
+) -> None:
+    whole, stopped = start(method), start(method, until=until)
+    resumed = fedlab.resume(stopped.path, method=method, data=samples)
+    assert evaluated(resumed) == evaluated(whole)
+    assert traffic(resumed) == traffic(whole)
+    ends = [load_checkpoint(run.checkpoint)[0] for run in (whole, resumed)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -73,6 +73,64 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_used(
     assert {path.name for path in tmp_path.iterdir()} == {"round_000001", *(["damaged_round_000002"] * damaged)}
 
 
+def test_tensors_that_last_are_written_once_and_copies_never(tmp_path: Path) -> None:
+    large = {"expert": torch.randn(1000), "other": torch.zeros(2)}
+    paths = [
+        save_checkpoint(
+            tmp_path / f"round_{round:06d}",
+            {**large, "w": torch.full((3,), float(round))},
+            {"round": round},
+            lasting=frozenset(large),
+            copies={"shared/w": "w", "shared/expert": "expert"},
+        )
+        for round in (1, 2)
+    ]
+    assert len(list(tmp_path.glob("lasting_*"))) == 1
+    for round, path in enumerate(paths, start=1):
+        assert (path / "tensors.safetensors").stat().st_size < 500
+        loaded, meta = load_checkpoint(path)
+        assert sorted(loaded) == ["expert", "other", "shared/expert", "shared/w", "w"]
+        assert torch.equal(loaded["expert"], large["expert"])
+        assert torch.equal(loaded["shared/expert"], large["expert"])
+        assert torch.equal(loaded["shared/w"], torch.full((3,), float(round)))
+        assert meta["round"] == round
+
+
+def test_what_was_to_last_and_has_changed_is_written_again(tmp_path: Path) -> None:
+    first, second, third = (
+        save_checkpoint(tmp_path / f"round_{number}", {"a": torch.full((9,), value)}, {}, lasting={"a"})
+        for number, value in (("000001", 1.0), ("000002", 2.0), ("000003", 1.0))
+    )
+    assert [float(load_checkpoint(path)[0]["a"][0]) for path in (first, second, third)] == [1.0, 2.0, 1.0]
+    assert len(list(tmp_path.glob("lasting_*"))) == 2
+    (second / "checkpoint.json").unlink()  # as if the run had been killed while it wrote this checkpoint
+    keep_until(tmp_path, 1)
+    assert len(list(tmp_path.glob("lasting_*"))) == 1, "nothing needs the second version any more"
+    assert float(load_checkpoint(first)[0]["a"][0]) == 1.0
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_damaged_tensors_that_last_make_their_checkpoints_unusable(tmp_path: Path, damage: str) -> None:
+    path = save_checkpoint(tmp_path / "round_000001", {"a": torch.ones(9), "w": torch.ones(1)}, {}, lasting={"a"})
+    (beside,) = tmp_path.glob("lasting_*")
+    if damage == "flip":
+        raw = bytearray(beside.read_bytes())
+        raw[-1] ^= 1
+        beside.write_bytes(raw)
+    else:
+        beside.unlink()
+    with pytest.raises(CheckpointError, match="recorded hash" if damage == "flip" else "complete"):
+        load_checkpoint(path)
+    assert newest_checkpoint(tmp_path)[0] is None
+
+
+def test_checkpoints_of_the_format_before_are_read(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "round_000001", {"a": torch.ones(9)}, {"round": 1})
+    meta = path / "checkpoint.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+    assert torch.equal(load_checkpoint(path)[0]["a"], torch.ones(9))
+
+
 def test_what_is_damaged_twice_is_kept_twice(tmp_path: Path) -> None:
     for _ in range(3):
         (save_checkpoint(tmp_path / "round_000002", {"a": torch.ones(9)}, {}) / "tensors.safetensors").unlink()

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 import fedlab
 from fedlab.assembly import Assembly
-from fedlab.clients.runtime import ClientSetup, Trained, WorkRequest
+from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.vectorized.dropout import SeparateDropout
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
+from fedlab.clients.work import Trained, WorkRequest
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fedlab
-from fedlab.clients.runtime import ClientRuntime, MissingSharedError
+from fedlab.clients.runtime import ClientRuntime
+from fedlab.clients.work import MissingSharedError
 from fedlab.config import Config
 from fedlab.method import FitContext, Method, ServerContext
 from fedlab.protocol.instructions import Instructions
