@@ -147,6 +147,8 @@ class VectorizedClients:
         strange = [p for group in groups for p in group["params"] if names.get(id(p)) not in self._stack]
         if strange:
             raise NotVectorizableError("param_groups() gives parameters that are none of the networks'")
+        if any("clip_norm" in group for group in groups):
+            raise NotVectorizableError("param_groups() gives a group a clip_norm of its own")
         stacked = [{**group, "params": [self._stack[names[id(p)]] for p in group["params"]]} for group in groups]
         return first.optimizer(stacked, clip_norm=None)  # a norm over all clients has no meaning
 

@@ -163,9 +163,10 @@ class Method(ABC, Generic[S]):
         return len(next(iter(columns.values()), ()))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        """Return the parameter groups of the optimizer, each of which may set its own ``lr`` or ``weight_decay``.
+        """Return the parameter groups of the optimizer. By default one holds all parameters that require gradients.
 
-        By default one group holds all parameters that require gradients.
+        A group may set its own ``lr``, or an ``lr_factor`` by which the run's is multiplied, its own ``weight_decay``,
+        and a ``clip_norm`` to which its gradient is clipped apart from that of all others.
         """
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 

@@ -144,7 +144,8 @@ class WorkContext:
         """Make a new optimizer with the settings of the section ``training``, changed by `overrides`.
 
         Args:
-            params: tensors or parameter groups, which may set their own ``lr`` and ``weight_decay``.
+            params: tensors or parameter groups. A group may set its own ``lr``, or an ``lr_factor`` by which the
+                learning rate is multiplied, its own ``weight_decay``, and a ``clip_norm`` to which it is clipped alone.
             overrides: ``optimizer``, ``lr``, ``momentum``, ``betas``, ``eps``, ``weight_decay``, ``clip_norm`` or
                 ``clip``.
 
@@ -154,6 +155,7 @@ class WorkContext:
         if unknown := set(overrides) - _OPTIMIZER_SETTINGS:
             raise TypeError(f"unknown optimizer settings: {sorted(unknown)}")
         settings = {**self.training.model_dump(), **overrides}
+        params = [_with_rate(group, settings["lr"]) for group in params]
         common = {name: settings[name] for name in ("lr", "weight_decay")}
         clipping = {name: settings[name] for name in ("clip_norm", "clip")}
         if settings["optimizer"] == "sgd":
@@ -223,6 +225,11 @@ class WorkContext:
     def metrics(self) -> dict[str, float]:
         """The mean of the logged values of each metric, by name."""
         return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
+
+
+def _with_rate(group: Any, lr: float) -> Any:
+    """A parameter group with its learning rate if it has a factor of it; any other group, or a tensor, as it is."""
+    return {"lr": lr * group["lr_factor"], **group} if isinstance(group, dict) and "lr_factor" in group else group
 
 
 def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:

@@ -21,10 +21,11 @@ class Optimizer:
     """A torch optimizer with clipping, whose parameter groups can follow a schedule. The attribute `torch` holds it.
 
     Args:
-        optimizer: the torch optimizer.
+        optimizer: the torch optimizer. A parameter group with a ``clip_norm`` of its own is clipped to that norm, apart
+            from all other parameters.
         clip_norm: the largest L2 norm that a gradient may have; None for no limit.
-        clip: ``global`` limits the norm of the gradient of all parameters together, ``tensor`` that of each parameter
-            by itself.
+        clip: ``global`` limits the norm of the gradient of all parameters together (or of all of a group with a norm of
+            its own), ``tensor`` that of each parameter by itself.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Optimizer:
         return [p for group in self.torch.param_groups for p in group["params"]]
 
     def clip_gradients(self) -> None:
-        """Scale down gradients whose norm is larger than `clip_norm`."""
-        if self.clip_norm is None:
-            return
-        for bounded in [self.parameters] if self._clip == "global" else [[p] for p in self.parameters]:
-            torch.nn.utils.clip_grad_norm_(bounded, self.clip_norm)
+        """Scale down gradients whose norm is larger than `clip_norm`, or than the ``clip_norm`` of their group."""
+        own = [group for group in self.torch.param_groups if "clip_norm" in group]
+        rest = [p for group in self.torch.param_groups if "clip_norm" not in group for p in group["params"]]
+        for parameters, limit in [*((group["params"], group["clip_norm"]) for group in own), (rest, self.clip_norm)]:
+            if limit is not None:
+                for bounded in [parameters] if self._clip == "global" else [[p] for p in parameters]:
+                    torch.nn.utils.clip_grad_norm_(bounded, limit)
 
     def set(self, values: Callable[[Mapping[str, Any]], Mapping[str, float]]) -> None:
         """Set new values of each parameter group.

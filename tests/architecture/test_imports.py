@@ -23,6 +23,7 @@ LAYERS = (
     ("engine",),
     ("tracking",),
     ("data", "report"),
+    ("blocks",),
     ("methods",),
     ("assembly",),
     ("clients",),
@@ -49,7 +50,7 @@ METHOD_STANDARD = {
     "__future__", "abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "math", "operator",
     "typing",
 }  # fmt: skip
-METHOD_PARTS = {"config", "data", "distill", "errors", "method", "metrics", "models", "privacy", "probes"}
+METHOD_PARTS = {"blocks", "config", "data", "distill", "errors", "method", "metrics", "models", "privacy", "probes"}
 METHOD_MAY_KNOW = {"fedlab.storage.hashing"}  # reads nothing, writes nothing
 
 # each costs a second or more, so what needs one imports it when it needs it

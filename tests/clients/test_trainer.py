@@ -378,3 +378,41 @@ def test_plain_iteration_keeps_or_shuffles_the_order(tmp_path: Path) -> None:
     assert sorted(shuffled) == sorted([*range(6), *range(6)])
     assert shuffled[:6] != shuffled[6:]
     assert flat(work.iterate({}, 4)) == []
+
+
+def test_a_group_is_clipped_to_a_norm_of_its_own(tmp_path: Path) -> None:
+    """Two tensors form a group that is clipped to 1 as a whole; the others keep the run's 2, or none."""
+    made = trainer(Linear(), tmp_path, training={"clip_norm": 2.0})
+    one, two, other, free = (nn.Parameter(torch.zeros(2)) for _ in range(4))
+    groups = [{"params": [one, two], "clip_norm": 1.0}, {"params": [other]}, {"params": [free], "clip_norm": None}]
+    slope = torch.tensor([3.0, 4.0])
+    made.step(((one + two + other + free) * slope).sum(), made.optimizer(groups, optimizer="sgd", lr=1.0))
+    whole = 50**0.5
+    torch.testing.assert_close(-one.detach(), slope / whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(-two.detach(), slope / whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(-other.detach(), slope * 2 / 5, atol=1e-5, rtol=0)
+    torch.testing.assert_close(-free.detach(), slope)
+
+
+def test_a_group_with_its_own_norm_is_clipped_tensor_by_tensor_where_the_run_says_so(tmp_path: Path) -> None:
+    made = trainer(Linear(), tmp_path, training={"clip": "tensor"})
+    one, two = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = made.optimizer([{"params": [one, two], "clip_norm": 1.0}], optimizer="sgd", lr=1.0)
+    made.step(((one + two) * torch.tensor([3.0, 4.0])).sum(), optimizer)
+    for p in (one, two):
+        torch.testing.assert_close(-p.detach(), torch.tensor([0.6, 0.8]), atol=1e-5, rtol=0)
+
+
+def test_a_group_learns_at_its_own_multiple_of_the_rate(tmp_path: Path) -> None:
+    """The factor holds under the run's schedule, too: the warm-up halves both rates."""
+
+    class Slow(Linear):
+        def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
+            return [{"params": list(networks.parameters()), "lr_factor": 0.2}]
+
+        def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
+            return {"loss": networks["model"](torch.ones(1, 1)).sum()}
+
+    work = trainer(Slow(), tmp_path, training={"warmup_steps": 2})
+    work.train()
+    assert float(work.networks["model"].weight) == pytest.approx(-0.2 * 0.5 * (0.5 + 1 + 1))
