@@ -21,7 +21,7 @@ Momentum = float | Callable[[float, float], float]
 """The momentum m of a teacher: one number, or a function of a step and the number of all steps, such as
 ``lambda step, total: cosine(step, total, 0.996, 1.0)``. It depends only on the quotient of the two."""
 
-_MODES: Mapping[Sync, Literal["average", "server", "local", "once"]] = {
+_MODES: Mapping[Sync, Literal["average", "server", "local", "once", "rest"]] = {
     "average": "average",
     "server_ema": "server",
     "reset": "local",
@@ -109,22 +109,24 @@ class EmaTeacher:
             resting: whether the teacher waits: all groups rest on the server.
         """
         members = tuple(f"{self.teacher}.{prefix}" for prefix in self._prefixes) or (self.teacher,)
-        mode = "once" if self.sync == "local" and self._copies else _MODES[self.sync]
-        beside: Literal["average", "local"] = "local" if self.sync == "local" else "average"
+        mode, beside = _MODES[self.sync], _MODES["local" if self.sync == "local" else "average"]
+        if self.sync == "local" and self._copies:
+            mode = _MODES["frozen"]
+        if resting:
+            mode = beside = "rest"
         return (
-            Group(self.teacher, members, "rest" if resting else mode, buffers=self._buffers),
-            *(Group(role, (role,), "rest" if resting else beside) for role in self._beside),
+            Group(self.teacher, members, mode, buffers=self._buffers),
+            *(Group(role, (role,), beside) for role in self._beside),
         )
 
     # on a client
 
     def begin(self, ctx: FitContext) -> None:
         """Make the teacher ready for a client's round: with ``reset`` a copy of the student, or the client's copy."""
-        teacher = ctx.networks[self.teacher]
         if self.sync == "reset":
-            _follow(teacher, ctx.networks[self.student], 0.0, buffers=True)
+            _follow(ctx.networks[self.teacher], ctx.networks[self.student], 0.0, buffers=True)
         if self._copies:
-            own = ctx.scratch[self.teacher] = copy.deepcopy(teacher).train(not self._evaluating)
+            own = ctx.scratch[self.teacher] = copy.deepcopy(ctx.networks[self.teacher]).train(not self._evaluating)
             if self.teacher in ctx.state:
                 nn.utils.vector_to_parameters(ctx.state[self.teacher], self._kept(own))
 
@@ -135,8 +137,8 @@ class EmaTeacher:
 
     def of(self, networks: nn.ModuleDict, step: Step) -> nn.Module:
         """The teacher that a client uses in a step: the network of that role, or the client's copy."""
-        found: nn.Module = step.scratch[self.teacher] if self._copies else networks[self.teacher]
-        return found
+        own: nn.Module | None = step.scratch.get(self.teacher) if self._copies else None
+        return networks[self.teacher] if own is None else own
 
     def set_modes(self, networks: nn.ModuleDict) -> None:
         """Put the teacher into the mode that it has while clients train."""
@@ -158,13 +160,14 @@ class EmaTeacher:
 
     def server_update(self, ctx: ServerContext) -> None:
         """Move the server's teacher once, as far as a client's steps of this round would, or make it the student."""
-        teacher, student = ctx.networks[self.teacher], ctx.networks[self.student]
-        follows = self._buffers == "average"
         if self.sync == "reset":
-            _follow(teacher, student, 0.0, buffers=follows)
+            momentum = 0.0
         elif self.counts_steps and ctx.results:
             steps = math.fsum(float(answer["steps"]) for answer in ctx.results.values()) / len(ctx.results)
-            _follow(teacher, student, self.momentum(*_middle(ctx.plan, ctx.round, ctx.rounds)) ** steps, follows)
+            momentum = self.momentum(*_middle(ctx.plan, ctx.round, ctx.rounds)) ** steps
+        else:
+            return
+        _follow(ctx.networks[self.teacher], ctx.networks[self.student], momentum, self._buffers == "average")
 
     def warnings(self, config: Any, rounds: int | None = None) -> list[str]:
         """A warning if the teacher hardly moves in a run: if the sum of 1 − m over the steps of a client is below 3.

@@ -65,6 +65,20 @@ def layerwise(vit: nn.Module, decay: float, patch_factor: float = 1.0, *, tokens
     ]
 
 
+def faster_biases(module: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """Two groups of the parameters that require gradients: all but biases, and biases, which learn at another rate.
+
+    Args:
+        module: the module whose parameters are grouped.
+        factor: the ``lr_factor`` of the biases, by which their learning rate is multiplied.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for name, p in named if not name.endswith("bias")]},
+        {"params": [p for name, p in named if name.endswith("bias")], "lr_factor": factor},
+    ]
+
+
 def _decays(name: str, p: nn.Parameter, tokens: bool) -> bool:
     return p.ndim > 1 and not name.endswith("bias") and (tokens or name.endswith("weight"))
 

@@ -112,6 +112,36 @@ class Retrieval:
         return {**{name: float(total / self._queries) for name, total in means.items()}, **cmc}
 
 
+def retrieval(query: Mapping[str, Tensor], gallery: Mapping[str, Tensor]) -> Retrieval:
+    """CMC and mAP of a query set against a gallery.
+
+    Args:
+        query: columns ``feature`` (n, d), ``label`` (n,) and, if it is known, ``camera`` (n,). If the images have no
+            camera, every image counts as taken by a different camera.
+        gallery: the same columns.
+    """
+    metric = Retrieval()
+    cameras = _cameras(query, 0), _cameras(gallery, len(query["label"]))
+    metric.update(query["feature"], query["label"], cameras[0], gallery["feature"], gallery["label"], cameras[1])
+    return metric
+
+
+def leave_one_out(samples: Mapping[str, Tensor]) -> Retrieval:
+    """CMC and mAP of a set whose every image is a query against all others; columns as for `retrieval`, or none."""
+    metric = Retrieval()
+    if samples:
+        cameras = _cameras(samples, 0)
+        held = samples["feature"], samples["label"], cameras
+        metric.update(*held, *held)
+    return metric
+
+
+def _cameras(samples: Mapping[str, Tensor], first: int) -> Tensor:
+    if "camera" in samples:
+        return samples["camera"]
+    return torch.arange(first, first + len(samples["label"]))
+
+
 def ranking(query: Tensor, gallery: Tensor) -> Tensor:
     """Gallery indices (n, m) by ascending distance of L2-normalized features; equal ones in the gallery's order.
 

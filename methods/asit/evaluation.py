@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.blocks.labels import check_classes, server_labels
 from fedlab.distill.prototypes import entropy, sharpened
-from fedlab.errors import DataError
 from fedlab.method import EvaluationContext, ServerContext, network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Centers, Student, Teacher
 from fedlab.methods.asit.settings import ASiTSettings
+from fedlab.metrics.reconstruction import MaskedError
 from fedlab.probes.classifiers import linear_probe, nearest_neighbors
 
-KEY = "reconstruction"
 _START = "start"
 _SETS = ("probe", "test")
 _TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
@@ -32,26 +32,16 @@ COLLAPSE = (
 
 
 def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray]:
-    """Sums over the middle views of the test clips: |x̂ − x| over corrupted pixels, their number, |x|, all pixels."""
-    student = network(ctx.networks, "student", Student)
-    sums, generator = np.zeros(4), ctx.generator("corruption")
+    """Statistics of the student's reconstruction of the middle views of the test clips."""
+    student, metric = network(ctx.networks, "student", Student), MaskedError()
+    generator = ctx.generator("corruption")
     for batch in ctx.batches():
         clean = ctx.networks["normalizer"](views.fixed_windows(s, batch, s.window, 1)[0])
         drawn = views.corruption(s, clean, len(clean), generator)
         with ctx.autocast():
             reconstruction = student.reconstruct(views.corrupted(clean, drawn)).float()
-        errors = (reconstruction - clean).abs()[drawn["mask"]].double()
-        sums += [float(errors.sum()), errors.numel(), float(clean.abs().double().sum()), clean.numel()]
-    return {KEY: sums}
-
-
-def values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """``masked_l1``, ``mean_abs`` and their ratio ``masked_l1_ratio``; none without a corrupted pixel."""
-    error, masked, size, pixels = sums[KEY].tolist()
-    if not masked or not size:
-        return {}
-    l1, level = error / masked, size / pixels
-    return {"masked_l1": l1, "mean_abs": level, "masked_l1_ratio": l1 / level}
+        metric.update(reconstruction, clean, drawn["mask"])
+    return metric.state()
 
 
 # on the server
@@ -71,13 +61,15 @@ def remember_start(ctx: ServerContext, s: ASiTSettings) -> None:
     """Score the network before training and the raw spectrogram, for comparison with what is learned."""
     if not {"probe", "test"} <= ctx.data.keys():
         return
-    _check_classes(ctx.data["probe"])
+    check_classes(ctx, "probe")
     start = probe(ctx, s)["probe_accuracy"]
 
     def raw(batch: Mapping[str, Tensor]) -> Tensor:
         return views.fixed_windows(s, batch, s.window, 1)[0].flatten(1)
 
-    sides = [(np.concatenate([raw(b).numpy(force=True) for b in _batches(ctx, n)]), _labels(ctx, n)) for n in _SETS]
+    sides = [
+        (np.concatenate([raw(b).numpy(force=True) for b in _batches(ctx, n)]), server_labels(ctx, n)) for n in _SETS
+    ]
     ctx.private[_START] = torch.tensor([start, linear_probe(*sides[0], *sides[1], s.probe_strength)])
 
 
@@ -92,7 +84,7 @@ def probe(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     measured: dict[str, float] = {}
     for index, token in ((1, ""), (0, "_class_token")):
         train, test = (torch.cat([part[index] for part in found[name]]).numpy(force=True) for name in _SETS)
-        sides = train, _labels(ctx, "probe"), test, _labels(ctx, "test")
+        sides = train, server_labels(ctx, "probe"), test, server_labels(ctx, "test")
         measured[f"probe{token}_accuracy"] = linear_probe(*sides, s.probe_strength)
         measured[f"knn{token}_accuracy"] = nearest_neighbors(*sides)
     if _START in ctx.private:
@@ -135,24 +127,3 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
 
 def _batches(ctx: ServerContext, name: str) -> Any:
     return ctx.iterate(ctx.data[name], ctx.batch_size)
-
-
-def _labels(ctx: ServerContext, name: str) -> np.ndarray:
-    """Classes (n,), or truth values (n, K), of the samples `_batches` gives."""
-    parts = [batch.get("tags", batch.get("label")) for batch in _batches(ctx, name)]
-    if parts[0] is None:
-        raise DataError(f"server data {name!r}", "no labels", "labeled clips to probe with")
-    labels: np.ndarray = torch.cat(parts).numpy(force=True)
-    return labels
-
-
-def _check_classes(columns: Mapping[str, Tensor]) -> None:
-    """Refuse clips that all have the same labels, because a probe would give the same result for any features.
-
-    Raises:
-        DataError: all clips have the same labels.
-    """
-    labels = columns.get("tags", columns.get("label"))
-    if labels is not None and len(torch.unique(labels, dim=0)) < 2:
-        fix = "label clips of other classes too, or leave the set out"
-        raise DataError("server data 'probe'", "clips of one class", "clips of at least two classes", fix)

@@ -22,13 +22,18 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.distill.ema import ema_update
+from fedlab.blocks.averages import average_late
+from fedlab.blocks.labels import evaluate_labels, label_values, measure_on_server
+from fedlab.blocks.stages import Stage, Stages, position
+from fedlab.blocks.teacher import EmaTeacher
+from fedlab.distill.param_groups import decayed
 from fedlab.distill.prototypes import entropy, sharpened
 from fedlab.distill.schedules import cosine, linear, warmup_cosine
 from fedlab.errors import DataError
@@ -52,8 +57,8 @@ from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_l
 from fedlab.methods.asit.networks import Centers, Normalizer, Student, Tagger, Teacher
 from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
+from fedlab.metrics.reconstruction import KEY, MaskedError
 
-_TEACHER_MODES: Any = {"average": "average", "server_ema": "server", "reset": "local", "local": "local"}
 _STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}
 
 
@@ -69,7 +74,8 @@ class ASiT(Method[ASiTSettings]):
     Settings = ASiTSettings
 
     def check(self, config: Any) -> list[str]:
-        return check(self.settings, config)
+        rounds = config.federation.rounds - self.settings.finetune_rounds
+        return [*check(self.settings, config), *self._teacher.warnings(config, rounds)]
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         s = self.settings
@@ -92,17 +98,30 @@ class ASiT(Method[ASiTSettings]):
 
     # what travels (§6)
 
+    @property
+    def _stages(self) -> Stages:
+        s = self.settings
+        return Stages(
+            Stage("pretrain"), Stage("finetune", s.finetune_rounds, s.finetune_training, "method.finetune_rounds")
+        )
+
     def plan(self, round: int, rounds: int) -> Plan:
-        pretraining = rounds - self.settings.finetune_rounds
-        return {"finetune": round > pretraining, "pretraining": pretraining}
+        return self._stages.plan(round, rounds)
+
+    def training(self, plan: Plan) -> Mapping[str, Any]:
+        return self._stages.training(plan)
+
+    @property
+    def _teacher(self) -> EmaTeacher:
+        s = self.settings
+        return EmaTeacher(s.teacher_sync, partial(cosine, start=s.momentum, end=1.0), beside=("centers",))
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """Before fine-tuning, everything but the tagger is exchanged; then only the tagger; the rest is unchanged."""
-        s, tuning = self.settings, bool(plan["finetune"])
+        s, tuning = self.settings, _tunes(plan)
         groups = (
-            Group("student", ("student",), "local" if tuning else "average"),
-            Group("teacher", ("teacher",), "local" if tuning else _TEACHER_MODES[s.teacher_sync]),
-            Group("centers", ("centers",), "local" if tuning or s.teacher_sync == "local" else "average"),
+            Group("student", ("student",), "rest" if tuning else "average"),
+            *self._teacher.groups(resting=tuning),
             Group("statistics", ("normalizer",), _STATISTICS_MODES[s.statistics]),
         )
         tagger = Group("tagger", ("tagger",), "average" if tuning else "local")
@@ -123,59 +142,48 @@ class ASiT(Method[ASiTSettings]):
         elif s.statistics == "local" and "probe" in ctx.data:
             normalizer.set(views.statistics(s, ctx.iterate(ctx.data["probe"])))
         evaluation.remember_start(ctx, s)
-        if ctx.plan["finetune"]:
+        if _tunes(ctx.plan):
             finetuning.take_over(ctx.networks, s)
 
     # a client's round
 
-    def training(self, plan: Plan) -> Mapping[str, Any]:
-        return self.settings.finetune_training if plan["finetune"] else {}
-
     def batch_spec(self, plan: Plan) -> BatchSpec:
         s = self.settings
-        if plan["finetune"]:
+        if _tunes(plan):
             sampler = views.balanced_batches if s.finetune_balanced else None
             return BatchSpec(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
         return BatchSpec(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
         """Weight decay on matrices and maps, not on biases and vectors (§3.5)."""
-        trained = networks["tagger" if plan["finetune"] else "student"]
-        named = [(name, p) for name, p in trained.named_parameters() if p.requires_grad]
-        decayed = [p for name, p in named if p.ndim > 1 and not name.endswith("bias")]
-        others = [p for name, p in named if p.ndim <= 1 or name.endswith("bias")]
-        return [{"params": decayed, "decays": True}, {"params": others, "decays": False, "weight_decay": 0.0}]
+        return decayed(networks["tagger" if _tunes(plan) else "student"])
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
         """§3.5, over the steps of all rounds of pre-training."""
         s = self.settings
-        if step.plan["finetune"]:
+        if _tunes(step.plan):
             return finetuning.schedule(s, step, group)
-        at, total = step.global_step, self._steps(step)
+        at, total = position(step)
         warmup = total * s.warmup_epochs // s.epochs
         lr = warmup_cosine(at, total, group["lr"], s.final_lr, warmup)
         return {"lr": lr, "weight_decay": cosine(at, total, *s.weight_decay) if group["decays"] else 0.0}
 
-    def _steps(self, step: Step) -> int:
-        """Steps of a client in all rounds of pre-training."""
-        return int(step.plan["pretraining"]) * step.per_round
-
     def _epoch(self, step: Step) -> int:
         """Which of the `epochs` parts of pre-training a step is in."""
-        epochs: int = self.settings.epochs
-        return step.global_step * epochs // self._steps(step)
+        at, total = position(step)
+        return at * self.settings.epochs // total
 
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if s.statistics == "local":
             network(ctx.networks, "normalizer", Normalizer).set(views.statistics(s, ctx.iterate(ctx.data)))
-        if s.teacher_sync == "reset" and not ctx.plan["finetune"]:
-            ema_update(ctx.networks["teacher"], ctx.networks["student"], 0.0)
+        if not _tunes(ctx.plan):
+            self._teacher.begin(ctx)
         ctx.train()
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = L_cls + L_dat + 2 L_rec (§3.4)."""
-        if step.plan["finetune"]:
+        if _tunes(step.plan):
             return finetuning.loss(self.settings, networks, batch)
         s, nets = self.settings, dict[str, Any](networks.items())
         clean = nets["normalizer"](batch["fbank"])
@@ -200,44 +208,25 @@ class ASiT(Method[ASiTSettings]):
     @torch.no_grad()
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
         """Centers, then the teacher: m from 0.996 to 1 by cosine."""
-        if step.plan["finetune"]:
+        if _tunes(step.plan):
             return
-        s = self.settings
         centers = network(networks, "centers", Centers)
-        step.scratch["steps"] = step.scratch.get("steps", 0) + 1
         for center, mean in zip((centers.classes, centers.patches), step.scratch.pop("means"), strict=True):
             center.update(mean)
-        if s.teacher_sync != "server_ema":
-            ema_update(networks["teacher"], networks["student"], self._momentum(step.global_step, self._steps(step)))
-
-    def _momentum(self, at: int, total: int) -> float:
-        return cosine(at, total, self.settings.momentum, 1.0)
+        self._teacher.after_step(networks, step)
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
-        """The client's number of steps, if the server updates a teacher."""
-        if ctx.plan["finetune"] or self.settings.teacher_sync not in ("server_ema", "local"):
-            return {}
-        return {"steps": torch.tensor([float(ctx.scratch.get("steps", 0))])}
+        return {} if _tunes(ctx.plan) else self._teacher.result(ctx)
 
     # the server's round
 
     def server_update(self, ctx: ServerContext) -> None:
-        if ctx.plan["finetune"]:
-            finetuning.average_late(ctx, self.settings)
+        if _tunes(ctx.plan):
+            average_late(ctx, "tagger", self.settings.finetune_average)
             return
-        self._move_teacher(ctx)
-        if ctx.round == ctx.plan["pretraining"] and self.settings.finetune_rounds:
+        self._teacher.server_update(ctx)
+        if ctx.plan["stage_round"] == ctx.plan["stage_rounds"] and self.settings.finetune_rounds:
             finetuning.take_over(ctx.networks, self.settings)
-
-    def _move_teacher(self, ctx: ServerContext) -> None:
-        """Update the server's teacher once a round, as far as the clients' steps would; `local` evaluates with it."""
-        s, teacher, student = self.settings, ctx.networks["teacher"], ctx.networks["student"]
-        if s.teacher_sync == "reset":
-            ema_update(teacher, student, 0.0)
-        elif s.teacher_sync != "average" and ctx.results:
-            steps = float(np.mean([float(answer["steps"]) for answer in ctx.results.values()]))
-            total = int(ctx.plan["pretraining"])
-            ema_update(teacher, student, cosine(2 * ctx.round - 1, 2 * total, s.momentum, 1.0) ** steps)
 
     # evaluation and pictures
 
@@ -248,22 +237,33 @@ class ASiT(Method[ASiTSettings]):
         return torch.cat(evaluation.features(self.settings, networks, batch), dim=1)
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
-        if ctx.plan["finetune"]:
-            return finetuning.evaluate(ctx, self.settings)
+        if _tunes(ctx.plan):
+            return evaluate_labels(ctx, partial(finetuning.predict, self.settings, ctx.networks))
         return evaluation.evaluate(ctx, self.settings)
 
     def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
-        return evaluation.values(sums) if evaluation.KEY in sums else finetuning.values(sums, task)
+        if KEY not in sums:
+            return label_values(sums, task)
+        metric = MaskedError()
+        metric.merge(sums)
+        return metric.compute()
 
     def server_evaluate(self, ctx: ServerContext) -> Mapping[str, float]:
         measured = evaluation.probe(ctx, self.settings) if {"probe", "test"} <= ctx.data.keys() else {}
         measured |= evaluation.collapse(ctx, self.settings) if "test" in ctx.data else {}
         if measured.get("collapse_alarm"):
             ctx.alarm(evaluation.COLLAPSE)
-        return measured | (finetuning.test(ctx, self.settings) if ctx.plan["finetune"] and "test" in ctx.data else {})
+        if _tunes(ctx.plan) and "test" in ctx.data:
+            tested = measure_on_server(ctx, "test", partial(finetuning.predict, self.settings, ctx.networks))
+            measured |= {f"finetune_{name}": value for name, value in tested.items()}
+        return measured
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
         return repairs(ctx, self.settings)
+
+
+def _tunes(plan: Plan) -> bool:
+    return plan["stage"] == "finetune"
 
 
 METHOD = ASiT

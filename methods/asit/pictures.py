@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fedlab.blocks.pictures import samples_of
 from fedlab.method import FigureContext, Picture, heatmaps, network, shown_of
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Student
@@ -15,8 +16,8 @@ _CLIPS = 4
 @torch.no_grad()
 def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
     """Four columns by clip, of the server's test clips or of the first client's."""
-    columns = ctx.data["test"] if "test" in ctx.data else ctx.client_test(0)
-    if columns is None or not len(columns["audio"]):
+    columns = samples_of(ctx, "test")
+    if not columns:
         return {}
     batch = {name: values[:_CLIPS] for name, values in columns.items()}
     student = network(ctx.networks, "student", Student)

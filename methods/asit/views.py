@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedlab.distill import gmml
+from fedlab.distill.windows import clip_lengths, cut, random_starts, spaced_starts, uniform
 from fedlab.method import Batch
 from fedlab.methods.asit.settings import ASiTSettings
 from fedlab.models.filterbank import FilterBank
@@ -18,39 +19,6 @@ from fedlab.models.filterbank import FilterBank
 def input_size(s: ASiTSettings, samples: int) -> tuple[int, int]:
     """(frames, M) of so many samples: whole patches only."""
     return FilterBank(s.rate, s.bins).frames(samples) // s.patch * s.patch, s.bins
-
-
-def lengths(columns: Mapping[str, Tensor]) -> Tensor:
-    """Lengths (n,) of the clips in ``audio`` (n, T) without their padding."""
-    if "length" in columns:
-        return columns["length"]
-    return torch.full((len(columns["audio"]),), columns["audio"].shape[1], device=columns["audio"].device)
-
-
-def random_starts(lengths: Tensor, window: int, generator: torch.Generator) -> Tensor:
-    """Uniform starts (n,) of windows inside clips; 0 where the clip is no longer than the window."""
-    room = (lengths - window).clamp(min=0) + 1
-    return (_uniform(len(lengths), generator, lengths) * room).long()
-
-
-def cut(audio: Tensor, lengths: Tensor, starts: Tensor, window: int, shifts: Tensor | None = None) -> Tensor:
-    """Windows of clips, zero where a clip is over.
-
-    Args:
-        audio: (n, T).
-        lengths: (n,) true lengths.
-        starts: (n,).
-        window: samples W.
-        shifts: (n,) by how much clips are rolled circularly before they are cut.
-
-    Returns:
-        (n, W).
-    """
-    at = starts[:, None] + torch.arange(window, device=audio.device)
-    inside = at < lengths[:, None]
-    if shifts is not None:
-        at = (at - shifts[:, None]) % lengths[:, None]
-    return audio.gather(1, at.clamp(max=audio.shape[1] - 1)) * inside
 
 
 def spectrogram(s: ASiTSettings, waveforms: Tensor) -> Tensor:
@@ -83,9 +51,9 @@ def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator)
     """Two windows of each clip and what is to be done to them: 2B rows of ``fbank``, ``mask``, ``replaced``,
     ``partner``, view 0 first. The spectrograms are clean; the student corrupts them once they are normalized.
     """
-    audio, length = batch["audio"], lengths(batch)
-    rolled = _uniform(len(audio), generator, length) < 0.5
-    shifts = (_uniform(len(audio), generator, length) * length).long() * rolled
+    audio, length = batch["audio"], clip_lengths(batch)
+    rolled = uniform(len(audio), generator, length) < 0.5
+    shifts = (uniform(len(audio), generator, length) * length).long() * rolled
     starts = [random_starts(length, s.window, generator) for _ in range(2)]
     waveforms = torch.cat([cut(audio, length, start, s.window, shifts) for start in starts])
     return {"fbank": spectrogram(s, waveforms)} | corruption(s, waveforms, len(audio), generator)
@@ -129,7 +97,7 @@ def finetuning_clips(s: ASiTSettings, batch: Batch, generator: torch.Generator) 
     """A random window of each clip with mixup and SpecAugment's masks (§3.6): ``fbank``; ``keep`` (n, frames, M), what
     is not masked; ``partner`` and ``share``, targets being share · y + (1 − share) · y[partner]; labels as they are.
     """
-    audio, length = batch["audio"], lengths(batch)
+    audio, length = batch["audio"], clip_lengths(batch)
     window = s.finetune_window
     waveforms = cut(audio, length, random_starts(length, window, generator), window)
     rng, count = np.random.default_rng(int(torch.randint(2**62, (), generator=generator))), len(audio)
@@ -152,11 +120,6 @@ def _beside(value: Tensor, other: Tensor) -> Tensor:
     return torch.as_tensor(value, device=other.device)
 
 
-def _uniform(count: int, generator: torch.Generator, other: Tensor) -> Tensor:
-    """(n,) from U[0, 1), on the device of `other`."""
-    return _beside(torch.rand(count, generator=generator, dtype=torch.float64), other)
-
-
 def _stripes(count: int, size: int, widest: int, rng: np.random.Generator) -> np.ndarray:
     """Truth values (n, size), false on one stripe of each row: width and start uniform."""
     wide = rng.uniform(0, min(widest, size), count).astype(int)
@@ -168,18 +131,16 @@ def _stripes(count: int, size: int, widest: int, rng: np.random.Generator) -> np
 
 def fixed_windows(s: ASiTSettings, batch: Mapping[str, Tensor], window: int, count: int) -> Tensor:
     """Filter bank of `count` evenly spaced windows of each clip, one: the middle; (count, n, frames, M)."""
-    audio, length = batch["audio"], lengths(batch)
-    room = (length - window).clamp(min=0)
-    parts = [0.5] if count == 1 else [index / (count - 1) for index in range(count)]
-    cuts = [spectrogram(s, cut(audio, length, (room * part).long(), window)) for part in parts]
-    return torch.stack(cuts)
+    audio, length = batch["audio"], clip_lengths(batch)
+    starts = spaced_starts(length, window, count)
+    return torch.stack([spectrogram(s, cut(audio, length, start, window)) for start in starts])
 
 
 def statistics(s: ASiTSettings, parts: Iterator[Batch]) -> Tensor:
     """Count, sum and sum of squares of the filter bank over every frame of some clips, (3,) float64."""
     bank, sums = FilterBank(s.rate, s.bins), torch.zeros(3, dtype=torch.float64)
     for batch in parts:
-        length = lengths(batch)
+        length = clip_lengths(batch)
         whole = cut(batch["audio"], length, torch.zeros_like(length), max(bank.frame, batch["audio"].shape[1]))
         x = bank(whole - whole.mean(1, keepdim=True)).double()
         # frames of padding say nothing about the microphone

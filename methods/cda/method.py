@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.blocks.stages import Stage, Stages
 from fedlab.distill.bn_matching import batch_norms, from_second_moments, recalibrate, to_second_moments
 from fedlab.distill.pixels import to_bytes
 from fedlab.distill.views import draw_views, take_views
@@ -99,12 +100,21 @@ class CDA(Method[CDASettings]):
 
     def plan(self, round: int, rounds: int) -> Plan:
         """Squeeze for some rounds, recover in one, post-train in the rest, which share the epochs evenly."""
-        s = self.settings
-        done, blocks = round - s.squeeze.rounds - 2, rounds - s.squeeze.rounds - 1
-        if done < 0:
-            return {"stage": "squeeze" if round <= s.squeeze.rounds else "recover"}
-        epochs = s.post.epochs
-        return {"stage": "post", "first": epochs * done // blocks, "last": epochs * (done + 1) // blocks}
+        plan, epochs = self._stages.plan(round, rounds), self.settings.post.epochs
+        if plan["stage"] != "post":
+            return plan
+        done, blocks = int(plan["stage_round"]) - 1, int(plan["stage_rounds"])
+        return {**plan, "first": epochs * done // blocks, "last": epochs * (done + 1) // blocks}
+
+    @property
+    def _stages(self) -> Stages:
+        s, epochs = self.settings, self.settings.recover.local_epochs
+        tuning = {"local_epochs": epochs, "local_steps": None} if epochs else {}
+        squeeze = Stage("squeeze", s.squeeze.rounds, key="method.squeeze.rounds")
+        return Stages(squeeze, Stage("recover", 1, tuning), Stage("post"))
+
+    def training(self, plan: Plan) -> Mapping[str, Any]:
+        return self._stages.training(plan)
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """The teacher is averaged, then sent once and frozen; students are not trained before the last stage."""
@@ -112,10 +122,6 @@ class CDA(Method[CDASettings]):
         after: Literal["once", "frozen"] = "once" if self.settings.squeeze.rounds else "frozen"
         teacher = Group("teacher", ("model",), mode="average" if plan["stage"] == "squeeze" else after)
         return teacher, Group("students", ("student_*",), mode="server" if plan["stage"] == "post" else "frozen")
-
-    def training(self, plan: Plan) -> Mapping[str, Any]:
-        epochs = self.settings.recover.local_epochs
-        return {"local_epochs": epochs, "local_steps": None} if plan["stage"] == "recover" and epochs else {}
 
     # squeeze
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.distill.param_groups import decayed
 from fedlab.distill.pixels import from_bytes
 from fedlab.distill.relabel import Configuration, StoredLabels, Teacher, draw_epoch, store
 from fedlab.distill.soft_labels import soft_label_kl
@@ -59,7 +60,7 @@ class PostTraining:
         s, ctx = self.s, self.ctx
         student = ctx.networks[role].train().requires_grad_()
         optimizer = ctx.optimizer(
-            student.parameters() if s.decay == "all" else matrices_decay(student, s.weight_decay),
+            student.parameters() if s.decay == "all" else decayed(student, tokens=False),
             optimizer=s.optimizer,
             lr=s.lr,
             momentum=s.momentum,
@@ -108,15 +109,6 @@ class PostTraining:
     def _classes(self, drawn: Configuration) -> tuple[Tensor, float]:
         own = self.labels[drawn.indices]
         return torch.stack([own, own[drawn.mix.permutation]]), drawn.mix.share
-
-
-def matrices_decay(student: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: weights of more than one dimension decay; biases, scales and shifts do not."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, p in student.named_parameters():
-        groups[p.ndim > 1 and name.endswith("weight")].append(p)
-    decays = {True: weight_decay, False: 0.0}
-    return [{"params": found, "weight_decay": decays[kind]} for kind, found in groups.items() if found]
 
 
 def ensemble(ctx: ServerContext) -> Teacher:

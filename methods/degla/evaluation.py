@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedlab.data.files.captions import NEGATIVE, kinds_of
 from fedlab.errors import DataError
 from fedlab.method import Batch, EvaluationContext, ServerContext
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.losses import Embeddings, self_distillation
-from fedlab.methods.degla.networks import CLIP, as_clip, embed_images, embed_texts
 from fedlab.metrics import CaptionChoice, Classification
+from fedlab.models.clip import CLIP, as_clip, class_embeddings, embed_images, embed_texts
 
 
 def caption_similarities(model: CLIP, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,9 +65,7 @@ def teacher_distance(ctx: ServerContext, batches: Iterable[Batch]) -> float:
 
 
 def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping[str, Tensor]) -> dict[str, float]:
-    """Accuracy and mean recall per class on labeled images, by the nearest class.
-
-    A class is the mean of its prompts' unit embeddings, scaled to length 1 again.
+    """Accuracy and mean recall per class on labeled images, by the nearest of `class_embeddings`.
 
     Args:
         ctx: the student's.
@@ -84,9 +81,7 @@ def zero_shot(ctx: ServerContext, images: Mapping[str, Tensor], prompts: Mapping
         raise DataError("server data 'prompts'", "one class, which is always right", "at least two classes", fix)
     metric = Classification(classes)
     with torch.no_grad(), ctx.autocast():
-        embedded = embed_texts(model, prompts["text"])
-        sums = embedded.new_zeros(classes, embedded.shape[1]).index_add_(0, prompts["label"], embedded)
-        weights = F.normalize(sums, dim=1)
+        weights = class_embeddings(model, prompts)
         for batch in ctx.iterate(images, ctx.training.batch_size):
             metric.update((embed_images(model, batch["image"]) @ weights.T).float(), batch["label"])
     values = metric.compute()

@@ -24,15 +24,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.distill.ema import ema_update
-from fedlab.distill.schedules import cosine
+from fedlab.blocks.pretrain import train_on_server
+from fedlab.blocks.teacher import EmaTeacher
+from fedlab.data.files.captions import END_TOKENS
+from fedlab.distill.param_groups import decayed
 from fedlab.errors import ConfigError
 from fedlab.method import (
     Batch,
@@ -57,12 +58,12 @@ from fedlab.methods.degla.losses import (
     self_distillation,
     text_grounded_contrast,
 )
-from fedlab.methods.degla.networks import CLIP, TRAINED, as_clip, embed_images, embed_texts, make_clip
-from fedlab.methods.degla.settings import DeGLASettings, check
+from fedlab.methods.degla.settings import TRAINED, DeGLASettings, check
 from fedlab.metrics import CaptionChoice
+from fedlab.models.clip import CLIP, as_clip, embed_images, embed_texts, make_clip
 
 _LARGEST_SCALE = math.log(100)
-_MODES: Mapping[str, Any] = {"server_ema": "server", "client_state": "once", "frozen": "once"}
+_POLICIES: Mapping[str, Any] = {"server_ema": "server_ema", "client_state": "local", "frozen": "frozen"}
 
 
 class DeGLA(Method[DeGLASettings]):
@@ -81,56 +82,46 @@ class DeGLA(Method[DeGLASettings]):
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         check_columns(self.settings, task)
-        student = make_clip(self.settings, task)
+        student = make_clip(task, END_TOKENS, pretrained=self.settings.pretrained, size=self.settings.network)
         teacher = {"teacher": copy.deepcopy(student).requires_grad_(False)} if self.settings.teaches else {}
         return {"student": student, **teacher}
 
+    @property
+    def _teacher(self) -> EmaTeacher:
+        s = self.settings
+        policy = _POLICIES[s.teacher] if s.teaches else "frozen"
+        return EmaTeacher(policy, s.alpha, evaluating=True, members=TRAINED[s.train], copies=True)
+
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """Trained weights are averaged, and their teacher is sent down or kept; all other weights are sent once."""
-        s = self.settings
-        groups = [Group("student", self._trained("student"))]
-        if s.teaches:
-            groups.append(Group("teacher", self._trained("teacher"), mode=_MODES[s.teacher]))
-        if TRAINED[s.train]:
-            groups.append(Group("backbone", mode="once"))
-        return tuple(groups)
-
-    def _trained(self, role: str) -> tuple[str, ...]:
-        return tuple(f"{role}.{prefix}" for prefix in TRAINED[self.settings.train]) or (role,)
+        trained = TRAINED[self.settings.train]
+        student = Group("student", tuple(f"student.{prefix}" for prefix in trained) or ("student",))
+        teacher = self._teacher.groups() if self.settings.teaches else ()
+        return student, *teacher, *((Group("backbone", mode="once"),) if trained else ())
 
     # before the first round
 
     def server_prepare(self, ctx: ServerContext) -> None:
         """Pretrain if the settings ask for it; then copy the student to the teacher, θ* = θ."""
-        student: nn.Module = ctx.networks["student"]
-        if self.settings.pretrain.steps:
-            if "pretrain" not in ctx.data:
-                raise ConfigError(
-                    "method.pretrain.steps", self.settings.pretrain.steps, "server-held pairs named 'pretrain'",
-                    "set it to 0 and start from method.pretrained or init.student",
-                )  # fmt: skip
-            key = self.settings.model_dump(mode="json", include={"pretrain", "network"})
-            found = ctx.cached("degla-pretrain", key, lambda: self._pretrain(ctx))
-            student.load_state_dict({name: ctx.place(value) for name, value in found.items()})
+        student, s = ctx.networks["student"], self.settings.pretrain
+        if s.steps and "pretrain" not in ctx.data:
+            fix = "set it to 0 and start from method.pretrained or init.student"
+            raise ConfigError("method.pretrain.steps", s.steps, "server-held pairs named 'pretrain'", fix)
+        if s.steps:
+            train_on_server(
+                ctx,
+                student,
+                ctx.data["pretrain"],
+                _plain_contrast,
+                name="degla-pretrain",
+                key={},
+                params=decayed,
+                after_step=_clamp,
+                purposes=("pretrain", "augmentation"),
+                **s.model_dump(),
+            )
         if self.settings.teaches:
             ctx.networks["teacher"].load_state_dict(student.state_dict())
-
-    def _pretrain(self, ctx: ServerContext) -> Mapping[str, Tensor]:
-        """Plain CLIP training on the server's own pairs."""
-        s = self.settings.pretrain
-        trained = copy.deepcopy(ctx.networks["student"]).requires_grad_(True).train()
-        model, optimizer = as_clip(trained), ctx.optimizer(_decayed(trained), lr=s.lr)
-        per_epoch = -(-len(ctx.data["pretrain"]["text"]) // s.batch_size)
-        batches = ctx.iterate(ctx.data["pretrain"], s.batch_size, -(-s.steps // per_epoch), shuffle="pretrain")
-        for step, batch in zip(ctx.steps(s.steps), batches, strict=False):
-            optimizer.set(partial(_scaled, cosine(step, s.steps)))
-            none = batch["text"][:, None][:, :0]
-            with ctx.autocast():
-                e = _embed(model, batch["image"], batch["text"], none)
-                loss = base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")
-            ctx.step({"pretrain": loss}, optimizer)
-            _clamp(model)
-        return trained.state_dict()
 
     # the client's round
 
@@ -144,23 +135,13 @@ class DeGLA(Method[DeGLASettings]):
         return batch
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        return _decayed(networks["student"])
+        return decayed(networks["student"])
 
     def fit(self, ctx: FitContext) -> None:
         """Train, and update the client's copy of the teacher; `teacher` decides whether this copy is kept."""
-        s = self.settings
-        if s.teaches and s.teacher != "frozen":
-            teacher = ctx.scratch["teacher"] = copy.deepcopy(ctx.networks["teacher"]).eval()
-            if "teacher" in ctx.state:
-                nn.utils.vector_to_parameters(ctx.state["teacher"], self._followed(teacher).values())
+        self._teacher.begin(ctx)
         ctx.train()
-        if s.teaches and s.teacher == "client_state":
-            ctx.state["teacher"] = nn.utils.parameters_to_vector(self._followed(ctx.scratch["teacher"]).values())
-
-    def _followed(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Parameters that training changes."""
-        prefixes = TRAINED[self.settings.train]
-        return {name: p for name, p in model.named_parameters() if not prefixes or name.startswith(prefixes)}
+        self._teacher.end(ctx)
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = L_base + λ1 L_IGC + λ2 L_TGC + λ3 L_D, λ3 per sample so that it does not depend on the batch's size."""
@@ -174,7 +155,7 @@ class DeGLA(Method[DeGLASettings]):
         if s.lambda_igc:
             terms["igc"] = s.lambda_igc * image_grounded_contrast(e, present, scale)
         if s.teaches:
-            teacher = as_clip(step.scratch.get("teacher", networks["teacher"]))
+            teacher = as_clip(self._teacher.of(networks, step))
             with torch.no_grad():
                 star = _embed(teacher, batch["image"], batch["text"], negatives) if s.lambda_distill else None
                 t_star = star.text if star else embed_texts(teacher, batch["text"])
@@ -186,24 +167,18 @@ class DeGLA(Method[DeGLASettings]):
 
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
         """θ* ← α θ* + (1 − α) θ, then the clamp of the scale, as released."""
-        step.scratch["steps"] = step.index + 1
-        if "teacher" in step.scratch:
-            ema_update(step.scratch["teacher"], networks["student"], self.settings.alpha)
-        _clamp(as_clip(networks["student"]))
+        self._teacher.after_step(networks, step)
+        _clamp(networks["student"])
 
     def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
-        if not (self.settings.teaches and self.settings.teacher == "server_ema"):
-            return {}
-        return {"steps": torch.tensor(float(ctx.scratch.get("steps", 0)))}
+        return self._teacher.result(ctx)
 
     # the server's round
 
     def server_update(self, ctx: ServerContext) -> None:
         """θ* ← α^S θ* + (1 − α^S) θ, with S the clients' mean number of steps."""
-        if self.settings.teaches and self.settings.teacher == "server_ema" and ctx.results:
-            steps = float(torch.stack([ctx.results[client]["steps"] for client in sorted(ctx.results)]).mean())
-            ema_update(ctx.networks["teacher"], ctx.networks["student"], self.settings.alpha**steps)
-        _clamp(as_clip(ctx.networks["student"]))  # a server optimizer may overshoot
+        self._teacher.server_update(ctx)
+        _clamp(ctx.networks["student"])  # a server optimizer may overshoot
 
     # evaluation and pictures
 
@@ -249,22 +224,16 @@ def _embed(model: CLIP, images: Tensor, texts: Tensor, negatives: Tensor) -> Emb
     )
 
 
-def _decayed(model: nn.Module) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms, the scale and all else of fewer than two dimensions do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim >= 2]},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def _scaled(factor: float, group: Mapping[str, Any]) -> dict[str, float]:
-    return {"lr": group["lr"] * factor}
+def _plain_contrast(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The loss of CLIP, without false captions."""
+    model, none = as_clip(network), batch["text"][:, None][:, :0]
+    e = _embed(model, batch["image"], batch["text"], none)
+    return {"pretrain": base_contrast(e, is_caption(none), model.logit_scale.exp(), "none")}
 
 
 @torch.no_grad()
-def _clamp(model: CLIP) -> None:
-    model.logit_scale.clamp_(0, _LARGEST_SCALE)
+def _clamp(network: nn.Module) -> None:
+    as_clip(network).logit_scale.clamp_(0, _LARGEST_SCALE)
 
 
 METHOD = DeGLA

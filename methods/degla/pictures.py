@@ -7,20 +7,21 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fedlab.blocks.pictures import samples_of
 from fedlab.data.files.captions import NEGATIVE, decode, kinds_of
 from fedlab.method import Bar, FigureContext, Picture, bar_chart, images_with_bars, shown_of
 from fedlab.methods.degla.batches import is_caption
 from fedlab.methods.degla.evaluation import caption_similarities
-from fedlab.methods.degla.networks import as_clip
 from fedlab.metrics import CaptionChoice
+from fedlab.models.clip import as_clip
 
 _SHOWN, _COUNTED = 4, 512
 
 
 def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     """Some scenes with their captions, and the accuracy by kind, for the available test samples."""
-    held = ctx.data.get("composition") or ctx.client_test(0)
-    if not held or not kinds_of(held) or not len(held["text"]):
+    held = samples_of(ctx, "composition")
+    if not kinds_of(held):
         return {}
     columns = {name: values[:_COUNTED] for name, values in held.items()}
     with torch.no_grad():

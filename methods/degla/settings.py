@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fedlab.config import Positive, Section
 from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
+from fedlab.models.clip import CLIPSettings
 
 Trained = Literal["all", "text", "projections"]
 Teacher = Literal["server_ema", "client_state", "frozen"]
 
-
-class TowerSettings(Section):
-    """Size of one encoder."""
-
-    width: Positive = 64
-    layers: Positive = 2
-    heads: Positive = 4
-
-    @model_validator(mode="after")
-    def _divisible(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"a width that its heads divide: {self.width} is no multiple of {self.heads}")
-        return self
-
-
-class NetworkSettings(Section):
-    """A CLIP model; the text encoder's vocabulary and length are the data's."""
-
-    vision: TowerSettings = TowerSettings()
-    text: TowerSettings = TowerSettings()
-    patch: Positive = Field(default=8, description="height and width of an image patch")
-    projection: Positive = Field(default=64, description="dimension d of the common embedding space")
-    max_length: Positive | None = Field(
-        default=None, description="number of positions of the text encoder; default: the length of the data's captions"
-    )
+TRAINED: Mapping[Trained, tuple[str, ...]] = {
+    "all": (),
+    "text": ("text_model", "text_projection", "logit_scale"),
+    "projections": ("text_projection", "visual_projection", "logit_scale"),
+}
+"""What is trained, as prefixes of state names; none stands for everything."""
 
 
 class PretrainSettings(Section):
@@ -96,7 +79,7 @@ class DeGLASettings(Section):
         default=None,
         description="CLIP checkpoint: a hub name or a folder; it also sets the size of the model",
     )
-    network: NetworkSettings | None = Field(default=None, description="size of the model; default: a tiny one")
+    network: CLIPSettings | None = Field(default=None, description="size of the model; default: a tiny one")
     pretrain: PretrainSettings = PretrainSettings()
 
     @property

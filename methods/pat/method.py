@@ -27,6 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.distill.memory import MemoryBank
+from fedlab.distill.param_groups import faster_biases
 from fedlab.distill.schedules import cosine
 from fedlab.distill.triplet import batch_hard_triplet
 from fedlab.method import (
@@ -43,9 +45,8 @@ from fedlab.method import (
     Step,
     Task,
 )
-from fedlab.methods.pat.bank import MemoryBank
 from fedlab.methods.pat.batches import augment, identity_batches
-from fedlab.methods.pat.evaluation import band_purity, extract, leave_one_out, retrieval
+from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
     identity_loss,
@@ -58,7 +59,8 @@ from fedlab.methods.pat.networks import PartViT, classifier, neck
 from fedlab.methods.pat.pictures import attention, ranked_lists
 from fedlab.methods.pat.pretrained import load_pretrained
 from fedlab.methods.pat.settings import PATSettings, check, check_images
-from fedlab.metrics.retrieval import Retrieval
+from fedlab.metrics.purity import neighbor_purity
+from fedlab.metrics.retrieval import Retrieval, leave_one_out, retrieval
 
 
 class PAT(Method[PATSettings]):
@@ -117,13 +119,7 @@ class PAT(Method[PATSettings]):
     # local training
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
-        """Biases in a group of their own, see `schedule`."""
-        named = [(name, p) for name, p in networks.named_parameters() if p.requires_grad]
-        biases = [p for name, p in named if name.endswith("bias")]
-        return [
-            {"params": [p for name, p in named if not name.endswith("bias")], "factor": 1.0},
-            {"params": biases, "factor": self.settings.bias_lr},
-        ]
+        return faster_biases(networks, self.settings.bias_lr)
 
     def schedule(self, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
         """Linear warm-up, then a cosine down to a floor; changes once a round, as the release does once an epoch."""
@@ -133,7 +129,7 @@ class PAT(Method[PATSettings]):
         else:
             length = s.cosine_rounds or step.total_steps // step.per_round
             factor = cosine(min(1.0, step.round / length), 1, 1.0, s.lr_floor)
-        return {"lr": group["lr"] * group["factor"] * factor}
+        return {"lr": group["lr"] * factor}
 
     def fit(self, ctx: FitContext) -> None:
         count = len(ctx.data["label"])
@@ -215,7 +211,7 @@ class PAT(Method[PATSettings]):
         if "probe" in found:
             probe = found["probe"]
             tokens = probe["parts"] if self.settings.parts else probe["feature"][:, None]
-            purity, chance = band_purity(tokens, probe["label"], probe["colours"])
+            purity, chance = neighbor_purity(tokens, probe["label"], probe["colours"])
             values |= {"purity": purity, **({"purity_over_chance": purity / chance} if chance else {})}
         return values
 

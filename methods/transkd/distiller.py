@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.methods.transkd.segformer import Stages
+from fedlab.models.segformer import Stages
 
 HEADS = 8
 

@@ -25,7 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.blocks.pictures import samples_of, segmentations
+from fedlab.blocks.pretrain import train_on_server
 from fedlab.distill.dense import pixel_cross_entropy
+from fedlab.distill.mask_views import flip_and_shift
+from fedlab.errors import ConfigError
 from fedlab.method import (
     Batch,
     BatchSpec,
@@ -40,17 +44,14 @@ from fedlab.method import (
     Task,
     network,
 )
-from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.distiller import CrossSelectiveFusion, Distiller, EmbeddingAssistant, GLMixer
 from fedlab.methods.transkd.losses import embedding_loss, feature_loss
-from fedlab.methods.transkd.pictures import overlays
-from fedlab.methods.transkd.segformer import SegFormer
 from fedlab.methods.transkd.settings import TransKDSettings, check, check_task
-from fedlab.methods.transkd.teacher import make_ready
 from fedlab.metrics import Segmentation
+from fedlab.models.segformer import SegFormer
 
-HELD_OUT = "test"
-"""The server's sample set that it tests both networks on."""
+HELD_OUT, TEACHER_SAMPLES = "test", "teacher"
+"""The server's sample sets: that on which it tests both networks, and that on which it trains the teacher."""
 
 
 class TransKD(Method[TransKDSettings]):
@@ -97,8 +98,33 @@ class TransKD(Method[TransKDSettings]):
         return student, distiller, Group("teacher", ("teacher",), mode="once")
 
     def server_prepare(self, ctx: ServerContext) -> None:
-        if self.settings.distils:
-            make_ready(ctx, self.settings, self._augmented, self._cross_entropy)
+        """Load the teacher's checkpoint, then train it; weights from ``init`` are already loaded."""
+        s = self.settings
+        if not s.distils:
+            return
+        teacher = network(ctx.networks, "teacher", SegFormer)
+        if s.pretrained and not teacher.load_pretrained(s.pretrained, "method.pretrained") and not s.teacher_steps:
+            expected, fix = "a whole segmentation network with these classes", "or set method.teacher_steps to train it"
+            raise ConfigError("method.pretrained", s.pretrained, expected, fix)
+        if not s.teacher_steps:
+            return
+        if TEACHER_SAMPLES not in ctx.data:
+            held = f"this source holds {', '.join(ctx.data) or 'none'}; see methods/transkd/README.md"
+            expected = f"a server sample set {TEACHER_SAMPLES!r}"
+            raise ConfigError("method.teacher_steps", s.teacher_steps, expected, held)
+        train_on_server(
+            ctx,
+            teacher,
+            ctx.data[TEACHER_SAMPLES],
+            lambda network, batch: {"teacher_ce": self._cross_entropy(network(batch["image"]), batch["mask"])},
+            name="transkd-teacher",
+            key=s.model_dump(mode="json", include={"class_weights", "void_logit", "flip", "translate"}),
+            steps=s.teacher_steps,
+            batch_size=s.teacher_batch,
+            augment=self._augmented,
+            schedule="linear",
+            purposes=("teacher batches", "teacher augmentation"),
+        )
 
     # the client's round
 
@@ -163,7 +189,8 @@ class TransKD(Method[TransKDSettings]):
         return values
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-        return overlays(ctx, ctx.data.get(HELD_OUT) or ctx.client_test(0))
+        found = segmentations(ctx, samples_of(ctx, HELD_OUT), ("teacher", "student"))
+        return {} if found is None else {"segmentation": found}
 
 
 @torch.no_grad()

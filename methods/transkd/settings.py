@@ -11,11 +11,8 @@ from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 from fedlab.methods.transkd.distiller import HEADS
-from fedlab.methods.transkd.segformer import B2, SegFormerSettings
 from fedlab.models import is_default_model
-
-STRIDE = 4
-"""Image pixels per position of the logits and of the masks."""
+from fedlab.models.segformer import B2, SegFormerSettings, check_masks
 
 
 class TransKDSettings(Section):
@@ -144,18 +141,11 @@ def check_task(s: TransKDSettings, task: Task) -> None:
     Raises:
         ConfigError: no masks, masks of another size than the logits, maps too small, or weights of other classes.
     """
-    if "mask" not in task.columns:
-        fix = "see the sources scenes and masks"
-        raise ConfigError("data.source", f"columns {sorted(task.columns)}", "images with masks", fix)
+    check_masks(task)
     height, width = task.input_shape[1:]
-    mask = task.columns["mask"][1]
-    found = f"images {height}×{width}, masks {'×'.join(map(str, mask))}"
-    if height % STRIDE or width % STRIDE or mask != (height // STRIDE, width // STRIDE):
-        expected = f"images with sides that {STRIDE} divides, and masks of 1/{STRIDE} of them"
-        fix = f"set data.source.size to multiples of {STRIDE} and data.source.stride to {STRIDE}"
-        raise ConfigError("data.source", found, expected, fix)
     if s.csf and max(height, width) <= 32:
-        raise ConfigError("data.source", found, "more than 32 pixels", "CSF needs more than one position in stage 4")
+        found, fix = f"images {height}×{width}", "CSF needs more than one position in stage 4"
+        raise ConfigError("data.source", found, "more than 32 pixels", fix)
     if s.class_weights is not None and len(s.class_weights) != task.num_classes:
         expected = f"{task.num_classes}: {', '.join(task.class_names)}"
         raise ConfigError("method.class_weights", f"{len(s.class_weights)} numbers", expected)

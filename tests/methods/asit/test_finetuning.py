@@ -61,7 +61,7 @@ def test_fine_tuning_configurations_follow_asts_rates(file: str) -> None:
     assert config.federation.rounds == method.settings.finetune_rounds == max(rates) + 1
     for epoch, rate in rates.items():
         plan = method.plan(epoch + 1, config.federation.rounds)
-        assert plan["finetune"]
+        assert plan["stage"] == "finetune"
         step: Any = SimpleNamespace(round=epoch + 1, plan=plan)
         start = float(method.training(plan)["lr"])
         assert finetuning.schedule(method.settings, step, {"lr": start})["lr"] == pytest.approx(rate)

@@ -41,7 +41,7 @@ class Lab:
         self.scratch: dict[str, Any] = {}
 
     def step(self, at: int = 0, per_round: int = 10, rounds: int = 10, **plan: Any) -> Step:
-        plan = {"finetune": False, "pretraining": rounds, **plan}
+        plan = {"stage": "pretrain", "stage_round": 1 + at // per_round, "stage_rounds": rounds, **plan}
         return Step(
             1 + at // per_round, 0, at % per_round, per_round, at, per_round * rounds, plan, {}, self.scratch,
             lambda name, value: None,
@@ -207,8 +207,8 @@ def test_the_loss_uses_the_old_center_and_the_step_moves_it(lab: Callable[..., L
 
 def test_the_teacher_follows_with_a_momentum_that_goes_on_across_rounds(lab: Callable[..., Lab]) -> None:
     it = lab(momentum=0.996)
-    assert it.method._momentum(0, 100) == pytest.approx(0.996)
-    assert it.method._momentum(50, 100) == pytest.approx(0.998)
+    assert it.method._teacher.momentum(0, 100) == pytest.approx(0.996)
+    assert it.method._teacher.momentum(50, 100) == pytest.approx(0.998)
     with torch.no_grad():
         for p in it.nets["student"].parameters():
             p.add_(1.0)
@@ -240,7 +240,7 @@ def test_schedules_do_not_restart_with_rounds(lab: Callable[..., Lab], per_round
 
 def test_biases_and_vectors_are_not_decayed(lab: Callable[..., Lab]) -> None:
     it = lab()
-    decayed, others = it.method.param_groups(it.nets, {"finetune": False})
+    decayed, others = it.method.param_groups(it.nets, {"stage": "pretrain"})
     names = {id(p): name for name, p in it.nets["student"].named_parameters()}
     assert len(names) == len(decayed["params"]) + len(others["params"])
     assert {names[id(p)] for p in decayed["params"]} >= {"backbone.class_token", "projection.classes.weight"}

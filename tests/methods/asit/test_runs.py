@@ -347,10 +347,11 @@ def test_impossible_settings_are_refused_by_name(change: dict[str, Any], message
         ("training", {"batch_size": 8}, "16 or more"),
         ("training", {"optimizer": "sgd"}, "adamw"),
         ("training", {"clip_norm": None}, "clip_norm"),
+        ("training", {"local_steps": 2}, "the teacher hardly moves"),
     ],
 )
 def test_doubtful_settings_are_warned_about(section: str, change: dict[str, Any], warning: str) -> None:
-    fine = {**RUN, "training": {**RUN["training"], "batch_size": 32}}
+    fine = {**RUN, "training": {**RUN["training"], "batch_size": 32, "local_steps": 100}}
     plain, doubtful = parse(Config, fine), parse(Config, {**fine, section: {**fine[section], **change}})
     assert make_method(plain.method).check(plain) == []
     (text,) = make_method(doubtful.method).check(doubtful)
@@ -367,6 +368,6 @@ def test_collapse_reaches_the_runs_alarms(monkeypatch: pytest.MonkeyPatch) -> No
     for alarm, told in ((1.0, [evaluation.COLLAPSE]), (0.0, [])):
         monkeypatch.setattr(evaluation, "collapse", lambda ctx, s, alarm=alarm: {"collapse_alarm": alarm})
         heard: list[str] = []
-        ctx: Any = SimpleNamespace(data={"test": {}}, plan={"finetune": False}, alarm=heard.append)
+        ctx: Any = SimpleNamespace(data={"test": {}}, plan={"stage": "pretrain"}, alarm=heard.append)
         assert ASiT().server_evaluate(ctx) == {"collapse_alarm": alarm}
         assert heard == told

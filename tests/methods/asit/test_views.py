@@ -23,39 +23,10 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def ramps(n: int, samples: int = 12_800) -> torch.Tensor:
-    """Clip i holds i + its sample's number / samples, so that a window tells where it was cut."""
-    return torch.arange(n, dtype=torch.float32)[:, None] + torch.arange(samples) / samples
-
-
 def test_views_of_the_paper_are_592_by_128() -> None:
     s = ASiTSettings()
     assert views.input_size(s, s.window) == (592, 128)
     assert views.input_size(settings(), 5280) == (64, 32)
-
-
-def test_a_window_is_a_piece_of_the_clip_rolled_or_not() -> None:
-    clips, length = ramps(2), torch.full((2,), 12_800)
-    starts = torch.tensor([100, 0])
-    plain = views.cut(clips, length, starts, 50)
-    assert torch.equal(plain[0], clips[0, 100:150])
-    rolled = views.cut(clips, length, starts, 12_800, torch.tensor([3000, 1]))
-    assert torch.equal(rolled[1], clips[1].roll(1))
-    assert torch.equal(rolled[0, :-100], clips[0].roll(3000)[100:])
-    assert not rolled[0, -100:].any()
-
-
-def test_short_clips_are_padded_with_silence_and_rolled_before_that() -> None:
-    clips, length = ramps(1), torch.tensor([1000])
-    window = views.cut(clips, length, torch.tensor([0]), 1500, torch.tensor([400]))
-    assert torch.equal(window[0, :1000], clips[0, :1000].roll(400))
-    assert not window[0, 1000:].any()
-
-
-def test_windows_start_anywhere_they_fit() -> None:
-    lengths = torch.tensor([10, 12, 3]).repeat(500)
-    starts = views.random_starts(lengths, 10, generator()).reshape(500, 3)
-    assert [sorted(set(column.tolist())) for column in starts.T] == [[0], [0, 1, 2], [0]]
 
 
 def test_two_views_are_independent_windows_view_0_first() -> None:

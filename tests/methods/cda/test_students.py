@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedlab.errors import FedLabError
 from fedlab.method import ServerContext
-from fedlab.methods.cda.post import PostTraining, ensemble, matrices_decay, pack, unpack
+from fedlab.methods.cda.post import PostTraining, ensemble, pack, unpack
 from fedlab.methods.cda.quality import student_values
 from fedlab.methods.cda.recover import recovered
 from fedlab.metrics import Classification
@@ -105,9 +105,13 @@ def test_an_optimizer_goes_on_where_it_was(lab: Callable[..., Any], name: str) -
 
 
 def test_only_weights_of_more_than_one_dimension_decay(lab: Callable[..., Any]) -> None:
-    student = lab().networks["student_0_0"]
-    groups = matrices_decay(student, 0.01)
-    assert [group["weight_decay"] for group in groups] == [0.01, 0.0]
+    training = post_training(lab(post={"weight_decay": 0.03, "epochs": 1}))
+    student, made = training.ctx.networks["student_0_0"], []
+    make = training.ctx.optimizer
+    training.ctx.optimizer = lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1]  # type: ignore[method-assign,func-returns-value]
+    training.train("student_0_0", 0, 1)
+    groups = made[0].torch.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.03, 0.0]
     assert {p.ndim for p in groups[0]["params"]} == {2, 4}
     assert {p.ndim for p in groups[1]["params"]} == {1}
     assert sum(len(group["params"]) for group in groups) == len(list(student.parameters()))

@@ -15,7 +15,7 @@ from fedlab.assembly import make_method, make_task
 from fedlab.config import Config, parse
 from fedlab.data.files.captions import word_tokens
 from fedlab.methods.degla.evaluation import teacher_distance
-from fedlab.methods.degla.networks import as_clip, embed_images, embed_texts, make_clip
+from fedlab.models.clip import as_clip, embed_images, embed_texts
 
 TOWER = {"width": 16, "layers": 1, "heads": 2}
 TOKENS = word_tokens(["a red blue green square circle left right of"])

@@ -1,4 +1,4 @@
-"""PAT's losses, memory and purity against known answers."""
+"""PAT's losses against known answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.distill.memory import MemoryBank
 from fedlab.errors import ConfigError
 from fedlab.method import Step, Task
-from fedlab.methods.pat.bank import MemoryBank
-from fedlab.methods.pat.evaluation import band_purity, leave_one_out
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
     identity_loss,
@@ -145,28 +144,6 @@ def test_probability_of_neighbors_leaves_out_the_own_identity() -> None:
     assert neighbor_probability(probability.log(), torch.tensor([0]), q) == pytest.approx(0.45)
 
 
-# the memory (check 7)
-
-
-def test_the_memory_moves_by_a_tenth_and_takes_first_sights_whole() -> None:
-    bank = MemoryBank.empty(torch.tensor([0, 0, 1]), 3, 4)
-    bank.known[0] = True
-    one = torch.ones(2, 3, 4, requires_grad=True)
-    bank.update(torch.tensor([0, 2]), one, 0.1)
-    assert bank.features[0].unique().tolist() == pytest.approx([0.1])
-    assert bank.features[2].unique().tolist() == [1.0]
-    bank.update(torch.tensor([0]), one[:1], 0.1)
-    assert bank.features[0].unique().tolist() == pytest.approx([0.19])
-    assert not bank.features.requires_grad
-    assert bank.known.tolist() == [True, False, True]
-
-
-def test_an_image_that_occurs_twice_in_a_batch_counts_twice() -> None:
-    bank = MemoryBank.empty(torch.zeros(4, dtype=torch.int64), 1, 1)
-    bank.update(torch.tensor([3, 1, 3]), torch.tensor([[[1.0]], [[5.0]], [[0.0]]]), 0.1)
-    assert bank.features.flatten().tolist() == pytest.approx([0.0, 5.0, 0.0, 0.9])
-
-
 # the method's loss on one batch
 
 
@@ -283,21 +260,6 @@ def test_the_scale_follows_the_width_on_request() -> None:
     assert PAT.Settings(width=48, rescale=True).effective_scale == pytest.approx(0.32)
 
 
-# purity
-
-
-def test_purity_counts_other_identities_of_equal_color() -> None:
-    """Two bands; in the first the token knows the color, in the second it knows nothing."""
-    identities = torch.arange(24) // 2
-    colors = torch.stack([identities % 2, torch.zeros(24, dtype=torch.int64)], dim=1)
-    features = torch.stack([colors[:, 0].float(), torch.zeros(24)], dim=1)[:, :, None].repeat(1, 1, 4)
-    purity, chance = band_purity(features, identities, colors)
-    assert purity == 1.0
-    assert chance == pytest.approx((10 / 22 + 1) / 2)
-    blind, _ = band_purity(1 - features[:, :1] * torch.rand(24, 1, 1, generator=generator()), identities, colors)
-    assert blind < 1.0
-
-
 def test_the_task_is_what_the_method_needs() -> None:
     def task(shape: tuple[int, ...]) -> Task:
         columns = {"image": ("float32", shape), "label": ("int64", ())}
@@ -309,17 +271,3 @@ def test_the_task_is_what_the_method_needs() -> None:
         PAT(PAT.Settings(width=16, heads=3, patch=6)).build(task((3, 48, 24)))
     with pytest.raises(ConfigError, match=r"data\.source"):
         PAT(PAT.Settings(patch=6)).build(task((8000,)))
-
-
-# a client's own test
-
-
-def test_every_test_image_asks_for_the_others_of_its_person() -> None:
-    samples = {"feature": torch.eye(4)[[0, 0, 1, 2]], "label": torch.tensor([5, 5, 5, 9])}
-    values = leave_one_out(samples).compute()
-    assert values["mAP"] == pytest.approx(1.0)
-    assert values["rank1"] == 1.0
-    cameras = {**samples, "camera": torch.tensor([0, 0, 1, 1])}
-    assert leave_one_out(cameras).compute()["rank1"] == pytest.approx(1.0)
-    assert leave_one_out({**samples, "camera": torch.zeros(4, dtype=torch.int64)}).compute() == {}
-    assert leave_one_out({}).compute() == {}

@@ -205,7 +205,8 @@ def test_the_learning_rate_follows_the_round(start: Start, monkeypatch: pytest.M
 
     def watched(self: PAT, step: Step, group: Mapping[str, Any]) -> Mapping[str, float]:
         found = schedule(self, step, group)
-        rates.setdefault(step.round, set()).add((group["factor"], round(found["lr"] / group["lr"], 6)))
+        own = group.get("lr_factor", 1.0)
+        rates.setdefault(step.round, set()).add((own, round(own * found["lr"] / group["lr"], 6)))
         return found
 
     monkeypatch.setattr(PAT, "schedule", watched)

@@ -17,7 +17,7 @@ from fedlab.method.exchange import Exchanges
 from fedlab.methods.transkd.distiller import CrossSelectiveFusion, EmbeddingAssistant, GLMixer, SelectiveFusion
 from fedlab.methods.transkd.losses import embedding_loss, feature_loss
 from fedlab.methods.transkd.method import TransKD
-from fedlab.methods.transkd.segformer import SegFormer, SegFormerSettings, Stages
+from fedlab.models.segformer import SegFormer, SegFormerSettings, Stages
 
 NAMES = ("background", "disc", "square", "triangle")
 TINY = {"widths": (8, 8, 8, 16), "depths": (1, 1, 1, 1), "heads": (1, 1, 2, 2), "decoder": 8}

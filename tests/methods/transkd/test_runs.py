@@ -17,7 +17,7 @@ import fedlab
 from fedlab.clients.state import StateStore
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.methods.transkd.method import TransKD
-from fedlab.methods.transkd.segformer import SegFormer
+from fedlab.models.segformer import SegFormer
 from fedlab.storage.checkpoint import load_checkpoint
 
 Start = Callable[..., fedlab.Run]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from fedlab.assembly import make_method, make_task
 from fedlab.config import Config, load_config, parse
@@ -16,9 +15,8 @@ from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import method_folder
 from fedlab.method import Step
-from fedlab.methods.transkd.augment import flip_and_shift
 from fedlab.methods.transkd.method import TransKD
-from fedlab.methods.transkd.segformer import SegFormer, SegFormerSettings
+from fedlab.models.segformer import SegFormer, SegFormerSettings
 from fedlab.studies.acceptance import load_acceptance
 
 NAMES = ("background", "disc", "square", "triangle")
@@ -36,37 +34,6 @@ def segformer() -> SegFormer:
 
 def at(round: int) -> Step:
     return Step(round, 0, 0, 1, round - 1, 1500, {}, {}, {}, lambda name, value: None)
-
-
-# augmentation
-
-
-def test_images_and_masks_stay_aligned() -> None:
-    """The image is its mask enlarged, so it must still be after any flip and shift."""
-    masks = torch.randint(1, 9, (40, 6, 8), generator=torch.Generator().manual_seed(0))
-    images = F.interpolate(masks[:, None].float(), scale_factor=4, mode="nearest")
-    x, y = flip_and_shift(images, masks, 0.5, 2, torch.Generator().manual_seed(1))
-    enlarged = F.interpolate(y[:, None].float(), scale_factor=4, mode="nearest")
-    assert torch.equal(torch.where(enlarged < 0, 0, enlarged), x)
-    outside = (y < 0).flatten(1).sum(1)
-    assert outside.min() == 0
-    assert outside.max() == 6 * 8 - 4 * 6
-    kept = (masks.flip(-1)[outside == 0] == y[outside == 0]).flatten(1).all(1)
-    assert 0 < kept.sum() < len(kept)
-
-
-def test_augmentation_is_the_generators_and_leaves_its_inputs() -> None:
-    data = {"image": IMAGES.repeat(3, 1, 1, 1), "mask": torch.arange(9 * 81).reshape(9, 9, 9) % 4}
-    before = {name: value.clone() for name, value in data.items()}
-    first, second, other = (
-        flip_and_shift(data["image"], data["mask"], 0.5, 2, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert all(torch.equal(data[name], before[name]) for name in data)
-    assert torch.equal(first[0], second[0])
-    assert not torch.equal(first[0], other[0])
-    plain = flip_and_shift(data["image"], data["mask"], 0, 0, torch.Generator().manual_seed(0))
-    assert torch.equal(plain[0], data["image"])
-    assert torch.equal(plain[1], data["mask"])
 
 
 # schedule, settings, data that does not fit

@@ -1,4 +1,4 @@
-"""SegFormer with its patch embeddings in view (Xie et al. 2021, arXiv 2105.15203), as teacher and as student."""
+"""SegFormer, a transformer for segmentation, with its patch embeddings in view (Xie et al. 2021, arXiv 2105.15203)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from fedlab.config import Positive, Section
 from fedlab.errors import ConfigError
+from fedlab.method import Task
+
+STRIDE = 4
+"""Image pixels per position of the logits and of the masks."""
 
 Four = tuple[Positive, Positive, Positive, Positive]
 
@@ -36,6 +40,24 @@ class SegFormerSettings(Section):
 
 
 B2 = SegFormerSettings(widths=(64, 128, 320, 512), depths=(3, 4, 6, 3), decoder=768)
+
+
+def check_masks(task: Task) -> None:
+    """Refuse data that the network cannot be trained on.
+
+    Raises:
+        ConfigError: no masks, or masks of another size than the logits.
+    """
+    if "mask" not in task.columns:
+        fix = "see the sources scenes and masks"
+        raise ConfigError("data.source", f"columns {sorted(task.columns)}", "images with masks", fix)
+    height, width = task.input_shape[1:]
+    mask = task.columns["mask"][1]
+    if height % STRIDE or width % STRIDE or mask != (height // STRIDE, width // STRIDE):
+        found = f"images {height}×{width}, masks {'×'.join(map(str, mask))}"
+        expected = f"images with sides that {STRIDE} divides, and masks of 1/{STRIDE} of them"
+        fix = f"set data.source.size to multiples of {STRIDE} and data.source.stride to {STRIDE}"
+        raise ConfigError("data.source", found, expected, fix)
 
 
 class Stages(NamedTuple):

@@ -1,36 +1,64 @@
-"""CLIP models of any size, and their embeddings."""
+"""CLIP: two transformers that embed images and captions in a common space, of any size."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, cast
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.data.files.captions import END_TOKENS
+from fedlab.config import Positive, Section
 from fedlab.errors import ConfigError
 from fedlab.method import Task
-from fedlab.methods.degla.settings import DeGLASettings, NetworkSettings
-
-TRAINED = {
-    "all": (),
-    "text": ("text_model", "text_projection", "logit_scale"),
-    "projections": ("text_projection", "visual_projection", "logit_scale"),
-}
-"""What is trained, as prefixes of state names; none stands for everything."""
 
 
-def make_clip(s: DeGLASettings, task: Task) -> nn.Module:
-    """The student: a `transformers.CLIPModel` from a checkpoint or of the configured size.
+class TowerSettings(Section):
+    """Size of one encoder."""
+
+    width: Positive = 64
+    layers: Positive = 2
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"a width that its heads divide: {self.width} is no multiple of {self.heads}")
+        return self
+
+
+class CLIPSettings(Section):
+    """A CLIP model; the text encoder's vocabulary and length are the data's."""
+
+    vision: TowerSettings = TowerSettings()
+    text: TowerSettings = TowerSettings()
+    patch: Positive = Field(default=8, description="height and width of an image patch")
+    projection: Positive = Field(default=64, description="dimension d of the common embedding space")
+    max_length: Positive | None = Field(
+        default=None, description="number of positions of the text encoder; default: the length of the data's captions"
+    )
+
+
+def make_clip(
+    task: Task, end_tokens: Sequence[str], *, pretrained: str | None = None, size: CLIPSettings | None = None
+) -> nn.Module:
+    """A `transformers.CLIPModel` from a checkpoint or of a given size.
+
+    Args:
+        task: the task, which has images, a column ``text`` of token ids and a vocabulary.
+        end_tokens: words of the vocabulary that may stand for the end of a caption, the most preferred first.
+        pretrained: hub name or folder of a checkpoint; the setting ``method.pretrained`` in errors.
+        size: size of the model; default: a tiny one, or that of the checkpoint. ``method.network`` in errors.
 
     Raises:
-        ConfigError: no such checkpoint, or one that does not fit the data or the configured size.
+        ConfigError: no such checkpoint, or one that does not fit the data or the given size.
     """
-    model = _load(s.pretrained) if s.pretrained else _build(s.network or NetworkSettings(), task)
-    if s.pretrained and s.network is not None:
-        _check_size(model.config, s.network)
-    _check_fits(model.config, task, "method.pretrained" if s.pretrained else "method.network")
+    model = _load(pretrained) if pretrained else _build(size or CLIPSettings(), task, end_tokens)
+    if pretrained and size is not None:
+        _check_size(model.config, size)
+    _check_fits(model.config, task, "method.pretrained" if pretrained else "method.network")
     checked: nn.Module = model
     return checked
 
@@ -66,6 +94,20 @@ def embed_texts(model: CLIP, ids: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1).reshape(*ids.shape[:-1], -1)
 
 
+def class_embeddings(model: CLIP, prompts: Mapping[str, Tensor]) -> Tensor:
+    """Unit vectors (K, d) of classes: the mean of the unit embeddings of a class's prompts, scaled to length 1 again.
+
+    Args:
+        model: the model.
+        prompts: columns ``text`` (n, L) and ``label`` (n,), one or more prompts for each of K classes.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4.
+    """
+    embedded = embed_texts(model, prompts["text"])
+    sums = embedded.new_zeros(int(prompts["label"].max()) + 1, embedded.shape[1])
+    return F.normalize(sums.index_add_(0, prompts["label"], embedded), dim=1)
+
+
 def _load(checkpoint: str) -> Any:
     from transformers import CLIPModel
 
@@ -80,16 +122,16 @@ def _load(checkpoint: str) -> Any:
         ) from error
 
 
-def _build(size: NetworkSettings, task: Task) -> Any:
+def _build(size: CLIPSettings, task: Task, end_tokens: Sequence[str]) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     words = {word: token for token, word in enumerate(task.vocabulary)}
-    end = next((words[token] for token in END_TOKENS if token in words), None)
+    end = next((words[token] for token in end_tokens if token in words), None)
     if end is None:
         raise ConfigError(
             "data.source",
             f"a vocabulary of {len(words)} words",
-            "captions that end with " + " or ".join(END_TOKENS),
+            "captions that end with " + " or ".join(end_tokens),
             "the text encoder is read at a caption's end: use such a tokenizer, or the words of the captions",
         )
     length = size.max_length or task.columns["text"][1][-1]
@@ -107,7 +149,7 @@ def _build(size: NetworkSettings, task: Task) -> Any:
 
 
 def _start_patches(embeddings: Any) -> None:
-    """Patches and their positions start as in open_clip, on which the authors build: positions as large as width^-½.
+    """Patches and their positions start as in open_clip: positions as large as width^-½.
 
     transformers draws both with deviation 0.02 for every width. In a narrow model the content of a patch then outweighs
     its position, and "left of" is learned late or never.
@@ -126,7 +168,7 @@ def _tower(size: dict[str, int], projection: int) -> dict[str, int]:
     }
 
 
-def _check_size(config: Any, wanted: NetworkSettings) -> None:
+def _check_size(config: Any, wanted: CLIPSettings) -> None:
     for name, tower, size in (
         ("vision", config.vision_config, wanted.vision),
         ("text", config.text_config, wanted.text),
