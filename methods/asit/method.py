@@ -54,10 +54,12 @@ from fedlab.method import (
 )
 from fedlab.methods.asit import evaluation, finetuning, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
-from fedlab.methods.asit.networks import Centers, Normalizer, Student, Tagger, Teacher
+from fedlab.methods.asit.networks import Centers, Student, Tagger, Teacher
 from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
 from fedlab.metrics.reconstruction import KEY, MaskedError
+from fedlab.models.filterbank import FilterBank
+from fedlab.models.spectra import Normalizer, filterbank_sums
 
 _STATISTICS_MODES: Any = {"global": "once", "local": "local", "fixed": "frozen"}
 
@@ -132,7 +134,10 @@ class ASiT(Method[ASiTSettings]):
     def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
         if self.settings.statistics != "global":
             return {}
-        return {"sums": views.statistics(self.settings, ctx.iterate(ctx.data))}
+        return {"sums": self._sums(ctx, ctx.data)}
+
+    def _sums(self, ctx: FitContext | ServerContext, columns: Mapping[str, Tensor]) -> Tensor:
+        return filterbank_sums(FilterBank(self.settings.rate, self.settings.bins), ctx.iterate(columns))
 
     def server_prepare(self, ctx: ServerContext) -> None:
         s = self.settings
@@ -140,7 +145,7 @@ class ASiT(Method[ASiTSettings]):
         if s.statistics == "global":
             normalizer.set(torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0))
         elif s.statistics == "local" and "probe" in ctx.data:
-            normalizer.set(views.statistics(s, ctx.iterate(ctx.data["probe"])))
+            normalizer.set(self._sums(ctx, ctx.data["probe"]))
         evaluation.remember_start(ctx, s)
         if _tunes(ctx.plan):
             finetuning.take_over(ctx.networks, s)
@@ -176,7 +181,7 @@ class ASiT(Method[ASiTSettings]):
     def fit(self, ctx: FitContext) -> None:
         s = self.settings
         if s.statistics == "local":
-            network(ctx.networks, "normalizer", Normalizer).set(views.statistics(s, ctx.iterate(ctx.data)))
+            network(ctx.networks, "normalizer", Normalizer).set(self._sums(ctx, ctx.data))
         if not _tunes(ctx.plan):
             self._teacher.begin(ctx)
         ctx.train()

@@ -1,10 +1,9 @@
-"""ASiT's networks: one transformer with a projection head, twice; reconstruction; centers; input statistics."""
+"""ASiT's networks: one transformer with a projection head, twice; reconstruction; centers; the classifier."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,37 +132,6 @@ class Centers(nn.Module):
         super().__init__()
         self.classes = Center(settings.class_prototypes, settings.center_momentum)
         self.patches = Center(settings.patch_prototypes, settings.center_momentum)
-
-
-class Normalizer(nn.Module):
-    """Filter bank x → (x − mean) / (2 std): AST's normalization, whose factor 2 is on purpose (§3.1).
-
-    Args:
-        mean: initial mean.
-        std: initial standard deviation.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / (2 * self.std)
-
-    @torch.no_grad()
-    def set(self, sums: Tensor) -> None:
-        """Take mean and std from (count, sum, sum of squares), float64; a constant input keeps the std at hand."""
-        count, total, squares = sums.tolist()
-        if count:
-            mean = total / count
-            variance = squares / count - mean**2
-            self.mean.fill_(mean)
-            if variance > 0:
-                self.std.fill_(variance**0.5)
 
 
 class Tagger(nn.Module):

@@ -134,17 +134,3 @@ def fixed_windows(s: ASiTSettings, batch: Mapping[str, Tensor], window: int, cou
     audio, length = batch["audio"], clip_lengths(batch)
     starts = spaced_starts(length, window, count)
     return torch.stack([spectrogram(s, cut(audio, length, start, window)) for start in starts])
-
-
-def statistics(s: ASiTSettings, parts: Iterator[Batch]) -> Tensor:
-    """Count, sum and sum of squares of the filter bank over every frame of some clips, (3,) float64."""
-    bank, sums = FilterBank(s.rate, s.bins), torch.zeros(3, dtype=torch.float64)
-    for batch in parts:
-        length = clip_lengths(batch)
-        whole = cut(batch["audio"], length, torch.zeros_like(length), max(bank.frame, batch["audio"].shape[1]))
-        x = bank(whole - whole.mean(1, keepdim=True)).double()
-        # frames of padding say nothing about the microphone
-        last = ((length - bank.frame) // bank.shift).clamp(min=0)
-        x = x[torch.arange(x.shape[1], device=x.device) <= last[:, None]]
-        sums = sums + torch.tensor([x.numel(), float(x.sum()), float(x.square().sum())], dtype=torch.float64)
-    return sums

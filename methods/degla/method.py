@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.blocks.pretrain import train_on_server
-from fedlab.blocks.teacher import EmaTeacher
+from fedlab.blocks.teacher import EmaTeacher, Sync
 from fedlab.data.files.captions import END_TOKENS
 from fedlab.distill.param_groups import decayed
 from fedlab.errors import ConfigError
@@ -63,7 +63,7 @@ from fedlab.metrics import CaptionChoice
 from fedlab.models.clip import CLIP, as_clip, embed_images, embed_texts, make_clip
 
 _LARGEST_SCALE = math.log(100)
-_POLICIES: Mapping[str, Any] = {"server_ema": "server_ema", "client_state": "local", "frozen": "frozen"}
+_POLICIES: Mapping[str, Sync] = {"server_ema": "server_ema", "client_state": "local", "frozen": "frozen"}
 
 
 class DeGLA(Method[DeGLASettings]):
@@ -89,7 +89,7 @@ class DeGLA(Method[DeGLASettings]):
     @property
     def _teacher(self) -> EmaTeacher:
         s = self.settings
-        policy = _POLICIES[s.teacher] if s.teaches else "frozen"
+        policy: Sync = _POLICIES[s.teacher] if s.teaches else "frozen"
         return EmaTeacher(policy, s.alpha, evaluating=True, members=TRAINED[s.train], copies=True)
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:

@@ -16,7 +16,6 @@ from fedlab.method import Step
 from fedlab.methods.asit import evaluation, views
 from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.method import ASiT
-from fedlab.methods.asit.networks import Normalizer
 from fedlab.methods.asit.settings import ASiTSettings
 
 SMALL: dict[str, Any] = {
@@ -284,16 +283,3 @@ def test_targets_that_do_not_differ_raise_the_alarm(lab: Callable[..., Lab], way
         assert measured["target_entropy_classes"] == pytest.approx(1, abs=1e-5)
     if way == "single":
         assert measured["marginal_entropy_classes"] == pytest.approx(0, abs=1e-5)
-
-
-def test_normalization_has_its_factor_two_and_takes_pooled_statistics() -> None:
-    normalizer = Normalizer(-4.2677393, 4.5689974)
-    x = torch.randn(1000) * 3 + 5
-    torch.testing.assert_close(normalizer(x), (x + 4.2677393) / (2 * 4.5689974))
-    parts = [part.double() for part in x.split([300, 700])]
-    normalizer.set(sum(torch.tensor([len(p), float(p.sum()), float(p.square().sum())]).double() for p in parts))
-    assert float(normalizer(x).std(correction=0)) == pytest.approx(0.5, rel=1e-4)
-    assert float(normalizer(x).mean()) == pytest.approx(0, abs=1e-5)
-    before = copy.deepcopy(normalizer.state_dict())
-    normalizer.set(torch.zeros(3).double())  # nobody has a sample
-    assert all(torch.equal(value, before[name]) for name, value in normalizer.state_dict().items())
