@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,8 +26,8 @@ def networks() -> nn.ModuleDict:
     method = {"name": "degla", "network": {"vision": TOWER, "text": TOWER, "projection": 8}}
     config = parse(Config, {"method": method, "data": {"source": "shapecap"}})
     columns = {"image": ("float32", (3, 16, 16)), "text": ("int64", (6,))}
-    student = make_clip(make_method(config.method).settings, make_task(config, columns, (), 2, TOKENS.vocabulary))
-    return nn.ModuleDict({"student": student, "teacher": copy.deepcopy(student)}).eval()
+    built = make_method(config.method).build(make_task(config, columns, (), 2, TOKENS.vocabulary))
+    return nn.ModuleDict(built).eval()
 
 
 def held_out(count: int) -> dict[str, Tensor]:
