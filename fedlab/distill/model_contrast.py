@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab.distill.directions import directions
 from fedlab.distill.precision import full_precision
 
 
@@ -28,11 +29,6 @@ def model_contrastive(z: Tensor, z_global: Tensor, z_previous: Tensor, temperatu
     Source: Li, He and Song 2021, arXiv 2103.16257, ℓ_con; several earlier models as in the authors' code.
     """
     with full_precision(z, z_global.detach(), z_previous.detach()) as (own, positive, negatives):
-        others = _directions(torch.cat([positive[:, None], negatives], dim=1))
-        cosines = (others @ _directions(own)[:, :, None]).squeeze(2)
+        others = directions(torch.cat([positive[:, None], negatives], dim=1))
+        cosines = (others @ directions(own)[:, :, None]).squeeze(2)
         return -F.log_softmax(cosines / temperature, dim=1)[:, 0].mean()
-
-
-def _directions(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / norm.masked_fill(norm == 0, torch.inf)

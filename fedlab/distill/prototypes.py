@@ -8,18 +8,20 @@ from torch.nn import functional as F
 
 
 class Prototypes(nn.Module):
-    """Cosines of features with K learned directions: a weight-normalized linear map without bias and with gain 1.
+    """Cosines of features with K learned directions: a weight-normalized linear map without bias.
 
     Args:
         dim: d, width of the features.
         count: K.
+        gain: constant factor of the cosines.
 
     Source: Caron et al. 2021, arXiv 2104.14294, except that the gain of the weight normalization is fixed and is not
     a parameter.
     """
 
-    def __init__(self, dim: int, count: int) -> None:
+    def __init__(self, dim: int, count: int, gain: float = 1.0) -> None:
         super().__init__()
+        self.gain = gain
         self.weight = nn.Parameter(nn.Linear(dim, count, bias=False).weight.detach())
 
     def directions(self, *, frozen: bool = False) -> Tensor:
@@ -27,8 +29,8 @@ class Prototypes(nn.Module):
         return F.normalize(self.weight.detach() if frozen else self.weight, dim=1)
 
     def forward(self, features: Tensor, *, frozen: bool = False) -> Tensor:
-        """L2-normalized features (n, d) → logits (n, K) in [−1, 1]."""
-        return F.linear(features, self.directions(frozen=frozen))
+        """L2-normalized features (…, d) → logits (…, K) in [−gain, gain]."""
+        return F.linear(self.gain * features, self.directions(frozen=frozen))
 
 
 class Center(nn.Module):
@@ -71,7 +73,12 @@ def prototype_cross_entropy(targets: Tensor, logits: Tensor, temperature: float)
         logits: s, (n, K).
         temperature: τ_s.
     """
-    return -(targets * F.log_softmax(logits.float() / temperature, dim=-1)).sum(-1).mean()
+    return cross_entropies(targets, F.log_softmax(logits.float() / temperature, dim=-1)).mean()
+
+
+def cross_entropies(targets: Tensor, log_probabilities: Tensor) -> Tensor:
+    """H(p, s) = −Σ_k p_k log s_k by row: (…) from p and log s, (…, K) each."""
+    return -(targets * log_probabilities).sum(-1)
 
 
 def entropy(probabilities: Tensor) -> Tensor:

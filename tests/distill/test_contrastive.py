@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedlab.distill.contrastive import supervised_contrastive
+from fedlab.distill.contrastive import info_nce, supervised_contrastive
 
 
 def by_loops(features: Tensor, labels: Tensor, temperature: float) -> float:
@@ -83,3 +83,68 @@ def test_half_precision_is_computed_in_float32() -> None:
         loss = supervised_contrastive(features, labels)
     assert loss.dtype == torch.float32
     assert loss == supervised_contrastive(features.float(), labels)
+
+
+# InfoNCE
+
+
+def cross_view_contrast(q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], temperature: float) -> float:
+    """2 T [L(q_0, k_1) + L(q_1, k_0)], as SiT and MMC use it."""
+    return 2 * temperature * float(info_nce(q[0], k[1], temperature) + info_nce(q[1], k[0], temperature))
+
+
+def test_info_nce_of_equal_features_is_ln_n() -> None:
+    same = torch.ones(64, 5)
+    assert float(info_nce(same, same, 0.1)) == pytest.approx(4.158883, abs=1e-5)
+    assert cross_view_contrast((same, same), (same, same), 0.2) == pytest.approx(3.327106, abs=1e-5)
+
+
+def test_info_nce_of_equal_positives_and_orthogonal_negatives() -> None:
+    own = torch.eye(64)
+    assert float(info_nce(own, own, 0.1)) == pytest.approx(0.0028561, abs=1e-7)
+    assert cross_view_contrast((own, own), (own, own), 0.2) == pytest.approx(0.283051, abs=1e-6)
+
+
+def test_info_nce_of_swapped_keys() -> None:
+    own, swapped = torch.eye(2), torch.eye(2).flip(0)
+    assert float(info_nce(own, swapped, 0.2)) == pytest.approx(5.006715, abs=1e-5)
+    assert cross_view_contrast((own, own), (swapped, swapped), 0.2) == pytest.approx(4.005372, abs=1e-5)
+
+
+def test_info_nce_finds_the_targets_among_more_keys_than_queries() -> None:
+    keys = torch.eye(5)
+    queries, targets = keys[[3, 0, 3]], torch.tensor([3, 0, 3])
+    expected = math.log(1 + 4 * math.exp(-10))
+    assert float(info_nce(queries, keys, 0.1, targets=targets)) == pytest.approx(expected, rel=1e-3)
+    assert float(info_nce(keys[:2], keys, 0.1)) == pytest.approx(expected, rel=1e-3)
+    soft = torch.nn.functional.one_hot(targets, 5).float()
+    torch.testing.assert_close(
+        info_nce(queries, keys, 0.1, targets=soft), info_nce(queries, keys, 0.1, targets=targets)
+    )
+
+
+def test_symmetric_info_nce_is_the_mean_of_both_directions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    both = info_nce(q, k, 0.3, symmetric=True)
+    assert float(both) == pytest.approx(float(info_nce(q, k, 0.3) + info_nce(k, q, 0.3)) / 2)
+    assert float(info_nce(q, k, 0.3)) != pytest.approx(float(info_nce(k, q, 0.3)))
+    torch.testing.assert_close(info_nce(5 * q, k / 3, 0.3), info_nce(q, k, 0.3))
+
+
+def test_info_nce_gradients_are_right_and_finite_for_vectors_without_direction() -> None:
+    q = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    k = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b: info_nce(a, b, 0.5, symmetric=True), (q, k))
+    zero = torch.zeros(2, 3, requires_grad=True)
+    info_nce(zero, torch.ones(2, 3), 0.1).backward()
+    assert zero.grad is not None
+    assert not zero.grad.any()
+
+
+def test_info_nce_without_an_own_key_is_refused() -> None:
+    for queries, keys, settings in ((3, 2, {}), (2, 3, {"symmetric": True})):
+        with pytest.raises(ValueError, match="as many keys"):
+            info_nce(torch.ones(queries, 2), torch.ones(keys, 2), 0.1, **settings)
+    with pytest.raises(ValueError, match="no targets"):
+        info_nce(torch.ones(2, 2), torch.ones(2, 2), 0.1, symmetric=True, targets=torch.tensor([0, 1]))

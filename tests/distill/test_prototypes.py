@@ -22,6 +22,9 @@ def test_logits_are_cosines_with_unit_prototypes() -> None:
         weighted.parametrizations.weight.original0.fill_(1)
         weighted.parametrizations.weight.original1.copy_(head.weight)
     torch.testing.assert_close(head(z), weighted(z))
+    loud = Prototypes(5, 7, gain=4.0)
+    loud.load_state_dict(head.state_dict())
+    torch.testing.assert_close(loud(z), 4 * expected)
 
 
 def test_frozen_prototypes_get_no_gradient_but_pass_one_on() -> None:
