@@ -30,6 +30,7 @@ from fedlab.protocol.messages import (
     CONFIG,
     EFFORT,
     EXTRAS,
+    FITTED,
     INSTRUCTIONS,
     METRICS,
     MISSING,
@@ -37,6 +38,7 @@ from fedlab.protocol.messages import (
     REDUCE,
     SPENT,
     STATE,
+    SUMS,
     TIMING,
     WITHHELD,
     array_record,
@@ -135,9 +137,19 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         except MissingSharedError:
             return _missing(message)
         metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
-        content = RecordDict({"sums": to_record(answer.sums), METRICS: metrics})
+        content = RecordDict({SUMS: to_record(answer.sums), METRICS: metrics})
         _attach_timings(content, answer.timings)
         return Message(content, reply_to=message)
+
+    @app.query("probe")
+    def probe(message: Message, context: Context) -> Message:
+        runtime, record = runtime_for(context), array_record(message.content, FITTED)
+        fitted = None if record is None else to_numpy(record)
+        try:
+            sums = runtime.probe(_client(context), _request(message.content), _version(context), fitted)
+        except MissingSharedError:
+            return _missing(message)
+        return Message(RecordDict({SUMS: to_record(sums)}), reply_to=message)
 
     return app
 

@@ -35,6 +35,7 @@ from fedlab.method import ClientState, EvaluationContext, Method, Plan
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
+from fedlab.probes import client_sums
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
@@ -178,25 +179,48 @@ class ClientRuntime:
         Raises:
             MissingSharedError: network state that is sent once has never been sent to this machine.
         """
+        context = self._evaluation(client, request, version)
+        with torch.no_grad(), self._draws(client, request.instructions, "evaluate"):
+            sums = self.method.evaluate(context)
+        count = len(next(iter(context.data.values()), ()))
+        values = self.method.evaluation_values(sums, self.task) if count else {}
+        return Evaluated(sums, values, count, context.timings)
+
+    def probe(
+        self, client: int, request: WorkRequest, version: int | None, fitted: Mapping[str, np.ndarray] | None
+    ) -> dict[str, np.ndarray]:
+        """Sums of the probes that work on the clients' own samples; see `fedlab.probes.client_sums`.
+
+        Args:
+            client: who.
+            request: what is asked of it.
+            version: of its state.
+            fitted: what probes have been fitted to; None asks for the sums to which they are to be fitted.
+
+        Raises:
+            MissingSharedError: network state that is sent once has never been sent to this machine.
+        """
+        context = self._evaluation(client, request, version)
+        with self._draws(client, request.instructions, "probe"):
+            return client_sums(self.setup.components.probes, self.method, context, fitted)
+
+    def _evaluation(self, client: int, request: WorkRequest, version: int | None) -> EvaluationContext:
+        """A client's samples, with the networks in the state in which they are evaluated."""
         instructions, state = request.instructions, self.store.load(client, version)
         exchange = self.enter(instructions.plan)
         _, starts = self._receive(client, instructions, request.shared)
         self._load(exchange, request.arrays, state, starts)
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
-        context = EvaluationContext(
+        return EvaluationContext(
             data=self._columns(data.test),
             train_data=lambda: self._columns(data.train),
+            validation=lambda: self._columns(data.validation),
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
             **self._work(instructions, lambda: data.fingerprint),
         )
-        with torch.no_grad(), self._draws(client, instructions, "evaluate"):
-            sums = self.method.evaluate(context)
-        count = len(data.test)
-        values = self.method.evaluation_values(sums, self.task) if count else {}
-        return Evaluated(sums, values, count, context.timings)
 
     def _fit(self, trainer: LocalTrainer, exchange: Exchange, request: WorkRequest) -> LocalWork:
         parameters = self._averaged_parameters(exchange)
@@ -227,6 +251,7 @@ class ClientRuntime:
             fingerprint=lambda: data.fingerprint,
             evaluating=exchange.fixed_roles,
             max_steps=instructions.steps.get(str(client)),
+            validation=lambda: self._columns(data.validation),
             **self._work(instructions, lambda: data.fingerprint),
         )
 
@@ -283,6 +308,9 @@ class ClientRuntime:
         """Give the resident networks this client's full starting state."""
         for name in exchange.down:
             _copy(self._live[name], arrays[name])
+        for name in arrays.keys() & set(exchange.once):  # only before round 1, where nothing is kept yet
+            _copy(self._live[name], arrays[name])
+            self._held_once.pop(name, None)
         self._local.load(exchange.local, state, starts)
 
     def _frozen_hash(self, exchange: Exchange) -> str:

@@ -51,6 +51,7 @@ class LocalTrainer(FitContext):
         evaluating: roles that are not trained and therefore stay in evaluation mode.
         max_steps: largest number of batches over all calls of `batches`; None sets no limit. Schedules of the learning
             rate do not depend on it.
+        validation: returns the columns of the training samples that the client holds back.
         work: the arguments of `WorkContext`, except ``scope``.
 
     The attribute ``correction`` is the client's part of a federated algorithm; None is plain local training. The
@@ -70,9 +71,11 @@ class LocalTrainer(FitContext):
         fingerprint: Callable[[], str],
         evaluating: Sequence[str] = (),
         max_steps: int | None = None,
+        validation: Callable[[], Mapping[str, Tensor]] = dict,
         **work: Any,
     ) -> None:
         super().__init__(scope=("client", client), **work)
+        self._validation = validation
         self.method, self.data, self.state, self.shared = method, data, state, shared
         self.client, self.client_name, self.examples, self._fingerprint = client, client_name, examples, fingerprint
         self.scratch = {}
@@ -85,6 +88,10 @@ class LocalTrainer(FitContext):
     @cached_property
     def fingerprint(self) -> str:  # few methods use it, and hashing takes longer than a step
         return self._fingerprint()
+
+    @cached_property
+    def validation(self) -> Mapping[str, Tensor]:  # few methods use it, and a GPU has to receive it
+        return self._validation()
 
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
         optimizer = self.optimizer(self.trainable_groups())

@@ -23,6 +23,7 @@ from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.method import Method, Plan, Task
 from fedlab.models import build_model, seeded_init
 from fedlab.privacy import DPSGD, Central, make_privacy
+from fedlab.probes import ConfiguredProbe, make_probes
 from fedlab.protocol.compression import Chain, make_chain
 from fedlab.registry import Registry
 from fedlab.seeding import derive_seed
@@ -89,6 +90,7 @@ class Components:
         privacy: the configured differential privacy; None if there is none.
         chain: the steps that compress the clients' updates.
         stages: the section ``training`` by plan.
+        probes: the probes of the method's features.
     """
 
     config: Config
@@ -96,6 +98,7 @@ class Components:
     privacy: Central | DPSGD | None
     chain: Chain
     stages: Stages
+    probes: Sequence[ConfiguredProbe] = ()
 
     def with_config(self, config: Config) -> Components:
         """The same components with another configuration, which may differ in ``engine`` and ``training`` only."""
@@ -118,6 +121,8 @@ class Assembly:
         self.method = method or self.attempt(lambda: make_method(config.method))
         self.chain = self.attempt(lambda: make_chain(config.exchange.compression))
         self.privacy = self.attempt(lambda: make_privacy(config.privacy))
+        parts = type(self.method).feature_parts if self.method is not None else None
+        self.probes = self.attempt(lambda: make_probes(config.probes, parts, config.data.held))
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """Call `work` and return its result; None if it raised an error about the user's input, which is collected."""
@@ -135,10 +140,10 @@ class Assembly:
         Raises:
             ConfigErrors: all collected errors, if there are any.
         """
-        if self.errors or self.method is None or self.chain is None:
+        if self.errors or self.method is None or self.chain is None or self.probes is None:
             raise ConfigErrors(self.errors)
         stages = Stages(self.config.training, self.method)
-        return Components(self.config, self.method, self.privacy, self.chain, stages)
+        return Components(self.config, self.method, self.privacy, self.chain, stages, self.probes)
 
 
 def make_task(

@@ -154,6 +154,7 @@ KINDS = (
     ComponentKind("drifts", "data.drift", "fedlab.data.partition.drift:DRIFTS"),
     ComponentKind("samplers", "federation.sampler", "fedlab.server.participation.samplers:SAMPLERS"),
     ComponentKind("compressions", "exchange.compression", "fedlab.protocol.compression:COMPRESSORS", ("compressors",)),
+    ComponentKind("probes", "probes", "fedlab.probes:PROBES"),
     ComponentKind("privacy", "privacy", "fedlab.privacy:PRIVACY", ("privacies",)),
 )
 """All kinds, in the order in which they are listed. A new kind has to be added here and nowhere else."""

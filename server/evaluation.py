@@ -72,6 +72,10 @@ class Evaluation:
         }
 
 
+NOTHING = Evaluation({}, {}, {})
+"""An evaluation in which nothing was measured."""
+
+
 def evaluated_clients(
     wanted: float | None,
     clients: Sequence[int],
@@ -214,6 +218,31 @@ def on_server(
     """
     sizes = {name: len(next(iter(columns.values()), ())) for name, columns in data.items()}
     return replace(evaluation, server=values, server_samples=sizes if values else {})
+
+
+def with_values(
+    evaluation: Evaluation,
+    clients: Mapping[str, Mapping[str, float]],
+    pooled: Mapping[str, float],
+    unseen: Collection[str],
+) -> Evaluation:
+    """The evaluation with further values of the clients.
+
+    Args:
+        evaluation: as it is without them.
+        clients: the values by client name.
+        pooled: values of all clients together that may train.
+        unseen: names of the clients held out from training.
+    """
+    every = {name: {**evaluation.clients.get(name, {}), **values} for name, values in clients.items()}
+    return replace(
+        evaluation,
+        clients={**evaluation.clients, **every},
+        mean={**evaluation.mean, **_means([v for name, v in clients.items() if name not in unseen])},
+        pooled={**evaluation.pooled, **pooled},
+        unseen={**evaluation.unseen, **_means([v for name, v in clients.items() if name in unseen])},
+        unseen_clients=list(dict.fromkeys([*evaluation.unseen_clients, *unseen])),
+    )
 
 
 def nothing_measured(round: int, evaluation: Evaluation, method: Method) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -22,12 +22,13 @@ from fedlab.protocol.encoding import expand
 from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import ARRAYS, array_record
 from fedlab.server.contexts import Contexts
-from fedlab.server.evaluation import Evaluation, evaluated_clients, evaluation_of, on_server
+from fedlab.server.evaluating import Evaluator
+from fedlab.server.evaluation import Evaluation
 from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.messaging.delivery import Delivered, Delivery
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.profiles import MEASURED, num_batches
-from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means, with_tests
+from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means
 from fedlab.server.messaging.shared import state_in
 from fedlab.server.participation.devices import ClientWork, planned, upload_bytes
 from fedlab.server.participation.selection import ClientSelector, Selection
@@ -84,6 +85,17 @@ class FederatedLoop:
         self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
         self.tally = Tally(setup, directory, self.state.strategy, self.state.watch)
         self.delivery = Delivery(grid, directory, self.state.shared, config.federation, self.tracker, self.tally)
+        self.evaluator = Evaluator(
+            setup,
+            self.task,
+            self.networks,
+            self.contexts,
+            directory,
+            self.delivery,
+            self.state.strategy,
+            self.tally,
+            self.participants,
+        )
         self._upload = upload_bytes(self.networks, components.chain)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
@@ -113,6 +125,8 @@ class FederatedLoop:
         if start is None:
             self.tally.start(self.config, self.participants)
             self._prepare()
+            if self.setup.components.probes:
+                self._probe()
             self.writer.figures(self.contexts.figures(0))
         else:
             restore(self.state, start, self.device)
@@ -309,36 +323,25 @@ class FederatedLoop:
 
     # evaluation
 
-    @cached_property
-    def evaluated(self) -> Sequence[int]:
-        """The clients of every evaluation."""
-        wanted, directory = self.config.evaluation.clients, self.directory
-        return evaluated_clients(wanted, directory.clients, self.participants, directory.tested, self.config.seed)
-
     def _evaluates(self, round: int) -> bool:
         return round % self.config.evaluation.every == 0 or round == self.config.federation.rounds
 
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
-        strategy, directory = self.state.strategy, self.directory
         arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
-        nodes = [] if strategy.chooses_clients else [directory.node(client) for client in self.evaluated]
-        messages = strategy.evaluate(round, arrays, nodes)
+        messages = self.evaluator.messages(round, arrays)
         instructions = self._instructions(round, plan, self._state_sent_once())
         with self._phase(round, "evaluate", len(messages)):
-            answers = self.delivery.carry(messages, instructions, "evaluate").answers
-            self.tally.timings(round, "evaluate", answers)
-            replies = with_tests(answers)
-            own = strategy.evaluation(round, replies)
-            profiles = directory.profiles(directory.client(reply.metadata.src_node_id) for reply in replies)
-            evaluation = evaluation_of(self.method, self.task, profiles, replies)
-            if self.method.overrides("server_evaluate"):
-                context = self.contexts.work(round, plan)
-                with self.contexts.draws(round, "evaluate"):
-                    evaluation = on_server(evaluation, self.method.server_evaluate(context), self.setup.data)
-                self.tally.heard(context, "evaluate")
-        evaluation = replace(evaluation, strategy=own)
-        self.tally.evaluation(round, evaluation, len(messages))
-        return evaluation
+            return self.evaluator.evaluate(round, plan, arrays, messages, instructions)
+
+    def _probe(self) -> None:
+        """Measure before round 1 what the features contain.
+
+        State that is sent once travels like all other state here, because its sending is counted in round 1.
+        """
+        arrays = {name: self.state.network[name].clone() for name in (*self.exchange.down, *self.exchange.once)}
+        with self._phase(0, "evaluate", 0):
+            found = self.evaluator.before(arrays, self._instructions(0, self._plan(1), ()))
+        self.tracker.emit("probed", round=0, **found.as_event())
 
     # records
 

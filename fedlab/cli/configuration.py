@@ -45,6 +45,8 @@ def check(
     for warning in job.warnings:
         typer.echo(f"warning: {warning}")
     typer.echo(f"data: {job.federated.num_clients} clients, {job.federated.num_classes} classes")
+    for line in job.federated.held_back:
+        typer.echo(line)
     for left in left_out(config, job.federated):
         typer.echo(left.notice)
     typer.echo("the configuration is valid: one client was trained on one batch as a trial")

@@ -14,6 +14,7 @@ from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
 from fedlab.cli.help import Command
 from fedlab.cli.partition import partition
+from fedlab.cli.probe import probe
 from fedlab.cli.reproduce import reproduce
 from fedlab.cli.resume import resume
 from fedlab.cli.run import run
@@ -56,6 +57,7 @@ app.command(cls=Command)(resume)
 app.command("list", cls=Command)(list_components)
 app.command(cls=Command)(show)
 app.command(cls=Command)(report)
+app.command(cls=Command)(probe)
 app.command(cls=Command)(sweep)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(partition)

@@ -60,6 +60,8 @@ def partition(
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
         typer.echo(f"{meaning:<64} {parts['skew'][key]:>10.4g}")
+    for line in federated.held_back:
+        typer.echo(line)
     for warning in federated.warnings:
         typer.echo(f"warning: {warning}")
     for left in left_out(config, federated):

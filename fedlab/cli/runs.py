@@ -32,7 +32,7 @@ def show(path: RunPath) -> None:
         typer.echo(f"{'alarm' if warning in run.history.alarms else 'warning'}: {warning}")
     for left in run.history.left_out:
         typer.echo(left.notice)
-    for line in _checkpoints(run):
+    for line in (*_probes(run), *_checkpoints(run)):
         typer.echo(line)
     for name, place in run.paths.items():
         if place.exists():
@@ -60,6 +60,19 @@ def report_line(run: Run) -> str:
     if run.config.tracking.report:
         return f"report: {run.folder.report.resolve().as_uri()}"
     return f"run folder: {run.path}; `fedlab report {run.path}` writes a report"
+
+
+def _probes(run: Run) -> list[str]:
+    """The results of `fedlab probe`."""
+    from fedlab.experiment.probing import earlier_probes
+    from fedlab.report.values import metric_phrase, metric_value
+
+    lines = []
+    for result in earlier_probes(run):
+        told = ", ".join(f"{metric_phrase(name)} {metric_value(name, value)}" for name, value in result.values.items())
+        whose = f"features of {result.part} after round {result.round}, on {result.data}"
+        lines.append(f"{'probe':<12} {told}: {whose}, {result.basis}")
+    return lines
 
 
 def _checkpoints(run: Run) -> list[str]:

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from fedlab.config.base import Component, ComponentField, Fraction, Positive, ProperFraction, Section, Vectorize
 from fedlab.config.federation import FederationConfig, TrainingConfig
+from fedlab.config.held import HeldSet, ValidationField, check_held
 from fedlab.config.problems import explain
 from fedlab.config.yamltree import dump_yaml, load_yaml, unshared
 from fedlab.errors import ConfigError, ConfigErrors
@@ -51,6 +52,21 @@ class DataConfig(Section):
         description="value by which each channel is divided after `mean` is subtracted: one list, or one for each "
         "domain",
     )
+    held: dict[str, HeldSet] = Field(
+        default={},
+        description="sets of samples that the server holds, by name, such as probe: {split: train, share: 0.1}",
+    )
+    validation: ValidationField | None = Field(
+        default=None,
+        description="share of its training samples that each client holds back as validation samples, on which it "
+        "never trains; or {share, by, seed}",
+    )
+
+    @field_validator("held")
+    @classmethod
+    def _sets_fit(cls, held: dict[str, HeldSet]) -> dict[str, HeldSet]:
+        check_held(held)
+        return held
 
 
 class ExchangeConfig(Section):
@@ -180,6 +196,11 @@ class Config(Section):
     exchange: ExchangeConfig = ExchangeConfig()
     privacy: ComponentField | None = Field(default=None, description="differential privacy; see `fedlab list privacy`")
     evaluation: EvaluationConfig = EvaluationConfig()
+    probes: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="simple models that are fitted to the method's features before round 1 and at every evaluation, to "
+        "measure what the features contain; see `fedlab list probes`",
+    )
     engine: EngineConfig = EngineConfig()
     tracking: TrackingConfig = TrackingConfig()
     modules: tuple[InputPath, ...] = Field(

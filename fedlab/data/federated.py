@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedlab.config import DataConfig
+from fedlab.data.held import VALIDATION, hold_out, hold_validation
 from fedlab.data.normalize import check_statistics, denormalizer, normalize
 from fedlab.data.partition.drift import Drift, Split, make_drifts
 from fedlab.data.partition.partition import ClientPart, Partition, Steps, make_steps, partition, summary
@@ -35,21 +36,27 @@ class ClientData:
         name: from the partition.
         train: ``image`` as float32 (n, C, H, W).
         test: likewise.
+        validation: training samples that are held back; none unless ``data.validation`` asks for them.
     """
 
     id: int
     name: str
     train: Samples
     test: Samples
+    validation: Samples
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the training samples as the client sees them."""
-        return self.train.fingerprint
+        """Hash of the training samples as the client sees them, and of validation samples if it has any."""
+        if not len(self.validation):
+            return self.train.fingerprint
+        both = f"{self.train.fingerprint}{self.validation.fingerprint}"
+        return hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
 
     @property
     def nbytes(self) -> int:
-        return sum(values.nbytes for part in (self.train, self.test) for values in part.columns.values())
+        parts = (self.train, self.test, self.validation)
+        return sum(values.nbytes for part in parts for values in part.columns.values())
 
 
 class FederatedData:
@@ -58,8 +65,8 @@ class FederatedData:
     When it is pickled, the prepared parts are left out, and the arrays are passed as out-of-band buffers.
 
     Args:
-        dataset: samples of all clients.
-        config: partition and normalization.
+        dataset: samples as the source delivers them; ``data.held`` is applied to them here.
+        config: held-out sets, partition and normalization.
         seed: the run's seed.
         steps: the partition's steps; made of `config` where they are not given.
         drifts: likewise.
@@ -80,6 +87,7 @@ class FederatedData:
     ) -> None:
         if not len(dataset.train):
             raise DataError("data.source", dataset.name, "a data set with training samples; this one has none")
+        dataset = hold_out(dataset, config.held, config.validation)
         self.dataset, self.config, self.seed = dataset, config, seed
         for samples in (dataset.train, *dataset.server.values()):
             if "image" in samples.columns:
@@ -87,6 +95,7 @@ class FederatedData:
         self._divided = held = partition(dataset, make_steps(config.partition) if steps is None else steps, seed)
         self.untrained = frozenset(np.flatnonzero(held.train.sizes == 0).tolist())
         """Clients that hold test samples only: owners and domains that do not occur in train."""
+        held, self._validation = hold_validation(held, dataset.train, config.validation)
         chosen = unseen_clients(config.unseen, held.names, seed, self.untrained)
         self.unseen = chosen | self.untrained
         untested = untested_clients(config.test_clients, self.unseen, held.test.sizes, seed)
@@ -124,7 +133,31 @@ class FederatedData:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the division of the samples, as sentences."""
-        return role_warnings(self.partition, self.untrained, self.unseen)
+        return (*role_warnings(self.partition, self.untrained, self.unseen), *self._unvalidated())
+
+    def _unvalidated(self) -> Iterator[str]:
+        """A warning about training clients that cannot hold validation samples back."""
+        lacking = np.flatnonzero((self._validation.sizes == 0) & (self.partition.train.sizes > 0))
+        count = len(set(lacking.tolist()) - self.unseen)
+        if self.config.validation is not None and count:
+            what = "sample" if self.config.validation.by == "sample" else "owner"
+            who = "1 client has" if count == 1 else f"{count:,} clients have"
+            yield f"{who} no validation samples, because there is a single training {what} (data.validation)"
+
+    @property
+    def held_back(self) -> tuple[str, ...]:
+        """What ``data.held`` and ``data.validation`` hold back, as sentences."""
+        sets = self.dataset.server
+        told = [
+            f"held out for the server: {name}, {len(sets[name]):,} {wanted.split} samples, which the clients "
+            + ("keep" if wanted.keep else "do not have")
+            for name, wanted in self.config.held.items()
+        ]
+        if self.config.validation is None:
+            return tuple(told)
+        if VALIDATION in sets and VALIDATION not in self.config.held:
+            told.append(f"held out for the server: {VALIDATION}, {len(sets[VALIDATION]):,} samples")
+        return (*told, f"held back by the clients for validation: {len(self._validation.order):,} training samples")
 
     @property
     def num_clients(self) -> int:
@@ -182,7 +215,8 @@ class FederatedData:
         seen, tested = (self.part(client, round, split) for split in splits)
         train = self._prepare(self.dataset.train, seen.train, seen.corruption, "train")
         test = self._prepare(self.dataset.test, tested.test, tested.corruption, "test")
-        data = ClientData(client, seen.name, train, test)
+        validation = self._prepare(self.dataset.train, self._validation[client], seen.corruption, "train")
+        data = ClientData(client, seen.name, train, test, validation)
         self._ready[client] = stages, data
         self._ready_bytes += data.nbytes
         while len(self._ready) > 1 and (self._ready_bytes > _CACHE_BYTES or len(self._ready) > _CACHE_CLIENTS):
@@ -213,9 +247,12 @@ class FederatedData:
         """What each client sees in round 1, in the form of `fedlab.data.partition.partition.summary`.
 
         If the data drifts, ``drift`` has a mapping for the first, the middle and the last of the rounds, each
-        with ``round``, ``train`` (counts by client and class), ``corruption`` of each client and ``skew``.
+        with ``round``, ``train`` (counts by client and class), ``corruption`` of each client and ``skew``. If samples
+        are held back, ``held`` says so in sentences.
         """
         told = summary(self.at(1), self.dataset, self.unseen)
+        if self.held_back:
+            told["held"] = list(self.held_back)
         if self._drifts:
             told["drift"] = [self._moment(round) for round in sorted({1, (1 + rounds) // 2, rounds})]
         return told

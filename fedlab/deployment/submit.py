@@ -19,6 +19,7 @@ from typing import Any
 from fedlab.config import Config, EngineConfig
 from fedlab.errors import FedLabError
 from fedlab.experiment.checks import resolve
+from fedlab.probes import check_sets
 from fedlab.protocol.runconfig import pack
 
 THIN_APP = Path(__file__).with_name("app")
@@ -70,7 +71,8 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
     """
     # this machine only submits: its own devices and folders do not matter
     tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
-    resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
+    resolved = resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
+    check_sets(resolved.components.probes, {})  # the server of a deployment holds no samples
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:

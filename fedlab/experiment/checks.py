@@ -23,6 +23,7 @@ from fedlab.server.evaluation import check_evaluation, unevaluated
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import Rules, check_participation, check_sampled, make_rules
 from fedlab.server.privacy import check_privacy
+from fedlab.server.probing import check_probing
 from fedlab.server.strategies import Strategy, check_participants, make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.left_out import LeftOut
@@ -97,6 +98,7 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
         warnings += attempt(lambda: rule.check(config)) or []
     if chosen is not None and rule is not None:
         warnings += attempt(lambda: check_privacy(config, assembly.privacy, chosen, rule, sampler)) or []
+    attempt(lambda: check_probing(config, assembly.probes or ()))
     components = assembly.components()  # raises if anything is missing: the assertions only inform mypy
     assert source is not None
     assert steps is not None

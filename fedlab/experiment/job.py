@@ -21,6 +21,7 @@ from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
 from fedlab.experiment.given import record_data, record_method, record_strategy
 from fedlab.method import Method
+from fedlab.probes import check_sets
 from fedlab.server.privacy import check_rounds
 from fedlab.server.strategies import Strategy, make_strategy
 from fedlab.storage.paths import cache_folder
@@ -98,6 +99,8 @@ def ready(
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
     federated = check_data(resolved, data)
     check_population(resolved, federated.num_clients, federated.unseen)
+    sets = {name: samples.columns for name, samples in federated.dataset.server.items()}
+    check_sets(resolved.components.probes, sets, federated.num_classes)
     began = time.perf_counter()
     use_deterministic_kernels(resolved.device)
     postpone_compiler()

@@ -18,6 +18,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.samples import on_device
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Plan, ServerContext
+from fedlab.probes import try_probes
 from fedlab.protocol.instructions import Instructions
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.privacy import check_networks
@@ -82,6 +83,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
             prepared = runtime.prepare(client, Instructions(0, rounds, first), None)
             version, answer = prepared.version, prepared.results
         method.server_prepare(server(0, first, {}, answer))
+        try_probes(setup.components.probes, method, runtime.networks, held)
 
         rehearsals = []
         for round, plan in _stages(method, rounds):
@@ -106,6 +108,8 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
             version = trained.version
             method.server_update(server(round, plan, before, trained.results))
             runtime.evaluate(client, request, version)
+            if any(one.mergeable is not None for one in setup.components.probes):
+                runtime.probe(client, request, version, None)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
         return rehearsals

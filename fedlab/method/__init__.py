@@ -14,9 +14,8 @@ from fedlab.method.context import (
     WorkContext,
     loss_not_finite,
 )
-from fedlab.method.figures import (
-    FigureContext,
-)
+from fedlab.method.features import Features
+from fedlab.method.figures import FigureContext
 from fedlab.method.optimizer import (
     NotFiniteError,
     Optimizer,
@@ -52,6 +51,7 @@ __all__ = [
     "BatchSpec",
     "ClientState",
     "EvaluationContext",
+    "Features",
     "FigureContext",
     "FitContext",
     "Group",

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from fedlab.config import Section
+from fedlab.errors import ConfigError
+from fedlab.method.features import Features
 from fedlab.method.types import Batch, BatchSpec, Group, Plan, Step, Task
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Method(ABC, Generic[S]):
     shown in place of ``model.name``, which such a method ignores. Empty for all other methods."""
     evaluation_unit: ClassVar[str] = "test samples"
     """The things that `evaluation_count` counts, as a plural noun."""
+    feature_parts: ClassVar[tuple[str, ...]] = ("model",)
+    """The networks, or parts of networks, whose features `features` can return. The first is the default of probes."""
     per_example_loss: ClassVar[bool] = False
     """Whether `loss` is the mean, over the samples of a batch, of terms that each depend on one sample and the networks
     only, and whether nothing derived from a client's data leaves it except through one call of ``ctx.train`` in each
@@ -243,6 +247,31 @@ class Method(ABC, Generic[S]):
         (network,) = networks.values()
         output: Tensor = network(batch["image"])
         return output
+
+    def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
+        """Return the features of a batch, which probes look at; the networks are in evaluation mode.
+
+        By default they are what the classification head of the method's network receives for the column ``image``.
+
+        Args:
+            networks: the networks by role.
+            batch: columns as tensors.
+            part: one of `feature_parts`; by default the role of a network.
+
+        Raises:
+            ConfigError: there is no such network, or it has no features.
+        """
+        model = networks[part] if part in networks else next(iter(networks.values()))
+        compute = getattr(model, "features", None)
+        if (part not in networks and len(networks) > 1) or compute is None:
+            raise ConfigError(
+                "probes",
+                f"features of {part!r}",
+                f"a method that defines features(), or a network {part!r} with features(x); this one has "
+                + ", ".join(f"{role} ({type(network).__name__})" for role, network in networks.items()),
+                "choose another model, define Method.features, or remove the probes",
+            )
+        return Features(compute(batch["image"]))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Return sufficient statistics of a client's test samples, which the server adds up over the clients.

@@ -250,6 +250,8 @@ class FitContext(WorkContext, ABC):
         shared: the server's shared tensors, on the device; empty before the first round.
         scratch: objects that are kept for this round only, and are also in ``step.scratch``.
         examples: the client's weight in averages by examples.
+        validation: columns of the training samples that the client holds back, for choices such as a threshold; they
+            have no samples unless ``data.validation`` asks for them.
         fingerprint: hash of the client's data.
     """
 
@@ -264,6 +266,10 @@ class FitContext(WorkContext, ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str: ...
+
+    @property
+    def validation(self) -> Mapping[str, Tensor]:
+        return {}
 
     @abstractmethod
     def train(self, columns: Mapping[str, Tensor] | None = None) -> None:
@@ -340,6 +346,7 @@ class EvaluationContext(WorkContext):
         train_data: returns the client's training columns, for probes and nearest neighbors.
         state: the tensors that the client keeps from round to round; changes made here are not saved.
         batch_size: samples in a batch of evaluation.
+        validation: returns the columns of the training samples that the client holds back.
         **work: the arguments of `WorkContext`.
     """
 
@@ -350,10 +357,20 @@ class EvaluationContext(WorkContext):
         train_data: Callable[[], Mapping[str, Tensor]],
         state: Mapping[str, Tensor],
         batch_size: int,
+        validation: Callable[[], Mapping[str, Tensor]] = dict,
         **work: Any,
     ) -> None:
         super().__init__(**work)
         self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
+        self._validation = validation
+
+    @property
+    def validation(self) -> Mapping[str, Tensor]:
+        """The columns of the training samples that the client holds back, for choices such as a threshold.
+
+        They have no samples unless ``data.validation`` asks for them.
+        """
+        return self._validation()
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches of the test samples, in order."""

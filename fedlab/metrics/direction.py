@@ -14,11 +14,18 @@ _HIGH = {
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {"alarm", "ce", "error", "l1", "l2", "loss", "mae", "mse", "nll", "perplexity", "rmse"}
 # what is said about a metric rather than measured: of two numbers none is better
-_NEITHER = {"std", "minus"}
+_NEITHER = {"std", "minus", "strength"}
+_PROBE = "probe_"  # the scores of probes are called after the probe
 
 
 def best_of(name: str) -> Any:
     """`max` or `min`, whichever is better for a metric; None if its name does not tell."""
+    told, words = _told(name), set(name.lower().split("_"))
+    return max if told is None and name.startswith(_PROBE) and not words & _NEITHER else told
+
+
+def _told(name: str) -> Any:
+    """What the words of a name tell; see `best_of`."""
     words = set(re.split(r"[_@\-]", name.lower()))
     if words & _NEITHER:
         return None
@@ -28,14 +35,17 @@ def best_of(name: str) -> Any:
 
 
 def ranked(names: Iterable[str]) -> list[str]:
-    """Metrics in the order to show them: accuracy, others for which more is better, then less, the rest, losses."""
+    """Metrics in the order to show them: accuracy, others for which more is better, then less, the rest, losses.
+
+    The scores of probes are among the rest, behind what the method itself measures.
+    """
 
     def rank(name: str) -> tuple[int, str]:
         if name in _FIRST:
             return _FIRST.index(name), name
         if name.endswith("loss"):
             return len(_FIRST) + 3, name
-        return len(_FIRST) + {max: 0, min: 1}.get(best_of(name), 2), name
+        return len(_FIRST) + {max: 0, min: 1}.get(_told(name), 2), name
 
     return sorted(set(names), key=rank)
 

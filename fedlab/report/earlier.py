@@ -64,3 +64,16 @@ def earlier_table(record: RunRecord) -> Table | None:
     rows = [(metric_label(e.metric), e.scope, metric_value(e.metric, e.value), f"{e.round:,}") for e in found]
     note = "The last value of each metric that earlier stages measured and the last evaluation did not."
     return Table(("Earlier metric", "Of", "Value", "After round"), rows, note=note, text_columns=1) if rows else None
+
+
+def before_table(record: RunRecord) -> Table | None:
+    """What probes measured before round 1."""
+    found = record.history.probed
+    rows = [
+        (metric_label(metric), _WORDS[scope], metric_value(metric, values[metric]))
+        for scope in SCOPES
+        for values in [found.get(scope, {})]
+        for metric in ranked(name for name, value in values.items() if is_number(value))
+    ]
+    note = "The features before training, for comparison with those that were learned."
+    return Table(("Before round 1", "Of", "Value"), rows, note=note, text_columns=1) if rows else None

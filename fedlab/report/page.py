@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from fedlab.errors import DiskFullError
 from fedlab.report import costs, sections
-from fedlab.report.earlier import earlier_table
+from fedlab.report.earlier import before_table, earlier_table
 from fedlab.report.privacy import privacy
 from fedlab.report.record import RunRecord
 from fedlab.report.results import results_table
@@ -105,6 +105,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
         "results": part("results", results_table),
         "held": part("results on the server’s data", sections.server_table),
+        "before": part("results before round 1", before_table),
         "earlier": part("results of earlier rounds", earlier_table),
         "curves": part("curves", lambda r: list(sections.curves(r))),
         "privacy": part("privacy", privacy),

@@ -95,6 +95,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     found = [
         ("Data", data_source(record)),
         ("Partition", " → ".join(component(part) for part in parts)),
+        ("Held back", "; ".join(map(str, record.partition.get("held", ())))),
         ("Drift", " → ".join(component(drift) for drift in record.setting("data", "drift") or [])),
         ("Seed", _told(start.get("seed", record.setting("seed")))),
         ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),

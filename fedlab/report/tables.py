@@ -38,6 +38,7 @@ def result_table(history: History) -> Group:
     parts = [
         _evaluation(history),
         *_server(history),
+        *_probed(history),
         *_earlier(history),
         *_privacy(history),
         *_traffic(history),
@@ -101,6 +102,19 @@ def _server(history: History) -> list[Text]:
     shown = [f"{metric_phrase(metric)} {metric_value(metric, values[metric])}" for metric in metric_names([values])]
     held = server_basis(history.evaluations[-1]) if shown else ""
     return [Text("server   " + ", ".join(shown) + (f" (on {held})" if held else ""))] if shown else []
+
+
+def _probed(history: History) -> list[Text]:
+    """What probes measured before round 1."""
+    from rich.text import Text
+
+    told = [
+        f"{metric_phrase(metric)} {metric_value(metric, values[metric])}{where}"
+        for scope, where in (("server", ""), ("mean", " (mean)"), ("pooled", " (pooled)"))
+        for values in [history.probed.get(scope, {})]
+        for metric in metric_names([values])
+    ]
+    return [Text("start    " + ", ".join(told) + " (before round 1)")] if told else []
 
 
 def _earlier(history: History) -> list[Text]:

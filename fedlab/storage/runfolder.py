@@ -204,6 +204,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def probes(self) -> Path:
+        """Results of `fedlab probe`, one JSON object per line."""
+        return self.path / "probes.jsonl"
+
+    @property
     def ledger(self) -> Path:
         """Bytes sent, as CSV with the columns round, client, group, down, up, raw_up."""
         return self.path / "ledger.csv"

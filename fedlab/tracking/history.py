@@ -74,6 +74,12 @@ class History:
         return self.of("evaluation")
 
     @property
+    def probed(self) -> Event:
+        """What probes measured before round 1, with the fields of an evaluation; empty if there were none."""
+        found = self.of("probed")
+        return found[-1] if found else {}
+
+    @property
     def warnings(self) -> list[str]:
         """Texts of all warnings."""
         return [str(event["message"]) for event in self.of("warning")]

@@ -58,7 +58,7 @@ def rows(event: Event) -> Iterator[Row]:
                 yield from _rows(round, "bytes", {"raw_up": sum(event["raw_up"].values())})
             for group, counted in event["bytes"].items():
                 yield from _rows(round, "bytes", {f"{group}/{way}": number for way, number in counted.items()})
-        case "evaluation":
+        case "evaluation" | "probed":
             scopes = {scope: event.get(scope, {}) for scope in SCOPES}
             for scope, values in [*scopes.items(), *event["clients"].items()]:
                 yield from _rows(event["round"], scope, values, evaluated=True)

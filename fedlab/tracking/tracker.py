@@ -21,6 +21,7 @@ event                 fields
                       eta_seconds``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy, samples, unit,
                       server_samples``
+``probed``            the same fields, of the probes before round 1: ``round`` is 0
 ``timing``            ``round, phase, where, name, seconds, count, participants``: wall time that the method measured by
                       ``ctx.timed(name)``, in all and how often, ``where``: on the ``clients`` or on the ``server``
 ``figure``            ``name, round, path, title, caption``

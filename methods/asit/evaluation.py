@@ -49,11 +49,16 @@ def evaluate(ctx: EvaluationContext, s: ASiTSettings) -> Mapping[str, np.ndarray
 
 def features(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The teacher's class tokens and mean patch tokens, (n, D) each, means over `windows` views of a clip."""
-    backbone = network(networks, "teacher", Teacher).backbone
+    mean = mean_tokens(s, networks, batch, "teacher")
+    return mean[:, 0], mean[:, 1:].mean(1)
+
+
+def mean_tokens(s: ASiTSettings, networks: nn.ModuleDict, batch: Mapping[str, Tensor], role: str) -> Tensor:
+    """The class token and the patch tokens of a network's backbone, (n, 1 + N, D), means over the views of a clip."""
+    backbone = network(networks, role, Teacher).backbone
     seen = views.fixed_windows(s, batch, s.window, s.windows)
     tokens = [backbone(networks["normalizer"](window)[:, None]).float() for window in seen]
-    mean = torch.stack(tokens).mean(0)
-    return mean[:, 0], mean[:, 1:].mean(1)
+    return torch.stack(tokens).mean(0)
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ from fedlab.method import (
     Batch,
     BatchSpec,
     EvaluationContext,
+    Features,
     FigureContext,
     FitContext,
     Group,
@@ -72,6 +73,7 @@ class ASiT(Method[ASiTSettings]):
     modality = "sounds"
     learns_from = "corrupted spectrograms that they restore, and a teacher that is a moving average of the student"
     own_model = "ViT with reconstruction head"
+    feature_parts = ("teacher", "student")
 
     Settings = ASiTSettings
 
@@ -240,6 +242,12 @@ class ASiT(Method[ASiTSettings]):
         if "tagger" in networks:
             return finetuning.predict(self.settings, networks, batch)
         return torch.cat(evaluation.features(self.settings, networks, batch), dim=1)
+
+    def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
+        """Mean patch tokens of a backbone as vectors, and the patch tokens, means over the views of a clip."""
+        tokens = evaluation.mean_tokens(self.settings, networks, batch, part)[:, 1:]
+        rows, columns = network(networks, part, Teacher).backbone.grid
+        return Features(tokens.mean(1), tokens, (rows, columns))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         if _tunes(ctx.plan):

@@ -39,6 +39,7 @@ from fedlab.method import (
     Batch,
     BatchSpec,
     EvaluationContext,
+    Features,
     FigureContext,
     FitContext,
     Group,
@@ -74,6 +75,7 @@ class DeGLA(Method[DeGLASettings]):
     modality = "images with captions"
     learns_from = "captions that were made false, and a teacher that is a moving average of the student"
     own_model = "CLIP"
+    feature_parts = ("student", "teacher")
 
     Settings = DeGLASettings
 
@@ -186,6 +188,10 @@ class DeGLA(Method[DeGLASettings]):
         """Cosines (n, 1 + M) of each image with its caption and with every false one, in the order of the columns."""
         found = evaluation.caption_similarities(as_clip(networks["student"]), batch)
         return torch.cat([found.pop("text")[:, None], *found.values()], dim=1)
+
+    def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
+        """The unit embeddings of the images, without their captions."""
+        return Features(embed_images(as_clip(networks[part]), batch["image"]))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         return evaluation.count_choices(ctx, ctx.batches()).state()

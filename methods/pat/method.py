@@ -35,6 +35,7 @@ from fedlab.method import (
     Batch,
     BatchSpec,
     EvaluationContext,
+    Features,
     FigureContext,
     FitContext,
     Group,
@@ -72,6 +73,7 @@ class PAT(Method[PATSettings]):
     learns_from = "parts of the picture that resemble those of other people"
     own_model = "ViT with part tokens"
     evaluation_unit = "queries"
+    feature_parts = ("backbone",)
 
     Settings = PATSettings
 
@@ -187,6 +189,11 @@ class PAT(Method[PATSettings]):
         return terms
 
     # evaluation and pictures
+
+    def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
+        """The cls feature g, by which the method retrieves, and the features of the parts as tokens."""
+        g, parts = networks[part](batch["image"])
+        return Features(g, parts if self.settings.parts else None)
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Retrieval among the client's own test images."""

@@ -34,6 +34,7 @@ from fedlab.method import (
     Batch,
     BatchSpec,
     EvaluationContext,
+    Features,
     FigureContext,
     Group,
     Method,
@@ -62,6 +63,8 @@ class TransKD(Method[TransKDSettings]):
     modality = "images with masks"
     learns_from = "a large segmentation network's feature maps and embeddings"
     own_model = "SegFormer"
+
+    feature_parts = ("student", "teacher")
 
     Settings = TransKDSettings
 
@@ -169,6 +172,11 @@ class TransKD(Method[TransKDSettings]):
         """Logits (n, K, H/4, W/4) of the student alone."""
         logits: Tensor = networks["student"](batch["image"])
         return logits
+
+    def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
+        """The last stage of an encoder: its positions as tokens, their mean as vectors."""
+        stage = network(networks, part, SegFormer).encode(batch["image"]).features[-1]
+        return Features(stage.mean(dim=(2, 3)), stage.flatten(2).transpose(1, 2), (stage.shape[2], stage.shape[3]))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         return _counts(ctx, ctx.networks["student"], ctx.batches()).state()

@@ -23,7 +23,12 @@ from fedlab.server.tally import TRAININGS, Tally
 from fedlab.tracking import Tracker
 from fedlab.tracking.left_out import LeftOut
 
-_WORK = {"prepare": "answers to the query before round 1", "train": TRAININGS, "evaluate": "evaluations of clients"}
+_WORK = {
+    "prepare": "answers to the query before round 1",
+    "train": TRAININGS,
+    "evaluate": "evaluations of clients",
+    "probe": "probes of clients' features",
+}
 
 
 @dataclass

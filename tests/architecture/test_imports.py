@@ -15,11 +15,11 @@ Sources = list[Any]
 
 # Lowest first. A part may import parts of lower rows and itself; a part is what follows ``fedlab.`` in a module's name.
 LAYERS = (
-    ("errors", "seeding", "_environment", "distill", "metrics", "probes"),
+    ("errors", "seeding", "_environment", "distill", "metrics"),
     ("storage",),
     ("config",),
     ("registry", "method"),
-    ("models", "privacy", "protocol"),
+    ("models", "privacy", "probes", "protocol"),
     ("engine",),
     ("tracking",),
     ("data", "report"),

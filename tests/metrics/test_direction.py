@@ -24,7 +24,9 @@ NEUTRAL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class", "probe_knn"]
+)
 def test_more_is_better(name: str) -> None:
     assert best_of(name) is max
 
@@ -34,14 +36,24 @@ def test_less_is_better(name: str) -> None:
     assert best_of(name) is min
 
 
-@pytest.mark.parametrize("name", ["temperature", "accuracy_std", "student_minus_teacher", "mean_rank"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "temperature",
+        "accuracy_std",
+        "student_minus_teacher",
+        "mean_rank",
+        "probe_few_shot_std",
+        "probe_linear_strength",
+    ],
+)
 def test_nobody_knows(name: str) -> None:
     assert best_of(name) is None
 
 
 def test_metrics_are_shown_best_known_first_and_losses_last() -> None:
-    names = ["loss", "zeta", "rmse", "map", "f1_macro", "accuracy"]
-    assert ranked(names) == ["accuracy", "f1_macro", "map", "rmse", "zeta", "loss"]
+    names = ["loss", "zeta", "rmse", "map", "probe_knn", "f1_macro", "accuracy"]
+    assert ranked(names) == ["accuracy", "f1_macro", "map", "rmse", "probe_knn", "zeta", "loss"]
     assert headline(names[:3]) == "rmse"
     assert headline([]) == ""
 
