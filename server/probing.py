@@ -147,17 +147,17 @@ def _total(sums: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def check_probing(config: Config, probes: Sequence[ConfiguredProbe]) -> None:
-    """Refuse probes on the clients' samples in a run with differential privacy.
+    """Refuse probes on the clients' samples in a run with differential privacy, unless it allows what is not counted.
 
     Raises:
         ConfigError: a probe would send sums of training samples, which the guarantee does not cover.
     """
-    if config.privacy is None:
+    if config.privacy is None or config.privacy.settings.get("allow_unaccounted"):
         return
     for one in probes:
         if one.mergeable is not None:
             expected = "no probe on the clients' samples, because their sums leave the clients without noise"
-            raise ConfigError(one.key, type(one.probe).__name__, expected, f"set {one.key}.on: server, or remove it")
+            raise ConfigError(f"{one.key}.on", "clients", expected, "set it to server, or remove it")
 
 
 def _united(measured: Mapping[str, float], probed: Mapping[str, float]) -> dict[str, float]:

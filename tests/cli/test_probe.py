@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import fedlab
-from fedlab.errors import ConfigError, ConfigErrors, DataError
 
 Cli = Callable[..., Any]
 
@@ -68,14 +67,14 @@ def test_the_runs_own_data_are_the_default(cli: Cli, finished: Path) -> None:
 
 def test_a_file_describes_other_data(cli: Cli, finished: Path, pictures: Path) -> None:
     other = pictures.parent / "other.yaml"
-    other.write_text("data:\n  source: {name: folder, path: pictures, size: 28}\n  held: {probe: {share: 0.5}}\n")
+    other.write_text("data:\n  source: {name: folder, path: pictures, size: 16}\n  held: {probe: {share: 0.5}}\n")
     done = cli("probe", finished, "--kind", "svm", "--data", other, "--fit", "probe")
     assert done.exit_code == 0, done.output
     assert "fitted to probe (8 samples)" in done.stdout
 
 
 def test_an_archive_is_probed(cli: Cli, finished: Path, tmp_path: Path) -> None:
-    images, labels = np.zeros((8, 28, 28, 3), np.uint8), np.arange(8) % 2
+    images, labels = np.zeros((8, 16, 16, 3), np.uint8), np.arange(8) % 2
     images[labels == 1] = 255
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     done = cli("probe", finished, "--kind", "linear", "--data", tmp_path / "mine.npz")
@@ -97,14 +96,14 @@ def test_an_archive_is_probed(cli: Cli, finished: Path, tmp_path: Path) -> None:
 )
 def test_mistakes_are_told_as_options(cli: Cli, finished: Path, words: tuple[str, ...], expected: str) -> None:
     done = cli("probe", finished, *words)
-    assert isinstance(done.exception, ConfigError | ConfigErrors) or done.exit_code
-    assert expected in f"{done.output}{done.exception}"
+    assert done.exit_code == 2
+    assert expected in done.output
     assert not (finished / "probes.jsonl").exists()
 
 
 def test_pictures_of_another_shape_are_refused(cli: Cli, finished: Path, pictures: Path) -> None:
     other = pictures.parent / "other.yaml"
-    other.write_text("source: {name: folder, path: pictures, size: 16}\n")
+    other.write_text("source: {name: folder, path: pictures, size: 28}\n")
     done = cli("probe", finished, "--kind", "svm", "--data", other)
-    assert isinstance(done.exception, DataError) or done.exit_code
-    assert "as in the run" in f"{done.output}{done.exception}"
+    assert done.exit_code == 2
+    assert "as in the run" in done.output

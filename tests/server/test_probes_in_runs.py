@@ -33,7 +33,7 @@ CONFIG: dict[str, Any] = {
     "data": {
         "source": {"name": "digits", "domains": ["handwritten"], "train_per_domain": 120, "test_per_domain": 60},
         "partition": [{"name": "iid", "clients": 3}],
-        "unseen": ["client-2"],
+        "unseen": ["2"],
         "held": {"probe": {"share": 0.5}, "test": {"split": "test", "share": 0.5}},
     },
     "training": {"lr": 0.05, "batch_size": 16},
@@ -68,8 +68,8 @@ def test_every_evaluation_and_the_start_are_probed(finished: Run) -> None:
         assert on_server == set(event["server"])
         assert event["server_samples"] == {"probe": 60, "test": 30}
         assert "probe_ridge" in event["pooled"]
-        assert set(event["clients"]) == {"client-0", "client-1", "client-2"}
-        assert event["unseen"]["probe_ridge"] == event["clients"]["client-2"]["probe_ridge"]
+        assert set(event["clients"]) == {"0", "1", "2"}
+        assert event["unseen"]["probe_ridge"] == event["clients"]["2"]["probe_ridge"]
     assert [event["round"] for event in measured(finished)] == [0, 1, 2]
     table = (finished.path / "metrics.csv").read_text().splitlines()
     assert sum(line.startswith("0,server,probe_knn,") for line in table) == 1
@@ -138,10 +138,9 @@ def test_probes_on_clients_need_no_samples_on_the_server(tmp_path: Path) -> None
         ({"probes": [{"name": "knn", "fit": "gallery"}]}, "a set that the server holds: probe, test"),
         ({"probes": [{"name": "knn", "label": "species"}]}, "a column of the set"),
         ({"probes": ["ridge"], "privacy": {"name": "central"}}, "their sums leave the clients without noise"),
-        ({"probes": ["knn"], "method": "asit"}, "clips in a column 'audio'|probes"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
-    with pytest.raises((ConfigErrors, fedlab.errors.DataError), match=expected):
+    with pytest.raises(ConfigErrors, match=expected):
         run(tmp_path, **changes)
     assert not list(tmp_path.iterdir())
