@@ -112,27 +112,31 @@ class Retrieval:
         return {**{name: float(total / self._queries) for name, total in means.items()}, **cmc}
 
 
-def retrieval(query: Mapping[str, Tensor], gallery: Mapping[str, Tensor]) -> Retrieval:
-    """CMC and mAP of a query set against a gallery.
+def search(
+    query: Mapping[str, Tensor], gallery: Mapping[str, Tensor] | None = None, ranks: Sequence[int] = (1, 5, 10)
+) -> Retrieval:
+    """Rank a gallery for every query, or all other samples of the query set if there is no gallery.
+
+    If there are no cameras, every sample counts as taken by a camera of its own.
 
     Args:
-        query: columns ``feature`` (n, d), ``label`` (n,) and, if it is known, ``camera`` (n,). If the images have no
-            camera, every image counts as taken by a different camera.
-        gallery: the same columns.
+        query: columns ``feature`` (n, d), ``label`` (n,) and, if there are cameras, ``camera`` (n,). Without columns
+            there is no query.
+        gallery: likewise; None searches the query set itself.
+        ranks: the k of CMC.
     """
-    metric = Retrieval()
-    cameras = _cameras(query, 0), _cameras(gallery, len(query["label"]))
-    metric.update(query["feature"], query["label"], cameras[0], gallery["feature"], gallery["label"], cameras[1])
-    return metric
-
-
-def leave_one_out(samples: Mapping[str, Tensor]) -> Retrieval:
-    """CMC and mAP of a set whose every image is a query against all others; columns as for `retrieval`, or none."""
-    metric = Retrieval()
-    if samples:
-        cameras = _cameras(samples, 0)
-        held = samples["feature"], samples["label"], cameras
-        metric.update(*held, *held)
+    metric, searched = Retrieval(ranks), query if gallery is None else gallery
+    if not query:
+        return metric
+    first = 0 if gallery is None else len(query["label"])
+    metric.update(
+        query["feature"],
+        query["label"],
+        _cameras(query, 0),
+        searched["feature"],
+        searched["label"],
+        _cameras(searched, first),
+    )
     return metric
 
 

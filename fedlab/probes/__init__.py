@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from fedlab.probes.base import SCORE, Labels, MergeableProbe, Probe, Probed, ProbeSettings, check_classes
+from fedlab.probes.base import (
+    SCORE,
+    Labels,
+    MergeableProbe,
+    MergeableSettings,
+    Probe,
+    Probed,
+    ProbeSettings,
+    check_classes,
+)
 from fedlab.probes.configured import PROBES, ConfiguredProbe, check_sets, make_probes
 from fedlab.probes.service import client_sums, run_probes, try_probes
 
@@ -12,6 +21,7 @@ __all__ = [
     "ConfiguredProbe",
     "Labels",
     "MergeableProbe",
+    "MergeableSettings",
     "Probe",
     "ProbeSettings",
     "Probed",

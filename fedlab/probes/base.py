@@ -113,7 +113,23 @@ class Probe(ABC, Generic[S]):
         """
 
 
-class MergeableProbe(Probe[S]):
+class MergeableSettings(ProbeSettings):
+    """Settings of all probes of which clients send only sums."""
+
+    on: Literal["clients", "server"] = Field(
+        default="clients",
+        description="clients: fitted to the clients' own training samples (fit: train) or validation samples (fit: "
+        "validation) and scored on their test samples; server: on sets that the server holds",
+    )
+    fit: str | None = Field(
+        default="train", description="samples on whose features the probe is fitted; never test samples"
+    )
+
+
+M = TypeVar("M", bound=MergeableSettings, default=Any)
+
+
+class MergeableProbe(Probe[M]):
     """A probe of which clients send only sums, so that it needs no samples on the server.
 
     With ``on: clients`` every client makes `sums` of the features of its own samples, the server adds them up and
@@ -123,7 +139,7 @@ class MergeableProbe(Probe[S]):
     @property
     def on_clients(self) -> bool:
         """Whether the clients' own samples are used."""
-        return bool(self.settings.on == "clients")
+        return self.settings.on == "clients"
 
     @abstractmethod
     def sums(self, fit: Probed, num_classes: int) -> dict[str, np.ndarray]:

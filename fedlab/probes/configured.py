@@ -51,7 +51,8 @@ class ConfiguredProbe:
     @property
     def settings(self) -> ProbeSettings:
         """The probe's settings."""
-        return self.probe.settings
+        settings: ProbeSettings = self.probe.settings
+        return settings
 
     @property
     def mergeable(self) -> MergeableProbe | None:

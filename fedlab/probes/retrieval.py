@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlab.config import Positive
 from fedlab.errors import DataError
-from fedlab.metrics.retrieval import Retrieval
+from fedlab.metrics.retrieval import search
 from fedlab.probes.base import SCORE, Labels, Probe, Probed, ProbeSettings, check_classes
 
 
@@ -44,28 +44,13 @@ class RetrievalProbe(Probe[RetrievalSettings]):
             raise DataError(f"set {fit.name!r}", "no class of the queries", f"classes of the set {test.name!r}", fix)
 
     def run(self, fit: Probed | None, test: Probed, rng: np.random.Generator) -> Mapping[str, float]:
-        metric, searched = Retrieval(self.settings.recall), test if fit is None else fit
-        first = 0 if fit is None else len(test)
-        metric.update(
-            torch.from_numpy(test.vectors),
-            torch.from_numpy(test.labels),
-            _cameras(test, 0),
-            torch.from_numpy(searched.vectors),
-            torch.from_numpy(searched.labels),
-            _cameras(searched, first),
-        )
-        values = metric.compute()
+        gallery = None if fit is None else _columns(fit)
+        values = search(_columns(test), gallery, self.settings.recall).compute()
         recall = {f"recall_{k}": values[f"rank{k}"] for k in self.settings.recall if f"rank{k}" in values}
         return {SCORE: values["mAP"], **recall} if values else {}
 
 
-def _cameras(samples: Probed, first: int) -> Tensor:
-    """The camera of each sample; samples without one each have a camera of their own, so that only they are left out.
-
-    Args:
-        samples: the set.
-        first: number of the first of these cameras.
-    """
-    if "camera" in samples.columns:
-        return torch.from_numpy(samples.columns["camera"])
-    return torch.arange(first, first + len(samples))
+def _columns(samples: Probed) -> dict[str, Tensor]:
+    columns = {"feature": samples.vectors, "label": samples.labels}
+    columns |= {name: values for name, values in samples.columns.items() if name == "camera"}
+    return {name: torch.from_numpy(values) for name, values in columns.items()}

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
-from fedlab.probes.base import SCORE, Labels, MergeableProbe, Probed, ProbeSettings, check_classes
+from fedlab.probes.base import SCORE, Labels, MergeableProbe, MergeableSettings, Probed, check_classes
 
 
-class RidgeSettings(ProbeSettings):
+class RidgeSettings(MergeableSettings):
     """Settings of ridge regression."""
 
-    on: Literal["clients", "server"] = Field(
-        default="clients",
-        description="clients: fitted to the clients' own training samples (fit: train) or validation samples (fit: "
-        "validation) and scored on their test samples; server: on sets that the server holds",
-    )
-    fit: str | None = Field(
-        default="train", description="samples on whose features the probe is fitted; never test samples"
-    )
     strength: float = Field(
         default=0.01, gt=0, description="strength of the penalty, in units of the features' mean variance"
     )

@@ -61,7 +61,7 @@ from fedlab.methods.pat.pictures import attention, ranked_lists
 from fedlab.methods.pat.pretrained import load_pretrained
 from fedlab.methods.pat.settings import PATSettings, check, check_images
 from fedlab.metrics.purity import neighbor_purity
-from fedlab.metrics.retrieval import Retrieval, leave_one_out, retrieval
+from fedlab.metrics.retrieval import Retrieval, search
 
 
 class PAT(Method[PATSettings]):
@@ -197,7 +197,7 @@ class PAT(Method[PATSettings]):
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Retrieval among the client's own test images."""
-        return leave_one_out(extract(ctx.networks["backbone"], ctx.batches())).state()
+        return search(extract(ctx.networks["backbone"], ctx.batches())).state()
 
     def evaluation_values(self, sums: Mapping[str, np.ndarray], task: Task) -> dict[str, float]:
         metric = Retrieval()
@@ -214,7 +214,7 @@ class PAT(Method[PATSettings]):
         found = {name: extract(backbone, ctx.iterate(columns)) for name, columns in ctx.data.items()}
         values: dict[str, float] = {}
         if {"query", "gallery"} <= found.keys():
-            values |= retrieval(found["query"], found["gallery"]).compute()
+            values |= search(found["query"], found["gallery"]).compute()
         if "probe" in found:
             probe = found["probe"]
             tokens = probe["parts"] if self.settings.parts else probe["feature"][:, None]

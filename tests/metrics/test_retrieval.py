@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab.metrics.chance import chance_precision
-from fedlab.metrics.retrieval import Retrieval, leave_one_out, ranking, retrieval
+from fedlab.metrics.retrieval import Retrieval, ranking, search
 
 
 def at(*angles: float) -> Tensor:
@@ -108,21 +108,21 @@ def test_nothing_asked_gives_no_values() -> None:
 
 def test_every_test_image_asks_for_the_others_of_its_person() -> None:
     samples = {"feature": torch.eye(4)[[0, 0, 1, 2]], "label": torch.tensor([5, 5, 5, 9])}
-    values = leave_one_out(samples).compute()
+    values = search(samples).compute()
     assert values["mAP"] == pytest.approx(1.0)
     assert values["rank1"] == 1.0
     cameras = {**samples, "camera": torch.tensor([0, 0, 1, 1])}
-    assert leave_one_out(cameras).compute()["rank1"] == pytest.approx(1.0)
-    assert leave_one_out({**samples, "camera": torch.zeros(4, dtype=torch.int64)}).compute() == {}
-    assert leave_one_out({}).compute() == {}
+    assert search(cameras).compute()["rank1"] == pytest.approx(1.0)
+    assert search({**samples, "camera": torch.zeros(4, dtype=torch.int64)}).compute() == {}
+    assert search({}).compute() == {}
 
 
 def test_without_cameras_every_image_of_query_and_gallery_is_taken_by_another() -> None:
     """With one camera for all, no query would find its own identity elsewhere."""
     query = {"feature": torch.eye(3)[[0, 1]], "label": torch.tensor([1, 2])}
     gallery = {"feature": torch.eye(3)[[0, 2, 1]], "label": torch.tensor([1, 3, 2])}
-    assert retrieval(query, gallery).compute()["mAP"] == 1.0
+    assert search(query, gallery).compute()["mAP"] == 1.0
     same = [
         {**columns, "camera": torch.zeros(len(columns["label"]), dtype=torch.int64)} for columns in (query, gallery)
     ]
-    assert retrieval(*same).compute() == {}
+    assert search(*same).compute() == {}
