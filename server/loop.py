@@ -135,16 +135,11 @@ class FederatedLoop:
         for round in range(first, last + 1):
             self._seconds = {}
             self._round(round, first, began)
-            if self._draws(round):
-                self.writer.figures(self.contexts.figures(round))
+            self.writer.figures_after(round, self.contexts.figures)
             if round % self.config.tracking.checkpoint_every == 0 or round == last:
                 self._checkpoint(round)
         if last == rounds:
             self.writer.artifacts(self.contexts.figures(rounds))
-
-    def _draws(self, round: int) -> bool:
-        every = self.config.tracking.figures_every
-        return round in (1, self.config.federation.rounds) or (every > 0 and round % every == 0)
 
     def progress(self, done: int, total: int) -> None:
         """The engine reports how far the present phase is."""

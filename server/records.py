@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -26,6 +27,17 @@ class RunWriter:
     def __init__(self, setup: ServerSetup) -> None:
         self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
         self._rounds, self._drawn = setup.config.federation.rounds, 0
+        self._every = setup.config.tracking.figures_every
+
+    def figures_after(self, round: int, look: Callable[[int], FigureContext]) -> None:
+        """Draw the method's pictures if they are due: after the first and the last round, and as often as asked.
+
+        Args:
+            round: the round that has ended.
+            look: makes the context of a round's pictures.
+        """
+        if round in (1, self._rounds) or (self._every and round % self._every == 0):
+            self.figures(look(round))
 
     def figures(self, look: FigureContext) -> None:
         """Draw the method's pictures. One that cannot be drawn is a warning: it must not end the run."""

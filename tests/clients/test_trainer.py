@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.clients.corrections import Start, requested
-from fedlab.clients.trainer import LocalTrainer, schedule_factor
+from fedlab.clients.trainer import LocalTrainer
 from fedlab.config import TrainingConfig
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, BatchSpec, ClientState, Method, NotFiniteError, Plan, Step, Task
@@ -160,17 +160,6 @@ def test_a_client_without_samples_does_nothing(tmp_path: Path) -> None:
     work.train()
     assert method.steps == []
     assert work.metrics == {}
-
-
-def test_schedule_factors() -> None:
-    cosine = TrainingConfig(schedule="cosine", warmup_steps=4)
-    assert [schedule_factor(cosine, step, 104) for step in (0, 1, 3)] == [0.25, 0.5, 1.0]
-    assert schedule_factor(cosine, 4, 104) == 1.0
-    assert schedule_factor(cosine, 54, 104) == pytest.approx(0.5)
-    assert schedule_factor(cosine, 104, 104) == pytest.approx(0.0, abs=1e-12)
-    linear = TrainingConfig(schedule="linear")
-    assert [schedule_factor(linear, step, 100) for step in (0, 25, 100)] == [1.0, 0.75, 0.0]
-    assert schedule_factor(TrainingConfig(), 50, 100) == 1.0
 
 
 def test_the_cosine_ends_with_what_is_trained_on(tmp_path: Path) -> None:
@@ -347,23 +336,6 @@ def test_what_is_computed_of_every_sample_has_a_row_for_each_also_in_preflight(t
     found = trainer(Linear(), tmp_path, preflight=True).computed(columns, doubled, 4)
     assert seen == [4, 4, 2, 4]
     assert found.tolist() == [[x, 2 * x] for x in range(4)] + [[0, 0]] * 6
-
-
-def test_a_promise_is_made_by_a_class_for_itself_alone() -> None:
-    class Promising(Linear):
-        functional_loss = True
-
-    class Heir(Promising):
-        pass
-
-    class Revoking(Promising):
-        functional_loss = False
-
-    assert Promising.promises("functional_loss")
-    assert Promising().promises("functional_loss")
-    assert not Promising.promises("per_example_loss")
-    assert not Heir().promises("functional_loss")
-    assert not Revoking().promises("functional_loss")
 
 
 def test_plain_iteration_keeps_or_shuffles_the_order(tmp_path: Path) -> None:

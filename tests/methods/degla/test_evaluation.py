@@ -25,7 +25,7 @@ def networks() -> nn.ModuleDict:
     """A tiny student, and its copy as teacher."""
     method = {"name": "degla", "network": {"vision": TOWER, "text": TOWER, "projection": 8}}
     config = parse(Config, {"method": method, "data": {"source": "shapecap"}})
-    columns = {"image": ("float32", (3, 16, 16)), "text": ("int64", (6,))}
+    columns = {"image": ("float32", (3, 16, 16)), "text": ("int64", (6,)), "negative/reshuffle": ("int64", (1, 6))}
     built = make_method(config.method).build(make_task(config, columns, (), 2, TOKENS.vocabulary))
     return nn.ModuleDict(built).eval()
 

@@ -390,12 +390,3 @@ def test_a_checkpoint_of_ones_own(lab: Callable[..., Lab], tmp_path: Path) -> No
         lab(pretrained=str(tmp_path / "clip"), network={**SMALL, "projection": 16})
     with pytest.raises(ConfigError, match=r"method\.pretrained"):
         lab(pretrained=str(tmp_path / "none"))
-
-
-def test_the_papers_model_has_its_size(paper_networks: Callable[..., nn.ModuleDict]) -> None:
-    """OpenAI's CLIP ViT-B/32: 151,277,313 parameters, the teacher as many."""
-    columns = {"image": ("float32", (3, 224, 224)), "text": ("int64", (77,)), "negative/given": ("int64", (4, 77))}
-    words = (*(str(n) for n in range(49407)), "<|endoftext|>")
-    networks = paper_networks("degla", columns, vocabulary=words, pretrained=None)
-    counts = {role: sum(p.numel() for p in network.parameters()) for role, network in networks.items()}
-    assert counts == {"student": 151_277_313, "teacher": 151_277_313}

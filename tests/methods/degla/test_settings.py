@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
 
 from fedlab.assembly import make_method, make_task
 from fedlab.config import Component, Config, parse
@@ -96,3 +98,12 @@ def test_defaults_are_the_papers() -> None:
     s = DeGLASettings()
     assert (s.lambda_igc, s.lambda_tgc, s.lambda_distill, s.alpha) == (0.1, 0.1, 0.005 * 256, 0.9996)
     assert (s.contrast, s.tgc_layout, s.teacher, s.crop) == ("all", "paper", "server_ema", 0.9)
+
+
+def test_the_papers_model_has_its_size(paper_networks: Callable[..., nn.ModuleDict]) -> None:
+    """OpenAI's CLIP ViT-B/32: 151,277,313 parameters, the teacher as many."""
+    columns = {"image": ("float32", (3, 224, 224)), "text": ("int64", (77,)), "negative/given": ("int64", (4, 77))}
+    words = (*(str(n) for n in range(49407)), "<|endoftext|>")
+    networks = paper_networks("degla", columns, vocabulary=words, pretrained=None)
+    counts = {role: sum(p.numel() for p in network.parameters()) for role, network in networks.items()}
+    assert counts == {"student": 151_277_313, "teacher": 151_277_313}
