@@ -30,4 +30,5 @@ def koleo(features: Tensor) -> Tensor:
         with torch.no_grad():
             nearest = (z @ z.T).fill_diagonal_(-torch.inf).argmax(1)
         distances = torch.linalg.vector_norm(z - z[nearest], dim=1)
-        return -(distances + 1e-8).log().mean()
+        loss: Tensor = -(distances + 1e-8).log().mean()
+        return loss
