@@ -8,6 +8,7 @@ Source: Atito et al. 2021, arXiv 2111.00955 (GMML), as used by ASiT, arXiv 2211.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ class Corruption(NamedTuple):
     """How each of n samples is corrupted.
 
     Args:
-        mask: (n, H, W) truth values, the corrupted pixels.
+        mask: (n, H, W) truth values, the corrupted pixels; images have the same mask in all channels.
         replaced: (n,) truth values; if true, the corrupted pixels come from another sample, otherwise they become 0.
         partner: (n,) index of that other sample, possibly the sample itself.
     """
@@ -110,12 +111,61 @@ def _corners(side: int, longest: int, align: int) -> int:
     return side - align if last >= 0 and reach >= side else side - align + 1
 
 
+def untouched(samples: int, size: tuple[int, int]) -> Corruption:
+    """The corruption of n samples that changes nothing; for ablations."""
+    return Corruption(
+        torch.zeros(samples, *size, dtype=torch.bool), torch.zeros(samples, dtype=torch.bool), torch.arange(samples)
+    )
+
+
+def joined(parts: Sequence[Corruption]) -> Corruption:
+    """The corruption of several views one below the other, where every sample keeps its partner within its own view."""
+    firsts = [sum(len(part.partner) for part in parts[:index]) for index in range(len(parts))]
+    return Corruption(
+        torch.cat([part.mask for part in parts]),
+        torch.cat([part.replaced for part in parts]),
+        torch.cat([part.partner + first for part, first in zip(parts, firsts, strict=True)]),
+    )
+
+
 def apply(clean: Tensor, corruption: Corruption) -> Tensor:
-    """The corrupted samples, (n, H, W).
+    """The corrupted samples, of the shape of `clean`. All channels of an image are corrupted at the same places.
 
     Args:
-        clean: (n, H, W). Replaced pixels are those of the partner, uncorrupted, at the same place.
-        corruption: on the device of `clean`.
+        clean: (n, H, W) or (n, C, H, W). Replaced pixels are those of the partner, uncorrupted, at the same place.
+        corruption: of n samples of H × W pixels, on the device of `clean`.
+
+    Raises:
+        ValueError: the corruption is of another number of samples or of another size.
     """
     mask, replaced, partner = corruption
-    return torch.where(mask, torch.where(replaced[:, None, None], clean[partner], 0.0), clean)
+    rows = replaced.reshape(-1, *(1,) * (clean.ndim - 1))
+    return torch.where(_over(mask, clean), torch.where(rows, clean[partner], 0.0), clean)
+
+
+def reconstruction_loss(reconstruction: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
+    """Mean |x̂ − x| over all corrupted values of the batch together; 0 where none is.
+
+    Args:
+        reconstruction: x̂, (n, H, W) or (n, C, H, W).
+        clean: x, likewise.
+        mask: (n, H, W) truth values, the corrupted pixels.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: the mask is of another number of samples or of another size.
+
+    Source: Atito et al. 2021, arXiv 2104.03602, Eq. 1.
+    """
+    errors = (reconstruction.float() - clean).abs()
+    counted = _over(mask, errors).expand_as(errors)
+    return torch.where(counted, errors, 0.0).sum() / counted.sum().clamp(min=1)
+
+
+def _over(mask: Tensor, samples: Tensor) -> Tensor:
+    """A mask (n, H, W) with an axis for the channels of the samples, if they have channels."""
+    if samples.ndim not in (3, 4) or mask.shape != (len(samples), *samples.shape[-2:]):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} does not fit samples of shape {tuple(samples.shape)}")
+    return mask[:, None] if samples.ndim == 4 else mask

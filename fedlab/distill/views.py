@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
 RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
@@ -112,18 +114,51 @@ def draw_views(
     return Views(((boxes + moves) / sides).float(), coins)
 
 
-def take_views(images: Tensor, views: Views) -> Tensor:
-    """The view of each image, resized to the size of the images. Beyond the picture, its edge is repeated.
+def take_views(
+    images: Tensor, views: Views, size: tuple[int, int] | None = None, mode: Interpolation = "bilinear"
+) -> Tensor:
+    """The view of each image, resized. Beyond the picture, its edge is repeated.
 
-    The result is differentiable with respect to the images.
+    The result is differentiable with respect to the images. Nothing is smoothed before it is made smaller. Bicubic
+    views can have values slightly outside the range of the image's.
 
     Args:
         images: (n, C, H, W).
         views: the views of n images.
+        size: height and width of the result; None keeps those of the images.
+        mode: interpolation.
+
+    Returns:
+        (n, C, *size).
     """
     top, left, height, width = views.boxes.to(images.device).unbind(1)
     zero = torch.zeros_like(top)
     across = torch.where(views.flips.to(images.device), -width, width)
     theta = torch.stack([across, zero, 2 * left + width - 1, zero, height, 2 * top + height - 1], dim=1)
-    grid = F.affine_grid(theta.reshape(-1, 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    shape = [*images.shape[:2], *(size or images.shape[2:])]
+    grid = F.affine_grid(theta.reshape(-1, 2, 3), shape, align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
+
+
+def random_resized_crop(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """Each image cropped at random and resized to its size, bicubic: area in [`smallest`, 1], sides 3:4 to 4:3.
+
+    Boxes need not begin at whole pixels, and there is no flip, which would make captions with "left" false. As in
+    open_clip, up to ten crops are drawn for each image until one fits into it; else the whole image stays.
+
+    Args:
+        images: (n, C, H, H).
+        smallest: least area, as a share.
+        generator: a CPU generator.
+    """
+    count = len(images)
+    area = torch.empty(count, _ATTEMPTS).uniform_(smallest, 1, generator=generator)
+    ratio = torch.empty(count, _ATTEMPTS).uniform_(*torch.tensor(RATIO).log().tolist(), generator=generator).exp()
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
+    fits = (sides <= 1).all(dim=2)
+    first = fits.to(torch.uint8).argmax(dim=1)
+    side = torch.where(fits.any(1, keepdim=True), sides[torch.arange(count), first], torch.ones(()))
+    corner = torch.rand(count, 2, generator=generator) * 2 - 1
+    theta = torch.cat([torch.diag_embed(side), (corner * (1 - side))[:, :, None]], dim=2)
+    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fedlab.distill.views import Views, crop_resize, draw_boxes, draw_views, take_views
+from fedlab.distill.views import Views, crop_resize, draw_boxes, draw_views, random_resized_crop, take_views
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -85,3 +85,41 @@ def test_views_are_a_function_of_the_generator(flip: bool) -> None:
     assert torch.equal(first.boxes, second.boxes)
     assert torch.equal(first.flips, second.flips)
     assert bool(first.flips.any()) == flip
+
+
+def test_the_crop_keeps_most_of_the_picture_and_never_flips_it() -> None:
+    ramp = torch.linspace(-1, 1, 32).expand(200, 3, 32, 32)
+    cropped = random_resized_crop(ramp, 0.9, torch.Generator().manual_seed(0))
+    slope = cropped[:, 0, 16, 24] - cropped[:, 0, 16, 8]
+    assert (slope > 0).all()
+    share = slope / (ramp[0, 0, 16, 24] - ramp[0, 0, 16, 8])
+    assert share.min() >= 0.85  # a width below √(0.9 · 3/4) fits no height of at most 1 with that area
+    assert share.max() <= 1.0001
+    assert share.std() > 0.01
+    assert torch.equal(cropped, random_resized_crop(ramp, 0.9, torch.Generator().manual_seed(0)))
+
+
+def test_the_whole_picture_comes_back_unchanged() -> None:
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(random_resized_crop(images, 1.0, torch.Generator().manual_seed(0)), images, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_views_of_another_size_are_resized_crops(mode: str) -> None:
+    """Away from the border of the crop, where a resize repeats the crop's edge and a view sees the picture beyond."""
+    x = torch.randn(2, 3, 24, 24)
+    views = Views(torch.tensor([[0.25, 0.5, 0.5, 0.5]] * 2), torch.tensor([False, True]))
+    seen = take_views(x, views, (24, 36), mode)  # type: ignore[arg-type]
+    expected = F.interpolate(x[:, :, 6:18, 12:24], size=(24, 36), mode=mode, align_corners=False)
+    assert seen.shape == (2, 3, 24, 36)
+    torch.testing.assert_close(seen[0, :, 6:-6, 9:-9], expected[0, :, 6:-6, 9:-9], rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen[1, :, 6:-6, 9:-9], expected[1].flip(2)[:, 6:-6, 9:-9], rtol=0, atol=1e-4)
+
+
+def test_a_view_does_not_depend_on_the_other_images() -> None:
+    views = draw_views(4, (16, 16), generator(), scale=(0.2, 1.0))
+    x = torch.randn(4, 3, 16, 16)
+    other = torch.cat([torch.zeros(1, 3, 16, 16), x[1:2], torch.ones(2, 3, 16, 16)])
+    torch.testing.assert_close(
+        take_views(x, views, (8, 8), "bicubic")[1], take_views(other, views, (8, 8), "bicubic")[1]
+    )
