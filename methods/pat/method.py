@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.data.batching import identity_batches
 from fedlab.distill.memory import MemoryBank
 from fedlab.distill.param_groups import faster_biases
 from fedlab.distill.schedules import cosine
@@ -46,7 +47,7 @@ from fedlab.method import (
     Step,
     Task,
 )
-from fedlab.methods.pat.batches import augment, identity_batches
+from fedlab.methods.pat.batches import augment
 from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.losses import (
     cross_id_similarity,
@@ -56,9 +57,8 @@ from fedlab.methods.pat.losses import (
     soft_targets,
 )
 from fedlab.methods.pat.masks import PARTS, draw_rectangles
-from fedlab.methods.pat.networks import PartViT, classifier, neck
+from fedlab.methods.pat.networks import PartViT, classifier, neck, start_from
 from fedlab.methods.pat.pictures import attention, ranked_lists
-from fedlab.methods.pat.pretrained import load_pretrained
 from fedlab.methods.pat.settings import PATSettings, check, check_images
 from fedlab.metrics.purity import neighbor_purity
 from fedlab.metrics.retrieval import Retrieval, search
@@ -86,7 +86,7 @@ class PAT(Method[PATSettings]):
         parts = PARTS if s.parts else 0
         backbone = PartViT(image, s.patch, s.width, s.depth, s.heads, s.mlp_ratio, parts, s.drop_path)
         if s.pretrained:
-            load_pretrained(backbone, s.pretrained)
+            start_from(backbone, s.pretrained)
         return {"backbone": backbone, "neck": neck(s.width), "classifier": classifier(s.width, task.num_classes)}
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.methods.pat.masks import Grid, Rectangle, attention_mask, full_bands
-from fedlab.models.vit import Block
+from fedlab.models.checkpoints import State, load_pretrained
+from fedlab.models.vit import Block, drop_path_rates, run_blocks
 
 
 class PartViT(nn.Module):
@@ -43,8 +44,7 @@ class PartViT(nn.Module):
         self.patch = nn.Conv2d(channels, dim, patch, stride=patch)
         self.tokens = nn.Parameter(torch.empty(1, 1 + parts, dim))
         self.positions = nn.Parameter(torch.empty(1, 1 + parts + self.grid[0] * self.grid[1], dim))
-        rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
-        self.blocks = nn.ModuleList(_block(dim, heads, mlp_ratio, rate) for rate in rates)
+        self.blocks = nn.ModuleList(_block(dim, heads, mlp_ratio, r) for r in drop_path_rates(drop_path, depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         for weight in (self.tokens, self.positions):
             nn.init.trunc_normal_(weight, std=0.02)
@@ -57,16 +57,14 @@ class PartViT(nn.Module):
             rectangles: what each part sees; None: its full band, always the same.
         """
         x, mask = self._start(images, rectangles)
-        for block in self.blocks:
-            x = block(x, mask)
+        x = run_blocks(self.blocks, x, mask)
         x = self.norm(x[:, : 1 + self.parts])
         return x[:, 0], x[:, 1:]
 
     def attention_maps(self, images: Tensor) -> Tensor:
         """Last layer's attention of [cls, parts] to the patches, mean over heads, (n, 1 + parts, rows, columns)."""
         x, mask = self._start(images, None)
-        for block in self.blocks[:-1]:
-            x = block(x, mask)
+        x = run_blocks(self.blocks[:-1], x, mask)
         last: Any = self.blocks[-1]
         weights: Tensor = last.attention_weights(x, mask)[:, : 1 + self.parts, 1 + self.parts :]
         return weights.reshape(*weights.shape[:2], *self.grid)
@@ -78,6 +76,31 @@ class PartViT(nn.Module):
         if not self.parts:
             return x, None
         return x, attention_mask(rectangles or full_bands(self.grid), self.grid, images.device)
+
+
+def start_from(backbone: PartViT, source: str) -> None:
+    """Start from a transformers ViT checkpoint, whose cls token and its position the part tokens start from too.
+
+    Args:
+        backbone: changed in place.
+        source: hub name or local folder.
+
+    Raises:
+        ConfigError: it is not there, is no ViT, or does not fit.
+    """
+    count = 1 + backbone.parts
+
+    def convert(state: State) -> State:
+        cls, positions = state.pop("class_token"), state.pop("positions")
+        renamed = {name.replace("patches.", "patch."): value for name, value in state.items()}
+        repeated = positions[:, :1].expand(-1, count, -1)
+        return {
+            "tokens": cls.expand(-1, count, -1),
+            "positions": torch.cat([repeated, positions[:, 1:]], dim=1),
+            **renamed,
+        }
+
+    load_pretrained(backbone, source, convert=convert)
 
 
 def _block(dim: int, heads: int, mlp_ratio: int, drop_path: float) -> Block:

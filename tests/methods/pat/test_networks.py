@@ -14,8 +14,7 @@ from fedlab.config import load_config
 from fedlab.errors import ConfigError
 from fedlab.experiment.start import method_folder
 from fedlab.methods.pat.masks import attention_mask, draw_rectangles, full_bands
-from fedlab.methods.pat.networks import PartViT, classifier, neck
-from fedlab.methods.pat.pretrained import load_pretrained
+from fedlab.methods.pat.networks import PartViT, classifier, neck, start_from
 
 PAPER_GRID = (16, 8)
 
@@ -138,7 +137,7 @@ def test_masked_attention_is_an_ordinary_masked_softmax() -> None:
     mask = mask[: x.shape[1], : x.shape[1]]
     mask[2, :] = True
     with torch.no_grad():
-        q, k, v = block._queries_keys_values(x)
+        q, k, v = block.queries_keys_values(x)
         logits = q @ k.transpose(2, 3) / 2.0  # heads of width 4
         weights = torch.where(mask, logits, -1e3).softmax(-1) * mask
         attended = (weights @ v).transpose(1, 2).flatten(2)
@@ -205,7 +204,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_a_plain_vit_from_a_checkpoint_computes_what_transformers_does(checkpoint: tuple[Path, Any]) -> None:
     folder, model = checkpoint
     network = vit(parts=0, image=(3, 16, 16))
-    load_pretrained(network, str(folder))
+    start_from(network, str(folder))
     images = torch.randn(2, 3, 16, 16, generator=generator())
     with torch.no_grad():
         assert torch.allclose(network(images)[0], model(images).last_hidden_state[:, 0], atol=1e-5)
@@ -214,7 +213,7 @@ def test_a_plain_vit_from_a_checkpoint_computes_what_transformers_does(checkpoin
 def test_parts_start_from_the_cls_token_and_the_grid_is_resized(checkpoint: tuple[Path, Any]) -> None:
     folder, model = checkpoint
     network, held = vit(), model.state_dict()
-    load_pretrained(network, str(folder))
+    start_from(network, str(folder))
     cls, positions = held["embeddings.cls_token"][0, 0], held["embeddings.position_embeddings"]
     assert torch.equal(network.tokens[0], cls.expand(4, -1))
     assert torch.equal(network.positions[0, :4], positions[0, :1].expand(4, -1))
@@ -226,12 +225,12 @@ def test_parts_start_from_the_cls_token_and_the_grid_is_resized(checkpoint: tupl
 @pytest.mark.parametrize("change", [{"depth": 1}, {"depth": 3}, {"image": (1, 32, 16)}])
 def test_a_checkpoint_of_another_shape_is_refused(checkpoint: tuple[Path, Any], change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="width, depth and patch size"):
-        load_pretrained(vit(**change), str(checkpoint[0]))
+        start_from(vit(**change), str(checkpoint[0]))
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"method\.pretrained"):
-        load_pretrained(vit(), str(tmp_path / "nowhere"))
+        start_from(vit(), str(tmp_path / "nowhere"))
 
 
 def test_the_papers_network_has_86_million_parameters(paper_networks: Callable[..., nn.ModuleDict]) -> None:
