@@ -33,8 +33,11 @@ from fedlab.blocks.averages import average_late
 from fedlab.blocks.labels import evaluate_labels, label_values, measure_on_server
 from fedlab.blocks.stages import Stage, Stages, position
 from fedlab.blocks.teacher import EmaTeacher
+from fedlab.data.batching import balanced_batches, whole_batches
+from fedlab.distill.gmml import reconstruction_loss
+from fedlab.distill.multiview import cross_view_loss
 from fedlab.distill.param_groups import decayed
-from fedlab.distill.prototypes import entropy, sharpened
+from fedlab.distill.prototypes import entropy, prototype_cross_entropy, sharpened
 from fedlab.distill.schedules import cosine, linear, warmup_cosine
 from fedlab.errors import DataError
 from fedlab.method import (
@@ -54,7 +57,6 @@ from fedlab.method import (
     network,
 )
 from fedlab.methods.asit import evaluation, finetuning, views
-from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.networks import Centers, Student, Tagger, Teacher
 from fedlab.methods.asit.pictures import repairs
 from fedlab.methods.asit.settings import ASiTSettings, check
@@ -157,9 +159,9 @@ class ASiT(Method[ASiTSettings]):
     def batch_spec(self, plan: Plan) -> BatchSpec:
         s = self.settings
         if _tunes(plan):
-            sampler = views.balanced_batches if s.finetune_balanced else None
+            sampler = balanced_batches if s.finetune_balanced else None
             return BatchSpec(sampler, lambda batch, generator: views.finetuning_clips(s, batch, generator))
-        return BatchSpec(views.batches_of, lambda batch, generator: views.pretraining_views(s, batch, generator))
+        return BatchSpec(whole_batches, lambda batch, generator: views.pretraining_views(s, batch, generator))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
         """Weight decay on matrices and maps, not on biases and vectors (§3.5)."""
@@ -206,8 +208,8 @@ class ASiT(Method[ASiTSettings]):
         step.log("target_entropy_class", float(entropy(p_c).mean()) / np.log(s.class_prototypes))
         step.log("target_entropy_patch", float(entropy(p_p).mean()) / np.log(s.patch_prototypes))
         terms = {
-            "l_cls": (s.class_weight, global_loss(p_c, logits.classes, τ_s)),
-            "l_dat": (s.patch_weight, local_loss(p_p, logits.patches, τ_s)),
+            "l_cls": (s.class_weight, cross_view_loss(p_c.chunk(2), logits.classes.chunk(2), τ_s)),
+            "l_dat": (s.patch_weight, prototype_cross_entropy(p_p, logits.patches, τ_s)),
             "l_rec": (s.reconstruction_weight, reconstruction_loss(reconstruction, clean, batch["mask"])),
         }
         return {name: weight * term for name, (weight, term) in terms.items() if weight}

@@ -7,9 +7,10 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.distill.heads import PatchDecoder, init_linear, layers
 from fedlab.distill.prototypes import Center, Prototypes
 from fedlab.methods.asit.settings import ASiTSettings
-from fedlab.models.vit import ViT, init_linear
+from fedlab.models.vit import ViT
 
 
 class Logits(NamedTuple):
@@ -29,14 +30,7 @@ class ProjectionHead(nn.Module):
     def __init__(self, settings: ASiTSettings) -> None:
         super().__init__()
         s = settings
-        self.mlp = nn.Sequential(
-            nn.Linear(s.width, s.hidden),
-            nn.GELU(),
-            nn.Linear(s.hidden, s.hidden),
-            nn.GELU(),
-            nn.Linear(s.hidden, s.bottleneck),
-        )
-        self.mlp.apply(init_linear)
+        self.mlp = layers(s.width, (s.hidden, s.hidden, s.bottleneck))
         self.classes = Prototypes(s.bottleneck, s.class_prototypes)
         self.patches = Prototypes(s.bottleneck, s.patch_prototypes)
 
@@ -44,34 +38,6 @@ class ProjectionHead(nn.Module):
         """Tokens (n, 1 + N, D) → logits; `frozen` prototypes get no gradient."""
         z = F.normalize(self.mlp(tokens), dim=-1)
         return Logits(self.classes(z[:, 0], frozen=frozen), self.patches(z[:, 1:].flatten(0, 1), frozen=frozen))
-
-
-class Reconstruction(nn.Module):
-    """Patch tokens → spectrogram: three layers, GELU after each, then a transposed convolution (§3.3).
-
-    Args:
-        settings: the method's.
-    """
-
-    def __init__(self, settings: ASiTSettings) -> None:
-        super().__init__()
-        s, narrow = settings, settings.reconstruction_width
-        self.mlp = nn.Sequential(
-            nn.Linear(s.width, s.width),
-            nn.GELU(),
-            nn.Linear(s.width, s.width),
-            nn.GELU(),
-            nn.Linear(s.width, narrow),
-            nn.GELU(),
-        )
-        self.mlp.apply(init_linear)
-        self.unpatch = nn.ConvTranspose2d(narrow, 1, s.patch, stride=s.patch)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (n, 1 + N, D) of a grid of patches → (n, frames, M)."""
-        maps = self.mlp(tokens[:, 1:]).transpose(1, 2).unflatten(2, grid)
-        image: Tensor = self.unpatch(maps)
-        return image[:, 0]
 
 
 class Teacher(nn.Module):
@@ -104,7 +70,9 @@ class Student(Teacher):
 
     def __init__(self, settings: ASiTSettings, input_size: tuple[int, int]) -> None:
         super().__init__(settings, input_size, settings.drop_path)
-        self.reconstruction = Reconstruction(settings)
+        s = settings
+        # three layers, GELU after each, then a transposed convolution (§3.3)
+        self.reconstruction = PatchDecoder(s.width, s.patch, 1, (s.width, s.width, s.reconstruction_width))
 
     def outputs(self, x: Tensor, *, frozen: bool = False) -> tuple[Logits, Tensor]:
         """(n, frames, M) → logits, and the reconstruction (n, frames, M)."""
@@ -117,8 +85,8 @@ class Student(Teacher):
 
     def _reconstructed(self, tokens: Tensor, x: Tensor) -> Tensor:
         patch = self.backbone.patch
-        reconstructed: Tensor = self.reconstruction(tokens, (x.shape[1] // patch, x.shape[2] // patch))
-        return reconstructed
+        reconstructed: Tensor = self.reconstruction(tokens[:, 1:], (x.shape[1] // patch, x.shape[2] // patch))
+        return reconstructed[:, 0]
 
 
 class Centers(nn.Module):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedlab.distill import gmml
 from fedlab.distill.windows import clip_lengths, cut, random_starts, spaced_starts, uniform
@@ -26,25 +26,6 @@ def spectrogram(s: ASiTSettings, waveforms: Tensor) -> Tensor:
     (§3.1)."""
     waveforms = waveforms - waveforms.mean(1, keepdim=True)
     return FilterBank(s.rate, s.bins)(waveforms)[:, : input_size(s, waveforms.shape[1])[0]]
-
-
-def batches_of(columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Shuffled batches without the incomplete last one (§3.5); all samples where they are fewer than a batch."""
-    order = torch.randperm(len(columns["audio"]), generator=generator)
-    if 0 < len(order) < batch_size:
-        yield order
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        yield order[start : start + batch_size]
-
-
-def balanced_batches(columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """As many clips as there are, with replacement, each as likely as the sum of 1 / (size of its class) (AST)."""
-    tags = columns["tags"].double() if "tags" in columns else F.one_hot(columns["label"]).double()
-    likely = (tags / tags.sum(0).clamp(min=1)).sum(1)
-    if not likely.any():
-        likely = torch.ones_like(likely)
-    drawn = torch.multinomial(torch.as_tensor(likely, device="cpu"), len(likely), True, generator=generator)
-    yield from torch.split(drawn, batch_size)
 
 
 def pretraining_views(s: ASiTSettings, batch: Batch, generator: torch.Generator) -> Batch:
@@ -69,23 +50,11 @@ def corruption(s: ASiTSettings, placed: Tensor, batch: int, generator: torch.Gen
         generator: on the CPU.
     """
     size = input_size(s, s.window)
-    if not s.corrupt:
-        count = len(placed)
-        return {
-            "mask": torch.zeros(count, *size, dtype=torch.bool, device=placed.device),
-            "replaced": torch.zeros(count, dtype=torch.bool, device=placed.device),
-            "partner": torch.arange(count, device=placed.device),
-        }
-    drawn = [
-        gmml.draw(batch, size, generator, drop=s.drop, replace=s.replace, block=s.block, align=s.align)
-        for _ in range(len(placed) // batch)
-    ]
-    whole = gmml.Corruption(
-        torch.cat([view.mask for view in drawn]),
-        torch.cat([view.replaced for view in drawn]),
-        torch.cat([view.partner + index * batch for index, view in enumerate(drawn)]),
-    )
-    return {name: _beside(value, placed) for name, value in whole._asdict().items()}
+    drawn = gmml.untouched(len(placed), size)
+    if s.corrupt:
+        shares: dict[str, Any] = {"drop": s.drop, "replace": s.replace, "block": s.block, "align": s.align}
+        drawn = gmml.joined([gmml.draw(batch, size, generator, **shares) for _ in range(len(placed) // batch)])
+    return {name: _beside(value, placed) for name, value in drawn._asdict().items()}
 
 
 def corrupted(clean: Tensor, batch: Batch) -> Tensor:

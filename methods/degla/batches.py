@@ -1,4 +1,4 @@
-"""Batches of DeGLA: K false captions for each true one, and slightly cropped images, never flipped."""
+"""Batches of DeGLA: K false captions for each true one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedlab.data.files.captions import NEGATIVE, kinds_of
 from fedlab.errors import ConfigError, did_you_mean
 from fedlab.method import Batch, Task
 from fedlab.methods.degla.settings import DeGLASettings
-
-_TRIES = 10
-_RATIO = (3 / 4, 4 / 3)
 
 
 def check_columns(s: DeGLASettings, task: Task) -> None:
@@ -74,27 +70,3 @@ def _one_of(columns: Sequence[Tensor], like: Tensor, generator: torch.Generator)
     draws = torch.rand(every.shape[:2], generator=generator).to(like)
     chosen = draws.masked_fill(~is_caption(every), -1.0).argmax(dim=1)
     return every[torch.arange(len(every), device=every.device), chosen][:, None]
-
-
-def random_resized_crop(images: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
-    """Each image cropped at random and resized to its size, bicubic: area in [`smallest`, 1], sides 3:4 to 4:3.
-
-    No flip: it would make captions with "left" false. As in open_clip, up to ten crops are drawn for each image until
-    one fits into it; else the whole image stays.
-
-    Args:
-        images: (B, C, H, H).
-        smallest: least area, as a share.
-        generator: CPU draws.
-    """
-    count = len(images)
-    area = torch.empty(count, _TRIES).uniform_(smallest, 1, generator=generator)
-    ratio = torch.empty(count, _TRIES).uniform_(*torch.tensor(_RATIO).log().tolist(), generator=generator).exp()
-    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], dim=2)
-    fits = (sides <= 1).all(dim=2)
-    first = fits.to(torch.uint8).argmax(dim=1)
-    side = torch.where(fits.any(1, keepdim=True), sides[torch.arange(count), first], torch.ones(()))
-    corner = torch.rand(count, 2, generator=generator) * 2 - 1
-    theta = torch.cat([torch.diag_embed(side), (corner * (1 - side))[:, :, None]], dim=2)
-    grid = F.affine_grid(theta.to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bicubic", padding_mode="reflection", align_corners=False)

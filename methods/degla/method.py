@@ -34,6 +34,7 @@ from fedlab.blocks.pretrain import train_on_server
 from fedlab.blocks.teacher import EmaTeacher, Sync
 from fedlab.data.files.captions import END_TOKENS
 from fedlab.distill.param_groups import decayed
+from fedlab.distill.views import random_resized_crop
 from fedlab.errors import ConfigError
 from fedlab.method import (
     Batch,
@@ -51,7 +52,7 @@ from fedlab.method import (
     Task,
 )
 from fedlab.methods.degla import evaluation, pictures
-from fedlab.methods.degla.batches import check_columns, is_caption, random_resized_crop, with_negatives
+from fedlab.methods.degla.batches import check_columns, is_caption, with_negatives
 from fedlab.methods.degla.losses import (
     Embeddings,
     base_contrast,

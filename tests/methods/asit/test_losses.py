@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlab.distill.prototypes import sharpened
 from fedlab.method import Step
 from fedlab.methods.asit import evaluation, views
-from fedlab.methods.asit.losses import global_loss, local_loss, reconstruction_loss
 from fedlab.methods.asit.method import ASiT
 from fedlab.methods.asit.settings import ASiTSettings
 
@@ -56,36 +54,6 @@ def lab() -> Callable[..., Lab]:
 
 
 # losses
-
-
-def test_views_are_crossed_in_the_class_loss_and_not_in_the_patch_loss() -> None:
-    teacher, student = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-    targets = sharpened(teacher, torch.zeros(2), 0.04)
-    assert float(global_loss(targets, student, 0.1)) == pytest.approx(4.54e-5, rel=1e-3)
-    assert float(local_loss(targets, student, 0.1)) == pytest.approx(10.000045, rel=1e-6)
-
-
-def test_equal_student_logits_give_ln_k() -> None:
-    for loss, size, expected in ((global_loss, 8192, 9.010913), (local_loss, 1024, 6.931472)):
-        targets = sharpened(torch.randn(4, size), torch.zeros(size), 0.04)
-        assert float(loss(targets, torch.zeros(4, size), 0.1)) == pytest.approx(expected, abs=1e-5)
-
-
-def test_reconstruction_counts_corrupted_pixels_of_the_whole_batch_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.randn(3, 16, 8, generator=generator)
-    mask = torch.rand(3, 16, 8, generator=generator) < torch.tensor([0.1, 0.5, 0.9])[:, None, None]
-    guess = torch.where(mask, clean + 1, 100 * torch.randn(3, 16, 8)).requires_grad_()
-    loss = reconstruction_loss(guess, clean, mask)
-    assert loss.item() == pytest.approx(1, abs=1e-6)
-    (gradient,) = torch.autograd.grad(loss, guess)
-    assert not gradient[~mask].any()
-    assert gradient[mask].all()
-    uneven = torch.where(mask, clean + torch.tensor([1.0, 2.0, 3.0])[:, None, None], clean)
-    counts = mask.sum((1, 2)).float()
-    expected = float((counts * torch.tensor([1.0, 2.0, 3.0])).sum() / counts.sum())  # not the mean by sample
-    assert float(reconstruction_loss(uneven, clean, mask)) == pytest.approx(expected, rel=1e-5)
-    assert float(reconstruction_loss(guess, clean, torch.zeros_like(mask))) == 0
 
 
 def test_the_reconstruction_weighs_two_in_the_total(lab: Callable[..., Lab]) -> None:

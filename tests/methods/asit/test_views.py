@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedlab.distill.windows import cut
 from fedlab.methods.asit import views
 from fedlab.methods.asit.settings import ASiTSettings
 
@@ -38,7 +39,6 @@ def test_two_views_are_independent_windows_view_0_first() -> None:
 
 def test_half_of_the_clips_are_rolled(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    cut = views.cut
 
     def recorded(audio: Any, lengths: Any, starts: Any, window: int, shifts: Any = None) -> torch.Tensor:
         seen.append(shifts)
@@ -71,14 +71,6 @@ def test_the_waveforms_mean_does_not_matter() -> None:
     torch.testing.assert_close(shifted, views.spectrogram(settings(), clip), atol=1e-3, rtol=0)
 
 
-def test_incomplete_batches_are_dropped_unless_they_are_all_there_is() -> None:
-    drawn_from = [views.batches_of({"audio": torch.zeros(n, 2)}, 8, generator()) for n in (0, 5, 8, 21)]
-    sizes = [[len(part) for part in parts] for parts in drawn_from]
-    assert sizes == [[], [5], [8], [8, 8]]
-    drawn = torch.cat(list(views.batches_of({"audio": torch.zeros(16, 2)}, 8, generator())))
-    assert sorted(drawn.tolist()) == list(range(16))
-
-
 def test_fixed_windows_are_evenly_spaced_and_one_is_the_middle() -> None:
     s, clips = settings(), torch.randn(2, 12_800, generator=generator())
     batch = {"audio": clips, "length": torch.full((2,), 12_800)}
@@ -105,17 +97,6 @@ def test_mixup_mixes_waveforms_and_says_by_how_much() -> None:
     mixed = clips["share"] * centered + (1 - clips["share"]) * centered[clips["partner"]]
     torch.testing.assert_close(clips["fbank"], views.spectrogram(s, mixed), atol=1e-3, rtol=0)
     assert torch.equal(clips["label"], batch["label"])
-
-
-def test_balanced_batches_draw_rare_classes_as_often_as_frequent_ones() -> None:
-    labels = torch.tensor([0] * 900 + [1] * 100)
-    for columns in ({"label": labels}, {"tags": torch.eye(2, dtype=torch.uint8)[labels]}):
-        batches = list(views.balanced_batches(columns, 64, generator()))
-        assert {len(part) for part in batches[:-1]} == {64}
-        drawn = labels[torch.cat(batches)]
-        assert len(drawn) == 1000
-        assert float(drawn.float().mean()) == pytest.approx(0.5, abs=0.05)
-    assert len(torch.cat(list(views.balanced_batches({"tags": torch.zeros(9, 3)}, 4, generator())))) == 9
 
 
 def test_without_augmentation_clips_are_as_they_are() -> None:
