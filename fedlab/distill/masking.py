@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _ATTEMPTS = 10
-_ASPECT = (0.3, 1 / 0.3)
+_LONGEST = math.log(1 / 0.3)  # logarithm of the largest ratio of the sides
 
 
 def block_masks(
@@ -72,7 +72,8 @@ def block_mask(grid: tuple[int, int], count: int, rng: np.random.Generator, *, s
     rows, columns = grid
     mask, left, failed = np.zeros(grid, bool), count, 0
     while left > 0 and failed < _ATTEMPTS:
-        area, aspect = rng.uniform(*sorted((smallest, left))), math.exp(rng.uniform(*map(math.log, _ASPECT)))
+        area = rng.uniform(min(smallest, left), max(smallest, left))
+        aspect = math.exp(rng.uniform(-_LONGEST, _LONGEST))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         failed += 1
         if not (0 < height < rows and 0 < width < columns):

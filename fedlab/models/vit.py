@@ -205,9 +205,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
-        scaled = layer_scale is not None
-        self.scale1 = nn.Parameter(torch.full((width,), layer_scale)) if scaled else None
-        self.scale2 = nn.Parameter(torch.full((width,), layer_scale)) if scaled else None
+        self.scale1, self.scale2 = _layer_scale(width, layer_scale), _layer_scale(width, layer_scale)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """(n, T, D) → (n, T, D), under a mask (T, T), True where attention is allowed; None allows all."""
@@ -237,6 +235,10 @@ class Block(nn.Module):
             return residual
         keep = 1 - self.drop_path
         return residual * residual.new_empty(len(residual), 1, 1).bernoulli_(keep) / keep
+
+
+def _layer_scale(width: int, initial: float | None) -> nn.Parameter | None:
+    return None if initial is None else nn.Parameter(torch.full((width,), initial))
 
 
 def _scaled(residual: Tensor, scale: Tensor | None) -> Tensor:
