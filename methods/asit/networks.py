@@ -71,7 +71,6 @@ class Student(Teacher):
     def __init__(self, settings: ASiTSettings, input_size: tuple[int, int]) -> None:
         super().__init__(settings, input_size, settings.drop_path)
         s = settings
-        # three layers, GELU after each, then a transposed convolution (§3.3)
         self.reconstruction = PatchDecoder(s.width, s.patch, 1, (s.width, s.width, s.reconstruction_width))
 
     def outputs(self, x: Tensor, *, frozen: bool = False) -> tuple[Logits, Tensor]:

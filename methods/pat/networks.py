@@ -88,17 +88,12 @@ def start_from(backbone: PartViT, source: str) -> None:
     Raises:
         ConfigError: it is not there, is no ViT, or does not fit.
     """
-    count = 1 + backbone.parts
 
     def convert(state: State) -> State:
         cls, positions = state.pop("class_token"), state.pop("positions")
         renamed = {name.replace("patches.", "patch."): value for name, value in state.items()}
-        repeated = positions[:, :1].expand(-1, count, -1)
-        return {
-            "tokens": cls.expand(-1, count, -1),
-            "positions": torch.cat([repeated, positions[:, 1:]], dim=1),
-            **renamed,
-        }
+        repeated = torch.cat([positions[:, :1].expand(-1, 1 + backbone.parts, -1), positions[:, 1:]], dim=1)
+        return {**renamed, "tokens": cls.expand(-1, 1 + backbone.parts, -1), "positions": repeated}
 
     load_pretrained(backbone, source, convert=convert)
 
