@@ -40,7 +40,8 @@ class Ridge(MergeableProbe[RidgeSettings]):
 
     def sums(self, fit: Probed, num_classes: int) -> dict[str, np.ndarray]:
         x, y = fit.vectors.astype(np.float64), np.eye(num_classes)[fit.labels]
-        return {"n": np.array(float(len(x))), "x": x.sum(0), "xx": x.T @ x, "y": y.sum(0), "xy": x.T @ y}
+        with np.errstate(invalid="ignore"):  # `solve` sees what is not finite
+            return {"n": np.array(float(len(x))), "x": x.sum(0), "xx": x.T @ x, "y": y.sum(0), "xy": x.T @ y}
 
     def solve(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         from scipy.linalg import solve
@@ -48,7 +49,8 @@ class Ridge(MergeableProbe[RidgeSettings]):
         if not sums:
             return {}
         n, mean, target = sums["n"], sums["x"] / sums["n"], sums["y"] / sums["n"]
-        spread, common = sums["xx"] - n * np.outer(mean, mean), sums["xy"] - n * np.outer(mean, target)
+        with np.errstate(invalid="ignore"):
+            spread, common = sums["xx"] - n * np.outer(mean, mean), sums["xy"] - n * np.outer(mean, target)
         penalty = self.settings.strength * np.trace(spread) / len(mean)
         if not np.isfinite(penalty):
             return {"weights": np.full_like(common, np.nan), "bias": np.full_like(target, np.nan)}
