@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-ANNOTATIONS = frozenset({"label", "tags", "mask", "domain", "group"})
+ANNOTATIONS = frozenset({"label", "tags", "mask", "instances", "parts", "domain", "group"})
 """Columns that say something about a sample; all others are the sample itself, whatever its modality."""
 
 

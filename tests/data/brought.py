@@ -141,7 +141,7 @@ BUILDERS: dict[str, Callable[[Path], Brought]] = {
     "folder": folder, "hub": hub, "union": union, "masks": masks, "captions": captions,
     "audio_folder": audio_folder, "market": market, "npz": npz,
 }  # fmt: skip
-GENERATED = {"digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians"}
+GENERATED = {"digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials"}
 """Sources that make their samples and read nobody's files."""
 
 

@@ -1,4 +1,4 @@
-"""Segmentation masks as files: class indices or listed colors, and the classes they stand for."""
+"""Segmentation masks as files: class indices, listed colors, or numbers of instances."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fedlab.errors import DataError
 UNLABELED = -1
 """What a mask column holds where there is no label."""
 _KEY = "data.source.path"
+_FIX = "replace it with a whole PNG"
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def read_mask(
     Raises:
         DataError: unreadable, of another size, a color mask without colors, or a value without a class.
     """
-    with reading(_KEY, str(path), "a readable mask", "replace it with a whole PNG"):
+    with reading(_KEY, str(path), "a readable mask", _FIX):
         from PIL import Image
 
         with Image.open(path) as picture:
@@ -91,12 +92,7 @@ def read_mask(
             else:
                 fix = "list the classes with their colors in classes.txt: name r g b"
                 raise DataError(_KEY, f"{path}: colors", "class indices (a gray or palette PNG)", fix)
-    if values.ndim != 2 or values.dtype.kind not in "iub":
-        kind = f"{path}: {values.dtype}, shape {values.shape}"
-        raise DataError(_KEY, kind, "one class index per pixel", "save it as a gray or palette PNG")
-    if expected is not None and values.shape != expected:
-        sizes = f"{path}: {values.shape[0]}×{values.shape[1]}"
-        raise DataError(_KEY, sizes, f"the size of its image, {expected[0]}×{expected[1]}", "save it in that size")
+    _check_values(values, path, "one class index per pixel", expected)
     mask = values.astype(np.int64)
     if table.values:
         mask = _by_value(mask, table.values, ignore, path)
@@ -108,6 +104,44 @@ def read_mask(
             "add the class, or set data.source.ignore",
         )  # fmt: skip
     return mask if size is None else nearest(mask, size)
+
+
+def read_instances(
+    path: Path, ignore: Sequence[int], size: tuple[int, int] | None, expected: tuple[int, int] | None = None
+) -> np.ndarray:
+    """A mask file as (h, w) int32 numbers of instances: 0 is background, and −1 where it is void.
+
+    Args:
+        path: a palette or gray PNG of numbers, of 8 or 16 bits; or a color PNG, in which the color (r, g, b) stands for
+            the number r + 256 g + 65536 b, as in COCO's panoptic format.
+        ignore: numbers that mean void.
+        size: height and width of the result, by nearest neighbor; None keeps the file's own.
+        expected: height and width the file must have.
+
+    Raises:
+        DataError: unreadable, or of another size.
+    """
+    with reading(_KEY, str(path), "a readable mask", _FIX):
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            colored = picture.mode in ("RGB", "RGBA")
+            values = np.asarray(picture.convert("RGB") if colored else picture)
+    if colored:
+        values = values.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+    _check_values(values, path, "one number of an instance per pixel", expected)
+    mask: np.ndarray = values.astype(np.int32)
+    mask[np.isin(mask, ignore)] = UNLABELED
+    return mask if size is None else nearest(mask, size)
+
+
+def _check_values(values: np.ndarray, path: Path, what: str, expected: tuple[int, int] | None) -> None:
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        kind = f"{path}: {values.dtype}, shape {values.shape}"
+        raise DataError(_KEY, kind, what, "save it as a gray or palette PNG")
+    if expected is not None and values.shape != expected:
+        sizes = f"{path}: {values.shape[0]}×{values.shape[1]}"
+        raise DataError(_KEY, sizes, f"the size of its image, {expected[0]}×{expected[1]}", "save it in that size")
 
 
 def nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

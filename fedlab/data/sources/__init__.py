@@ -29,6 +29,7 @@ SOURCES = Registry(
         "union": "fedlab.data.sources.union:Union",
         "pedestrians": "fedlab.data.sources.pedestrians:Pedestrians",
         "market": "fedlab.data.sources.market:Market",
+        "materials": "fedlab.data.sources.materials:Materials",
     },
     "fedlab.sources",
 )

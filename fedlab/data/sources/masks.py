@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,7 +14,14 @@ from fedlab.config import Positive, Section
 from fedlab.data.classes import test_part
 from fedlab.data.files.images import UNREAD, PictureReader, is_picture, resize
 from fedlab.data.files.listing import Listing
-from fedlab.data.files.masks import UNLABELED, ClassTable, dominant_class, read_classes, read_mask
+from fedlab.data.files.masks import (
+    UNLABELED,
+    ClassTable,
+    dominant_class,
+    read_classes,
+    read_instances,
+    read_mask,
+)
 from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
@@ -36,6 +44,13 @@ class MasksSettings(Section):
         description="root folder: images/ and masks/, or train/ and test/ with these; sub-folders of images/ are "
         "domains; server/<name>/ with these are sample sets the server holds; classes.txt names the classes"
     )
+    contents: Literal["classes", "instances"] = Field(
+        default="classes",
+        description="what the values of a mask are. classes: classes of the pixels, which become the column mask. "
+        "instances: numbers of the objects in that picture, 0 is background; they become the column instances. A color "
+        "(r, g, b) is the number r + 256 g + 65536 b, as in COCO's panoptic format. Images without a mask are then "
+        "used too, as pictures of which no object is known",
+    )
     size: tuple[Positive, Positive] | None = Field(
         default=None,
         description="height and width to which images are resized; default: not resized, all must have the same size",
@@ -43,7 +58,10 @@ class MasksSettings(Section):
     stride: Positive = Field(
         default=4, description="image pixels per mask pixel; masks are downsampled by nearest neighbor"
     )
-    ignore: tuple[int, ...] = Field(default=(255,), description="mask values that mean unlabeled")
+    ignore: tuple[int, ...] = Field(
+        default=(255,),
+        description="mask values that mean unlabeled; of instances: that belong to no object or background",
+    )
     values: tuple[int, ...] = Field(
         default=(),
         description="mask values of the classes in their order, if they are not 0, 1, 2 …; [0, 255] means two classes",
@@ -72,7 +90,7 @@ class MasksSettings(Section):
 @dataclass(frozen=True)
 class _Pair:
     image: Path
-    mask: Path
+    mask: Path | None  # None: a picture whose instances nobody has marked
     domain: str
 
 
@@ -92,7 +110,7 @@ class _Reading:
 
 
 class Masks:
-    """Your own images and segmentation masks (PNG of class indices, or of colors that classes.txt lists)."""
+    """Your own images and masks (PNG of class indices, of colors that classes.txt lists, or of instances' numbers)."""
 
     Settings = MasksSettings
 
@@ -115,14 +133,17 @@ class Masks:
                 fix = "raise data.source.test_fraction, or add images"
                 raise DataError(_KEY, str(self.root), f"{split} images", fix)
         everything = [*splits["train"], *splits["test"], *(pair for pairs in sets.values() for pair in pairs)]
-        table = self._table(everything)
+        table = self._table(everything) if self.settings.contents == "classes" else self._no_classes()
         domains = _domains([*splits["train"], *splits["test"]])
         read, held_read = (
             {name: self._read(pairs, table, at) for name, pairs in parts.items()} for parts in (splits, sets)
         )
         at.broken.settle()
         samples = {split: self._samples(pairs, read[split], table, domains, at) for split, pairs in splits.items()}
-        self._check_labels(samples)
+        if self.settings.contents == "classes":
+            self._check_labels(samples)
+        else:
+            self._check_objects(samples)
         shapes = {split: part["image"].shape[1:] for split, part in samples.items()}
         if shapes["train"] != shapes["test"]:
             raise DataError(_KEY, shapes, "images of one size", "set data.source.size: [height, width]")
@@ -143,6 +164,14 @@ class Masks:
             if len(found) < least:
                 ignored = f"{int((mask == UNLABELED).sum()):,} of {mask.size:,} pixels ignored"
                 raise self._one_class(f"{split} masks: {_listed(found) or 'no class'}, {ignored}")
+
+    def _check_objects(self, samples: Mapping[str, Samples]) -> None:
+        """Refuse test masks without a single object, because nothing could be scored."""
+        if not (samples["test"]["instances"] > 0).any():
+            raise DataError(
+                _KEY, f"test masks: no object ({self.root})", "masks with numbers above 0 on the objects",
+                f"data.source.ignore, now [{_listed(self.settings.ignore)}], names the numbers that are no object",
+            )  # fmt: skip
 
     def _one_class(self, found: str) -> DataError:
         return DataError(
@@ -175,7 +204,8 @@ class Masks:
     def _pairs(self, folder: Path, at: _Reading) -> list[_Pair]:
         """Every image below ``images/`` with its mask at the same place below ``masks/``."""
         s, images, masks = self.settings, folder / "images", folder / "masks"
-        for needed in (images, masks):
+        optional = s.contents == "instances"
+        for needed in (images,) if optional else (images, masks):
             if not needed.is_dir():
                 raise DataError(_KEY, str(folder), f"a folder {needed.name}/ in it", "see data.source.path")
         pairs: list[_Pair] = []
@@ -186,7 +216,7 @@ class Masks:
                 files.append(path)
             else:
                 at.listing.skip(path, f"their name does not end in data.source.image_suffix, {s.image_suffix}")
-        by_name = self._masks(masks, at)
+        by_name = self._masks(masks, at) if masks.is_dir() or not optional else {}
         used: set[Path] = set()
 
         def pair(_: int, path: Path) -> None:
@@ -194,10 +224,13 @@ class Masks:
             parts = [one_form(part) for part in place.parts[:-1]]
             stem = one_form(path.stem).removesuffix(ending) + one_form(s.mask_suffix)
             mask = by_name.get((*parts, stem))
-            if mask is None:
+            if mask is not None:
+                used.add(mask)
+            elif optional:
+                at.listing.skip(path, "nothing is known of their objects, since they have no mask", what="images")
+            else:
                 wanted = masks / place.with_name(f"{path.stem.removesuffix(s.image_suffix)}{s.mask_suffix}.png")
                 raise DataError(_KEY, str(path), f"its mask {wanted}", "add it, or set data.source.mask_suffix")
-            used.add(mask)
             pairs.append(_Pair(path, mask, parts[0] if parts else ""))
 
         read_each(files, pair, "images")
@@ -220,6 +253,14 @@ class Masks:
             found.setdefault((*parts, one_form(path.stem)), path)
         return found
 
+    def _no_classes(self) -> ClassTable:
+        """Instances have no classes; settings that speak of classes are refused."""
+        for key in ("values", "background"):
+            if given := getattr(self.settings, key):
+                fix = "leave it out: the numbers of instances say nothing about classes"
+                raise DataError(f"data.source.{key}", given, "data.source.contents: classes", fix)
+        return ClassTable(())
+
     def _table(self, pairs: Sequence[_Pair]) -> ClassTable:
         """Classes as classes.txt names them, or numbered up to the highest in any mask."""
         listed, values = self.root / "classes.txt", self.settings.values
@@ -236,7 +277,8 @@ class Masks:
             tops = np.full(len(pairs), UNLABELED)
 
             def look(row: int, pair: _Pair) -> None:
-                tops[row] = read_mask(pair.mask, free, self.settings.ignore, None).max(initial=UNLABELED)
+                if pair.mask is not None:
+                    tops[row] = read_mask(pair.mask, free, self.settings.ignore, None).max(initial=UNLABELED)
 
             read_each(pairs, look, "masks")
             if tops.max() < 0:
@@ -263,10 +305,15 @@ class Masks:
                     "set data.source.size: [height, width]",
                 )  # fmt: skip
             small = -(-image.shape[1] // s.stride), -(-image.shape[2] // s.stride)
-            mask = read_mask(pair.mask, table, s.ignore, small, expected=whole.shape[1:])
+            if pair.mask is None:
+                mask = np.full(small, UNLABELED, np.int32)
+            elif s.contents == "instances":
+                mask = read_instances(pair.mask, s.ignore, small, expected=whole.shape[1:])
+            else:
+                mask = read_mask(pair.mask, table, s.ignore, small, expected=whole.shape[1:])
             images.append(image)
             masks.append(mask)
-            if (mask == UNLABELED).all():
+            if pair.mask is not None and (mask == UNLABELED).all():
                 at.listing.skip(pair.mask, "every pixel is unlabeled, so that only the image is used", what="masks")
 
         at.broken.read(pairs, read)
@@ -279,13 +326,14 @@ class Masks:
         background = self.settings.background
         skipped = table.names.index(background) if background else None
         stacked = np.stack(masks)
-        at.unlabeled += int((stacked == UNLABELED).sum())
-        at.pixels += stacked.size
-        columns = {
-            "image": np.stack(images),
-            "mask": stacked,
-            "label": dominant_class(stacked, len(table.names), skipped),
-        }
+        marked = stacked[[pair.mask is not None for pair in pairs]]
+        at.unlabeled += int((marked == UNLABELED).sum())
+        at.pixels += marked.size
+        columns = {"image": np.stack(images)}
+        if self.settings.contents == "instances":
+            columns["instances"] = stacked
+        else:
+            columns |= {"mask": stacked, "label": dominant_class(stacked, len(table.names), skipped)}
         if not domains:
             return Samples(columns, table.names)
         owner = np.array([domains.index(pair.domain) for pair in pairs], np.int64)
