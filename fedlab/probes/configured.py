@@ -21,6 +21,7 @@ PROBES = Registry(
         "few_shot": "fedlab.probes.few_shot:FewShot",
         "knn": "fedlab.probes.knn:NearestNeighbors",
         "linear": "fedlab.probes.linear:Linear",
+        "prompt_segmentation": "fedlab.probes.prompt_segmentation:PromptSegmentationProbe",
         "retrieval": "fedlab.probes.retrieval:RetrievalProbe",
         "ridge": "fedlab.probes.ridge:Ridge",
         "svm": "fedlab.probes.svm:SVM",
