@@ -146,6 +146,58 @@ def label_overlay(images: Tensor, masks: Tensor, num_classes: int, ink: float = 
     return torch.where(known, (1 - ink) * shown + ink * colors, shown)
 
 
+def instance_overlay(
+    images: Tensor,
+    points: Tensor,
+    similarity: Tensor,
+    predictions: Tensor,
+    truths: Tensor,
+    *,
+    title: str = "",
+    caption: str = "",
+    row_labels: tuple[str, ...] = (),
+) -> ImageGrid:
+    """Show segmentations by a prompt: picture and prompt, similarity to the prompt, prediction, and truth.
+
+    Args:
+        images: (n, C, H, W) with values in [0, 1] and 1 or 3 channels.
+        points: (n, 2) row and column of the prompted pixel, which gets a red cross.
+        similarity: (n, h, w); in each picture, the least similar place is black and the most similar one white.
+        predictions: (n, h, w) truth values, laid over the picture in green.
+        truths: (n, h', w') integers: 1 is the object, in green; −1 is void, in gray; everything else stays as it is.
+        title: title above the picture.
+        caption: one sentence, which the report shows below the picture.
+        row_labels: one label for each row, or none.
+    """
+    size = images.shape[2:]
+    pictures = images.detach().cpu().float().expand(-1, 3, -1, -1)
+    marked = pictures.clone()
+    for picture, (row, column) in zip(marked, points.tolist(), strict=True):
+        reach = max(1, min(size) // 12)
+        for rows, columns in (
+            (slice(row, row + 1), slice(max(0, column - reach), column + reach + 1)),
+            (slice(max(0, row - reach), row + reach + 1), slice(column, column + 1)),
+        ):
+            picture[:, rows, columns] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+
+    def enlarged(maps: Tensor) -> Tensor:
+        return F.interpolate(maps.detach().cpu().float()[:, None], size=size, mode="nearest")
+
+    least, most = (bound[:, None, None] for bound in torch.aminmax(similarity.detach().float().flatten(1), dim=1))
+    likeness = enlarged((similarity - least) / (most - least).clamp(min=1e-6))
+    truth, ink = enlarged(truths), torch.tensor([0.1, 0.9, 0.3])[:, None, None]
+    columns = (
+        marked,
+        likeness.expand(-1, 3, -1, -1),
+        torch.where(enlarged(predictions) > 0, 0.4 * pictures + 0.6 * ink, pictures),
+        torch.where(truth == 1, 0.4 * pictures + 0.6 * ink, torch.where(truth < 0, torch.tensor(0.5), pictures)),
+    )
+    return ImageGrid(
+        torch.stack(columns, dim=1).flatten(0, 1), 4, title, caption, row_labels,
+        ("prompt", "similarity", "prediction", "truth"),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Bar:
     """A bar of a bar chart.

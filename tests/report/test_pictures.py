@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fedlab.method import ImageGrid, Plot, label_overlay, save_picture, save_sheet, shown_of
+from fedlab.method import ImageGrid, Plot, instance_overlay, label_overlay, save_picture, save_sheet, shown_of
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -124,3 +124,27 @@ def test_an_overlay_colors_classes_and_leaves_the_unlabeled(channels: int) -> No
     half = label_overlay(images, torch.tensor([[[5, 1], [1, 1]]]), 3, ink=0.5)
     assert torch.equal(half[0, :, :2, :2], torch.full((3, 2, 2), 0.25))
     torch.testing.assert_close(half[0, :, 3, 3], 0.5 * corners[1] + 0.125)
+
+
+def test_a_prompted_object_is_shown_in_four_columns() -> None:
+    images = torch.full((2, 1, 12, 12), 0.5)
+    similarity = torch.tensor([[[1.0, -1.0], [0.0, 0.5]]] * 2)
+    truths = torch.zeros(2, 12, 12, dtype=torch.int64)
+    truths[:, :6, :6], truths[:, 6:, 6:] = 1, -1
+    points = torch.tensor([[3, 3], [11, 0]])
+    grid = instance_overlay(images, points, similarity, similarity > 0.4, truths, row_labels=("a", "b"))
+    assert grid.images.shape == (8, 3, 12, 12)
+    assert grid.columns == len(grid.column_labels) == 4
+    prompt, likeness, prediction, truth = grid.images[:4]
+    red = (prompt == torch.tensor([1.0, 0.0, 0.0])[:, None, None]).all(0)
+    assert sorted(map(tuple, red.nonzero().tolist())) == [(2, 3), (3, 2), (3, 3), (3, 4), (4, 3)]
+    assert grid.images[4, :, 11, 0].tolist() == [1, 0, 0]  # in the corner, where only a part of the cross fits
+    assert likeness[0, [0, 0, 6, 6], [0, 6, 0, 6]].tolist() == [1.0, 0.0, 0.5, 0.75]
+    green = [(part[1] > 0.6) & (part[0] < 0.4) for part in (prediction, truth)]
+    assert green[0][:6, :6].all()
+    assert green[0][6:, 6:].all()
+    assert int(green[0].sum()) == 72
+    assert green[1][:6, :6].all()
+    assert int(green[1].sum()) == 36
+    assert (truth[:, 6:, 6:] == 0.5).all()
+    assert grid.row_labels == ("a", "b")
