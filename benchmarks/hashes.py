@@ -86,6 +86,24 @@ METHODS: dict[str, dict[str, Any]] = {
         "data": _DIGITS,
         "training": _TRAINING,
     },
+    "mmc": {
+        "method": {
+            "views": {
+                "size": 24, "crop": "window", "flip": False, "color": False, "gain": [0.7, 1.3], "noise": 0.1,
+                "mean": [0.5], "std": [0.1],
+            },
+            "drop": 0.7, "align": 4, "patch": 4, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.0,
+            "patch_widths": [16, 8], "prototypes": 12, "contrast_widths": [16, 8], "epochs": 4, "warmup_epochs": 1,
+            "temperature_epochs": 2, "momentum": 0.9,
+        },
+        "data": {
+            "source": {"name": "materials", "train": 48, "test": 16, "validation": 8, "server_test": 8},
+            "mean": [0.0], "std": [1.0], "partition": [{"name": "iid", "clients": 2}],
+        },
+        "training": {
+            OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2, "clip": "tensor", "clip_norm": 3.0,
+        },
+    },
     "moon": {"method": {"mu": 1.0, "projection_dim": 8}, "model": _MODEL, "data": _DIGITS, "training": _TRAINING},
     "pat": {
         "method": {

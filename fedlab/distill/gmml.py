@@ -9,7 +9,7 @@ Source: Atito et al. 2021, arXiv 2111.00955 (GMML), as used by ASiT, arXiv 2211.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -143,13 +143,16 @@ def apply(clean: Tensor, corruption: Corruption) -> Tensor:
     return torch.where(_over(mask, clean), torch.where(rows, clean[partner], 0.0), clean)
 
 
-def reconstruction_loss(reconstruction: Tensor, clean: Tensor, mask: Tensor) -> Tensor:
-    """Mean |x̂ − x| over all corrupted values of the batch together; 0 where none is.
+def reconstruction_loss(
+    reconstruction: Tensor, clean: Tensor, mask: Tensor, error: Literal["l1", "squared"] = "l1"
+) -> Tensor:
+    """Mean |x̂ − x|, or (x̂ − x)², over all corrupted values of the batch together; 0 where none is.
 
     Args:
         reconstruction: x̂, (n, H, W) or (n, C, H, W).
         clean: x, likewise.
         mask: (n, H, W) truth values, the corrupted pixels.
+        error: of a value.
 
     Returns:
         A scalar.
@@ -159,7 +162,8 @@ def reconstruction_loss(reconstruction: Tensor, clean: Tensor, mask: Tensor) -> 
 
     Source: Atito et al. 2021, arXiv 2104.03602, Eq. 1.
     """
-    errors = (reconstruction.float() - clean).abs()
+    differences = reconstruction.float() - clean
+    errors = differences.abs() if error == "l1" else differences.square()
     counted = _over(mask, errors).expand_as(errors)
     return torch.where(counted, errors, 0.0).sum() / counted.sum().clamp(min=1)
 

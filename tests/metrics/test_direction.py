@@ -20,7 +20,8 @@ from fedlab.metrics.direction import best_of, headline, ranked
 NEUTRAL = {
     "accuracy_std", "mean_abs", "student_minus_teacher", "text_only",
     "center_norm_classes", "center_norm_patches", "marginal_entropy_classes", "marginal_entropy_patches",
-    "target_entropy_classes", "target_entropy_patches",
+    "target_entropy_classes", "target_entropy_patches", "center_norm", "marginal_entropy", "target_entropy", "delta_h",
+    "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap",
 }  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def test_more_is_better(name: str) -> None:
     assert best_of(name) is max
 
 
-@pytest.mark.parametrize("name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm"])
+@pytest.mark.parametrize("name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm", "overlap"])
 def test_less_is_better(name: str) -> None:
     assert best_of(name) is min
 
