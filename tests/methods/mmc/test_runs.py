@@ -276,6 +276,23 @@ def test_objects_smaller_than_a_patch_everywhere_are_refused(mmc: Start, tmp_pat
         mmc(own(tmp_path, 2), "federation.rounds=1")
 
 
+def test_sets_held_out_of_the_clients_pictures_are_scored_by_the_server(mmc: Start) -> None:
+    source = "data.source={name: materials, train: 64, test: 24, validation: 0, server_test: 0}"
+    held = "data.held={validation: {share: 0.2}, test: {split: test, share: 0.5}}"
+    run = mmc(source, held, "federation.rounds=1", "evaluation.every=1")
+    assert run.metrics["server"]["objects"] == 12
+
+
+def test_the_papers_networks_have_the_parameters_that_were_counted(paper_networks: Callable[..., Any]) -> None:
+    columns = {"image": ("float32", (3, 256, 256)), "instances": ("int32", (256, 256))}
+    networks = paper_networks("mmc", columns)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in networks["student"].named_children()}
+    heads = {"patch_head": 7_606_528, "contrast_head": 19_423_488, "decoder": 738_435, "predictor": 0}
+    assert parts == {"backbone": 21_665_664, **heads}
+    assert sum(p.numel() for p in networks["teacher"].parameters()) == 21_665_664 + 7_606_528 + 19_423_488
+    assert sum(value.numel() for value in networks["centers"].buffers()) == 8192
+
+
 # settings
 
 
