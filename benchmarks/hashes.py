@@ -64,6 +64,19 @@ METHODS: dict[str, dict[str, Any]] = {
         "training": _TRAINING,
         "federation": {"rounds": 3},
     },
+    "dcglr": {
+        "method": {
+            "local_views": 2, "resolutions": [16], "rotation": "any", "width": 8, "pointnet_widths": [8], "hidden": 16,
+            "bottleneck": 8, "prototypes": 12, "momentum": 0.9, "epochs": 4, "warmup_epochs": 1,
+        },
+        "data": {
+            "source": {"name": "shapes", "train": 48, "test": 24, "probe": 30, "points": 32},
+            "partition": [{"name": "iid", "clients": 2}],
+        },
+        "training": {
+            OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2, "clip": "tensor", "clip_norm": 3.0,
+        },
+    },
     "degla": {
         "method": {
             "alpha": 0.9, "held_out": ["replace_relation", "order"], "merge": [["reshuffle", "swap_noun"]],

@@ -28,9 +28,9 @@ class Samples:
 
     Args:
         columns: name → numeric array whose first axis is the sample. Reserved names: ``image`` (n, C, H, W), uint8 or
-            float32 in [0, 1]; ``label`` (n,) int64 class indices; ``domain`` (n,) int64 index into `domain_names`;
-            ``group`` (n,) int64 natural owner (writer, site, speaker), index into `group_names`. All are optional, and
-            columns of other names reach the method as they are.
+            float32 in [0, 1]; ``points`` (n, N, 3), float32; ``label`` (n,) int64 class indices; ``domain`` (n,) int64
+            index into `domain_names`; ``group`` (n,) int64 natural owner (writer, site, speaker), index into
+            `group_names`. All are optional, and columns of other names reach the method as they are.
         class_names: one name per class.
         domain_names: one name per domain; a single ``""``-free default where the source has only one.
         group_names: one name per natural owner, empty where there is none.
@@ -122,7 +122,7 @@ class Dataset:
 
     Raises:
         DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
-            images.
+            images, points that are no points.
     """
 
     name: str
@@ -137,6 +137,8 @@ class Dataset:
         for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
             if "image" in samples.columns:
                 _check_images(f"{self.name}: {split}", samples["image"])
+            if "points" in samples.columns:
+                _check_points(f"{self.name}: {split}", samples["points"])
         ours, theirs = ({n: v.shape[1:] for n, v in sorted(part.columns.items())} for part in (self.test, self.train))
         if ours != theirs:
             raise DataError(f"{self.name}: columns and shapes of test", ours, f"those of train: {theirs}")
@@ -179,6 +181,12 @@ def _check_type(name: str, values: np.ndarray) -> None:
         raise DataError(
             f"data column {name!r}", f"dtype {values.dtype}", "numbers or truth values, as a tensor can hold", fix
         )
+
+
+def _check_points(key: str, clouds: np.ndarray) -> None:
+    if clouds.ndim != 3 or clouds.shape[2] != 3 or clouds.dtype != np.float32:
+        described = f"shape {clouds.shape}, dtype {clouds.dtype}"
+        raise DataError(f"{key} points", described, "(n, N, 3), float32", "the source points converts your own clouds")
 
 
 def _check_images(key: str, images: np.ndarray) -> None:

@@ -7,6 +7,9 @@ from fedlab.method.base import (
     NoSettings,
     network,
 )
+from fedlab.method.clouds import (
+    point_clouds,
+)
 from fedlab.method.context import (
     EvaluationContext,
     FitContext,
@@ -75,6 +78,7 @@ __all__ = [
     "label_overlay",
     "loss_not_finite",
     "network",
+    "point_clouds",
     "save_picture",
     "save_sheet",
     "shown_of",

@@ -137,11 +137,30 @@ def npz(root: Path) -> Brought:
     return Brought(Component(name="npz", path=str(root / "data.npz")), [root / "data.npz"])
 
 
+TETRAHEDRON = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"
+
+
+def points(root: Path) -> Brought:
+    files = []
+    for kind in CLASSES:
+        for split in ("train", "test"):
+            for i in range(3):
+                file = root / kind / split / f"{len(files):02d}.off"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(TETRAHEDRON.replace("\n0 0 1", f"\n0 0 {1 + i}"), encoding="utf-8")
+                files.append(file)
+    where = [root / kind / split for kind in CLASSES for split in ("train", "test")]
+    component = Component(name="points", path=str(root), points=16)
+    return Brought(component, files, [root, root / "dog", *where], named=root / CAFE)
+
+
 BUILDERS: dict[str, Callable[[Path], Brought]] = {
     "folder": folder, "hub": hub, "union": union, "masks": masks, "captions": captions,
-    "audio_folder": audio_folder, "market": market, "npz": npz,
+    "audio_folder": audio_folder, "market": market, "npz": npz, "points": points,
 }  # fmt: skip
-GENERATED = {"digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials"}
+GENERATED = {
+    "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",
+}  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 
 

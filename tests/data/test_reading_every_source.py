@@ -78,10 +78,11 @@ def test_a_file_the_decoder_fails_on_in_an_unheard_of_way_is_named(
     def fail(*args: object, **kwargs: object) -> None:
         raise Odd("inside the decoder")
 
+    import trimesh
     from PIL import Image
     from scipy.io import wavfile
 
-    for place, name in ((Image, "open"), (wavfile, "read"), (np, "load")):
+    for place, name in ((Image, "open"), (wavfile, "read"), (np, "load"), (trimesh, "load")):
         monkeypatch.setattr(place, name, fail)
     with pytest.raises(DataError, match="inside the decoder"):
         made.load()
@@ -94,10 +95,11 @@ def test_what_ends_the_program_passes_through(
     def fail(*args: object, **kwargs: object) -> None:
         raise stop
 
+    import trimesh
     from PIL import Image
     from scipy.io import wavfile
 
-    for place, name in ((Image, "open"), (wavfile, "read"), (np, "load")):
+    for place, name in ((Image, "open"), (wavfile, "read"), (np, "load"), (trimesh, "load")):
         monkeypatch.setattr(place, name, fail)
     with pytest.raises(stop):
         made.load()

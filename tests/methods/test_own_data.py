@@ -67,6 +67,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if name == "gray":
             parts = {part: {k: v for k, v in held.items() if k != "domain"} for part, held in parts.items()}
         np.savez(f"{name}.npz", **{f"{key}_{part}": v for part, held in parts.items() for key, v in held.items()})
+    shapes = {"train": rng.normal(size=(48, 150, 3)), "test": rng.normal(size=(24, 150, 3))}
+    labels = {f"y_{part}": np.arange(len(clouds)) % 3 for part, clouds in shapes.items()}
+    np.savez("shapes.npz", **{f"x_{part}": clouds for part, clouds in shapes.items()}, **labels)
     for part in ("train", "test"):
         for index in range(24):
             save(tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png", rng.integers(0, 256, (32, 32, 3)))

@@ -30,6 +30,8 @@ SOURCES = Registry(
         "pedestrians": "fedlab.data.sources.pedestrians:Pedestrians",
         "market": "fedlab.data.sources.market:Market",
         "materials": "fedlab.data.sources.materials:Materials",
+        "shapes": "fedlab.data.sources.shapes:Shapes",
+        "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",
 )

@@ -42,15 +42,43 @@ def from_arrays(
     shapes = {key: values.shape[1:] for key, values in images.items()}
     if shapes["x_train"] != shapes["x_test"]:
         raise DataError("x_test", shapes["x_test"], f"(C, H, W) as x_train: {shapes['x_train']}")
-    labels, classes = labeled((y_train, y_test), class_names)
+    return annotated(
+        "image", (images["x_train"], images["x_test"]), (y_train, y_test), domains, groups, class_names, name
+    )
+
+
+def annotated(
+    column: str,
+    values: Pair,
+    labels: Pair,
+    domains: Pair | None,
+    groups: Pair | None,
+    class_names: Names | None,
+    name: str,
+) -> Dataset:
+    """A data set whose samples are in one column, with classes, domains and owners.
+
+    Args:
+        column: name of the column.
+        values: samples of train and test, (n, …).
+        labels: see `from_arrays`, as are all others.
+        domains: likewise.
+        groups: likewise.
+        class_names: likewise.
+        name: likewise.
+
+    Raises:
+        DataError: labels that fit no class, or other types.
+    """
+    codes, classes = labeled(labels, class_names)
     domain_codes, domain_names = coded("domain", domains) if domains is not None else (None, ("all",))
     group_codes, group_names = coded("group", groups) if groups is not None else (None, ())
 
-    def samples(split: int, key: str) -> Samples:
-        columns = {"image": images[key], "label": labels[split]}
-        columns["domain"] = domain_codes[split] if domain_codes else np.zeros(len(images[key]), dtype=np.int64)
+    def samples(split: int) -> Samples:
+        columns = {column: values[split], "label": codes[split]}
+        columns["domain"] = domain_codes[split] if domain_codes else np.zeros(len(values[split]), dtype=np.int64)
         if group_codes:
             columns["group"] = group_codes[split]
         return Samples(columns, classes, domain_names, group_names)
 
-    return plausible(Dataset(name, samples(0, "x_train"), samples(1, "x_test")))
+    return plausible(Dataset(name, samples(0), samples(1)))

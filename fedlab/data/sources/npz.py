@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Section
+from fedlab.data.classes import Pair
 from fedlab.data.files.reading import reading
 from fedlab.data.files.spelling import checked_name, printable
 from fedlab.data.samples import Dataset
@@ -44,44 +46,62 @@ class Npz:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError("data.source.path", self.settings.path, "an .npz file", "save one with numpy.savez")
-        checked_name(str(self.path), "data.source.path", "a path")
-        arrays, unread = self._read()
-        absent = [key for key in _REQUIRED if key not in arrays]
-        absent += [key for stem in ("domain", "group") for key in _half_pair(stem, arrays)]
-        if absent:
-            raise DataError(
-                "data.source.path",
-                self.settings.path,
-                f"the keys {', '.join(absent)}",
-                f"it holds {', '.join([*arrays, *unread]) or 'nothing'}; see numpy.savez",
-            )
+        arrays, left_out = read_archive(self.path)
         try:
             dataset = from_arrays(
                 *(arrays[key] for key in _REQUIRED),
-                domains=(arrays["domain_train"], arrays["domain_test"]) if "domain_train" in arrays else None,
-                groups=(arrays["group_train"], arrays["group_test"]) if "group_train" in arrays else None,
+                **domains_and_groups(arrays),
                 class_names=np.atleast_1d(arrays["class_names"]) if "class_names" in arrays else None,
                 name=self.path.stem,
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error.key}", error.value, error.expected, error.fix) from error
-        return replace(dataset, left_out=(*_unread(unread), *dataset.left_out))
+        return replace(dataset, left_out=(*left_out, *dataset.left_out))
 
-    def _read(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """The arrays that FedLab uses, and the names of the others."""
-        key, fix = "data.source.path", "save it again with numpy.savez"
-        expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
-        arrays: dict[str, np.ndarray] = {}
-        with reading(key, str(self.path), expected, fix):
-            archive = np.load(self.path, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array and is no archive")
-        with archive:
-            for name in archive.files:
-                if name in _REQUIRED or name in _OPTIONAL:
-                    with reading(key, f"{self.path} [{name}]", expected, fix):
-                        arrays[name] = archive[name]
-            return arrays, [printable(name) for name in archive.files if name not in arrays]
+
+def read_archive(path: Path) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
+    """The arrays of an archive that FedLab reads, and what is said of the others.
+
+    Raises:
+        DataError: it cannot be read, or an array is missing.
+    """
+    checked_name(str(path), "data.source.path", "a path")
+    arrays, unread = _read(path)
+    absent = [key for key in _REQUIRED if key not in arrays]
+    absent += [key for stem in ("domain", "group") for key in _half_pair(stem, arrays)]
+    if absent:
+        raise DataError(
+            "data.source.path",
+            str(path),
+            f"the keys {', '.join(absent)}",
+            f"it holds {', '.join([*arrays, *unread]) or 'nothing'}; see numpy.savez",
+        )
+    return arrays, _unread(unread)
+
+
+def domains_and_groups(arrays: Mapping[str, np.ndarray]) -> dict[str, Pair | None]:
+    """The pairs ``domains`` and ``groups`` of an archive, each None where it has none."""
+    return {
+        f"{stem}s": (arrays[f"{stem}_train"], arrays[f"{stem}_test"]) if f"{stem}_train" in arrays else None
+        for stem in ("domain", "group")
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that FedLab uses, and the names of the others."""
+    key, fix = "data.source.path", "save it again with numpy.savez"
+    expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
+    arrays: dict[str, np.ndarray] = {}
+    with reading(key, str(path), expected, fix):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array and is no archive")
+    with archive:
+        for name in archive.files:
+            if name in _REQUIRED or name in _OPTIONAL:
+                with reading(key, f"{path} [{name}]", expected, fix):
+                    arrays[name] = archive[name]
+        return arrays, [printable(name) for name in archive.files if name not in arrays]
 
 
 def _unread(names: list[str]) -> tuple[LeftOut, ...]:
