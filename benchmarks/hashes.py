@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedlab.config import Config
 
 # keys of the configuration whose spelling may change: stated once
@@ -258,24 +260,24 @@ def measure(sections: Mapping[str, Any], folder: Path, seed: int = 0) -> dict[st
         evaluation as Python writes it, which gives back every bit of a float.
     """
     import fedlab
+    from fedlab.storage.checkpoint import load_checkpoint
 
     run = fedlab.run(configuration(sections, folder, seed))
     metrics = {name: value for name, value in run.metrics.items() if name != "time"}
-    return {"weights": digest(run.checkpoint / "tensors.safetensors"), "metrics": repr(metrics)}
+    return {"weights": digest(load_checkpoint(run.checkpoint)[0]), "metrics": repr(metrics)}
 
 
-def digest(path: Path) -> str:
-    """SHA-256 over names, types, shapes and bytes of the network state in a checkpoint's file of tensors.
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the network state among a checkpoint's tensors.
 
     Raises:
         ValueError: there is no network state in it.
     """
     import torch
-    from safetensors.torch import load_file
 
-    state = {_as_once(name): value for name, value in load_file(path).items() if name.startswith(_NETWORK)}
+    state = {_as_once(name): value for name, value in tensors.items() if name.startswith(_NETWORK)}
     if not state:
-        raise ValueError(f"{path} has no network state")
+        raise ValueError("the checkpoint has no network state")
     found = hashlib.sha256()
     for name, value in sorted(state.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

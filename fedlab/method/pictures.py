@@ -186,14 +186,14 @@ def instance_overlay(
     least, most = (bound[:, None, None] for bound in torch.aminmax(similarity.detach().float().flatten(1), dim=1))
     likeness = enlarged((similarity - least) / (most - least).clamp(min=1e-6))
     truth, ink = enlarged(truths), torch.tensor([0.1, 0.9, 0.3])[:, None, None]
-    columns = (
+    shown = (
         marked,
         likeness.expand(-1, 3, -1, -1),
         torch.where(enlarged(predictions) > 0, 0.4 * pictures + 0.6 * ink, pictures),
         torch.where(truth == 1, 0.4 * pictures + 0.6 * ink, torch.where(truth < 0, torch.tensor(0.5), pictures)),
     )
     return ImageGrid(
-        torch.stack(columns, dim=1).flatten(0, 1), 4, title, caption, row_labels,
+        torch.stack(shown, dim=1).flatten(0, 1), 4, title, caption, row_labels,
         ("prompt", "similarity", "prediction", "truth"),
     )  # fmt: skip
 

@@ -41,7 +41,7 @@ class PromptSegmentation:
 
     def __init__(self, level: Level = "patch", points: int = 5) -> None:
         self.level, self.points = level, points
-        self._sums = {name: np.zeros(len(THRESHOLDS), np.int64) for name in PROMPTS}
+        self._sums: dict[str, np.ndarray] = {name: np.zeros(len(THRESHOLDS), np.int64) for name in PROMPTS}
         self._oracle = np.zeros(len(PROMPTS), np.int64)
         self._counts = np.zeros(2, np.int64)  # objects, objects that are too small
 
@@ -134,7 +134,8 @@ def zero_shot(validation: PromptSegmentation, test: PromptSegmentation) -> dict[
     if not validation.objects or not test.objects:
         return {}
     measured: dict[str, float] = {}
-    for prompt, ending in (("innermost", ""), ("random", "_random")) if test.points else (("innermost", ""),):
+    endings: dict[Prompt, str] = {"innermost": "", "random": "_random"} if test.points else {"innermost": ""}
+    for prompt, ending in endings.items():
         chosen = validation.best(prompt)
         measured[f"miou{ending}"] = float(test.curve(prompt)[chosen])
         measured[f"threshold{ending}"] = float(THRESHOLDS[chosen])

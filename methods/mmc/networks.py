@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class Teacher(nn.Module):
         )
         self.patch_head = ProjectionHead(s.width, s.patch_widths, s.prototypes)
         # relu first and gelu after it, as in SiT's CLSHead
-        kinds = ("relu", *["gelu"] * len(s.contrast_widths))[: len(s.contrast_widths) - 1]
+        kinds: Any = ("relu", *["gelu"] * len(s.contrast_widths))[: len(s.contrast_widths) - 1]
         self.contrast_head = ProjectionHead(
             s.width, s.contrast_widths, norm="batch", activation=kinds, last_norm=True, normalize=False
         )

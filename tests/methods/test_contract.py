@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def weights(run: fedlab.Run) -> str:
-    return digest(run.checkpoint / "tensors.safetensors")
+    return digest(load_checkpoint(run.checkpoint)[0])
 
 
 def measured(run: fedlab.Run) -> str:

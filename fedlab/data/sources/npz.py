@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from fedlab.config import Section
-from fedlab.data.classes import Pair
 from fedlab.data.files.reading import reading
 from fedlab.data.files.spelling import checked_name, printable
 from fedlab.data.samples import Dataset
@@ -79,7 +79,7 @@ def read_archive(path: Path) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]
     return arrays, _unread(unread)
 
 
-def domains_and_groups(arrays: Mapping[str, np.ndarray]) -> dict[str, Pair | None]:
+def domains_and_groups(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The pairs ``domains`` and ``groups`` of an archive, each None where it has none."""
     return {
         f"{stem}s": (arrays[f"{stem}_train"], arrays[f"{stem}_test"]) if f"{stem}_train" in arrays else None
