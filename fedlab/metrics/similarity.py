@@ -41,7 +41,7 @@ class PromptSegmentation:
 
     def __init__(self, level: Level = "patch", points: int = 5) -> None:
         self.level, self.points = level, points
-        self._sums: dict[str, np.ndarray] = {name: np.zeros(len(THRESHOLDS), np.int64) for name in PROMPTS}
+        self._sums = {name: np.zeros(len(THRESHOLDS), np.int64) for name in PROMPTS}
         self._oracle = np.zeros(len(PROMPTS), np.int64)
         self._counts = np.zeros(2, np.int64)  # objects, objects that are too small
 
@@ -65,7 +65,7 @@ class PromptSegmentation:
                 self._counts[0] += 1
                 truth, scored = (thing.patches, ~void) if self.level == "patch" else (thing.pixels, mask != VOID)
                 curves = np.stack([self._curve(features, j, grid, truth, scored) for j in _queries(thing)])
-                for row, (name, of) in enumerate((("innermost", curves[:1]), ("random", curves[1:]))):
+                for row, (name, of) in enumerate(zip(PROMPTS, (curves[:1], curves[1:]), strict=True)):
                     if len(of):
                         self._sums[name] += np.rint(of.mean(axis=0) * _UNIT).astype(np.int64)
                         self._oracle[row] += int(np.rint(of.max(axis=1).mean() * _UNIT))
@@ -88,7 +88,7 @@ class PromptSegmentation:
 
     def state(self) -> dict[str, np.ndarray]:
         """Sums to be merged by addition, all int64."""
-        sums = {name: values.copy() for name, values in self._sums.items()}
+        sums: dict[str, np.ndarray] = {name: values.copy() for name, values in self._sums.items()}
         return {**sums, "oracle": self._oracle.copy(), "counts": self._counts.copy()}
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
@@ -134,9 +134,8 @@ def zero_shot(validation: PromptSegmentation, test: PromptSegmentation) -> dict[
     if not validation.objects or not test.objects:
         return {}
     measured: dict[str, float] = {}
-    endings: dict[Prompt, str] = {"innermost": "", "random": "_random"} if test.points else {"innermost": ""}
-    for prompt, ending in endings.items():
-        chosen = validation.best(prompt)
+    for prompt in PROMPTS if test.points else PROMPTS[:1]:
+        ending, chosen = "_random" if prompt == "random" else "", validation.best(prompt)
         measured[f"miou{ending}"] = float(test.curve(prompt)[chosen])
         measured[f"threshold{ending}"] = float(THRESHOLDS[chosen])
         measured[f"oracle_miou{ending}"] = test.oracle(prompt)

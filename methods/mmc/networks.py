@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fedlab.distill.heads import PatchDecoder, ProjectionHead
+from fedlab.distill.heads import Activation, PatchDecoder, ProjectionHead
 from fedlab.distill.prototypes import Center
 from fedlab.methods.mmc.settings import MMCSettings
 from fedlab.models.vit import ViT
@@ -45,7 +45,7 @@ class Teacher(nn.Module):
         )
         self.patch_head = ProjectionHead(s.width, s.patch_widths, s.prototypes)
         # relu first and gelu after it, as in SiT's CLSHead
-        kinds: Any = ("relu", *["gelu"] * len(s.contrast_widths))[: len(s.contrast_widths) - 1]
+        kinds: list[Activation] = ["relu", *["gelu"] * len(s.contrast_widths)][: len(s.contrast_widths) - 1]
         self.contrast_head = ProjectionHead(
             s.width, s.contrast_widths, norm="batch", activation=kinds, last_norm=True, normalize=False
         )

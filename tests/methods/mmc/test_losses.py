@@ -64,6 +64,18 @@ def test_small_views_are_contrasted_with_both_views_of_the_teacher() -> None:
     assert float(contrast_loss(queries, keys, 0.2)) == pytest.approx(float(0.8 * sum(pairs) / 4), rel=1e-5)
 
 
+@pytest.mark.parametrize("predictor", [[], [10, 8]])
+def test_queries_of_the_student_are_contrasted_with_keys_of_the_teacher(lab: Make, predictor: list[int]) -> None:
+    """The student's, of corrupted views and through its predictor, with the teacher's, of clean ones."""
+    small = shaken(lab(predictor=predictor))
+    batch = small.batch(4)
+    student: Any = small.networks["student"]
+    keys = small.networks["teacher"](batch["views"]).contrast.chunk(2)
+    queries = student.queries(student(corrupted(batch)).contrast).chunk(2)
+    expected = float(contrast_loss(queries, keys, 0.2).detach())
+    assert float(small.terms(batch)["l_con"].detach()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_keys_of_the_contrast_get_no_gradient() -> None:
     queries, keys = (torch.randn(2, 4, 3, requires_grad=True) for _ in range(2))
     contrast_loss(list(queries), list(keys), 0.2).backward()
@@ -111,7 +123,7 @@ def test_a_patch_is_taught_by_the_same_patch_of_the_same_view(lab: Make) -> None
 
 
 def test_the_class_token_is_distilled_across_views_where_the_head_is_shared(lab: Make) -> None:
-    plain, shared = lab(), lab(global_to_local="shared")
+    plain, shared = shaken(lab()), shaken(lab(global_to_local="shared"))
     batch = plain.batch(4)
     teacher, student = shared.networks["teacher"](batch["views"]), shared.networks["student"](corrupted(batch))
     crossed = 0.0
@@ -140,6 +152,15 @@ def test_centers_follow_the_mean_over_all_patches_and_pictures(lab: Make) -> Non
     centers = small.networks["centers"]
     torch.testing.assert_close(centers.patches.value, 0.1 * encoded.patches.mean((0, 1)))
     torch.testing.assert_close(centers.classes.value, 0.1 * encoded.classes.mean(0))
+
+
+def shaken(made: Lab) -> Lab:
+    """The same with weights so large that views differ in their class tokens."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in made.networks.parameters():
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.5)
+    return made
 
 
 # who learns from what
