@@ -10,8 +10,6 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab.seeding import numpy_generator
-
 VOID = -1
 Grid = tuple[int, int]
 
@@ -78,7 +76,8 @@ def prompted_objects(instances: np.ndarray, grid: Grid, points: int) -> Iterator
         promptable = pixels & patches.reshape(grid).repeat(side[0], axis=0).repeat(side[1], axis=1)
         depth = distance_transform_edt(np.pad(pixels, 1))[1:-1, 1:-1]
         places = np.flatnonzero(promptable)
-        rng = numpy_generator(0, "prompts", hashlib.blake2b(np.packbits(pixels).tobytes()).hexdigest())
+        drawn = hashlib.blake2b(np.packbits(pixels).tobytes(), digest_size=8).digest()
+        rng = np.random.default_rng(int.from_bytes(drawn, "little"))
         deepest = places[depth.ravel()[places] == depth.ravel()[places].max()]
         # the middle one of several, since the first would lie at the object's upper end
         chosen = np.append(rng.choice(places, points), deepest[(len(deepest) - 1) // 2])

@@ -211,9 +211,9 @@ def segment(ctx: ServerContext, s: MMCSettings) -> dict[str, float]:
     (``_over_start``, ``_over_raw``).
     """
     measured = _judged(ctx, s, teacher_tokens(ctx.networks))
-    for name, value in ctx.private.items():
+    for name in sorted(ctx.private):  # a resumed run holds them in another order
         if name.startswith(_START):
-            measured[name.removeprefix(_START)] = float(value)
+            measured[name.removeprefix(_START)] = float(ctx.private[name])
     gains = {
         f"{name}_over_{other}": measured[name] - measured[f"{other}_{name}"]
         for name in _GAINS

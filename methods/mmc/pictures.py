@@ -43,7 +43,7 @@ def prompted(ctx: FigureContext, s: MMCSettings, tokens: Callable[[Tensor], Tens
     threshold = float(THRESHOLDS[judged.best()])
     picked = {name: values[:_SHOWN] for name, values in test.items()}
     seen = views.fixed_view(s, picked)
-    features = unit(tokens(seen["view"])).cpu()
+    features = unit(tokens(seen["view"]))
     rows, points, maps, truths = [], [], [], []
     for index, mask in enumerate(seen["instances"].numpy(force=True)):
         thing = next(filter(None, prompted_objects(mask, (side, side), 0)), None)
@@ -61,10 +61,10 @@ def prompted(ctx: FigureContext, s: MMCSettings, tokens: Callable[[Tensor], Tens
     if s.level == "pixel":
         size = tuple(truths[0].shape)
         shown = F.interpolate(similarity[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    mean, std = (torch.tensor(values)[:, None, None] for values in (s.views.mean, s.views.std))
+    mean, std = (seen["view"].new_tensor(values)[:, None, None] for values in (s.views.mean, s.views.std))
     return {
         "prompts": instance_overlay(
-            (seen["view"].cpu()[rows] * std + mean).clamp(0, 1),
+            (seen["view"][rows] * std + mean).clamp(0, 1),
             torch.tensor(points),
             similarity,
             shown > threshold,

@@ -71,7 +71,7 @@ def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have
 
     def noted(self: ClientRuntime, *arguments: Any) -> Any:
         answer = evaluate(self, *arguments)
-        found.update(answer[1])
+        found.update(answer.values)
         return answer
 
     monkeypatch.setattr(ClientRuntime, "evaluate", noted)
