@@ -45,7 +45,7 @@ class Teacher(nn.Module):
         )
         self.patch_head = ProjectionHead(s.width, s.patch_widths, s.prototypes)
         # relu first and gelu after it, as in SiT's CLSHead
-        kinds: list[Activation] = ["relu", *["gelu"] * len(s.contrast_widths)][: len(s.contrast_widths) - 1]
+        kinds: list[Activation] = ["gelu" if index else "relu" for index in range(len(s.contrast_widths) - 1)]
         self.contrast_head = ProjectionHead(
             s.width, s.contrast_widths, norm="batch", activation=kinds, last_norm=True, normalize=False
         )
