@@ -60,6 +60,7 @@ class DCGLR(Method[DCGLRSettings]):
 
     title, paper = "DCGLR", "Fu et al. 2022, arXiv 2202.04241"
     modality, own_model = "point clouds", "point encoder with prototypes"
+    learns_from = "parts of shapes that are to agree with the whole, and other shapes that are to differ"
     Settings, feature_parts = DCGLRSettings, ("teacher", "student")
 
     def check(self, config: Any) -> list[str]:
