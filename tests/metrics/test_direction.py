@@ -21,7 +21,8 @@ NEUTRAL = {
     "accuracy_std", "mean_abs", "student_minus_teacher", "text_only",
     "center_norm_classes", "center_norm_patches", "marginal_entropy_classes", "marginal_entropy_patches",
     "target_entropy_classes", "target_entropy_patches", "center_norm", "marginal_entropy", "target_entropy", "delta_h",
-    "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap",
+    "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap", "matched_h",
+    "feature_deviation", "feature_deviation_ratio", "few_shot_std",
 }  # fmt: skip
 
 
