@@ -15,17 +15,6 @@ _ASKED, _RIGHT, _WRONG = (0.25, 0.25, 0.25), (0.1, 0.65, 0.2), (0.85, 0.15, 0.1)
 _HOT = (1.0, 0.75, 0.0)
 
 
-def samples_of(ctx: FigureContext, *names: str) -> Mapping[str, Tensor]:
-    """Samples to draw: the first of the server's sets with one of these names, or the test samples of client 0.
-
-    Sets without samples are passed over. The result is empty if there is nothing to draw.
-    """
-    for columns in (*(ctx.data.get(name) for name in names), ctx.client_test(0)):
-        if columns and len(next(iter(columns.values()))):
-            return columns
-    return {}
-
-
 def spread_out(columns: Mapping[str, Tensor], most: int) -> dict[str, Tensor]:
     """At most so many samples, evenly spread over all."""
     count = len(next(iter(columns.values())))

@@ -65,13 +65,17 @@ def report_line(run: Run) -> str:
 def _probes(run: Run) -> list[str]:
     """The results of `fedlab probe`."""
     from fedlab.experiment.probing import earlier_probes
-    from fedlab.report.values import metric_phrase, metric_value
+    from fedlab.report.values import metric_phrase, metric_value, plural
 
     lines = []
-    for result in earlier_probes(run):
+    results, damaged = earlier_probes(run)
+    for result in results:
         told = ", ".join(f"{metric_phrase(name)} {metric_value(name, value)}" for name, value in result.values.items())
         whose = f"features of {result.part} after round {result.round}, on {result.data}"
         lines.append(f"{'probe':<12} {told}: {whose}, {result.basis}")
+    if damaged:
+        places = ", ".join(map(str, damaged[:10]))
+        lines.append(f"warning: {plural(len(damaged), 'line')} of probes.jsonl cannot be read (line {places})")
     return lines
 
 

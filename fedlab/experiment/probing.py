@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -200,20 +201,25 @@ def _append(run: Run, result: ProbeResult, one: ConfiguredProbe, dataset: Datase
         "test": result.test,
         "values": plain(dict(result.values)),
     }
-    with run.folder.probes.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    with run.folder.probes.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # a crash has cut the last line short, and this one must not continue it
+                file.write(b"\n")
+        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def earlier_probes(run: Run) -> list[ProbeResult]:
-    """The results that `probe_run` has appended to a run folder; lines that a crash has cut short are left out."""
+def earlier_probes(run: Run) -> tuple[list[ProbeResult], list[int]]:
+    """The results that `probe_run` has appended to a run folder, and the numbers of the lines that are none, from 1."""
     found: list[ProbeResult] = []
-    lines = run.folder.probes.read_text(encoding="utf-8").splitlines() if run.folder.probes.exists() else []
-    for line in lines:
+    damaged: list[int] = []
+    lines = run.folder.probes.read_bytes().splitlines() if run.folder.probes.exists() else []
+    for number, line in enumerate(lines, start=1):
         try:
             r = json.loads(line)
             fit = None if r["fit"] is None else (str(r["fit"][0]), int(r["fit"][1]))
             test = (str(r["test"][0]), int(r["test"][1]))
             found.append(ProbeResult(r["kind"], r["round"], r["part"], fit, test, r["data"]["name"], r["values"]))
         except (ValueError, KeyError, TypeError, IndexError):
-            continue
-    return found
+            damaged.append(number)
+    return found, damaged

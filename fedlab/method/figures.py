@@ -46,18 +46,19 @@ class FigureContext:
     batch_size: int
     private: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def samples(self, *names: str) -> Mapping[str, Tensor] | None:
-        """The samples to draw: those of the first of these sets that the server holds, or else a client's test samples.
+    def samples(self, *names: str) -> Mapping[str, Tensor]:
+        """The samples to draw: those of the first of these sets that has any, or else the test samples of client 0.
 
         Args:
-            names: names of sample sets, in the order of preference.
+            names: names of the server's sample sets, in the order of preference.
 
         Returns:
-            Their columns; None if the server holds none of the sets and no simulated client has test samples.
+            Their columns; empty if there is nothing to draw.
         """
-        held = next((self.data[name] for name in names if name in self.data), None)
-        found = self.client_test(0) if held is None else held
-        return found if found and len(next(iter(found.values()))) else None
+        for columns in (*(self.data.get(name) for name in names), self.client_test(0)):
+            if columns and len(next(iter(columns.values()))):
+                return columns
+        return {}
 
     @property
     def when(self) -> str:

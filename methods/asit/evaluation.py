@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.blocks.labels import check_classes, server_labels
-from fedlab.distill.prototypes import entropy, sharpened
+from fedlab.distill.collapse import TELLING, target_figures
 from fedlab.method import EvaluationContext, ServerContext, network
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Centers, Student, Teacher
@@ -21,9 +20,8 @@ from fedlab.probes.classifiers import linear_probe, nearest_neighbors
 
 _START = "start"
 _SETS = ("probe", "test")
-_TELLING = 0.01  # share of ln K that targets must tell about which clip or patch they belong to
 COLLAPSE = (
-    f"collapse: the teacher's targets are nearly equal for all clips or patches (by less than {_TELLING:g} ln K), or a "
+    f"collapse: the teacher's targets are nearly equal for all clips or patches (by less than {TELLING:g} ln K), or a "
     "center has left the range of cosines (collapse_alarm)"
 )
 
@@ -119,14 +117,9 @@ def collapse(ctx: ServerContext, s: ASiTSettings) -> dict[str, float]:
     for kind, held in (("classes", centers.classes.value), ("patches", centers.patches.value)):
         logits = torch.cat([getattr(part, kind) for part in parts]).float()
         center = logits.mean(0) if s.teacher_sync == "local" else held
-        targets = sharpened(logits, center, s.teacher_temperature[1])
-        size = targets.shape[1]
-        single = float(entropy(targets).mean()) / math.log(size)
-        marginal = float(entropy(targets.mean(0))) / math.log(size)
-        norm = float(center.norm()) / math.sqrt(size)
-        figures = {"target_entropy": single, "marginal_entropy": marginal, "center_norm": norm}
-        measured |= {f"{name}_{kind}": value for name, value in figures.items()}
-        alarm |= not (marginal - single >= _TELLING and norm <= 1)
+        figures = target_figures(logits, center, s.teacher_temperature[1])
+        measured |= {f"{name}_{kind}": value for name, value in figures._asdict().items()}
+        alarm |= figures.collapsed
     return {**measured, "collapse_alarm": float(alarm)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from fedlab.blocks.pictures import samples_of
 from fedlab.method import FigureContext, Picture, heatmaps, network, shown_of
 from fedlab.methods.asit import views
 from fedlab.methods.asit.networks import Student
@@ -16,7 +15,7 @@ _CLIPS = 4
 @torch.no_grad()
 def repairs(ctx: FigureContext, s: ASiTSettings) -> dict[str, Picture]:
     """Four columns by clip, of the server's test clips or of the first client's."""
-    columns = samples_of(ctx, "test")
+    columns = ctx.samples("test")
     if not columns:
         return {}
     batch = {name: values[:_CLIPS] for name, values in columns.items()}

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedlab.blocks.pictures import samples_of
 from fedlab.data.files.captions import NEGATIVE, decode, kinds_of
 from fedlab.method import Bar, FigureContext, Picture, bar_chart, images_with_bars, shown_of
 from fedlab.methods.degla.batches import is_caption
@@ -20,7 +19,7 @@ _SHOWN, _COUNTED = 4, 512
 
 def figures(ctx: FigureContext, apart: Collection[str]) -> dict[str, Picture]:
     """Some scenes with their captions, and the accuracy by kind, for the available test samples."""
-    held = samples_of(ctx, "composition")
+    held = ctx.samples("composition")
     if not kinds_of(held):
         return {}
     columns = {name: values[:_COUNTED] for name, values in held.items()}

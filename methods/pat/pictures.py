@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fedlab.blocks.pictures import attention_maps, in_batches, ranked_images, samples_of, spread_out
+from fedlab.blocks.pictures import attention_maps, in_batches, ranked_images, spread_out
 from fedlab.method import FigureContext, Picture, network, shown_of
 from fedlab.methods.pat.evaluation import extract
 from fedlab.methods.pat.networks import PartViT
@@ -39,7 +39,7 @@ def ranked_lists(ctx: FigureContext) -> dict[str, Picture]:
 @torch.no_grad()
 def attention(ctx: FigureContext) -> dict[str, Picture]:
     """What cls and each part attend to in the last layer; a part sees nothing outside its band."""
-    columns = samples_of(ctx, "query")
+    columns = ctx.samples("query")
     if not columns:
         return {}
     images = spread_out(columns, _QUERIES)["image"]

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.blocks.pictures import samples_of, segmentations
+from fedlab.blocks.pictures import segmentations
 from fedlab.blocks.pretrain import train_on_server
 from fedlab.distill.dense import pixel_cross_entropy
 from fedlab.distill.mask_views import flip_and_shift
@@ -197,7 +197,7 @@ class TransKD(Method[TransKDSettings]):
         return values
 
     def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-        found = segmentations(ctx, samples_of(ctx, HELD_OUT), ("teacher", "student"))
+        found = segmentations(ctx, ctx.samples(HELD_OUT), ("teacher", "student"))
         return {} if found is None else {"segmentation": found}
 
 

@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedlab.blocks.pictures import attention_maps, in_batches, ranked_images, samples_of, segmentations, spread_out
+from fedlab.blocks.pictures import attention_maps, in_batches, ranked_images, segmentations, spread_out
+from fedlab.method import FigureContext
 
 
 def context(**fields: Any) -> Any:
     given = {"data": {}, "client_test": lambda client: None, "denormalize": lambda x: x, "when": "after round 1"}
-    return SimpleNamespace(**given | fields)
+    made = SimpleNamespace(**given | fields)
+    made.samples = partial(FigureContext.samples, made)
+    return made
 
 
 def test_samples_are_the_first_set_that_has_any_or_the_first_clients() -> None:
     sets = {"empty": {"x": torch.empty(0)}, "full": {"x": torch.ones(1)}, "more": {"x": torch.ones(2)}}
     own = {"x": torch.zeros(3)}
-    assert samples_of(context(data=sets), "none", "empty", "full", "more") is sets["full"]
-    assert samples_of(context(data=sets, client_test=lambda client: own), "none") is own
-    assert samples_of(context(data=sets, client_test=lambda client: sets["empty"])) == {}
-    assert samples_of(context()) == {}
+    assert context(data=sets).samples("none", "empty", "full", "more") is sets["full"]
+    assert context(data=sets, client_test=lambda client: own).samples("none") is own
+    assert context(data=sets, client_test=lambda client: sets["empty"]).samples() == {}
+    assert context().samples() == {}
 
 
 def test_samples_are_evenly_spread() -> None:

@@ -59,6 +59,18 @@ def test_a_users_own_pictures_are_probed_and_the_run_stays_as_it_is(cli: Cli, fi
     assert fedlab.load(finished).metrics["clients"]
 
 
+def test_a_line_that_was_cut_short_is_said_and_spoils_no_other(cli: Cli, finished: Path, pictures: Path) -> None:
+    assert cli("probe", finished, "--kind", "knn", "--data", pictures, "--set", "k=3").exit_code == 0
+    file = finished / "probes.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:40])
+    assert cli("probe", finished, "--kind", "knn", "--data", pictures, "--set", "k=4").exit_code == 0
+    shown = cli("show", finished).stdout
+    number = whole.count(b"\n") + 1
+    assert f"1 line of probes.jsonl cannot be read (line {number})" in shown
+    assert json.loads(file.read_bytes().splitlines()[-1])["settings"]["k"] == 4
+
+
 def test_the_runs_own_data_are_the_default(cli: Cli, finished: Path) -> None:
     done = cli("probe", finished, "--kind", "ridge")
     assert done.exit_code == 0, done.output

@@ -30,7 +30,7 @@ def require_trimesh(value: str) -> None:
         DataError: it is not installed.
     """
     try:
-        import trimesh  # noqa: F401
+        import trimesh  # noqa: F401  only whether it is installed
     except ImportError:
         fix = "pip install 'fedlab-sim[points]', or save point clouds as one .npz file"
         raise DataError(_KEY, value, "the package trimesh, which reads .off, .ply and .obj files", fix) from None

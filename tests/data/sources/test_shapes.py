@@ -9,7 +9,7 @@ from fedlab.data.sources import load_source
 
 def load(**settings: object) -> Dataset:
     small = {"train": 40, "test": 20, "probe": 30, "points": 32}
-    return load_source(Component(name="shapes", **{**small, **settings}), 0)  # type: ignore[arg-type]
+    return load_source(Component(name="shapes", **{**small, **settings}), 0)  # type: ignore[arg-type]  # extra keys are settings
 
 
 def test_splits_are_balanced_and_of_different_shapes() -> None:
