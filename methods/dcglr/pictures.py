@@ -15,7 +15,7 @@ _SHAPES = 4
 def shapes_and_views(ctx: FigureContext, s: DCGLRSettings) -> dict[str, Picture]:
     """A row for each shape: the shape, a global view and two local views of it."""
     columns = ctx.samples("test")
-    if columns is None:
+    if not columns:
         return {}
     clouds, generator = columns["points"][:_SHAPES], ctx.generator("views")
     seen = [clouds, global_view(s, clouds, generator), *(local_view(s, clouds, generator) for _ in range(2))]
