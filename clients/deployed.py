@@ -30,7 +30,7 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
         ConfigError, ConfigErrors: the configuration is wrong, or ``partition-id`` is no client of the partition.
         DataError: the data cannot be loaded on this node.
     """
-    config, _ = unpack(run_config)
+    config = unpack(run_config).config
     search([*config.modules, Path.cwd()])
     components = Assembly(config).components()
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)

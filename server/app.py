@@ -29,7 +29,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run on the nodes of a deployment. The run folder is written on the machine of the ServerApp."""
-    config, expected = unpack(context.run_config)
+    submitted = unpack(context.run_config)
+    config = submitted.config
     search([*config.modules, Path.cwd()])
     settle_process(config.engine.threads)
     components, strategy = Assembly(config).components(), make_strategy(config.federation.strategy)
@@ -53,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
                 tracker=tracker,
                 folder=folder,
                 denormalize=denormalizer(config.data),
-                expected_clients=expected or None,
+                expected_clients=submitted.expected or None,
             )
             loop = make_loop(grid, setup)
             check_participants(strategy, len(loop.participants))

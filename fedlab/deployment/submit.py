@@ -20,7 +20,7 @@ from fedlab.config import Config, EngineConfig
 from fedlab.errors import FedLabError
 from fedlab.experiment.checks import resolve
 from fedlab.probes import check_sets
-from fedlab.protocol.runconfig import pack
+from fedlab.protocol.runconfig import Submission, pack
 
 THIN_APP = Path(__file__).with_name("app")
 """All of the app that is sent to a SuperLink: a folder with a pyproject.toml."""
@@ -74,7 +74,7 @@ def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
     resolved = resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
     check_sets(resolved.components.probes, {})  # the server of a deployment holds no samples
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(config, clients).items()]
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(Submission(config, clients)).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
         app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
         shutil.copytree(THIN_APP, app)  # Flower may write into the folder

@@ -16,7 +16,16 @@ from fedlab.clients.runtime import ClientRuntime
 from fedlab.config import Config, parse
 from fedlab.deployment.submit import THIN_APP, submit
 from fedlab.errors import ConfigError, FedLabError
-from fedlab.protocol.runconfig import CONFIG_KEY, EXPECTED_KEY, pack, unpack
+from fedlab.protocol.runconfig import (
+    CONFIG_KEY,
+    EXPECTED_KEY,
+    RESUME_KEY,
+    SIMULATE_KEY,
+    TOKEN_KEY,
+    Submission,
+    pack,
+    unpack,
+)
 
 TINY = (
     '{"method": {"name": "supervised"}, "data": {"source": {"name": "digits", "domains": ["synth"], '
@@ -37,14 +46,20 @@ def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyP
     assert submit(config, "lab", clients=2) == 7
     assert set(seen) == {"pyproject.toml", "run.toml"}
     assert seen["pyproject.toml"] == (THIN_APP / "pyproject.toml").read_text()
-    assert unpack(tomllib.loads(seen["run.toml"])) == (config, 2)
+    assert unpack(tomllib.loads(seen["run.toml"])) == Submission(config, 2)
 
 
 def test_flower_accepts_it_and_finds_both_components() -> None:
     config, warnings = load_and_validate(THIN_APP / "pyproject.toml")
     assert warnings == []
     assert config["project"]["dependencies"] == []
-    assert set(config["tool"]["flwr"]["app"]["config"]) == {CONFIG_KEY, EXPECTED_KEY}
+    assert set(config["tool"]["flwr"]["app"]["config"]) == {
+        CONFIG_KEY,
+        EXPECTED_KEY,
+        SIMULATE_KEY,
+        TOKEN_KEY,
+        RESUME_KEY,
+    }
 
 
 @pytest.mark.parametrize(
@@ -83,8 +98,9 @@ def test_a_process_keeps_nodes_and_runs_apart(tmp_path: Path) -> None:
 
 def test_a_configuration_survives_the_way_through_the_run_configuration() -> None:
     config = parse(Config, json.loads(TINY)).with_overrides({"tracking.folder": 'ünï "quoted" 😀 \\ path'})
-    packed = pack(config, 3)
-    assert unpack(packed) == (config, 3)
+    submission = Submission(config, 3, simulate_partition=True, token="abc", resume="fedlgd-seed0")
+    packed = pack(submission)
+    assert unpack(packed) == submission
     assert str(packed[CONFIG_KEY]).isascii()
     written = tomllib.loads("".join(f"{key} = {json.dumps(value)}\n" for key, value in packed.items()))
     assert written == packed
