@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab.blocks.labels import check_classes, label_values, measure_on_server, server_labels, targets_of
+from fedlab.blocks.labels import check_classes, label_values, labels_of, measure_on_server, server_labels, targets_of
 from fedlab.errors import DataError
 from fedlab.method import Batch, ServerContext
 from fedlab.metrics import Classification, TagPrecision
@@ -27,6 +27,13 @@ def test_targets_are_ones_for_classes_and_the_tags_themselves() -> None:
     assert targets_of({"label": torch.tensor([2, 0])}, 3).tolist() == [[0, 0, 1], [1, 0, 0]]
     tags = torch.tensor([[True, True, False]])
     assert targets_of({"tags": tags, "label": torch.tensor([1])}, 3).tolist() == [[1, 1, 0]]
+
+
+def test_tags_say_more_than_a_class() -> None:
+    both = {"tags": TAGS, "label": CLASSES}
+    assert labels_of(both) is TAGS
+    assert labels_of({"label": CLASSES}) is CLASSES
+    assert labels_of({}) is None
 
 
 def test_labels_of_a_set_are_those_of_all_its_samples_and_of_one_batch_in_preflight(server: Server) -> None:

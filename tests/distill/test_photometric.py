@@ -89,6 +89,7 @@ def test_blur_spreads_a_point_as_a_gaussian_and_keeps_flat_images() -> None:
 def test_solarize_inverts_from_the_threshold_on() -> None:
     torch.testing.assert_close(photometric.solarize(pixel(0.4, 0.5, 0.9)), pixel(0.4, 0.5, 0.1))
     torch.testing.assert_close(photometric.solarize(pixel(0.4, 0.5, 0.9), 0.8), pixel(0.4, 0.5, 0.1))
+    torch.testing.assert_close(photometric.solarize(pixel(0.2, 0.25, 0.3), 0.25), pixel(0.2, 0.75, 0.7))
 
 
 def test_gray_images_have_no_hue_and_no_saturation() -> None:
@@ -153,6 +154,41 @@ def test_factors_are_drawn_from_their_range() -> None:
     found = photometric.color_jitter(gray, (0.4, 0.0, 0.0, 0.0), generator()).flatten() / 0.5
     assert (float(found.min()), float(found.max())) == pytest.approx((0.6, 1.4), abs=0.01)
     assert float(found.mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_a_strength_above_one_makes_no_negative_factor() -> None:
+    white = torch.ones(500, 1, 1, 1)
+    found = photometric.color_jitter(white, (2.0, 0.0, 0.0, 0.0), generator())
+    assert float((found == 0).float().mean()) < 0.02  # a factor from U(-1, 3) would make a quarter of them black
+
+
+def test_hues_are_turned_both_ways() -> None:
+    red = pixel(1.0, 0.0, 0.0).expand(500, 3, 1, 1)
+    found = photometric.color_jitter(red, (0.0, 0.0, 0.0, 0.1), generator()).flatten(1)
+    hues = [colorsys.rgb_to_hsv(*color)[0] for color in found.tolist()]
+    turned = [hue - 1 if hue > 0.5 else hue for hue in hues]
+    assert (min(turned), max(turned)) == pytest.approx((-0.1, 0.1), abs=0.005)
+
+
+def test_every_image_is_blurred_by_its_own_deviation_out_to_three_of_the_largest() -> None:
+    x = torch.zeros(20, 1, 17, 17)
+    x[:, :, 8, 8] = 1
+    drawn = torch.rand(20, 2, generator=generator())
+    found = photometric.random_blur(x, (0.5, 2.0), generator(), probability=1)
+    expected = photometric.gaussian_blur(x, 0.5 + 1.5 * drawn[:, 1], radius=6)
+    torch.testing.assert_close(found, expected)
+    assert float(found[:, 0, 8, 14].max()) > 0
+    assert float(found[:, 0, 8, 15].max()) == 0
+
+
+def test_a_recipe_is_all_of_its_steps_in_order() -> None:
+    x, recipe = images(30), Recipe((0.3, 0.3, 0.3, 0.1), 0.5, 0.5, (0.5, 1.0), 0.5, 0.5, threshold=0.7)
+    rng = generator()
+    expected = photometric.color_jitter(x, (0.3, 0.3, 0.3, 0.1), rng, probability=0.5)
+    expected = photometric.random_grayscale(expected, rng, probability=0.5)
+    expected = photometric.random_blur(expected, (0.5, 1.0), rng, probability=0.5)
+    expected = photometric.random_solarize(expected, rng, probability=0.5, threshold=0.7)
+    assert torch.equal(alter(x, recipe, generator()), expected)
 
 
 def test_the_order_of_the_changes_is_drawn_too() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -24,6 +26,37 @@ def test_boxes_lie_inside_and_have_the_area_and_aspect_asked_for() -> None:
     assert aspect.max() < 1.5
     assert top.max() > 40
     assert (draw_boxes(4000, (64, 48), (0.08, 1.0), generator()) == boxes).all()
+
+
+def test_a_box_is_the_first_attempt_that_fits() -> None:
+    """Area and aspect ratio are uniform (the latter in its logarithm), and so is the corner among those that fit."""
+    height, width, count = 20, 30, 300
+    boxes = draw_boxes(count, (height, width), (0.7, 1.0), generator(5)).tolist()
+    shares, ratios, ys, xs = torch.rand(4, count, 10, generator=generator(5), dtype=torch.float64).tolist()
+    expected = []
+    for row in range(count):
+        for share, ratio, y, x in zip(shares[row], ratios[row], ys[row], xs[row], strict=True):
+            area = height * width * (0.7 + 0.3 * share)
+            aspect = math.exp(math.log(3 / 4) + ratio * math.log(16 / 9))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if h <= height and w <= width:
+                expected.append([math.floor(y * (height - h + 1)), math.floor(x * (width - w + 1)), h, w])
+                break
+        else:
+            expected.append([0, 1, 20, 27])
+    assert boxes == expected
+    assert [0, 1, 20, 27] in expected
+
+
+def test_few_boxes_fall_back_to_the_whole() -> None:
+    """About a third of the attempts fit here, so that ten of them hardly ever all fail."""
+    boxes = draw_boxes(2000, (64, 64), (0.8, 1.0), generator())
+    assert float((boxes == torch.tensor([0, 0, 64, 64])).all(1).float().mean()) < 0.05
+
+
+def test_half_of_the_views_are_mirrored() -> None:
+    views = draw_views(4000, (8, 8), generator())
+    assert float(views.flips.float().mean()) == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_whole_picture_is_not_cropped() -> None:
@@ -102,6 +135,13 @@ def test_the_crop_keeps_most_of_the_picture_and_never_flips_it() -> None:
 def test_the_whole_picture_comes_back_unchanged() -> None:
     images = torch.randn(2, 3, 16, 16)
     assert torch.allclose(random_resized_crop(images, 1.0, torch.Generator().manual_seed(0)), images, atol=1e-5)
+
+
+def test_the_crop_is_bicubic() -> None:
+    """A bicubic resize overshoots at an edge, and a bilinear one never does."""
+    step = torch.cat([torch.zeros(50, 1, 16, 8), torch.ones(50, 1, 16, 8)], dim=3)
+    cropped = random_resized_crop(step, 0.5, generator())
+    assert 1.01 < float(cropped.max()) < 1.2
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

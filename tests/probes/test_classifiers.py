@@ -50,3 +50,10 @@ def test_average_precision_known_answer() -> None:
     labels = np.array([[1, 0], [0, 0], [1, 0]])
     assert mean_average_precision(scores, labels) == pytest.approx((1 + 2 / 3) / 2)  # the second class never occurs
     assert mean_average_precision(scores, np.zeros((3, 2))) == 0
+
+
+def test_every_class_counts_alike_and_is_ranked_by_itself() -> None:
+    """The second class is ranked perfectly, though all of its scores are below those of the first."""
+    scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]])
+    labels = np.array([[0, 0], [0, 0], [1, 1]])
+    assert mean_average_precision(scores, labels) == pytest.approx((1 / 3 + 1) / 2)

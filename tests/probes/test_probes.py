@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
 
 from fedlab.errors import DataError
 from fedlab.probes import SCORE, Labels, Probe, Probed
@@ -16,7 +18,7 @@ from fedlab.probes.knn import NearestNeighbors, NearestNeighborsSettings
 from fedlab.probes.linear import Linear, LinearSettings
 from fedlab.probes.retrieval import RetrievalProbe, RetrievalSettings
 from fedlab.probes.ridge import Ridge, RidgeSettings
-from fedlab.probes.svm import SVM
+from fedlab.probes.svm import SVM, SVMSettings
 
 
 def probed(vectors: Any, labels: Any, name: str = "set", **columns: Any) -> Probed:
@@ -59,6 +61,11 @@ class TestNearestNeighbors:
         one = NearestNeighbors(NearestNeighborsSettings(k=1, temperature=1.0))
         assert one.run(self.FIT, probed([[2, 0]], [0]), rng())[SCORE] == 1.0
 
+    def test_the_nearest_are_found_by_their_direction(self) -> None:
+        fit = probed([[10, 0], [0, 1]], [0, 1])  # by distance, the second would be the nearest
+        one = NearestNeighbors(NearestNeighborsSettings(k=1))
+        assert one.run(fit, probed([[1, 0.2]], [0]), rng())[SCORE] == 1.0
+
     def test_several_labels_are_scored_by_mean_average_precision(self) -> None:
         fit = probed([[1, 0], [0, 1]], [[1, 0], [1, 1]])
         test = probed([[1, 0.1], [0.1, 1]], [[1, 0], [1, 1]])
@@ -79,6 +86,15 @@ class TestLinear:
         best = linear_probe(fit.vectors, fit.labels, test.vectors, test.labels, found["strength"])
         assert found[SCORE] == best
 
+    def test_a_strength_is_not_chosen_for_the_samples_it_was_fitted_to(self) -> None:
+        """With nearly as many features as samples, hardly any penalty fits one half best and the other half worse."""
+        random = np.random.default_rng(3)
+        labels = np.arange(60) % 2
+        vectors = random.standard_normal((60, 40))
+        vectors[:, 0] += 2.0 * (2 * labels - 1)
+        fit = probed(vectors, labels)
+        assert Linear(LinearSettings(strength=(1e4, 1e-3))).run(fit, fit, rng())["strength"] == 1e-3
+
     def test_the_choice_knows_nothing_of_the_test_samples(self) -> None:
         fit, test = noisy(90, 0), noisy(60, 1)
         wrong = probed(test.vectors, (test.labels + 1) % 3)
@@ -92,7 +108,21 @@ def test_the_support_vector_machine_sees_directions_only() -> None:
     assert SVM().run(probed(fit.vectors * scale, fit.labels), test, rng()) == SVM().run(fit, test, rng())
 
 
+def test_the_support_vector_machine_has_the_strength_asked_for() -> None:
+    fit, test = noisy(60, 0, 1.5), noisy(90, 1, 1.5)
+    machine = LinearSVC(C=0.01, max_iter=10_000, random_state=0).fit(normalize(fit.vectors), fit.labels)
+    expected = machine.score(normalize(test.vectors), test.labels)
+    assert SVM(SVMSettings(C=0.01)).run(fit, test, rng())[SCORE] == pytest.approx(expected)
+    assert SVM().run(fit, test, rng())[SCORE] < expected
+
+
 class TestFewShot:
+    def test_classes_with_too_few_queries_are_never_drawn(self) -> None:
+        fit, full = noisy(80, 0, 0.05, classes=4), noisy(80, 1, 0.05, classes=4)
+        kept = np.concatenate([np.flatnonzero(full.labels < 3), np.flatnonzero(full.labels == 3)[:2]])
+        test = probed(full.vectors[kept], full.labels[kept])
+        assert FewShot(FewShotSettings(ways=3, episodes=20)).run(fit, test, rng())[SCORE] == 1.0
+
     def test_mean_and_deviation_are_those_of_the_episodes(self) -> None:
         s = FewShotSettings(ways=2, shots=1, queries=5, episodes=2)
         found = FewShot(s).run(noisy(60, 0, 2.0), noisy(60, 1, 2.0), rng())
