@@ -22,6 +22,7 @@ from fedlab.config.modules import SearchPath
 from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.execution import VectorizingApp
 from fedlab.engine.machine import settle_process
+from fedlab.errors import ConfigErrors, InputError
 from fedlab.method.timing import Timings
 from fedlab.protocol.encoding import attach
 from fedlab.protocol.instructions import Instructions
@@ -93,7 +94,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
 
     @app.query("profile")
     def profile(message: Message, context: Context) -> Message:
-        runtime, client = runtime_for(context), _client(context)
+        runtime = runtime_for(context)
+        client = _client(runtime, context)
         data = runtime.setup.federated
         facts = ConfigRecord(
             {
@@ -114,7 +116,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     @app.query("prepare")
     def prepare(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
-        answer = runtime.prepare(_client(context), _instructions(message.content), _version(context))
+        answer = runtime.prepare(_client(runtime, context), _instructions(message.content), _version(context))
         return _reply(message, context, answer, copy=True)
 
     @app.train()
@@ -122,7 +124,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         runtime = runtime_for(context)
         settings = dict(required(config_record, message.content, CONFIG))
         try:
-            answer = runtime.train(_client(context), _request(message.content, settings), _version(context))
+            answer = runtime.train(_client(runtime, context), _request(message.content, settings), _version(context))
         except MissingSharedError:
             return _missing(message)
         # the engine adds a reply to its sum before the next client changes the resident model; a reply that is not
@@ -133,7 +135,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     def evaluate(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
         try:
-            answer = runtime.evaluate(_client(context), _request(message.content), _version(context))
+            answer = runtime.evaluate(_client(runtime, context), _request(message.content), _version(context))
         except MissingSharedError:
             return _missing(message)
         metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
@@ -146,7 +148,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         runtime, record = runtime_for(context), array_record(message.content, FITTED)
         fitted = None if record is None else to_numpy(record)
         try:
-            sums = runtime.probe(_client(context), _request(message.content), _version(context), fitted)
+            sums = runtime.probe(_client(runtime, context), _request(message.content), _version(context), fitted)
         except MissingSharedError:
             return _missing(message)
         return Message(RecordDict({SUMS: to_record(sums)}), reply_to=message)
@@ -155,7 +157,7 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
 
 
 def _vectorize(runtime: VectorizedRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
-    versions = {_client(context): _version(context) for context in contexts}
+    versions = {_client(runtime, context): _version(context) for context in contexts}
     runtime.vectorize(versions, _request(content, dict(required(config_record, content, CONFIG))))
 
 
@@ -185,8 +187,9 @@ def _attach_timings(content: RecordDict, timings: Timings) -> None:
         content[TIMING] = MetricRecord({name: [seconds, float(count)] for name, (seconds, count) in timings.items()})
 
 
-def _client(context: Context) -> int:
-    return int(context.node_config["partition-id"])
+def _client(runtime: ClientRuntime, context: Context) -> int:
+    known = runtime.setup.client
+    return int(context.node_config["partition-id"]) if known is None else known
 
 
 def _instructions(content: RecordDict) -> Instructions:
@@ -228,11 +231,17 @@ def _deployed_runtime(context: Context) -> ClientRuntime:
 
 
 def _with_traceback(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Reply to a message with the traceback if the client fails: a SuperNode would send the exception without it."""
+    """Reply to a message with the traceback if the client fails: a SuperNode would send the exception without it.
+
+    What is wrong with the configuration or the data is told without one.
+    """
     try:
         return call_next(message, context)
+    except (InputError, ConfigErrors) as error:
+        reason = str(error)
     except Exception:
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc()), reply_to=message)
+        reason = traceback.format_exc()
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
 app = serve(ClientApp(mods=[_with_traceback]), _deployed_runtime)

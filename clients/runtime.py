@@ -52,6 +52,7 @@ class ClientSetup:
         state_root: where this machine keeps the states of its clients.
         cache_root: where results that outlive runs are kept.
         preflight: one batch, nothing kept.
+        client: the only client that is served, on a node of a deployment; None where messages name the client.
     """
 
     components: Components
@@ -59,6 +60,7 @@ class ClientSetup:
     state_root: Path
     cache_root: Path
     preflight: bool = False
+    client: int | None = None
 
     @property
     def config(self) -> Config:

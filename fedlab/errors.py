@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Final
 
@@ -116,6 +116,23 @@ class ClientError(FedLabError):
 
     def __reduce__(self) -> tuple[type, tuple[int, int, str, str]]:
         return type(self), (self.client, self.round, self.phase, self.reason)
+
+
+class RefusedError(FedLabError):
+    """Nodes of a deployment cannot take part in a run.
+
+    Args:
+        refusals: what each of them says, as text.
+        fix: what to do about it.
+    """
+
+    def __init__(self, refusals: Sequence[str], fix: str) -> None:
+        self.refusals, self.fix = tuple(refusals), fix
+        who = "1 node" if len(self.refusals) == 1 else f"{len(self.refusals)} nodes"
+        super().__init__("\n".join([f"{who} cannot take part in the run:", *self.refusals, f"  to do:    {fix}"]))
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...], str]]:
+        return type(self), (self.refusals, self.fix)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

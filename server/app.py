@@ -16,6 +16,7 @@ from fedlab.engine.machine import settle_process
 from fedlab.protocol.runconfig import unpack
 from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
+from fedlab.server.deployed import server_data
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import make_rules
 from fedlab.server.setup import ServerSetup
@@ -37,6 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     rules = make_rules(config, make_sampler(config.federation.sampler, config.seed))
     device = choose_device(config.engine.device)
     use_deterministic_kernels(device)
+    held = server_data(submitted)
     folder = RunFolder.create(
         Path(os.environ.get("FEDLAB_RUNS", config.tracking.folder)),
         config.tracking.name,
@@ -54,9 +56,12 @@ def main(grid: Grid, context: Context) -> None:
                 tracker=tracker,
                 folder=folder,
                 denormalize=denormalizer(config.data),
-                expected_clients=submitted.expected or None,
+                expected_clients=submitted.expected or len(held.names),
+                **held.given(config, device),
             )
+            held.tell(tracker)
             loop = make_loop(grid, setup)
+            held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
             check_participants(strategy, len(loop.participants))
             loop.run()
     finally:

@@ -31,6 +31,7 @@ from fedlab.server.participation.selection import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.average import AveragingStrategy, Composition, FedAvg, FedProx
 from fedlab.server.strategies.rounds import TrainingRound
+from fedlab.tracking.left_out import LeftOut
 
 
 def staleness_weight(staleness: int) -> float:
@@ -173,11 +174,19 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
 
     Raises:
         MachineError: too few nodes of a deployment came, or two claim one client.
-        ClientError: a node could not say who it is.
+        RefusedError: nodes could not say who they are, or their data is of different kinds.
     """
-    directory = ClientDirectory(grid, setup.expected_clients, setup.config.federation.timeout, setup.profiles)
+    federation = setup.config.federation
+    skip = federation.on_client_error == "skip"
+    directory = ClientDirectory(grid, setup.expected_clients, federation.timeout, setup.profiles, skip=skip)
     directory.open()
-    asynchronous = setup.config.federation.mode == "asynchronous"
+    for reason in directory.refused.values():
+        setup.tracker.emit("warning", message=f"a node is left out (federation.on_client_error: skip): {reason}")
+    if directory.refused:
+        count, total = len(directory.refused), len(directory.refused) + len(directory.clients)
+        why = "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
+        setup.tracker.emit("left_out", **LeftOut("clients", count, why, total).fields())
+    asynchronous = federation.mode == "asynchronous"
     return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup, directory)
 
 

@@ -20,13 +20,21 @@ def submit(
         int,
         typer.Option(min=0, help="Number of nodes to wait for before the run starts; 0 = wait for all clients."),
     ] = 0,
+    simulate_partition: Annotated[
+        bool,
+        typer.Option(
+            "--simulate-partition",
+            help="For demonstrations: every node loads the configured data and takes its part of it.",
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait until the run ends.")] = False,
 ) -> None:
     """Run a federation on separate machines: send it to a running SuperLink and wait until it ends."""
     from fedlab.deployment import submit as deploy
     from fedlab.experiment.start import configure
 
-    run = deploy.submit(configure(source, sets or (), here=False), superlink, clients=clients)
+    config = configure(source, sets or (), here=False)
+    run = deploy.submit(config, superlink, clients=clients, simulate_partition=simulate_partition)
     follow = f"flwr log {run} {superlink}"
     typer.echo(f"run {run} · follow it with `{follow}` · stop it with `flwr stop {run} {superlink}`")
     if detach:

@@ -46,6 +46,7 @@ def partition(
     from fedlab.data.partition.drift import make_drifts
     from fedlab.data.partition.partition import make_steps
     from fedlab.data.sources import load_source
+    from fedlab.data.sources.agreed import vocabulary_hash
     from fedlab.experiment.checks import left_out
     from fedlab.experiment.start import configure
     from fedlab.report.partition import partition_table, plot_drift, plot_partition
@@ -60,6 +61,9 @@ def partition(
     Console().print(partition_table(parts))
     for key, meaning in _SKEW.items():
         typer.echo(f"{meaning:<64} {parts['skew'][key]:>10.4g}")
+    if federated.vocabulary:
+        words = federated.vocabulary
+        typer.echo(f"vocabulary: {len(words):,} words, hash {vocabulary_hash(words)}")
     for line in federated.held_back:
         typer.echo(line)
     for warning in federated.warnings:

@@ -13,13 +13,14 @@ import numpy as np
 
 from fedlab.config import DataConfig
 from fedlab.data.held import VALIDATION, hold_out, hold_validation
-from fedlab.data.normalize import check_statistics, denormalizer, normalize
+from fedlab.data.normalize import check_statistics, denormalizer
 from fedlab.data.partition.drift import Drift, Split, make_drifts
 from fedlab.data.partition.partition import ClientPart, Partition, Steps, make_steps, partition, summary
 from fedlab.data.partition.ragged import Ragged
 from fedlab.data.partition.roles import role_warnings, unseen_clients, untested_clients, unused_samples
 from fedlab.data.samples import Dataset, Samples
-from fedlab.errors import DataError, did_you_mean
+from fedlab.data.server_sets import ServerSets, normalized
+from fedlab.errors import DataError
 from fedlab.seeding import derive_seed, numpy_generator
 from fedlab.tracking.left_out import LeftOut
 
@@ -70,6 +71,7 @@ class FederatedData:
         seed: the run's seed.
         steps: the partition's steps; made of `config` where they are not given.
         drifts: likewise.
+        present: on a node of a deployment, the only client whose samples are here; None where those of all are.
 
     Raises:
         DataError: the partition is impossible, or the data is empty.
@@ -84,23 +86,29 @@ class FederatedData:
         *,
         steps: Steps | None = None,
         drifts: Sequence[Drift] | None = None,
+        present: int | None = None,
     ) -> None:
         if not len(dataset.train):
             raise DataError("data.source", dataset.name, "a data set with training samples; this one has none")
         dataset = hold_out(dataset, config.held, config.validation)
-        self.dataset, self.config, self.seed = dataset, config, seed
-        for samples in (dataset.train, *dataset.server.values()):
-            if "image" in samples.columns:
-                check_statistics(config, samples["image"].shape[1], samples.domain_names)
-        self._divided = held = partition(dataset, make_steps(config.partition) if steps is None else steps, seed)
-        self.untrained = frozenset(np.flatnonzero(held.train.sizes == 0).tolist())
+        self.dataset, self.config, self.seed, self.present = dataset, config, seed, present
+        if "image" in dataset.train.columns:
+            check_statistics(config, dataset.train["image"].shape[1], dataset.train.domain_names)
+        self._server = ServerSets(dataset.server, config)
+        steps = make_steps(config.partition) if steps is None else steps
+        self._divided = held = partition(dataset, steps, seed)
+        self._by_site = steps.by_site
+        # what is drawn among clients must not depend on samples that are on other machines
+        elsewhere = (np.arange(len(held)) != present) & (present is not None)
+        self.untrained = frozenset(np.flatnonzero((held.train.sizes == 0) & ~elsewhere).tolist())
         """Clients that hold test samples only: owners and domains that do not occur in train."""
-        held, self._validation = hold_validation(held, dataset.train, config.validation)
+        held, self._validation = hold_validation(held, dataset.train, config.validation, everybody=present is None)
         chosen = unseen_clients(config.unseen, held.names, seed, self.untrained)
         self.unseen = chosen | self.untrained
-        untested = untested_clients(config.test_clients, self.unseen, held.test.sizes, seed)
+        tested = np.where(elsewhere, 1, held.test.sizes)
+        untested = untested_clients(config.test_clients, self.unseen, tested, seed)
         self.partition = held.without_tests(untested) if len(untested) else held
-        if chosen and not held.test.sizes[list(chosen)].any():
+        if chosen and not tested[list(chosen)].any():
             raise DataError(
                 "data.unseen", config.unseen, "unseen clients that have test samples", "choose other clients"
             )
@@ -109,7 +117,6 @@ class FederatedData:
             drift.check(dataset, self.partition)
         self._ready: OrderedDict[int, tuple[_Stages, ClientData]] = OrderedDict()
         self._ready_bytes = 0
-        self._server: dict[str, Samples] = {}
 
     @property
     def columns(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -174,9 +181,7 @@ class FederatedData:
     @property
     def server_fingerprint(self) -> str:
         """Hash of the samples the server holds, as the configuration normalizes them."""
-        held = [(name, samples.fingerprint) for name, samples in sorted(self.dataset.server.items())]
-        text = repr((held, self.config.mean, self.config.std))
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self._server.fingerprint
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -213,9 +218,9 @@ class FederatedData:
         if ready is not None:
             self._ready_bytes -= self._ready.pop(client)[1].nbytes
         seen, tested = (self.part(client, round, split) for split in splits)
-        train = self._prepare(self.dataset.train, seen.train, seen.corruption, "train")
-        test = self._prepare(self.dataset.test, tested.test, tested.corruption, "test")
-        validation = self._prepare(self.dataset.train, self._validation[client], seen.corruption, "train")
+        train = self._prepare(client, seen.train, seen.corruption, "train")
+        test = self._prepare(client, tested.test, tested.corruption, "test")
+        validation = self._prepare(client, self._validation[client], seen.corruption, "train")
         data = ClientData(client, seen.name, train, test, validation)
         self._ready[client] = stages, data
         self._ready_bytes += data.nbytes
@@ -257,6 +262,13 @@ class FederatedData:
             told["drift"] = [self._moment(round) for round in sorted({1, (1 + rounds) // 2, rounds})]
         return told
 
+    def facts(self, rounds: int) -> dict[str, Any]:
+        """The `summary`, with ``data`` and ``fingerprint``: the identity of the samples and of their partition."""
+        data = self.dataset
+        told = {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "test": len(data.test)}
+        held = {name: len(samples) for name, samples in data.server.items()}
+        return {**self.summary(rounds), "data": {**told, "server": held}, "fingerprint": self.partition.fingerprint}
+
     def _moment(self, round: int) -> dict[str, Any]:
         told = summary(self.at(round), self.dataset)
         by_client = {key: [client[key] for client in told["clients"]] for key in ("train", "corruption")}
@@ -268,32 +280,38 @@ class FederatedData:
         Raises:
             DataError: the data set has none of that name.
         """
-        held = self.dataset.server
-        if name not in held:
-            raise DataError("server data", name, "samples the data set keeps for the server", did_you_mean(name, held))
-        if name not in self._server:
-            self._server[name] = self._prepare(held[name], np.arange(len(held[name])), None, name)
         return self._server[name]
 
     def denormalize(self, images: Any) -> Any:
         """Normalized images → [0, 1], clipped; for pictures."""
         return denormalizer(self.config)(images)
 
-    def _prepare(
-        self, samples: Samples, indices: np.ndarray, corruption: tuple[str, int] | None, split: str
-    ) -> Samples:
+    def _prepare(self, client: int, indices: np.ndarray, corruption: tuple[str, int] | None, split: Split) -> Samples:
+        """Samples of one split as a client sees them."""
+        samples, numbers = getattr(self.dataset, split), indices
         chosen = samples.select(indices)
-        if "image" not in chosen.columns:
-            return chosen
-        images = chosen["image"]
-        if corruption is not None and len(images):
+        if self._by_site:
+            # a node neither knows where its samples are among those of all sites, nor the other sites' owners
+            numbers = indices - getattr(self._divided, split).offsets[client]
+            chosen = _with_own_owners(chosen, self.partition.names[client])
+        if corruption is not None and len(chosen) and "image" in chosen.columns:
             from fedlab.data.corruptions import corrupt
 
             # corruption belongs to the data, not to the run: the same picture is spoilt alike under every seed
             seed = derive_seed(0, "corruption", split)
-            images = corrupt(images, *corruption, seed, indices)
-        ready = normalize(images, chosen.columns.get("domain"), samples.domain_names, self.config)
-        return chosen.with_columns({**chosen.columns, "image": ready})
+            images = corrupt(chosen["image"], *corruption, seed, numbers)
+            chosen = chosen.with_columns({**chosen.columns, "image": images})
+        return normalized(chosen, self.config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": OrderedDict(), "_ready_bytes": 0, "_server": {}}
+        return {**self.__dict__, "_ready": OrderedDict(), "_ready_bytes": 0}
+
+
+def _with_own_owners(samples: Samples, site: str) -> Samples:
+    """Samples of one site, whose owners' codes stand for the owners of this site only."""
+    own = [code for code, name in enumerate(samples.group_names) if name.startswith(f"{site}/")]
+    if not own:
+        return samples
+    names = tuple(samples.group_names[code] for code in own)
+    columns = {**samples.columns, "group": samples["group"] - own[0]}
+    return Samples(columns, samples.class_names, samples.domain_names, names, check=False)

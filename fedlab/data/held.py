@@ -88,13 +88,16 @@ def _with_validation(
     return sets
 
 
-def hold_validation(parts: Partition, train: Samples, validation: Validation | None) -> tuple[Partition, Ragged]:
+def hold_validation(
+    parts: Partition, train: Samples, validation: Validation | None, *, everybody: bool = True
+) -> tuple[Partition, Ragged]:
     """Hold back validation samples of every client.
 
     Args:
         parts: who holds what.
         train: all training samples.
         validation: how many; None holds back nothing.
+        everybody: whether the samples of all clients are here, so that it is a mistake if no client holds any back.
 
     Returns:
         The partition without the validation samples, and the validation samples of each client as indices into
@@ -114,7 +117,7 @@ def hold_validation(parts: Partition, train: Samples, validation: Validation | N
             drawn = _draw(train, mine, mine, validation, rng, "data.validation")
         held.append(drawn)
         kept.append(np.setdiff1d(mine, drawn))
-    if not any(map(len, held)):
+    if everybody and not any(map(len, held)):
         what = "owners" if validation.by == "group" else "training samples"
         expected = f"a client with at least two {what}"
         raise DataError(

@@ -119,6 +119,8 @@ class Dataset:
             divided and may have columns and names of their own.
         vocabulary: the words a text column's numbers stand for.
         left_out: what the source met and did not use; no part of the fingerprint.
+        sites: names of the sites that the samples come from, each of which is a domain; no part of the fingerprint. A
+            node of a deployment has the samples of its own site only. Empty if the data does not come from sites.
 
     Raises:
         DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
@@ -131,6 +133,7 @@ class Dataset:
     server: Mapping[str, Samples] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_names(self)

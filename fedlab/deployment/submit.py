@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlab.config import Config, EngineConfig
+from fedlab.config import Config
+from fedlab.deployment.prepared import prepared
 from fedlab.errors import FedLabError
-from fedlab.experiment.checks import resolve
-from fedlab.probes import check_sets
 from fedlab.protocol.runconfig import Submission, pack
 
 THIN_APP = Path(__file__).with_name("app")
@@ -57,24 +56,24 @@ class Status:
         return self.status == "finished:completed"
 
 
-def submit(config: Config, superlink: str, *, clients: int = 0) -> int:
+def submit(config: Config, superlink: str, *, clients: int = 0, simulate_partition: bool = False) -> int:
     """Submit a run and return Flower's id of it.
 
     Args:
         config: the run's configuration; the engine section says how each machine computes, not where.
         superlink: a connection of ``$FLWR_HOME/config.toml``.
         clients: nodes to wait for; 0 is every client of the partition.
+        simulate_partition: whether every node loads the configured data and takes its part of it, for demonstrations.
 
     Raises:
-        ConfigErrors: the configuration is wrong; nothing was sent.
+        ConfigError, ConfigErrors: the configuration is wrong, or divides a source that no node has; nothing was sent.
         DeploymentError: there is no such connection, or the SuperLink cannot be reached.
     """
-    # this machine only submits: its own devices and folders do not matter
-    tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
-    resolved = resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
-    check_sets(resolved.components.probes, {})  # the server of a deployment holds no samples
+    submission = Submission(
+        prepared(config, simulate_partition=simulate_partition), clients, simulate_partition=simulate_partition
+    )
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(Submission(config, clients)).items()]
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(submission).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
         app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
         shutil.copytree(THIN_APP, app)  # Flower may write into the folder

@@ -14,6 +14,7 @@ from fedlab.data.partition.drift import Drift, make_drifts
 from fedlab.data.partition.partition import Steps, make_steps
 from fedlab.data.samples import Dataset
 from fedlab.data.sources import Source, build_source, samples_of
+from fedlab.data.sources.sites import check_sites
 from fedlab.engine import Placement, check_engine
 from fedlab.engine.device import choose_device
 from fedlab.method import Method
@@ -79,6 +80,7 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
     source = attempt(lambda: build_source(config.data.source))
     steps = attempt(lambda: make_steps(config.data.partition))
     drifts = attempt(lambda: make_drifts(config.data.drift))
+    attempt(lambda: check_sites(config.data))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(federation.strategy))
     sampler = attempt(lambda: make_sampler(federation.sampler, config.seed))
     rules = None if sampler is None else attempt(lambda: make_rules(config, sampler))

@@ -10,8 +10,9 @@ from typing import Any
 from fedlab.assembly import METHODS
 from fedlab.config import Config, apply_overrides, parse, read_yaml
 from fedlab.config.modules import home, search, source_of
+from fedlab.config.walk import place_of
 from fedlab.errors import ConfigError, ConfigErrors, InputError
-from fedlab.experiment.components import bare, complete, located, place_of, references
+from fedlab.experiment.components import bare, complete, located, references
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import PathKind
 

@@ -73,17 +73,8 @@ def run(
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
-            write_atomic(folder.partition, json.dumps(_facts(job), indent=1))
+            write_atomic(folder.partition, json.dumps(job.federated.facts(job.config.federation.rounds), indent=1))
             return _execute(job, folder, until, command)
-
-
-def _facts(job: Job) -> dict[str, Any]:
-    """Who holds what, and the data's identity, which is written before the first round."""
-    data = job.federated.dataset
-    held = {name: len(samples) for name, samples in data.server.items()}
-    told = {"name": data.name, "fingerprint": data.fingerprint, "train": len(data.train), "test": len(data.test)}
-    summary = job.federated.summary(job.config.federation.rounds)
-    return {**summary, "data": {**told, "server": held}, "fingerprint": job.federated.partition.fingerprint}
 
 
 def resume(

@@ -12,7 +12,7 @@ from fedlab.probes.base import (
     ProbeSettings,
     check_classes,
 )
-from fedlab.probes.configured import PROBES, ConfiguredProbe, check_sets, make_probes
+from fedlab.probes.configured import PROBES, ConfiguredProbe, check_set_names, check_sets, make_probes
 from fedlab.probes.service import client_sums, run_probes, try_probes
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ProbeSettings",
     "Probed",
     "check_classes",
+    "check_set_names",
     "check_sets",
     "client_sums",
     "make_probes",

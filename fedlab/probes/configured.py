@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,12 +188,40 @@ def check_sets(
         raise ConfigErrors(errors)
 
 
-def _labels(one: ConfiguredProbe, side: str, sets: Mapping[str, Mapping[str, Any]]) -> Labels:
-    name, column = getattr(one.settings, side), one.settings.label
-    if name not in sets:
-        there = f"a set that the server holds: {', '.join(sorted(sets))}" if sets else "samples that the server holds"
-        fix = did_you_mean(name, list(sets)) if sets else "hold samples out with data.held, or use the probe ridge"
+def check_set_names(probes: Sequence[ConfiguredProbe], names: Collection[str]) -> None:
+    """Check that the sets which probes ask for are among those that the server will hold.
+
+    Args:
+        probes: the probes.
+        names: of the sets.
+
+    Raises:
+        ConfigErrors: every mistake that was found.
+    """
+    errors: list[InputError] = []
+    for one in probes:
+        for side in ("fit", "test") if one.mergeable is None else ():
+            try:
+                _set_name(one, side, names)
+            except InputError as error:
+                errors.append(error)
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def _set_name(one: ConfiguredProbe, side: str, names: Collection[str]) -> str | None:
+    """Name of the set that a probe is fitted to or tested on."""
+    name: str | None = getattr(one.settings, side)
+    if name is not None and name not in names:
+        there = f"a set that the server holds: {', '.join(sorted(names))}" if names else "samples that the server holds"
+        fix = did_you_mean(name, names) if names else "hold samples out with data.held, or use the probe ridge"
         raise ConfigError(f"{one.key}.{side}", name, there, fix)
+    return name
+
+
+def _labels(one: ConfiguredProbe, side: str, sets: Mapping[str, Mapping[str, Any]]) -> Labels:
+    name, column = _set_name(one, side, sets), one.settings.label
+    assert name is not None
     columns = sets[name]
     if column not in columns:
         expected = f"a column of the set {name!r}: {', '.join(sorted(columns))}"

@@ -55,8 +55,10 @@ def plot_partition(summary: dict[str, Any]) -> Figure:
         _matrix(figure, axes, summary, counts)
     skew = summary["skew"]
     amount = f"{_counted(clients, skew['clients'])}, {skew['samples']:,} training samples"
-    entropy = f"label entropy {skew['label_entropy_mean']:.2f} of {skew['label_entropy_global']:.2f} bits"
-    axes.set_title(f"{amount} · {entropy} · EMD {skew['label_emd_mean']:.2f}", fontsize=9, loc="left")
+    if "label_emd_mean" in skew:
+        entropy = f"label entropy {skew['label_entropy_mean']:.2f} of {skew['label_entropy_global']:.2f} bits"
+        amount = f"{amount} · {entropy} · EMD {skew['label_emd_mean']:.2f}"
+    axes.set_title(amount, fontsize=9, loc="left")
     return figure
 
 

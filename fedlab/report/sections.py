@@ -210,6 +210,15 @@ def _slug(name: str) -> str:
     return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
 
+_LABEL_SKEW = {
+    "label_entropy_mean": "Label entropy, mean over clients (bits)",
+    "label_entropy_min": "Label entropy, lowest client (bits)",
+    "label_entropy_global": "Label entropy, all samples together (bits)",
+    "label_emd_mean": "Label distance to all samples, mean over clients",
+    "label_emd_max": "Label distance to all samples, largest",
+}
+
+
 def partition(record: RunRecord) -> tuple[Chart, Table] | None:
     """How the samples are divided among the clients, with figures of the skew."""
     summary = record.partition
@@ -224,13 +233,11 @@ def partition(record: RunRecord) -> tuple[Chart, Table] | None:
             _three(skew["size_min"], skew["size_median"], skew["size_max"]),
         ),
         ("Gini index of the clients’ sizes", number(skew["size_gini"])),
-        ("Label entropy, mean over clients (bits)", number(skew["label_entropy_mean"])),
-        ("Label entropy, lowest client (bits)", number(skew["label_entropy_min"])),
-        ("Label entropy, all samples together (bits)", number(skew["label_entropy_global"])),
-        ("Label distance to all samples, mean over clients", number(skew["label_emd_mean"])),
-        ("Label distance to all samples, largest", number(skew["label_emd_max"])),
+        *((text, number(skew[key])) for key, text in _LABEL_SKEW.items() if key in skew),
     ]
-    chart = Chart("Training samples by client and class", partition_chart("partition", summary))
+    known = "label_emd_mean" in skew  # nodes with data of their own do not say how many samples of a class they have
+    what = "Training samples by client and class" if known else "Training samples by client"
+    chart = Chart(what, partition_chart("partition", summary))
     return chart, Table(("Skew", "Value"), rows, note=SKEW)
 
 

@@ -11,9 +11,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.engine.grids.base import SimulationGrid
-from fedlab.errors import ClientError, MachineError
+from fedlab.errors import ClientError, MachineError, RefusedError
 from fedlab.protocol.messages import CONFIG, config_record, required
-from fedlab.server.messaging.profiles import Profile, stated_profile
+from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
@@ -29,17 +29,26 @@ class ClientDirectory:
         timeout: seconds to wait for the clients, and for their profiles.
         known: returns the profile that a simulated client would give of itself, so that no client has to be asked. It
             is not used in a deployment.
+        skip: whether nodes of a deployment that cannot take part are left out, as long as one can.
     """
 
     def __init__(
-        self, grid: Grid, expected: int | None, timeout: float, known: Callable[[int], Profile] | None = None
+        self,
+        grid: Grid,
+        expected: int | None,
+        timeout: float,
+        known: Callable[[int], Profile] | None = None,
+        *,
+        skip: bool = False,
     ) -> None:
-        self._grid, self._expected, self._timeout = grid, expected, timeout
+        self._grid, self._expected, self._timeout, self._skip = grid, expected, timeout, skip
         self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
         self._client: dict[int, int] = {}
         self._simulated: SimulationGrid | None = None
+        self.refused: dict[int, str] = {}
+        """Nodes of a deployment that cannot take part, each with what it says."""
         self.clients: Sequence[int] = ()
         if isinstance(grid, SimulationGrid):
             self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
@@ -49,7 +58,7 @@ class ClientDirectory:
 
         Raises:
             MachineError: too few nodes connected or answered within the timeout, or two nodes have the same client id.
-            ClientError: a node could not give its profile.
+            RefusedError: nodes could not give their profile, or their data is of different kinds.
         """
         if self._simulated is None:
             self.clients = self._gather(self._expected)
@@ -80,7 +89,10 @@ class ClientDirectory:
             return [self._known(client) for client in clients]
         wanted = list(clients)
         missing = [client for client in wanted if client not in self._profiles]
-        for _, profile in self._ask([self.node(client) for client in missing]):
+        answers, failed = self._ask([self.node(client) for client in missing])
+        for node, reason in failed.items():
+            raise ClientError(self.client(node), 0, "profile", reason)
+        for _, profile in answers:
             self._profiles[profile.client] = profile
         return [self._profiles[client] for client in wanted]
 
@@ -97,20 +109,28 @@ class ClientDirectory:
     def _gather(self, expected: int | None) -> list[int]:
         deadline = time.monotonic() + self._timeout
         wanted = expected or 1
-        while len(self._client) < wanted:
+        while len(self._client) + len(self.refused) < wanted:
             nodes = self._wait(wanted, deadline)
-            for node, profile in self._ask([node for node in nodes if node not in self._client]):
+            answers, failed = self._ask([node for node in nodes if node not in self._client.keys() | self.refused])
+            self.refused |= failed
+            for node, profile in answers:
                 other = self._node.setdefault(profile.client, node)
                 if other != node:
                     raise MachineError(
-                        "node-config partition-id",
-                        profile.client,
-                        "a different number on every node",
-                        f"nodes {other} and {node} have the same: start one of them with another partition-id",
+                        "client",
+                        f"{profile.client} ({profile.name})",
+                        "a different client on every node",
+                        f"nodes {other} and {node} have the same: start one of them with another partition-id, or name "
+                        "another site in its file",
                     )
                 self._client[node], self._profiles[profile.client] = profile.client, profile
                 wanted = expected or profile.clients
-        return sorted(self._node)
+        if self.refused and not (self._skip and self._node):
+            fix = "mend them and submit the run again, or set federation.on_client_error: skip, which leaves them out"
+            raise RefusedError(list(self.refused.values()), fix)
+        clients = sorted(self._node)
+        check_alike([self._profiles[client] for client in clients])
+        return clients
 
     def _wait(self, expected: int, deadline: float) -> list[int]:
         """Wait until `expected` nodes are connected, and return the ids of all that are."""
@@ -129,29 +149,31 @@ class ClientDirectory:
             time.sleep(_PAUSE)
         return nodes
 
-    def _ask(self, nodes: Sequence[int]) -> list[tuple[int, Profile]]:
+    def _ask(self, nodes: Sequence[int]) -> tuple[list[tuple[int, Profile]], dict[int, str]]:
+        """The profiles that nodes give of themselves, and by node the reasons of those that cannot give any."""
         if not nodes:
-            return []
+            return [], {}
         content = RecordDict()
         messages = [Message(content, node, "query.profile") for node in nodes]
         replies = list(self._grid.send_and_receive(messages, timeout=self._timeout))
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         answers: list[tuple[int, Profile]] = []
+        failed: dict[int, str] = {}
         for reply in replies:
             node = sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             if reply.has_error():
-                reason = reply.error.reason or f"error {reply.error.code}"
-                raise ClientError(self.client(node), 0, "profile", f"node {node}: {reason}")
-            answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
-        if len(answers) < len(nodes):
-            silent = sorted(set(nodes) - {node for node, _ in answers})
+                failed[node] = f"node {node}: {reply.error.reason or f'error {reply.error.code}'}"
+            else:
+                answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+        if len(answers) + len(failed) < len(nodes):
+            silent = sorted(set(nodes) - {node for node, _ in answers} - failed.keys())
             raise MachineError(
                 "federation.timeout",
                 self._timeout,
-                f"profiles of {len(nodes)} clients within so many seconds, {len(answers)} came",
+                f"profiles of {len(nodes)} clients within so many seconds, {len(answers) + len(failed)} came",
                 f"see the logs of node {', '.join(map(str, silent))}",
             )
-        return answers
+        return answers, failed
 
 
 class ClientNames(Sequence[str]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord
 
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
+from fedlab.errors import DataError, RefusedError
 from fedlab.method import Method
 from fedlab.server.participation.devices import planned
 
@@ -86,6 +87,37 @@ def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], 
         )
 
     return profile
+
+
+def check_alike(profiles: Sequence[Profile]) -> None:
+    """Refuse clients whose data is of another kind than that of the first one.
+
+    Nodes compare their data with what the configuration says. What it does not say can be compared only here.
+
+    Raises:
+        RefusedError: the clients, each with what it has and what the first one has.
+    """
+    refusals = []
+    for profile in profiles[1:]:
+        first = profiles[0]
+        for what, ours, theirs in (
+            ("columns", _columns(profile), _columns(first)),
+            ("classes", ", ".join(profile.classes), ", ".join(first.classes)),
+            ("number of clients", profile.clients, first.clients),
+            ("vocabulary", f"{len(profile.vocabulary):,} words", f"the {len(first.vocabulary):,} words"),
+        ):
+            differ = profile.vocabulary != first.vocabulary if what == "vocabulary" else ours != theirs
+            if differ:
+                expected = f"{theirs}, as on {first.name!r}"
+                refusals.append(str(DataError(f"{profile.name!r}: {what}", ours, expected)))
+    if refusals:
+        fix = "write what all have to have into data.source (classes, columns, vocabulary), and change the other nodes"
+        raise RefusedError(refusals, fix)
+
+
+def _columns(profile: Profile) -> str:
+    described = (f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(profile.columns.items()))
+    return ", ".join(described)
 
 
 MEASURED = ("train", "evaluate")

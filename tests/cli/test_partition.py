@@ -21,6 +21,7 @@ STEPS = {
     "natural": "{name: natural}",
     "domain": "{name: domain}",
     "corruption": "{name: corruption, corruptions: [fog, contrast]}",
+    "site": "{name: site}",
 }
 
 
@@ -39,7 +40,9 @@ def grouped(tmp_path: Path) -> Path:
 def test_every_partitioner_is_drawn_and_tabulated(
     cli: Cli, tiny: Path, grouped: Path, tmp_path: Path, name: str
 ) -> None:
-    source = f"data.source={{name: npz, path: {grouped}}}"
+    own = f"{{name: npz, path: {grouped}}}"
+    sites = f"{{name: sites, sites: {{berlin: {own}, lyon: {own}}}}}"
+    source = f"data.source={sites if name == 'site' else own}"
     done = cli(
         "partition", tiny, "--set", source, "--set", f"data.partition=[{STEPS[name]}]", "--out", tmp_path / "c.png"
     )

@@ -75,6 +75,12 @@ def union(root: Path) -> Brought:
     return made
 
 
+def sites(root: Path) -> Brought:
+    made = folder(root / "only")
+    made.component = Component(name="sites", sites={"only": made.component.model_dump()})
+    return made
+
+
 def masks(root: Path) -> Brought:
     files = []
     for split in ("train", "test"):
@@ -155,7 +161,7 @@ def points(root: Path) -> Brought:
 
 
 BUILDERS: dict[str, Callable[[Path], Brought]] = {
-    "folder": folder, "hub": hub, "union": union, "masks": masks, "captions": captions,
+    "folder": folder, "hub": hub, "union": union, "sites": sites, "masks": masks, "captions": captions,
     "audio_folder": audio_folder, "market": market, "npz": npz, "points": points,
 }  # fmt: skip
 GENERATED = {

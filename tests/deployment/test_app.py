@@ -32,6 +32,8 @@ TINY = (
     '"train_per_domain": 20, "test_per_domain": 10}, "partition": [{"name": "iid", "clients": 2}]}}'
 )
 
+SIMULATED = {CONFIG_KEY: TINY, SIMULATE_KEY: True}
+
 
 def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
@@ -43,10 +45,10 @@ def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("fedlab.deployment.submit._flwr", called)
     config = parse(Config, json.loads(TINY))
-    assert submit(config, "lab", clients=2) == 7
+    assert submit(config, "lab", clients=2, simulate_partition=True) == 7
     assert set(seen) == {"pyproject.toml", "run.toml"}
     assert seen["pyproject.toml"] == (THIN_APP / "pyproject.toml").read_text()
-    assert unpack(tomllib.loads(seen["run.toml"])) == Submission(config, 2)
+    assert unpack(tomllib.loads(seen["run.toml"])) == Submission(config, 2, simulate_partition=True)
 
 
 def test_flower_accepts_it_and_finds_both_components() -> None:
@@ -68,16 +70,18 @@ def test_flower_accepts_it_and_finds_both_components() -> None:
 )
 def test_a_node_that_is_no_client_of_the_partition_is_told_so(given: dict[str, object], shown: str) -> None:
     with pytest.raises(ConfigError, match=rf"node-config partition-id = {shown}\n  expected: 0 to 1: .* 2 clients"):
-        setup_from_context({CONFIG_KEY: TINY}, given, 1)
+        setup_from_context(SIMULATED, given, 1)
 
 
 def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = TINY.replace('"data"', '"tracking": {"cache": "/elsewhere"}, "data"')
-    setup = setup_from_context({CONFIG_KEY: text}, {"partition-id": 1, "state-dir": str(tmp_path / "mine")}, 7)
+    setup = setup_from_context(
+        {**SIMULATED, CONFIG_KEY: text}, {"partition-id": 1, "state-dir": str(tmp_path / "mine")}, 7
+    )
     assert setup.state_root == tmp_path / "mine" / "run-7"
     assert setup.cache_root == tmp_path / "mine" / "cache"
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
-    setups = [setup_from_context({CONFIG_KEY: TINY}, {"partition-id": client}, 7) for client in (0, 1)]
+    setups = [setup_from_context(SIMULATED, {"partition-id": client}, 7) for client in (0, 1)]
     assert len({setup.state_root for setup in setups} | {setup.cache_root for setup in setups}) == 4
     assert all(setup.state_root.is_relative_to(tmp_path / "home") for setup in setups)
 
@@ -86,7 +90,7 @@ def test_a_process_keeps_nodes_and_runs_apart(tmp_path: Path) -> None:
     def runtime(run: int, node: int) -> ClientRuntime:
         folder = str(tmp_path / f"node{node}")
         return _deployed_runtime(
-            Context(run, node, {"partition-id": node, "state-dir": folder}, RecordDict(), {CONFIG_KEY: TINY})
+            Context(run, node, {"partition-id": node, "state-dir": folder}, RecordDict(), SIMULATED)
         )
 
     runtimes = {(run, node): runtime(run, node) for run in (1, 2) for node in (0, 1)}

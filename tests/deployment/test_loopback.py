@@ -56,7 +56,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def good(deployment: Path) -> int:
-    return submit(parse(Config, CONFIG), SUPERLINK)
+    return submit(parse(Config, CONFIG), SUPERLINK, simulate_partition=True)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ def broken(deployment: Path, good: int) -> Result:
     app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
     app.command()(deploy_command)
     app.command()(lambda: None)  # a group, as the real command line is
-    return CliRunner().invoke(app, ["submit", str(deployment / "broken.yaml"), "--superlink", SUPERLINK])
+    command = ["submit", str(deployment / "broken.yaml"), "--superlink", SUPERLINK, "--simulate-partition"]
+    return CliRunner().invoke(app, command)
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +149,9 @@ def test_an_error_of_a_client_reaches_the_submitter_and_the_run_folder_with_its_
 
 def test_unknown_connections_and_runs_are_refused(deployment: Path) -> None:
     with pytest.raises(DeploymentError, match="'nowhere' not found"):
-        submit(parse(Config, CONFIG), "nowhere")
+        submit(parse(Config, CONFIG), "nowhere", simulate_partition=True)
     with pytest.raises(DeploymentError, match="flwr ls"):
         status(5, SUPERLINK)
     wrong = {**CONFIG, "method": {"name": "fedlgd", "ipc_locl": 2}}
     with pytest.raises(fedlab.FedLabError, match="did you mean 'ipc_local'"):
-        submit(parse(Config, wrong), SUPERLINK)
+        submit(parse(Config, wrong), SUPERLINK, simulate_partition=True)

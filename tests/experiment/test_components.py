@@ -21,7 +21,7 @@ MINIMAL: dict[str, Any] = {"method": "supervised", "data": {"source": "digits"}}
 COMPONENTS = [(key, name) for key, registry in REGISTRIES.items() for name in registry.names()]
 NEEDED: dict[str, Any] = {
     "path": "x", "clients": 2, "images": 4, "rounds": 2, "sources": {"a": "digits"}, "classes": 2, "each": 2,
-    "corruptions": ["fog"], "fraction": 0.5, "client_learning_rate": 0.1, "seconds": 1.0,
+    "sites": {"a": "digits"}, "corruptions": ["fog"], "fraction": 0.5, "client_learning_rate": 0.1, "seconds": 1.0,
 }  # fmt: skip
 
 

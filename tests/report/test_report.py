@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 import fedlab
+from fedlab.data.partition.skew import size_figures
 from fedlab.report import write_report
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
@@ -195,6 +196,25 @@ def test_many_clients_are_summed_up_and_folded(make_run: Callable[..., Path]) ->
     assert "client-056 | art" in results
     assert "median" in page.sections["curves"]
     assert "client-056" not in page.sections["curves"]
+
+
+# partitions of which less is known
+
+
+def test_a_partition_without_counts_by_class_is_shown_without_label_skew(make_run: Callable[..., Path]) -> None:
+    """Nodes with data of their own state how many samples they have, and not of which classes."""
+    path = make_run(rounds=2, **QUICK)
+    told = json.loads((path / "partition.json").read_text())
+    for client in told["clients"]:
+        client["train"], client["test"] = [sum(client["train"])], [sum(client["test"])]
+    sizes = [client["train"][0] for client in told["clients"]]
+    stated = {**told, "classes": ["all classes"], "domains": [], "skew": size_figures(sizes)}
+    (path / "partition.json").write_text(json.dumps(stated))
+    section = report(path).text("partition")
+    assert "Training samples by client" in section
+    assert f"Training samples | {sum(sizes):,}" in section
+    assert "Gini index" in section
+    assert "entropy, mean" not in section
 
 
 # how a run ended

@@ -125,7 +125,9 @@ def test_strangers_are_evaluated_alike_on_every_engine(
     assert weights(found[0]) == weights(found[1])
 
 
-@pytest.mark.parametrize("name", [name for name in PARTITIONERS.names() if name not in ("natural", "corruption")])
+@pytest.mark.parametrize(
+    "name", [name for name in PARTITIONERS.names() if name not in ("natural", "corruption", "site")]
+)
 def test_a_class_nobody_trains_counts_under_every_partition(
     name: str, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:

@@ -35,6 +35,7 @@ PARTITIONERS = Registry(
             "natural",
             "domain",
             "corruption",
+            "site",
         )
     },
     "fedlab.partitioners",
@@ -136,6 +137,11 @@ class Steps:
     made: tuple[Any, ...]
     described: str
 
+    @property
+    def by_site(self) -> bool:
+        """Whether every client is a site that knows no samples but its own."""
+        return any(getattr(step, "by_site", False) for step in self.made)
+
 
 def make_steps(steps: Sequence[Component]) -> Steps:
     """The partition steps, their settings validated.
@@ -152,7 +158,12 @@ def make_steps(steps: Sequence[Component]) -> Steps:
         described.append({"name": step.name, **settings.model_dump(mode="json", exclude_defaults=True)})
         if getattr(found, "corrupts", False) and sum(getattr(other, "corrupts", False) for other in made) > 1:
             raise ConfigError(f"{key}.name", step.name, "one corruption step at most", "remove the others")
-    return Steps(tuple(made), json.dumps(described, sort_keys=True))
+    found = Steps(tuple(made), json.dumps(described, sort_keys=True))
+    if found.by_site and len(made) > 1:
+        named = ", ".join(step.name for step in steps)
+        expected = "site as the only step, because a site holds all of its own samples as one client"
+        raise ConfigError("data.partition", named, expected, "remove the other steps; data.drift still makes changes")
+    return found
 
 
 def partition(dataset: Dataset, steps: Steps, seed: int) -> Partition:
@@ -196,7 +207,7 @@ def partition(dataset: Dataset, steps: Steps, seed: int) -> Partition:
             )
         train, test = _concatenate(trains), _concatenate(tests)
         names, corruptions, owners = Joined.of(parts_names), Joined.of(parts_corruptions), Joined.of(parts_owners)
-        if not train.sizes.all():
+        if not train.sizes.all() and not steps.by_site:  # parts of other sites are empty here, and stay clients
             test, kept = homes(train, test, owners, numpy_generator(seed, "partition", depth, "strays"))
             train, test = train.of(kept), test.of(kept)
             names, corruptions, owners = ([found[place] for place in kept] for found in (names, corruptions, owners))

@@ -43,6 +43,7 @@ class PartitionStep(ABC):
         """No settings."""
 
     corrupts: ClassVar[bool] = False
+    by_site: ClassVar[bool] = False  # every part is a client with data of its own, wherever its samples are
     parts_key: ClassVar[str] = "clients"
     each_key: ClassVar[str] = ""  # the setting that asks for several samples for each part
 
@@ -299,6 +300,26 @@ class Domain(PartitionStep):
         return _by_column(self, dataset, "domain", dataset.train.domain_names, train, test)
 
     split_tests = split
+
+
+class Site(PartitionStep):
+    """One client per site, which holds all samples of its own (the source `sites`)."""
+
+    by_site = True
+
+    def check(self, dataset: Dataset, train: Ragged, names: Sequence[str]) -> None:
+        if not dataset.sites:
+            fix = "give the data of each site in the source sites, or choose the step domain"
+            raise DataError(f"{self.key}.name", "site", "data from sites", fix)
+
+    def split(self, dataset: Dataset, train: np.ndarray, test: np.ndarray, rng: np.random.Generator) -> Split:
+        # on a node the samples of the other sites are elsewhere, so their parts are empty
+        sites = dataset.sites
+        parts = [
+            Ragged.by_owner(samples["domain"][mine], len(sites))
+            for samples, mine in ((dataset.train, train), (dataset.test, test))
+        ]
+        return Split(parts[0], parts[1], sites)
 
 
 def known_corruptions(names: Any) -> Any:

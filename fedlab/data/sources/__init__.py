@@ -27,6 +27,7 @@ SOURCES = Registry(
         "sounds": "fedlab.data.sources.sounds:Sounds",
         "audio_folder": "fedlab.data.sources.audio_folder:AudioFolder",
         "union": "fedlab.data.sources.union:Union",
+        "sites": "fedlab.data.sources.sites:Sites",
         "pedestrians": "fedlab.data.sources.pedestrians:Pedestrians",
         "market": "fedlab.data.sources.market:Market",
         "materials": "fedlab.data.sources.materials:Materials",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
@@ -14,9 +15,10 @@ from flwr.supercore.run import Run
 
 from fedlab.engine import Simulation
 from fedlab.engine.grids.inline import InlineGrid
-from fedlab.errors import ClientError, MachineError
+from fedlab.errors import MachineError, RefusedError
 from fedlab.server.messaging import directory
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.profiles import Profile
 
 NAMES = ("amsterdam", "berlin", "cadiz")
 
@@ -108,8 +110,8 @@ class Clock:
         self.now += seconds
 
 
-def opened(grid: Grid, expected: int | None, timeout: float) -> ClientDirectory:
-    found = ClientDirectory(grid, expected, timeout)
+def opened(grid: Grid, expected: int | None, timeout: float, *, skip: bool = False) -> ClientDirectory:
+    found = ClientDirectory(grid, expected, timeout, skip=skip)
     assert not isinstance(grid, Remote) or not grid.asked, "making a directory asks nobody"
     found.open()
     return found
@@ -147,7 +149,9 @@ def test_it_can_be_told_to_start_with_fewer() -> None:
 
 @pytest.mark.parametrize("arrivals", [[3], [1, 2, 3]])
 def test_two_nodes_with_one_partition_id_are_named(arrivals: list[int]) -> None:
-    with pytest.raises(MachineError, match=r"partition-id = 1\n[\s\S]*nodes \d+ and \d+ have the same") as caught:
+    with pytest.raises(
+        MachineError, match=r"client = '1 \(berlin\)'\n[\s\S]*nodes \d+ and \d+ have the same"
+    ) as caught:
         opened(Remote([1, 1, 0], 3, arrivals), None, timeout=5)
     assert "1000" in str(caught.value)
     assert "1001" in str(caught.value)
@@ -166,9 +170,37 @@ def test_a_node_that_does_not_answer_is_named() -> None:
         opened(Remote([0, 1], 2, silent=[1001]), 2, timeout=5)
 
 
-def test_a_node_that_cannot_say_who_it_is_shows_its_traceback() -> None:
-    with pytest.raises(ClientError, match=r"phase profile:\nnode 1001: Traceback[\s\S]*lost its data"):
-        opened(Remote([0, -1], 2), 2, timeout=5)
+def test_every_node_that_cannot_say_who_it_is_shows_its_traceback() -> None:
+    with pytest.raises(RefusedError, match=r"2 nodes cannot[\s\S]*node 1001: Traceback[\s\S]*lost its data") as caught:
+        opened(Remote([0, -1, -1], 3), 3, timeout=5)
+    assert [reason.split(":")[0] for reason in caught.value.refusals] == ["node 1001", "node 1002"]
+    assert "federation.on_client_error: skip" in str(caught.value)
+
+
+def test_nodes_that_cannot_take_part_are_left_out_where_that_is_wanted_and_one_is_left() -> None:
+    found = opened(Remote([2, -1, 0], 3), 3, timeout=5, skip=True)
+    assert list(found.clients) == [0, 2]
+    assert list(found.refused) == [1001]
+    with pytest.raises(RefusedError, match="2 nodes cannot take part"):
+        opened(Remote([-1, -1], 2), 2, timeout=5, skip=True)
+
+
+def test_clients_whose_data_is_of_another_kind_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = directory.stated_profile
+
+    def changed(record: ConfigRecord) -> Profile:
+        profile = stated(record)
+        if profile.client == 1:
+            return replace(profile, classes=("dog", "cat"), columns={"image": ("float32", (3, 9, 9))})
+        return replace(profile, vocabulary=("a", "red", "x")) if profile.client == 2 else profile
+
+    monkeypatch.setattr(directory, "stated_profile", changed)
+    with pytest.raises(RefusedError) as caught:
+        opened(Remote([2, 0, 1], 3), 3, timeout=5, skip=True)
+    keys = [reason.split(" = ")[0] for reason in caught.value.refusals]
+    assert keys == ["'berlin': columns", "'berlin': classes", "'cadiz': vocabulary"]
+    assert "image float32 [3, 9, 9]" in str(caught.value)
+    assert "as on 'amsterdam'" in str(caught.value)
 
 
 def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
@@ -179,7 +211,7 @@ def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
             replies[1].metadata.__dict__["_src_node_id"] = 1
             return replies
 
-    with pytest.raises(ClientError, match="node 1001: gone"):
+    with pytest.raises(RefusedError, match="node 1001: gone"):
         opened(Lossy([0, 1], 2), 2, timeout=5)
 
 

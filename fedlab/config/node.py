@@ -1,0 +1,56 @@
+"""What one machine of a deployment has of its own: the file of a node, and the file of the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from fedlab.config.base import ComponentField, Section
+from fedlab.config.sections import parse, read_yaml
+from fedlab.storage.paths import MadePath, PathKind
+
+SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""Name of a site. It is the client's name in every result, and part of the names of files and containers."""
+
+
+class NodeConfig(Section):
+    """The file of one node; relative paths in it start from the file's folder."""
+
+    site: SiteName = Field(description="name of the site, as the run's configuration lists it in data.source.sites")
+    data: ComponentField = Field(description="where this node's own samples come from; see `fedlab list sources`")
+    state: MadePath = Field(
+        default="state", description="folder for all that never leaves the node: client states and cached results"
+    )
+
+
+class ServerConfig(Section):
+    """The file of the server; relative paths in it start from the file's folder."""
+
+    data: dict[str, ComponentField] = Field(
+        default={}, description="sets of samples that the server holds, by name; see `fedlab list sources`"
+    )
+
+
+def read_node(path: str | Path) -> NodeConfig:
+    """The file of a node, with `NodeConfig.state` as an absolute path.
+
+    Paths in the settings of the node's source stay as they are written; `fedlab.data.own.located_node` makes them
+    absolute too. This function imports neither torch nor any source, because it runs before every message.
+
+    Raises:
+        ConfigErrors: the file cannot be read, or keys are unknown or have wrong values.
+    """
+    place = Path(path).expanduser().absolute()
+    node = parse(NodeConfig, read_yaml(place))
+    return node.model_copy(update={"state": PathKind("made").absolute(node.state, place.parent)})
+
+
+def read_server(path: str | Path) -> ServerConfig:
+    """The file of the server. Paths in it stay as they are written; see `fedlab.data.own.located_server`.
+
+    Raises:
+        ConfigErrors: the file cannot be read, or keys are unknown or have wrong values.
+    """
+    return parse(ServerConfig, read_yaml(Path(path).expanduser().absolute()))
