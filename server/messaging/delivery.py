@@ -19,6 +19,7 @@ from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import EXTRAS, INSTRUCTIONS, MISSING, to_record
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.shared import SharedTensors
+from fedlab.server.messaging.transport import send_and_receive
 from fedlab.server.tally import TRAININGS, Tally
 from fedlab.tracking import Tracker
 from fedlab.tracking.left_out import LeftOut
@@ -108,7 +109,7 @@ class Delivery:
 
     def _carry_once(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
         sent = self._complete(messages, instructions)
-        replies = list(self._grid.send_and_receive(messages, timeout=self._federation.timeout))
+        replies = send_and_receive(self._grid, messages, self._federation.timeout)
         served = Counter(self._directory.client(message.metadata.dst_node_id) for message in messages)
         return Delivered(self._accepted(messages, replies, instructions.round, phase), served, sent)
 

@@ -14,6 +14,7 @@ from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ClientError, MachineError, RefusedError
 from fedlab.protocol.messages import CONFIG, config_record, required
 from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile
+from fedlab.server.messaging.transport import send_and_receive
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
@@ -155,7 +156,7 @@ class ClientDirectory:
             return [], {}
         content = RecordDict()
         messages = [Message(content, node, "query.profile") for node in nodes]
-        replies = list(self._grid.send_and_receive(messages, timeout=self._timeout))
+        replies = send_and_receive(self._grid, messages, self._timeout)
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         answers: list[tuple[int, Profile]] = []
         failed: dict[int, str] = {}

@@ -1,0 +1,44 @@
+"""Sends messages and waits for the replies, with shorter pauses than Flower's own where Flower waits for real nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedlab.engine.grids.base import SimulationGrid
+
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.1, 0.5, 1.25  # seconds between two looks for replies, and their growth
+
+
+def send_and_receive(grid: Grid, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+    """Send messages and return the replies that come in time, errors among them.
+
+    Flower's own function looks for replies every 3 seconds in a deployment. This one begins with 0.1 s, and after a
+    second with looks every 0.5 s. FedLab's simulated grids need not look, so theirs is used.
+
+    Args:
+        grid: the grid that reaches the clients.
+        messages: what to send. Those that the SuperLink does not accept get no reply, and nobody waits for one.
+        timeout: seconds to wait for replies; None waits as long as it takes.
+
+    Returns:
+        The replies in the order in which they came.
+    """
+    if isinstance(grid, SimulationGrid):
+        return grid.send_and_receive(messages, timeout=timeout)
+    # the SuperLink answers None for a message that it does not accept
+    waiting = {message_id for message_id in grid.push_messages(messages) if message_id}
+    deadline = None if timeout is None else time.monotonic() + timeout
+    replies: list[Message] = []
+    pause = _FIRST_PAUSE
+    while waiting and (deadline is None or time.monotonic() < deadline):
+        came = list(grid.pull_messages(waiting))
+        replies += came
+        waiting.difference_update(reply.metadata.reply_to_message_id for reply in came)
+        if waiting:
+            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+    return replies
