@@ -143,8 +143,9 @@ class Meeting:
                 "patience": patience(),
                 "superexec": os.getppid(),
             }
-            # -P, because the folder in which the node was started must not hide installed modules
-            command = [sys.executable, "-P", "-m", "fedlab.clients.resident.worker"]
+            # -P, because the folder in which the node was started must not hide installed modules; -u, because what a
+            # method prints must be in the log even if the worker is killed
+            command = [sys.executable, "-P", "-u", "-m", "fedlab.clients.resident.worker"]
             subprocess.Popen(
                 [*command, *(f"--{name}={value}" for name, value in arguments.items())],
                 stdin=subprocess.DEVNULL,

@@ -96,8 +96,10 @@ class NdArray(Array):
         return self.view().copy()
 
     def deflate(self) -> bytes:
-        # the header names the class, and receivers know only Flower's own
-        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+        # the header names the class, and receivers know only Flower's own; the chunks are hashed only once
+        own = Array(self.dtype, self.shape, self.stype, b"")
+        own.__dict__["_chunks"] = self.slice_array()
+        return own.deflate()
 
     def __reduce__(self) -> tuple[type[NdArray], tuple[np.ndarray]]:
         return NdArray, (self.view(),)
