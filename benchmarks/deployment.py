@@ -24,6 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,14 @@ class Federation:
         while True:
             time.sleep(_LOOK)
             found = [path for path in (self.folder / "runs").glob("*/events.jsonl") if path not in before]
-            events = [json.loads(line) for line in found[0].read_text().splitlines()] if found else []
-            ended = sum(event["type"] == "round" for event in events)
-            if any(event["type"] == "run_end" for event in events):
-                end = events[-1]
-                if end.get("status") != "completed":
-                    raise SystemExit(f"the run failed: {end}")
-                return rounds[1:]
-            if ended > len(rounds):
+            if not found:
+                continue
+            if _finished(found[0]) > len(rounds):
                 now = time.monotonic(), self._cpu()
                 rounds.append(Round(now[0] - last[0], now[1] - last[1]))
                 last = now
+            if len(rounds) == config["federation"]["rounds"]:
+                return rounds[1:]
 
     def processes(self) -> list[int]:
         """All processes of this federation; a worker that nobody waits for is one, too."""
@@ -251,16 +249,53 @@ def send_payloads(megabytes: list[float], nodes: int, rounds: int) -> None:
             "engine": {"device": "cpu"},
             "tracking": {"checkpoint_every": 10**6, "report": False},
         }
-        peaks = Peaks()
         with tempfile.TemporaryDirectory(prefix="fl-") as folder:
             federation = Federation(Path(folder, "new"), nodes, NEW)
+            peaks = Peaks()
             with federation.started():
                 taken = federation.run(config, peaks)[:-1]
-        kinds = ", ".join(f"{kind} {held:.0f}" for kind, held in sorted(peaks.kinds.items()))
-        walls = ", ".join(f"{one.wall:.1f} s ({one.cpu:.1f} s of CPU)" for one in taken)
-        print(
-            f"{size:g} MB: rounds of {walls}\n  MB at the peak: {kinds}; all together {peaks.together:.0f}", flush=True
-        )
+            _tell(f"{size:g} MB, {nodes} nodes", taken, peaks)
+            for engine in ({"name": "inline"}, {"name": "ray", "workers": nodes}):
+                peaks = Peaks()
+                taken = _simulated(
+                    {**config, "engine": {**engine, "device": "cpu"}}, Path(folder, engine["name"]), peaks
+                )
+                _tell(f"{size:g} MB, simulated {engine['name']}", taken, peaks)
+
+
+def _tell(what: str, rounds: list[Round], peaks: Peaks) -> None:
+    walls = ", ".join(f"{one.wall:.1f} s ({one.cpu:.1f} s of CPU)" for one in rounds)
+    kinds = ", ".join(f"{kind} {held:.0f}" for kind, held in sorted(peaks.kinds.items()))
+    print(f"{what}: rounds of {walls}\n  MB at the peak: {kinds}; all together {peaks.together:.0f}", flush=True)
+
+
+def _simulated(config: Mapping[str, Any], folder: Path, peaks: Peaks) -> list[Round]:
+    """What the rounds of a simulation took, but for the first and the last."""
+    folder.mkdir()
+    place = {**config["tracking"], "folder": str(folder), "name": "run", "console": "quiet"}
+    (folder / "run.yaml").write_text(json.dumps({**config, "tracking": place}))
+    command = [str(Path(sys.executable).with_name("fedlab")), "run", str(folder / "run.yaml")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    ends = [(0.0, 0.0)]
+    while process.poll() is None:
+        running = family(process.pid)
+        peaks.look(running)
+        if _finished(folder / "run" / "events.jsonl") >= len(ends):
+            ends.append((time.monotonic(), sum(map(cpu_seconds, running))))
+        time.sleep(_LOOK)
+    if process.returncode:
+        raise SystemExit(f"the simulation ended with exit code {process.returncode}")
+    return [Round(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(ends[1:])]
+
+
+def _finished(file: Path) -> int:
+    """Number of finished rounds of a run; ends the benchmark if the run has failed."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may still be written
+    failed = [event for event in events if event["event"] == "run_end" and event["status"] != "completed"]
+    if failed:
+        raise SystemExit(f"the run failed: {failed}")
+    return sum(event["event"] == "round" for event in events)
 
 
 def main() -> None:
