@@ -238,7 +238,7 @@ def send_payloads(megabytes: list[float], nodes: int, rounds: int) -> None:
     print(f"a model sent to {nodes} nodes and back, {rounds} rounds, {_machine()}\n")
     for size in megabytes:
         config = {
-            "method": {"name": "benchmarks.contenders.ours:Echo", "payload": int(size * 1e6) // 4},
+            "method": {"name": "benchmarks.contenders.payload:Changing", "payload": int(size * 1e6) // 4},
             "data": {
                 "source": {"name": "digits", "domains": ["synth"], "train_per_domain": 20, "test_per_domain": 10},
                 "partition": [{"name": "iid", "clients": nodes}],
