@@ -17,6 +17,9 @@ from fedlab.protocol.runconfig import unpack
 from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.deployed import server_data
+from fedlab.server.ledger import payload_bytes
+from fedlab.server.messaging.room import check_room, free_memory
+from fedlab.server.participation.devices import upload_bytes
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import make_rules
 from fedlab.server.setup import ServerSetup
@@ -63,6 +66,13 @@ def main(grid: Grid, context: Context) -> None:
             loop = make_loop(grid, setup)
             held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
             check_participants(strategy, len(loop.participants))
+            uploads = upload_bytes(loop.networks, components.chain)
+            check_room(
+                down=payload_bytes({name: loop.state.network[name] for name in loop.exchange.down}),
+                up=sum(uploads[name] for name in loop.exchange.up),
+                clients=rules.sampler.size(len(loop.participants)),
+                free=free_memory(),
+            )
             loop.run()
     finally:
         if config.tracking.report:
