@@ -59,7 +59,7 @@ class SitesSettings(Section):
     server: dict[str, ComponentField] | Annotated[_Names, AfterValidator(_different)] = Field(
         default={},
         description="sets of samples that the server holds: name of each set → source, all of whose samples are taken; "
-        "a list of the names if the run is deployed, because the server has a file of its own",
+        "a list of the names if the run is deployed, because the server has sources of its own",
     )
 
     @property
