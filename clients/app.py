@@ -17,7 +17,7 @@ from flwr.common.constant import ErrorCode
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
-from fedlab.clients.work import MissingSharedError, Trained, WorkRequest
+from fedlab.clients.work import MissingError, Trained, WorkRequest
 from fedlab.config.modules import SearchPath
 from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.execution import VectorizingApp
@@ -115,29 +115,33 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
 
     @app.query("prepare")
     def prepare(message: Message, context: Context) -> Message:
-        runtime = runtime_for(context)
-        answer = runtime.prepare(_client(runtime, context), _instructions(message.content), _version(context))
-        return _reply(message, context, answer, copy=True)
+        runtime, instructions = runtime_for(context), _instructions(message.content)
+        try:
+            answer = runtime.prepare(_client(runtime, context), instructions, _version(context, instructions))
+        except MissingError as missing:
+            return _missing(message, missing)
+        return _reply(message, context, answer, instructions, copy=True)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         runtime = runtime_for(context)
         settings = dict(required(config_record, message.content, CONFIG))
+        request = _request(message.content, settings)
         try:
-            answer = runtime.train(_client(runtime, context), _request(message.content, settings), _version(context))
-        except MissingSharedError:
-            return _missing(message)
+            answer = runtime.train(_client(runtime, context), request, _version(context, request.instructions))
+        except MissingError as missing:
+            return _missing(message, missing)
         # the engine adds a reply to its sum before the next client changes the resident model; a reply that is not
         # summed is kept longer, and so its arrays are copied
-        return _reply(message, context, answer, copy=REDUCE not in settings)
+        return _reply(message, context, answer, request.instructions, copy=REDUCE not in settings)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        runtime = runtime_for(context)
+        runtime, request = runtime_for(context), _request(message.content)
         try:
-            answer = runtime.evaluate(_client(runtime, context), _request(message.content), _version(context))
-        except MissingSharedError:
-            return _missing(message)
+            answer = runtime.evaluate(_client(runtime, context), request, _version(context, request.instructions))
+        except MissingError as missing:
+            return _missing(message, missing)
         metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
         content = RecordDict({SUMS: to_record(answer.sums), METRICS: metrics})
         _attach_timings(content, answer.timings)
@@ -146,22 +150,24 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
     @app.query("probe")
     def probe(message: Message, context: Context) -> Message:
         runtime, record = runtime_for(context), array_record(message.content, FITTED)
-        fitted = None if record is None else to_numpy(record)
+        fitted, request = None if record is None else to_numpy(record), _request(message.content)
         try:
-            sums = runtime.probe(_client(runtime, context), _request(message.content), _version(context), fitted)
-        except MissingSharedError:
-            return _missing(message)
+            sums = runtime.probe(_client(runtime, context), request, _version(context, request.instructions), fitted)
+        except MissingError as missing:
+            return _missing(message, missing)
         return Message(RecordDict({SUMS: to_record(sums)}), reply_to=message)
 
     return app
 
 
 def _vectorize(runtime: VectorizedRuntime, content: RecordDict, contexts: Sequence[Context]) -> None:
-    versions = {_client(runtime, context): _version(context) for context in contexts}
-    runtime.vectorize(versions, _request(content, dict(required(config_record, content, CONFIG))))
+    request = _request(content, dict(required(config_record, content, CONFIG)))
+    runtime.vectorize(
+        {_client(runtime, context): _version(context, request.instructions) for context in contexts}, request
+    )
 
 
-def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -> Message:
+def _reply(message: Message, context: Context, answer: Trained, instructions: Instructions, *, copy: bool) -> Message:
     arrays = {name: value.detach().clone() if copy else value for name, value in answer.arrays.items()}
     content = RecordDict({METRICS: MetricRecord({**answer.metrics, NUM_EXAMPLES: answer.examples})})
     if arrays:
@@ -178,7 +184,8 @@ def _reply(message: Message, context: Context, answer: Trained, *, copy: bool) -
         content[EFFORT] = ConfigRecord(answer.effort.fields())
     _attach_timings(content, answer.timings)
     if answer.version is not None:
-        context.state[STATE] = ConfigRecord({"version": answer.version})
+        holder = context.state if instructions.kept is None else content
+        holder[STATE] = ConfigRecord({"version": answer.version})
     return Message(content, reply_to=message)
 
 
@@ -206,11 +213,14 @@ def _request(content: RecordDict, settings: Mapping[str, object] | None = None) 
     )
 
 
-def _missing(message: Message) -> Message:
-    return Message(RecordDict({MISSING: ConfigRecord({"shared": True})}), reply_to=message)
+def _missing(message: Message, missing: MissingError) -> Message:
+    return Message(RecordDict({MISSING: ConfigRecord({missing.what: True})}), reply_to=message)
 
 
-def _version(context: Context) -> int | None:
+def _version(context: Context, instructions: Instructions) -> int | None:
+    """The version of its state from which a client goes on."""
+    if instructions.kept is not None:
+        return instructions.kept if instructions.kept >= 0 else None
     record = context.state.get(STATE)
     return int(record["version"]) if isinstance(record, ConfigRecord) else None  # type: ignore[arg-type]  # an int was stored
 

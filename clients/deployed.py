@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedlab.assembly import Assembly
 from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
 from fedlab.config.modules import search
 from fedlab.data.federated import FederatedData
@@ -33,24 +34,60 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
             `fedlab.config.node.NodeConfig`. For a simulated partition, ``partition-id`` is the client's id, and
             ``state-dir`` the folder for all files that the client keeps; by default ``fedlab/client-ID`` in Flower's
             folder.
-        run_id: Flower's id of the run; client states are kept in a folder for each run.
+        run_id: Flower's id of the run. Client states are kept in a folder for each run, which is named by the run's
+            token, or by this id if it was submitted without one.
 
     Raises:
         ConfigError, ConfigErrors: the configuration is wrong, or this node is no client of the run.
-        DataError: the data cannot be loaded on this node, or contradicts what the sites have agreed on.
+        DataError: the data cannot be loaded on this node, or contradicts what the sites have agreed on, or a
+            run that goes on began with other data.
     """
     submitted = unpack(run_config)
     config = submitted.config
     search([*config.modules, Path.cwd()])
     components = Assembly(config).components()
     data, client, root = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
+    states = root / "runs" / (submitted.token or str(run_id))
+    check_same_data(states, data.client(client))
     return ClientSetup(
         components=components,
         federated=data,
-        state_root=root / f"run-{run_id}",
+        state_root=states,
         cache_root=root / "cache",  # not tracking.cache as submitted: private results must stay in this folder
         client=client,
     )
+
+
+def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
+    """The data of a node that brings its own, the client's id, and the node's folder."""
+    given = node_config.get(NODE_FILE)
+    if not isinstance(given, str) or not given:
+        expected = "the path of this node's file, because every node of this run brings its own data"
+        fix = f"start the node with --node-config '{NODE_FILE}=\"/path/of/node.yaml\"'"
+        raise ConfigError(f"node-config {NODE_FILE}", UNSET if given is None else given, expected, fix)
+    node = located_node(given)
+    try:
+        site = OneSite(own_data_settings(config.data), node.site, node.data)
+        dataset = site.load(config.seed)
+        federated = FederatedData(dataset, config.data, config.seed, present=site.client)
+    except ConfigErrors as several:
+        raise ConfigErrors([_at_site(error, node.site) for error in several.errors]) from several
+    except InputError as error:
+        raise _at_site(error, node.site) from error
+    return federated, site.client, Path(node.state)
+
+
+def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
+    """The same for a node that takes its part of the configured data."""
+    data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
+    client = _partition_id(node_config, data.num_clients)
+    # one folder for each client by default, because the nodes of one machine share Flower's folder
+    default = flower_home() / "fedlab" / f"client-{client}"
+    return data, client, Path(str(node_config.get("state-dir", default))).expanduser().resolve()
+
+
+def _at_site(error: InputError, site: str) -> InputError:
+    return type(error)(f"site {site!r}: {error.key}", error.value, error.expected, error.fix)
 
 
 def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:

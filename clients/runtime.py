@@ -25,12 +25,12 @@ from fedlab.clients.privacy.dp_sgd import PrivateTrainer
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
-from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, Trained, WorkRequest
+from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, MissingStateError, Trained, WorkRequest
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Samples
 from fedlab.engine.memory import data_allowance
-from fedlab.errors import FedLabError
+from fedlab.errors import CheckpointError, FedLabError
 from fedlab.method import ClientState, EvaluationContext, Method, Plan
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD
@@ -118,7 +118,7 @@ class ClientRuntime:
 
     def prepare(self, client: int, instructions: Instructions, version: int | None) -> Trained:
         """Answer the query before round 1."""
-        state = self.store.load(client, version)
+        state = self._own_state(client, instructions, version)
         trainer = self._trainer(client, instructions, state, self.enter(instructions.plan), {})
         with self._draws(client, instructions, "prepare"):
             results = self.method.prepare(trainer)
@@ -135,11 +135,12 @@ class ClientRuntime:
 
         Raises:
             MissingSharedError: a server tensor has never been sent to this machine.
+            MissingStateError: a node of a deployment has lost the client's state.
             FedLabError: frozen networks differ from the server's.
         """
         began = time.perf_counter()
         instructions, arrays = request.instructions, request.arrays
-        state = self.store.load(client, version)
+        state = self._own_state(client, instructions, version)
         exchange = self.enter(instructions.plan)
         tensors, starts = self._receive(client, instructions, request.shared)
         self._load(exchange, arrays, state, starts)
@@ -208,7 +209,7 @@ class ClientRuntime:
 
     def _evaluation(self, client: int, request: WorkRequest, version: int | None) -> EvaluationContext:
         """A client's samples, with the networks in the state in which they are evaluated."""
-        instructions, state = request.instructions, self.store.load(client, version)
+        instructions, state = request.instructions, self._own_state(client, request.instructions, version)
         exchange = self.enter(instructions.plan)
         _, starts = self._receive(client, instructions, request.shared)
         self._load(exchange, request.arrays, state, starts)
@@ -330,7 +331,7 @@ class ClientRuntime:
         tensors, starts = dict[str, Tensor](), dict[str, tuple[int, Tensor]]()
         for name, version in instructions.shared.items():
             if name in sent:
-                self.received.put(name, version, sent[name])
+                self.received.put(name, version, sent[name], replace=instructions.kept is not None)
             network = name.removeprefix(NETWORK)
             if name != network and self._held_once.get(network) == version:
                 continue
@@ -346,6 +347,14 @@ class ClientRuntime:
                     self._live[network].copy_(held)
                 self._held_once[network] = version
         return tensors, starts
+
+    def _own_state(self, client: int, instructions: Instructions, version: int | None) -> ClientState:
+        try:
+            return self.store.load(client, version)
+        except CheckpointError as error:
+            if instructions.kept is None:  # a simulation's disk is the run folder's, which must not lose anything
+                raise
+            raise MissingStateError(str(error)) from error
 
     def _save(self, client: int, instructions: Instructions, state: ClientState, version: int | None) -> int | None:
         if not state.changed:

@@ -30,11 +30,22 @@ class ReceivedTensors:
         self._root, self._device = root, device
         self._ready: dict[str, tuple[int, Tensor]] = {}
 
-    def put(self, name: str, version: int, values: np.ndarray) -> None:
-        """Save a version of a tensor, unless its file exists. All versions but the last two are deleted."""
+    def put(self, name: str, version: int, values: np.ndarray, *, replace: bool = False) -> None:
+        """Save a version of a tensor. All versions but the last two are deleted.
+
+        Args:
+            name: name of the tensor.
+            version: its version.
+            values: the tensor.
+            replace: whether to write the file even if it exists. Clients on one machine are sent the same tensor, which
+                need not be written for each. A run that is resumed counts its versions again from its checkpoint, so a
+                file that was left behind may hold another tensor.
+        """
         path = self._path(name, version)
-        if path.exists():
+        if path.exists() and not replace:
             return
+        if replace:
+            self._ready.pop(name, None)
         tensor = torch.from_numpy(np.array(values))  # a copy, because the sender's memory may be read-only or reused
         write_atomic(path, safetensors.torch.save({"value": tensor}), durable=False)
         versions = sorted(int(p.stem) for p in path.parent.glob("*.safetensors") if p.stem.isdigit())

@@ -1,8 +1,9 @@
 """Client states on disk, with one small file for each client and version.
 
-A version is the number of the round under which the state was saved. Flower's ``Context.state`` holds only this number,
-and a new number takes effect when the engine accepts the client's reply. If a client's work is repeated after a crash,
-it therefore starts from the previous version, whatever the crashed attempt has written.
+A version is the number of the round under which the state was saved. A new version takes effect when the client's reply
+is accepted. In a simulation the engine keeps the versions in Flower's ``Context.state``; in a deployment that would be
+lost with the SuperNode's process, so the server keeps them and names one in its instructions. If a client's work is
+repeated after a crash, it therefore starts from the previous version, whatever the crashed attempt has written.
 """
 
 from __future__ import annotations
@@ -59,14 +60,16 @@ class StateStore:
             version: the version to write.
             state: the state.
             loaded: the version that `state` was loaded from. It is kept, because the reply of this attempt may be lost.
+                Versions between it and the new one, and later ones, are of attempts that did not count.
             keep_for: rounds of checkpoints. For each, the newest version up to that round is kept, so that the run can
                 be resumed from there.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
         write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw, durable=False)
-        versions = self._versions(client)
+        found = self._versions(client)
+        versions = [v for v in found if v == version or (loaded is not None and v <= loaded)]
         kept = {version, loaded, *(max((v for v in versions if v <= kept_for), default=None) for kept_for in keep_for)}
-        for old in set(versions) - kept:
+        for old in set(found) - kept:
             self._path(client, old).unlink(missing_ok=True)
 
     def rewind(self, round: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -45,8 +46,23 @@ class LocalWork:
     seconds: float = 0.0
 
 
-class MissingSharedError(FedLabError):
+class MissingError(FedLabError):
+    """This machine lacks something that the client needs for its work, which is therefore not begun."""
+
+    what: ClassVar[str]
+    """Name of what is missing, in the reply to the server."""
+
+
+class MissingSharedError(MissingError):
     """This machine lacks the current version of a server tensor; the server sends it again."""
+
+    what = "shared"
+
+
+class MissingStateError(MissingError):
+    """This node lacks the state of its client, or it is damaged; the server decides whether the client starts anew."""
+
+    what = "state"
 
 
 @dataclass(frozen=True)

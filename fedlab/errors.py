@@ -108,14 +108,16 @@ class ClientError(FedLabError):
         round: federated round, 0 before the first.
         phase: ``prepare``, ``train`` or ``evaluate``.
         reason: the client's own traceback or the engine's explanation.
+        name: the client's name, in a deployment.
     """
 
-    def __init__(self, client: int, round: int, phase: str, reason: str) -> None:
-        self.client, self.round, self.phase, self.reason = client, round, phase, reason
-        super().__init__(f"client {client} failed in round {round}, phase {phase}:\n{reason}")
+    def __init__(self, client: int, round: int, phase: str, reason: str, name: str = "") -> None:
+        self.client, self.round, self.phase, self.reason, self.name = client, round, phase, reason, name
+        who = f" ({name})" if name else ""
+        super().__init__(f"client {client} failed in round {round}, phase {phase}{who}:\n{reason}")
 
-    def __reduce__(self) -> tuple[type, tuple[int, int, str, str]]:
-        return type(self), (self.client, self.round, self.phase, self.reason)
+    def __reduce__(self) -> tuple[type, tuple[int, int, str, str, str]]:
+        return type(self), (self.client, self.round, self.phase, self.reason, self.name)
 
 
 class RefusedError(FedLabError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from flwr.app import Context
@@ -17,14 +16,14 @@ from fedlab.protocol.runconfig import unpack
 from fedlab.report.page import report_quietly
 from fedlab.server.asynchronous import make_loop
 from fedlab.server.deployed import server_data
+from fedlab.server.deployed_folder import begin
 from fedlab.server.ledger import payload_bytes
 from fedlab.server.messaging.room import check_room, free_memory
 from fedlab.server.participation.devices import upload_bytes
 from fedlab.server.participation.samplers import make_sampler
-from fedlab.server.participation.selection import make_rules
+from fedlab.server.participation.selection import check_min_clients, make_rules
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
-from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking.recording import open_session
 
 app = ServerApp()
@@ -42,38 +41,42 @@ def main(grid: Grid, context: Context) -> None:
     device = choose_device(config.engine.device)
     use_deterministic_kernels(device)
     held = server_data(submitted)
-    folder = RunFolder.create(
-        Path(os.environ.get("FEDLAB_RUNS", config.tracking.folder)),
-        config.tracking.name,
-        config.method.name,
-        config.seed,
-    )
-    try:
-        model = components.method.own_model
-        with open_session(config, folder, engine="deployment", workers=0, model=model) as tracker:
-            setup = ServerSetup(
-                components=components,
-                strategy=strategy,
-                rules=rules,
-                device=device,
-                tracker=tracker,
-                folder=folder,
-                denormalize=denormalizer(config.data),
-                expected_clients=submitted.expected or len(held.names),
-                **held.given(config, device),
-            )
-            held.tell(tracker)
-            loop = make_loop(grid, setup)
-            held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
-            check_participants(strategy, len(loop.participants))
-            uploads = upload_bytes(loop.networks, components.chain)
-            check_room(
-                down=payload_bytes({name: loop.state.network[name] for name in loop.exchange.down}),
-                up=sum(uploads[name] for name in loop.exchange.up),
-                clients=rules.sampler.size(len(loop.participants)),
-                free=free_memory(),
-            )
-            loop.run()
-    finally:
-        if config.tracking.report:
-            report_quietly(folder)
+    begun = begin(submitted, context.run_id, components.privacy)
+    folder, model = begun.folder, components.method.own_model
+    with folder.writing():
+        told = begun.take_back()
+        try:
+            with open_session(
+                config, folder, engine="deployment", workers=0, model=model, resumed=begun.resumed
+            ) as tracker:
+                for warning in told:
+                    tracker.emit("warning", message=warning)
+                setup = ServerSetup(
+                    components=components,
+                    strategy=strategy,
+                    rules=rules,
+                    device=device,
+                    tracker=tracker,
+                    folder=folder,
+                    denormalize=denormalizer(config.data),
+                    expected_clients=submitted.expected or len(held.names),
+                    **held.given(config, device),
+                )
+                begun.check_data(setup.data_fingerprint)
+                if begun.start is None:
+                    held.tell(tracker)
+                loop = make_loop(grid, setup)
+                held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
+                check_participants(strategy, len(loop.participants))
+                check_min_clients(config.federation, len(loop.participants))
+                uploads = upload_bytes(loop.networks, components.chain)
+                check_room(
+                    down=payload_bytes({name: loop.state.network[name] for name in loop.exchange.down}),
+                    up=sum(uploads[name] for name in loop.exchange.up),
+                    clients=rules.sampler.size(len(loop.participants)),
+                    free=free_memory(),
+                )
+                loop.run(start=begun.start)
+        finally:
+            if config.tracking.report:
+                report_quietly(folder)

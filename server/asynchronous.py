@@ -101,7 +101,8 @@ class AsynchronousLoop(FederatedLoop):
         """Start clients in all free slots at the present virtual time, also in those free for a while."""
         flights, selector = self.flights, self.state.selector
         busy = buffered | flights.clients
-        free = [client for client in self.participants if client not in busy]
+        here = self.delivery.presence.choosable(self.participants, round)
+        free = [client for client in here if client not in busy]
         if not flights.queue and free:
             selector.await_clients(free)
         now, candidates = selector.time, selector.available(free, round)
@@ -125,7 +126,8 @@ class AsynchronousLoop(FederatedLoop):
         for group in self._groups:
             number = group.version + 1
             instructions = replace(self._instructions(number, self._plan(number), self.state.shared), saved=round)
-            group.delivered = self.delivery.carry(group.sent.messages, instructions, "train")
+            expected = self._expected(group.sent.messages)
+            group.delivered = self.delivery.carry(group.sent.messages, instructions, "train", expected.check)
             whole.replies += group.delivered.replies
             whole.sent += group.delivered.sent
             whole.served += group.delivered.served

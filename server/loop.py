@@ -18,15 +18,16 @@ from fedlab.config import TrainingConfig
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.method import Plan, ServerContext
 from fedlab.method.exchange import Exchanges, lasting, personalized
-from fedlab.protocol.encoding import expand
 from fedlab.protocol.instructions import Instructions
 from fedlab.protocol.messages import ARRAYS, array_record
+from fedlab.server.checkpoints import Checkpoints
 from fedlab.server.contexts import Contexts
 from fedlab.server.evaluating import Evaluator
 from fedlab.server.evaluation import Evaluation
 from fedlab.server.ledger import Ledger, account, payload_bytes
 from fedlab.server.messaging.delivery import Delivered, Delivery
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.inspection import Expected
 from fedlab.server.messaging.profiles import MEASURED, num_batches
 from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means
 from fedlab.server.messaging.shared import state_in
@@ -34,10 +35,12 @@ from fedlab.server.participation.devices import ClientWork, planned, upload_byte
 from fedlab.server.participation.selection import ClientSelector, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.records import RunWriter
+from fedlab.server.resuming import check_task
 from fedlab.server.setup import ServerSetup
-from fedlab.server.snapshot import Checkpoint, client_versions, restore, snapshot
+from fedlab.server.snapshot import Checkpoint, restore
 from fedlab.server.state import ServerState
 from fedlab.server.strategies import round_strategy
+from fedlab.server.strategies.flower import seen_part
 from fedlab.server.strategies.rounds import Cohort, TrainingRound
 from fedlab.server.tally import Tally
 from fedlab.server.watch import Watch
@@ -73,10 +76,11 @@ class FederatedLoop:
         check_networks(config, components.privacy, self.exchange, self.networks)
         everyone = len(self.participants) == len(directory.clients)
         training = None if everyone else map(directory.node, self.participants)
+        seen = seen_part(grid, directory.nodes) if directory.deployed else grid  # others may be connected too
         self.state = ServerState(
             network=state,
             lasting=lasting(stages),
-            strategy=round_strategy(setup.strategy, grid, training, config.seed),
+            strategy=round_strategy(setup.strategy, seen, training, config.seed),
             selector=ClientSelector(setup.rules, self._examples),
             watch=Watch(self.task.num_classes),
             account=make_account(setup, len(self.participants)),
@@ -84,7 +88,9 @@ class FederatedLoop:
         self.selection = Selection()
         self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
         self.tally = Tally(setup, directory, self.state.strategy, self.state.watch)
-        self.delivery = Delivery(grid, directory, self.state.shared, config.federation, self.tracker, self.tally)
+        self.checkpoints = Checkpoints(setup, self.task, self.state, grid, directory, self.writer)
+        shared, versions = self.state.shared, self.state.versions
+        self.delivery = Delivery(grid, directory, shared, versions, config.federation, self.tracker, self.tally)
         self.evaluator = Evaluator(
             setup,
             self.task,
@@ -129,6 +135,7 @@ class FederatedLoop:
                 self._probe()
             self.writer.figures(self.contexts.figures(0))
         else:
+            check_task(start, self.task)
             restore(self.state, start, self.device)
         first, last = (1 if start is None else start.round + 1), min(until or rounds, rounds)
         began = time.perf_counter()  # preparation says nothing about the time the rounds take
@@ -136,8 +143,7 @@ class FederatedLoop:
             self._seconds = {}
             self._round(round, first, began)
             self.writer.figures_after(round, self.contexts.figures)
-            if round % self.config.tracking.checkpoint_every == 0 or round == last:
-                self._checkpoint(round)
+            self.checkpoints.after(round, round == last)
         if last == rounds:
             self.writer.artifacts(self.contexts.figures(rounds))
 
@@ -177,10 +183,7 @@ class FederatedLoop:
         self.tally.composed(round, len(messages), self.selection.left_out)
         # step 3: they are delivered, and the clients train
         with self._phase(round, "train", len(messages)):
-            out = {message.metadata.dst_node_id: array_record(message.content, ARRAYS) for message in messages}
             delivered = self._carry(messages, round, plan)
-            for reply in delivered.answers:
-                expand(reply.content, out[reply.metadata.src_node_id])
             metrics = self._client_metrics(round, delivered.answers)
             self.tally.training(round, delivered.answers)
             self.tally.timings(round, "train", delivered.answers)
@@ -247,10 +250,11 @@ class FederatedLoop:
     def _compose(self, round: int, arrays: State) -> tuple[TrainingRound, list[Message]]:
         """What the strategy is told of the round, and its messages to the clients that were chosen."""
         strategy = self.state.strategy
+        present = self.delivery.presence.choosable(self.participants, round, strategy.fewest)
         if not strategy.chooses_clients:
             training = self.stages.training(self._plan(round))
             work = partial(self._work, training, self._held())
-            self.selection = self.state.selector.choose(self.participants, round, work)
+            self.selection = self.state.selector.choose(self.participants, round, work, present)
         settings = ConfigRecord({**self._mechanism.client_settings()} if self._mechanism else {})
         told = self._told(round, self.selection.clients)
         return told, strategy.train(told, arrays, settings)
@@ -275,7 +279,21 @@ class FederatedLoop:
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         steps = {str(client): limit for client, limit in self.selection.steps.items()}
         instructions = replace(self._instructions(round, plan, self._held()), steps=steps)
-        return self.delivery.carry(messages, instructions, "train")
+        return self.delivery.carry(messages, instructions, "train", self._expected(messages).check)
+
+    def _expected(self, messages: Iterable[Message]) -> Expected:
+        """What the clients are expected to send in answer to messages of training."""
+        directory = self.directory
+        return Expected(
+            sent={
+                directory.client(message.metadata.dst_node_id): array_record(message.content, ARRAYS)
+                for message in messages
+            },
+            groups={name: self.exchange.group_of[name].name for name in self.exchange.up},
+            averaged=not self.state.strategy.chooses_clients,
+            chain=self.setup.components.chain.text,
+            examples=(lambda client: directory.profile(client).train) if directory.deployed else None,
+        )
 
     def _examples(self, clients: Sequence[int]) -> list[int]:
         return [profile.train for profile in self.directory.profiles(clients)]
@@ -370,23 +388,6 @@ class FederatedLoop:
             eta_seconds=pace * (rounds - round),
             **({"privacy": state.account.spent(round)} if state.account else {}),
         )
-
-    def _checkpoint(self, round: int) -> None:
-        """Write all that a run needs to go on after this round."""
-        content = snapshot(self.state)
-        task = self.task
-        facts = {
-            **content.facts,
-            "seed": self.config.seed,
-            "data": self.setup.data_fingerprint,
-            "client_versions": client_versions(self.grid),
-            "columns": task.columns,
-            "class_names": list(task.class_names),
-            "vocabulary": list(task.vocabulary),
-            "clients": task.num_clients,
-        }
-        self.writer.checkpoint(round, replace(content, facts=facts))
-        self.state.checkpointed(round)
 
     @contextmanager
     def _phase(self, round: int, phase: str, total: int) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fedlab.storage.checkpoint import save_checkpoint
 from fedlab.storage.runfolder import write_atomic
 
 log = logging.getLogger(__name__)
+_ROUND = "round_{:06d}"
 
 
 class RunWriter:
@@ -74,16 +76,27 @@ class RunWriter:
                 write_atomic(path, safetensors.torch.save(tensors))
             self._tracker.emit("artifact", name=name, path=self._relative(path))
 
-    def checkpoint(self, round: int, content: Snapshot) -> None:
-        """Write the checkpoint of a round."""
+    def checkpoint(self, round: int, content: Snapshot, *, passing: bool = False) -> None:
+        """Write the checkpoint of a round.
+
+        Args:
+            round: the round.
+            content: what it consists of.
+            passing: whether it will be removed again, so that the tracker is not told of it.
+        """
         path = save_checkpoint(
-            self._folder.checkpoints / f"round_{round:06d}",
+            self._folder.checkpoints / _ROUND.format(round),
             content.tensors,
             {"round": round, **content.facts},
             lasting=content.lasting,
             copies=content.copies,
         )
-        self._tracker.emit("checkpoint", round=round, path=self._relative(path))
+        if not passing:
+            self._tracker.emit("checkpoint", round=round, path=self._relative(path))
+
+    def remove_checkpoint(self, round: int) -> None:
+        """Remove the checkpoint of a round."""
+        shutil.rmtree(self._folder.checkpoints / _ROUND.format(round), ignore_errors=True)
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._folder.path).as_posix()

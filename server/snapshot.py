@@ -41,8 +41,12 @@ class Checkpoint:
         """Tensors below a prefix, without it."""
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
+    def versions(self) -> dict[int, int]:
+        """Version of each client's state, for the clients that have one."""
+        return {client: int(v) for v, clients in self.meta["client_versions"] for client in members(clients)}
+
     def client_states(self) -> dict[int, RecordDict]:
-        """Flower's client states, for the engine."""
+        """Flower's client states, for the engine. Clients with equal versions share one object."""
         found: dict[int, RecordDict] = {}
         for version, clients in self.meta["client_versions"]:
             state = RecordDict({STATE: ConfigRecord({"version": int(version)})})
@@ -118,15 +122,22 @@ def restore(state: ServerState, start: Checkpoint, device: torch.device) -> None
         state.flights.restore(placed(FLIGHT), start.meta)
     state.checkpoints = tuple(start.meta["checkpoints"])
     state.checkpointed(start.round)
+    state.versions.update(start.versions())
 
 
-def client_versions(grid: object) -> list[tuple[int, list[list[int]]]]:
-    """Versions of the simulated clients' states, and which clients have each. Empty in a deployment."""
-    if not isinstance(grid, SimulationGrid):
-        return []
+def client_versions(grid: object, deployed: Mapping[int, int]) -> list[tuple[int, list[list[int]]]]:
+    """Versions of the clients' states, and which clients have each.
+
+    Args:
+        grid: the grid, which keeps the versions in a simulation.
+        deployed: the versions by client in a deployment.
+    """
     holders: dict[int, list[int]] = {}
-    for client, state in grid.client_states().items():
-        record = state.get(STATE)
-        if isinstance(record, ConfigRecord):
-            holders.setdefault(int(str(record["version"])), []).append(client)
+    for client, version in _versions_of(grid).items() if isinstance(grid, SimulationGrid) else deployed.items():
+        holders.setdefault(version, []).append(client)
     return [(version, ranges(clients)) for version, clients in sorted(holders.items())]
+
+
+def _versions_of(grid: SimulationGrid) -> dict[int, int]:
+    records = ((client, state.get(STATE)) for client, state in grid.client_states().items())
+    return {client: int(str(held["version"])) for client, held in records if isinstance(held, ConfigRecord)}

@@ -30,6 +30,8 @@ class ServerState:
         shared: the server's tensors that every client has a copy of, and who holds which version.
         private: the server's tensors that never leave it.
         checkpoints: rounds of the last two checkpoints: the newest may turn out to be damaged.
+        versions: version of the state of each client of a deployment that came with a reply which was used. In a
+            simulation the engine keeps the versions.
     """
 
     network: Mapping[str, Tensor]
@@ -42,6 +44,7 @@ class ServerState:
     shared: SharedTensors = field(default_factory=SharedTensors)
     private: dict[str, Tensor] = field(default_factory=dict)
     checkpoints: tuple[int, ...] = ()
+    versions: dict[int, int] = field(default_factory=dict)
 
     def checkpointed(self, round: int) -> None:
         """A checkpoint of this round exists now."""

@@ -132,9 +132,17 @@ class FederationConfig(Section):
     )
     on_client_error: Literal["stop", "skip"] = Field(
         default="stop",
-        description="stop: when a client fails, the run ends with the client's traceback; skip: the server averages "
+        description="stop: when a client fails, the run ends with the client's traceback; skip: the round goes on with "
         "the other clients",
     )
+    min_clients: Positive = Field(
+        default=1,
+        description="with on_client_error: skip, the smallest number of clients whose training makes a round; in a "
+        "deployment the server waits for so many nodes",
+    )
     timeout: float = Field(
-        default=3600.0, gt=0, description="seconds that the server waits for the replies in each phase of a round"
+        default=3600.0,
+        gt=0,
+        description="seconds that the server waits for the replies in each phase of a round, and in a deployment for "
+        "nodes to connect",
     )

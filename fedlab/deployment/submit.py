@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from fedlab.config import Config
 from fedlab.deployment.prepared import prepared
@@ -56,7 +57,15 @@ class Status:
         return self.status == "finished:completed"
 
 
-def submit(config: Config, superlink: str, *, clients: int = 0, simulate_partition: bool = False) -> int:
+def submit(
+    config: Config,
+    superlink: str,
+    *,
+    clients: int = 0,
+    simulate_partition: bool = False,
+    token: str = "",
+    resume: str = "",
+) -> int:
     """Submit a run and return Flower's id of it.
 
     Args:
@@ -64,14 +73,15 @@ def submit(config: Config, superlink: str, *, clients: int = 0, simulate_partiti
         superlink: a connection of ``$FLWR_HOME/config.toml``.
         clients: nodes to wait for; 0 is every client of the partition.
         simulate_partition: whether every node loads the configured data and takes its part of it, for demonstrations.
+        token: what tells the run from all others; default: a new one.
+        resume: name of the run folder on the server whose run goes on; its token must be given too.
 
     Raises:
         ConfigError, ConfigErrors: the configuration is wrong, or divides a source that no node has; nothing was sent.
         DeploymentError: there is no such connection, or the SuperLink cannot be reached.
     """
-    submission = Submission(
-        prepared(config, simulate_partition=simulate_partition), clients, simulate_partition=simulate_partition
-    )
+    sent = prepared(config, simulate_partition=simulate_partition)
+    submission = Submission(sent, clients, simulate_partition, token or uuid4().hex, resume)
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(submission).items()]
     with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:

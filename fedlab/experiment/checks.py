@@ -22,7 +22,13 @@ from fedlab.models import check_model, is_default_model
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
 from fedlab.server.evaluation import check_evaluation, unevaluated
 from fedlab.server.participation.samplers import make_sampler
-from fedlab.server.participation.selection import Rules, check_participation, check_sampled, make_rules
+from fedlab.server.participation.selection import (
+    Rules,
+    check_min_clients,
+    check_participation,
+    check_sampled,
+    make_rules,
+)
 from fedlab.server.privacy import check_privacy
 from fedlab.server.probing import check_probing
 from fedlab.server.strategies import Strategy, check_participants, make_strategy
@@ -144,6 +150,7 @@ def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) 
     check_participants(resolved.strategy, training)
     check_sampled(resolved.rules.sampler, clients, unseen)
     check_concurrency(resolved.config, training)
+    check_min_clients(resolved.config.federation, training)
 
 
 def left_out(config: Config, federated: FederatedData) -> tuple[LeftOut, ...]:

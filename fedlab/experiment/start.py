@@ -27,11 +27,11 @@ from fedlab.method import Method
 from fedlab.report.page import report_quietly
 from fedlab.report.record import RunRecord
 from fedlab.server.messaging.profiles import known_profiles
+from fedlab.server.resuming import resumption
 from fedlab.server.setup import ServerSetup
 from fedlab.server.simulated import SimulatedServer
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
-from fedlab.storage.checkpoint import is_damaged, keep_until, load_checkpoint, newest_checkpoint
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
 
@@ -118,12 +118,9 @@ def resume(
             )
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
-    found, unusable = newest_checkpoint(run.folder.checkpoints)
-    start = None if found is None else Checkpoint(*load_checkpoint(found))
-    if start is not None and start.round >= min(until or job.config.federation.rounds, job.config.federation.rounds):
-        raise CheckpointError(
-            "run", str(path), f"rounds left to do, but all {start.round} are done", "ask for more rounds with --rounds"
-        )
+    last = job.config.federation.rounds
+    found = resumption(run.folder, min(until or last, last))
+    start = found.start
     fingerprint = job.federated.partition.fingerprint
     begun = start.meta["data"] if start is not None else RunRecord(run.folder, run.history).partition.get("fingerprint")
     if begun not in (None, fingerprint):
@@ -134,7 +131,7 @@ def resume(
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
     with started(job.config.engine, job.resolved.placement), run.folder.writing():
-        told = [_set_aside(error) for path, error in unusable.items() if is_damaged(path)]
+        told = found.take_back()
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, told)
 
@@ -217,16 +214,10 @@ def _execute(
     return Run(folder, config, job.method)
 
 
-def _set_aside(error: CheckpointError) -> str:
-    return f"a damaged checkpoint is kept, with damaged_ before its name, and its rounds are repeated: {error}"
-
-
 def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:
-    """Take the checkpoints and the simulated clients' disks back to a checkpoint."""
-    round = start.round if start is not None else 0
-    keep_until(folder.checkpoints, round)
+    """Take the simulated clients' disks back to a checkpoint."""
     shutil.rmtree(folder.clients / RECEIVED, ignore_errors=True)
-    StateStore(folder.clients).rewind(round if start is not None else -1)
+    StateStore(folder.clients).rewind(start.round if start is not None else -1)
     if start is not None:
         received = ReceivedTensors(folder.clients / RECEIVED)
         for name, value in start.part(SHARED).items():

@@ -20,6 +20,8 @@ class Instructions:
         keep_for: rounds from whose checkpoints the run may be resumed. Clients keep their states as of these rounds.
         steps: largest number of local steps, by client id as text, for the clients that have to stop early.
         saved: round under which a client saves its state; None is `round`. Only asynchronous training sets it.
+        kept: version of its own state from which a client of a deployment goes on, the last one that came with a reply
+            that the server has used; -1 if there is none. None in a simulation, where the engine keeps the versions.
     """
 
     round: int
@@ -30,6 +32,7 @@ class Instructions:
     keep_for: tuple[int, ...] = ()
     steps: Mapping[str, int] = field(default_factory=dict)
     saved: int | None = None
+    kept: int | None = None
 
     def to_json(self) -> str:
         """The instructions as JSON. Equal instructions give equal text."""

@@ -28,9 +28,15 @@ FITTED = "fitted"
 NUM_EXAMPLES = "num-examples"
 INSTRUCTIONS = "fedlab"
 STATE = "fedlab.state"
-"""Key of the record in a client's Flower state that holds the version of its lasting tensors."""
+"""Key of the record that holds the version of a client's lasting tensors.
+
+In a simulation it is in the client's Flower state, in a deployment in the reply.
+"""
 MISSING = "fedlab.missing"
-"""Key of the record by which a client replies that it lacks a shared tensor and has therefore done no work."""
+"""Key of the record by which a client replies that it lacks something and has therefore done no work.
+
+It holds ``shared`` if that is a shared tensor, and ``state`` if it is the client's own state.
+"""
 WITHHELD = "fedlab.withheld"
 """Key of the record of a reply that leaves out groups which are averaged; ``groups`` holds their names."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError
@@ -61,10 +62,17 @@ def unpack(run_config: Mapping[str, object]) -> Submission:
         raise ConfigError(CONFIG_KEY, text, "a run configuration as JSON", str(error)) from error
     if not isinstance(expected, int) or expected < 0:
         raise ConfigError(EXPECTED_KEY, expected, "a number of clients, 0 for every client of the partition")
+    token, resume = str(run_config.get(TOKEN_KEY, "")), str(run_config.get(RESUME_KEY, ""))
+    if token and not token.isalnum():  # nodes name a folder by it, which must not lie elsewhere
+        raise ConfigError(TOKEN_KEY, token, "letters and digits", "submit the run with fedlab")
+    if resume and (Path(resume).name != resume or resume.startswith(".")):
+        raise ConfigError(
+            RESUME_KEY, resume, "the name of a run folder on the server", "leave out the folders above it"
+        )
     return Submission(
         config=parse(Config, raw),
         expected=expected,
         simulate_partition=bool(run_config.get(SIMULATE_KEY, False)),
-        token=str(run_config.get(TOKEN_KEY, "")),
-        resume=str(run_config.get(RESUME_KEY, "")),
+        token=token,
+        resume=resume,
     )

@@ -88,13 +88,31 @@ def range_bits_for(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     for name, values in arrays.items():
         if values.dtype.kind != "f" or values.size == 0:
             continue
-        peak = _peak(values)
+        peak = peak_of(values)
         if not math.isfinite(peak):
             raise FedLabError(f"tensor {name!r} of the server holds {peak}: the run diverged before this round")
-        bits = math.frexp(peak)[1] + GROWTH_BITS + 2
+        bits = _bits_for(peak)
         if bits > DEFAULT_RANGE_BITS:
             needed[name] = bits
     return needed
+
+
+def range_limit(values: np.ndarray) -> float:
+    """The magnitude below which clients' values of a tensor must stay in the range that `range_bits_for` gives it.
+
+    Args:
+        values: the server's current values, any shape, finite.
+    """
+    floats = values.dtype.kind == "f" and values.size > 0
+    return _limit_of(max(DEFAULT_RANGE_BITS, _bits_for(peak_of(values))) if floats else DEFAULT_RANGE_BITS)
+
+
+def _bits_for(peak: float) -> int:
+    return math.frexp(peak)[1] + GROWTH_BITS + 2
+
+
+def _limit_of(bits: int) -> float:
+    return 2.0 ** (bits - 2)
 
 
 class ExactSum:
@@ -137,7 +155,7 @@ class ExactSum:
         # subtracted again, which is exact.
         new, scratch = [name for name in arrays if name not in self._sums], np.empty(_BLOCK)
         for added, block in enumerate(self._blocks(arrays)):
-            if not _peak(block.values) < block.limit:  # negated, so that NaN is refused too
+            if not peak_of(block.values) < block.limit:  # negated, so that NaN is refused too
                 for earlier in islice(self._blocks(arrays), added):
                     np.subtract(earlier.total, earlier.term(weight, scratch), out=earlier.total)
                 for name in new:
@@ -206,7 +224,7 @@ class ExactSum:
 
     def _out_of_range(self, name: str, values: np.ndarray) -> FedLabError:
         return FedLabError(
-            f"tensor {name!r} holds the value {_peak(values):g} at its peak, expected finite values below "
+            f"tensor {name!r} holds the value {peak_of(values):g} at its peak, expected finite values below "
             f"{self._limit(name):g}; the client's training has most likely diverged: lower training.lr or set "
             "training.clip_norm"
         )
@@ -245,7 +263,7 @@ class ExactSum:
         return self._range_bits.get(name, DEFAULT_RANGE_BITS)
 
     def _limit(self, name: str) -> float:
-        return 2.0 ** (self._bits(name) - 2)
+        return _limit_of(self._bits(name))
 
     def _grid_constant(self, name: str) -> float:
         # 1.5·2^(e-1) plus or minus anything below 2^(e-2) stays in [2^(e-1), 2^e), where float64 has one spacing
@@ -274,6 +292,6 @@ def _shared(values: np.ndarray) -> np.ndarray:
     return values.copy() if values.flags.writeable else values
 
 
-def _peak(values: np.ndarray) -> float:
-    """The largest magnitude, or NaN if one of the values is NaN, because min and max propagate NaN."""
+def peak_of(values: np.ndarray) -> float:
+    """The largest magnitude in an array that is not empty; NaN if a value is NaN, because min and max propagate it."""
     return max(float(values.max()), -float(values.min()))

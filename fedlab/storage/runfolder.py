@@ -194,6 +194,11 @@ class RunFolder:
         return self.path / "partition.json"
 
     @property
+    def deployment(self) -> Path:
+        """What a deployed run needs to go on: its token, and how it was submitted, as JSON."""
+        return self.path / "deployment.json"
+
+    @property
     def events(self) -> Path:
         """Everything that happened, one JSON object per line."""
         return self.path / "events.jsonl"

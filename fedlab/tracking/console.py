@@ -122,6 +122,9 @@ class Standing:
         match event["event"]:
             case "warning":
                 return [f"{event.get('level', 'warning')}: {event['message']}"]
+            case "connection":
+                level, how = ("note", "connected again") if event["connected"] else ("warning", "not connected")
+                return [f"{level}: round {event['round']}: {event['client']} is {how}"]
             case "left_out":
                 left = LeftOut.of(event)
                 if left.kind not in self._left:

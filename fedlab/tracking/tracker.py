@@ -7,6 +7,7 @@ event                 fields
 ``warning``           ``message``; ``level`` is ``alarm``, with a ``round``, where the result itself is in doubt
 ``left_out``          ``what, count, total, why, fix, examples, wanted`` of `fedlab.tracking.left_out.LeftOut`, and
                       ``round`` where it happened in one
+``connection``        ``round, client, connected``: the node of a client, by its name, has gone away or come back
 ``vectorize``         ``clients`` that train as one batch, 0 for none, and the milliseconds a client took in the probe:
                       ``alone``, ``together``
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone

@@ -1,28 +1,34 @@
 """Delivery of messages to clients.
 
-Instructions and missing tensors are added to the messages, and failures are handled as configured. Clients that have
-lost a shared tensor get their message again, with the tensor.
+Instructions and missing tensors are added to the messages, replies are checked, and failures are handled as configured.
+Clients that have lost a shared tensor get their message again, with the tensor.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlab.config import FederationConfig
 from fedlab.errors import ClientError, FedLabError
 from fedlab.protocol.instructions import Instructions
-from fedlab.protocol.messages import EXTRAS, INSTRUCTIONS, MISSING, to_record
+from fedlab.protocol.messages import EXTRAS, INSTRUCTIONS, MISSING, STATE, config_record, required, to_record
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.inspection import CHECKS, Inspect, check_declared, odd_sums, reason_of
+from fedlab.server.messaging.presence import Presence
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.messaging.transport import send_and_receive
 from fedlab.server.tally import TRAININGS, Tally
 from fedlab.tracking import Tracker
 from fedlab.tracking.left_out import LeftOut
+
+log = logging.getLogger(__name__)
 
 _WORK = {
     "prepare": "answers to the query before round 1",
@@ -53,6 +59,53 @@ class Delivered:
         return [reply for reply in self.replies if MISSING not in reply.content]
 
 
+_SKIP = "(federation.on_client_error: skip)"
+_FAILED = "the client failed"
+_UNUSABLE = "what the client sent cannot be used"
+_LOST = "its node was lost before it answered"
+_SILENT = "the client did not answer within federation.timeout"
+_AWAY = "its node was not connected"
+
+
+@dataclass
+class _Asked:
+    """What is asked of the clients in a phase, and what has come of it.
+
+    Args:
+        messages: as they were given, by client.
+        instructions: of the phase.
+        phase: its name.
+        inspect: checks a reply.
+        delivered: what has come of it.
+        failures: why a client has not answered, by client: in the words by which it is counted, and in its own.
+    """
+
+    messages: Mapping[int, Message]
+    instructions: Instructions
+    phase: str
+    inspect: Inspect | None
+    delivered: Delivered = field(default_factory=Delivered)
+    failures: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._contents = {client: message.content for client, message in self.messages.items()}
+        self._sent: set[int] = set()
+
+    @property
+    def count(self) -> int:
+        """Number of clients that are asked."""
+        return len(self.messages)
+
+    def message(self, client: int, node: int) -> Message:
+        """The message to a client, without instructions: at first as it was given, then a new one like it."""
+        message = self.messages[client]
+        if client not in self._sent and message.metadata.dst_node_id == node:
+            self._sent.add(client)
+            return message
+        given = message.metadata
+        return Message(self._contents[client], node, given.message_type, ttl=given.ttl, group_id=given.group_id)
+
+
 class Delivery:
     """Sends the messages of a phase and collects the replies.
 
@@ -60,6 +113,7 @@ class Delivery:
         grid: the Flower grid that reaches the clients.
         directory: maps client ids to node ids.
         shared: the server's shared tensors.
+        versions: version of the state of each client of a deployment, which replies change. Empty in a simulation.
         federation: the configuration's section, which says how failures are handled and how long to wait.
         tracker: receives a warning for each kind of failure that does not end the run.
         tally: counts these failures.
@@ -70,116 +124,220 @@ class Delivery:
         grid: Grid,
         directory: ClientDirectory,
         shared: SharedTensors,
+        versions: MutableMapping[int, int],
         federation: FederationConfig,
         tracker: Tracker,
         tally: Tally,
     ) -> None:
-        self._grid, self._directory, self._shared = grid, directory, shared
+        self._grid, self._directory, self._shared, self._versions = grid, directory, shared, versions
         self._federation, self._tracker, self._tally = federation, tracker, tally
+        self._skips = federation.on_client_error == "skip"
+        self.presence = Presence(directory, federation, tracker)
         self._told: set[tuple[str, str]] = set()
 
-    def carry(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
+    def carry(
+        self, messages: Sequence[Message], instructions: Instructions, phase: str, inspect: Inspect | None = None
+    ) -> Delivered:
         """Add the instructions and the tensors that clients lack to the messages, send them and collect the replies.
 
-        A client that replies that it lacks a shared tensor is sent its message once more, with the tensor.
+        A client that replies that it lacks a shared tensor is sent its message once more, with the tensor. In a
+        deployment, a client that is not connected is waited for, or with ``federation.on_client_error: skip`` left
+        out. If fewer clients have answered than are needed, the others are sent their messages once more.
 
         Args:
             messages: one message for each client, without instructions. They are changed.
             instructions: the instructions of this phase.
-            phase: ``prepare``, ``train`` or ``evaluate``, for error messages and counts.
+            phase: ``prepare``, ``train``, ``evaluate`` or ``probe``, for error messages and counts.
+            inspect: checks a reply; by default replies are checked in a deployment only, as the phase demands.
 
         Raises:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
+            MachineError: too few clients were connected within ``federation.timeout``.
             FedLabError: clients did not answer within ``federation.timeout`` and ``federation.on_client_error`` is
-                ``stop``, or no client answered without an error.
+                ``stop``, or fewer clients answered than are needed.
         """
-        originals = {message.metadata.dst_node_id: message.content for message in messages}
-        first = self._carry_once(messages, instructions, phase)
-        lost = [reply.metadata.src_node_id for reply in first.replies if MISSING in reply.content]
-        if lost:
-            for node in lost:
-                self._shared.forget(self._directory.client(node))
-            kind = messages[0].metadata.message_type
-            again = self._carry_once([Message(originals[node], node, kind) for node in lost], instructions, phase)
-            first = Delivered([*first.replies, *again.replies], first.served + again.served, first.sent + again.sent)
-            first.replies.sort(key=lambda reply: self._directory.client(reply.metadata.src_node_id))
-        for reply in first.answers:
-            self._shared.delivered(self._directory.client(reply.metadata.src_node_id), instructions.shared)
-        return first
+        by_client = {self._directory.client(message.metadata.dst_node_id): message for message in messages}
+        asked = _Asked(by_client, instructions, phase, inspect or self._check_of(phase))
+        needed, clients = self._needed(phase, asked.count), list(by_client)
+        here = self.presence.wait(clients, needed, instructions.round)
+        asked.failures |= dict.fromkeys(set(clients) - set(here), (_AWAY, ""))
+        self._ask(asked, here)
+        if self._directory.deployed and len(asked.delivered.answers) < needed:
+            lacking, still = sorted(asked.failures), needed - len(asked.delivered.answers)
+            self._ask(asked, self.presence.wait(lacking, still, instructions.round))
+        self._settle(asked, needed)
+        return asked.delivered
 
-    def _carry_once(self, messages: Sequence[Message], instructions: Instructions, phase: str) -> Delivered:
-        sent = self._complete(messages, instructions)
+    def _needed(self, phase: str, count: int) -> int:
+        """How many of so many clients have to answer."""
+        if not self._skips:
+            return count
+        return min(self._federation.min_clients if phase in ("prepare", "train") else 1, count)
+
+    def _check_of(self, phase: str) -> Inspect | None:
+        return CHECKS.get(phase) if self._directory.deployed else None
+
+    def _ask(self, asked: _Asked, clients: Sequence[int]) -> None:
+        """Send the clients their messages, and those that lack something once more."""
+        lacking = self._carry_once(asked, clients)
+        if lacking:
+            for client, reply in lacking.items():
+                self._provide(client, reply, asked)
+            for client in self._carry_once(asked, list(lacking)):
+                self._fail(asked, client, _FAILED, "the client lacks what it was just sent")
+
+    def _provide(self, client: int, reply: Message, asked: _Asked) -> None:
+        """Take note of what a client has lost.
+
+        Raises:
+            ClientError: it has lost its state, which changes the result, and clients must not be skipped.
+        """
+        missing = required(config_record, reply.content, MISSING)
+        if "state" not in missing:
+            self._shared.forget(client)
+            return
+        what = f"the node has lost the state of its client (version {self._versions.get(client)})"
+        if not self._skips:
+            raise self._error(asked, client, f"{what}: bring it back, or let it start anew with on_client_error: skip")
+        self._versions.pop(client, None)
+        why = f"the node has lost it, and the client starts anew {_SKIP}"
+        names = self._tally.names([client])
+        self._tally.tell(asked.instructions.round, LeftOut("states of clients", 1, why, examples=names))
+
+    def _carry_once(self, asked: _Asked, clients: Sequence[int]) -> dict[int, Message]:
+        """Send clients their messages once.
+
+        Returns:
+            The replies of the clients that lack something for their work.
+        """
+        messages = [asked.message(client, self._directory.node(client)) for client in clients]
+        asked.delivered.sent += self._complete(messages, asked.instructions)
         replies = send_and_receive(self._grid, messages, self._federation.timeout)
-        served = Counter(self._directory.client(message.metadata.dst_node_id) for message in messages)
-        return Delivered(self._accepted(messages, replies, instructions.round, phase), served, sent)
+        asked.delivered.served.update(clients)
+        return self._accept(asked, messages, replies)
 
     def _complete(self, messages: Iterable[Message], instructions: Instructions) -> Counter[tuple[int, str]]:
         """Add the instructions, and the shared tensors that clients lack.
 
-        Messages that had the same content object and whose clients lack the same tensors share one new content object,
-        which the engine sends once.
+        Messages that had the same content object, and whose clients lack the same tensors and go on from the same
+        version of their state, share one new content object, which the engine sends once.
 
         Returns:
             Number of times that each client is sent each tensor.
         """
-        record = ConfigRecord({"instructions": instructions.to_json()})
+        records: dict[int | None, ConfigRecord] = {}
         # the original contents stay referenced, because their ids are used as keys
         todo = [
-            (
-                message,
-                message.content,
-                self._shared.outdated(self._directory.client(message.metadata.dst_node_id), instructions.shared),
-            )
+            (message, message.content, client, self._shared.outdated(client, instructions.shared))
             for message in messages
+            for client in [self._directory.client(message.metadata.dst_node_id)]
         ]
         extras: dict[tuple[str, ...], ArrayRecord] = {}
-        contents: dict[tuple[int, tuple[str, ...]], RecordDict] = {}
-        for message, original, names in todo:
-            key = (id(original), names)
+        contents: dict[tuple[int, tuple[str, ...], int | None], RecordDict] = {}
+        for message, original, client, names in todo:
+            kept = self._versions.get(client, -1) if self._directory.deployed else None
+            key = (id(original), names, kept)
             if key not in contents:
-                contents[key] = RecordDict({**original, INSTRUCTIONS: record})
+                if kept not in records:
+                    records[kept] = ConfigRecord({"instructions": replace(instructions, kept=kept).to_json()})
+                contents[key] = RecordDict({**original, INSTRUCTIONS: records[kept]})
                 if names:
                     if names not in extras:
                         extras[names] = to_record({name: self._shared[name] for name in names})
                     contents[key][EXTRAS] = extras[names]
             message.content = contents[key]
-        return Counter(
-            (self._directory.client(message.metadata.dst_node_id), name) for message, _, names in todo for name in names
-        )
+        return Counter((client, name) for _, _, client, names in todo for name in names)
 
-    def _accepted(self, messages: Sequence[Message], replies: list[Message], round: int, phase: str) -> list[Message]:
-        """The replies without errors, in the order of client ids. Failures end the run or are counted."""
-        sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
-
-        def client(reply: Message) -> int:
-            # the SuperLink replies in place of a lost node, so the client is found by the message that is replied to
-            return self._directory.client(sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id))
-
-        stop, failed = self._federation.on_client_error == "stop", list[int]()
-        for reply in sorted(replies, key=client):
-            if reply.has_error():
-                failure = ClientError(client(reply), round, phase, reply.error.reason or f"code {reply.error.code}")
-                if stop:
-                    raise failure
-                failed.append(failure.client)
-                self._warn_once(failure)
-        silent = len(messages) - len(replies)
-        if silent and stop:
+    def _accept(self, asked: _Asked, messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, Message]:
+        """Take in the replies without errors, in the order of client ids. Failures end the run or are noted."""
+        # the SuperLink replies in place of a lost node, so the client is found by the message that is replied to
+        waiting = {
+            message.metadata.message_id: self._directory.client(message.metadata.dst_node_id) for message in messages
+        }
+        answered = dict[int, Message]()
+        for reply in replies:  # only the first reply to a message counts
+            client = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if client is not None:
+                answered[client] = reply
+        lacking = dict[int, Message]()
+        accepted = list[Message]()
+        for client, reply in sorted(answered.items()):
+            kind, reason = self._problem(asked, client, reply)
+            if reason:
+                self._fail(asked, client, kind, reason)
+                continue
+            accepted.append(reply)
+            asked.failures.pop(client, None)
+            if MISSING in reply.content:
+                lacking[client] = reply
+        if waiting and not self._skips:
             raise FedLabError(
-                f"{silent} of {len(messages)} clients did not answer in round {round} ({phase}) "
-                f"within federation.timeout = {self._federation.timeout} s"
+                f"{len(waiting)} of {len(messages)} clients did not answer in round {asked.instructions.round} "
+                f"({asked.phase}) within federation.timeout = {self._federation.timeout} s"
+                + (f": {', '.join(self._tally.names(waiting.values()))}" if self._directory.deployed else "")
             )
-        what, skip = _WORK[phase], "(federation.on_client_error: skip)"
-        names = self._tally.names(number for number in failed if number >= 0)
-        self._tally.tell(
-            round,
-            LeftOut(what, len(failed), f"the client failed {skip}", len(messages), examples=names),
-            LeftOut(what, silent, f"the client did not answer within federation.timeout {skip}", len(messages)),
-        )
-        accepted = sorted((reply for reply in replies if not reply.has_error()), key=client)
-        if messages and not accepted:
+        asked.failures |= dict.fromkeys(waiting.values(), (_SILENT, ""))
+        asked.delivered.replies += accepted
+        asked.delivered.replies.sort(key=lambda reply: self._directory.client(reply.metadata.src_node_id))
+        return lacking
+
+    def _problem(self, asked: _Asked, client: int, reply: Message) -> tuple[str, str]:
+        """What is wrong with a reply, first in the words by which it is counted; empty if it can be used."""
+        if reply.has_error():
+            lost = reply.error.code == ErrorCode.NODE_UNAVAILABLE
+            return _LOST if lost else _FAILED, reply.error.reason or f"code {reply.error.code}"
+        try:
+            if self._directory.deployed:
+                check_declared(asked.phase, reply.content)
+            if asked.inspect is not None and MISSING not in reply.content:
+                asked.inspect(client, reply)
+        except Exception as problem:  # whatever a client has sent, it must not end a run that can go on without it
+            log.debug("the reply of client %d cannot be used", client, exc_info=True)
+            return _UNUSABLE, reason_of(problem)
+        return "", ""
+
+    def _fail(self, asked: _Asked, client: int, kind: str, reason: str) -> None:
+        failure = self._error(asked, client, reason)
+        if not self._skips:
+            raise failure
+        asked.failures[client] = kind, reason
+        self._warn_once(failure)
+
+    def _error(self, asked: _Asked, client: int, reason: str) -> ClientError:
+        name = self._directory.profile(client).name if self._directory.deployed else ""
+        return ClientError(client, asked.instructions.round, asked.phase, reason, name)
+
+    def _settle(self, asked: _Asked, needed: int) -> None:
+        """Count what is missing, and take note of what the clients hold now that their replies are used.
+
+        Raises:
+            ClientError: sums of one client have other shapes than the others', and clients must not be skipped.
+            FedLabError: fewer clients have answered than are needed.
+        """
+        delivered, round, phase = asked.delivered, asked.instructions.round, asked.phase
+        if self._directory.deployed and phase in ("evaluate", "probe"):
+            answers = delivered.answers
+            for place, reason in odd_sums(answers).items():
+                self._fail(asked, self._directory.client(answers[place].metadata.src_node_id), _UNUSABLE, reason)
+                delivered.replies.remove(answers[place])
+        for kind in dict.fromkeys(kind for kind, _ in asked.failures.values()):
+            clients = [client for client, (of, _) in asked.failures.items() if of == kind]
+            names = self._tally.names(clients)
+            self._tally.tell(round, LeftOut(_WORK[phase], len(clients), f"{kind} {_SKIP}", asked.count, examples=names))
+        if not delivered.answers and asked.count:
             raise FedLabError(f"no client answered in round {round}, phase {phase}")
-        return accepted
+        if len(delivered.answers) < needed:
+            again = ", also after a second attempt" if self._directory.deployed else ""
+            raise FedLabError(
+                f"{len(delivered.answers)} of {asked.count} clients answered in round {round}, phase {phase}{again}: "
+                f"the round does not count, because federation.min_clients = {self._federation.min_clients}"
+            )
+        for reply in delivered.answers:
+            client = self._directory.client(reply.metadata.src_node_id)
+            self._shared.delivered(client, asked.instructions.shared)
+            state = config_record(reply.content, STATE) if self._directory.deployed else None
+            if state is not None:
+                self._versions[client] = int(str(state["version"]))
 
     def _warn_once(self, failure: ClientError) -> None:
         """Warn with the traceback of the first failure of each kind, that is, phase and last line of the traceback."""

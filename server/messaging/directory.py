@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import overload
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlab.engine.grids.base import SimulationGrid
-from fedlab.errors import ClientError, MachineError, RefusedError
+from fedlab.errors import ClientError, FedLabError, MachineError, RefusedError
 from fedlab.protocol.messages import CONFIG, config_record, required
 from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile
 from fedlab.server.messaging.transport import send_and_receive
@@ -47,6 +48,7 @@ class ClientDirectory:
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
         self._client: dict[int, int] = {}
+        self._strangers: set[int] = set()
         self._simulated: SimulationGrid | None = None
         self.refused: dict[int, str] = {}
         """Nodes of a deployment that cannot take part, each with what it says."""
@@ -74,6 +76,49 @@ class ClientDirectory:
             client = self._simulated.client_of(node)
             return client if 0 <= client < len(self.clients) else -1
         return self._client.get(node, -1)
+
+    @property
+    def deployed(self) -> bool:
+        """Whether the clients are nodes of a deployment, which may go away and come back."""
+        return self._simulated is None
+
+    @property
+    def nodes(self) -> KeysView[int]:
+        """The present node ids of the clients of a deployment; later changes are seen."""
+        return self._client.keys()
+
+    def connected(self, clients: Iterable[int]) -> list[int]:
+        """Those of the clients that can be reached now. Simulated clients always can.
+
+        A node that has come back may have another id, if the SuperLink does not know nodes by their keys. It is then
+        asked who it is. A client that was not there when the run began is not taken in.
+        """
+        if self._simulated is not None:
+            return list(clients)
+        online = set(self._grid.get_node_ids())
+        unknown = sorted(online - self._client.keys() - self._strangers)
+        if unknown and not online >= set(self._node.values()):
+            self._recognize(unknown, online)
+        return [client for client in clients if self._node[client] in online]
+
+    def _recognize(self, nodes: Iterable[int], online: set[int]) -> None:
+        for node in nodes:
+            try:
+                answers, failed = self._ask([node])
+            except FedLabError as error:
+                answers, failed = [], {node: str(error)}
+            if not answers:  # it is asked again when nodes are next looked for
+                log.warning("a node has connected and cannot say who it is: %s", failed.get(node, "it is gone"))
+                continue
+            ((_, profile),) = answers
+            before = self._node.get(profile.client)
+            if before is None or before in online:
+                if before is None:
+                    log.warning("client %r has connected; the run began without it and goes on so", profile.name)
+                    self._strangers.add(node)
+                continue
+            del self._client[before]
+            self._node[profile.client], self._client[node] = node, profile.client
 
     def profile(self, client: int) -> Profile:
         """The profile of one client."""
@@ -114,6 +159,15 @@ class ClientDirectory:
             nodes = self._wait(wanted, deadline)
             answers, failed = self._ask([node for node in nodes if node not in self._client.keys() | self.refused])
             self.refused |= failed
+            if not (answers or failed):  # all were lost just now, or are others' than this run's
+                if time.monotonic() > deadline:
+                    raise MachineError(
+                        "federation.timeout",
+                        self._timeout,
+                        f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
+                        "see the logs of the SuperNodes",
+                    )
+                time.sleep(_PAUSE)
             for node, profile in answers:
                 other = self._node.setdefault(profile.client, node)
                 if other != node:
@@ -151,7 +205,10 @@ class ClientDirectory:
         return nodes
 
     def _ask(self, nodes: Sequence[int]) -> tuple[list[tuple[int, Profile]], dict[int, str]]:
-        """The profiles that nodes give of themselves, and by node the reasons of those that cannot give any."""
+        """The profiles that nodes give of themselves, and by node the reasons of those that cannot give any.
+
+        Nodes that are lost meanwhile are in neither.
+        """
         if not nodes:
             return [], {}
         content = RecordDict()
@@ -160,14 +217,17 @@ class ClientDirectory:
         sent_to = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
         answers: list[tuple[int, Profile]] = []
         failed: dict[int, str] = {}
+        gone: set[int] = set()
         for reply in replies:
             node = sent_to.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            if reply.has_error():
+            if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+                gone.add(node)  # not refused: it was connected a moment ago, and another one may take its place
+            elif reply.has_error():
                 failed[node] = f"node {node}: {reply.error.reason or f'error {reply.error.code}'}"
             else:
                 answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
-        if len(answers) + len(failed) < len(nodes):
-            silent = sorted(set(nodes) - {node for node, _ in answers} - failed.keys())
+        if len(answers) + len(failed) + len(gone) < len(nodes):
+            silent = sorted(set(nodes) - {node for node, _ in answers} - failed.keys() - gone)
             raise MachineError(
                 "federation.timeout",
                 self._timeout,

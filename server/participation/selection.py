@@ -34,6 +34,7 @@ class Selection:
     left_out: tuple[LeftOut, ...] = ()
 
 
+_AWAY = "their nodes were not connected when a round began (federation.on_client_error: skip)"
 _NOBODY = LeftOut("rounds of training", 1, "no client was available, or the sampler chose none", 1, wanted=True)
 
 
@@ -123,26 +124,40 @@ class ClientSelector:
         """Virtual seconds since the start."""
         self._known = Known(examples, self.losses)
 
-    def choose(self, participants: Sequence[int], round: int, work: Callable[[int], ClientWork]) -> Selection:
+    def choose(
+        self,
+        participants: Sequence[int],
+        round: int,
+        work: Callable[[int], ClientWork],
+        present: Sequence[int] | None = None,
+    ) -> Selection:
         """Choose the clients of a round, and advance the virtual clock to the end of the round.
 
         Args:
             participants: all clients that may train.
             round: the round.
             work: returns the work that a client would have in this round.
+            present: those participants whose nodes are connected, in a deployment that leaves out the others; None for
+                all.
 
         Raises:
             FedLabError: no client will be available again, or the file of devices lacks a client.
         """
-        self.await_clients(participants)
-        candidates = self.available(participants, round)
+        here = participants if present is None else present
+        self.await_clients(here)
+        candidates = self.available(here, round)
         wanted = self.sampler.size(len(participants))
         chosen = self.sample(candidates, round, math.ceil(self.federation.over_selection * wanted - 1e-9))
-        present = [client for client in chosen if not self.drops_out(client, round)]
-        gone = (dropped_out(sorted(set(chosen) - set(present)), len(chosen)), *([] if chosen else [_NOBODY]))
+        taking_part = [client for client in chosen if not self.drops_out(client, round)]
+        away = sorted(set(participants) - set(here)) if here is not participants else []
+        gone = (
+            LeftOut("clients to choose from", len(away), _AWAY, len(participants), examples=_named(away)),
+            dropped_out(sorted(set(chosen) - set(taking_part)), len(chosen)),
+            *([] if chosen else [_NOBODY]),
+        )
         if self.devices is None:
-            return Selection(tuple(present[:wanted]), left_out=gone)
-        selection = self._timed(present, min(wanted, len(chosen)), work)
+            return Selection(tuple(taking_part[:wanted]), left_out=gone)
+        selection = self._timed(taking_part, min(wanted, len(chosen)), work)
         self.time += selection.seconds
         return replace(selection, left_out=(*gone, *selection.left_out))
 
@@ -271,6 +286,25 @@ def check_participation(federation: FederationConfig, sampled: bool) -> None:
                 "one of FedLab's own strategies, because Flower's strategies choose the clients themselves",
                 "remove it, or set federation.strategy to one without the prefix flower.",
             )
+
+
+def check_min_clients(federation: FederationConfig, clients: int) -> None:
+    """Refuse to wait for more clients than there are.
+
+    Args:
+        federation: the configuration's section.
+        clients: number of clients that may train.
+
+    Raises:
+        ConfigError: ``min_clients`` is larger, or has no effect because no client may be missing.
+    """
+    key, value = "federation.min_clients", federation.min_clients
+    if value > clients:
+        raise ConfigError(key, value, f"at most {clients}, the clients that may train", "lower it")
+    if value > 1 and federation.on_client_error == "stop":
+        raise ConfigError(
+            key, value, "1 with on_client_error: stop, where no client may be missing", "set on_client_error: skip"
+        )
 
 
 def check_sampled(sampler: Sampler, clients: int, unseen: Collection[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -34,6 +34,7 @@ class FlowerRounds(RoundStrategy):
 
     def __init__(self, strategy: Strategy, training: Grid, everyone: Grid, seed: int) -> None:
         super().__init__(strategy)
+        self.fewest = int(getattr(strategy, "min_available_nodes", 0))
         self._strategy, self._training, self._everyone, self._seed = strategy, training, everyone, seed
 
     def train(self, round: TrainingRound, arrays: Mapping[str, Tensor], settings: ConfigRecord) -> list[Message]:
@@ -112,14 +113,19 @@ def _reduced(reply: Message, names: set[str]) -> Message:
 
 
 def seen_part(grid: Grid, nodes: Iterable[int]) -> Grid:
-    """The grid as a strategy sees it that is to choose among these nodes only."""
-    return cast(Grid, _PartOfGrid(grid, frozenset(nodes)))
+    """The grid as a strategy sees it that is to choose among these nodes only.
+
+    Args:
+        grid: the whole grid.
+        nodes: ids of the nodes. Changes of the keys of a mapping are heeded.
+    """
+    return cast(Grid, _PartOfGrid(grid, nodes if isinstance(nodes, KeysView) else frozenset(nodes)))
 
 
 class _PartOfGrid:
     """A grid of which only some nodes are seen; it answers everything else as the grid itself does."""
 
-    def __init__(self, grid: Grid, nodes: frozenset[int]) -> None:
+    def __init__(self, grid: Grid, nodes: Container[int]) -> None:
         self._grid, self._nodes = grid, nodes
 
     def get_node_ids(self) -> Iterable[int]:

@@ -61,6 +61,9 @@ class RoundStrategy(ABC):
     chooses_clients: ClassVar[bool]
     """Whether the strategy chooses the clients of a round itself. Otherwise FedLab's samplers do."""
 
+    fewest = 0
+    """Number of connected nodes without which the strategy waits, for ever if they do not come."""
+
     def __init__(self, strategy: Strategy) -> None:
         self.name = type(strategy).__name__
 

@@ -41,6 +41,17 @@ def test_only_versions_that_can_be_asked_for_stay(tmp_path: Path) -> None:
     assert kept == [3, 6, 7]
 
 
+def test_versions_of_attempts_that_did_not_count_are_dropped(tmp_path: Path) -> None:
+    store = StateStore(tmp_path)
+    written(store, 1, version=1, loaded=None)
+    for version in (2, 3, 4):  # no reply to these was used, because the run was interrupted or the node cut off
+        written(store, version, version, 1)
+    written(store, 7, version=7, loaded=1)  # left behind by a run that went further before it was interrupted
+    written(store, 5, version=5, loaded=1, keep_for=(3,))
+    kept = sorted(int(path.stem) for path in tmp_path.rglob("*.state"))
+    assert kept == [1, 5], "as of round 3 the state is version 1, because version 3 did not count"
+
+
 def test_damage_is_noticed(tmp_path: Path) -> None:
     store = StateStore(tmp_path)
     written(store, 1, version=1, loaded=None)
@@ -65,6 +76,20 @@ def test_states_hold_copies_and_know_whether_they_changed() -> None:
     assert state["y"].data_ptr() != state["z"].data_ptr()
     del state["y"]
     assert sorted(state) == ["x", "z"]
+
+
+def test_a_tensor_that_a_run_left_behind_is_replaced(tmp_path: Path) -> None:
+    """A run that goes on from a checkpoint counts versions again, so a number may stand for another tensor."""
+    ReceivedTensors(tmp_path).put("images", 1, np.zeros(3, np.float32))
+    store = ReceivedTensors(tmp_path)
+    store.put("images", 1, np.ones(3, np.float32))
+    got = store.get("images", 1)
+    assert got is not None
+    assert got.tolist() == [0, 0, 0], "clients of one machine are sent the same, which need not be written again"
+    store.put("images", 1, np.ones(3, np.float32), replace=True)
+    got = store.get("images", 1)
+    assert got is not None
+    assert got.tolist() == [1, 1, 1]
 
 
 def test_received_tensors_are_held_once_by_version(tmp_path: Path) -> None:

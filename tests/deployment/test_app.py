@@ -48,7 +48,9 @@ def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyP
     assert submit(config, "lab", clients=2, simulate_partition=True) == 7
     assert set(seen) == {"pyproject.toml", "run.toml"}
     assert seen["pyproject.toml"] == (THIN_APP / "pyproject.toml").read_text()
-    assert unpack(tomllib.loads(seen["run.toml"])) == Submission(config, 2, simulate_partition=True)
+    sent = unpack(tomllib.loads(seen["run.toml"]))
+    assert sent == Submission(config, 2, simulate_partition=True, token=sent.token)
+    assert len(sent.token) == 32
 
 
 def test_flower_accepts_it_and_finds_both_components() -> None:
@@ -78,7 +80,7 @@ def test_all_that_a_node_keeps_lies_in_its_own_folder(tmp_path: Path, monkeypatc
     setup = setup_from_context(
         {**SIMULATED, CONFIG_KEY: text}, {"partition-id": 1, "state-dir": str(tmp_path / "mine")}, 7
     )
-    assert setup.state_root == tmp_path / "mine" / "run-7"
+    assert setup.state_root == tmp_path / "mine" / "runs" / "7"
     assert setup.cache_root == tmp_path / "mine" / "cache"
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "home"))
     setups = [setup_from_context(SIMULATED, {"partition-id": client}, 7) for client in (0, 1)]
@@ -95,7 +97,7 @@ def test_a_process_keeps_nodes_and_runs_apart(tmp_path: Path) -> None:
 
     runtimes = {(run, node): runtime(run, node) for run in (1, 2) for node in (0, 1)}
     assert [one.setup.state_root for one in runtimes.values()] == [
-        tmp_path / f"node{node}" / f"run-{run}" for run, node in runtimes
+        tmp_path / f"node{node}" / "runs" / str(run) for run, node in runtimes
     ]
     assert all(runtime(*key) is made for key, made in runtimes.items())
 

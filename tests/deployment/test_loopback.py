@@ -116,8 +116,9 @@ def test_local_virtual_images_lie_on_their_node_and_nowhere_else(
     deployment: Path, good: int, deployed: fedlab.Run
 ) -> None:
     private: dict[int, list[bytes]] = {}
+    token = json.loads(deployed.folder.deployment.read_text())["token"]
     for client in (0, 1):
-        folder = deployment / f"node{client}" / f"run-{good}"
+        (folder,) = (deployment / f"node{client}" / "runs").glob(token)
         states = sorted(folder.rglob("*.state"))
         assert [path.stem for path in states]
         images = [safetensors.torch.load(path.read_bytes()[16:])["images"] for path in states]

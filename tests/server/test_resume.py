@@ -158,9 +158,9 @@ from fedlab.server.records import RunWriter
 
 write = RunWriter.checkpoint
 
-def and_wait(self, round, *rest):
+def and_wait(self, round, *rest, **options):
     # however slowly this program is watched, it is not through before it is killed
-    write(self, round, *rest)
+    write(self, round, *rest, **options)
     if round == 10:
         signal.pause()
 

@@ -207,15 +207,20 @@ def test_clients_whose_data_is_of_another_kind_are_named(monkeypatch: pytest.Mon
     assert "as on 'amsterdam'" in str(caught.value)
 
 
-def test_a_lost_node_is_named_although_the_superlink_answers_for_it() -> None:
+def test_a_node_that_is_lost_before_it_has_said_who_it_is_may_come_again(clock: Clock) -> None:
     class Lossy(Remote):
         def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            replies = sorted(super().pull_messages(message_ids), key=lambda reply: reply.metadata.src_node_id)
-            replies[1].__dict__["_error"] = Error(ErrorCode.NODE_UNAVAILABLE, "gone")
-            replies[1].metadata.__dict__["_src_node_id"] = 1
+            replies = list(super().pull_messages(message_ids))
+            for reply in replies:
+                if reply.metadata.src_node_id == 1001 and clock.now < back:
+                    reply.__dict__["_error"] = Error(ErrorCode.NODE_UNAVAILABLE, "gone")
+                    reply.metadata.__dict__["_src_node_id"] = 1  # the SuperLink answers for it
             return replies
 
-    with pytest.raises(RefusedError, match="node 1001: gone"):
+    back = 3.0
+    assert list(opened(Lossy([0, 1], 2), 2, timeout=5).clients) == [0, 1]
+    back = 300.0
+    with pytest.raises(MachineError, match="2 clients within so many seconds, 1 could say who they are"):
         opened(Lossy([0, 1], 2), 2, timeout=5)
 
 

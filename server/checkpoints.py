@@ -1,0 +1,74 @@
+"""When the server writes a checkpoint, and what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flwr.serverapp import Grid
+
+from fedlab.method import Task
+from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.records import RunWriter
+from fedlab.server.setup import ServerSetup
+from fedlab.server.snapshot import client_versions, snapshot
+from fedlab.server.state import ServerState
+
+
+class Checkpoints:
+    """Writes the checkpoints of one run.
+
+    A simulation writes one every ``tracking.checkpoint_every`` rounds and after the last one. In a deployment a round
+    takes seconds at least, and a server may be ended at any time, so one is written after every round; of those that
+    ``checkpoint_every`` does not ask for, only the last two stay.
+
+    Args:
+        setup: the run.
+        task: facts about the job.
+        state: what lasts on the server.
+        grid: the grid, which keeps the versions of the clients' states in a simulation.
+        directory: the clients.
+        writer: writes into the run folder.
+    """
+
+    def __init__(
+        self,
+        setup: ServerSetup,
+        task: Task,
+        state: ServerState,
+        grid: Grid,
+        directory: ClientDirectory,
+        writer: RunWriter,
+    ) -> None:
+        self._setup, self._task, self._state, self._grid = setup, task, state, grid
+        self._every_round, self._writer = directory.deployed, writer
+
+    def after(self, round: int, last: bool) -> None:
+        """Write the checkpoint of a round that has ended, if there is to be one.
+
+        Args:
+            round: the round.
+            last: whether it is the last one that is carried out.
+        """
+        wanted = last or self._is_wanted(round)
+        if not (wanted or self._every_round):
+            return
+        content, task = snapshot(self._state), self._task
+        facts = {
+            **content.facts,
+            "seed": self._setup.config.seed,
+            "data": self._setup.data_fingerprint,
+            "client_versions": client_versions(self._grid, self._state.versions),
+            "columns": task.columns,
+            "class_names": list(task.class_names),
+            "vocabulary": list(task.vocabulary),
+            "clients": task.num_clients,
+        }
+        self._writer.checkpoint(round, replace(content, facts=facts), passing=not wanted)
+        before = self._state.checkpoints
+        self._state.checkpointed(round)
+        for old in set(before) - set(self._state.checkpoints):
+            if self._every_round and not self._is_wanted(old):
+                self._writer.remove_checkpoint(old)
+
+    def _is_wanted(self, round: int) -> bool:
+        return round % self._setup.config.tracking.checkpoint_every == 0

@@ -1,0 +1,127 @@
+"""How a run goes on from its last checkpoint, in a simulation and in a deployment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlab.config import Config, apply_overrides, parse, read_yaml
+from fedlab.errors import CheckpointError, ConfigError
+from fedlab.method import Task
+from fedlab.server.snapshot import Checkpoint
+from fedlab.storage import renamed
+from fedlab.storage.checkpoint import is_damaged, keep_until, load_checkpoint, newest_checkpoint
+from fedlab.storage.runfolder import RunFolder
+
+_MAY_CHANGE = ("engine", "tracking", "federation.rounds", "federation.timeout", "federation.min_clients")
+"""Keys of the configuration that a run may change when it goes on, because they do not change its results.
+
+More rounds change what the method plans, as in a simulation.
+"""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """From where a run goes on.
+
+    Args:
+        folder: the run folder.
+        start: the newest checkpoint that can be used; None begins with round 1.
+        unusable: why newer checkpoints cannot be used.
+    """
+
+    folder: RunFolder
+    start: Checkpoint | None
+    unusable: Mapping[Path, CheckpointError] = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """The last round that is finished."""
+        return 0 if self.start is None else self.start.round
+
+    def take_back(self) -> list[str]:
+        """Remove the checkpoints of the rounds that are repeated.
+
+        Returns:
+            Warnings about damaged checkpoints.
+        """
+        told = [_set_aside(error) for path, error in self.unusable.items() if is_damaged(path)]
+        keep_until(self.folder.checkpoints, self.round)
+        return told
+
+
+def resumption(folder: RunFolder, rounds: int) -> Resumption:
+    """Find the newest usable checkpoint of a run.
+
+    Args:
+        folder: the run folder.
+        rounds: the round up to which the run is to go on.
+
+    Raises:
+        CheckpointError: all these rounds are done.
+    """
+    found, unusable = newest_checkpoint(folder.checkpoints)
+    start = None if found is None else Checkpoint(*load_checkpoint(found))
+    if start is not None and start.round >= rounds:
+        expected = f"rounds left to do, but all {start.round} are done"
+        raise CheckpointError("run", str(folder.path), expected, "ask for more rounds with --rounds")
+    return Resumption(folder, start, unusable)
+
+
+def _set_aside(error: CheckpointError) -> str:
+    return f"a damaged checkpoint is kept, with damaged_ before its name, and its rounds are repeated: {error}"
+
+
+def begun_config(folder: RunFolder) -> Config:
+    """The configuration that a run has recorded.
+
+    Raises:
+        ConfigErrors: it is not valid, because it was changed or another version wrote it.
+    """
+    return parse(Config, renamed.configuration(apply_overrides(read_yaml(folder.config), ())))
+
+
+def check_config(begun: Config, now: Config) -> None:
+    """Refuse to go on with another configuration.
+
+    Args:
+        begun: the configuration that the run has recorded.
+        now: the one with which it is to go on.
+
+    Raises:
+        ConfigError: they differ in a key that would change the result.
+    """
+    before, after = _flat(begun.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    for key in sorted(before.keys() | after.keys()):
+        allowed = any(key == one or key.startswith(f"{one}.") for one in _MAY_CHANGE)
+        if not allowed and before.get(key) != after.get(key):
+            expected = f"{before.get(key)!r}, with which the run began"
+            raise ConfigError(key, after.get(key), expected, "resume it as it was, or submit it as a new run")
+
+
+def check_task(start: Checkpoint, task: Task) -> None:
+    """Refuse to go on with clients whose data is of another kind than when the checkpoint was written.
+
+    Raises:
+        CheckpointError: classes, columns, vocabulary or the number of clients differ.
+    """
+    now = {
+        "clients": task.num_clients,
+        "class_names": list(task.class_names),
+        "vocabulary": list(task.vocabulary),
+        "columns": json.loads(json.dumps(task.columns)),
+    }
+    for key, value in now.items():
+        begun = start.meta.get(key, value)
+        if json.loads(json.dumps(begun)) != value:
+            raise CheckpointError(f"{key} of the data", value, f"{begun!r}, with which the run began", "bring it back")
+
+
+def _flat(raw: Any, key: str = "") -> dict[str, Any]:
+    """The values of nested mappings by dotted key."""
+    if not isinstance(raw, dict) or not raw:
+        return {key: raw}
+    return {name: v for k, part in raw.items() for name, v in _flat(part, f"{key}.{k}" if key else str(k)).items()}
