@@ -25,6 +25,7 @@ from fedlab.server.participation.selection import check_min_clients, make_rules
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.tracking.recording import open_session
+from fedlab.tracking.stream import StreamSink
 
 app = ServerApp()
 
@@ -48,7 +49,13 @@ def main(grid: Grid, context: Context) -> None:
         told = begun.take_back()
         try:
             with open_session(
-                config, folder, engine="deployment", workers=0, model=model, resumed=begun.resumed
+                config,
+                folder,
+                engine="deployment",
+                workers=0,
+                model=model,
+                resumed=begun.resumed,
+                display=StreamSink(),
             ) as tracker:
                 for warning in told:
                     tracker.emit("warning", message=warning)

@@ -52,6 +52,7 @@ def open_session(
     command: str | None = None,
     resumed: int | None = None,
     code: Mapping[str, str] | None = None,
+    display: Sink | None = None,
 ) -> Iterator[Tracker]:
     """A context that writes what is known before the run, gives the run's tracker, and records how the run ended.
 
@@ -64,13 +65,14 @@ def open_session(
         command: how to repeat the run.
         resumed: the round after which a run continues; records of later rounds are removed.
         code: hash of the code that makes it, by module; default: FedLab's own.
+        display: what shows the progress; default: the console that ``tracking.console`` asks for.
     """
     write_atomic(folder.config, config.to_yaml())
     if resumed is None:
         write_atomic(folder.environment, json.dumps(environment(command, code), indent=1))
     else:
         _rewind(folder, resumed)
-    displays, missing = _displays(config, folder, resumed)
+    displays, missing = _displays(config, folder, resumed, display)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
     began = time.perf_counter()
     with closing(tracker), _termination_interrupts():
@@ -167,12 +169,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _displays(config: Config, folder: RunFolder, resumed: int | None) -> tuple[list[Sink], list[str]]:
+def _displays(
+    config: Config, folder: RunFolder, resumed: int | None, display: Sink | None
+) -> tuple[list[Sink], list[str]]:
     """The displays, and warnings about those that cannot be used; a broken display must not end a run.
 
     The console comes first, so that the terminal is released before MLflow may keep the user waiting.
     """
-    tracking, console = config.tracking, make_console(config.tracking.console)
+    tracking, console = config.tracking, display or make_console(config.tracking.console)
     displays = [console] if console is not None else []
     displays.append(TimelineSink(folder.timeline))
     if tracking.tensorboard:

@@ -38,12 +38,12 @@ SIMULATED = {CONFIG_KEY: TINY, SIMULATE_KEY: True}
 def test_submit_sends_the_folder_and_what_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
 
-    def called(*arguments: str) -> dict[str, object]:
+    def called(*arguments: str, home: Path | None) -> dict[str, object]:
         app = Path(arguments[1])
         seen.update({path.name: path.read_text() for path in (*app.iterdir(), Path(arguments[-1]))})
         return {"run-id": 7}
 
-    monkeypatch.setattr("fedlab.deployment.submit._flwr", called)
+    monkeypatch.setattr("fedlab.deployment.submit.call", called)
     config = parse(Config, json.loads(TINY))
     assert submit(config, "lab", clients=2, simulate_partition=True) == 7
     assert set(seen) == {"pyproject.toml", "run.toml"}
