@@ -16,6 +16,7 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.sent import record_sent
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.work import MissingError, Trained, WorkRequest
 from fedlab.config.modules import SearchPath
@@ -254,4 +255,4 @@ def _with_traceback(message: Message, context: Context, call_next: ClientAppCall
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
-app = serve(ClientApp(mods=[_with_traceback]), _deployed_runtime)
+app = serve(ClientApp(mods=[record_sent, _with_traceback]), _deployed_runtime)

@@ -10,7 +10,6 @@ from fedlab.cli.catalogue import list_components
 from fedlab.cli.compare import compare
 from fedlab.cli.configuration import config_app
 from fedlab.cli.deploy import submit
-from fedlab.cli.deployed import deploy_app
 from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
 from fedlab.cli.help import Command
@@ -20,6 +19,7 @@ from fedlab.cli.reproduce import reproduce
 from fedlab.cli.resume import resume
 from fedlab.cli.run import run
 from fedlab.cli.runs import report, show
+from fedlab.cli.site import deploy_app
 from fedlab.cli.sweep import sweep
 
 app = typer.Typer(

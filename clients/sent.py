@@ -1,0 +1,67 @@
+"""A node's own record of everything that leaves it: ``sent.jsonl`` in its folder, one line for each reply.
+
+A line names every value of the reply with its kind, shape and size, but not the values themselves. The operator of a
+site can compare it with what `docs/deployment.md` says leaves a site.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from fedlab.config.node import read_node
+from fedlab.storage.paths import flower_home
+
+FILE = "sent.jsonl"
+_LONGEST = 64 * 2**20  # bytes of the file before a new one is begun; the one before is kept
+
+
+def record_sent(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Add the reply to a message to the node's record, before the reply is sent."""
+    reply = call_next(message, context)
+    path = state_folder(context.node_config) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.stat().st_size > _LONGEST:
+        path.replace(path.with_suffix(".jsonl.1"))
+    facts = {"time": time.time(), "run": context.run_id, "message": message.metadata.message_type, **described(reply)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    return reply
+
+
+def described(reply: Message) -> dict[str, Any]:
+    """What a reply contains: of each record its type, and of each of its values the kind, the shape and the bytes.
+
+    The text of an error is part of the description, because it is all that such a reply consists of.
+    """
+    if reply.has_error():
+        return {"error": reply.error.reason}
+    records: dict[str, Any] = {}
+    for name, record in reply.content.items():
+        if isinstance(record, ArrayRecord):
+            values: dict[str, Any] = {key: [a.dtype, list(a.shape), len(a.data)] for key, a in record.items()}
+        else:
+            values = {key: _kind(value) for key, value in record.items()}
+        records[name] = {"type": type(record).__name__, "values": values}
+    return {"records": records}
+
+
+def state_folder(node_config: Mapping[str, object]) -> Path:
+    """The folder of a node for all that never leaves it, from Flower's configuration of the node."""
+    if file := node_config.get("node-file"):
+        return Path(read_node(str(file)).state)
+    default = flower_home() / "fedlab" / f"client-{node_config.get('partition-id')}"
+    return Path(str(node_config.get("state-dir", default))).expanduser().resolve()
+
+
+def _kind(value: object) -> list[Any]:
+    """The type of a value, and how many values there are where it is a list."""
+    if isinstance(value, list):
+        return [f"list of {type(value[0]).__name__}" if value else "list", [len(value)]]
+    return [type(value).__name__, []]
