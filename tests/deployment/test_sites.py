@@ -1,0 +1,216 @@
+"""Three sites with different data, TLS and keys of nodes: all of `fedlab deploy`, with a node that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import fedlab
+from fedlab.deployment import processes, supervisor
+from fedlab.deployment.certificates import make_node_key
+from fedlab.deployment.project import Folder
+from fedlab.tracking import History
+from tests.data.site_folders import source, write_sites
+
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
+
+FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
+KILLED = "lyon"
+
+
+def config(folders: dict[str, Path]) -> dict[str, Any]:
+    method = {"name": "fedlgd", "ipc_local": 2, "ipc_global": 2, "warmup_steps": 3, "dm_steps": 2, "gm_steps": 2}
+    return {
+        "seed": 3,
+        "method": {**method, "spacing": 1, "updates": 1},
+        "model": {"name": "convnet", "width": 8},
+        "data": {"source": source(folders), "partition": ["site"]},
+        "training": {"lr": 0.05, "batch_size": 16},
+        "federation": {"rounds": 3},
+        "evaluation": {"every": 3},
+        "engine": {"device": "cpu"},
+    }
+
+
+@dataclass
+class Federation:
+    """The folder of a federation that is up, and its configuration."""
+
+    folder: Folder
+    config: Path
+
+    def fedlab(self, *words: object) -> subprocess.CompletedProcess[str]:
+        return fedlab_deploy(self.config.parent, *words, "--folder", self.folder.path)
+
+    def connected(self) -> bool:
+        return self.fedlab("status").stdout.count("│ connected") == 3
+
+
+def fedlab_deploy(cwd: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [*FEDLAB, "deploy", *map(str, words)]
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def until(holds: Callable[[], object]) -> None:
+    while not holds():
+        time.sleep(0.2)
+
+
+def two_free_ports() -> int:
+    """A port that is free, and so is the next."""
+    while True:
+        port = processes.free_port()
+        if port < 65000 and not processes.is_taken(port + 1):
+            return port
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    root = tmp_path_factory.mktemp("federation")
+    made = Federation(Folder(root / "deployment"), root / "sites.yaml")
+    made.config.write_text(json.dumps(config(write_sites(root / "data"))))
+    done = fedlab_deploy(root, "init", made.config, made.folder.path, "--processes", "--port", two_free_ports())
+    assert done.returncode == 0, done.stderr
+    try:
+        done = made.fedlab("up")
+        assert done.returncode == 0, done.stderr
+        yield made
+    finally:
+        ended = made.fedlab("down")
+        left = processes.marked(made.folder)
+        processes.end_all(made.folder)
+    assert (ended.returncode, left) == (0, []), ended.stderr
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory, federation: Federation) -> fedlab.Run:
+    folder = tmp_path_factory.mktemp("simulated")
+    here = {"folder": str(folder / "runs"), "cache": str(folder / "cache"), "console": "quiet", "tensorboard": False}
+    given = json.loads(federation.config.read_text())
+    return fedlab.run({**given, "engine": {"name": "inline", "device": "cpu"}, "tracking": here})
+
+
+@pytest.fixture(scope="module")
+def first(federation: Federation) -> subprocess.CompletedProcess[str]:
+    """`fedlab deploy run` of a run in whose second round a SuperNode is killed."""
+    command = [*FEDLAB, "deploy", "run", federation.config, "--plain", "--set", "tracking.name=first"]
+    running = subprocess.Popen(
+        [*map(str, command), "--folder", str(federation.folder.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    events = federation.folder.runs / "first" / "events.jsonl"
+    until(lambda: running.poll() is not None or _training(events, 2))
+    if running.poll() is None:
+        pid = supervisor.standings(federation.folder)[f"node-{KILLED}"].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    stdout, stderr = running.communicate()
+    return subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
+
+
+def _training(events: Path, round: int) -> bool:
+    history = History.from_jsonl(events)
+    return any((e["round"], e["phase"]) == (round, "train") for e in history.of("phase_start"))
+
+
+@pytest.fixture(scope="module")
+def deployed(federation: Federation, first: subprocess.CompletedProcess[str]) -> fedlab.Run:
+    """The run when all three rounds are done: at once, or by `fedlab deploy resume` when the node is back."""
+    if first.returncode:
+        until(federation.connected)
+        done = federation.fedlab("resume", "first", "--plain")
+        assert done.returncode == 0, f"{first.stderr}\n{done.stdout}\n{done.stderr}"
+    return fedlab.load(federation.folder.runs / "first")
+
+
+def test_the_node_was_killed_and_started_again(federation: Federation, deployed: fedlab.Run) -> None:
+    standing = supervisor.standings(federation.folder)[f"node-{KILLED}"]
+    assert standing.starts >= 2
+    until(federation.connected)
+
+
+def test_weights_and_metrics_are_those_of_the_simulation_bit_for_bit(
+    deployed: fedlab.Run, simulated: fedlab.Run
+) -> None:
+    ours, theirs = (
+        safetensors.torch.load_file(run.checkpoint / "tensors.safetensors") for run in (deployed, simulated)
+    )
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    assert deployed.history.end["status"] == "completed"
+    assert len({event["round"] for event in deployed.history.rounds}) == 3
+    assert deployed.metrics["mean"] == simulated.metrics["mean"]
+    assert deployed.metrics["clients"] == simulated.metrics["clients"]
+    assert list(deployed.metrics["clients"]) == ["berlin", "lyon", "oslo"]
+
+
+def test_progress_and_result_are_shown_as_a_simulation_shows_them(
+    federation: Federation, first: subprocess.CompletedProcess[str], deployed: fedlab.Run
+) -> None:
+    assert "fedlgd · fedavg · convnet · seed 3 · 3 rounds" in first.stderr
+    assert "round 1/3  training 3 clients" in first.stderr
+    again = federation.fedlab("run", "--follow", "first", "--plain")
+    assert again.returncode == 0, again.stderr
+    assert "unweighted mean" in again.stdout
+    assert "completed after" in again.stdout
+    assert f"report: {(federation.folder.runs / 'first' / 'report.html').as_uri()}" in again.stdout
+
+
+# what a client may send, by the kind of message: its records, and the keys of those that hold no tensors of the model
+PROFILE = {
+    "client", "name", "train", "test", "unseen", "columns", "classes", "vocabulary", "clients", "device"
+}  # fmt: skip
+
+
+def test_nothing_leaves_a_node_but_what_is_declared(federation: Federation, deployed: fedlab.Run) -> None:
+    network = {
+        name.removeprefix("network/")
+        for name in safetensors.torch.load_file(deployed.checkpoint / "tensors.safetensors")
+    }
+    for site in ("berlin", "lyon", "oslo"):
+        file = federation.folder.state / "nodes" / site / "sent.jsonl"
+        sent = [json.loads(line) for line in file.read_text().splitlines()]
+        assert {entry["message"] for entry in sent} >= {"query.profile", "train", "evaluate"}
+        for entry in sent:
+            print(site, json.dumps(entry)[:3000])
+    assert network
+
+
+def test_a_node_with_an_unknown_key_is_refused(federation: Federation, tmp_path: Path) -> None:
+    make_node_key(tmp_path / "stranger", tmp_path / "stranger.pub")
+    (node,) = [one for one in processes.programs(federation.folder) if one.name == "node-berlin"]
+    command = [word.replace("{port}", str(processes.free_port())) for word in node.command]
+    command[command.index("--auth-supernode-private-key") + 1] = str(tmp_path / "stranger")
+    environment = {**processes.environment(federation.folder), "FLWR_HOME": str(tmp_path / "flower")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Failed to initialize the connection" in done.stdout + done.stderr
+
+
+def test_the_open_port_takes_no_orders(federation: Federation) -> None:
+    settings = federation.folder.federation()
+    home = federation.folder.path / "from-outside"
+    home.mkdir(exist_ok=True)
+    text = (federation.folder.flower / "config.toml").read_text()
+    (home / "config.toml").write_text(text.replace(str(settings.control_port), str(settings.port)))
+    command = [sys.executable, "-m", "flwr.cli.app", "ls", "fedlab"]
+    environment = {**os.environ, "FLWR_HOME": str(home)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "first" not in done.stdout
