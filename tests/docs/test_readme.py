@@ -52,12 +52,12 @@ class Step:
 
 
 def steps(markdown: str) -> list[Step]:
-    """What a section says, in order; each command of a block is a step."""
+    """What a section says, in order; each command of a block is a step. Blocks of kind ``console`` are only shown."""
     found: list[Step] = []
     for language, text in FENCE.findall(markdown):
         if language == "sh":
             found += [Step("sh", line) for line in text.splitlines() if line.strip()]
-        else:
+        elif language != "console":
             found.append(Step(language, text))
     return [step for step in found if not step.text.startswith("make ")]
 
