@@ -19,7 +19,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +27,11 @@ from typing import IO
 
 from flwr.app import Context
 
-from fedlab.errors import ConfigError
-from fedlab.storage.paths import flower_home
+from fedlab.errors import ConfigError, ConfigErrors
 
 PATIENCE = "FEDLAB_RESIDENT"
 KEPT = "FEDLAB_RESIDENT_RUNS"
-NODE_FILE, STATE_DIR, PARTITION_ID = "node-file", "state-dir", "partition-id"
+NODE_FILE = "node-file"
 
 _PATIENCE = 900.0  # seconds
 _LONGEST_PATH = 103  # bytes that the path of a socket may have on every system
@@ -157,7 +156,13 @@ class Meeting:
 
     def _open_log(self, context: Context) -> IO[bytes]:
         """The log in the node's folder for state, or beside the socket if nothing can be written there."""
-        for folder in (_state_folder(context.node_config), self.folder):
+        from fedlab.config.node import state_folder
+
+        try:
+            state = state_folder(context.node_config)
+        except ConfigErrors:  # the node's file is wrong: the worker tells that
+            state = self.folder
+        for folder in (state, self.folder):
             path = folder / "worker.log"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -210,12 +215,6 @@ def _private_folder(name: str) -> Path | None:
         except OSError:
             continue
     return None
-
-
-def _state_folder(node_config: Mapping[str, object]) -> Path:
-    """Where the node keeps what must not leave it."""
-    default = flower_home() / "fedlab" / f"client-{node_config.get(PARTITION_ID)}"
-    return Path(str(node_config.get(STATE_DIR, default))).expanduser().resolve()
 
 
 def _code_age() -> Sequence[object]:

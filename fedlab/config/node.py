@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from pydantic import Field
 
 from fedlab.config.base import ComponentField, Section
 from fedlab.config.sections import parse, read_yaml
-from fedlab.storage.paths import MadePath, PathKind
+from fedlab.storage.paths import MadePath, PathKind, flower_home
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
@@ -45,6 +46,18 @@ def read_node(path: str | Path) -> NodeConfig:
     place = Path(path).expanduser().absolute()
     node = parse(NodeConfig, read_yaml(place))
     return node.model_copy(update={"state": PathKind("made").absolute(node.state, place.parent)})
+
+
+def state_folder(node_config: Mapping[str, object]) -> Path:
+    """The folder for all that never leaves a node, from Flower's configuration of the node.
+
+    Raises:
+        ConfigErrors: the node's file cannot be read.
+    """
+    if file := node_config.get("node-file"):
+        return Path(read_node(str(file)).state)
+    default = flower_home() / "fedlab" / f"client-{node_config.get('partition-id')}"
+    return Path(str(node_config.get("state-dir", default))).expanduser().resolve()
 
 
 def read_server(path: str | Path) -> ServerConfig:

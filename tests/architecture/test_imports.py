@@ -41,8 +41,8 @@ LOOSE = {"__init__", "_environment", "assembly", "doctor", "errors", "registry",
 SERVER_MAY_KNOW = {"fedlab.clients.state"}
 
 FLOWER_ALLOWED = (
-    "fedlab.clients.app", "fedlab.clients.resident.*", "fedlab.server", "fedlab.server.*", "fedlab.engine",
-    "fedlab.engine.*", "fedlab.protocol.*",
+    "fedlab.clients.app", "fedlab.clients.resident.*", "fedlab.clients.sent", "fedlab.server", "fedlab.server.*",
+    "fedlab.engine", "fedlab.engine.*", "fedlab.protocol.*",
 )  # fmt: skip
 
 # pure computation: a method reads no file, starts nothing, prints nothing
