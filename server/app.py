@@ -43,19 +43,12 @@ def main(grid: Grid, context: Context) -> None:
     use_deterministic_kernels(device)
     held = server_data(submitted)
     begun = begin(submitted, context.run_id, components.privacy)
-    begun.check_data(held.data_fingerprint)
     folder, model = begun.folder, components.method.own_model
     with folder.writing():
         told = begun.take_back()
         try:
             with open_session(
-                config,
-                folder,
-                engine="deployment",
-                workers=0,
-                model=model,
-                resumed=begun.resumed,
-                display=StreamSink(),
+                config, folder, engine="deployment", workers=0, model=model, resumed=begun.resumed
             ) as tracker:
                 for warning in told:
                     tracker.emit("warning", message=warning)
@@ -70,6 +63,7 @@ def main(grid: Grid, context: Context) -> None:
                     expected_clients=submitted.expected or len(held.names),
                     **held.given(config, device),
                 )
+                begun.check_data(setup.data_fingerprint)
                 if begun.start is None:
                     held.tell(tracker)
                 loop = make_loop(grid, setup)
