@@ -43,6 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     use_deterministic_kernels(device)
     held = server_data(submitted)
     begun = begin(submitted, context.run_id, components.privacy)
+    begun.check_data(held.data_fingerprint)
     folder, model = begun.folder, components.method.own_model
     with folder.writing():
         told = begun.take_back()
@@ -63,7 +64,6 @@ def main(grid: Grid, context: Context) -> None:
                     expected_clients=submitted.expected or len(held.names),
                     **held.given(config, device),
                 )
-                begun.check_data(setup.data_fingerprint)
                 if begun.start is None:
                     held.tell(tracker)
                 loop = make_loop(grid, setup)
