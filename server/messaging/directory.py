@@ -158,7 +158,7 @@ class ClientDirectory:
         while len(self._client) + len(self.refused) < wanted:
             nodes = self._wait(wanted, deadline)
             answers, failed = self._ask([node for node in nodes if node not in self._client.keys() | self.refused])
-            self.refused |= failed
+            self.refused |= dict(sorted(failed.items()))
             if not (answers or failed):  # all were lost just now, or are others' than this run's
                 if time.monotonic() > deadline:
                     raise MachineError(
