@@ -49,7 +49,13 @@ def main(grid: Grid, context: Context) -> None:
         told = begun.take_back()
         try:
             with open_session(
-                config, folder, engine="deployment", workers=0, model=model, resumed=begun.resumed
+                config,
+                folder,
+                engine="deployment",
+                workers=0,
+                model=model,
+                resumed=begun.resumed,
+                display=StreamSink(),
             ) as tracker:
                 for warning in told:
                     tracker.emit("warning", message=warning)

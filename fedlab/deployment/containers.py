@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.deployment.flower import DeploymentError
-from fedlab.deployment.nodefile import mounted, write_node_file, write_server_file
+from fedlab.deployment.nodefile import mounted, write_node_file
 from fedlab.deployment.processes import node_config
-from fedlab.deployment.project import Federation, Folder, Site
+from fedlab.deployment.project import Folder, Site
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import write_atomic
 
@@ -28,20 +28,19 @@ def write_compose(folder: Folder) -> None:
 
     settings = folder.settings()
     if isinstance(settings, Site):
-        made = compose.node(settings.site, settings.superlink, settings.data, name=settings.name)
+        made = compose.node(settings.site, settings.superlink, settings.data, name=_name(folder))
         _write(folder, made, {"FEDLAB_IMAGE": settings.image}, [folder.path / "key"])
         return
-    data: dict[str, str | None] = {}
-    configs: dict[str, str] = {}
+    data, configs = {}, {}
     for client, (site, source) in enumerate(settings.sites.items()):
         if settings.simulate_partition:
             data[site] = None
             configs[site] = node_config(client=client, state=STATE)
         elif settings.local and source is not None:
-            place, inside = mounted({site: source}, DATA)
-            write_node_file(folder.node_file(site), site, inside[site], STATE)
+            place, inside = mounted(source, DATA)
+            write_node_file(folder.node_file(site), site, inside, STATE)
             data[site] = None if place is None else str(place)
-    made = compose.federation(data, name=settings.name, node_config=configs, server_data=_server_data(folder, settings))
+    made = compose.federation(data, name=_name(folder), node_config=configs, server_data=_server_data(folder))
     values = {
         "FEDLAB_IMAGE": settings.image,
         "FEDLAB_PORT": str(settings.port),
@@ -103,13 +102,14 @@ def fetch(folder: Folder, name: str) -> Path:
     return target
 
 
-def _server_data(folder: Folder, settings: Federation) -> str | None:
-    """The folder that the server needs for its own sets of samples; None without sets. Its file is written too."""
-    if not settings.server:
-        return None
-    place, inside = mounted(settings.server, DATA)
-    write_server_file(folder.server_file, inside)
-    return None if place is None else str(place)
+def _server_data(folder: Folder) -> str | None:
+    return None
+
+
+def _name(folder: Folder) -> str:
+    """A name for compose: lower-case letters, digits and dashes."""
+    kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in folder.path.name.lower())
+    return f"fedlab-{kept.strip('-') or 'project'}"
 
 
 def _write(folder: Folder, made: dict[str, Any], values: Mapping[str, str], keys: list[Path]) -> None:
@@ -120,6 +120,7 @@ def _write(folder: Folder, made: dict[str, Any], values: Mapping[str, str], keys
         user = group = compose.USER_ID
         for key in keys:
             os.chown(key, user, group)
+            os.chown(key.parent, user, group)
     given = {**values, "FEDLAB_UID": str(user), "FEDLAB_GID": str(group)}
     write_atomic(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in given.items()))
     compose.write(made, folder.compose)

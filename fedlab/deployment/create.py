@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import Config
+from fedlab.config.yamltree import dump_yaml
 from fedlab.deployment import certificates
 from fedlab.deployment.handover import HandOver, write_hand_over
-from fedlab.deployment.nodefile import write_node_file, write_server_file
+from fedlab.deployment.nodefile import write_node_file
 from fedlab.deployment.private import check_private, private_folder
 from fedlab.deployment.processes import check_machine
 from fedlab.deployment.project import (
@@ -22,7 +23,6 @@ from fedlab.deployment.project import (
     Form,
     check_host,
     check_site,
-    new_name,
 )
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
 from fedlab.storage.runfolder import write_atomic
@@ -76,14 +76,14 @@ def init(config: Config, path: Path, asked: Asked) -> tuple[Folder, list[str]]:
     if before is None and folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError("FOLDER", str(folder.path), "an empty folder or one made by `fedlab deploy init`")
     _check(asked)
-    settings = _settings(config, asked, before, folder.path)
+    settings = _settings(config, asked, before)
     new = [site for site in settings.sites if before is None or site not in before.sites]
     private_folder(folder.path)
     _keys(folder, settings, new)
     for site in settings.sites:
         _site_files(folder, settings, site, config)
-    if settings.server and settings.form == "processes":
-        write_server_file(folder.server_file, settings.server)
+    if server := dict(config.data.source.settings.get("server") or {}) if config.data.source.name == SITES else {}:
+        write_atomic(folder.server_file, dump_yaml({"data": server}))
     folder.write(settings)
     write_connection(folder, settings)
     if settings.form == "containers":
@@ -177,14 +177,13 @@ def _check(asked: Asked) -> None:
     _raise(found)
 
 
-def _settings(config: Config, asked: Asked, before: Federation | None, path: Path) -> Federation:
+def _settings(config: Config, asked: Asked, before: Federation | None) -> Federation:
     sites = _sites(config, asked)
     form: Form = asked.form or (before.form if before else "containers")
     port = asked.port or (before.port if before else DEFAULT_PORT)
     image = asked.image or (before.image if before else DEFAULT_IMAGE)
     hosts = asked.hosts or (before.hosts if before else ())
     made = Federation(
-        name=before.name if before else new_name(path),
         form=form,
         hosts=hosts,
         port=port,
@@ -192,7 +191,6 @@ def _settings(config: Config, asked: Asked, before: Federation | None, path: Pat
         image=image,
         simulate_partition=asked.simulate_partition,
         sites=sites,
-        server=_server_sets(config),
     )
     if before is None:
         return made
@@ -204,7 +202,7 @@ def _settings(config: Config, asked: Asked, before: Federation | None, path: Pat
     ):
         if (now := getattr(made, key)) != (then := getattr(before, key)):
             raise ConfigError(option, _told(now), f"{_told(then)}, as this folder was made with", fix)
-    return made.model_copy(update={"sites": {**before.sites, **sites}, "server": {**before.server, **made.server}})
+    return made.model_copy(update={"sites": {**before.sites, **sites}})
 
 
 def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
@@ -245,13 +243,6 @@ def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
             if data is None
         )  # fmt: skip
     return chosen
-
-
-def _server_sets(config: Config) -> dict[str, dict[str, Any]]:
-    """The server's own sets of samples for which the configuration says where they are."""
-    named = config.data.source.settings.get("server") if config.data.source.name == SITES else None
-    given = {str(name): _plain(source) for name, source in named.items()} if isinstance(named, Mapping) else {}
-    return {name: source for name, source in given.items() if source is not None}
 
 
 def _keys(folder: Folder, settings: Federation, new: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Writes the files by which a node and the server know their data, for this machine and for containers."""
+"""Writes the file by which a node knows its site and its data, for this machine and for containers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config.yamltree import dump_yaml
-from fedlab.experiment.components import Visit, located
+from fedlab.experiment.components import located
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
 
 _READ = ("input", "hub", "weights")
-_TOLD = "# written by `fedlab deploy`; change it with its commands\n"
 
 
 def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path | str) -> None:
@@ -25,28 +24,19 @@ def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path 
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
     """
-    write_atomic(path, _TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
+    told = "# written by `fedlab deploy`; change it with its commands\n"
+    write_atomic(path, told + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
 
 
-def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the file by which the server knows its own sets of samples.
-
-    Args:
-        path: the file.
-        sets: the source of each set by its name, with absolute paths.
-    """
-    write_atomic(path, _TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}}))
-
-
-def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Path | None, dict[str, dict[str, Any]]]:
-    """Sources of data as a container sees them.
+def mounted(data: Mapping[str, Any], inside: Path) -> tuple[Path | None, dict[str, Any]]:
+    """A source of data as a container sees it.
 
     Args:
-        sources: by any name, with absolute paths.
+        data: the source, with absolute paths.
         inside: where the container has the data.
 
     Returns:
-        The folder of this machine that the container needs, None if the sources read no files; and the sources with
+        The folder of this machine that the container needs, None if the source reads no files; and the source with
         paths below `inside`.
     """
     found: list[Path] = []
@@ -56,10 +46,9 @@ def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Pat
             found.append(Path(text))
         return text
 
-    for source in sources.values():
-        _visited(source, note)
+    _visited(data, note)
     if not found:
-        return None, {name: dict(source) for name, source in sources.items()}
+        return None, dict(data)
     common = Path(os.path.commonpath(found))
     common = common if common.is_dir() else common.parent
 
@@ -67,11 +56,11 @@ def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Pat
         path = Path(text)
         if kind.kind not in _READ or not path.is_absolute():
             return text
-        return str(inside / path.relative_to(common))
+        return str(inside if path == common else inside / path.relative_to(common))
 
-    return common, {name: _visited(source, moved) for name, source in sources.items()}
+    return common, _visited(data, moved)
 
 
-def _visited(data: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
+def _visited(data: Mapping[str, Any], visit: Any) -> dict[str, Any]:
     raw = located({"data": {"source": dict(data)}}, visit)
     return dict(raw["data"]["source"])

@@ -104,19 +104,6 @@ def up(folder: Folder) -> list[str]:
     return new
 
 
-def use_image(folder: Folder, image: str) -> None:
-    """Have the containers of a project use another image from their next start on.
-
-    Raises:
-        ConfigError: the project has no containers.
-    """
-    settings = folder.settings()
-    if settings.form != "containers":
-        raise ConfigError("--image", image, "a project in containers", "leave the option out: this one has processes")
-    folder.write(settings.model_copy(update={"image": image}))
-    containers.write_compose(folder)
-
-
 def down(folder: Folder) -> int:
     """End everything of a project that runs on this machine and return how many processes or containers there were."""
     settings = folder.settings()
@@ -224,12 +211,10 @@ def _await_superlink(folder: Folder, settings: Federation) -> None:
     """Wait until the SuperLink and the gateway answer.
 
     Raises:
-        DeploymentError: one of them ends again and again, or was ended by somebody else.
+        DeploymentError: one of them ends again and again.
     """
     for name, port in ((processes.SUPERLINK, settings.control_port), (processes.GATEWAY, settings.port)):
         while not is_healthy(folder, port):
-            if supervisor.running(folder) is None:
-                raise DeploymentError(f"the supervisor has ended; see {folder.state / 'logs' / 'supervisor.log'}")
             one = supervisor.standings(folder).get(name)
             if one is not None and one.pid is None and one.starts >= _MOST_STARTS:
                 said = Path(one.log).read_text(encoding="utf-8", errors="replace")[-2000:].strip()

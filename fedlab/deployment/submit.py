@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from fedlab.config import Config
@@ -20,34 +19,6 @@ THIN_APP = Path(__file__).with_name("app")
 """All of the app that is sent to a SuperLink: a folder with a pyproject.toml."""
 
 
-
-class DeploymentError(FedLabError):
-    """A submitted run failed, was stopped, or the SuperLink refused it."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a submitted run stands.
-
-    Args:
-        status: ``pending``, ``starting``, ``running`` or ``finished:`` and ``completed``, ``failed`` or ``stopped``.
-        details: what Flower says of it, for a failed run the ServerApp's error.
-    """
-
-    status: str
-    details: str
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is over."""
-        return self.status.startswith("finished")
-
-    @property
-    def completed(self) -> bool:
-        """Whether it went well."""
-        return self.status == "finished:completed"
-
-
 def submit(
     config: Config,
     superlink: str,
@@ -56,6 +27,7 @@ def submit(
     simulate_partition: bool = False,
     token: str = "",
     resume: str = "",
+    home: Path | None = None,
 ) -> int:
     """Submit a run and return Flower's id of it.
 
@@ -63,9 +35,10 @@ def submit(
         config: the run's configuration; the engine section says how each machine computes, not where.
         superlink: a connection of ``config.toml`` in Flower's folder.
         clients: nodes to wait for; 0 is every client of the partition.
-        simulate_partition: whether every node loads the configured data and takes its part of it, for demonstrations.
+        simulate_partition: every node loads the configured source and takes its own part of it.
         token: what tells the run from all others; default: a new one.
         resume: name of the run folder on the server whose run goes on; its token must be given too.
+        home: Flower's folder; default: the user's own.
 
     Raises:
         ConfigError, ConfigErrors: the configuration is wrong, or divides a source that no node has; nothing was sent.
