@@ -17,7 +17,7 @@ from fedlab.deployment.handover import HandOver, read_hand_over
 from fedlab.deployment.nodefile import mounted, write_node_file
 from fedlab.deployment.private import private_folder, write_private
 from fedlab.deployment.processes import check_machine
-from fedlab.deployment.project import Folder, Form, Site, new_name
+from fedlab.deployment.project import Folder, Form, Site
 from fedlab.errors import ConfigError
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
@@ -74,12 +74,7 @@ def prepare(
     private_folder(folder.path)
     _write(folder, given)
     settings = Site(
-        name=before.name if before is not None else new_name(folder.path),
-        form=chosen,
-        site=given.site,
-        superlink=given.superlink,
-        image=image or given.image,
-        data=_mount(source, chosen),
+        form=chosen, site=given.site, superlink=given.superlink, image=image or given.image, data=_mount(source, chosen)
     )
     _write_node(folder, settings, source)
     folder.write(settings)
@@ -147,7 +142,7 @@ def _write(folder: Folder, given: HandOver) -> None:
 def _mount(source: dict[str, Any], form: Form) -> str | None:
     from fedlab.deployment.containers import DATA
 
-    place = mounted({"data": source}, DATA)[0] if form == "containers" else None
+    place = mounted(source, DATA)[0] if form == "containers" else None
     return None if place is None else str(place)
 
 
@@ -156,7 +151,7 @@ def _write_node(folder: Folder, settings: Site, source: dict[str, Any]) -> None:
 
     path = folder.path / "node.yaml"
     if settings.form == "containers":
-        write_node_file(path, settings.site, mounted({"data": source}, DATA)[1]["data"], STATE)
+        write_node_file(path, settings.site, mounted(source, DATA)[1], STATE)
     else:
         write_node_file(path, settings.site, source, folder.state)
         located_node(path)  # as the node will read it
