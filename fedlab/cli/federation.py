@@ -106,7 +106,12 @@ def init(
 
 
 @deploy_app.command(cls=Command)
-def up(folder: FolderOption = None) -> None:
+def up(
+    image: Annotated[
+        str | None, typer.Option(help="Image of the containers from now on.", show_default="the present one")
+    ] = None,
+    folder: FolderOption = None,
+) -> None:
     """Start the SuperLink and all nodes of this folder; what runs already is left alone.
 
     In a site's folder, start that site's node.
@@ -115,6 +120,8 @@ def up(folder: FolderOption = None) -> None:
     from fedlab.deployment.project import Site, find
 
     place = find(folder)
+    if image is not None:
+        operate.use_image(place, image)
     settings = place.settings()
     for site in operate.up(place):
         typer.echo(f"registered: {site}")

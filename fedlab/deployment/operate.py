@@ -104,6 +104,19 @@ def up(folder: Folder) -> list[str]:
     return new
 
 
+def use_image(folder: Folder, image: str) -> None:
+    """Have the containers of a project use another image from their next start on.
+
+    Raises:
+        ConfigError: the project has no containers.
+    """
+    settings = folder.settings()
+    if settings.form != "containers":
+        raise ConfigError("--image", image, "a project in containers", "leave the option out: this one has processes")
+    folder.write(settings.model_copy(update={"image": image}))
+    containers.write_compose(folder)
+
+
 def down(folder: Folder) -> int:
     """End everything of a project that runs on this machine and return how many processes or containers there were."""
     settings = folder.settings()
