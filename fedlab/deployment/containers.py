@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.deployment.flower import DeploymentError
-from fedlab.deployment.nodefile import mounted, write_node_file
+from fedlab.deployment.nodefile import mounted, write_node_file, write_server_file
 from fedlab.deployment.processes import node_config
-from fedlab.deployment.project import Folder, Site
+from fedlab.deployment.project import Federation, Folder, Site
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import write_atomic
 
@@ -37,10 +37,10 @@ def write_compose(folder: Folder) -> None:
             data[site] = None
             configs[site] = node_config(client=client, state=STATE)
         elif settings.local and source is not None:
-            place, inside = mounted(source, DATA)
-            write_node_file(folder.node_file(site), site, inside, STATE)
+            place, inside = mounted({site: source}, DATA)
+            write_node_file(folder.node_file(site), site, inside[site], STATE)
             data[site] = None if place is None else str(place)
-    made = compose.federation(data, name=_name(folder), node_config=configs, server_data=_server_data(folder))
+    made = compose.federation(data, name=_name(folder), node_config=configs, server_data=_server_data(folder, settings))
     values = {
         "FEDLAB_IMAGE": settings.image,
         "FEDLAB_PORT": str(settings.port),
@@ -102,8 +102,13 @@ def fetch(folder: Folder, name: str) -> Path:
     return target
 
 
-def _server_data(folder: Folder) -> str | None:
-    return None
+def _server_data(folder: Folder, settings: Federation) -> str | None:
+    """The folder that the server needs for its own sets of samples; None without sets. Its file is written too."""
+    if not settings.server:
+        return None
+    place, inside = mounted(settings.server, DATA)
+    write_server_file(folder.server_file, inside)
+    return None if place is None else str(place)
 
 
 def _name(folder: Folder) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import Config
-from fedlab.config.yamltree import dump_yaml
 from fedlab.deployment import certificates
 from fedlab.deployment.handover import HandOver, write_hand_over
-from fedlab.deployment.nodefile import write_node_file
+from fedlab.deployment.nodefile import write_node_file, write_server_file
 from fedlab.deployment.private import check_private, private_folder
 from fedlab.deployment.processes import check_machine
 from fedlab.deployment.project import (
@@ -82,8 +81,8 @@ def init(config: Config, path: Path, asked: Asked) -> tuple[Folder, list[str]]:
     _keys(folder, settings, new)
     for site in settings.sites:
         _site_files(folder, settings, site, config)
-    if server := dict(config.data.source.settings.get("server") or {}) if config.data.source.name == SITES else {}:
-        write_atomic(folder.server_file, dump_yaml({"data": server}))
+    if settings.server and settings.form == "processes":
+        write_server_file(folder.server_file, settings.server)
     folder.write(settings)
     write_connection(folder, settings)
     if settings.form == "containers":
@@ -191,6 +190,7 @@ def _settings(config: Config, asked: Asked, before: Federation | None) -> Federa
         image=image,
         simulate_partition=asked.simulate_partition,
         sites=sites,
+        server=_server_sets(config),
     )
     if before is None:
         return made
@@ -202,7 +202,7 @@ def _settings(config: Config, asked: Asked, before: Federation | None) -> Federa
     ):
         if (now := getattr(made, key)) != (then := getattr(before, key)):
             raise ConfigError(option, _told(now), f"{_told(then)}, as this folder was made with", fix)
-    return made.model_copy(update={"sites": {**before.sites, **sites}})
+    return made.model_copy(update={"sites": {**before.sites, **sites}, "server": {**before.server, **made.server}})
 
 
 def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
@@ -243,6 +243,13 @@ def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
             if data is None
         )  # fmt: skip
     return chosen
+
+
+def _server_sets(config: Config) -> dict[str, dict[str, Any]]:
+    """The server's own sets of samples for which the configuration says where they are."""
+    named = config.data.source.settings.get("server") if config.data.source.name == SITES else None
+    given = {str(name): _plain(source) for name, source in named.items()} if isinstance(named, Mapping) else {}
+    return {name: source for name, source in given.items() if source is not None}
 
 
 def _keys(folder: Folder, settings: Federation, new: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Writes the file by which a node knows its site and its data, for this machine and for containers."""
+"""Writes the files by which a node and the server know their data, for this machine and for containers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config.yamltree import dump_yaml
-from fedlab.experiment.components import located
+from fedlab.experiment.components import Visit, located
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
 
 _READ = ("input", "hub", "weights")
+_TOLD = "# written by `fedlab deploy`; change it with its commands\n"
 
 
 def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path | str) -> None:
@@ -24,19 +25,28 @@ def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path 
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
     """
-    told = "# written by `fedlab deploy`; change it with its commands\n"
-    write_atomic(path, told + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
+    write_atomic(path, _TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
 
 
-def mounted(data: Mapping[str, Any], inside: Path) -> tuple[Path | None, dict[str, Any]]:
-    """A source of data as a container sees it.
+def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the file by which the server knows its own sets of samples.
 
     Args:
-        data: the source, with absolute paths.
+        path: the file.
+        sets: the source of each set by its name, with absolute paths.
+    """
+    write_atomic(path, _TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}}))
+
+
+def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Path | None, dict[str, dict[str, Any]]]:
+    """Sources of data as a container sees them.
+
+    Args:
+        sources: by any name, with absolute paths.
         inside: where the container has the data.
 
     Returns:
-        The folder of this machine that the container needs, None if the source reads no files; and the source with
+        The folder of this machine that the container needs, None if the sources read no files; and the sources with
         paths below `inside`.
     """
     found: list[Path] = []
@@ -46,9 +56,10 @@ def mounted(data: Mapping[str, Any], inside: Path) -> tuple[Path | None, dict[st
             found.append(Path(text))
         return text
 
-    _visited(data, note)
+    for source in sources.values():
+        _visited(source, note)
     if not found:
-        return None, dict(data)
+        return None, {name: dict(source) for name, source in sources.items()}
     common = Path(os.path.commonpath(found))
     common = common if common.is_dir() else common.parent
 
@@ -56,11 +67,11 @@ def mounted(data: Mapping[str, Any], inside: Path) -> tuple[Path | None, dict[st
         path = Path(text)
         if kind.kind not in _READ or not path.is_absolute():
             return text
-        return str(inside if path == common else inside / path.relative_to(common))
+        return str(inside / path.relative_to(common))
 
-    return common, _visited(data, moved)
+    return common, {name: _visited(source, moved) for name, source in sources.items()}
 
 
-def _visited(data: Mapping[str, Any], visit: Any) -> dict[str, Any]:
+def _visited(data: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
     raw = located({"data": {"source": dict(data)}}, visit)
     return dict(raw["data"]["source"])

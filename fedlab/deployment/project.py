@@ -55,6 +55,9 @@ class Federation(Section):
     sites: dict[str, dict[str, Any] | None] = Field(
         description="sites in the order of their client ids, with the data of those whose node runs on this machine"
     )
+    server: dict[str, dict[str, Any]] = Field(
+        default={}, description="sets of samples that the server holds itself: the source of each by its name"
+    )
 
     @property
     def local(self) -> bool:

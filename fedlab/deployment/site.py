@@ -142,7 +142,7 @@ def _write(folder: Folder, given: HandOver) -> None:
 def _mount(source: dict[str, Any], form: Form) -> str | None:
     from fedlab.deployment.containers import DATA
 
-    place = mounted(source, DATA)[0] if form == "containers" else None
+    place = mounted({"data": source}, DATA)[0] if form == "containers" else None
     return None if place is None else str(place)
 
 
@@ -151,7 +151,7 @@ def _write_node(folder: Folder, settings: Site, source: dict[str, Any]) -> None:
 
     path = folder.path / "node.yaml"
     if settings.form == "containers":
-        write_node_file(path, settings.site, mounted(source, DATA)[1], STATE)
+        write_node_file(path, settings.site, mounted({"data": source}, DATA)[1]["data"], STATE)
     else:
         write_node_file(path, settings.site, source, folder.state)
         located_node(path)  # as the node will read it
