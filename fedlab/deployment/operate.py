@@ -224,10 +224,12 @@ def _await_superlink(folder: Folder, settings: Federation) -> None:
     """Wait until the SuperLink and the gateway answer.
 
     Raises:
-        DeploymentError: one of them ends again and again.
+        DeploymentError: one of them ends again and again, or was ended by somebody else.
     """
     for name, port in ((processes.SUPERLINK, settings.control_port), (processes.GATEWAY, settings.port)):
         while not is_healthy(folder, port):
+            if supervisor.running(folder) is None:
+                raise DeploymentError(f"the supervisor has ended; see {folder.state / 'logs' / 'supervisor.log'}")
             one = supervisor.standings(folder).get(name)
             if one is not None and one.pid is None and one.starts >= _MOST_STARTS:
                 said = Path(one.log).read_text(encoding="utf-8", errors="replace")[-2000:].strip()
