@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
-from fedlab.config.node import read_node
-from fedlab.storage.paths import flower_home
+from fedlab.config.node import state_folder
 
 FILE = "sent.jsonl"
 _LONGEST = 64 * 2**20  # bytes of the file before a new one is begun; the one before is kept
@@ -50,14 +47,6 @@ def described(reply: Message) -> dict[str, Any]:
             values = {key: _kind(value) for key, value in record.items()}
         records[name] = {"type": type(record).__name__, "values": values}
     return {"records": records}
-
-
-def state_folder(node_config: Mapping[str, object]) -> Path:
-    """The folder of a node for all that never leaves it, from Flower's configuration of the node."""
-    if file := node_config.get("node-file"):
-        return Path(read_node(str(file)).state)
-    default = flower_home() / "fedlab" / f"client-{node_config.get('partition-id')}"
-    return Path(str(node_config.get("state-dir", default))).expanduser().resolve()
 
 
 def _kind(value: object) -> list[Any]:
