@@ -31,7 +31,8 @@ def write_compose(folder: Folder) -> None:
         made = compose.node(settings.site, settings.superlink, settings.data, name=_name(folder))
         _write(folder, made, {"FEDLAB_IMAGE": settings.image}, [folder.path / "key"])
         return
-    data, configs = {}, {}
+    data: dict[str, str | None] = {}
+    configs: dict[str, str] = {}
     for client, (site, source) in enumerate(settings.sites.items()):
         if settings.simulate_partition:
             data[site] = None

@@ -156,7 +156,7 @@ class _Kept:
 
     def __init__(self, folder: Folder, program: Program) -> None:
         self.program = program
-        self._folder, self._process = folder, None
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._pause, self._due = _FIRST_PAUSE, 0.0
         self.standing = Standing(None, time.time(), 0, "", str(_log_of(folder, program.name)))
