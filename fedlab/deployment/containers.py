@@ -28,7 +28,7 @@ def write_compose(folder: Folder) -> None:
 
     settings = folder.settings()
     if isinstance(settings, Site):
-        made = compose.node(settings.site, settings.superlink, settings.data, name=_name(folder))
+        made = compose.node(settings.site, settings.superlink, settings.data, name=settings.name)
         _write(folder, made, {"FEDLAB_IMAGE": settings.image}, [folder.path / "key"])
         return
     data: dict[str, str | None] = {}
@@ -41,7 +41,7 @@ def write_compose(folder: Folder) -> None:
             place, inside = mounted({site: source}, DATA)
             write_node_file(folder.node_file(site), site, inside[site], STATE)
             data[site] = None if place is None else str(place)
-    made = compose.federation(data, name=_name(folder), node_config=configs, server_data=_server_data(folder, settings))
+    made = compose.federation(data, name=settings.name, node_config=configs, server_data=_server_data(folder, settings))
     values = {
         "FEDLAB_IMAGE": settings.image,
         "FEDLAB_PORT": str(settings.port),
@@ -112,12 +112,6 @@ def _server_data(folder: Folder, settings: Federation) -> str | None:
     return None if place is None else str(place)
 
 
-def _name(folder: Folder) -> str:
-    """A name for compose: lower-case letters, digits and dashes."""
-    kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in folder.path.name.lower())
-    return f"fedlab-{kept.strip('-') or 'project'}"
-
-
 def _write(folder: Folder, made: dict[str, Any], values: Mapping[str, str], keys: list[Path]) -> None:
     from fedlab.deployment import compose
 
@@ -126,7 +120,6 @@ def _write(folder: Folder, made: dict[str, Any], values: Mapping[str, str], keys
         user = group = compose.USER_ID
         for key in keys:
             os.chown(key, user, group)
-            os.chown(key.parent, user, group)
     given = {**values, "FEDLAB_UID": str(user), "FEDLAB_GID": str(group)}
     write_atomic(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in given.items()))
     compose.write(made, folder.compose)

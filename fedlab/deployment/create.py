@@ -22,6 +22,7 @@ from fedlab.deployment.project import (
     Form,
     check_host,
     check_site,
+    new_name,
 )
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
 from fedlab.storage.runfolder import write_atomic
@@ -75,7 +76,7 @@ def init(config: Config, path: Path, asked: Asked) -> tuple[Folder, list[str]]:
     if before is None and folder.path.exists() and any(folder.path.iterdir()):
         raise ConfigError("FOLDER", str(folder.path), "an empty folder or one made by `fedlab deploy init`")
     _check(asked)
-    settings = _settings(config, asked, before)
+    settings = _settings(config, asked, before, folder.path)
     new = [site for site in settings.sites if before is None or site not in before.sites]
     private_folder(folder.path)
     _keys(folder, settings, new)
@@ -176,13 +177,14 @@ def _check(asked: Asked) -> None:
     _raise(found)
 
 
-def _settings(config: Config, asked: Asked, before: Federation | None) -> Federation:
+def _settings(config: Config, asked: Asked, before: Federation | None, path: Path) -> Federation:
     sites = _sites(config, asked)
     form: Form = asked.form or (before.form if before else "containers")
     port = asked.port or (before.port if before else DEFAULT_PORT)
     image = asked.image or (before.image if before else DEFAULT_IMAGE)
     hosts = asked.hosts or (before.hosts if before else ())
     made = Federation(
+        name=before.name if before else new_name(path),
         form=form,
         hosts=hosts,
         port=port,

@@ -18,6 +18,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,7 @@ class Federation(Section):
     """What the organizer's project is: ``deployment.yaml``."""
 
     kind: Literal["federation"] = "federation"
+    name: str = Field(description="name of the project for docker compose, which no other folder has")
     form: Form = Field(description="how everything runs on this machine")
     hosts: tuple[str, ...] = Field(default=(), description="names and addresses under which sites reach the server")
     port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="port that the sites connect to")
@@ -75,6 +77,7 @@ class Site(Section):
     """What the folder of one site's node is, on the site's own machine."""
 
     kind: Literal["site"] = "site"
+    name: str = Field(description="name of the project for docker compose, which no other folder has")
     form: Form = Field(description="how the node runs on this machine")
     site: str = Field(description="name of the site")
     superlink: str = Field(description="address of the federation's server")
@@ -195,6 +198,12 @@ def find(folder: Path | None) -> Folder:
     found = Folder(next((place for place in here if (place / FILE).is_file()), here[0]))
     found.settings()
     return found
+
+
+def new_name(path: Path) -> str:
+    """A name for docker compose: volumes belong to a name, and another folder of the same name must not share them."""
+    kept = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in path.name.lower())
+    return f"fedlab-{kept.strip('-') or 'project'}-{secrets.token_hex(3)}"
 
 
 def check_site(name: str, key: str) -> None:

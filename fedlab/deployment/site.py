@@ -17,7 +17,7 @@ from fedlab.deployment.handover import HandOver, read_hand_over
 from fedlab.deployment.nodefile import mounted, write_node_file
 from fedlab.deployment.private import private_folder, write_private
 from fedlab.deployment.processes import check_machine
-from fedlab.deployment.project import Folder, Form, Site
+from fedlab.deployment.project import Folder, Form, Site, new_name
 from fedlab.errors import ConfigError
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
@@ -74,7 +74,12 @@ def prepare(
     private_folder(folder.path)
     _write(folder, given)
     settings = Site(
-        form=chosen, site=given.site, superlink=given.superlink, image=image or given.image, data=_mount(source, chosen)
+        name=before.name if before is not None else new_name(folder.path),
+        form=chosen,
+        site=given.site,
+        superlink=given.superlink,
+        image=image or given.image,
+        data=_mount(source, chosen),
     )
     _write_node(folder, settings, source)
     folder.write(settings)

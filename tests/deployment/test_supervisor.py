@@ -39,7 +39,7 @@ def until(holds: Callable[[], object]) -> None:
 def folder(tmp_path: Path) -> Iterator[Folder]:
     made = Folder(tmp_path / "made")
     private_folder(made.state)
-    made.write(Site(form="processes", site="x", superlink="localhost:1"))
+    made.write(Site(name="x", form="processes", site="x", superlink="localhost:1"))
     yield made
     processes.end_all(made)
 
