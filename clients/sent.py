@@ -8,27 +8,36 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
+from flwr.common.constant import ErrorCode
 
 from fedlab.config.node import state_folder
+from fedlab.errors import ConfigErrors
 
 FILE = "sent.jsonl"
 _LONGEST = 64 * 2**20  # bytes of the file before a new one is begun; the one before is kept
 
 
 def record_sent(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Add the reply to a message to the node's record, before the reply is sent."""
+    """Add the reply to a message to the node's record, before the reply is sent.
+
+    What cannot be recorded, because a disk is full for example, is not sent; the reply is then an error that says so.
+    """
     reply = call_next(message, context)
-    path = state_folder(context.node_config) / FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.stat().st_size > _LONGEST:
-        path.replace(path.with_suffix(".jsonl.1"))
+    try:
+        path = state_folder(context.node_config) / FILE
+    except ConfigErrors:  # without the node's file there is no folder, and no data: the reply says that
+        return reply
     facts = {"time": time.time(), "run": context.run_id, "message": message.metadata.message_type, **described(reply)}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+    try:
+        _append(path, json.dumps(facts, ensure_ascii=False) + "\n")
+    except OSError as error:
+        told = f"what this node sends cannot be recorded in {path}, and so it is not sent: {error.strerror or error}"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, told), reply_to=message)
     return reply
 
 
@@ -47,6 +56,14 @@ def described(reply: Message) -> dict[str, Any]:
             values = {key: _kind(value) for key, value in record.items()}
         records[name] = {"type": type(record).__name__, "values": values}
     return {"records": records}
+
+
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and path.stat().st_size > _LONGEST:
+        path.replace(path.with_suffix(".jsonl.1"))
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def _kind(value: object) -> list[Any]:
