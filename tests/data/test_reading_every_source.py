@@ -174,7 +174,8 @@ def test_names_that_are_not_utf8_are_refused_when_the_data_is_read(made: Brought
     str(caught.value).encode()
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"market", "union", "sites"}))  # these are named in the configuration
+# those left out are named in the configuration
+@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"market", "union", "sites"}))
 def test_a_data_set_whose_own_name_is_not_utf8_is_refused(tmp_path: Path, name: str) -> None:
     made = BUILDERS[name](tmp_path / "data")
     odd = os.fsdecode(os.fsencode(tmp_path / "data") + b"\xe9")
