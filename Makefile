@@ -12,16 +12,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 # pytest's marker expression; .ci/run widens it where Chromium is installed
-TESTS ?= not slow and not browser and not deployment
+TESTS ?= not slow and not browser and not deployment and not docker
 # processes that share the tests; 0 runs them one by one in pytest's own
 WORKERS ?= 2
 # of `make mutation`: when to stop, and which sample of the changes to try; ARGS="pat triplet" picks files
 MINUTES ?= 20
 SEED ?= 0
 ARGS ?=
+BUILD ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment mutation lint format typecheck readme reproduce bench doctor \
-	wheel hooks clean distclean
+.PHONY: help demo test test-slow test-browser test-deployment test-docker image compose mutation lint format typecheck \
+	readme reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +42,17 @@ test-browser: $(VENV)/.installed-dev ## look at a report in headless Chromium
 
 test-deployment: $(VENV)/.installed-dev ## run on Flower's SuperLink and SuperNodes on this machine, minutes of polling
 	$(BIN)/python -m pytest -m deployment $(ARGS)
+
+test-docker: $(VENV)/.installed-dev ## build the image and run federations and a Ray cluster in containers (needs Docker)
+	$(BIN)/python -m pytest -m docker $(ARGS)
+
+# BUILD="--build-arg …" passes arguments to the Dockerfile
+image: ## build the image fedlab:VERSION and call it fedlab:latest too
+	version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
+		docker build -f docker/Dockerfile --build-arg "VERSION=$$version" -t "fedlab:$$version" -t fedlab:latest $(BUILD) .
+
+compose: $(VENV)/.installed ## write docker/compose*.yml anew, after a change of fedlab/deployment/compose.py
+	$(BIN)/python -m fedlab.deployment.compose docker
 
 mutation: $(VENV)/.installed-dev ## change formulas one at a time for MINUTES=20 and list the changes that no test notices
 	$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(PIP) install --quiet -c constraints.txt -e '.[mutation]'
