@@ -63,6 +63,12 @@ Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Number of processes that train clients; short for --set engine.workers=…"),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address", metavar="HOST:PORT", help="Address of a running Ray cluster; short for --set engine.address=…"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; short for --set tracking.console=quiet")]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Show progress as plain lines; short for --set tracking.console=plain")

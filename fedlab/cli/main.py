@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedlab.cli.catalogue import list_components
+from fedlab.cli.cluster import cluster_app
 from fedlab.cli.compare import compare
 from fedlab.cli.configuration import config_app
 from fedlab.cli.deploy import submit
@@ -66,6 +67,7 @@ app.add_typer(config_app, name="config")
 app.command(cls=Command)(reproduce)
 app.add_typer(deploy_app, name="deploy")
 app.command(cls=Command)(submit)
+app.add_typer(cluster_app, name="cluster")
 app.command(cls=Command)(doctor)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.arguments import EngineOption, Plain, Quiet, Sets, Workers, shorthands
+from fedlab.cli.arguments import Address, EngineOption, Plain, Quiet, Sets, Workers, shorthands
 from fedlab.cli.failures import command_line
 from fedlab.cli.runs import RunPath, report_line
 
@@ -23,6 +23,7 @@ def resume(
     sets: Sets = None,
     engine: EngineOption = None,
     workers: Workers = None,
+    address: Address = None,
     quiet: Quiet = False,
     plain: Plain = False,
 ) -> None:
@@ -36,7 +37,7 @@ def resume(
     from fedlab.experiment.start import resume as resume_experiment
     from fedlab.report.tables import result_table
 
-    short = shorthands(quiet, plain, engine__name=engine, engine__workers=workers)
+    short = shorthands(quiet, plain, engine__name=engine, engine__workers=workers, engine__address=address)
     finished = resume_experiment(
         path, rounds=rounds, until=until, overrides=[*(sets or ()), *short], command=command_line(ctx)
     )

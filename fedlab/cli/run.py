@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.arguments import EngineOption, Plain, Quiet, Sets, Source, Workers, shorthands
+from fedlab.cli.arguments import Address, EngineOption, Plain, Quiet, Sets, Source, Workers, shorthands
 from fedlab.cli.failures import command_line
 from fedlab.cli.runs import report_line
 
@@ -19,6 +19,7 @@ def run(
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set seed=…")] = None,
     engine: EngineOption = None,
     workers: Workers = None,
+    address: Address = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Short for --set federation.rounds=…")] = None,
     until: Annotated[
         int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` can continue from there.")
@@ -42,6 +43,7 @@ def run(
         seed=seed,
         engine__name=engine,
         engine__workers=workers,
+        engine__address=address,
         federation__rounds=rounds,
         tracking__name=name,
         tracking__folder=str(folder) if folder else None,

@@ -98,6 +98,17 @@ def home(reference: str) -> Path | None:
     return place.parent
 
 
+def own_modules() -> list[str]:
+    """The imported modules that lie in the searched folders, as paths of files or of packages' folders.
+
+    Another machine need not have them. Modules that are installed, and FedLab itself, are not among them.
+    """
+    names = {name.partition(".")[0] for name in list(sys.modules)} - {"fedlab", "__main__"}
+    places = (_origin(name) for name in names)
+    own = {place for place in places if place is not None and place.parent in _searched and not _installed(place)}
+    return sorted(str(place) for place in own if place.is_dir() or place.suffix == ".py")
+
+
 def source_of(reference: str) -> tuple[str, str]:
     """The module name of an imported ``module:Class`` and a hash of its file, which is empty if no file can be read."""
     name = reference.partition(":")[0]

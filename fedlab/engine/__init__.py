@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlab.config import EngineConfig
@@ -24,24 +26,29 @@ __all__ = ["Listeners", "Placement", "Simulation", "check_engine", "fitting", "l
 log = logging.getLogger(__name__)
 
 
-def started(config: EngineConfig, placement: Placement) -> AbstractContextManager[None]:
-    """A context in which Ray is up, if the engine needs it.
-
-    A run enters it before it writes anything, so that a machine on which Ray does not start leaves no run folder.
+@contextmanager
+def started(config: EngineConfig, placement: Placement, shared: Path | None = None) -> Iterator[Placement]:
+    """A context in which Ray is up, if the engine needs it. It gives the placement with the workers of the cluster.
 
     Args:
         config: the configuration's section ``engine``.
         placement: what `check_engine` and `fitting` returned for it.
+        shared: folder that all machines of a cluster must see; None if there is none.
 
     Raises:
-        MachineError: Ray does not start here, or has no room for a single worker.
+        MachineError: Ray does not start here, has no room for a single worker, or a machine lacks what the run needs.
     """
     if config.name == "inline":
-        return nullcontext()
+        yield placement
+        return
     from fedlab.engine import cluster
 
     flower = config.name == "flower"  # its simulation starts Ray by itself, with an environment of its own
-    return cluster.connected(placement.workers, config.threads, placement.gpus_per_worker, config.address, leave=flower)
+    workers, gpus = placement.workers, placement.gpus_per_worker
+    with cluster.connected(workers, config.threads, gpus, config.address, leave=flower, shared=shared) as room:
+        # the cores of this machine say nothing about how many workers a cluster has room for
+        whole = config.address is not None and config.workers is None
+        yield replace(placement, workers=room) if whole else placement
 
 
 def launch(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from fedlab.config.modules import own_modules
+from fedlab.engine import members
 from fedlab.engine.machine import ray_folder
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)
+
+_membership: subprocess.Popen[bytes] | None = None  # of this machine in the cluster that this process is connected to
 
 
 def connect(cpus: int, address: str | None) -> bool:
@@ -25,11 +31,12 @@ def connect(cpus: int, address: str | None) -> bool:
         address: address of a running cluster; None starts one here.
 
     Returns:
-        Whether this call has connected, so that the caller must end the connection.
+        Whether this call has connected, so that the caller must `disconnect`.
 
     Raises:
         MachineError: Ray does not start here, or there is no cluster at the address.
     """
+    global _membership
     if ray.is_initialized():
         return False
     if address is None:
@@ -46,14 +53,27 @@ def connect(cpus: int, address: str | None) -> bool:
                 "run with --engine inline, which needs no Ray; fedlab doctor --deep tells more",
             ) from error
         return True
+    if _membership is None:
+        _membership = members.join(address)
+    # other machines have what is installed, and not the modules beside a configuration
+    own = {"runtime_env": {"py_modules": modules}} if (modules := own_modules()) else {}
     try:
         with _own_sigterm():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        disconnect()
         raise MachineError(
             "engine.address", address, "the address of a running Ray cluster", f"start one with ray start: {error}"
         ) from error
     return True
+
+
+def disconnect() -> None:
+    """End what `connect` has begun."""
+    global _membership
+    ray.shutdown()
+    ended, _membership = _membership, None
+    members.leave(ended)
 
 
 def local(cpus: int) -> dict[str, Any]:
@@ -69,8 +89,12 @@ def local(cpus: int) -> dict[str, Any]:
 
 
 @contextmanager
-def connected(workers: int, threads: int, gpus: float, address: str | None, leave: bool) -> Iterator[None]:
-    """Be connected to Ray while the code inside runs, and refuse a machine without room before it begins.
+def connected(
+    workers: int, threads: int, gpus: float, address: str | None, *, leave: bool = False, shared: Path | None = None
+) -> Iterator[int]:
+    """Be connected to Ray while the code inside runs, and refuse an unsuitable cluster before it begins.
+
+    The context gives the number of workers that there is room for.
 
     Args:
         workers: number of workers that are to run.
@@ -78,19 +102,21 @@ def connected(workers: int, threads: int, gpus: float, address: str | None, leav
         gpus: GPUs of each worker.
         address: address of a running cluster; None starts one here.
         leave: only check, and stop Ray again before the code inside runs, because that starts Ray itself.
+        shared: folder that all machines of the cluster must see; None if there is none.
 
     Raises:
-        MachineError: Ray does not start, or has no room for a single worker.
+        MachineError: Ray does not start, has no room for a single worker, or a machine lacks what the run needs.
     """
     ours = connect(workers * threads, address)
     try:
-        _room(workers, threads, gpus)
+        room = _room(workers, threads, gpus)
+        members.check_members(shared)
         if ours and leave:
             ray.shutdown()
-        yield
+        yield room
     finally:
         if ours:
-            ray.shutdown()
+            disconnect()
 
 
 @contextmanager

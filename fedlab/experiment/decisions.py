@@ -34,12 +34,14 @@ class Tuning:
         client_bytes: bytes of GPU memory that one client, or one batch of clients, took at most; None on the CPU.
         probe: fields of the event ``vectorize``: the number of clients in a batch (0 for no batches), and the
             milliseconds that a client took alone and in a batch. Empty if nothing was measured.
+        keeps_state: whether clients keep tensors from one round to the next.
     """
 
     components: Components
     warnings: tuple[str, ...] = ()
     client_bytes: int | None = None
     probe: dict[str, float] = field(default_factory=dict)
+    keeps_state: bool = False
 
 
 def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> Tuning:
@@ -61,10 +63,11 @@ def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> 
     if decided and components is not setup.components:
         raise ConfigError("training.compile", True, "a machine like the one the run began on", warnings[0])
     setup = replace(setup, components=components)
-    rehearsals, peak = peak_of(lambda: preflight(setup, device), device)
+    rehearsal, peak = peak_of(lambda: preflight(setup, device), device)
+    rehearsals, keeps_state = rehearsal.requests, rehearsal.keeps_state
     asked = setup.config.engine.vectorize
     if asked == "off":
-        return Tuning(components, tuple(warnings), peak)
+        return Tuning(components, tuple(warnings), peak, keeps_state=keeps_state)
     clients = [c for c in range(setup.federated.num_clients) if c not in setup.federated.unseen]
     clients = clients[: _AUTO if asked == "auto" else asked]
     reason, batch_peak = peak_of(lambda: _reason_against(setup, device, rehearsals, clients), device)
@@ -72,13 +75,13 @@ def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> 
         if decided:
             raise ConfigError("engine.vectorize", asked, "clients that can still be trained as one batch", reason)
         warnings.append(f"engine.vectorize = {asked}: clients are trained one after the other, because {reason}")
-        return Tuning(_fixed(components, 0), tuple(warnings), peak)
+        return Tuning(_fixed(components, 0), tuple(warnings), peak, keeps_state=keeps_state)
     if asked != "auto":
-        return Tuning(components, tuple(warnings), batch_peak)
+        return Tuning(components, tuple(warnings), batch_peak, keeps_state=keeps_state)
     alone, together = _milliseconds(setup, device, rehearsals[0], clients)
     size = _AUTO if together < alone else 0
     probe = {"clients": size, "alone": alone, "together": together}
-    return Tuning(_fixed(components, size), tuple(warnings), batch_peak if size else peak, probe)
+    return Tuning(_fixed(components, size), tuple(warnings), batch_peak if size else peak, probe, keeps_state)
 
 
 def _fixed(components: Components, clients: int) -> Components:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fedlab.clients.runtime import ClientSetup
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
-from fedlab.engine import fitting
+from fedlab.engine import fitting, started
 from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
 from fedlab.errors import ConfigError
@@ -37,6 +38,7 @@ class Job:
         warnings: warnings about the configuration and the data, and those of `tune`.
         preflight_seconds: seconds that the preflight and the decisions took.
         probe: fields of the event ``vectorize``; empty if nothing was measured.
+        keeps_state: whether clients keep tensors from one round to the next.
     """
 
     resolved: Resolved
@@ -44,6 +46,7 @@ class Job:
     warnings: Sequence[str]
     preflight_seconds: float
     probe: dict[str, float]
+    keeps_state: bool
 
     @property
     def config(self) -> Config:
@@ -54,6 +57,19 @@ class Job:
     def method(self) -> Method:
         """The method object."""
         return self.resolved.components.method
+
+    @contextmanager
+    def placed(self) -> Iterator[Job]:
+        """A context in which the engine's Ray is up, with this run placed on it.
+
+        A run enters it before it writes anything, so that machines on which it cannot run leave no run folder.
+
+        Raises:
+            MachineError: Ray does not start here, or the cluster lacks what the run needs.
+        """
+        shared = Path(self.config.tracking.folder) if self.keeps_state else None
+        with started(self.config.engine, self.resolved.placement, shared) as placement:
+            yield replace(self, resolved=replace(self.resolved, placement=placement))
 
     def clients(self, state_root: Path) -> ClientSetup:
         """Return what simulated clients need.
@@ -108,7 +124,7 @@ def ready(
     warnings = (*resolved.warnings, *federated.warnings, *tuning.warnings)
     placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)
     decided = replace(resolved, components=tuning.components, placement=placement)
-    return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe)
+    return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe, tuning.keeps_state)
 
 
 def _client_setup(resolved: Resolved, federated: FederatedData, state_root: Path) -> ClientSetup:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +26,25 @@ from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK
 
 
-def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the preflight has seen.
+
+    Args:
+        requests: what the client was sent in each stage.
+        keeps_state: whether the client keeps tensors from one round to the next.
+    """
+
+    requests: list[WorkRequest]
+    keeps_state: bool
+
+
+def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
     """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
 
     Args:
         setup: of the run.
         device: where to compute.
-
-    Returns:
-        What the client was sent in each stage.
 
     Raises:
         ConfigError: no client holds the samples for one training step.
@@ -85,7 +95,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
         method.server_prepare(server(0, first, {}, answer))
         try_probes(setup.components.probes, method, runtime.networks, held)
 
-        rehearsals = []
+        requests = []
         for round, plan in _stages(method, rounds):
             exchange = runtime.enter(plan)
             check_networks(config, privacy, exchange, runtime.networks)
@@ -96,7 +106,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
             extras: dict[str, np.ndarray] = {name: value.cpu().numpy() for name, value in shared.items()}
             instructions = Instructions(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
             request = WorkRequest(instructions, arrays, extras)
-            rehearsals.append(request)
+            requests.append(request)
             trained = runtime.train(client, request, version)
             _refuse_idleness(trained, setup.federated.num_train(client), stages.training(plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
@@ -112,7 +122,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> list[WorkRequest]:
                 runtime.probe(client, request, version, None)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
-        return rehearsals
+        return Rehearsal(requests, version is not None)
 
 
 def largest_client(federated: FederatedData) -> int:

@@ -15,7 +15,7 @@ from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.data.samples import Dataset, on_device
-from fedlab.engine import Listeners, Simulation, launch, started
+from fedlab.engine import Listeners, Simulation, launch
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.experiment.checks import left_out
 from fedlab.experiment.configuration import code_of
@@ -69,7 +69,7 @@ def run(
     """
     job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
-    with started(job.config.engine, job.resolved.placement):
+    with job.placed() as job:
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
@@ -130,8 +130,8 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    with started(job.config.engine, job.resolved.placement), run.folder.writing():
-        told = found.take_back()
+    with job.placed() as job, run.folder.writing():
+        told = [_set_aside(error) for path, error in unusable.items() if is_damaged(path)]
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, told)
 

@@ -100,7 +100,7 @@ class RayGrid(SimulationGrid):
         self._content_refs.clear()
         if self._started_ray:
             self._started_ray = False
-            ray.shutdown()
+            cluster.disconnect()
 
     def _plan(self, units: Sequence[float], total: float | None, overhead: float) -> list[list[int]]:
         if self._chunk is None:
