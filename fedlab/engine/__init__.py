@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,13 +27,16 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def started(config: EngineConfig, placement: Placement, shared: Path | None = None) -> Iterator[Placement]:
+def started(
+    config: EngineConfig, placement: Placement, shared: Path | None = None, read: Sequence[Path] = ()
+) -> Iterator[Placement]:
     """A context in which Ray is up, if the engine needs it. It gives the placement with the workers of the cluster.
 
     Args:
         config: the configuration's section ``engine``.
         placement: what `check_engine` and `fitting` returned for it.
         shared: folder that all machines of a cluster must see; None if there is none.
+        read: files and folders that they must see.
 
     Raises:
         MachineError: Ray does not start here, has no room for a single worker, or a machine lacks what the run needs.
@@ -44,8 +47,8 @@ def started(config: EngineConfig, placement: Placement, shared: Path | None = No
     from fedlab.engine import cluster
 
     flower = config.name == "flower"  # its simulation starts Ray by itself, with an environment of its own
-    workers, gpus = placement.workers, placement.gpus_per_worker
-    with cluster.connected(workers, config.threads, gpus, config.address, leave=flower, shared=shared) as room:
+    asked = (placement.workers, config.threads, placement.gpus_per_worker, config.address)
+    with cluster.connected(*asked, leave=flower, shared=shared, read=read) as room:
         # the cores of this machine say nothing about how many workers a cluster has room for
         whole = config.address is not None and config.workers is None
         yield replace(placement, workers=room) if whole else placement

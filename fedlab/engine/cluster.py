@@ -6,7 +6,7 @@ import logging
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,14 @@ def local(cpus: int) -> dict[str, Any]:
 
 @contextmanager
 def connected(
-    workers: int, threads: int, gpus: float, address: str | None, *, leave: bool = False, shared: Path | None = None
+    workers: int,
+    threads: int,
+    gpus: float,
+    address: str | None,
+    *,
+    leave: bool = False,
+    shared: Path | None = None,
+    read: Sequence[Path] = (),
 ) -> Iterator[int]:
     """Be connected to Ray while the code inside runs, and refuse an unsuitable cluster before it begins.
 
@@ -103,6 +110,7 @@ def connected(
         address: address of a running cluster; None starts one here.
         leave: only check, and stop Ray again before the code inside runs, because that starts Ray itself.
         shared: folder that all machines of the cluster must see; None if there is none.
+        read: files and folders that they must see.
 
     Raises:
         MachineError: Ray does not start, has no room for a single worker, or a machine lacks what the run needs.
@@ -110,7 +118,7 @@ def connected(
     ours = connect(workers * threads, address)
     try:
         room = _room(workers, threads, gpus)
-        members.check_members(shared)
+        members.check_members(shared, read)
         if ours and leave:
             ray.shutdown()
         yield room

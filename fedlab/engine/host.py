@@ -1,7 +1,7 @@
 """One machine of a Ray cluster, called there over ssh: ``python -m fedlab.engine.host about | start OPTION… | stop``.
 
 ``about`` prints a JSON object: ``versions`` of the software by name, ``nodes``, the number of Ray's nodes on the
-machine, and ``address``, that of the machine. ``start`` passes its options on to ``ray start``. ``stop`` ends all of Ray
+machine, and ``address``, that of the machine. ``start`` passes its options to ``ray start``. ``stop`` ends all of Ray
 that this user has started on the machine. The exit code is that of Ray's own command.
 """
 

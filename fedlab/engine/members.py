@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,39 +89,48 @@ def leave(process: subprocess.Popen[bytes] | None) -> None:
         process.wait()
 
 
-def check_members(shared: Path | None) -> None:
+def check_members(shared: Path | None, read: Sequence[Path] = ()) -> None:
     """Refuse a cluster whose other machines lack what this run needs, before any work starts.
 
     Args:
         shared: folder that every machine must see, because clients keep their tensors in it; None if they keep none.
+        read: files and folders that clients read, and that every machine must therefore see.
 
     Raises:
-        MachineError: a machine has other versions of the software, or does not see the folder.
+        MachineError: a machine has other versions of the software, or does not see one of the paths.
     """
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU")]
     if not others:
         return
+    wanted = versions()
     with tempfile.NamedTemporaryFile(dir=_existing(shared), prefix=".fedlab-cluster-") as mark:
-        wanted = versions()
+        sought = [*map(str, read), *([mark.name] if shared is not None else [])]
         places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in others]
         look = ray.remote(_look)
-        answers = [look.options(num_cpus=0, scheduling_strategy=at).remote(mark.name) for at in places]
+        answers = [look.options(num_cpus=0, scheduling_strategy=at).remote(sought) for at in places]
         for machine, answer in zip((node["NodeManagerHostname"] for node in others), answers, strict=True):
             try:
-                found, sees = ray.get(answer, timeout=_PATIENCE)
+                found, missing = ray.get(answer, timeout=_PATIENCE)
             except ray.exceptions.RayError as error:
                 expected = f"a machine with {DISTRIBUTION} {wanted[DISTRIBUTION]}"
                 raise MachineError("engine.address", machine, expected, f"install it there: {error}") from error
             if problem := difference(wanted, found):
                 raise MachineError("engine.address", f"{machine} with {problem}", *_SAME_EVERYWHERE)
-            if shared is not None and not sees:
+            if mark.name in missing:
                 raise MachineError(
                     "tracking.folder",
                     str(shared),
                     f"a folder that every machine of the cluster sees under this path; {machine} does not: with this "
                     "method, clients keep tensors from round to round, and keep them in the run folder",
                     "set tracking.folder to a folder on a disk that the machines share",
+                )
+            if missing:
+                raise MachineError(
+                    "engine.address",
+                    f"{machine} without {missing[0]}",
+                    "machines that see all files that clients read, under the same paths",
+                    "copy it there, or move it to a disk that the machines share",
                 )
 
 
@@ -149,9 +158,9 @@ def difference(here: Mapping[str, str], there: Mapping[str, str]) -> str:
     return ""
 
 
-def _look(mark: str) -> tuple[dict[str, str], bool]:
-    """`versions` on the machine that runs this, and whether it sees a file."""
-    return versions(), Path(mark).is_file()
+def _look(paths: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """`versions` on the machine that runs this, and those of the paths that it does not see."""
+    return versions(), [path for path in paths if not Path(path).exists()]
 
 
 def _existing(folder: Path | None) -> Path | None:

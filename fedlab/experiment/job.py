@@ -17,7 +17,7 @@ from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
 from fedlab.errors import ConfigError
 from fedlab.experiment.checks import Resolved, check_data, check_population, resolve
-from fedlab.experiment.components import complete
+from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
 from fedlab.experiment.given import record_data, record_method, record_strategy
@@ -25,7 +25,7 @@ from fedlab.method import Method
 from fedlab.probes import check_sets
 from fedlab.server.privacy import check_rounds
 from fedlab.server.strategies import Strategy, make_strategy
-from fedlab.storage.paths import cache_folder
+from fedlab.storage.paths import PathKind, cache_folder
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Job:
             MachineError: Ray does not start here, or the cluster lacks what the run needs.
         """
         shared = Path(self.config.tracking.folder) if self.keeps_state else None
-        with started(self.config.engine, self.resolved.placement, shared) as placement:
+        with started(self.config.engine, self.resolved.placement, shared, _read_by_clients(self.config)) as placement:
             yield replace(self, resolved=replace(self.resolved, placement=placement))
 
     def clients(self, state_root: Path) -> ClientSetup:
@@ -125,6 +125,21 @@ def ready(
     placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)
     decided = replace(resolved, components=tuning.components, placement=placement)
     return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe, tuning.keeps_state)
+
+
+def _read_by_clients(config: Config) -> list[Path]:
+    """The files and folders named in the configuration that clients read: those of the method and its networks."""
+    found: list[Path] = []
+
+    def note(kind: PathKind, text: str, key: str) -> str:
+        if kind.kind in ("input", "hub", "weights") and key.startswith(("method.", "model.", "init.")):
+            whole = Path(text)
+            place = whole if kind.kind != "weights" or whole.exists() else Path(text.rpartition("#")[0] or text)
+            found.extend([place] if place.is_absolute() else [])  # the others are names on a hub
+        return text
+
+    located(config.model_dump(mode="json"), note)
+    return found
 
 
 def _client_setup(resolved: Resolved, federated: FederatedData, state_root: Path) -> ClientSetup:

@@ -49,20 +49,18 @@ if where == "cluster":
     seen = []
     checked = members.check_members
 
-    def look(shared):
+    def look(shared, read):
         seen.append(str(shared))
-        checked(shared)
-        members._existing, existing = (lambda folder: None), members._existing
-        for name, lie in (("_look", lambda mark: (members.versions(), False)),
-                          ("_look", lambda mark: ({**members.versions(), "torch": "0.1"}, True))):
-            truth = getattr(members, name)
-            setattr(members, name, lie)
+        checked(shared, read)
+        truth, versions = members._look, members.versions()
+        for lie in (lambda paths: (versions, paths[-1:]), lambda paths: ({**versions, "torch": "0.1"}, []),
+                    lambda paths: (versions, paths[:1])):
+            members._look = lie
             try:
-                checked(shared)
+                checked(shared, [Path("/weights.safetensors")])
             except fedlab.FedLabError as error:
                 seen.append(str(error))
-            setattr(members, name, truth)
-        members._existing = existing
+        members._look = truth
 
     members.check_members = look
 else:
@@ -132,11 +130,12 @@ def test_a_method_of_the_users_own_reaches_the_workers_and_the_result_is_the_sam
     sent = [files for files in notes if all("runtime_resources" in file for file in files)]
     assert len(sent) == 2
     assert len(notes) == 3, "the preflight in the driver's own process"
-    shared, apart, other = told["seen"]  # type: ignore[misc]  # a list, as JSON has it
+    shared, apart, other, without = told["seen"]  # type: ignore[misc]  # a list, as JSON has it
     assert shared == str(tmp_path / "cluster")
     assert "tracking.folder" in apart
     assert "disk that the machines share" in apart
     assert "torch 0.1 instead of" in other
+    assert "without /weights.safetensors" in without
     assert told["ray"] is False
 
 

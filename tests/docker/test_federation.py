@@ -1,0 +1,92 @@
+"""`fedlab deploy` in containers: three nodes on this machine, one of which is cut off and comes back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import fedlab as package
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
+Called = Callable[..., str]
+
+CONFIG = """
+seed: 3
+method: {name: supervised}
+model: {name: logistic}
+data:
+  source: {name: digits, domains: [handwritten, mnist, synth], train_per_domain: 60, test_per_domain: 30}
+  partition: [{name: domain}]
+federation: {rounds: 6}
+engine: {device: cpu}
+tracking: {name: contained, tensorboard: false}
+"""
+CUT_OFF = 15.0  # seconds; shorter than the minute after which Flower gives a node up
+
+
+@pytest.fixture
+def project(image: str, fedlab: Called, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a federation that is up."""
+    (tmp_path / "demo.yaml").write_text(CONFIG)
+    fedlab(tmp_path, "deploy", "init", "demo.yaml", "--nodes", "3", "--simulate-partition", "--image", image)
+    folder = tmp_path / "deployment"
+    try:
+        fedlab(tmp_path, "deploy", "up")
+        yield folder
+    finally:
+        logs = subprocess.run(["docker", "compose", "logs", "--tail", "60"], cwd=folder, capture_output=True, text=True)
+        sys.stderr.write(logs.stdout)
+        fedlab(tmp_path, "deploy", "down")
+        subprocess.run(["docker", "compose", "down", "--volumes"], cwd=folder, capture_output=True, check=False)
+
+
+def container(folder: Path, service: str) -> str:
+    command = ["docker", "compose", "ps", "--quiet", service]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_metrics_are_those_of_the_simulation_though_a_node_was_cut_off(
+    project: Path, docker: Called, fedlab: Called, tmp_path: Path
+) -> None:
+    services = docker("compose", "--project-directory", str(project), "config", "--services").split()
+    node = next(name for name in sorted(services) if name.endswith("-node"))
+    cut = container(project, node)
+    network = docker("inspect", "--format", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}", cut)
+    fleet = next(name for name in network.split() if name.endswith("_fleet"))
+
+    program = Path(sys.executable).with_name("fedlab")
+    words = [str(program), "deploy", "run", "demo.yaml", "--simulate-partition", "--plain"]
+    running = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert running.stdout is not None
+    told = []
+    for line in running.stdout:
+        told.append(line)
+        if "round 2" in line:
+            break
+    docker("network", "disconnect", fleet, cut)
+    time.sleep(CUT_OFF)
+    docker("network", "connect", fleet, cut)
+    told += running.stdout.readlines()
+    assert running.wait() == 0, "".join(told)
+
+    fedlab(tmp_path, "run", "demo.yaml", "--engine", "inline", "--folder", "simulated", "--quiet")
+    deployed = package.load(project / "runs" / "contained")
+    simulated = package.load(tmp_path / "simulated" / "contained")
+    assert deployed.history.end["status"] == "completed"
+    assert deployed.metrics["mean"] == simulated.metrics["mean"]
+    assert len(deployed.history.rounds) == 6
+
+
+def test_a_key_that_others_can_read_is_refused_and_down_leaves_nothing(
+    project: Path, docker: Called, fedlab: Called, tmp_path: Path
+) -> None:
+    private = [*project.glob("keys/*"), *project.glob("certificates/*.key")]
+    assert len([path for path in private if path.suffix != ".pub"]) == 3 + 2
+    assert all(path.stat().st_mode & 0o077 == 0 for path in private if path.suffix != ".pub")
+    fedlab(tmp_path, "deploy", "down")
+    assert docker("compose", "--project-directory", str(project), "ps", "--quiet").strip() == ""
