@@ -60,10 +60,10 @@ def connect(cpus: int, address: str | None) -> bool:
     try:
         with _own_sigterm():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of many types, also when the user's modules cannot be sent
         disconnect()
         raise MachineError(
-            "engine.address", address, "the address of a running Ray cluster", f"start one with ray start: {error}"
+            "engine.address", address, "the address of a running Ray cluster, with the same version of Ray", str(error)
         ) from error
     return True
 
