@@ -18,6 +18,7 @@ the data reaches that site's SuperNode and nothing else.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -156,7 +157,8 @@ def node(
     """
     files = {"ca": "./ca.crt", "key": "./key", "node": "./node.yaml"}
     services = _site(site, superlink, "fleet", files, data, node_config, gpus)
-    return _project(name or f"fedlab-{site}", services, ["fleet"], [site], [])
+    named = name or "fedlab-" + re.sub("[^a-z0-9_-]", "-", site.lower())
+    return _project(named, services, ["fleet"], [site], [])
 
 
 def ray(*, name: str = "fedlab-ray") -> Project:

@@ -143,6 +143,10 @@ def test_gpus_go_to_the_containers_that_compute() -> None:
     assert "deploy" not in PROJECTS["federation"]["services"]["server"]
 
 
+def test_a_site_may_have_a_name_that_no_project_may_have() -> None:
+    assert node("St.Gallen", "a:1")["name"] == "fedlab-st-gallen"
+
+
 def test_no_service_of_a_second_site_shadows_one_of_the_federation() -> None:
     services = federation({"core": None, "fleet": None, "superlink": None, "server": None})
     assert len(services["services"]) == 3 + 2 * 4
