@@ -1,39 +1,41 @@
-"""`fedlab deploy` in containers: three nodes on this machine, one of which is cut off and comes back."""
+"""`fedlab deploy` in containers: three sites with data of their own, one of which is cut off and comes back."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fedlab as package
+from tests.data.site_folders import source, write_sites
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 Called = Callable[..., str]
 
-CONFIG = """
-seed: 3
-method: {name: supervised}
-model: {name: logistic}
-data:
-  source: {name: digits, domains: [handwritten, mnist, synth], train_per_domain: 60, test_per_domain: 30}
-  partition: [{name: domain}]
-federation: {rounds: 6}
-engine: {device: cpu}
-tracking: {name: contained, tensorboard: false}
-"""
+CONFIG: dict[str, Any] = {
+    "seed": 3,
+    "method": {"name": "supervised"},
+    "model": {"name": "logistic"},
+    "federation": {"rounds": 6},
+    "engine": {"device": "cpu"},
+    "tracking": {"name": "contained", "tensorboard": False},
+}
 CUT_OFF = 15.0  # seconds; shorter than the minute after which Flower gives a node up
 
 
 @pytest.fixture
 def project(image: str, fedlab: Called, tmp_path: Path) -> Iterator[Path]:
     """The folder of a federation that is up."""
-    (tmp_path / "demo.yaml").write_text(CONFIG)
-    fedlab(tmp_path, "deploy", "init", "demo.yaml", "--nodes", "3", "--simulate-partition", "--image", image)
+    folders = write_sites(tmp_path / "sites")
+    config = {**CONFIG, "data": {"source": source(folders), "partition": ["site"]}}
+    (tmp_path / "study.yaml").write_text(json.dumps(config))
+    fedlab(tmp_path, "deploy", "init", "study.yaml", "--image", image)
     folder = tmp_path / "deployment"
     try:
         fedlab(tmp_path, "deploy", "up")
@@ -60,7 +62,7 @@ def test_the_metrics_are_those_of_the_simulation_though_a_node_was_cut_off(
     fleet = next(name for name in network.split() if name.endswith("_fleet"))
 
     program = Path(sys.executable).with_name("fedlab")
-    words = [str(program), "deploy", "run", "demo.yaml", "--simulate-partition", "--plain"]
+    words = [str(program), "deploy", "run", "study.yaml", "--plain"]
     running = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert running.stdout is not None
     told = []
@@ -74,7 +76,7 @@ def test_the_metrics_are_those_of_the_simulation_though_a_node_was_cut_off(
     told += running.stdout.readlines()
     assert running.wait() == 0, "".join(told)
 
-    fedlab(tmp_path, "run", "demo.yaml", "--engine", "inline", "--folder", "simulated", "--quiet")
+    fedlab(tmp_path, "run", "study.yaml", "--engine", "inline", "--folder", "simulated", "--quiet")
     deployed = package.load(project / "runs" / "contained")
     simulated = package.load(tmp_path / "simulated" / "contained")
     assert deployed.history.end["status"] == "completed"
