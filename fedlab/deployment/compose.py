@@ -12,8 +12,8 @@ A federation has these networks::
                    |
                 SITE-node --- SITE-net --- SITE-client, which holds the data
 
-Only the gateway can be reached from other machines. The network of a site is internal: what is in the container with
-the data reaches that site's SuperNode and nothing else.
+Only the gateway can be reached from other machines. The network of a site is internal: the container with the data
+reaches that site's SuperNode, and no other container or machine.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def federation(
             _superlink_command(),
             networks=["core"],
             ports=[f"127.0.0.1:${{FEDLAB_CONTROL_PORT:-{_SUPERLINK_PORT}}}:{_SUPERLINK_PORT}"],
-            volumes=[*tls, "superlink:/state"],
+            volumes=[*tls, _volume("superlink", "/state")],
             healthy=_https_health(_SUPERLINK_PORT),
             memory="${FEDLAB_LINK_MEMORY:-4g}",
         ),
@@ -112,8 +112,8 @@ def federation(
             volumes=[
                 *mounts,
                 *([_mount(server_data, "/data"), _mount("./server.yaml", _SERVER_FILE)] if server_data else []),
-                "server:/state",
-                "runs:/runs",
+                _volume("server", "/state"),
+                _volume("runs", "/runs"),
             ],
             environment={
                 **_FLOWER,
@@ -173,7 +173,7 @@ def ray(*, name: str = "fedlab-ray") -> Project:
     start = ["ray", "start", "--block", "--disable-usage-stats", "--node-manager-port", str(_RAYLET_PORT)]
 
     def part(command: Sequence[str], memory: str, *more: Project, **settings: Any) -> Project:
-        volumes = [*more, _mount("./runs", "/work/runs", writable=True), "cache:/state"]
+        volumes = [*more, _mount("./runs", "/work/runs", writable=True), _volume("cache", "/state")]
         service = _service(
             command, networks=["ray"], volumes=volumes, environment={**_RAY, **_COMPUTING}, memory=memory, **settings
         )
@@ -270,7 +270,7 @@ def _site(
             *("--node-config", node_config or f'node-file="{_NODE_FILE}"'),
         ],
         networks={outside: {}, f"{site}-net": {"aliases": ["runtime"]}},
-        volumes=[_mount(files["ca"], _CA), _mount(files["key"], _KEY), f"{site}-state:/state"],
+        volumes=[_mount(files["ca"], _CA), _mount(files["key"], _KEY), _volume(f"{site}-state", "/state")],
         healthy=_fetch_health(f"http://{runtime}/health"),
         memory="${FEDLAB_LINK_MEMORY:-4g}",
     )
@@ -280,7 +280,7 @@ def _site(
         volumes=[
             *([] if node_config else [_mount(files["node"], _NODE_FILE)]),
             *([_mount(data, "/data")] if data else []),
-            f"{site}-state:/state",
+            _volume(f"{site}-state", "/state"),
         ],
         environment={**_FLOWER, **_COMPUTING},
         healthy=_port_health(_HEALTH_PORT),
@@ -295,7 +295,7 @@ def _service(
     command: Sequence[str],
     *,
     networks: Sequence[str] | Mapping[str, object],
-    volumes: Sequence[object],
+    volumes: Sequence[Mapping[str, object]],
     memory: str,
     healthy: Project | None = None,
     environment: Mapping[str, str] = _FLOWER,
@@ -308,7 +308,7 @@ def _service(
         "command": list(command),
         "user": f"${{FEDLAB_UID:-{USER_ID}}}:${{FEDLAB_GID:-{USER_ID}}}",
         "environment": dict(environment),
-        "volumes": [dict(volume) if isinstance(volume, Mapping) else volume for volume in volumes],
+        "volumes": [dict(volume) for volume in volumes],
         "networks": dict(networks) if isinstance(networks, Mapping) else list(networks),
     }
     if ports:
@@ -351,6 +351,11 @@ def _mount(source: str, target: str, *, writable: bool = False) -> Project:
     # in this form, a source that does not exist is refused; in the short one, it is made as an empty folder
     mount: Project = {"type": "bind", "source": source, "target": target, "bind": {"create_host_path": False}}
     return mount if writable else {**mount, "read_only": True}
+
+
+def _volume(name: str, target: str) -> Project:
+    # in the short form, new versions of compose and old ones of the engine do not understand each other
+    return {"type": "volume", "source": name, "target": target}
 
 
 # an expression for the address under which other containers know this one

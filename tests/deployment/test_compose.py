@@ -31,7 +31,7 @@ def project(request: pytest.FixtureRequest) -> Project:
 
 
 def _binds(service: Project) -> list[Project]:
-    return [volume for volume in service["volumes"] if isinstance(volume, dict)]
+    return [volume for volume in service["volumes"] if volume["type"] == "bind"]
 
 
 def _variables(tree: Any) -> Iterator[str]:
@@ -66,7 +66,8 @@ def test_what_is_mounted_from_the_host_must_exist_and_cannot_be_changed(project:
         for bind in _binds(service):
             assert bind["bind"] == {"create_host_path": False}, name
             assert bind.get("read_only") or bind["target"] == "/work/runs", name
-        named = [volume.partition(":")[0] for volume in service["volumes"] if isinstance(volume, str)]
+        named = [volume["source"] for volume in service["volumes"] if volume["type"] == "volume"]
+        assert len(named) + len(_binds(service)) == len(service["volumes"]), name
         assert set(named) <= set(project["volumes"]), name
         assert set(service["networks"]) <= set(project["networks"]), name
 
@@ -134,7 +135,7 @@ def test_the_server_is_given_its_own_data_only_where_it_has_some() -> None:
     assert with_data["environment"]["FEDLAB_SERVER"] == "/fedlab/server.yaml"
     assert "FEDLAB_SERVER" not in without["environment"]
     assert with_data["environment"]["FEDLAB_RUNS"] == without["environment"]["FEDLAB_RUNS"] == "/runs"
-    assert "runs:/runs" in without["volumes"]
+    assert {"type": "volume", "source": "runs", "target": "/runs"} in without["volumes"]
 
 
 def test_gpus_go_to_the_containers_that_compute() -> None:
