@@ -131,7 +131,7 @@ def resume(
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
     with job.placed() as job, run.folder.writing():
-        told = [_set_aside(error) for path, error in unusable.items() if is_damaged(path)]
+        told = found.take_back()
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, told)
 
