@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from tests.forks import Forks
@@ -45,3 +47,48 @@ def test_what_ends_a_program_is_told(forks: Forks, tmp_path: Path) -> None:
         done = forks.run([program], cwd=tmp_path)
         assert done.returncode == status
         assert told in done.stderr
+
+
+def test_a_program_can_be_interrupted_and_killed(forks: Forks, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import signal; print('begun', flush=True); signal.pause()")
+    for number, status, told in ((signal.SIGINT, 1, "KeyboardInterrupt"), (signal.SIGKILL, -9, "")):
+        with (tmp_path / f"{number}.out").open("w+") as out, (tmp_path / f"{number}.err").open("w+") as err:
+            started = forks.start([program], cwd=tmp_path, out=out, err=err)
+            while not (tmp_path / f"{number}.out").read_text():
+                pass
+            os.killpg(started.pid, number)
+            assert started.wait() == status
+        assert told in (tmp_path / f"{number}.err").read_text()
+
+
+def test_who_is_no_longer_waited_for_is_killed(forks: Forks, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import signal; signal.pause()")
+    started = forks.start([program], cwd=tmp_path)
+    pid = started.pid
+    assert os.path.exists(f"/proc/{pid}")
+    del started
+    while os.path.exists(f"/proc/{pid}"):
+        pass
+
+
+def test_workers_of_ray_are_forks(ray_running: None, forks: Forks) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def told(self) -> tuple[int, bool]:
+            import sys
+
+            return os.getpid(), "matplotlib.figure" in sys.modules
+
+    workers = [Worker.remote() for _ in range(2)]
+    (one, loaded), (other, too) = ray.get([worker.told.remote() for worker in workers])
+    assert loaded  # Ray's own workers would not have imported it
+    assert too
+    assert one != other
+    ray.kill(workers[0])
+    while os.path.exists(f"/proc/{one}"):
+        pass
+    assert ray.get(workers[1].told.remote())[0] == other
