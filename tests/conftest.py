@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,11 +21,16 @@ hypothesis.settings.register_profile("fedlab", deadline=None, suppress_health_ch
 hypothesis.settings.load_profile("fedlab")
 
 
+# Programs that tests start and workers compile FedLab once for all of them, even where Python is not to do so.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-readme", action="store_true", help="write the outputs in README.md and docs/ anew")
 
 
-SHARED = ("ray_running", "wheel", "forks")  # fixtures that take long to make: tests that want one go to one process
+SHARED = ("forks", "wheel")  # fixtures that take long to make: tests that want one go to one process; Ray wants forks
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -58,6 +66,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Only a loss of power shows whether files were synchronized, and a small run would wait for that six times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _reports_left_out() -> Iterator[None]:
     """A small run's report, which is mostly charts, takes four times as long as the run; see `reports`."""
     with pytest.MonkeyPatch.context() as patch:
@@ -66,8 +82,24 @@ def _reports_left_out() -> Iterator[None]:
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of this process write their reports at their end, as a user's do."""
+def empty_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are made, but their lines and texts are not drawn, which takes nearly all of a report's time."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def saved(figure: Figure, file: Any, **how: Any) -> None:
+        if how.get("format") == "svg":
+            file.write('<svg viewBox="0 0 1 1"></svg>')
+        else:
+            size = (figure.get_size_inches() * how.get("dpi", 100)).astype(int)
+            Image.new("RGB", tuple(map(int, size))).save(file, how.get("format"))
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch, empty_charts: None) -> None:
+    """Runs of this process write their reports at their end, as a user's do, but for what charts show."""
     import fedlab.report
 
     monkeypatch.setattr("fedlab.report.page.write_report", fedlab.report.write_report)
@@ -82,11 +114,23 @@ def forks() -> Iterator[Forks]:
 
 
 @pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
-    """One Ray for all tests, with room for the shared workers and for a test's own."""
+def ray_running(forks: Forks) -> Iterator[None]:
+    """One Ray for all tests, with room for the shared workers and for a test's own; its workers are forks."""
     import ray
 
     from fedlab.engine.grids.ray import RayGrid
+
+    with pytest.MonkeyPatch.context() as script:
+        script.setattr("ray._private.ray_constants.SETUP_WORKER_FILENAME", str(forks.ray_worker))
+        _start_ray()
+    with pytest.MonkeyPatch.context() as patience:  # a busy machine needs longer for a worker than a user would wait
+        patience.setitem(RayGrid.__init__.__kwdefaults__, "start_timeout", 1800.0)
+        yield
+    ray.shutdown()
+
+
+def _start_ray() -> None:
+    import ray
 
     for attempt in range(20):
         try:
@@ -103,10 +147,6 @@ def ray_running() -> Iterator[None]:
             ray.shutdown()
             if "timed out during startup" not in str(error) or attempt == 19:
                 raise
-    with pytest.MonkeyPatch.context() as patience:  # a busy machine needs longer for a worker than a user would wait
-        patience.setitem(RayGrid.__init__.__kwdefaults__, "start_timeout", 1800.0)
-        yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ tells a worker what it belongs to, when it is imported.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -24,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -168,6 +170,7 @@ def _serve(folder: Path) -> dict[str, Any] | None:
         for name in WITH_RAY:
             importlib.import_module(name)
         sys.modules["ray._private.ray_constants"].SETUP_WORKER_FILENAME = str(folder / RAY_WORKER)  # type: ignore[attr-defined]
+        _render_digits_once()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
     gc.freeze()  # a fork's end would collect, and so copy, what only the imports hold
@@ -212,6 +215,14 @@ def _serve(folder: Path) -> dict[str, Any] | None:
                 selector.unregister(key.fileobj)
 
 
+def _render_digits_once() -> None:
+    """The digits that most configurations name are there when a fork asks for them; to render them takes seconds."""
+    source = importlib.import_module("fedlab.data.sources.digits")
+    usual, load = source.DigitsSettings(), source.Digits.load
+    made = load(source.Digits(usual), 0)
+    source.Digits.load = lambda self, seed: made if self.settings == usual else load(self, seed)
+
+
 def _listen(place: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place))
@@ -247,7 +258,14 @@ def _become(words: Sequence[str], cwd: str, env: Mapping[str, str], reports: boo
     sys.path[0] = str(Path(words[0]).parent)
     if not reports:
         sys.modules["fedlab.report.page"].write_report = lambda folder: None  # type: ignore[attr-defined]
-    runpy.run_path(words[0], run_name="__main__")
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except KeyboardInterrupt:  # Python ends by the signal, but forgets it where Ray's work at the end runs code
+        traceback.print_exc()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _work_for_ray() -> int:

@@ -52,7 +52,7 @@ def test_what_ends_a_program_is_told(forks: Forks, tmp_path: Path) -> None:
 def test_a_program_can_be_interrupted_and_killed(forks: Forks, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("import signal; print('begun', flush=True); signal.pause()")
-    for number, status, told in ((signal.SIGINT, 1, "KeyboardInterrupt"), (signal.SIGKILL, -9, "")):
+    for number, status, told in ((signal.SIGINT, -2, "KeyboardInterrupt"), (signal.SIGKILL, -9, "")):
         with (tmp_path / f"{number}.out").open("w+") as out, (tmp_path / f"{number}.err").open("w+") as err:
             started = forks.start([program], cwd=tmp_path, out=out, err=err)
             while not (tmp_path / f"{number}.out").read_text():

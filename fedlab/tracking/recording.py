@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -162,6 +163,7 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
     }
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -339,8 +339,8 @@ def test_a_large_run_makes_a_small_page(make_run: Callable[..., Path]) -> None:
     assert write_report(path).stat().st_size < 700_000
 
 
-@pytest.mark.usefixtures("reports")
-def test_a_real_run_tells_the_figures_of_its_history(tmp_path: Path) -> None:
+def test_a_real_run_tells_the_figures_of_its_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlab.report.page.write_report", write_report)
     tiny = [
         "method.warmup_steps=1",
         "method.dm_steps=1",
