@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from tests.forks import Forks
 
 FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
 
@@ -46,32 +47,32 @@ def test_the_shell_completes_commands_and_methods(tmp_path: Path) -> None:
     assert complete("fedlab run fedl") == ["fedlgd"]
 
 
-def test_an_input_error_is_a_message_and_exit_code_2(tmp_path: Path) -> None:
-    done = fedlab("run", "fedlgdd", cwd=tmp_path)
+def test_an_input_error_is_a_message_and_exit_code_2(tmp_path: Path, forks: Forks) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(FEDLAB[-1])
+    done, debug = (
+        forks.run([program, "run", "fedlgdd"], cwd=tmp_path, env={**os.environ, **variables})
+        for variables in ({"COLUMNS": "120"}, {"FEDLAB_DEBUG": "1"})
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: METHOD or CONFIG = 'fedlgdd'")
-    debug = fedlab("run", "fedlgdd", cwd=tmp_path, FEDLAB_DEBUG="1")
     assert "Traceback (most recent call last)" in debug.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_a_run_with_130_and_leaves_its_report(tiny: Path, tmp_path: Path) -> None:
-    command = [*FEDLAB, "run", str(tiny), "--rounds", "1000000", "--name", "long"]
-    hears = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a job in the background ignores Ctrl-C, and so would its children
-    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=hears)
+def test_ctrl_c_ends_a_run_with_130_and_leaves_its_report(tiny: Path, tmp_path: Path, forks: Forks) -> None:
+    program, told = tmp_path / "program.py", tmp_path / "told"
+    program.write_text(FEDLAB[-1])
     events = tmp_path / "runs" / "long" / "events.jsonl"
-    try:
+    with told.open("w") as err:
+        running = forks.start([program, "run", tiny, "--rounds", "10000", "--name", "long"], cwd=tmp_path, err=err)
         while not (events.is_file() and '"event": "round"' in events.read_text()):
-            assert running.poll() is None
+            assert running.lives()
             time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        _, errors = running.communicate()
-    finally:
-        running.kill()
-    assert running.returncode == 130
+        os.kill(running.pid, signal.SIGINT)
+        assert running.wait() == 130
+    errors = told.read_text()
     assert "Traceback" not in errors
     assert str(events.parent) in errors.splitlines()[-1]
     assert '"status": "interrupted"' in events.read_text()

@@ -1,4 +1,7 @@
-"""The single entry: every engine, machine checks, clean ends, Flower's private names."""
+"""The single entry: its own engines, machine checks, clean ends, Flower's private names.
+
+Flower's simulation is held against them in tests/server/test_parity.py.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,11 @@ from fedlab.engine import Listeners, Simulation, check_engine, launch, pin_threa
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ConfigError, MachineError
 from fedlab.protocol.messages import metric_record
+from tests.forks import Forks
 
 Ask = Callable[..., list[Message]]
 
-# A program of its own, because Flower's simulation shuts Ray down for the whole process
+# Programs of their own, because they start and stop Ray
 PREAMBLE = f"""
 import hashlib, importlib.util, json, os, sys
 import fedlab.engine
@@ -41,8 +45,7 @@ sys.modules["engine_apps"] = apps
 spec.loader.exec_module(apps)
 """
 
-ALL_ENGINES = """
-import logging
+ENGINES = """
 import ray
 import flwr.supercore.telemetry
 from fedlab.protocol.messages import exact_sum, requested_reduction
@@ -60,17 +63,14 @@ def main(grid, context):
     mean = exact_sum(replies, requested_reduction(messages[0].content)).mean()
     digests[config.name] = hashlib.sha256(b"".join(mean[name].tobytes() for name in sorted(mean))).hexdigest()
 
-for config in (EngineConfig(name="inline"), EngineConfig(workers=1), EngineConfig(name="flower", workers=1)):
+for config in (EngineConfig(name="inline"), EngineConfig(workers=1)):
     simulation = fedlab.engine.Simulation(apps.build_app, 4, {"secret": 5})
     fedlab.engine.launch(config, fedlab.engine.check_engine(config), main, simulation)
     assert not ray.is_initialized()
 print(json.dumps({
     "digests": digests,
     "processes": len(set(pids)),
-    "environment": {key: os.environ.get(key) for key in ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED")},
     "telemetry": flwr.supercore.telemetry.FLWR_TELEMETRY_ENABLED,
-    "pythonpath": os.environ.get("PYTHONPATH"),
-    "level": logging.getLogger("flwr").level,
 }))
 """
 
@@ -92,27 +92,23 @@ def _same_threads_afterwards() -> Iterator[None]:
     pin_threads(before)
 
 
-def test_every_engine_gives_the_same_result_quietly() -> None:
-    environment = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key and "USAGE" not in key}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + ALL_ENGINES], capture_output=True, text=True, env=environment
-    )
+def test_both_engines_give_the_same_result_quietly(forks: Forks, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PREAMBLE + ENGINES)
+    done = forks.run([program], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert set(found["digests"]) == {"inline", "ray", "flower"}
+    assert set(found["digests"]) == {"inline", "ray"}
     assert len(set(found["digests"].values())) == 1
-    assert found["processes"] == 3
-    assert found["environment"] == {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    assert found["processes"] == 2
     assert found["telemetry"] == "0"
-    assert found["pythonpath"] is None
-    assert found["level"] == 10
     assert "deprecated" not in done.stderr.lower(), done.stderr
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
-def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
-    program = """
+def test_memory_that_a_step_frees_is_there_for_the_next(forks: Forks, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""
 import resource, sys
 import numpy as np
 from fedlab.engine.machine import keep_freed_memory
@@ -125,11 +121,8 @@ for step in range(20):
     parts = [np.ones(2**20) for _ in range(12)]  # 96 MB
     del parts
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / 2**20)
-"""
-    given_back, kept = (
-        float(subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("plain", "keep")
-    )
+""")
+    given_back, kept = (float(forks.run([program, how], cwd=tmp_path).stdout) for how in ("plain", "keep"))
     assert given_back > 100  # MB; otherwise this test shows nothing here
     assert kept < 10
 

@@ -6,10 +6,7 @@ import errno
 import hashlib
 import http.server
 import os
-import resource
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +21,7 @@ from fedlab.errors import ConfigErrors, DiskFullError, MachineError
 from fedlab.experiment.checks import resolve
 from fedlab.storage.runfolder import telling_full_disk, why_unwritable, write_atomic
 from fedlab.tracking import mlflow
+from tests.forks import Forks
 
 MakeConfig = Callable[..., Config]
 
@@ -119,19 +117,22 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / "x").read_text() == "old"
 
 
+FULL_DISK = """
+import resource
+from fedlab.cli.main import app
+resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
+app()
+"""
+
+
 def test_a_disk_that_fills_up_is_told_in_a_sentence_and_the_run_goes_on_later(
-    config: MakeConfig, tmp_path: Path
+    config: MakeConfig, tmp_path: Path, forks: Forks
 ) -> None:
     """The limit on a file's size stands in for the disk: the first checkpoint is too large."""
-    source, runs = tmp_path / "config.yaml", tmp_path / "runs"
+    source, runs, program = tmp_path / "config.yaml", tmp_path / "runs", tmp_path / "program.py"
     source.write_text(config(tracking__checkpoint_every=1).to_yaml())
-    done = subprocess.run(
-        [sys.executable, "-c", "from fedlab.cli.main import app; app()", "run", str(source), "--quiet"],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000)),
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    program.write_text(FULL_DISK)
+    done = forks.run([program, "run", source, "--quiet"], cwd=tmp_path)
     (folder,) = runs.iterdir()
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr

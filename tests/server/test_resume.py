@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from fedlab.config import Config
 from fedlab.errors import CheckpointError, ConfigError, DataError
 from fedlab.experiment.result import Run
 from fedlab.method import Method
+from tests.forks import Forks
 
 Settings = Callable[..., Config]
 ROUNDS = 6
@@ -76,7 +75,7 @@ def test_stopping_and_going_on_changes_nothing(
         changes = {**changes, "model": {"name": changes["model__name"]}}
         del changes["model__name"]
         changes["exchange__local"] = ["model.head.*"]
-    config = settings(federation__rounds=ROUNDS, evaluation__every=2, **changes)
+    config = settings(federation__rounds=4, evaluation__every=2, **changes)
     whole = fedlab.run(config, method=plain, data=samples)
     half = fedlab.run(config, method=plain, data=samples, until=3)
     assert len(half.history.rounds) == 3
@@ -161,7 +160,7 @@ write = RunWriter.checkpoint
 def and_wait(self, round, *rest, **options):
     # however slowly this program is watched, it is not through before it is killed
     write(self, round, *rest, **options)
-    if round == 10:
+    if round == 6:
         signal.pause()
 
 RunWriter.checkpoint = and_wait
@@ -170,7 +169,7 @@ fedlab.run(sys.argv[1])
 
 
 @pytest.mark.parametrize("engine", ["inline", "ray"])
-def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path, engine: str) -> None:
+def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path, forks: Forks, engine: str) -> None:
     config = tmp_path / "killed.yaml"
     workers = 1 if engine == "inline" else 2
 
@@ -178,11 +177,11 @@ def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path, engine: str) -> None
         config.write_text(
             f"""
 method: {{name: fedlgd, ipc_local: 2, ipc_global: 2, warmup_steps: 3, dm_steps: 2, gm_steps: 2, spacing: 3, updates: 4}}
-model: {{name: convnet, width: 4}}
+model: {{name: convnet, width: 4, depth: 1}}
 data:
   source: {{name: shifted_digits, train_per_class: 4, test_size: 40}}
   partition: [domain]
-federation: {{rounds: 14}}
+federation: {{rounds: 8}}
 engine: {{name: {engine}, workers: {workers}}}
 tracking: {{folder: {tmp_path}, name: {name}, console: quiet, cache: {tmp_path / name}-cache,
   tensorboard: false, checkpoint_every: 2}}
@@ -193,13 +192,15 @@ tracking: {{folder: {tmp_path}, name: {name}, console: quiet, cache: {tmp_path /
     whole = fedlab.run(config, overrides=["engine.name=inline"])
     write("killed")
     folder = tmp_path / "killed"
-    program = subprocess.Popen([sys.executable, "-c", PROGRAM, str(config)], start_new_session=True)
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    program = forks.start([file, config], cwd=tmp_path)
     while len(list(folder.glob("checkpoints/round_*/checkpoint.json"))) < 2:
-        assert program.poll() is None, "it ended before it could be killed"
+        assert program.lives(), "it ended before it could be killed"
         time.sleep(0.01)
     os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
+    assert program.wait() == -signal.SIGKILL
     assert fedlab.load(folder).history.end == {}
     resumed = fedlab.resume(folder, overrides=["engine.name=inline"])
-    assert 4 <= resumed.history.start["resumed"] < 14
+    assert 4 <= resumed.history.start["resumed"] < 8
     same(resumed, whole)

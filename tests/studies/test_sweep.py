@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,9 @@ from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment.result import Run
 from fedlab.studies.plan import folder_name
 from fedlab.studies.sweep import SweepSpec, load_spec, sweep
+from tests.forks import Forks
+
+pytestmark = pytest.mark.usefixtures("empty_charts")
 
 BASE: dict[str, Any] = {
     "method": "supervised",
@@ -137,20 +138,9 @@ def test_nothing_to_vary_and_a_key_given_twice_are_refused() -> None:
 
 def test_folders_of_different_points_differ_and_lie_inside() -> None:
     names = [
-        "lr=1, mu=2",
-        "lr=1,mu=2",
-        "lr=1,mu=2 ",
-        "../x",
-        ".",
-        "a/b",
-        "a b",
-        "a-b",
-        "",
-        "x" * 300,
-        "x" * 301,
-        "größe=1",
+        "lr=1, mu=2", "lr=1,mu=2", "lr=1,mu=2 ", "../x", ".", "a/b", "a b", "a-b", "", "x" * 300, "x" * 301, "größe=1",
         "gr=1",
-    ]
+    ]  # fmt: skip
     found = [folder_name(name) for name in names]
     assert len(set(found)) == len(names)
     assert found[0] == "lr=1,mu=2"
@@ -276,7 +266,7 @@ write = RunWriter.checkpoint
 def and_wait(self, round, *rest):
     # however slowly this program is watched, it is not through before it is killed
     write(self, round, *rest)
-    if round == 30:
+    if round == 8:
         signal.pause()
 
 RunWriter.checkpoint = and_wait
@@ -284,22 +274,26 @@ sweep(load_spec(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_result(tmp_path: Path, ran: list[str]) -> None:
-    changes = {"federation": {"rounds": 40}, "tracking": {**BASE["tracking"], "checkpoint_every": 2}}
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_result(
+    tmp_path: Path, ran: list[str], forks: Forks
+) -> None:
+    changes = {"federation": {"rounds": 10}, "tracking": {**BASE["tracking"], "checkpoint_every": 2}}
     raw = {"base": {**BASE, **changes}, "grid": rates(0.1), "seeds": [0]}
     file, folder = tmp_path / "sweep.yaml", tmp_path / "swept"
     file.write_text(yaml.safe_dump(raw), encoding="utf-8")
-    program = subprocess.Popen([sys.executable, "-c", SWEEP, str(file), str(folder)], start_new_session=True)
+    script = tmp_path / "program.py"
+    script.write_text(SWEEP)
+    program = forks.start([script, file, folder], cwd=tmp_path)
     while not list(folder.glob("runs/*/*/checkpoints/round_000004/checkpoint.json")):
-        assert program.poll() is None, "it ended before it could be killed"
+        assert program.lives(), "it ended before it could be killed"
         time.sleep(0.01)
     os.killpg(program.pid, signal.SIGKILL)
-    program.wait()
+    assert program.wait() == -signal.SIGKILL
     (killed,) = folder.glob("runs/*/*/config.yaml")
     told: list[str] = []
     (run,) = sweep(load_spec(str(file)), folder, announce=told.append).batch.results["training.lr=0.1"].values()
     assert (run.path, ran) == (killed.parent, [])
-    assert 4 <= run.history.start["resumed"] < 40
+    assert 4 <= run.history.start["resumed"] < 10
     assert told[1].startswith("continuing after round")
     whole = fedlab.experiment.start.run(run.config, overrides=[f"tracking.folder={tmp_path / 'whole'}"])
     assert weights(run) == weights(whole)

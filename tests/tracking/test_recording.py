@@ -4,10 +4,8 @@ import csv
 import importlib.util
 import json
 import signal
-import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History, Tracker
 from fedlab.tracking.jsonl import JsonlSink
 from fedlab.tracking.recording import open_session
+from tests.forks import Forks
 
 BASE: dict[str, Any] = {"method": "supervised", "data": {"source": "digits"}}
 
@@ -134,7 +133,7 @@ def test_a_session_opens_in_a_thread(tmp_path: Path) -> None:
     assert History.from_jsonl(folder.events).end["status"] == "completed"
 
 
-def test_a_ctrl_c_within_a_run_ends_a_process_cleanly(tmp_path: Path) -> None:
+def test_a_ctrl_c_within_a_run_ends_a_process_cleanly(tmp_path: Path, forks: Forks) -> None:
     script = f"""
 import os, signal, time
 from pathlib import Path
@@ -149,12 +148,9 @@ with open_session(config, folder, engine="inline", workers=1) as tracker:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
 """
-    hears = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # a job in the background ignores Ctrl-C, and so would its children
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, preexec_fn=hears
-    )
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    ended = forks.run([program], cwd=tmp_path)
     assert ended.returncode == -signal.SIGINT, ended.stderr
     assert ended.stdout == ""
     assert ended.stderr.rfind("\x1b[?25h") > ended.stderr.rfind("\x1b[?25l") >= 0
