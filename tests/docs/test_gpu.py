@@ -16,7 +16,7 @@ def test_the_example_runs_vectorized(tmp_path: Path) -> None:
     file = tmp_path / "together.yaml"
     file.write_text(found, encoding="utf-8")
     quiet = ["tracking.console=quiet", "tracking.tensorboard=false", f"tracking.folder={tmp_path / 'runs'}"]
-    run = fedlab.run(file, overrides=quiet)
+    run = fedlab.run(file, overrides=[*quiet, "federation.rounds=1"])
     assert run.history.warnings == []
     assert run.config.engine.vectorize == 5
 

@@ -1,9 +1,10 @@
 """The README and docs/ do what they say: files are written, commands run, outputs are what is printed.
 
 Every file, command, program and output is a test of its own. Those of a section happen one after the other in one
-folder, each once: a test first does what stands before it, so that any of them can run alone. One section
-runs in fresh processes, the others in forks of one that has imported FedLab (tests/forks.py). ``make`` targets
-are looked up in the Makefile: .ci/run calls them itself. `make readme` writes the outputs anew.
+folder, each once: a test first does what stands before it, so that any of them can run alone. The first command of all
+runs in a fresh process, the others in forks of one that has imported FedLab (tests/forks.py), and they write no
+reports. ``make`` targets are looked up in the Makefile: .ci/run calls them itself. `make readme` writes the outputs
+anew.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ STEPS = [
     for title, found in SECTIONS.items()
     for index, step in enumerate(found)
 ]
-FRESH = "README: Federated algorithms, and your own"  # the section whose commands start Python anew, as a user does
+FIRST = "README: First steps"  # the section whose first command starts Python anew, as a user does
 
 
 @dataclass
@@ -87,7 +88,8 @@ class Section:
 
     steps: list[Step]
     folder: Path
-    forks: Forks | None  # None: in fresh processes
+    forks: Forks
+    fresh: int  # how many of its steps run in fresh processes
     outputs: list[str] = field(default_factory=list)
     failed: str = ""
 
@@ -119,13 +121,12 @@ class Section:
         env = {
             **os.environ,
             "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            "FEDLAB_CACHE": str(self.folder / "cache"),
             "COLUMNS": str(COLUMNS),
         }
         name, *arguments = shlex.split(step.text) if step.kind == "sh" else [""]
-        if self.forks is not None and (name == "fedlab" or step.kind == "python"):
+        if len(self.outputs) >= self.fresh and (name == "fedlab" or step.kind == "python"):
             command = [scripts / "fedlab", *arguments] if name else [program]
-            return self.forks.run(command, cwd=self.folder, env=env)
+            return self.forks.run(command, cwd=self.folder, env=env, reports=False)
         shell = ["bash", "-euo", "pipefail", "-c", step.text]
         command = shell if step.kind == "sh" else [sys.executable, program]
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
@@ -137,8 +138,8 @@ def section(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Callable[
 
     def find(title: str) -> Section:
         if title not in known:
-            shared = None if title == FRESH else forks
-            known[title] = Section(SECTIONS[title], tmp_path_factory.mktemp("section"), shared)
+            folder = tmp_path_factory.mktemp("section")
+            known[title] = Section(SECTIONS[title], folder, forks, fresh=1 if title == FIRST else 0)
         return known[title]
 
     return find
