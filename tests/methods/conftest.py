@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedlab.experiment.start import method_folder
 from fedlab.method import ClientState, ServerContext
 from fedlab.method.exchange import Exchanges
 from fedlab.storage.cache import ResultCache
+from tests.methods.pictures import no_pictures
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -180,15 +182,19 @@ SMALL_RUN: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Callable[..., fedlab.Run]]:
-    """``runner("pat", SMALL)`` makes ``run("method.csl=false", method=…)``: small runs that share one cache."""
+    """``runner("pat", SMALL)`` makes ``run("method.csl=false", method=…)``: small runs that share one cache.
+
+    A run that changes nothing draws its pictures, others do with ``pictures=True``.
+    """
 
     def make(name: str, small: Mapping[str, Any], **tracking: Any) -> Callable[..., fedlab.Run]:
         root = tmp_path_factory.mktemp(name)
         places = {"folder": str(root / "runs"), "cache": str(root / "cache")}
         quiet = {**places, "console": "quiet", "tensorboard": False, **tracking}
 
-        def start(*overrides: str, **arguments: Any) -> fedlab.Run:
-            return fedlab.run(parse(Config, {**small, "tracking": quiet}), overrides=overrides, **arguments)
+        def start(*overrides: str, pictures: bool = False, **arguments: Any) -> fedlab.Run:
+            with nullcontext() if pictures or not (overrides or arguments) else no_pictures():
+                return fedlab.run(parse(Config, {**small, "tracking": quiet}), overrides=overrides, **arguments)
 
         return start
 
