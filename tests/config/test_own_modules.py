@@ -73,7 +73,7 @@ def without_pythonpath() -> dict[str, str]:
 def fedlab_command(forks: Forks) -> Command:
     """``fedlab_command(words, folder)`` runs the installed command in a folder, without PYTHONPATH."""
     installed = Path(sys.executable).parent / "fedlab"
-    return lambda words, folder: forks.run([installed, *words], cwd=folder, env=without_pythonpath())
+    return lambda words, folder: forks.run([installed, *words], cwd=folder, env=without_pythonpath(), reports=False)
 
 
 def test_the_command_finds_the_module_beside_the_file_and_its_report_s_command_repeats_the_run(
