@@ -8,6 +8,8 @@ import pytest
 
 import fedlab
 
+pytestmark = pytest.mark.usefixtures("empty_charts")
+
 Cli = Callable[..., Any]
 
 

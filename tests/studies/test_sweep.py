@@ -263,9 +263,9 @@ from fedlab.studies.sweep import load_spec, sweep
 
 write = RunWriter.checkpoint
 
-def and_wait(self, round, *rest):
+def and_wait(self, round, *rest, **options):
     # however slowly this program is watched, it is not through before it is killed
-    write(self, round, *rest)
+    write(self, round, *rest, **options)
     if round == 8:
         signal.pause()
 

@@ -65,7 +65,7 @@ class TestLabels:
         assert drifting(dataset, LABELS, FOG, seed=1).client(0, 5).fingerprint != prints[0, 5]
 
     @given(st.data())
-    @settings(max_examples=50)
+    @settings(max_examples=25)
     def test_every_round_has_as_many_distinct_samples_of_the_clients_own(
         self, make_dataset: Make, data: st.DataObject
     ) -> None:
