@@ -75,10 +75,8 @@ def test_a_worker_killed_in_mid_round_changes_nothing(
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 @pytest.mark.usefixtures("reports")
 def test_a_clients_error_ends_the_run_with_its_traceback(
-    engine: str, request: pytest.FixtureRequest, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
+    engine: str, ray_workers: None, settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
-    if engine == "ray":
-        request.getfixturevalue("ray_workers")
     config = settings(engine__name=engine, engine__workers=1, method__fail=2)
     with pytest.raises(ClientError, match=r"client 2 failed in round 2, phase train:[\s\S]*this client is broken"):
         fedlab.run(config, method=plain, data=samples)

@@ -67,7 +67,7 @@ UNEQUAL_CURVATURE = problem((1, 4), (0, 1), (5, 5))
 
 @pytest.fixture
 def solve(settings: Settings) -> Callable[..., tuple[float, Run]]:
-    def run(data: Dataset, strategy: dict[str, Any], rounds: int = 200, **changes: Any) -> tuple[float, Run]:
+    def run(data: Dataset, strategy: dict[str, Any], rounds: int = 40, **changes: Any) -> tuple[float, Run]:
         config = settings(
             federation__strategy=strategy,
             federation__rounds=rounds,
