@@ -16,6 +16,7 @@ from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import configure
 from fedlab.methods.degla.method import DeGLA
 from fedlab.methods.degla.settings import DeGLASettings
+from fedlab.studies.acceptance import load_acceptance
 
 TOKENS = word_tokens(["a red blue green square circle left right of"])
 KINDS = ("reshuffle", "swap_noun", "replace_noun")
@@ -107,3 +108,20 @@ def test_the_papers_model_has_its_size(paper_networks: Callable[..., nn.ModuleDi
     networks = paper_networks("degla", columns, vocabulary=words, pretrained=None)
     counts = {role: sum(p.numel() for p in network.parameters()) for role, network in networks.items()}
     assert counts == {"student": 151_277_313, "teacher": 151_277_313}
+
+
+def test_arms_of_the_acceptance_experiment_differ_in_the_terms_of_the_loss_or_in_who_trains() -> None:
+    spec = load_acceptance("degla").with_local_arms(range(4))
+    configs = {arm: spec.config(arm, 0) for arm in spec.arms}
+    own = {arm: parse(DeGLASettings, found.method.settings).model_dump() for arm, found in configs.items()}
+    shipped = parse(DeGLASettings, configure("degla").method.settings).model_dump()
+    assert [resolve(found).warnings for found in configs.values()] == [[]] * len(configs)
+    terms = {"contrast", "lambda_igc", "lambda_tgc", "lambda_distill"}
+    for arm, found in configs.items():
+        assert found.federation.rounds * (found.training.local_steps or 0) == 500, arm
+        changed = {key for key, value in own[arm].items() if value != shipped[key]}
+        assert changed <= {*terms, "pretrain", "merge"}, arm
+        assert found.training == configs["full"].training, arm
+    alone = [configs[f"local_{client}"] for client in range(4)]
+    assert [found.federation.sampler.settings["clients"] for found in alone] == [[0], [1], [2], [3]]
+    assert all(found.data == configs["federated"].data for found in alone)
