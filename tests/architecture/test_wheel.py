@@ -43,6 +43,7 @@ def test_data_files_and_the_typing_marker_are_in_the_wheel(wheel_names: set[str]
         "fedlab/py.typed",
         "fedlab/methods/fedlgd/config.yaml",
         "fedlab/methods/fedlgd/acceptance.yaml",
+        "fedlab/methods/dcglr/outcome.json",
     } <= wheel_names
     assert {suffix for suffix in (".j2", ".css") if any(name.endswith(suffix) for name in wheel_names)} == {
         ".j2",
