@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -16,10 +17,10 @@ Activation = Literal["gelu", "relu"]
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
-def init_linear(module: nn.Module) -> None:
-    """Linear layers: weights from a truncated normal of 0.02, biases 0; for ``module.apply``."""
+def init_linear(module: nn.Module, std: float = 0.02) -> None:
+    """Linear layers: weights from a truncated normal of deviation `std`, biases 0; for ``module.apply``."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -53,6 +54,7 @@ class ProjectionHead(nn.Module):
         last_norm: whether the bottleneck is normalized over the batch, without scale and shift.
         normalize: whether the bottleneck is L2-normalized, which the prototypes need.
         gain: constant factor of the logits; it is no parameter.
+        init_std: standard deviation of the layers' initial weights; see `layers`.
 
     Raises:
         ValueError: no width, prototypes without normalization, or another number of activations than hidden layers.
@@ -71,12 +73,13 @@ class ProjectionHead(nn.Module):
         last_norm: bool = False,
         normalize: bool = True,
         gain: float = 1.0,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         if prototypes and not normalize:
             raise ValueError("prototypes are compared by cosine: their head needs normalize=True")
         self.normalize = normalize
-        self.mlp = layers(dim, widths, norm=norm, activation=activation)
+        self.mlp = layers(dim, widths, norm=norm, activation=activation, init_std=init_std)
         if last_norm:
             self.mlp.append(nn.BatchNorm1d(widths[-1], affine=False))
         self.prototypes = Prototypes(widths[-1], prototypes, gain) if prototypes else None
@@ -100,14 +103,17 @@ class PatchDecoder(nn.Module):
         patch: height and width of a patch in pixels.
         channels: C.
         widths: of the layers before the convolution; by default three of width D.
+        init_std: standard deviation of the layers' initial weights; see `layers`.
 
     Source: Atito et al. 2021, arXiv 2104.03602 (``RECHead``).
     """
 
-    def __init__(self, dim: int, patch: int, channels: int, widths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, dim: int, patch: int, channels: int, widths: Sequence[int] | None = None, *, init_std: float = 0.02
+    ) -> None:
         super().__init__()
         widths = (dim,) * 3 if widths is None else widths
-        self.mlp = layers(dim, widths).append(nn.GELU())
+        self.mlp = layers(dim, widths, init_std=init_std).append(nn.GELU())
         self.unpatch = nn.ConvTranspose2d(widths[-1], channels, patch, stride=patch)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -118,17 +124,25 @@ class PatchDecoder(nn.Module):
 
 
 def layers(
-    dim: int, widths: Sequence[int], *, norm: Norm = "none", activation: Activation | Sequence[Activation] = "gelu"
+    dim: int,
+    widths: Sequence[int],
+    *,
+    norm: Norm = "none",
+    activation: Activation | Sequence[Activation] = "gelu",
+    init_std: float = 0.02,
 ) -> nn.Sequential:
     """Linear layers with a normalization and an activation after each but the last.
 
-    Weights start from a truncated normal of 0.02 and biases from 0.
+    Weights start from a truncated normal and biases from 0.
 
     Args:
         dim: width of the input.
         widths: of the layers.
         norm: normalization before every activation.
         activation: one for all hidden layers or one for each.
+        init_std: standard deviation of the initial weights. 0.02 is made for layers of several hundred inputs. Layers
+            of d inputs keep the size of what passes through them with about 1 / √d; with much less, several layers
+            without normalization pass on almost nothing, neither forwards nor backwards.
 
     Raises:
         ValueError: no width, or another number of activations than hidden layers.
@@ -144,4 +158,4 @@ def layers(
             if norm != "none":
                 built.append(nn.BatchNorm1d(outside) if norm == "batch" else nn.LayerNorm(outside))
             built.append(_ACTIVATIONS[kind]())
-    return nn.Sequential(*built).apply(init_linear)
+    return nn.Sequential(*built).apply(partial(init_linear, std=init_std))

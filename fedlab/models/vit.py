@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -33,6 +34,8 @@ class ViT(nn.Module):
         resize: how positions are interpolated for another grid.
         layer_scale: initial value of a learned factor of each channel of every residual; None for no such factor.
         mask_token: whether there is a learned token that can take the place of patches, see `embed`.
+        init_std: standard deviation of the initial weights of the blocks' linear layers. Tokens and positions always
+            start with 0.02.
 
     Source: Dosovitskiy et al. 2021, arXiv 2010.11929; initialization as in DINO (truncated normal of 0.02, patches
     as the library does).
@@ -56,6 +59,7 @@ class ViT(nn.Module):
         resize: Resize = "bilinear",
         layer_scale: float | None = None,
         mask_token: bool = False,
+        init_std: float = 0.02,
     ) -> None:
         super().__init__()
         self.patch, self.width, self.resize = patch, width, resize
@@ -72,7 +76,7 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.class_token, std=0.02)
         if positions == "learned":
             nn.init.trunc_normal_(self.positions, std=0.02)
-        self.apply(init_linear)
+        self.apply(partial(init_linear, std=init_std))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width)) if mask_token else None
         if self.mask_token is not None:
             nn.init.trunc_normal_(self.mask_token, std=0.02)

@@ -41,13 +41,26 @@ class Teacher(nn.Module):
         super().__init__()
         s, size = settings, (settings.views.size, settings.views.size)
         self.backbone = ViT(
-            size, patch=s.patch, channels=channels, width=s.width, depth=s.depth, heads=s.heads, drop_path=drop_path
+            size,
+            patch=s.patch,
+            channels=channels,
+            width=s.width,
+            depth=s.depth,
+            heads=s.heads,
+            drop_path=drop_path,
+            init_std=s.init_std,
         )
-        self.patch_head = ProjectionHead(s.width, s.patch_widths, s.prototypes)
+        self.patch_head = ProjectionHead(s.width, s.patch_widths, s.prototypes, init_std=s.init_std)
         # relu first and gelu after it, as in SiT's CLSHead
         kinds: list[Activation] = ["gelu" if index else "relu" for index in range(len(s.contrast_widths) - 1)]
         self.contrast_head = ProjectionHead(
-            s.width, s.contrast_widths, norm="batch", activation=kinds, last_norm=True, normalize=False
+            s.width,
+            s.contrast_widths,
+            norm="batch",
+            activation=kinds,
+            last_norm=True,
+            normalize=False,
+            init_std=s.init_std,
         )
 
     def forward(self, x: Tensor) -> Encoded:
@@ -74,11 +87,17 @@ class Student(Teacher):
     def __init__(self, settings: MMCSettings, channels: int) -> None:
         super().__init__(settings, channels, settings.drop_path)
         s = settings
-        self.decoder = PatchDecoder(s.width, s.patch, channels, s.decoder_widths)
+        self.decoder = PatchDecoder(s.width, s.patch, channels, s.decoder_widths, init_std=s.init_std)
         self.predictor: nn.Module = nn.Identity()
         if s.predictor:
             self.predictor = ProjectionHead(
-                s.contrast_widths[-1], s.predictor, norm="batch", activation="relu", last_norm=True, normalize=False
+                s.contrast_widths[-1],
+                s.predictor,
+                norm="batch",
+                activation="relu",
+                last_norm=True,
+                normalize=False,
+                init_std=s.init_std,
             )
 
     def queries(self, contrast: Tensor) -> Tensor:

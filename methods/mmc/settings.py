@@ -76,6 +76,12 @@ class MMCSettings(Section):
     decoder_widths: tuple[Positive, ...] | None = Field(
         default=None, min_length=1, description="widths of the reconstruction head's layers; default: three of `width`"
     )
+    init_std: float = Field(
+        default=0.02,
+        gt=0,
+        description="standard deviation of the initial weights of linear layers. 0.02 suits the width of ViT-S and "
+        "more; narrow networks need about 0.02 · √(768 / width), or they hardly learn from context",
+    )
     # losses (§3.3)
     reconstruction_weight: float = Field(default=1.0, ge=0, description="weight of L_mim, w_m")
     distillation_weight: float = Field(default=1.0, ge=0, description="weight of L_dis, w_d")

@@ -64,11 +64,12 @@ def test_batch_statistics_are_those_of_all_tokens_together_and_the_last_layer_ha
 
 
 @torch.no_grad()
-def test_initial_weights() -> None:
-    head = ProjectionHead(200, (200, 100), 50)
-    linear: Any = head.mlp[0]
-    assert float(linear.weight.std()) == pytest.approx(0.02, rel=0.05)
-    assert not linear.bias.any()
+@pytest.mark.parametrize(("given", "expected"), [({}, 0.02), ({"init_std": 0.08}, 0.08)])
+def test_initial_weights(given: dict[str, float], expected: float) -> None:
+    for made in (ProjectionHead(200, (200, 100), 50, **given).mlp, PatchDecoder(200, 4, 1, (200, 100), **given).mlp):
+        for linear in (made[0], made[2]):
+            assert float(linear.weight.std()) == pytest.approx(expected, rel=0.05)
+            assert not linear.bias.any()
 
 
 def test_frozen_prototypes_get_no_gradient_but_the_layers_do() -> None:

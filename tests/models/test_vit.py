@@ -68,9 +68,12 @@ def test_a_skipped_residual_is_skipped_for_a_whole_sample_and_kept_in_the_mean()
 
 
 @torch.no_grad()
-def test_initial_weights() -> None:
-    vit = small(width=256, heads=4)
-    assert float(vit.blocks[0].qkv.weight.std()) == pytest.approx(0.02, rel=0.05)
+@pytest.mark.parametrize(("given", "expected"), [({}, 0.02), ({"init_std": 0.08}, 0.08)])
+def test_initial_weights(given: dict[str, float], expected: float) -> None:
+    vit = small(width=256, heads=4, **given)
+    block = vit.blocks[0]
+    for linear in (block.qkv, block.out, block.mlp[0], block.mlp[2]):
+        assert float(linear.weight.std()) == pytest.approx(expected, rel=0.05)
     assert float(vit.positions.std()) == pytest.approx(0.02, rel=0.1)
     assert float(vit.class_token.std()) == pytest.approx(0.02, rel=0.3)
     assert not vit.blocks[0].qkv.bias.any()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.distill.gmml import reconstruction_loss
@@ -161,6 +161,21 @@ def shaken(made: Lab) -> Lab:
         for p in made.networks.parameters():
             p.add_(torch.randn(p.shape, generator=generator), alpha=0.5)
     return made
+
+
+# where it starts
+
+
+def test_all_layers_of_both_networks_start_with_the_deviation_that_was_asked_for(lab: Make) -> None:
+    """With too small a deviation a narrow network hands on almost nothing of a patch to the others, or to its heads."""
+    for given, expected in (({}, 0.02), ({"init_std": 0.08}, 0.08)):
+        networks = lab(width=64, patch_widths=[64, 64], contrast_widths=[64, 64], predictor=[64, 64], **given).networks
+        linear = [module for module in networks["student"].modules() if isinstance(module, nn.Linear)]
+        assert len(linear) == 4 + 2 + 2 + 2 + 3  # of the block, of the heads, the predictor and the decoder
+        for module in linear:
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.1)
+        student = networks["student"].state_dict()
+        assert all(torch.equal(value, student[name]) for name, value in networks["teacher"].state_dict().items())
 
 
 # who learns from what
