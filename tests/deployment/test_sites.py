@@ -172,24 +172,42 @@ def test_progress_and_result_are_shown_as_a_simulation_shows_them(
     assert f"report: {(federation.folder.runs / 'first' / 'report.html').as_uri()}" in again.stdout
 
 
-# what a client may send, by the kind of message: its records, and the keys of those that hold no tensors of the model
-PROFILE = {
-    "client", "name", "train", "test", "unseen", "columns", "classes", "vocabulary", "clients", "device"
-}  # fmt: skip
+# what a site may send with FedLGD: records by kind of message, and values of records without tensors of the model
+RECORDS = {
+    "query.profile": {"config"},
+    "query.prepare": {"extras", "metrics", "fedlab.timing", "fedlab.state"},
+    "train": {"arrays", "metrics", "fedlab.timing", "fedlab.state"},
+    "evaluate": {"sums", "metrics", "fedlab.timing"},
+}
+VALUES = {
+    "config": {"client", "name", "train", "test", "unseen", "columns", "classes", "vocabulary", "clients", "device"},
+    "extras": {"mean", "std", "present"},
+    "sums": {"confusion", "loss_sum", "examples"},
+    "fedlab.state": {"version"},
+    "fedlab.missing": {"shared", "state"},
+}
 
 
 def test_nothing_leaves_a_node_but_what_is_declared(federation: Federation, deployed: fedlab.Run) -> None:
-    network = {
-        name.removeprefix("network/")
-        for name in safetensors.torch.load_file(deployed.checkpoint / "tensors.safetensors")
-    }
+    kept = safetensors.torch.load_file(deployed.checkpoint / "tensors.safetensors")
+    shapes = {name.removeprefix("network/"): list(value.shape) for name, value in kept.items()}
     for site in ("berlin", "lyon", "oslo"):
         file = federation.folder.state / "nodes" / site / "sent.jsonl"
         sent = [json.loads(line) for line in file.read_text().splitlines()]
-        assert {entry["message"] for entry in sent} >= {"query.profile", "train", "evaluate"}
+        assert {entry["message"] for entry in sent} == set(RECORDS)
         for entry in sent:
-            (Path("/tmp/dtry") / "sent.log").open("a").write(site + json.dumps(entry)[:3000] + "\n")
-    assert network
+            records = entry["records"]  # no reply was an error
+            assert set(records) <= RECORDS[entry["message"]] or set(records) == {"fedlab.missing"}, entry
+            for name, record in records.items():
+                values = record["values"]
+                if name == "arrays":
+                    assert {key: shape for key, (_, shape, _) in values.items()}.items() <= shapes.items(), entry
+                elif name in ("metrics", "fedlab.timing"):
+                    assert all(kind in ("float", "int", "list of float") for kind, _ in values.values()), entry
+                else:
+                    assert set(values) <= VALUES[name], entry
+                # no pictures, in any record: they would have their height and width
+                assert not [key for key, value in values.items() if value[1][-2:] == [16, 16]], entry
 
 
 def test_a_node_with_an_unknown_key_is_refused(federation: Federation, tmp_path: Path) -> None:
