@@ -82,7 +82,7 @@ NEW = Way(
     "a resident worker",
     "fedlab.server.app:app",
     "fedlab.clients.resident.app:app",
-    {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"},
+    {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"},
 )
 
 
