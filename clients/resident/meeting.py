@@ -102,12 +102,7 @@ class Meeting:
         """
         with self.locked():
             self._let_others_go()
-            connection = _connected(self.socket)
-            if connection is None:
-                self._start(context)
-                connection = _connected(self.socket)
-            if connection is None:
-                raise OSError(f"the worker of this node cannot be reached at {self.socket}")
+            connection = _connected(self.socket) or self._start(context)
             os.utime(self.socket)  # the socket's time says which worker was used last
             return connection
 
@@ -128,8 +123,11 @@ class Meeting:
             return f"its log cannot be read: {error}"
         return f"the end of its log, {self.log.resolve()}:\n{text[-_TOLD:].strip()}"
 
-    def _start(self, context: Context) -> None:
-        """Start a worker that listens. The socket exists before the worker does, so that nobody has to wait for it."""
+    def _start(self, context: Context) -> socket.socket:
+        """Start a worker, and return a connection that waits for it.
+
+        The socket listens before the worker exists. If the worker ends at once, the connection is closed.
+        """
         self.socket.unlink(missing_ok=True)  # left by a worker that was killed
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, self._open_log(context) as log:
             listener.bind(str(self.socket))
@@ -153,6 +151,9 @@ class Meeting:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,  # it outlives the process of this message
             )
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.connect(str(self.socket))
+            return connection
 
     def _open_log(self, context: Context) -> IO[bytes]:
         """The log in the node's folder for state, or beside the socket if nothing can be written there."""

@@ -25,12 +25,13 @@ def send_and_receive(grid: Grid, messages: Sequence[Message], timeout: float | N
         timeout: seconds to wait for replies; None waits as long as it takes.
 
     Returns:
-        The replies in the order in which they came.
+        The replies in the order of the messages.
     """
     if isinstance(grid, SimulationGrid):
         return grid.send_and_receive(messages, timeout=timeout)
     # the SuperLink answers None for a message that it does not accept
-    waiting = {message_id for message_id in grid.push_messages(messages) if message_id}
+    order = {message_id: place for place, message_id in enumerate(grid.push_messages(messages)) if message_id}
+    waiting = set(order)
     deadline = None if timeout is None else time.monotonic() + timeout
     replies: list[Message] = []
     pause = _FIRST_PAUSE
@@ -41,4 +42,4 @@ def send_and_receive(grid: Grid, messages: Sequence[Message], timeout: float | N
         if waiting:
             time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(pause * _GROWTH, _LONGEST_PAUSE)
-    return replies
+    return sorted(replies, key=lambda reply: order.get(reply.metadata.reply_to_message_id, len(order)))
