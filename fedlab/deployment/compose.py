@@ -378,7 +378,8 @@ def _port_health(port: int, host: str = "'localhost'") -> Project:
 
 
 def _health(program: str) -> Project:
-    test = ["CMD", "python", "-c", program]
+    # without site-packages, which take most of the time that a small program needs to start
+    test = ["CMD", "python", "-IS", "-c", program]
     return {"test": test, "interval": "5s", "timeout": "10s", "retries": 12, "start_period": "60s"}
 
 
