@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket as Connection  # `Meeting.socket` would hide the module in annotations
 from typing import IO
 
 from flwr.app import Context
@@ -95,7 +96,7 @@ class Meeting:
         """A link to the worker's log."""
         return self.folder / f"{self.name}.log"
 
-    def connect(self, context: Context) -> socket.socket:
+    def connect(self, context: Context) -> Connection:
         """A connection to the worker, which is started if there is none.
 
         Workers of other runs are let go, except for as many as ``FEDLAB_RESIDENT_RUNS`` allows beside this one.
@@ -123,7 +124,7 @@ class Meeting:
             return f"its log cannot be read: {error}"
         return f"the end of its log, {self.log.resolve()}:\n{text[-_TOLD:].strip()}"
 
-    def _start(self, context: Context) -> socket.socket:
+    def _start(self, context: Context) -> Connection:
         """Start a worker, and return a connection that waits for it.
 
         The socket listens before the worker exists. If the worker ends at once, the connection is closed.
@@ -185,7 +186,7 @@ class Meeting:
             path.with_suffix(".log").unlink(missing_ok=True)
 
 
-def _connected(path: Path) -> socket.socket | None:
+def _connected(path: Path) -> Connection | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(str(path))

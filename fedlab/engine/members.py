@@ -172,7 +172,7 @@ def _existing(folder: Path | None) -> Path | None:
 
 def _is_member(address: str) -> bool:
     from ray._private.services import find_node_ids
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module without stubs
 
     here = find_node_ids()
     if not here:
