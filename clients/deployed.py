@@ -10,13 +10,13 @@ from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
 from fedlab.config.modules import search
+from fedlab.config.node import state_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.own import located_node
 from fedlab.data.sources import load_source
 from fedlab.data.sources.sites import OneSite, own_data_settings
 from fedlab.errors import UNSET, ConfigError, ConfigErrors, InputError
 from fedlab.protocol.runconfig import unpack
-from fedlab.storage.paths import flower_home
 
 NODE_FILE = "node-file"
 PARTITION_ID = "partition-id"
@@ -80,42 +80,7 @@ def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[Federa
 def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
     """The same for a node that takes its part of the configured data."""
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
-    client = _partition_id(node_config, data.num_clients)
-    # one folder for each client by default, because the nodes of one machine share Flower's folder
-    default = flower_home() / "fedlab" / f"client-{client}"
-    return data, client, Path(str(node_config.get("state-dir", default))).expanduser().resolve()
-
-
-def _at_site(error: InputError, site: str) -> InputError:
-    return type(error)(f"site {site!r}: {error.key}", error.value, error.expected, error.fix)
-
-
-def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
-    """The data of a node that brings its own, the client's id, and the node's folder."""
-    given = node_config.get(NODE_FILE)
-    if not isinstance(given, str) or not given:
-        expected = "the path of this node's file, because every node of this run brings its own data"
-        fix = f"start the node with --node-config '{NODE_FILE}=\"/path/of/node.yaml\"'"
-        raise ConfigError(f"node-config {NODE_FILE}", UNSET if given is None else given, expected, fix)
-    node = located_node(given)
-    try:
-        site = OneSite(own_data_settings(config.data), node.site, node.data)
-        dataset = site.load(config.seed)
-        federated = FederatedData(dataset, config.data, config.seed, present=site.client)
-    except ConfigErrors as several:
-        raise ConfigErrors([_at_site(error, node.site) for error in several.errors]) from several
-    except InputError as error:
-        raise _at_site(error, node.site) from error
-    return federated, site.client, Path(node.state)
-
-
-def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
-    """The same for a node that takes its part of the configured data."""
-    data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
-    client = _partition_id(node_config, data.num_clients)
-    # one folder for each client by default, because the nodes of one machine share Flower's folder
-    default = flower_home() / "fedlab" / f"client-{client}"
-    return data, client, Path(str(node_config.get("state-dir", default))).expanduser().resolve()
+    return data, _partition_id(node_config, data.num_clients), state_folder(node_config)
 
 
 def _at_site(error: InputError, site: str) -> InputError:

@@ -56,6 +56,7 @@ def state_folder(node_config: Mapping[str, object]) -> Path:
     """
     if file := node_config.get("node-file"):
         return Path(read_node(str(file)).state)
+    # one folder for each client by default, because the nodes of one machine share Flower's folder
     default = flower_home() / "fedlab" / f"client-{node_config.get('partition-id')}"
     return Path(str(node_config.get("state-dir", default))).expanduser().resolve()
 

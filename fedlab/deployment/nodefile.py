@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlab.config.walk import Visit
 from fedlab.config.yamltree import dump_yaml
-from fedlab.experiment.components import Visit, located
+from fedlab.experiment.components import located
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
 
