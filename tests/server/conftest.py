@@ -19,6 +19,7 @@ from torch.nn import functional as F
 import fedlab
 from fedlab.config import Config, Section, parse
 from fedlab.method import Batch, FitContext, Group, Method, Plan, ServerContext, Step, Task
+from tests.server.nodes import Deployment
 
 # workers cannot import this file
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -157,5 +158,28 @@ def settings(tmp_path: Path) -> Callable[..., Config]:
             "tracking": {"folder": str(tmp_path / "runs"), "console": "quiet", "tensorboard": False},
         }
         return parse(Config, raw).with_overrides({key.replace("__", "."): value for key, value in changes.items()})
+
+    return make
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    return Deployment(tmp_path / "deployment", monkeypatch)
+
+
+@pytest.fixture
+def small(settings: Callable[..., Config]) -> Callable[..., Config]:
+    """A run of three rounds on three clients with a few pictures each, which may be left out."""
+
+    def make(**changes: object) -> Config:
+        return settings(
+            **{
+                "data__source": {"name": "shifted_digits", "train_per_class": 2, "test_size": 12},
+                "data__partition": [{"name": "iid", "clients": 3}],
+                "federation__rounds": 3,
+                "federation__on_client_error": "skip",
+                **changes,
+            }
+        )
 
     return make

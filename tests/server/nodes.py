@@ -23,6 +23,7 @@ from fedlab.protocol.messages import INSTRUCTIONS, config_record
 from fedlab.protocol.runconfig import Submission, pack
 from fedlab.server import app as server_side
 from fedlab.server.messaging import directory, presence, transport
+from fedlab.tracking import History
 
 LOST, LOST_AFTER, SILENT, CRASHED, TWICE = "lost", "lost after its work", "silent", "crashed", "twice"
 """What may happen to a message: the node is lost before or after its work, nothing comes, the app crashes, the reply
@@ -179,3 +180,18 @@ class Deployment:
             if nodes.flower_run in json.loads(path.read_text())["flower_runs"]
         ]
         return fedlab.load(found[0])
+
+
+def clients(run: fedlab.Run) -> list[list[int]]:
+    return [event["clients"] for event in run.history.rounds]
+
+
+def counts(run: fedlab.Run) -> dict[str, float]:
+    """What rounds have left out."""
+    rounds = [event for event in run.history.of("left_out") if event.get("round") is not None]
+    return {f"{left.what}: {left.why}": left.count for left in History(rounds).left_out}
+
+
+def count(run: fedlab.Run, words: str) -> float:
+    (found,) = [value for text, value in counts(run).items() if words in text]
+    return found

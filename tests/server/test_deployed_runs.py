@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,11 +26,6 @@ STATES = [
                    "spacing": 2, "updates": 2},
     },
 ]  # fmt: skip
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    return Deployment(tmp_path / "deployment", monkeypatch)
 
 
 @pytest.fixture
