@@ -380,7 +380,7 @@ def _port_health(port: int, host: str = "'localhost'") -> Project:
 def _health(program: str) -> Project:
     # without site-packages, which take most of the time that a small program needs to start
     test = ["CMD", "python", "-IS", "-c", program]
-    return {"test": test, "interval": "5s", "timeout": "10s", "retries": 12, "start_period": "60s"}
+    return {"test": test, "interval": "5s", "timeout": "10s", "retries": 12, "start_period": "300s"}
 
 
 if __name__ == "__main__":
