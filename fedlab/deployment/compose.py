@@ -365,22 +365,22 @@ _OWN_ADDRESS = "socket.gethostbyname(socket.gethostname())"
 def _https_health(port: int) -> Project:
     context = f"ssl.create_default_context(cafile='{_CA}')"
     return _health(
-        f"import ssl, urllib.request as u; u.urlopen('https://localhost:{port}/health', timeout=9, context={context})"
+        f"import ssl, urllib.request as u; u.urlopen('https://localhost:{port}/health', timeout=20, context={context})"
     )
 
 
 def _fetch_health(address: str) -> Project:
-    return _health(f"import urllib.request as u; u.urlopen('{address}', timeout=9)")
+    return _health(f"import urllib.request as u; u.urlopen('{address}', timeout=20)")
 
 
 def _port_health(port: int, host: str = "'localhost'") -> Project:
-    return _health(f"import socket; socket.create_connection(({host}, {port}), 9)")
+    return _health(f"import socket; socket.create_connection(({host}, {port}), 20)")
 
 
 def _health(program: str) -> Project:
     # without site-packages, which take most of the time that a small program needs to start
     test = ["CMD", "python", "-IS", "-c", program]
-    return {"test": test, "interval": "5s", "timeout": "10s", "retries": 12, "start_period": "300s"}
+    return {"test": test, "interval": "5s", "timeout": "30s", "retries": 12, "start_period": "300s"}
 
 
 if __name__ == "__main__":
