@@ -201,13 +201,18 @@ def test_a_folder_that_others_can_enter_is_not_used(
     assert found.folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_state_folder_is_that_of_the_node_s_file(tmp_path: Path, context: MakeContext) -> None:
+def test_the_log_lies_in_the_state_folder_of_the_node_s_file_if_that_can_be_read(
+    working: str, context: MakeContext, tmp_path: Path
+) -> None:
     file = tmp_path / "node.yaml"
-    file.write_text("site: berlin\ndata: {name: folder, path: images}\nstate: kept\n")
-    assert meeting._state_folder({"node-file": str(file), "state-dir": "/elsewhere"}) == tmp_path / "kept"
-    file.write_text("sight: berlin\n")
-    assert meeting._state_folder({"node-file": str(file)}) is None
-    assert meeting._state_folder(context().node_config) == tmp_path / "state7"
+    given = context()
+    given.node_config["node-file"] = str(file)
+    for text, folder in (("state: kept", tmp_path / "kept"), ("stat: kept", None)):
+        file.write_text(f"site: berlin\ndata: {{name: folder, path: images}}\n{text}\n")
+        found = Meeting.of(given, working)
+        assert found is not None
+        with found._open_log(given):
+            assert found.log.resolve().parent == (found.folder.resolve() if folder is None else folder)
 
 
 def test_a_log_grows_no_further_than_8_mb_and_lies_beside_the_socket_if_the_state_folder_cannot_be_written(
