@@ -63,7 +63,7 @@ class Flower:
         return RUN + len(self.submitted) - 1
 
     @contextmanager
-    def log(self, connection: Connection, run: int) -> Iterator[Iterator[str]]:
+    def log(self, run: int) -> Iterator[Iterator[str]]:
         yield iter(self.logs.pop(0) if self.logs else [])
 
 
