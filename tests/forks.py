@@ -120,7 +120,8 @@ class Forks:
             err: where its standard error goes; None drops it.
         """
         words = [str(word) for word in command]
-        request = {"words": words, "cwd": str(cwd), "env": dict(os.environ if env is None else env), "reports": reports}
+        environment = dict(os.environ if env is None else env)
+        request = {"words": words, "cwd": str(cwd.absolute()), "env": environment, "reports": reports}
         with open(os.devnull, "r+b") as nothing:
             streams = [(stream or nothing).fileno() for stream in (None, out, err)]
             return Fork(self._folder / PROGRAMS, request, streams)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import ray
 
 from fedlab.config.modules import own_modules, search
 from fedlab.engine import members
@@ -139,7 +140,8 @@ def test_a_method_of_the_users_own_reaches_the_workers_and_the_result_is_the_sam
     assert told["ray"] is False
 
 
-def test_where_no_cluster_answers_the_address_is_refused_at_once() -> None:
+def test_where_no_cluster_answers_the_address_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may have connected
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
