@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -234,7 +233,7 @@ def test_ctrl_c_says_that_the_run_goes_on(
     cli: Cli, folder: Folder, flower: Flower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "follow", interrupted)
     done = cli("deploy", "run", "tiny.yaml", "--set", "tracking.name=mine")
