@@ -17,7 +17,7 @@ from fedlab.config import Config, parse
 from fedlab.deployment.submit import DeploymentError, submit, wait
 from fedlab.storage.checkpoint import load_checkpoint
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # in round 3, client 0 works until somebody lets it go
 WAITING = """
