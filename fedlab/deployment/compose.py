@@ -37,6 +37,7 @@ _CERTIFICATES, _KEY, _NODE_FILE, _SERVER_FILE = (
     "/fedlab/certificates", "/fedlab/key", "/fedlab/node.yaml", "/fedlab/server.yaml",
 )  # fmt: skip
 _CA = f"{_CERTIFICATES}/ca.crt"
+_PROJECT = "/project"  # the image's working directory; the driver of a Ray cluster sees the current folder there
 
 _FLOWER = {
     "FLWR_HOME": "/state/flower",
@@ -173,7 +174,7 @@ def ray(*, name: str = "fedlab-ray") -> Project:
     start = ["ray", "start", "--block", "--disable-usage-stats", "--node-manager-port", str(_RAYLET_PORT)]
 
     def part(command: Sequence[str], memory: str, *more: Project, **settings: Any) -> Project:
-        volumes = [*more, _mount("./runs", "/work/runs", writable=True), _volume("cache", "/state")]
+        volumes = [*more, _mount("./runs", f"{_PROJECT}/runs", writable=True), _volume("cache", "/state")]
         service = _service(
             command, networks=["ray"], volumes=volumes, environment={**_RAY, **_COMPUTING}, memory=memory, **settings
         )
@@ -194,7 +195,7 @@ def ray(*, name: str = "fedlab-ray") -> Project:
     driver = part(
         ["--help"],
         "${FEDLAB_SERVER_MEMORY:-8g}",
-        _mount(".", "/work"),
+        _mount(".", _PROJECT),
         after={"head": "service_healthy", "worker": "service_healthy"},
     )
     # started by `docker compose run`, and not by `docker compose up`

@@ -65,7 +65,7 @@ def test_what_is_mounted_from_the_host_must_exist_and_cannot_be_changed(project:
     for name, service in project["services"].items():
         for bind in _binds(service):
             assert bind["bind"] == {"create_host_path": False}, name
-            assert bind.get("read_only") or bind["target"] == "/work/runs", name
+            assert bind.get("read_only") or bind["target"] == "/project/runs", name
         named = [volume["source"] for volume in service["volumes"] if volume["type"] == "volume"]
         assert len(named) + len(_binds(service)) == len(service["volumes"]), name
         assert set(named) <= set(project["volumes"]), name
