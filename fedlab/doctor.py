@@ -205,24 +205,15 @@ def cores() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     """Memory that is free."""
-    from fedlab.engine.cgroup import memory_left
+    from fedlab.engine.cgroup import free_memory
 
-    known = [free for free in (_available_memory(), memory_left()) if free is not None]
-    available = min(known, default=None)
+    available = free_memory()
     if available is None:
         yield Finding("ok", "memory", "not measured on this system")
     elif available < _LEAST_MEMORY:
         yield Finding("warn", "memory", f"{_size(available)} free", "close other programs, or lower engine.workers")
     else:
         yield Finding("ok", "memory", f"{_size(available)} free")
-
-
-def _available_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
 
 
 def shared_memory() -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedlab.assembly import Assembly
 from fedlab.config.modules import search
 from fedlab.data.normalize import denormalizer
+from fedlab.engine.cgroup import free_memory
 from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.machine import settle_process
 from fedlab.protocol.runconfig import unpack
@@ -18,7 +19,7 @@ from fedlab.server.asynchronous import make_loop
 from fedlab.server.deployed import server_data
 from fedlab.server.deployed_folder import begin
 from fedlab.server.ledger import payload_bytes
-from fedlab.server.messaging.room import check_room, free_memory
+from fedlab.server.messaging.room import check_room
 from fedlab.server.participation.devices import upload_bytes
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import check_min_clients, make_rules

@@ -162,7 +162,7 @@ def test_a_temporary_folder_too_long_for_rays_sockets(tmp_path: Path, monkeypatc
 
 
 def test_the_memory_a_container_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 64 * GIB)
+    monkeypatch.setattr("fedlab.engine.cgroup.available_memory", lambda: 64 * GIB)
     monkeypatch.setattr("fedlab.engine.cgroup.memory_left", lambda: GIB)
     assert find(doctor.memory(), "warn").text == "1.0 GiB free"
 
@@ -202,7 +202,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: GIB)
+    monkeypatch.setattr("fedlab.engine.cgroup.available_memory", lambda: GIB)
     assert find(doctor.memory(), "warn").text == "1.0 GiB free"
 
 

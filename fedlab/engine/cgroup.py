@@ -38,6 +38,16 @@ def memory_left() -> int | None:
     return min(found, default=None)
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that this process may still take: what the machine has, or less if its container is bounded."""
+    return min((free for free in (available_memory(), memory_left()) if free is not None), default=None)
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that Linux could give without swapping, for the whole machine; None on other systems."""
+    return _stated(Path("/proc/meminfo"), "MemAvailable:") * 1024 or None
+
+
 def _folders(controller: str) -> Iterator[Path]:
     """Folders of the control groups that this process is in, each of which may bound it.
 
@@ -56,7 +66,7 @@ def _folders(controller: str) -> Iterator[Path]:
 
 def _stated(path: Path, name: str) -> int:
     found = (line.split() for line in _lines(path))
-    return next((int(words[1]) for words in found if len(words) == 2 and words[0] == name), 0)
+    return next((int(words[1]) for words in found if len(words) > 1 and words[0] == name), 0)
 
 
 def _words(path: Path) -> list[str]:

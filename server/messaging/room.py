@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from fedlab.engine.cgroup import memory_left
 from fedlab.errors import MachineError
 
 _MB = 1e6
@@ -36,18 +33,3 @@ def check_room(down: int, up: int, clients: int, free: int | None) -> None:
             "give the server's machine or container more memory, let fewer clients take part in a round "
             "(federation.sampler), or make the uploads smaller (exchange.compression, or a smaller model)",
         )
-
-
-def free_memory() -> int | None:
-    """Bytes of memory that this process may still take: what the machine has, or less if its container is bounded."""
-    found = [memory_left(), _available()]
-    return min((size for size in found if size is not None), default=None)
-
-
-def _available() -> int | None:
-    """What Linux says could be used without swapping; None on other systems."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

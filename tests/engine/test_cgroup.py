@@ -92,3 +92,15 @@ def test_a_limit_beyond_all_memory_is_none(write: object) -> None:
     left = cgroup.memory_left()
     assert left is not None
     assert left > 2**60  # the doctor takes the lesser of this and what the machine has
+
+
+def test_a_container_s_bound_counts_where_it_is_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    for container, whole, free in ((5, 7, 5), (7, 5, 5), (None, 5, 5), (5, None, 5), (None, None, None)):
+        monkeypatch.setattr(cgroup, "memory_left", lambda container=container: container)
+        monkeypatch.setattr(cgroup, "available_memory", lambda whole=whole: whole)
+        assert cgroup.free_memory() == free
+
+
+def test_what_the_machine_has_is_read_from_the_system() -> None:
+    available = cgroup.available_memory()
+    assert available is None or 10**7 < available < 10**14

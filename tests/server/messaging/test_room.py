@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedlab.errors import MachineError
-from fedlab.server.messaging import room
-from fedlab.server.messaging.room import check_room, free_memory
+from fedlab.server.messaging.room import check_room
 
 MB = 10**6
 
@@ -20,15 +19,3 @@ def test_what_is_sent_and_all_replies_must_fit() -> None:
     assert "memory of the server = '300 MB free'" in told
     assert "at least 300 MB: a round sends 100 MB and keeps the replies of 4 clients, 50 MB each" in told
     assert "federation.sampler" in told
-
-
-def test_a_container_s_bound_counts_where_it_is_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
-    for container, machine, free in ((5, 7, 5), (7, 5, 5), (None, 5, 5), (5, None, 5), (None, None, None)):
-        monkeypatch.setattr(room, "memory_left", lambda container=container: container)
-        monkeypatch.setattr(room, "_available", lambda machine=machine: machine)
-        assert free_memory() == free
-
-
-def test_what_the_machine_has_is_read_from_the_system() -> None:
-    available = room._available()
-    assert available is None or 10 * MB < available < 10**14
