@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import Config, apply_overrides, parse, read_yaml
+from fedlab.config.walk import within
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.method import Task
 from fedlab.server.snapshot import Checkpoint
@@ -96,8 +97,7 @@ def check_config(begun: Config, now: Config) -> None:
     """
     before, after = _flat(begun.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     for key in sorted(before.keys() | after.keys()):
-        allowed = any(key == one or key.startswith(f"{one}.") for one in _MAY_CHANGE)
-        if not allowed and before.get(key) != after.get(key):
+        if not within(key, _MAY_CHANGE) and before.get(key) != after.get(key):
             expected = f"{before.get(key)!r}, with which the run began"
             raise ConfigError(key, after.get(key), expected, "resume it as it was, or submit it as a new run")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar
@@ -125,3 +125,8 @@ def place_of(kind: PathKind, text: str, folder: Path) -> str:
         folder: the folder that a relative path starts from; paths of outputs start from the current folder instead.
     """
     return kind.absolute(text, Path.cwd() if kind.kind == "output" else folder)
+
+
+def within(key: str, given: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the given keys, or a key below one of them."""
+    return any(key == other or key.startswith(f"{other}.") for other in given)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedlab.assembly import METHODS
 from fedlab.config import Config, apply_overrides, parse, read_yaml
 from fedlab.config.modules import home, search, source_of
-from fedlab.config.walk import place_of
+from fedlab.config.walk import place_of, within
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.experiment.components import bare, complete, located, references
 from fedlab.storage.cache import code_fingerprint
@@ -156,11 +156,6 @@ def placed(raw: Mapping[str, Any], folder: Callable[[str], Path]) -> dict[str, A
     if errors:
         raise ConfigErrors(errors)
     return found
-
-
-def within(key: str, given: Iterable[str]) -> bool:
-    """Whether a dotted key is one of the given keys, or a key below one of them."""
-    return any(key == other or key.startswith(f"{other}.") for other in given)
 
 
 def _is_there(kind: PathKind, place: Path) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from fedlab.config import Config, Section, apply_overrides, parse, read_yaml
+from fedlab.config.walk import within
 from fedlab.config.yamltree import dump_yaml, load_yaml
 from fedlab.errors import UNSET, ConfigError, did_you_mean
 from fedlab.experiment.components import bare
-from fedlab.experiment.configuration import look_for_modules, placed, within
+from fedlab.experiment.configuration import look_for_modules, placed
 from fedlab.experiment.result import Run
 from fedlab.experiment.start import configure
 from fedlab.report.bands import Line, bands_picture
