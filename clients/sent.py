@@ -17,6 +17,7 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.config.node import state_folder
 from fedlab.errors import ConfigErrors
+from fedlab.storage.logs import put_aside
 
 FILE = "sent.jsonl"
 _LONGEST = 64 * 2**20  # bytes of the file before a new one is begun; the one before is kept
@@ -60,8 +61,7 @@ def described(reply: Message) -> dict[str, Any]:
 
 def _append(path: Path, line: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and path.stat().st_size > _LONGEST:
-        path.replace(path.with_suffix(".jsonl.1"))
+    put_aside(path, _LONGEST)
     with path.open("a", encoding="utf-8") as file:
         file.write(line)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import socket
 import stat
@@ -29,6 +30,9 @@ from typing import IO
 from flwr.app import Context
 
 from fedlab.errors import ConfigError, ConfigErrors
+from fedlab.storage.logs import put_aside
+
+log = logging.getLogger(__name__)
 
 PATIENCE = "FEDLAB_RESIDENT"
 KEPT = "FEDLAB_RESIDENT_RUNS"
@@ -164,19 +168,22 @@ class Meeting:
             state = state_folder(context.node_config)
         except ConfigErrors:  # the node's file is wrong: the worker tells that
             state = self.folder
+        refused = []
         for folder in (state, self.folder):
             path = folder / "worker.log"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                if path.exists() and path.stat().st_size > _LONGEST_LOG:
-                    path.replace(path.with_suffix(".log.1"))
+                put_aside(path, _LONGEST_LOG)
                 file = path.open("ab")
-            except OSError:
+            except OSError as error:
+                refused.append(f"the worker's log cannot be written to {folder}: {error.strerror or error}\n")
                 continue
+            file.write("".join(refused).encode())
+            file.flush()  # before the worker writes to it
             self.log.unlink(missing_ok=True)
             self.log.symlink_to(path)
             return file
-        raise OSError(f"no log of the worker can be written to {self.folder}")
+        raise OSError("".join(refused))
 
     def _let_others_go(self) -> None:
         kept = int(_number(KEPT, 1, "number of runs whose workers a node keeps, at least 1", least=1)) - 1
@@ -201,10 +208,12 @@ def _private_folder(name: str) -> Path | None:
     if not hasattr(socket, "AF_UNIX") or importlib.util.find_spec("fcntl") is None:
         return None
     bases = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")
+    refused = []
     for base in dict.fromkeys(filter(None, bases)):
         mine = Path(base, f"fedlab-{os.getuid()}")
         folder = mine / name
         if len(os.fsencode(folder)) + len("/0123456789abcdef.sock") > _LONGEST_PATH:
+            refused.append(f"the path {folder} is too long for a socket")
             continue
         try:
             for made in (mine, folder):
@@ -214,8 +223,10 @@ def _private_folder(name: str) -> Path | None:
                     raise PermissionError(f"{made} can be entered by others")
             if os.access(folder, os.W_OK):
                 return folder
-        except OSError:
-            continue
+            refused.append(f"{folder} cannot be written to")
+        except OSError as error:
+            refused.append(str(error))
+    log.warning("no folder for the socket of a worker, so this process does the work itself: %s", "; ".join(refused))
     return None
 
 

@@ -28,6 +28,7 @@ from fedlab.deployment.private import private_folder
 from fedlab.deployment.processes import PROGRAM, Program
 from fedlab.deployment.project import Folder
 from fedlab.errors import MachineError
+from fedlab.storage.logs import put_aside
 from fedlab.storage.runfolder import write_atomic
 
 _LOOK = 0.2  # seconds between two looks at the programs
@@ -106,9 +107,9 @@ def running(folder: Folder) -> int | None:
             except BlockingIOError:
                 text = lock.read()
                 return int(text) if text else None
-    except FileNotFoundError:
-        pass
-    return None
+            return None
+    except FileNotFoundError:  # no supervisor has ever been started here
+        return None
 
 
 def standings(folder: Folder) -> dict[str, Standing]:
@@ -191,8 +192,7 @@ class _Kept:
         if self.program.alone:
             processes.end_all(self._folder, self.program.name, grace=1.0)
         log = Path(self.standing.log)
-        if log.is_file() and log.stat().st_size > _LONGEST_LOG:
-            log.replace(log.with_suffix(".log.1"))
+        put_aside(log, _LONGEST_LOG)
         command = [word.replace("{port}", str(processes.free_port())) for word in self.program.command]
         variables = {**processes.environment(self._folder), **self.program.environment, PROGRAM: self.program.name}
         Path(variables.get("FLWR_HOME", self._folder.state)).mkdir(parents=True, exist_ok=True)
