@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from fedlab.config import Section
-from fedlab.data.samples import Dataset
 
 CLASSES = ("bars", "disk", "ring")
 COUNTS = {
@@ -78,21 +74,3 @@ def _shape(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
         "ring": np.abs(distance - size * 0.32) < size * 0.1,
     }
     return shapes[name]
-
-
-class Held:
-    """A source of a data set in memory, by name."""
-
-    sets: dict[str, Dataset] = {}  # noqa: RUF012  filled by the tests
-
-    class Settings(Section):
-        key: str
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
-    def load(self, seed: int) -> Dataset:
-        return self.sets[self.settings.key]

@@ -16,7 +16,8 @@ from fedlab.data.sources import SOURCES, load_source
 from fedlab.data.sources.sites import OneSite, SitesSettings
 from fedlab.methods.supervised.method import Supervised
 from fedlab.server.messaging.profiles import known_profiles
-from tests.data.site_folders import CLASSES, COUNTS, Held, source, write_sites
+from tests.data.in_memory import Held
+from tests.data.site_folders import CLASSES, COUNTS, source, write_sites
 
 SITES = tuple(COUNTS)
 

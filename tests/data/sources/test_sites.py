@@ -17,7 +17,8 @@ from fedlab.data.sources import SOURCES, build_source, load_source
 from fedlab.data.sources.agreed import vocabulary_hash
 from fedlab.data.sources.sites import OneSite, SitesSettings, check_sites
 from fedlab.errors import ConfigError, ConfigErrors, DataError, FedLabError
-from tests.data.site_folders import COUNTS, Held
+from tests.data.in_memory import Held
+from tests.data.site_folders import COUNTS
 
 SITES = tuple(COUNTS)
 

@@ -9,29 +9,12 @@ import pytest
 from PIL import Image
 
 from fedlab import from_arrays
-from fedlab.config import Component, Section, load_config
+from fedlab.config import Component, load_config
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import build_source, load_source
 from fedlab.errors import DataError
-
-
-class Held:
-    """A source of a data set in memory, by name."""
-
-    sets: dict[str, Dataset] = {}  # noqa: RUF012  filled by the tests
-
-    class Settings(Section):
-        key: str
-
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
-    def load(self, seed: int) -> Dataset:
-        return self.sets[self.settings.key]
+from tests.data.in_memory import Held
 
 
 @pytest.fixture
