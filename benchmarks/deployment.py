@@ -10,8 +10,6 @@ import argparse
 import json
 import os
 import platform
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +18,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -29,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pace import cpu_seconds, family, resident
+from fedlab.deployment import processes
+from fedlab.deployment.flower import LOOKS
 
 ROOT = Path(__file__).resolve().parents[1]
 _LOOK = 0.05  # seconds between two looks for a new round
@@ -82,7 +82,7 @@ NEW = Way(
     "a resident worker",
     "fedlab.server.app:app",
     "fedlab.clients.resident.app:app",
-    {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"},
+    LOOKS,
 )
 
 
@@ -101,9 +101,9 @@ class Peaks:
     kinds: dict[str, float] = field(default_factory=dict)
     together: float = 0.0
 
-    def look(self, processes: list[int]) -> None:
+    def look(self, running: list[int]) -> None:
         """Take what is held now into account."""
-        held = [(_kind(process), resident(process)) for process in processes]
+        held = [(_kind(process), resident(process)) for process in running]
         for kind, size in held:
             self.kinds[kind] = max(self.kinds.get(kind, 0.0), size)
         self.together = max(self.together, sum(size for _, size in held))
@@ -129,7 +129,7 @@ class Federation:
     @contextmanager
     def started(self) -> Iterator[Federation]:
         """The processes, which end when this is left."""
-        ports = _free_ports(self.nodes + 1)
+        ports = processes.free_ports(self.nodes + 1)
         app = self.folder / "app"
         for made in (self.folder / "flower", app):
             made.mkdir(parents=True)
@@ -150,11 +150,7 @@ class Federation:
                 self._start(f"node{node}", "flower-supernode", "--insecure", *address, "--node-config", own)
             yield self
         finally:
-            while left := self.processes():
-                for process in left:
-                    with suppress(OSError):
-                        os.kill(process, signal.SIGKILL)
-                time.sleep(0.1)
+            processes.end_carrying({"FLWR_HOME": self.environment["FLWR_HOME"]}, grace=0.0)
 
     def run(self, config: Mapping[str, Any], peaks: Peaks | None = None) -> list[Round]:
         """Run a configuration, and return what every round after the first took."""
@@ -184,13 +180,7 @@ class Federation:
 
     def processes(self) -> list[int]:
         """All processes of this federation; a worker that nobody waits for is one, too."""
-        mark = f"FLWR_HOME={self.folder / 'flower'}".encode()
-        found = []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            with suppress(OSError):
-                if mark in environment.read_bytes().split(b"\0"):
-                    found.append(int(environment.parent.name))
-        return [process for process in found if process != os.getpid()]
+        return processes.carrying({"FLWR_HOME": self.environment["FLWR_HOME"]})
 
     def _cpu(self) -> float:
         ours = set(self.processes())
@@ -198,8 +188,8 @@ class Federation:
         return sum(cpu_seconds(process) for process in ours | {p for root in ours for p in family(root)})
 
     def _watch(self, peaks: Peaks) -> None:
-        while processes := self.processes():
-            peaks.look(processes)
+        while running := self.processes():
+            peaks.look(running)
             time.sleep(0.2)
 
     def _start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
@@ -326,16 +316,6 @@ def _kind(process: int) -> str:
         return "gone"
     parts = ("resident.worker", "flwr-serverapp", "flwr-clientapp", "superexec", "superlink", "supernode")
     return next((part for part in parts if part in command), "other")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for held in sockets:
-        held.bind(("127.0.0.1", 0))
-    ports = [int(held.getsockname()[1]) for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -69,6 +69,16 @@ Address = Annotated[
         "--address", metavar="HOST:PORT", help="Address of a running Ray cluster; short for --set engine.address=…"
     ),
 ]
+TotalRounds = Annotated[
+    int | None,
+    typer.Option("--rounds", min=1, help="New total number of rounds, including those already done."),
+]
+Clients = Annotated[
+    int,
+    typer.Option(
+        "--clients", min=0, help="Number of nodes to wait for before the run starts; 0 = wait for all clients."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; short for --set tracking.console=quiet")]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Show progress as plain lines; short for --set tracking.console=plain")

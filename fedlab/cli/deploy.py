@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.arguments import Sets, Source
+from fedlab.cli.arguments import Clients, Sets, Source
 
 
 def submit(
@@ -16,10 +16,7 @@ def submit(
         typer.Option(metavar="NAME", help="Name of the connection [superlink.NAME] in Flower's config.toml."),
     ],
     sets: Sets = None,
-    clients: Annotated[
-        int,
-        typer.Option(min=0, help="Number of nodes to wait for before the run starts; 0 = wait for all clients."),
-    ] = 0,
+    clients: Clients = 0,
     simulate_partition: Annotated[
         bool,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlab.cli.arguments import Plain, Quiet, Sets
+from fedlab.cli.arguments import Clients, Plain, Quiet, Sets, TotalRounds
 from fedlab.cli.federation import FolderOption
 from fedlab.cli.federation import deploy_app as deploy_app
 from fedlab.cli.help import Command
@@ -35,10 +35,7 @@ def run(
         ),
     ] = None,
     sets: Sets = None,
-    clients: Annotated[
-        int,
-        typer.Option(min=0, help="Number of nodes to wait for before the run starts; 0 = wait for all clients."),
-    ] = 0,
+    clients: Clients = 0,
     detach: Detach = False,
     follow: Annotated[
         str | None,
@@ -78,9 +75,7 @@ def run(
 @deploy_app.command(cls=Command)
 def resume(
     run: RunName,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="New total number of rounds, including those already done.")
-    ] = None,
+    rounds: TotalRounds = None,
     detach: Detach = False,
     quiet: Quiet = False,
     plain: Plain = False,

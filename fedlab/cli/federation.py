@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from fedlab.deployment.operate import FederationStatus
-    from fedlab.deployment.project import Federation, Folder
+    from fedlab.deployment.project import Federation, Folder, Form
 
 deploy_app = typer.Typer(
     no_args_is_help=True, help="Run federations whose sites keep their data on machines of their own."
@@ -30,6 +30,19 @@ FolderOption = Annotated[
         show_default="the current folder, or the folder deployment in it",
     ),
 ]
+Processes = Annotated[
+    bool | None,
+    typer.Option(
+        "--processes/--containers",
+        help="Run as processes of this machine, or in containers.",
+        show_default="containers",
+    ),
+]
+
+
+def form_of(processes: bool | None) -> Form | None:
+    """The form that ``--processes`` or ``--containers`` asks for; None if neither was given."""
+    return None if processes is None else "processes" if processes else "containers"
 
 
 @deploy_app.command(cls=Command)
@@ -59,14 +72,7 @@ def init(
         int | None, typer.Option(min=1, max=65535, help="Port that sites connect to.", show_default="8443")
     ] = None,
     image: Annotated[str | None, typer.Option(help="Image of the containers.", show_default="fedlab:latest")] = None,
-    processes: Annotated[
-        bool | None,
-        typer.Option(
-            "--processes/--containers",
-            help="Run as processes of this machine, or in containers.",
-            show_default="containers",
-        ),
-    ] = None,
+    processes: Processes = None,
     simulate_partition: Annotated[
         bool,
         typer.Option(
@@ -90,7 +96,7 @@ def init(
         hosts=tuple(hosts or ()),
         port=port,
         image=image,
-        form=None if processes is None else "processes" if processes else "containers",
+        form=form_of(processes),
         simulate_partition=simulate_partition,
     )
     folder, new = create.init(configure(source, sets or ()), path, asked)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedlab.cli.arguments import Address, EngineOption, Plain, Quiet, Sets, Workers, shorthands
+from fedlab.cli.arguments import Address, EngineOption, Plain, Quiet, Sets, TotalRounds, Workers, shorthands
 from fedlab.cli.failures import command_line
 from fedlab.cli.runs import RunPath, report_line
 
@@ -14,9 +14,7 @@ from fedlab.cli.runs import RunPath, report_line
 def resume(
     ctx: typer.Context,
     path: RunPath,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="New total number of rounds, including those already done.")
-    ] = None,
+    rounds: TotalRounds = None,
     until: Annotated[
         int | None, typer.Option(min=1, help="Stop after this round; `fedlab resume` can continue from there.")
     ] = None,

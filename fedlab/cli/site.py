@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedlab.cli.deployed import deploy_app as deploy_app
+from fedlab.cli.federation import Processes, form_of
 from fedlab.cli.help import Command
 
 
@@ -31,14 +32,7 @@ def node(
             "`fedlab list sources` shows what there is.",
         ),
     ] = None,
-    processes: Annotated[
-        bool | None,
-        typer.Option(
-            "--processes/--containers",
-            help="Run as processes of this machine, or in containers.",
-            show_default="containers",
-        ),
-    ] = None,
+    processes: Processes = None,
     image: Annotated[str | None, typer.Option(help="Image of the containers.", show_default="the organizer's")] = None,
 ) -> None:
     """Prepare this machine as a site of a federation, from the file that the organizer has handed over.
@@ -47,8 +41,7 @@ def node(
     """
     from fedlab.deployment import site
 
-    form = None if processes is None else "processes" if processes else "containers"
-    made = site.prepare(file, path, data, sets or (), form, image)  # type: ignore[arg-type]  # one of the two words
+    made = site.prepare(file, path, data, sets or (), form_of(processes), image)
     for line in made.found:
         typer.echo(line)
     typer.echo(f"site {made.settings.site} in {made.folder.path}: {made.settings.form}, for {made.settings.superlink}")

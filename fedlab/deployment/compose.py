@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config.yamltree import dump_yaml
+from fedlab.deployment.flower import LOOKS
 from fedlab.storage.runfolder import write_atomic
 
 Project = dict[str, Any]
@@ -44,7 +45,7 @@ _FLOWER = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; Flower's own default is 1
+    **LOOKS,
 }
 # everything that a library writes beside the run lies on the volume, because the root file system is read-only
 _COMPUTING = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import Config
+from fedlab.data.sources.sites import NAME as SITES
 from fedlab.deployment import certificates
 from fedlab.deployment.handover import HandOver, write_hand_over
 from fedlab.deployment.nodefile import write_node_file, write_server_file
@@ -27,8 +28,6 @@ from fedlab.deployment.project import (
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
 from fedlab.storage.runfolder import write_atomic
 
-SITES = "sites"
-"""Name of the source in which every site has its own data."""
 _KEYS = "data.source.sites"
 
 

@@ -15,9 +15,11 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedlab.deployment.flower import LOOKS
 from fedlab.deployment.project import Federation, Folder, Site
 from fedlab.errors import MachineError
 from fedlab.storage.runfolder import write_atomic
@@ -105,7 +107,7 @@ def environment(folder: Folder) -> dict[str, str]:
     """Variables of all processes of a project."""
     scripts = str(Path(sys.executable).parent)
     return {
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",  # seconds; Flower looks once a second otherwise
+        **LOOKS,
         **os.environ,
         MARK: str(folder.path),
         # Flower starts its own programs by their names
@@ -116,9 +118,21 @@ def environment(folder: Folder) -> dict[str, str]:
 
 def marked(folder: Folder, program: str | None = None) -> list[int]:
     """Ids of all processes of a project, or of one of its programs."""
-    wanted = {f"{MARK}={folder.path}".encode()}
-    if program is not None:
-        wanted.add(f"{PROGRAM}={program}".encode())
+    return carrying(_marks(folder, program))
+
+
+def end_all(folder: Folder, program: str | None = None, grace: float = _GRACE) -> None:
+    """End all processes of a project, or of one of its programs, and wait until they are gone."""
+    end_carrying(_marks(folder, program), grace)
+
+
+def _marks(folder: Folder, program: str | None) -> dict[str, str]:
+    return {MARK: str(folder.path), **({} if program is None else {PROGRAM: program})}
+
+
+def carrying(variables: Mapping[str, str]) -> list[int]:
+    """Ids of all processes but this one that have these variables in their environment."""
+    wanted = {f"{name}={value}".encode() for name, value in variables.items()}
     found = []
     for entry in _PROCESSES.glob("[0-9]*/environ"):
         try:
@@ -129,16 +143,20 @@ def marked(folder: Folder, program: str | None = None) -> list[int]:
     return [pid for pid in found if pid != os.getpid()]
 
 
-def end_all(folder: Folder, program: str | None = None, grace: float = _GRACE) -> None:
-    """End all processes of a project, or of one of its programs, and wait until they are gone."""
+def end_carrying(variables: Mapping[str, str], grace: float = _GRACE) -> None:
+    """End all processes that `carrying` finds, and wait until they are gone.
+
+    Args:
+        variables: in their environment.
+        grace: seconds that they are given to end by themselves, before they are killed.
+    """
     for kind, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, math.inf)):
-        for pid in marked(folder, program):
-            try:
-                os.kill(pid, kind)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + patience
-        while marked(folder, program):
+        deadline, told = time.monotonic() + patience, set[int]()
+        while left := carrying(variables):
+            for pid in set(left) - told:  # the first ones may have started others meanwhile
+                with suppress(ProcessLookupError):  # it has ended, as it was about to be told
+                    os.kill(pid, kind)
+            told.update(left)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.05)
@@ -146,9 +164,16 @@ def end_all(folder: Folder, program: str | None = None, grace: float = _GRACE) -
 
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of this machine that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [int(held.getsockname()[1]) for held in sockets]
 
 
 def is_taken(port: int) -> bool:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from fedlab.config import Config, parse
 from fedlab.deployment import containers
-from fedlab.deployment.flower import Connection, DeploymentError, Status
+from fedlab.deployment.flower import DeploymentError, Status
 from fedlab.deployment.operate import connection, is_healthy
 from fedlab.deployment.project import CONNECTION, Federation, Folder
 from fedlab.deployment.submit import submit
@@ -24,6 +24,7 @@ from fedlab.tracking import Sink
 from fedlab.tracking.stream import EventStream
 
 _AGAIN = 2.0  # seconds before a log that has broken off is asked for again
+_PATIENCE = 10  # looks in a row that may fail, because a SuperLink that is started again takes its time
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def follow(folder: Folder, submitted: Submitted, display: Sink | None) -> tuple[
                     event = stream.read(line)
                     if event is not None and display is not None:
                         display.write(event)
-            now = _patient_status(link, submitted.run)
+            now = link.patient_status(submitted.run, _PATIENCE)
             if now.finished:
                 return now, stream.missed
             time.sleep(_AGAIN)
@@ -194,19 +195,6 @@ def _submit(folder: Folder, settings: Federation, plan: Submitted) -> Submitted:
 def _refuse_silence(folder: Folder, settings: Federation) -> None:
     if not is_healthy(folder, settings.control_port):
         raise DeploymentError(f"the SuperLink of {folder.path} does not answer: start it with `fedlab deploy up`")
-
-
-def _patient_status(link: Connection, run: int) -> Status:
-    """How a run stands; a SuperLink that is being restarted is waited for."""
-    missed = 0
-    while True:
-        try:
-            return link.status(run)
-        except DeploymentError:
-            missed += 1
-            if missed > 10:
-                raise
-            time.sleep(_AGAIN)
 
 
 def _known(folder: Folder) -> list[Submitted]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from fedlab.deployment import processes
 
 # a method that fails on one client; nodes import it by name
 BROKEN = """
@@ -33,47 +32,16 @@ def _logs(root: Path) -> str:
     return "\n".join(tails)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for held in sockets:
-        held.bind(("127.0.0.1", 0))
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
-def _end(root: Path) -> None:
-    """End every process of this federation. Flower detaches its children from the group, but all inherit the folder."""
-    mark = f"FLWR_HOME={root / 'flower'}".encode()
-
-    def ours() -> list[int]:
-        found = []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if mark in environment.read_bytes().split(b"\0"):
-                    found.append(int(environment.parent.name))
-            except OSError:
-                continue
-        return [pid for pid in found if pid != os.getpid()]
-
-    # a process may take its time over a request to end, but not over its death
-    for kind, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, math.inf)):
-        for pid in ours():
-            try:
-                os.kill(pid, kind)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + patience
-        while ours() and time.monotonic() < deadline:
-            time.sleep(0.1)
+def ours(root: Path) -> dict[str, str]:
+    """What the environment of every process of this federation has: all inherit the folder, also what is detached."""
+    return {"FLWR_HOME": str(root / "flower")}
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of the federation: ``runs`` of the server, ``node0``, ``node1``; the connection is called ``loop``."""
     root = tmp_path_factory.mktemp("deployment")
-    superlink, *nodes = _free_ports(3)
+    superlink, *nodes = processes.free_ports(3)
     for folder in ("flower", "modules"):
         (root / folder).mkdir()
     (root / "modules" / "broken_method.py").write_text(BROKEN)
@@ -90,11 +58,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "PYTHONPATH", os.pathsep.join([str(root / "modules"), *filter(None, [os.environ.get("PYTHONPATH")])])
         )
 
-        processes = []
+        started = []
 
         def start(name: str, *command: str) -> None:
             log = (root / f"{name}.log").open("w")
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=root))
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=root))
 
         try:
             start("superlink", "flower-superlink", "--insecure", "--port", str(superlink), "--isolation", "subprocess")
@@ -102,11 +70,11 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 node_config = f'partition-id={client} num-partitions=2 state-dir="{root / f"node{client}"}"'
                 address = ("--superlink", f"127.0.0.1:{superlink}", "--port", str(port))
                 start(f"node{client}", "flower-supernode", "--insecure", *address, "--node-config", node_config)
-            _wait_for(f"http://127.0.0.1:{superlink}/health", processes[0], root)
+            _wait_for(f"http://127.0.0.1:{superlink}/health", started[0], root)
             yield root
         finally:
-            _end(root)
-            for process in processes:
+            processes.end_carrying(ours(root))
+            for process in started:
                 process.wait()
 
 

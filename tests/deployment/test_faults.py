@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import torch
 
 import fedlab
 from fedlab.config import Config, parse
+from fedlab.deployment import processes
 from fedlab.deployment.submit import DeploymentError, submit, wait
 from fedlab.storage.checkpoint import load_checkpoint
+from tests.deployment.conftest import ours
 
-pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 # in round 3, client 0 works until somebody lets it go
 WAITING = """
@@ -50,22 +53,17 @@ CONFIG: dict[str, Any] = {
 
 def processes_of(root: Path, program: str) -> list[int]:
     """Processes of this federation that run a program of Flower's."""
-    mark, found = f"FLWR_HOME={root / 'flower'}".encode(), []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = mark in (place / "environ").read_bytes().split(b"\0")
-            if ours and program.encode() in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-        except OSError:
-            continue
+    found = []
+    for pid in processes.carrying(ours(root)):
+        with suppress(OSError):  # it has ended meanwhile
+            if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
     return found
 
 
-def until(condition: Callable[[], bool], logs: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 600
+def until(condition: Callable[[], bool]) -> None:
+    """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
     while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(logs())
         time.sleep(0.1)
 
 
@@ -75,8 +73,8 @@ def test_a_run_goes_on_after_its_server_was_killed_and_ends_with_the_bits_of_an_
     (deployment / "modules" / "waiting_method.py").write_text(WAITING)
     config, folder = parse(Config, CONFIG), deployment / "runs" / "killed"
     submit(config, "loop", simulate_partition=True, token="c0ffee")
-    until((folder / "checkpoints" / "round_000002" / "checkpoint.json").exists, logs)
-    until(lambda: bool(list((deployment / "node1" / "runs" / "c0ffee").rglob("000003.state"))), logs)
+    until((folder / "checkpoints" / "round_000002" / "checkpoint.json").exists)
+    until(lambda: bool(list((deployment / "node1" / "runs" / "c0ffee").rglob("000003.state"))))
     for pid in processes_of(deployment, "flwr-serverapp"):
         os.kill(pid, signal.SIGKILL)
     (deployment / "modules" / "go").touch()

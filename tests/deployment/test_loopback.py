@@ -20,7 +20,7 @@ from fedlab.cli.failures import FAILED, Commands
 from fedlab.config import Config, parse
 from fedlab.deployment.submit import DeploymentError, status, submit, wait
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(7200)]
 
 SUPERLINK = "loop"
 

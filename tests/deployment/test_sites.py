@@ -24,7 +24,7 @@ from fedlab.deployment.project import Folder
 from fedlab.tracking import History
 from tests.data.site_folders import source, write_sites
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(7200)]
 
 FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
 KILLED = "lyon"

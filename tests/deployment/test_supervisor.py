@@ -20,12 +20,12 @@ from fedlab.errors import MachineError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
-# leaves a process behind that belongs to no group and no parent of ours, then sleeps
+# leaves a process behind that belongs to no group and no parent of ours, then waits to be ended
 DETACHING = """
-import os, subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+import os, signal, subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
 print("started", os.environ["FEDLAB_PROGRAM"], flush=True)
-time.sleep(600)
+signal.pause()
 """
 FAILING = "import sys; print('cannot work', flush=True); sys.exit(3)"
 
