@@ -10,16 +10,13 @@ from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
 from fedlab.config.modules import search
-from fedlab.config.node import state_folder
+from fedlab.config.node import NODE_FILE, PARTITION_ID, state_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.own import located_node
 from fedlab.data.sources import load_source
 from fedlab.data.sources.sites import OneSite, own_data_settings
 from fedlab.errors import UNSET, ConfigError, ConfigErrors, InputError
 from fedlab.protocol.runconfig import unpack
-
-NODE_FILE = "node-file"
-PARTITION_ID = "partition-id"
 
 
 def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[str, object], run_id: int) -> ClientSetup:

@@ -20,7 +20,6 @@ from fedlab.server.deployed import server_data
 from fedlab.server.deployed_folder import begin
 from fedlab.server.ledger import payload_bytes
 from fedlab.server.messaging.room import check_room
-from fedlab.server.participation.devices import upload_bytes
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import check_min_clients, make_rules
 from fedlab.server.setup import ServerSetup
@@ -77,10 +76,9 @@ def main(grid: Grid, context: Context) -> None:
                 held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
                 check_participants(strategy, len(loop.participants))
                 check_min_clients(config.federation, len(loop.participants))
-                uploads = upload_bytes(loop.networks, components.chain)
                 check_room(
                     down=payload_bytes({name: loop.state.network[name] for name in loop.exchange.down}),
-                    up=sum(uploads[name] for name in loop.exchange.up),
+                    up=sum(loop.uploads[name] for name in loop.exchange.up),
                     clients=rules.sampler.size(len(loop.participants)),
                     free=free_memory(),
                 )

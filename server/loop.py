@@ -102,7 +102,7 @@ class FederatedLoop:
             self.tally,
             self.participants,
         )
-        self._upload = upload_bytes(self.networks, components.chain)
+        self.uploads = upload_bytes(self.networks, components.chain)
         self._frozen: dict[tuple[str, ...], str] = {}
         self._seconds: dict[str, float] = {}
         self._current = (0, "profile")
@@ -307,7 +307,7 @@ class FederatedLoop:
         exchange, shared, extra = self.exchange, self.state.shared, self.state.strategy.extra_bytes()
         sent = sum(shared.bytes_of(name) for name in shared.outdated(client, held))
         down = sum(exchange.sizes[name] for name in exchange.down) + extra + sent
-        up = sum(self._upload[name] for name in exchange.up) + extra
+        up = sum(self.uploads[name] for name in exchange.up) + extra
         (examples,) = self._examples([client])
         return planned(training, examples, down, up, poisson=isinstance(self.state.account, ExampleAccount))
 

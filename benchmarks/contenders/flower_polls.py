@@ -15,5 +15,5 @@ def _by_flower(grid: Grid, messages: Sequence[Message], timeout: float | None) -
     return list(grid.send_and_receive(messages, timeout=timeout))
 
 
-delivery.send_and_receive = directory.send_and_receive = _by_flower  # type: ignore[attr-defined]
+delivery.send_and_receive = directory.send_and_receive = _by_flower  # type: ignore[attr-defined]  # names that both import
 app = fedlab.server.app.app

@@ -12,6 +12,9 @@ from fedlab.config.base import ComponentField, Section
 from fedlab.config.sections import parse, read_yaml
 from fedlab.storage.paths import MadePath, PathKind, flower_home
 
+NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
+"""Keys of Flower's node configuration: a node with data of its own has the first, one of a demonstration the others."""
+
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
 
@@ -54,11 +57,11 @@ def state_folder(node_config: Mapping[str, object]) -> Path:
     Raises:
         ConfigErrors: the node's file cannot be read.
     """
-    if file := node_config.get("node-file"):
+    if file := node_config.get(NODE_FILE):
         return Path(read_node(str(file)).state)
     # one folder for each client by default, because the nodes of one machine share Flower's folder
-    default = flower_home() / "fedlab" / f"client-{node_config.get('partition-id')}"
-    return Path(str(node_config.get("state-dir", default))).expanduser().resolve()
+    default = flower_home() / "fedlab" / f"client-{node_config.get(PARTITION_ID)}"
+    return Path(str(node_config.get(STATE_DIR, default))).expanduser().resolve()
 
 
 def read_server(path: str | Path) -> ServerConfig:

@@ -26,6 +26,7 @@ from typing import Any
 
 from fedlab.config.yamltree import dump_yaml
 from fedlab.deployment.flower import LOOKS
+from fedlab.deployment.processes import node_config as node_settings
 from fedlab.storage.runfolder import write_atomic
 
 Project = dict[str, Any]
@@ -269,7 +270,7 @@ def _site(
             *("flower-supernode", "--superlink", superlink, "--root-certificates", _CA),
             *("--auth-supernode-private-key", _KEY, "--isolation", "process"),
             *("--host", "runtime", "--port", str(_NODE_PORT)),
-            *("--node-config", node_config or f'node-file="{_NODE_FILE}"'),
+            *("--node-config", node_config or node_settings(node_file=Path(_NODE_FILE))),
         ],
         networks={outside: {}, f"{site}-net": {"aliases": ["runtime"]}},
         volumes=[_mount(files["ca"], _CA), _mount(files["key"], _KEY), _volume(f"{site}-state", "/state")],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,7 @@ def init(config: Config, path: Path, asked: Asked) -> tuple[Folder, list[str]]:
         ConfigError, ConfigErrors: something cannot be used, or contradicts what is in the folder; nothing was written.
     """
     folder = Folder(path.absolute())
-    before = folder.federation() if folder.file.is_file() else None
-    if before is None and folder.path.exists() and any(folder.path.iterdir()):
-        raise ConfigError("FOLDER", str(folder.path), "an empty folder or one made by `fedlab deploy init`")
+    before = None if folder.begun("fedlab deploy init") is None else folder.federation()
     _check(asked)
     settings = _settings(config, asked, before, folder.path)
     new = [site for site in settings.sites if before is None or site not in before.sites]
@@ -298,7 +296,7 @@ def _site_files(folder: Folder, settings: Federation, site: str, config: Config)
     write_hand_over(folder.hand_over(site), content)
 
 
-def _found(check: Any) -> InputError | None:
+def _found(check: Callable[[], None]) -> InputError | None:
     try:
         check()
     except InputError as error:
@@ -306,7 +304,7 @@ def _found(check: Any) -> InputError | None:
     return None
 
 
-def _raise(errors: Any) -> None:
+def _raise(errors: Iterable[InputError | None]) -> None:
     found = [error for error in errors if error is not None]
     if found:
         raise ConfigErrors(found) if len(found) > 1 else found[0]

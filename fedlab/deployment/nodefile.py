@@ -9,12 +9,12 @@ from typing import Any
 
 from fedlab.config.walk import Visit
 from fedlab.config.yamltree import dump_yaml
+from fedlab.deployment.project import TOLD
 from fedlab.experiment.components import located
 from fedlab.storage.paths import PathKind
 from fedlab.storage.runfolder import write_atomic
 
 _READ = ("input", "hub", "weights")
-_TOLD = "# written by `fedlab deploy`; change it with its commands\n"
 
 
 def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path | str) -> None:
@@ -26,7 +26,7 @@ def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path 
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
     """
-    write_atomic(path, _TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
+    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
 
 
 def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:
@@ -36,7 +36,7 @@ def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None
         path: the file.
         sets: the source of each set by its name, with absolute paths.
     """
-    write_atomic(path, _TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}}))
+    write_atomic(path, TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}}))
 
 
 def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Path | None, dict[str, dict[str, Any]]]:

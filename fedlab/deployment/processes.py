@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedlab.config.node import NODE_FILE, PARTITION_ID, STATE_DIR
 from fedlab.deployment.flower import LOOKS
 from fedlab.deployment.project import Federation, Folder, Site
 from fedlab.errors import MachineError
@@ -99,8 +100,8 @@ def _registered_file(folder: Folder) -> Path:
 def node_config(*, node_file: Path | None = None, client: int = 0, state: Path | None = None) -> str:
     """Flower's ``--node-config`` of a node with its own data, or of one in a demonstration."""
     if node_file is not None:
-        return f'node-file="{node_file}"'
-    return f'partition-id={client} state-dir="{state}"'
+        return f'{NODE_FILE}="{node_file}"'
+    return f'{PARTITION_ID}={client} {STATE_DIR}="{state}"'
 
 
 def environment(folder: Folder) -> dict[str, str]:

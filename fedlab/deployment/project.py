@@ -37,6 +37,8 @@ DEFAULT_FOLDER = "deployment"
 DEFAULT_PORT = 8443
 DEFAULT_IMAGE = "fedlab:latest"
 FILE = "deployment.yaml"
+TOLD = "# written by `fedlab deploy`; change it with its commands\n"
+"""First line of the files that the commands write."""
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*")
 
@@ -157,8 +159,7 @@ class Folder:
 
     def write(self, settings: Federation | Site) -> None:
         """Write ``deployment.yaml``."""
-        told = "# written by `fedlab deploy`; change it with its commands\n"
-        write_atomic(self.file, told + dump_yaml(settings.model_dump(mode="json")))
+        write_atomic(self.file, TOLD + dump_yaml(settings.model_dump(mode="json")))
 
     def settings(self) -> Federation | Site:
         """What this folder is.
@@ -174,7 +175,22 @@ class Folder:
                 "make one with `fedlab deploy init CONFIG`, at a site with `fedlab deploy node FILE`",
             )
         raw = read_yaml(self.file)
-        return parse(Site, raw) if isinstance(raw, dict) and raw.get("kind") == "site" else parse(Federation, raw)
+        return parse(Site, raw) if raw.get("kind") == "site" else parse(Federation, raw)
+
+    def begun(self, maker: str) -> Federation | Site | None:
+        """What this folder is already; None if nothing is in it.
+
+        Args:
+            maker: the command that makes such a folder, for the error.
+
+        Raises:
+            ConfigError, ConfigErrors: other things are in it.
+        """
+        if self.file.is_file():
+            return self.settings()
+        if self.path.exists() and any(self.path.iterdir()):
+            raise ConfigError("FOLDER", str(self.path), f"an empty folder or one made by `{maker}`")
+        return None
 
     def federation(self) -> Federation:
         """What this folder is, which must be an organizer's.

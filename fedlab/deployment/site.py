@@ -61,9 +61,7 @@ def prepare(
     """
     given = read_hand_over(file)
     folder = Folder((path or Path(given.site)).absolute())
-    before = folder.settings() if folder.file.is_file() else None
-    if before is None and folder.path.exists() and any(folder.path.iterdir()):
-        raise ConfigError("FOLDER", str(folder.path), "an empty folder or one made by `fedlab deploy node`")
+    before = folder.begun("fedlab deploy node")
     if before is not None and not (isinstance(before, Site) and before.site == given.site):
         raise ConfigError("FOLDER", str(folder.path), f"a folder of site {given.site}", "choose another folder")
     chosen: Form = form or (before.form if before is not None else "containers")

@@ -87,7 +87,7 @@ def printed(*events: dict[str, Any]) -> list[str]:
             lines.append(text)
             return len(text)
 
-    sink = StreamSink(Out())  # type: ignore[arg-type]
+    sink = StreamSink(Out())  # type: ignore[arg-type]  # it has all that is used
     for event in events:
         sink.write({"time": 0.0, **event})
     return lines

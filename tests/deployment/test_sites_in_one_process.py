@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 import fedlab
 from fedlab.clients.app import app
@@ -23,6 +21,7 @@ from fedlab.protocol.runconfig import Submission, pack
 from fedlab.server.app import main
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.data.site_folders import COUNTS, source, write_node, write_sites
+from tests.server.remote import RemoteGrid
 
 SITES = tuple(COUNTS)
 RUN_ID = 42
@@ -45,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Nodes(Grid):
+class Nodes(RemoteGrid):
     """Nodes in this process, each of which has its own file and sees nothing else."""
 
     def __init__(self, files: Iterable[Path], run_config: dict[str, Any]) -> None:
@@ -76,16 +75,6 @@ class Nodes(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         return self.pull_messages(self.push_messages(list(messages)))
-
-    def set_run(self, run: Run) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 import fedlab
@@ -24,6 +23,7 @@ from fedlab.protocol.runconfig import Submission, pack
 from fedlab.server import app as server_side
 from fedlab.server.messaging import directory, presence, transport
 from fedlab.tracking import History
+from tests.server.remote import Clock, RemoteGrid
 
 LOST, LOST_AFTER, SILENT, CRASHED, TWICE = "lost", "lost after its work", "silent", "crashed", "twice"
 """What may happen to a message: the node is lost before or after its work, nothing comes, the app crashes, the reply
@@ -33,23 +33,11 @@ Fate = Callable[[int, str, int, Message], str]
 """Called with client, type of message, round and the reply to be; it may change the reply."""
 
 
-class Clock:
-    """Time passes where somebody waits, and nowhere else."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 class KilledError(BaseException):
     """The server's process ends here, without any farewell."""
 
 
-class Nodes(Grid):
+class Nodes(RemoteGrid):
     """The nodes of a deployment.
 
     Args:
@@ -100,9 +88,6 @@ class Nodes(Grid):
         self._replies = [reply for reply in found if reply.metadata.reply_to_message_id not in wanted]
         return [reply for reply in found if reply.metadata.reply_to_message_id in wanted]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        raise NotImplementedError  # Flower's own, whose pauses are long
-
     def _answers(self, message: Message) -> list[Message]:
         node, kind = message.metadata.dst_node_id, message.metadata.message_type
         told = config_record(message.content, INSTRUCTIONS)
@@ -142,9 +127,6 @@ class Nodes(Grid):
     @property
     def run(self) -> Run:
         return self._run
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
 
 
 class Deployment:

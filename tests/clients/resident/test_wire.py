@@ -39,7 +39,7 @@ def test_a_request_comes_with_its_metadata_and_all_of_its_context() -> None:
     message = Message(content(), 7, "train", ttl=60.0, group_id="3")
     message.metadata.__dict__["_message_id"] = "id"
     context = Context(5, 7, {"partition-id": 2}, content(), {"config-json": "{}", "n": 1}, 9)
-    came, around = through(lambda c: c.send_request(message, context), Channel.receive_request)  # type: ignore[misc]
+    came, around = through(lambda c: c.send_request(message, context), Channel.receive_request)  # type: ignore[misc]  # what the two sides return is known to the test
     assert came.content == message.content
     assert vars(came.metadata) == vars(message.metadata)
     assert around == context
@@ -50,7 +50,7 @@ def test_a_request_comes_with_its_metadata_and_all_of_its_context() -> None:
 def test_a_reply_comes_with_the_new_state(error: Error | None) -> None:
     message = Message(content(), 7, "train")
     reply = Message(content() if error is None else error, reply_to=message)
-    answer, state = through(lambda c: c.send_reply(reply, content()), Channel.receive_reply)  # type: ignore[misc]
+    answer, state = through(lambda c: c.send_reply(reply, content()), Channel.receive_reply)  # type: ignore[misc]  # what the two sides return is known to the test
     assert state == content()
     if error is None:
         assert answer == content()
@@ -63,7 +63,7 @@ def test_arrays_of_fedlab_arrive_as_flower_s_own_and_large_ones_arrive_whole() -
     reply = Message(
         RecordDict({"arrays": ArrayRecord({"w": NdArray(values)})}), reply_to=Message(content(), 7, "train")
     )
-    answer, _ = through(lambda c: c.send_reply(reply, RecordDict()), Channel.receive_reply)  # type: ignore[misc]
+    answer, _ = through(lambda c: c.send_reply(reply, RecordDict()), Channel.receive_reply)  # type: ignore[misc]  # what the two sides return is known to the test
     (array,) = answer["arrays"].values()
     assert type(array) is Array
     assert array == Array(values)

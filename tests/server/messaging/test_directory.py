@@ -19,6 +19,7 @@ from fedlab.errors import MachineError, RefusedError
 from fedlab.server.messaging import directory, transport
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.profiles import Profile
+from tests.server.remote import Clock, RemoteGrid
 
 NAMES = ("amsterdam", "berlin", "cadiz")
 
@@ -54,7 +55,7 @@ def profiled(claims: Sequence[int], size: int) -> Callable[[], ClientApp]:
     return build
 
 
-class Remote(Grid):
+class Remote(RemoteGrid):
     """Nodes as a deployment has them: ids say nothing, and they come one after the other.
 
     Args:
@@ -77,18 +78,12 @@ class Remote(Grid):
         count = self._arrivals.pop(0) if len(self._arrivals) > 1 else self._arrivals[0]
         return reversed(list(self._inner.get_node_ids())[:count])
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        raise NotImplementedError  # Flower's own, whose pauses are long
-
     def set_run(self, run: Run) -> None:
         self._inner.set_run(run)
 
     @property
     def run(self) -> Run:
         return self._inner.run
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         messages = list(messages)
@@ -99,18 +94,6 @@ class Remote(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(message_id) for message_id in list(message_ids) if message_id in self._replies]
-
-
-class Clock:
-    """Time passes where somebody waits, and nowhere else."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def opened(grid: Grid, expected: int | None, timeout: float, *, skip: bool = False) -> ClientDirectory:

@@ -6,29 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from fedlab.engine.execution import set_task_identity
 from fedlab.server.messaging import transport
 from fedlab.server.messaging.transport import send_and_receive
+from tests.server.remote import Clock, RemoteGrid
 
 
-class Clock:
-    now = 0.0
-
-    def __init__(self) -> None:
-        self.pauses: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
-        self.now += seconds
-
-
-class Slow(Grid):
+class Slow(RemoteGrid):
     """Nodes whose replies are there after so many seconds; None for a message that the SuperLink does not accept."""
 
     def __init__(self, clock: Clock, seconds: Sequence[float | None]) -> None:
@@ -53,22 +38,6 @@ class Slow(Grid):
         self.looks.append(len(wanted))
         ready = [name for name, (when, _) in self._replies.items() if name in wanted and when <= self._clock.now]
         return [self._replies.pop(name)[1] for name in ready]
-
-    def set_run(self, run: Run) -> None:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Run:
-        raise NotImplementedError
-
-    def create_message(self, *arguments: object, **options: object) -> Message:
-        raise NotImplementedError
-
-    def get_node_ids(self) -> Iterable[int]:
-        raise NotImplementedError
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError
 
 
 @pytest.fixture
