@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -93,3 +95,12 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_TRIM_THRESHOLD, _KEPT)
             mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+
+
+@cache
+def installed_version(package: str) -> str | None:
+    """The version of a package that is installed here; None if it is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

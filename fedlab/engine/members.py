@@ -6,7 +6,6 @@ there already is the same software and, for clients that keep tensors from round
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import socket
 import subprocess
@@ -21,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedlab._environment import DISTRIBUTION
+from fedlab.engine.machine import installed_version
 from fedlab.errors import MachineError
 
 _SAME_EVERYWHERE = (
@@ -138,10 +138,7 @@ def versions() -> dict[str, str]:
     """The versions on this machine of all that decides what a client computes; empty where a package is missing."""
     found = {"Python": platform.python_version()}
     for name in (DISTRIBUTION, "ray", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = ""
+        found[name] = installed_version(name) or ""
     return found
 
 

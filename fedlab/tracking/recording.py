@@ -14,15 +14,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 
 import torch
 
 from fedlab.config import Config, TrackingConfig
-from fedlab.engine.machine import cores
+from fedlab.engine.machine import cores, installed_version
 from fedlab.errors import ClientError, ConfigError, DiskFullError, MachineError
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import cache_folder
@@ -158,17 +156,9 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
         "cores": cores(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
     }
-
-
-@cache
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _displays(
