@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def renew(folder: Folder, hosts: Sequence[str]) -> None:
     Raises:
         ConfigErrors: a host cannot be one.
     """
-    _raise(_found(lambda host=host: check_host(host)) for host in hosts)
+    _raise(_found(partial(check_host, host)) for host in hosts)
     settings = folder.federation()
     settings = settings.model_copy(update={"hosts": tuple(dict.fromkeys([*settings.hosts, *hosts]))})
     _server_certificate(folder, settings)
@@ -165,8 +166,8 @@ def _plain(source: Any) -> dict[str, Any] | None:
 
 def _check(asked: Asked) -> None:
     """Refuse options that cannot be used, all at once."""
-    found = [_found(lambda host=host: check_host(host)) for host in asked.hosts]
-    found += [_found(lambda site=site: check_site(site, "--site")) for site in asked.sites]
+    found = [_found(partial(check_host, host)) for host in asked.hosts]
+    found += [_found(partial(check_site, site, "--site")) for site in asked.sites]
     if asked.sites and asked.nodes is not None:
         found.append(ConfigError("--nodes", asked.nodes, "either --site or --nodes", "sites have names of their own"))
     if asked.form == "processes":
@@ -225,7 +226,7 @@ def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
         )
     if asked.nodes is not None:
         raise ConfigError("--nodes", asked.nodes, f"no number: the configuration lists {len(listed)} sites")
-    _raise(_found(lambda site=site: check_site(site, _KEYS)) for site in listed)
+    _raise(_found(partial(check_site, site, _KEYS)) for site in listed)
     _raise(
         ConfigError("--site", site, f"a site of {_KEYS}", did_you_mean(site, listed))
         for site in asked.sites
