@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 # pytest's marker expression; .ci/run widens it where Chromium is installed
-TESTS ?= not slow and not browser and not deployment and not docker
+TESTS ?= not slow and not browser and not deployment and not docker and not drill
 # processes that share the tests; 0 runs them one by one in pytest's own
 WORKERS ?= 2
 # of `make mutation`: when to stop, and which sample of the changes to try; ARGS="pat triplet" picks files
@@ -21,7 +21,7 @@ SEED ?= 0
 ARGS ?=
 BUILD ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment test-docker image compose mutation lint format typecheck \
+.PHONY: help demo test test-slow test-browser test-deployment test-docker test-drill image compose mutation lint format typecheck \
 	readme reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
@@ -45,6 +45,9 @@ test-deployment: $(VENV)/.installed-dev ## run on Flower's SuperLink and SuperNo
 
 test-docker: $(VENV)/.installed-dev ## build the image and run federations and a Ray cluster in containers (needs Docker)
 	$(BIN)/python -m pytest -m docker $(ARGS)
+
+test-drill: $(VENV)/.installed-dev ## kill, damage and lie to runs on purpose, up to 10 minutes; docs/reliability.md says what is promised
+	$(BIN)/python -m pytest -m drill -n $(WORKERS) --dist loadgroup $(ARGS)
 
 # BUILD="--build-arg …" passes arguments to the Dockerfile
 image: ## build the image fedlab:VERSION and call it fedlab:latest too
