@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml setup.py constraints.txt
 # pytest's marker expression; .ci/run widens it where Chromium is installed
-TESTS ?= not slow and not browser and not deployment and not docker and not drill
+TESTS ?= not slow and not browser and not deployment and not docker and not drill and not programs
 # processes that share the tests; 0 runs them one by one in pytest's own
 WORKERS ?= 2
 # of `make mutation`: when to stop, and which sample of the changes to try; ARGS="pat triplet" picks files
@@ -21,7 +21,7 @@ SEED ?= 0
 ARGS ?=
 BUILD ?=
 
-.PHONY: help demo test test-slow test-browser test-deployment test-docker test-drill image compose mutation lint format typecheck \
+.PHONY: help demo test test-programs test-slow test-browser test-deployment test-docker test-drill image compose mutation lint format typecheck \
 	readme reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
@@ -33,6 +33,9 @@ demo: $(VENV)/.installed ## set up, then run FedLGD on the built-in digits (abou
 
 test: $(VENV)/.installed-dev ## set up with the development tools, then run the tests
 	$(BIN)/python -m pytest -m '$(TESTS)' -n $(WORKERS) --dist loadgroup $(ARGS)
+
+test-programs: $(VENV)/.installed-dev ## run commands, workers and what the README and docs/ say in processes of their own, as a user would
+	$(BIN)/python -m pytest -m 'programs and not slow' -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## run the long experiments
 	$(BIN)/python -m pytest -m slow --timeout 7200 $(ARGS)

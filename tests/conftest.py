@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,25 +83,42 @@ def _reports_left_out() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def empty_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts are made, but their lines and texts are not drawn, which takes nearly all of a report's time."""
+@contextmanager
+def charts(*, drawn: bool) -> Iterator[None]:
+    """A context in which charts are saved as they are, or without lines and texts, which take most of the time."""
     from matplotlib.figure import Figure
     from PIL import Image
 
     def saved(figure: Figure, file: Any, **how: Any) -> None:
         if how.get("format") == "svg":
-            file.write('<svg viewBox="0 0 1 1"></svg>')
+            blank = '<svg viewBox="0 0 1 1"></svg>'
+            file.write(blank if isinstance(file, io.TextIOBase) else blank.encode())
         else:
             size = (figure.get_size_inches() * how.get("dpi", 100)).astype(int)
             Image.new("RGB", tuple(map(int, size))).save(file, how.get("format"))
 
-    monkeypatch.setattr(Figure, "savefig", saved)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "whole", vars(Figure).get("whole", Figure.savefig), raising=False)
+        patch.setattr(Figure, "savefig", vars(Figure)["whole"] if drawn else saved)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _charts_not_drawn() -> Iterator[None]:
+    with charts(drawn=False):
+        yield
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch, empty_charts: None) -> None:
-    """Runs of this process write their reports at their end, as a user's do, but for what charts show."""
+def drawn_charts() -> Iterator[None]:
+    """Charts are drawn, for tests that look at what they show."""
+    with charts(drawn=True):
+        yield
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process write their reports at their end, as a user's do."""
     import fedlab.report
 
     monkeypatch.setattr("fedlab.report.page.write_report", fedlab.report.write_report)

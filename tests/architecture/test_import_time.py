@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.programs
+
 
 def python(
     code: str, cwd: Path, *, path: Path | None = None, variables: dict[str, str] | None = None

@@ -62,6 +62,7 @@ def test_no_dependency_brings_what_needs_cuda_torch(wheel: Path) -> None:
     assert {f"{name}<0" for name in banned} <= set(constraints), "pip refuses whatever asks for them"
 
 
+@pytest.mark.programs
 def test_the_installed_packages_import_by_their_own_names(site: Path, tmp_path: Path) -> None:
     program = """
 import fedlab, fedlab.clients.app, fedlab.server.app, fedlab.experiment.start
@@ -76,6 +77,7 @@ print(fedlab.__file__, *(METHODS.find(name).__module__ for name in METHODS.names
     assert len(methods) == len(list((ROOT / "methods").glob("*/method.py")))
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("arguments", [("--help",), ("config", "show", "fedlgd")])
 def test_the_command_works_from_the_wheel(site: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     (file,) = site.glob("*.dist-info/entry_points.txt")

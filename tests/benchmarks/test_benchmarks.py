@@ -234,6 +234,7 @@ def test_cpu_and_memory_of_a_family_of_processes() -> None:
     assert cpu_seconds(parent.pid) == resident(parent.pid) == 0
 
 
+@pytest.mark.programs
 def test_a_quick_run_measures_and_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Contenders are processes of their own; this test and those of the contenders have the others in this one."""
     from benchmarks import contest

@@ -14,6 +14,8 @@ import pytest
 
 from tests.forks import Forks
 
+pytestmark = pytest.mark.programs
+
 FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
 
 

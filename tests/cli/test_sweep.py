@@ -8,8 +8,6 @@ import pytest
 
 import fedlab
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 Cli = Callable[..., Any]
 
 

@@ -27,6 +27,8 @@ Command = Callable[[list[str], Path], subprocess.CompletedProcess[str]]
 MODULE = """
 from fedlab.methods.supervised.method import Supervised
 
+pytestmark = pytest.mark.programs
+
 class Mine(Supervised):
     def loss(self, networks, batch, step):
         return {name: 2 * value for name, value in super().loss(networks, batch, step).items()}

@@ -146,6 +146,7 @@ def section(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Callable[
 
 
 # a page's commands start Ray and train: on a busy machine that takes as long as it takes
+@pytest.mark.programs
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(("title", "index"), STEPS)
 def test_it_does_what_it_says(

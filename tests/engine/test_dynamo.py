@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 # The ways to the compiler are each tried in a fork, as a process that loads PyTorch takes seconds to start.
 PROGRAM = """
 import inspect, json, os, sys
@@ -75,6 +77,7 @@ def told(how: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.programs
 def test_optimizers_do_the_same_without_the_compiler_which_comes_when_it_is_asked_for() -> None:
     (start, compiled, not_traced), (usual,) = told("postponed"), told("usual")
     assert start["weights"] == usual["weights"]

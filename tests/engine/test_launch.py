@@ -92,6 +92,7 @@ def _same_threads_afterwards() -> Iterator[None]:
     pin_threads(before)
 
 
+@pytest.mark.programs
 def test_both_engines_give_the_same_result_quietly(forks: Forks, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PREAMBLE + ENGINES)
@@ -135,6 +136,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.g
     assert kept < 10
 
 
+@pytest.mark.programs
 def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     began = tmp_path / "began"
     program = subprocess.Popen(

@@ -21,8 +21,6 @@ from fedlab.studies.compare import compare
 from fedlab.studies.plan import Registered, finished
 from fedlab.studies.sweep import SweepSpec, sweep
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 
 def save(file: Path, shift: int) -> None:
     images = (np.arange(24 * 3 * 8 * 8) % 251).astype(np.uint8).reshape(24, 3, 8, 8) + np.uint8(shift)

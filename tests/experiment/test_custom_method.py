@@ -120,6 +120,7 @@ def test_an_entry_point_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPa
         METHODS.find("broken")
 
 
+@pytest.mark.programs
 def test_the_example_runs_as_a_script(tmp_path: Path, forks: Forks) -> None:
     cache = {**os.environ, "FEDLAB_CACHE": str(tmp_path / "cache")}
     done = forks.run([EXAMPLES / "custom_method.py", *SMALL], cwd=tmp_path, env=cache)

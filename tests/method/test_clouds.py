@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from fedlab.method import point_clouds, save_picture
 from fedlab.method.clouds import _seen_from_above
+
+pytestmark = pytest.mark.usefixtures("drawn_charts")
 
 
 def ink(path: Path) -> np.ndarray:

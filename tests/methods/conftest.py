@@ -21,7 +21,7 @@ from fedlab.experiment.start import method_folder
 from fedlab.method import ClientState, ServerContext
 from fedlab.method.exchange import Exchanges
 from fedlab.storage.cache import ResultCache
-from tests.methods.pictures import no_pictures
+from tests.methods.shorter import shorter
 
 CPU = torch.device("cpu")
 CLASSES = 4
@@ -184,7 +184,7 @@ SMALL_RUN: dict[str, Any] = {
 def runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Callable[..., fedlab.Run]]:
     """``runner("pat", SMALL)`` makes ``run("method.csl=false", method=…)``: small runs that share one cache.
 
-    A run that changes nothing draws its pictures, others do with ``pictures=True``.
+    A run that changes nothing is tried beforehand and draws its pictures, others are and do with ``whole=True``.
     """
 
     def make(name: str, small: Mapping[str, Any], **tracking: Any) -> Callable[..., fedlab.Run]:
@@ -192,8 +192,8 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Callable[.
         places = {"folder": str(root / "runs"), "cache": str(root / "cache")}
         quiet = {**places, "console": "quiet", "tensorboard": False, **tracking}
 
-        def start(*overrides: str, pictures: bool = False, **arguments: Any) -> fedlab.Run:
-            with nullcontext() if pictures or not (overrides or arguments) else no_pictures():
+        def start(*overrides: str, whole: bool = False, **arguments: Any) -> fedlab.Run:
+            with nullcontext() if whole or not (overrides or arguments) else shorter():
                 return fedlab.run(parse(Config, {**small, "tracking": quiet}), overrides=overrides, **arguments)
 
         return start

@@ -42,7 +42,12 @@ TARGETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((f"server/strategies/{name}.py", ("tests/server/strategies/test_algorithm_steps.py",)) for name in ALGORITHMS),
     ("server/strategies/*.py", REFUSALS),
 )
-WITHOUT_RAY = ["-m", "not slow and not browser and not deployment and not drill", "-k", "not engines and not script"]
+WITHOUT_RAY = [
+    "-m",
+    "not slow and not browser and not deployment and not drill and not programs",
+    "-k",
+    "not engines and not script",
+]
 
 
 class Changed(importlib.machinery.SourceFileLoader):

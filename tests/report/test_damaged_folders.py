@@ -13,8 +13,6 @@ from fedlab.report.record import RunRecord
 from fedlab.report.sections import facts
 from tests.report.pages import Page
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 
 def report(path: Path) -> Any:
     return Page(write_report(path))

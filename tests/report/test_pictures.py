@@ -11,6 +11,8 @@ from PIL import Image
 
 from fedlab.method import ImageGrid, Plot, instance_overlay, label_overlay, save_picture, save_sheet, shown_of
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).astype(int)

@@ -17,8 +17,6 @@ from fedlab.tracking import History
 from fedlab.tracking.console import guarantee
 from tests.report.pages import Page
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 
 def spent(round: int, clients: int = 0) -> dict[str, Any]:
     """ε of client i is round · (i + 1) / 2; of the run that of the last."""

@@ -15,6 +15,7 @@ from fedlab.data.partition.skew import size_figures
 from fedlab.report import write_report
 from fedlab.report.tables import result_table
 from fedlab.tracking import History
+from tests.conftest import charts
 from tests.report.pages import Page
 from tests.report.run_folders import make_run as build
 
@@ -29,7 +30,8 @@ QUICK = {"logs": False, "pictures": False, "metrics": ("accuracy",)}
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The page of a run where nothing is out of the ordinary."""
-    return report(build(tmp_path_factory.mktemp("runs") / "run", warnings=("lambda is large",)))
+    with charts(drawn=True):
+        return report(build(tmp_path_factory.mktemp("runs") / "run", warnings=("lambda is large",)))
 
 
 # content
@@ -56,7 +58,6 @@ def test_the_results_hold_every_client_the_mean_and_the_pooled_values(plain: Any
     assert "Pooled | 22.1 % | 22.1 % | 0.221 | 1.600 | 150" in results
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_the_figures_stand_beside_their_number_of_samples(make_run: Callable[..., Path]) -> None:
     path = make_run(held={"mAP": 0.5}, **QUICK)
     events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
@@ -127,7 +128,6 @@ def test_the_run_can_be_repeated_from_the_page(plain: Any) -> None:
     assert "partition: [{name: dirichlet, clients: 3, alpha: 0.5}]" in repeat
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_named_run_is_repeated_under_another_name(make_run: Callable[..., Path]) -> None:
     path = make_run(**QUICK)
     config = path / "config.yaml"
@@ -135,7 +135,6 @@ def test_a_named_run_is_repeated_under_another_name(make_run: Callable[..., Path
     assert "fedlab run config.yaml --set tracking.name=null" in report(path).text("repeat")
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_metrics_of_other_tasks_take_the_place_of_accuracy(make_run: Callable[..., Path]) -> None:
     page = report(make_run(metrics=("rmse", "PSNR")))
     assert "Mean PSNR | 0.220" in page.text("Headline figures")
@@ -144,7 +143,6 @@ def test_metrics_of_other_tasks_take_the_place_of_accuracy(make_run: Callable[..
     assert "ccuracy" not in page.text("curves")
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..., Path]) -> None:
     path = make_run(held={"probe_accuracy": 0.452, "knn_accuracy": 0.381, "collapse_alarm": 0.0})
     page = report(path)
@@ -156,7 +154,6 @@ def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..
     assert "server   knn accuracy 38.1 %, probe accuracy 45.2 %, collapse alarm 0.000" in shown.getvalue()
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_terminal_shows_the_metrics_it_has_room_for(make_run: Callable[..., Path]) -> None:
     path = make_run(metrics=("accuracy", *(f"accuracy_kind_{k}" for k in range(7))))
     shown = io.StringIO()
@@ -169,7 +166,6 @@ def test_a_terminal_shows_the_metrics_it_has_room_for(make_run: Callable[..., Pa
     assert "Accuracy kind 6" in report(path).text("results")
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_rounds_a_resumed_run_repeats_count_once(make_run: Callable[..., Path]) -> None:
     path = make_run(**QUICK)
     events = path / "events.jsonl"
@@ -185,6 +181,7 @@ def test_rounds_a_resumed_run_repeats_count_once(make_run: Callable[..., Path]) 
     assert "4 of 4" in page.text("What was run")
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_many_clients_are_summed_up_and_folded(make_run: Callable[..., Path]) -> None:
     path = make_run(clients=[f"client-{i:03}" for i in range(57)], domains=["art", "photo", "art"] * 19)
     page = report(path)
@@ -220,14 +217,12 @@ def test_a_partition_without_counts_by_class_is_shown_without_label_skew(make_ru
 # how a run ended
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_failed_run_shows_its_error_first(make_run: Callable[..., Path]) -> None:
     page = report(make_run(rounds=2, end="failed", error="ClientError: client 3\nTraceback: x < y"))
     assert "The run failed after round 2 of 4 | ClientError: client 3\nTraceback: x < y" in page.text("Error")
     assert page.html.index("Traceback") < page.html.index("Headline figures")
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_run_that_failed_before_round_one_says_so(make_run: Callable[..., Path]) -> None:
     page = report(make_run(rounds=0, end="failed", error="NameError: x", pictures=False))
     assert "before its first round was over" in page.text("Error")
@@ -235,7 +230,6 @@ def test_a_run_that_failed_before_round_one_says_so(make_run: Callable[..., Path
     assert "partition" in page.sections
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_run_without_an_end_is_said_to_be_going_on_or_killed(make_run: Callable[..., Path]) -> None:
     text = report(make_run(rounds=2, end=None, **QUICK)).text("")
     assert "No end recorded" in text
@@ -243,12 +237,10 @@ def test_a_run_without_an_end_is_said_to_be_going_on_or_killed(make_run: Callabl
     assert "2 of 4 rounds done" in text
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_an_interrupted_run_says_so(make_run: Callable[..., Path]) -> None:
     assert "interrupted after round 3 of 4" in report(make_run(rounds=3, end="interrupted", **QUICK)).text("")
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_run_started_again_is_no_longer_failed(make_run: Callable[..., Path]) -> None:
     path = make_run(rounds=2, end="failed", error="gone", **QUICK)
     events = path / "events.jsonl"
@@ -275,6 +267,7 @@ def test_the_page_needs_nothing_from_outside(plain: Any) -> None:
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
+@pytest.mark.usefixtures("drawn_charts")
 def test_names_from_outside_stay_text(make_run: Callable[..., Path]) -> None:
     evil = "<script>alert(1)</script>"
     page = report(

@@ -18,8 +18,6 @@ from fedlab.tracking import History
 from fedlab.tracking.left_out import LeftOut
 from tests.report.pages import Page
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 QUICK = {"logs": False, "pictures": False, "metrics": ("accuracy",)}
 
 

@@ -35,7 +35,6 @@ def of(found: Counted, words: str) -> tuple[float, float | None]:
 # steps
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_client_that_fills_no_batch_is_counted_in_every_round_and_told_once(
     settings: Settings, samples: fedlab.Dataset, plain: type[Method], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +141,6 @@ def test_skipped_batches_are_counted_by_the_loss_that_skipped_them(settings: Set
     assert run.history.alarms == []
 
 
-@pytest.mark.usefixtures("empty_charts")
 def test_a_round_without_a_step_raises_one_alarm_that_names_the_loss(
     settings: Settings, samples: fedlab.Dataset
 ) -> None:

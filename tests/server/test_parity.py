@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.forks import Forks
 
 # a program of its own: Flower's simulation shuts Ray down for the whole process
@@ -40,6 +42,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.programs
 def test_fedlgd_is_the_same_bit_for_bit(tmp_path: Path, forks: Forks) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)

@@ -168,6 +168,7 @@ fedlab.run(sys.argv[1])
 """
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("engine", ["inline", "ray"])
 def test_a_run_killed_at_any_moment_goes_on(tmp_path: Path, forks: Forks, engine: str) -> None:
     config = tmp_path / "killed.yaml"

@@ -24,8 +24,6 @@ from fedlab.studies.outcome import Outcome
 from fedlab.studies.reproduce import reproduce
 from fedlab.tracking import History
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 BASE: dict[str, Any] = {
     "method": "supervised",
     "model": "logistic",

@@ -16,8 +16,6 @@ from fedlab.report.spread import Quantity, Spread, quantities
 from fedlab.storage.checkpoint import load_checkpoint, save_checkpoint
 from fedlab.studies.compare import Comparison, compare
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 BASE: dict[str, Any] = {
     "method": "supervised",
     "model": "logistic",

@@ -22,8 +22,6 @@ from fedlab.studies.plan import folder_name
 from fedlab.studies.sweep import SweepSpec, load_spec, sweep
 from tests.forks import Forks
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 BASE: dict[str, Any] = {
     "method": "supervised",
     "model": "logistic",
@@ -274,6 +272,7 @@ sweep(load_spec(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.programs
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_result(
     tmp_path: Path, ran: list[str], forks: Forks
 ) -> None:

@@ -15,8 +15,6 @@ from fedlab.report.values import number
 from fedlab.studies.compare import compare
 from fedlab.studies.sweep import SweepSpec, sweep
 
-pytestmark = pytest.mark.usefixtures("empty_charts")
-
 BASE: dict[str, Any] = {
     "method": "supervised",
     "model": "logistic",

@@ -15,6 +15,8 @@ from fedlab.data.partition.partition import make_steps, partition, summary
 from fedlab.data.samples import Dataset
 from fedlab.report.partition import partition_table, plot_drift, plot_partition
 
+pytestmark = pytest.mark.usefixtures("drawn_charts")
+
 Make = Callable[..., Dataset]
 ALL = [
     {"name": "iid", "clients": 6},

@@ -39,7 +39,7 @@ def cda(run: Start) -> Start:
 
 @pytest.fixture(scope="module")
 def reference(cda: Start) -> fedlab.Run:
-    return cda(pictures=True)
+    return cda(whole=True)
 
 
 def state(run: fedlab.Run, prefix: str = "") -> dict[str, Tensor]:

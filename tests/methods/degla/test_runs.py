@@ -200,7 +200,7 @@ def test_constant_embeddings_score_nothing(run: Start, monkeypatch: pytest.Monke
 def test_pictures_show_captions_and_kinds(run: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeGLA, "figures", FIGURES)
     monkeypatch.setattr(pictures, "_COUNTED", 3)
-    done = run("federation.rounds=1", pictures=True)
+    done = run("federation.rounds=1", whole=True)
     names = {path.name for path in done.folder.figures.glob("*.png")}
     for figure in done.history.of("figure"):
         shown = {"captions": 3, "kinds": 3}[figure["name"]]
@@ -244,7 +244,7 @@ def test_own_captions_with_negatives_by_rule_run_without_code(
     rules = (
         ", rules: {kinds: [replace_adjective, replace_noun, order], adjectives: [red, blue, green], nouns: [dog, cat]}"
     )
-    done = run(*own(own_pairs(tmp_path, negatives=False), rules), "method.unpooled=[order]", pictures=True)
+    done = run(*own(own_pairs(tmp_path, negatives=False), rules), "method.unpooled=[order]", whole=True)
     assert set(done.metrics["clients"]) == {"home", "work"}
     assert {"accuracy_replace_adjective", "accuracy_replace_noun", "accuracy_order"} <= set(done.metrics["pooled"])
     assert {path.name for path in done.folder.figures.glob("*.png")} == {

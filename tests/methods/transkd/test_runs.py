@@ -210,7 +210,7 @@ def test_more_forms_run_to_the_end(start: Start) -> None:
     done = start(
         "training.precision=bfloat16", "method.variant=ea", "data.source.conditions=[clear]",
         "data.partition=[{name: dirichlet, clients: 3, alpha: 0.5, min_samples: 4}]", "federation.rounds=1",
-        "method.translate=0", "method.class_weights=[0.4, 1, 1, 1, 1]", "method.void_logit=true", pictures=True,
+        "method.translate=0", "method.class_weights=[0.4, 1, 1, 1, 1]", "method.void_logit=true", whole=True,
     )  # fmt: skip
     assert all(torch.isfinite(v).all() for v in weights(done).values())
     assert (done.folder.figures / "segmentation-0001.png").is_file()
