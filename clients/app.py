@@ -98,8 +98,10 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         runtime = runtime_for(context)
         client = _client(runtime, context)
         data = runtime.setup.federated
+        hashes = runtime.holding(client).hashes()
         facts = ConfigRecord(
             {
+                **({"assets": json.dumps(hashes)} if hashes else {}),
                 "client": client,
                 "name": data.partition[client].name,
                 "train": runtime.examples(client),

@@ -43,7 +43,7 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     config = submitted.config
     search([*config.modules, Path.cwd()])
     components = Assembly(config).components()
-    data, client, root = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
+    data, client, root, paths = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
     states = root / "runs" / (submitted.token or str(run_id))
     check_same_data(states, data.client(client))
     return ClientSetup(
@@ -52,11 +52,15 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
         state_root=states,
         cache_root=root / "cache",  # not tracking.cache as submitted: private results must stay in this folder
         client=client,
+        asset_paths=paths,
     )
 
 
-def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
-    """The data of a node that brings its own, the client's id, and the node's folder."""
+_Own = tuple[FederatedData, int, Path, Mapping[str, str]]
+
+
+def _own_data(config: Config, node_config: Mapping[str, object]) -> _Own:
+    """The data of a node that brings its own, the client's id, the node's folder, and the paths of its assets."""
     given = node_config.get(NODE_FILE)
     if not isinstance(given, str) or not given:
         expected = "the path of this node's file, because every node of this run brings its own data"
@@ -71,13 +75,13 @@ def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[Federa
         raise ConfigErrors([_at_site(error, node.site) for error in several.errors]) from several
     except InputError as error:
         raise _at_site(error, node.site) from error
-    return federated, site.client, Path(node.state)
+    return federated, site.client, Path(node.state), node.assets
 
 
-def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
+def _part_of_all(config: Config, node_config: Mapping[str, object]) -> _Own:
     """The same for a node that takes its part of the configured data."""
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
-    return data, _partition_id(node_config, data.num_clients), state_folder(node_config)
+    return data, _partition_id(node_config, data.num_clients), state_folder(node_config), config.data.assets
 
 
 def _at_site(error: InputError, site: str) -> InputError:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import Components, adapt, build_networks, make_task
+from fedlab.assembly import Components, adapt, build_networks, make_assets, make_task
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
@@ -28,10 +28,12 @@ from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, MissingStateError, Trained, WorkRequest
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
+from fedlab.data.holdings import Holdings
 from fedlab.data.samples import Samples
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import CheckpointError, FedLabError
 from fedlab.method import ClientState, EvaluationContext, Method, Plan
+from fedlab.method.assets import Holding
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
@@ -53,6 +55,7 @@ class ClientSetup:
         cache_root: where results that outlive runs are kept.
         preflight: one batch, nothing kept.
         client: the only client that is served, on a node of a deployment; None where messages name the client.
+        asset_paths: where this machine has the files of assets, by name; None takes the configuration's.
     """
 
     components: Components
@@ -61,6 +64,7 @@ class ClientSetup:
     cache_root: Path
     preflight: bool = False
     client: int | None = None
+    asset_paths: Mapping[str, str] | None = None
 
     @property
     def config(self) -> Config:
@@ -88,7 +92,12 @@ class ClientRuntime:
     def __init__(self, setup: ClientSetup, device: torch.device) -> None:
         config, self.setup, self.method = setup.config, setup, setup.method
         self.device, data = device, setup.federated
-        self.task = make_task(config, data.columns, data.class_names, data.num_clients, data.vocabulary)
+        described = (data.columns, data.class_names, data.num_clients, data.vocabulary)
+        self.task = make_task(config, *described, setup.asset_paths)
+        self.assets = make_assets(setup.components, self.task, device)
+        self.holdings = Holdings(config.data, data.partition.names, self.assets.names)
+        if setup.client is not None:  # a simulation has checked it for all clients
+            self.holdings.check([setup.client] if setup.client not in data.unseen else [], self.method.lacks)
         built = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
@@ -109,6 +118,11 @@ class ClientRuntime:
         self._exchange: Exchange | None = None
         self._used: set[str] = set()
         self._frozen: dict[tuple[str, ...], str] = {}
+
+    def holding(self, client: int) -> Holding:
+        """What a client holds of the method's assets."""
+        name = self.setup.federated.partition.names[client]
+        return Holding(f"client {name!r}", self.holdings.of(client), self.assets)
 
     def examples(self, client: int) -> int:
         """A client's weight in averages by examples."""
@@ -155,7 +169,7 @@ class ClientRuntime:
             work = self._fit(trainer, exchange, request)
             results = self.method.client_result(trainer)
         self._local.keep(exchange.local, state, starts)
-        withheld = tuple(group for group in exchange.averaged if not self.method.contributes(trainer, group))
+        withheld = tuple(group for group in exchange.averaged if not self._contributes(trainer, exchange, group))
         sent = {name: self._live[name] for name in exchange.up if exchange.group_of[name].name not in withheld}
         extra, figures = work.finish()
         sent |= {name: value for name, value in extra.items() if name in sent or name not in exchange.group_of}
@@ -222,8 +236,12 @@ class ClientRuntime:
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
-            **self._work(instructions, lambda: data.fingerprint),
+            **self._work(client, instructions, lambda: data.fingerprint),
         )
+
+    def _contributes(self, trainer: LocalTrainer, exchange: Exchange, group: str) -> bool:
+        needed = exchange.needs.get(group)
+        return (needed is None or needed in trainer.holds) and self.method.contributes(trainer, group)
 
     def _fit(self, trainer: LocalTrainer, exchange: Exchange, request: WorkRequest) -> LocalWork:
         parameters = self._averaged_parameters(exchange)
@@ -255,10 +273,10 @@ class ClientRuntime:
             evaluating=exchange.fixed_roles,
             max_steps=instructions.steps.get(str(client)),
             validation=lambda: self._columns(data.validation),
-            **self._work(instructions, lambda: data.fingerprint),
+            **self._work(client, instructions, lambda: data.fingerprint),
         )
 
-    def _work(self, instructions: Instructions, data: Callable[[], str]) -> dict[str, Any]:
+    def _work(self, client: int, instructions: Instructions, data: Callable[[], str]) -> dict[str, Any]:
         config = self.setup.config
         return {
             "task": self.task,
@@ -271,6 +289,7 @@ class ClientRuntime:
             "plan": instructions.plan,
             "cache": ResultCache(self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight),
             "preflight": self.setup.preflight,
+            "holding": self.holding(client),
         }
 
     def _calibrate(self) -> Calibration | None:

@@ -193,6 +193,8 @@ class LocalTrainer(FitContext):
             shared=self.shared,
             scratch=self.scratch,
             log=self.log,
+            holds=self.holds,
+            asset=self.asset,
         )
 
     def _shuffled(self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +18,11 @@ from torch import nn
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
 from fedlab.data.columns import main_shape
+from fedlab.data.holdings import Holdings
 from fedlab.data.normalize import overall_statistics
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.method import Method, Plan, Task
+from fedlab.method.assets import Assets, Holding, Shelf
 from fedlab.models import build_model, seeded_init
 from fedlab.privacy import DPSGD, Central, make_privacy
 from fedlab.probes import ConfiguredProbe, make_probes
@@ -91,6 +93,7 @@ class Components:
         chain: the steps that compress the clients' updates.
         stages: the section ``training`` by plan.
         probes: the probes of the method's features.
+        shelf: the assets that have been built in this process.
     """
 
     config: Config
@@ -99,6 +102,7 @@ class Components:
     chain: Chain
     stages: Stages
     probes: Sequence[ConfiguredProbe] = ()
+    shelf: Shelf = field(default_factory=Shelf)
 
     def with_config(self, config: Config) -> Components:
         """The same components with another configuration, which may differ in ``engine`` and ``training`` only."""
@@ -152,6 +156,7 @@ def make_task(
     class_names: Sequence[str],
     num_clients: int,
     vocabulary: Sequence[str] = (),
+    asset_paths: Mapping[str, str] | None = None,
 ) -> Task:
     """Make the task that a method is given.
 
@@ -161,6 +166,7 @@ def make_task(
         class_names: the name of each class, in the order of the labels.
         num_clients: number of registered clients.
         vocabulary: the words that the numbers in a text column stand for; empty if there is no such column.
+        asset_paths: where this participant has the files of assets, by name; default: the run's ``data.assets``.
     """
     described = {name: (dtype, tuple(shape)) for name, (dtype, shape) in columns.items()}
     shape = main_shape(described)
@@ -181,6 +187,7 @@ def make_task(
         columns=described,
         make_model=make,
         vocabulary=tuple(vocabulary),
+        asset_paths=config.data.assets if asset_paths is None else asset_paths,
         mean=overall_statistics(config.data.mean),
         std=overall_statistics(config.data.std),
     )
@@ -207,6 +214,23 @@ def build_networks(
         networks = nn.ModuleDict(method.build(task))
     load_weights(networks, init or {})
     return networks.to(device)
+
+
+def make_assets(components: Components, task: Task, device: torch.device) -> Assets:
+    """Make the method's assets, of which none is built yet.
+
+    Args:
+        components: the run's components.
+        task: the task.
+        device: the device to which networks are moved.
+    """
+    return Assets(components.method.assets(task), components.config.seed, device, components.shelf)
+
+
+def server_holding(components: Components, task: Task, device: torch.device) -> Holding:
+    """What the server holds of the method's assets, as ``data.server_holds`` says; the arguments are as above."""
+    assets = make_assets(components, task, device)
+    return Holding("the server", Holdings(components.config.data, (), assets.names).server, assets)
 
 
 def adapt(networks: nn.ModuleDict, training: TrainingConfig) -> nn.ModuleDict:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from fedlab.assembly import server_holding
 from fedlab.method import FigureContext, Plan, ServerContext, Task
 from fedlab.seeding import global_generators
 from fedlab.server.messaging.directory import ClientDirectory, ClientNames
@@ -26,6 +27,8 @@ class Contexts:
         state: what lasts on the server.
         directory: who is who.
         device: that the server works on.
+
+    The attribute ``holding`` is what the server holds of the method's assets.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Contexts:
     ) -> None:
         self._setup, self._task, self._networks, self._state = setup, task, networks, state
         self._directory, self._device = directory, device
+        self.holding = server_holding(setup.components, task, device)
 
     def work(
         self,
@@ -73,6 +77,7 @@ class Contexts:
             rounds=config.federation.rounds,
             plan=plan,
             cache=setup.cache,
+            holding=self.holding,
         )
 
     def figures(self, round: int) -> FigureContext:
@@ -92,6 +97,7 @@ class Contexts:
             client_test=lambda client: test(client) if test is not None else None,
             denormalize=setup.denormalize,
             seed=setup.config.seed,
+            holding=self.holding,
         )
 
     def draws(self, round: int, phase: str) -> AbstractContextManager[None]:

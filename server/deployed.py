@@ -45,6 +45,7 @@ class ServerData:
         facts: content of ``partition.json`` that is known already; None if the nodes have to be asked.
         warnings: warnings about the data, as sentences.
         left_out: samples that are left out.
+        asset_paths: where the server has the files of assets, by name.
     """
 
     names: Sequence[str]
@@ -54,6 +55,7 @@ class ServerData:
     facts: Mapping[str, Any] | None = None
     warnings: Sequence[str] = ()
     left_out: Sequence[LeftOut] = field(default=())
+    asset_paths: Mapping[str, str] = field(default_factory=dict)
 
     def given(self, config: Config, device: torch.device) -> dict[str, Any]:
         """The arguments of `fedlab.server.setup.ServerSetup` that depend on the data.
@@ -68,6 +70,7 @@ class ServerData:
             "data": {name: on_device(samples, device) for name, samples in self.sets.items()},
             "data_fingerprint": self.data_fingerprint,
             "cache": cache,
+            "asset_paths": self.asset_paths,
         }
 
     def tell(self, tracker: Tracker) -> None:
@@ -112,6 +115,7 @@ def server_data(submitted: Submission) -> ServerData:
         facts=federated.facts(config.federation.rounds),
         warnings=federated.warnings,
         left_out=federated.left_out if rest is None else (*federated.left_out, rest),
+        asset_paths=config.data.assets,
     )
 
 
@@ -133,7 +137,8 @@ def _own_sets(config: Config) -> ServerData:
     sources = {name: build_source(own.data[name], f"{SERVER_FILE}: data.{name}") for name in settings.server}
     found = server_sets(sources, settings.classes, config.seed, f"{SERVER_FILE}: data")
     sets = ServerSets(found, config.data)
-    return ServerData(settings.names, {name: sets[name] for name in found}, sets.fingerprint)
+    own_sets = {name: sets[name] for name in found}
+    return ServerData(settings.names, own_sets, sets.fingerprint, asset_paths=own.assets)
 
 
 def stated_partition(names: Sequence[str], profiles: Sequence[Profile], sets: Mapping[str, Samples]) -> dict[str, Any]:

@@ -65,8 +65,7 @@ class FederatedLoop:
         self.tracker, self.writer, self.directory = setup.tracker, RunWriter(setup), directory
         self.device, self.stages = setup.device, components.stages
         self.participants = directory.may_train(setup.holds_out)
-        first = directory.profile(directory.clients[0])
-        self.task = make_task(config, first.columns, first.classes, first.clients, first.vocabulary)
+        self.task = make_task(config, *directory.described, setup.asset_paths)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         stages = self.exchanges.over(map(self._plan, range(1, config.federation.rounds + 1)))
@@ -87,6 +86,7 @@ class FederatedLoop:
         )
         self.selection = Selection()
         self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
+        self.state.assets = directory.same_assets(self.contexts.holding)
         self.tally = Tally(setup, directory, self.state.strategy, self.state.watch)
         self.checkpoints = Checkpoints(setup, self.task, self.state, grid, directory, self.writer)
         shared, versions = self.state.shared, self.state.versions
@@ -135,7 +135,7 @@ class FederatedLoop:
                 self._probe()
             self.writer.figures(self.contexts.figures(0))
         else:
-            check_task(start, self.task)
+            check_task(start, self.task, self.state.assets)
             restore(self.state, start, self.device)
         first, last = (1 if start is None else start.round + 1), min(until or rounds, rounds)
         began = time.perf_counter()  # preparation says nothing about the time the rounds take

@@ -102,12 +102,21 @@ def check_config(begun: Config, now: Config) -> None:
             raise ConfigError(key, after.get(key), expected, "resume it as it was, or submit it as a new run")
 
 
-def check_task(start: Checkpoint, task: Task) -> None:
+def check_task(start: Checkpoint, task: Task, assets: Mapping[str, str]) -> None:
     """Refuse to go on with clients whose data is of another kind than when the checkpoint was written.
 
+    Args:
+        start: the checkpoint.
+        task: the task of the clients that are there now.
+        assets: hash of each asset that a participant holds now, by name.
+
     Raises:
-        CheckpointError: classes, columns, vocabulary or the number of clients differ.
+        CheckpointError: classes, columns, vocabulary, the number of clients or the weights of an asset differ.
     """
+    for name, begun in start.meta.get("assets", {}).items():
+        if assets.get(name, begun) != begun:
+            fix = "bring its file back, or start a new run"
+            raise CheckpointError(f"asset {name}", assets[name], f"{begun}, with which the run began", fix)
     now = {
         "clients": task.num_clients,
         "class_names": list(task.class_names),

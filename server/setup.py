@@ -39,6 +39,7 @@ class ServerSetup:
         client_test: their test columns; None likewise.
         profiles: makes a simulated client's profile; None where clients must be asked.
         holds_out: whether any client may be one that never trains; a deployment finds out by asking.
+        asset_paths: where the server has the files of assets, by name; None takes the configuration's.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
     """
 
@@ -56,6 +57,7 @@ class ServerSetup:
     client_test: Callable[[int], Mapping[str, Tensor]] | None = None
     profiles: Callable[[int], Profile] | None = None
     holds_out: bool = True
+    asset_paths: Mapping[str, str] | None = None
     expected_clients: int | None = None
 
     @property

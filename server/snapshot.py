@@ -88,6 +88,8 @@ def snapshot(state: ServerState) -> Snapshot:
         "watch": state.watch.book(),
         "checkpoints": list(state.checkpoints),
     }
+    if state.assets:
+        facts["assets"] = dict(state.assets)
     if state.account is not None:
         facts["privacy"] = state.account.book()
     if state.flights is not None:

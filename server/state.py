@@ -26,6 +26,7 @@ class ServerState:
         selector: chooses clients; keeps the virtual clock and what it has learned of the clients.
         watch: looks for divergence; keeps what earlier evaluations have shown.
         account: of the privacy spent; None where no guarantee is configured.
+        assets: hash of each asset that a participant holds, by name.
         flights: clients at work in asynchronous training; None in synchronous training.
         shared: the server's tensors that every client has a copy of, and who holds which version.
         private: the server's tensors that never leave it.
@@ -40,6 +41,7 @@ class ServerState:
     selector: ClientSelector
     watch: Watch
     account: Account | None = None
+    assets: Mapping[str, str] = field(default_factory=dict)
     flights: Flights | None = None
     shared: SharedTensors = field(default_factory=SharedTensors)
     private: dict[str, Tensor] = field(default_factory=dict)

@@ -47,7 +47,7 @@ def refusal(method: Method, training: TrainingConfig, plan: Plan) -> str | None:
     name = type(method).__name__
     if not method.promises("functional_loss"):
         return f"{name} does not declare functional_loss"
-    for hook in ("fit", "after_step"):
+    for hook in ("fit", "after_step", "assets"):
         if method.overrides(hook):
             return f"{name} has a {hook}() of its own"
     if counts_steps(method, training) and method.batch_spec(plan).sampler is not None:

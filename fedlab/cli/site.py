@@ -27,9 +27,9 @@ def node(
         list[str] | None,
         typer.Option(
             "--set",
-            metavar="data.KEY=VALUE",
-            help="A setting of the source of this site's samples, e.g. data.name=npz. May be given several times; "
-            "`fedlab list sources` shows what there is.",
+            metavar="KEY=VALUE",
+            help="A setting of the source of this site's samples, e.g. data.name=npz, or the file of an asset of the "
+            "method, e.g. assets.uni=/srv/uni. May be given several times; `fedlab list sources` shows what there is.",
         ),
     ] = None,
     processes: Processes = None,

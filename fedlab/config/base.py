@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -37,5 +37,12 @@ def _switched(value: Any) -> Any:
     return "off" if value is False else value  # what YAML makes of a bare off
 
 
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("different names, each once")
+    return names
+
+
+AssetNames = Annotated[tuple[str, ...], AfterValidator(_different)]
 Vectorize = Annotated[Literal["auto", "off"] | Annotated[int, Field(ge=2)], BeforeValidator(_switched)]
 ComponentField = Annotated[Component, BeforeValidator(_named)]

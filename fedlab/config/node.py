@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedlab.config.base import ComponentField, Section
 from fedlab.config.sections import parse, read_yaml
-from fedlab.storage.paths import MadePath, PathKind, flower_home
+from fedlab.storage.paths import HubPath, MadePath, PathKind, flower_home
 
 NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
 """Keys of Flower's node configuration: a node with data of its own has the first, one of a demonstration the others."""
@@ -24,6 +24,9 @@ class NodeConfig(Section):
 
     site: SiteName = Field(description="name of the site, as the run's configuration lists it in data.source.sites")
     data: ComponentField = Field(description="where this node's own samples come from; see `fedlab list sources`")
+    assets: dict[str, HubPath] = Field(
+        default={}, description="file or folder of each asset of the method that this node holds, by the asset's name"
+    )
     state: MadePath = Field(
         default="state", description="folder for all that never leaves the node: client states and cached results"
     )
@@ -34,6 +37,9 @@ class ServerConfig(Section):
 
     data: dict[str, ComponentField] = Field(
         default={}, description="sets of samples that the server holds, by name; see `fedlab list sources`"
+    )
+    assets: dict[str, HubPath] = Field(
+        default={}, description="file or folder of each asset of the method that the server holds, by the asset's name"
     )
 
 

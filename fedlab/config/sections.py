@@ -12,7 +12,16 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from fedlab.config.base import Component, ComponentField, Fraction, Positive, ProperFraction, Section, Vectorize
+from fedlab.config.base import (
+    AssetNames,
+    Component,
+    ComponentField,
+    Fraction,
+    Positive,
+    ProperFraction,
+    Section,
+    Vectorize,
+)
 from fedlab.config.federation import FederationConfig, TrainingConfig
 from fedlab.config.held import HeldSet, ValidationField, check_held
 from fedlab.config.problems import explain
@@ -60,6 +69,19 @@ class DataConfig(Section):
         default=None,
         description="share of its training samples that each client holds back as validation samples, on which it "
         "never trains; or {share, by, seed}",
+    )
+
+    holds: dict[str, AssetNames] = Field(
+        default={},
+        description="which client holds which assets of the method: pattern of clients' names → names of assets. The "
+        "first pattern that matches a client counts, and a client that none matches holds nothing. Default: every "
+        "client holds all assets",
+    )
+    server_holds: AssetNames = Field(default=(), description="names of the assets that the server holds")
+    assets: dict[str, HubPath] = Field(
+        default={},
+        description="name of an asset → the file or folder from which the method loads it; a deployed node or server "
+        "takes it from a file of its own",
     )
 
     @field_validator("held")

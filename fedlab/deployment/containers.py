@@ -38,9 +38,9 @@ def write_compose(folder: Folder) -> None:
             data[site] = None
             configs[site] = node_config(client=client, state=STATE)
         elif settings.local and source is not None:
-            place, inside = mounted({site: source}, DATA)
-            write_node_file(folder.node_file(site), site, inside[site], STATE)
-            data[site] = None if place is None else str(place)
+            seen = mounted({site: source}, settings.assets, DATA)
+            write_node_file(folder.node_file(site), site, seen.sources[site], STATE, seen.assets)
+            data[site] = None if seen.folder is None else str(seen.folder)
     made = compose.federation(data, name=settings.name, node_config=configs, server_data=_server_data(folder, settings))
     values = {
         "FEDLAB_IMAGE": settings.image,
@@ -104,12 +104,12 @@ def fetch(folder: Folder, name: str) -> Path:
 
 
 def _server_data(folder: Folder, settings: Federation) -> str | None:
-    """The folder that the server needs for its own sets of samples; None without sets. Its file is written too."""
-    if not settings.server:
+    """The folder that the server needs for its own samples and assets; None without any. Its file is written too."""
+    if not (settings.server or settings.assets):
         return None
-    place, inside = mounted(settings.server, DATA)
-    write_server_file(folder.server_file, inside)
-    return None if place is None else str(place)
+    seen = mounted(settings.server, settings.assets, DATA)
+    write_server_file(folder.server_file, seen.sources, seen.assets)
+    return None if seen.folder is None else str(seen.folder)
 
 
 def _write(folder: Folder, made: dict[str, Any], values: Mapping[str, str], keys: list[Path]) -> None:

@@ -80,8 +80,8 @@ def init(config: Config, path: Path, asked: Asked) -> tuple[Folder, list[str]]:
     _keys(folder, settings, new)
     for site in settings.sites:
         _site_files(folder, settings, site, config)
-    if settings.server and settings.form == "processes":
-        write_server_file(folder.server_file, settings.server)
+    if (settings.server or settings.assets) and settings.form == "processes":
+        write_server_file(folder.server_file, settings.server, settings.assets)
     folder.write(settings)
     write_connection(folder, settings)
     if settings.form == "containers":
@@ -191,6 +191,9 @@ def _settings(config: Config, asked: Asked, before: Federation | None, path: Pat
         simulate_partition=asked.simulate_partition,
         sites=sites,
         server=_server_sets(config),
+        assets={
+            name: path for name, path in config.data.assets.items() if not hosts or name in config.data.server_holds
+        },
     )
     if before is None:
         return made
@@ -202,7 +205,8 @@ def _settings(config: Config, asked: Asked, before: Federation | None, path: Pat
     ):
         if (now := getattr(made, key)) != (then := getattr(before, key)):
             raise ConfigError(option, _told(now), f"{_told(then)}, as this folder was made with", fix)
-    return made.model_copy(update={"sites": {**before.sites, **sites}, "server": {**before.server, **made.server}})
+    kept = {name: {**getattr(before, name), **getattr(made, name)} for name in ("sites", "server", "assets")}
+    return made.model_copy(update=kept)
 
 
 def _sites(config: Config, asked: Asked) -> dict[str, dict[str, Any] | None]:
@@ -280,7 +284,8 @@ def _site_files(folder: Folder, settings: Federation, site: str, config: Config)
         return
     if settings.local:
         if data is not None and settings.form == "processes":
-            write_node_file(folder.node_file(site), site, data, folder.state / "nodes" / site)
+            state = folder.state / "nodes" / site
+            write_node_file(folder.node_file(site), site, data, state, settings.assets)
         return
     if config.data.source.name != SITES or site not in sites_of(config):
         return  # a site of an earlier configuration has its file already

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,24 @@ from fedlab.storage.runfolder import write_atomic
 _READ = ("input", "hub", "weights")
 
 
-def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path | str) -> None:
+@dataclass(frozen=True)
+class Mounted:
+    """What a container sees of a machine's files.
+
+    Args:
+        folder: the folder of this machine that the container needs; None if no files are read.
+        sources: sources of data by name, with paths as the container has them.
+        assets: files of the method's assets by name, likewise.
+    """
+
+    folder: Path | None
+    sources: dict[str, dict[str, Any]]
+    assets: dict[str, str]
+
+
+def write_node_file(
+    path: Path, site: str, data: Mapping[str, Any], state: Path | str, assets: Mapping[str, str]
+) -> None:
     """Write a node's file.
 
     Args:
@@ -25,30 +43,31 @@ def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path 
         site: name of the site.
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
+        assets: files of the method's assets, by name, with absolute paths.
     """
-    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
+    given = {"assets": dict(assets)} if assets else {}
+    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), **given, "state": str(state)}))
 
 
-def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the file by which the server knows its own sets of samples.
+def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]], assets: Mapping[str, str]) -> None:
+    """Write the file by which the server knows its own sets of samples and assets.
 
     Args:
         path: the file.
         sets: the source of each set by its name, with absolute paths.
+        assets: files of the method's assets, by name, with absolute paths.
     """
-    write_atomic(path, TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}}))
+    given = {"assets": dict(assets)} if assets else {}
+    write_atomic(path, TOLD + dump_yaml({"data": {name: dict(source) for name, source in sets.items()}, **given}))
 
 
-def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Path | None, dict[str, dict[str, Any]]]:
-    """Sources of data as a container sees them.
+def mounted(sources: Mapping[str, Mapping[str, Any]], assets: Mapping[str, str], inside: Path) -> Mounted:
+    """Sources of data and files of assets as a container sees them.
 
     Args:
         sources: by any name, with absolute paths.
-        inside: where the container has the data.
-
-    Returns:
-        The folder of this machine that the container needs, None if the sources read no files; and the sources with
-        paths below `inside`.
+        assets: files of the method's assets, by name, with absolute paths.
+        inside: where the container has the folder in which all of them lie.
     """
     found: list[Path] = []
 
@@ -59,8 +78,9 @@ def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Pat
 
     for source in sources.values():
         _visited(source, note)
+    _visited_assets(assets, note)
     if not found:
-        return None, {name: dict(source) for name, source in sources.items()}
+        return Mounted(None, {name: dict(source) for name, source in sources.items()}, dict(assets))
     common = Path(os.path.commonpath(found))
     common = common if common.is_dir() else common.parent
 
@@ -70,9 +90,14 @@ def mounted(sources: Mapping[str, Mapping[str, Any]], inside: Path) -> tuple[Pat
             return text
         return str(inside / path.relative_to(common))
 
-    return common, {name: _visited(source, moved) for name, source in sources.items()}
+    placed = {name: _visited(source, moved) for name, source in sources.items()}
+    return Mounted(common, placed, _visited_assets(assets, moved))
 
 
 def _visited(data: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
     raw = located({"data": {"source": dict(data)}}, visit)
     return dict(raw["data"]["source"])
+
+
+def _visited_assets(assets: Mapping[str, str], visit: Visit) -> dict[str, str]:
+    return dict(located({"data": {"assets": dict(assets)}}, visit)["data"]["assets"])

@@ -13,8 +13,8 @@ from fedlab.probes import check_set_names
 def prepared(config: Config, *, simulate_partition: bool = False) -> Config:
     """Check a configuration before it is submitted, and take away what other machines have of their own.
 
-    The sources of the sites and of the server's sets are replaced by their names, because every node and the server
-    have files of their own.
+    The sources of the sites and of the server's sets are replaced by their names, and the paths of assets are left out,
+    because every node and the server have files of their own.
 
     Args:
         config: the run's configuration; the engine section says how each machine computes, not where.
@@ -33,4 +33,4 @@ def prepared(config: Config, *, simulate_partition: bool = False) -> Config:
     check_set_names(resolved.components.probes, settings.server)
     sent = {**config.data.source.settings, "sites": list(settings.names), "server": list(settings.server)}
     source = Component(name=NAME, **sent)
-    return config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"source": source, "assets": {}})})

@@ -62,6 +62,10 @@ class Federation(Section):
     server: dict[str, dict[str, Any]] = Field(
         default={}, description="sets of samples that the server holds itself: the source of each by its name"
     )
+    assets: dict[str, str] = Field(
+        default={},
+        description="files of the method's assets on this machine, for the server and the nodes that run here",
+    )
 
     @property
     def local(self) -> bool:

@@ -51,7 +51,8 @@ def prepare(
         file: the file that the organizer handed over.
         path: the folder to make; None takes the site's name.
         data: folder or file of the site's samples, for sources that have a ``path``.
-        overrides: settings of the source, as ``data.key=value``.
+        overrides: settings of the source, as ``data.key=value``, and files of the method's assets, as
+            ``assets.name=path``.
         form: how the node runs; None keeps what the folder has, or is containers.
         image: image of the containers; None is the organizer's.
 
@@ -67,7 +68,8 @@ def prepare(
     chosen: Form = form or (before.form if before is not None else "containers")
     if chosen == "processes":
         check_machine()
-    source = _source(given, data, overrides)
+    own = _own(given, data, overrides)
+    source = own["data"]
     found = _report(given, source)
     private_folder(folder.path)
     _write(folder, given)
@@ -77,9 +79,9 @@ def prepare(
         site=given.site,
         superlink=given.superlink,
         image=image or given.image,
-        data=_mount(source, chosen),
+        data=_mount(own, chosen),
     )
-    _write_node(folder, settings, source)
+    _write_node(folder, settings, own)
     folder.write(settings)
     if chosen == "containers":
         from fedlab.deployment.containers import write_compose
@@ -88,16 +90,22 @@ def prepare(
     return Prepared(folder, settings, found)
 
 
-def _source(given: HandOver, data: str | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """The site's source with absolute paths: the organizer's, with the site's own path and settings."""
-    raw: dict[str, Any] = {"data": dict(given.data)}
+def _own(given: HandOver, data: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """What the site's file says of its own: ``data``, the organizer's with the site's changes, and ``assets``.
+
+    Paths are absolute.
+    """
+    raw: dict[str, Any] = {"data": dict(given.data), "assets": {}}
     if data is not None:
         set_dotted(raw, "data.path", PathKind("hub").absolute(data, Path.cwd()))
     for override in overrides:
         key = override.partition("=")[0].strip()
-        if key != "data" and not key.startswith("data."):
-            raise ConfigError("--set", override, "a key below data, such as data.size=28")
-    return dict(apply_overrides(raw, overrides)["data"])
+        if key != "data" and not key.startswith(("data.", "assets.")):
+            raise ConfigError("--set", override, "a key below data or assets, such as data.size=28")
+    own = apply_overrides(raw, overrides)
+    assets = parse(NodeConfig, {"site": given.site, "data": "digits", "assets": own["assets"]}).assets
+    placed = {name: PathKind("hub").absolute(path, Path.cwd()) for name, path in assets.items()}
+    return {"data": dict(own["data"]), "assets": placed}
 
 
 def _report(given: HandOver, source: dict[str, Any]) -> tuple[str, ...]:
@@ -142,19 +150,20 @@ def _write(folder: Folder, given: HandOver) -> None:
         write_private(key, given.key)
 
 
-def _mount(source: dict[str, Any], form: Form) -> str | None:
+def _mount(own: dict[str, Any], form: Form) -> str | None:
     from fedlab.deployment.containers import DATA
 
-    place = mounted({"data": source}, DATA)[0] if form == "containers" else None
+    place = mounted({"data": own["data"]}, own["assets"], DATA).folder if form == "containers" else None
     return None if place is None else str(place)
 
 
-def _write_node(folder: Folder, settings: Site, source: dict[str, Any]) -> None:
+def _write_node(folder: Folder, settings: Site, own: dict[str, Any]) -> None:
     from fedlab.deployment.containers import DATA, STATE
 
     path = folder.path / "node.yaml"
     if settings.form == "containers":
-        write_node_file(path, settings.site, mounted({"data": source}, DATA)[1]["data"], STATE)
+        seen = mounted({"data": own["data"]}, own["assets"], DATA)
+        write_node_file(path, settings.site, seen.sources["data"], STATE, seen.assets)
     else:
-        write_node_file(path, settings.site, source, folder.state)
+        write_node_file(path, settings.site, own["data"], folder.state, own["assets"])
         located_node(path)  # as the node will read it

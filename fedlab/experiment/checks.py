@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab.assembly import Assembly, Components
+from fedlab.assembly import Assembly, Components, make_task
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
+from fedlab.data.holdings import Holdings
 from fedlab.data.partition.drift import Drift, make_drifts
 from fedlab.data.partition.partition import Steps, make_steps
 from fedlab.data.samples import Dataset
@@ -151,6 +152,28 @@ def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) 
     check_sampled(resolved.rules.sampler, clients, unseen)
     check_concurrency(resolved.config, training)
     check_min_clients(resolved.config.federation, training)
+
+
+def check_holdings(resolved: Resolved, federated: FederatedData) -> list[str]:
+    """Check who holds which assets of the method.
+
+    Args:
+        resolved: a configuration's components.
+        federated: its data, as `check_data` returned it.
+
+    Returns:
+        Warnings, as sentences.
+
+    Raises:
+        ConfigErrors: ``data.holds`` or ``data.assets`` does not fit the method or the clients.
+    """
+    config, method = resolved.config, resolved.components.method
+    described = (federated.columns, federated.class_names, federated.num_clients, federated.vocabulary)
+    assets = method.assets(make_task(config, *described)) if method.overrides("assets") else {}
+    holdings = Holdings(config.data, federated.partition.names, list(assets))
+    training = [client for client in range(federated.num_clients) if client not in federated.unseen]
+    holdings.check(training, method.lacks)
+    return holdings.unused(training)
 
 
 def left_out(config: Config, federated: FederatedData) -> tuple[LeftOut, ...]:

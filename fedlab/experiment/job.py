@@ -16,7 +16,7 @@ from fedlab.engine import fitting, started
 from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
 from fedlab.errors import ConfigError
-from fedlab.experiment.checks import Resolved, check_data, check_population, resolve
+from fedlab.experiment.checks import Resolved, check_data, check_holdings, check_population, resolve
 from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
@@ -115,24 +115,25 @@ def ready(
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
     federated = check_data(resolved, data)
     check_population(resolved, federated.num_clients, federated.unseen)
+    holding = check_holdings(resolved, federated)
     sets = {name: samples.columns for name, samples in federated.dataset.server.items()}
     check_sets(resolved.components.probes, sets, federated.num_classes)
     began = time.perf_counter()
     use_deterministic_kernels(resolved.device)
     postpone_compiler()
     tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
-    warnings = (*resolved.warnings, *federated.warnings, *tuning.warnings)
+    warnings = (*resolved.warnings, *federated.warnings, *holding, *tuning.warnings)
     placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)
     decided = replace(resolved, components=tuning.components, placement=placement)
     return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe, tuning.keeps_state)
 
 
 def _read_by_clients(config: Config) -> list[Path]:
-    """The files and folders named in the configuration that clients read: those of the method and its networks."""
+    """The files and folders in the configuration that clients read: those of the method, its networks and assets."""
     found: list[Path] = []
 
     def note(kind: PathKind, text: str, key: str) -> str:
-        if kind.kind in ("input", "hub", "weights") and key.startswith(("method.", "model.", "init.")):
+        if kind.kind in ("input", "hub", "weights") and key.startswith(("method.", "model.", "init.", "data.assets.")):
             whole = Path(text)
             place = whole if kind.kind != "weights" or whole.exists() else Path(text.rpartition("#")[0] or text)
             found.extend([place] if place.is_absolute() else [])  # the others are names on a hub

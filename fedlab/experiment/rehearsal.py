@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.assembly import server_holding
 from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.clients.work import Trained, WorkRequest
 from fedlab.config import TrainingConfig
@@ -41,6 +42,8 @@ class Rehearsal:
 
 def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
     """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
+
+    Where clients hold different assets of the method, local training is tried with each combination of them.
 
     Args:
         setup: of the run.
@@ -84,6 +87,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
                 plan=plan,
                 cache=cache,
                 preflight=True,
+                holding=server_holding(setup.components, runtime.task, device),
             )
 
         first = method.plan(1, rounds)
@@ -95,6 +99,10 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
         method.server_prepare(server(0, first, {}, answer))
         try_probes(setup.components.probes, method, runtime.networks, held)
 
+        others = _holding_other_assets(runtime, client)
+        asked = Instructions(0, rounds, first)
+        prepares = method.overrides("prepare")
+        versions = {other: runtime.prepare(other, asked, None).version if prepares else None for other in others}
         requests = []
         for round, plan in _stages(method, rounds):
             exchange = runtime.enter(plan)
@@ -116,12 +124,15 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
                     "train: put it into a group that is averaged or local, or leave it alone"
                 )
             version = trained.version
+            for other in others:
+                runtime.train(other, request, versions[other])
             method.server_update(server(round, plan, before, trained.results))
             runtime.evaluate(client, request, version)
             if any(one.mergeable is not None for one in setup.components.probes):
                 runtime.probe(client, request, version, None)
             if method.overrides("server_evaluate"):
                 method.server_evaluate(server(round, plan, {}, {}))
+        runtime.assets.check_unchanged()
         return Rehearsal(requests, version is not None)
 
 
@@ -129,6 +140,16 @@ def largest_client(federated: FederatedData) -> int:
     """The client with the most training samples among those that may train, the first of several."""
     clients = (client for client in range(federated.num_clients) if client not in federated.unseen)
     return max(clients, key=federated.num_train, default=0)
+
+
+def _holding_other_assets(runtime: ClientRuntime, client: int) -> list[int]:
+    """For everything else than what a client holds of the method's assets, the largest client that holds exactly it."""
+    data, holdings = runtime.setup.federated, runtime.holdings
+    if not runtime.assets.names:
+        return []
+    training = (other for other in range(data.num_clients) if other not in data.unseen)
+    found = holdings.different(training)
+    return [max(others, key=data.num_train) for held, others in found.items() if held != holdings.of(client)]
 
 
 def _refuse_idleness(trained: Trained, samples: int, training: TrainingConfig) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fedlab.method.assets import (
+    Asset,
+)
 from fedlab.method.base import (
     Method,
     NoSettings,
@@ -11,11 +14,13 @@ from fedlab.method.clouds import (
     point_clouds,
 )
 from fedlab.method.context import (
-    EvaluationContext,
     FitContext,
     ServerContext,
     WorkContext,
     loss_not_finite,
+)
+from fedlab.method.evaluation import (
+    EvaluationContext,
 )
 from fedlab.method.features import Features
 from fedlab.method.figures import FigureContext
@@ -50,6 +55,7 @@ from fedlab.method.types import (
 )
 
 __all__ = [
+    "Asset",
     "Bar",
     "Batch",
     "BatchSpec",

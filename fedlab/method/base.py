@@ -9,7 +9,7 @@ server).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 import numpy as np
@@ -18,11 +18,13 @@ from typing_extensions import TypeVar
 
 from fedlab.config import Section
 from fedlab.errors import ConfigError
+from fedlab.method.assets import Asset
 from fedlab.method.features import Features
 from fedlab.method.types import Batch, BatchSpec, Group, Plan, Step, Task
 
 if TYPE_CHECKING:
-    from fedlab.method.context import EvaluationContext, FitContext, ServerContext
+    from fedlab.method.context import FitContext, ServerContext
+    from fedlab.method.evaluation import EvaluationContext
     from fedlab.method.figures import FigureContext
     from fedlab.method.pictures import ImageGrid, Picture
 
@@ -88,7 +90,7 @@ class Method(ABC, Generic[S]):
     functional_loss: ClassVar[bool] = False
     """Whether `loss` is a pure function of the networks' state, the batch, ``step.round``, ``step.plan`` and
     ``step.shared``. Such a loss does not branch on the value of a tensor, logs nothing, leaves nothing in
-    ``step.scratch`` and does not use the step counters. Clients can then be trained as one batch
+    ``step.scratch`` and uses neither the step counters nor assets. Clients can then be trained as one batch
     (``engine.vectorize``). A subclass does not inherit the promise."""
 
     def __init__(self, settings: S | None = None) -> None:
@@ -112,6 +114,31 @@ class Method(ABC, Generic[S]):
         that has no other state is in evaluation mode.
         """
         return (Group("model"),)
+
+    def assets(self, task: Task) -> Mapping[str, Asset]:
+        """Return what only some participants hold, by name, such as a licensed expert network.
+
+        Each is a function that builds a network, or None for something else that a participant has or lacks, such as
+        the memory for a larger network. ``data.holds`` says which client holds what; ``ctx.holds`` and ``ctx.asset``
+        give a client what it holds. Networks are built when they are first asked for, once in a process, with the
+        global generators seeded from the run's seed and the name. They are in evaluation mode, without gradients, and
+        are neither sent nor written to checkpoints. Equal names must stand for equal weights on all participants.
+
+        Args:
+            task: the task; ``task.asset_paths`` says where files of assets are on this machine.
+        """
+        return {}
+
+    def lacks(self, holds: Sequence[str]) -> str:
+        """Return which assets a training client needs and does not hold, as in ``a teacher (clip or mae)``.
+
+        Args:
+            holds: names of the assets that the client holds.
+
+        Returns:
+            The empty string if the client holds enough. By default no asset is needed.
+        """
+        return ""
 
     def check(self, config: Any) -> list[str]:
         """Return warnings about a configuration that works but is probably not intended.
@@ -214,6 +241,8 @@ class Method(ABC, Generic[S]):
 
     def contributes(self, ctx: FitContext, group: str) -> bool:
         """Return whether this client sends an averaged group after `fit`. A group that no client sends does not change.
+
+        This is not asked for the groups of assets that the client does not hold; see `Group`.
 
         Args:
             ctx: the client's round.

@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedlab.config import TrainingConfig
+from fedlab.method.assets import Holding
 from fedlab.method.optimizer import _OPTIMIZER_SETTINGS, NotFiniteError, Optimizer
 from fedlab.method.state import ClientState
 from fedlab.method.timing import Stopwatch
@@ -38,6 +38,7 @@ class WorkContext:
         scope: parts that precede the purpose of every random draw, such as ``("client", 3)``.
         cache: cache of results of earlier runs on the same data; None if results are neither looked up nor kept.
         preflight: whether this is the trial before a run. It is meant to find errors, so every loop runs only once.
+        holding: what this participant holds of the method's assets.
     """
 
     def __init__(
@@ -54,13 +55,32 @@ class WorkContext:
         scope: tuple[str | int, ...],
         cache: ResultCache | None = None,
         preflight: bool = False,
+        holding: Holding | None = None,
     ) -> None:
         self.task, self.networks, self.training, self.device = task, networks, training, device
         self.seed, self.round, self.rounds, self.plan = seed, round, rounds, plan
         self.preflight = preflight
-        self._scope, self._cache = scope, cache
+        self._scope, self._cache, self._holding = scope, cache, Holding() if holding is None else holding
         self._logged: dict[str, list[float]] = {}
         self._stopwatch = Stopwatch(device)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Names of the assets that this client holds, or the server, in the order of `Method.assets`."""
+        return self._holding.names
+
+    def asset(self, name: str) -> nn.Module:
+        """The network of an asset that is held here, on the device, in evaluation mode and without gradients.
+
+        All clients of a process that hold it get the same object, which must not be changed.
+
+        Args:
+            name: one of `holds`.
+
+        Raises:
+            FedLabError: it is not held here, or is no network.
+        """
+        return self._holding.network(name)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator for one purpose.
@@ -336,53 +356,3 @@ class ServerContext(WorkContext):
     def alarm(self, message: str) -> None:
         """Warn of something that puts the result in doubt, such as collapse, in the same words in every round."""
         self.alarms.append(message)
-
-
-class EvaluationContext(WorkContext):
-    """The evaluation of one client.
-
-    Args:
-        data: the client's test columns, as tensors on the device.
-        train_data: returns the client's training columns, for probes and nearest neighbors.
-        state: the tensors that the client keeps from round to round; changes made here are not saved.
-        batch_size: samples in a batch of evaluation.
-        validation: returns the columns of the training samples that the client holds back.
-        **work: the arguments of `WorkContext`.
-    """
-
-    def __init__(
-        self,
-        *,
-        data: Mapping[str, Tensor],
-        train_data: Callable[[], Mapping[str, Tensor]],
-        state: Mapping[str, Tensor],
-        batch_size: int,
-        validation: Callable[[], Mapping[str, Tensor]] = dict,
-        **work: Any,
-    ) -> None:
-        super().__init__(**work)
-        self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
-        self._validation = validation
-
-    @property
-    def validation(self) -> Mapping[str, Tensor]:
-        """The columns of the training samples that the client holds back, for choices such as a threshold.
-
-        They have no samples unless ``data.validation`` asks for them.
-        """
-        return self._validation()
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield batches of the test samples, in order."""
-        return self.iterate(self.data, self.batch_size)
-
-    def classification(self, predict: Callable[[Batch], Tensor]) -> Mapping[str, np.ndarray]:
-        """The confusion matrix and the sum of the loss of `predict`, which maps n samples to logits (n, K)."""
-        from fedlab.metrics import Classification
-
-        metric = Classification(self.task.num_classes)
-        for batch in self.batches():
-            with self.autocast():
-                logits = predict(batch)
-            metric.update(logits.float(), batch["label"])
-        return metric.state()

@@ -53,6 +53,7 @@ class Exchange:
         self.down = self._of("average", "server")
         self.up = self._of("average")
         self.averaged = tuple(dict.fromkeys(self.group_of[name].name for name in self.up))
+        self.needs = {group.name: group.asset for group in groups if group.asset}
         self.once = self._of("once")
         self.local = self._of("local")
         self.frozen = self._of("frozen")

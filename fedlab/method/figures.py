@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fedlab.method.assets import Holding
 from fedlab.method.types import Task
 from fedlab.seeding import torch_generator
 
@@ -31,6 +32,7 @@ class FigureContext:
         seed: the run's seed.
         private: the server's private tensors, on the CPU.
         batch_size: samples in a batch of evaluation: ``evaluation.batch_size``.
+        holding: what the server holds of the method's assets.
     """
 
     task: Task
@@ -45,6 +47,16 @@ class FigureContext:
     seed: int
     batch_size: int
     private: Mapping[str, Tensor] = field(default_factory=dict)
+    holding: Holding = field(default_factory=Holding)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """Names of the assets that the server holds."""
+        return self.holding.names
+
+    def asset(self, name: str) -> nn.Module:
+        """The network of an asset that the server holds, as `ServerContext.asset`."""
+        return self.holding.network(name)
 
     def samples(self, *names: str) -> Mapping[str, Tensor]:
         """The samples to draw: those of the first of these sets that has any, or else the test samples of client 0.

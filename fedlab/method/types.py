@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fedlab.method.assets import Holding
+
 Batch = dict[str, Any]
 """The columns of a batch by name; usually tensors with one row for each sample."""
 
@@ -29,6 +31,8 @@ class Task:
         model_name: the run's ``model.name``.
         columns: dtype and shape per sample of each column, as in ``{"image": ("float32", (3, 28, 28))}``.
         make_model: builds a model from a name, a seed and settings, as `model` does.
+        asset_paths: file, folder or name on a hub from which this participant loads an asset, by the asset's name: the
+            run's ``data.assets``, or what the file of a node says.
         mean: what was subtracted from each channel of images in [0, 1]: one number for each channel, or one for all. If
             the domains have different statistics, it is the mean of theirs.
         std: what each channel was divided by after that, in the same form.
@@ -42,6 +46,7 @@ class Task:
     columns: Mapping[str, tuple[str, tuple[int, ...]]]
     make_model: Callable[..., nn.Module] = field(repr=False)
     vocabulary: tuple[str, ...] = ()
+    asset_paths: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
@@ -76,6 +81,8 @@ class Step:
         shared: the server's shared tensors, of which every client gets a copy.
         scratch: objects that `Method.fit` has left in ``ctx.scratch`` for this round, such as a memory bank.
         log: records a value of a metric, as ``ctx.log`` does.
+        holds: names of the assets that the client holds, as ``ctx.holds``.
+        asset: returns the network of an asset that the client holds, as ``ctx.asset`` does.
     """
 
     round: int
@@ -88,6 +95,8 @@ class Step:
     shared: Mapping[str, Tensor]
     scratch: dict[str, Any]
     log: Callable[[str, float], None]
+    holds: tuple[str, ...] = ()
+    asset: Callable[[str], nn.Module] = field(default=Holding().network, repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,8 @@ class Group:
         weight: how clients count in the average.
         buffers: ``average`` treats floating-point buffers as parameters, ``local`` keeps them on the client. Integer
             buffers never travel.
+        asset: name of an asset; clients that do not hold it do not send this state, so it is averaged over those that
+            do. Empty if all clients send it.
     """
 
     name: str
@@ -115,6 +126,7 @@ class Group:
     mode: Literal["average", "server", "once", "local", "frozen", "rest"] = "average"
     weight: Literal["examples", "uniform"] = "examples"
     buffers: Literal["average", "local"] = "average"
+    asset: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from flwr.serverapp import Grid
 
 from fedlab.engine.grids.base import SimulationGrid
 from fedlab.errors import ClientError, FedLabError, MachineError, RefusedError
+from fedlab.method.assets import Holding
 from fedlab.protocol.messages import CONFIG, config_record, required
-from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile
+from fedlab.server.messaging.profiles import Described, Profile, check_alike, same_assets, stated_profile
 from fedlab.server.messaging.transport import send_and_receive
 
 log = logging.getLogger(__name__)
@@ -125,6 +126,11 @@ class ClientDirectory:
         (found,) = self.profiles([client])
         return found
 
+    @property
+    def described(self) -> Described:
+        """What the first client says of all clients' data."""
+        return self.profile(self.clients[0]).described
+
     def tested(self, client: int) -> bool:
         """Whether a client holds test samples."""
         return self.profile(client).test > 0
@@ -141,6 +147,17 @@ class ClientDirectory:
         for _, profile in answers:
             self._profiles[profile.client] = profile
         return [self._profiles[client] for client in wanted]
+
+    def same_assets(self, server: Holding) -> dict[str, str]:
+        """The hash of each asset of the method that a participant holds, by name. No client is asked if there are none.
+
+        Args:
+            server: what the server holds.
+
+        Raises:
+            RefusedError: participants have different weights under one name.
+        """
+        return same_assets(self.profiles(self.clients), server.hashes()) if server.assets.names else {}
 
     def may_train(self, hold_out: bool) -> Sequence[int]:
         """The clients that may train.

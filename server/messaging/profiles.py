@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ConfigRecord
@@ -14,6 +14,9 @@ from fedlab.data.federated import FederatedData
 from fedlab.errors import DataError, RefusedError
 from fedlab.method import Method
 from fedlab.server.participation.devices import planned
+
+Described = tuple[Mapping[str, tuple[str, tuple[int, ...]]], tuple[str, ...], int, tuple[str, ...]]
+"""Columns, names of the classes, number of clients and vocabulary, as `Profile` has them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Profile:
         clients: number of registered clients of the partition.
         unseen: whether the client never trains.
         vocabulary: the words that the numbers of a text column stand for; empty if there is no text.
+        assets: hash of each network among the assets that it holds, by name.
     """
 
     client: int
@@ -41,6 +45,12 @@ class Profile:
     clients: int
     unseen: bool = False
     vocabulary: tuple[str, ...] = ()
+    assets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def described(self) -> Described:
+        """The arguments of `fedlab.assembly.make_task` that depend on the data."""
+        return self.columns, self.classes, self.clients, self.vocabulary
 
 
 def stated_profile(record: ConfigRecord) -> Profile:
@@ -59,15 +69,17 @@ def stated_profile(record: ConfigRecord) -> Profile:
         clients=int(str(facts["clients"])),
         unseen=bool(facts["unseen"]),
         vocabulary=tuple(str(word) for word in vocabulary),
+        assets={str(name): str(value) for name, value in json.loads(str(facts.get("assets", "{}"))).items()},
     )
 
 
 def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], Profile] | None:
     """A function that makes the profiles that simulated clients would send.
 
-    It is None if the method overrides `examples`, because only the clients can then compute their weights.
+    It is None if the method overrides `examples`, because only the clients can then compute their weights, or has
+    assets, whose hashes the clients' processes have to compute.
     """
-    if method.overrides("examples"):
+    if method.overrides("examples") or method.overrides("assets"):
         return None
     facts: dict[str, Any] = {
         "columns": federated.columns,
@@ -113,6 +125,34 @@ def check_alike(profiles: Sequence[Profile]) -> None:
     if refusals:
         fix = "write what all have to have into data.source (classes, columns, vocabulary), and change the other nodes"
         raise RefusedError(refusals, fix)
+
+
+def same_assets(profiles: Iterable[Profile], server: Mapping[str, str]) -> dict[str, str]:
+    """Refuse participants that have different weights under the name of one asset.
+
+    Args:
+        profiles: the profiles of the clients.
+        server: the hashes of the assets that the server holds, by name.
+
+    Returns:
+        The hash of each asset that somebody holds, by name.
+
+    Raises:
+        RefusedError: the participants that differ from the first one that holds an asset.
+    """
+    known = {name: (value, "the server") for name, value in server.items()}
+    refusals = []
+    for profile in profiles:
+        for name, value in profile.assets.items():
+            first, owner = known.setdefault(name, (value, repr(profile.name)))
+            if value != first:
+                expected = f"the weights of this asset on {owner}, whose hash is {first}"
+                error = DataError(f"{profile.name!r}: asset {name}", f"weights with hash {value}", expected)
+                refusals.append(str(error))
+    if refusals:
+        fix = "give all of them the same file, or give other weights another name"
+        raise RefusedError(refusals, fix)
+    return {name: value for name, (value, _) in known.items()}
 
 
 def _columns(profile: Profile) -> str:

@@ -225,3 +225,14 @@ def test_commands_find_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find(None) == folder
     with pytest.raises(FedLabError, match="--folder"):
         find(tmp_path)
+
+
+def test_files_of_assets_go_to_the_nodes_and_the_server_that_run_here(tmp_path: Path) -> None:
+    assets = {"uni": "/weights/uni", "conch": "/weights/conch"}
+    config = sites("berlin", "lyon").with_overrides({"data.assets": assets, "data.server_holds": ["conch"]})
+    folder, _ = init(config, tmp_path / "here", HERE)
+    assert yaml.safe_load(folder.node_file("lyon").read_text())["assets"] == assets
+    assert yaml.safe_load(folder.server_file.read_text())["assets"] == assets
+    folder, _ = init(config, tmp_path / "elsewhere", ELSEWHERE)
+    assert yaml.safe_load(folder.server_file.read_text())["assets"] == {"conch": "/weights/conch"}
+    assert "/weights" not in folder.hand_over("lyon").read_text()

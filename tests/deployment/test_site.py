@@ -136,3 +136,19 @@ def test_containers_see_the_data_and_the_state_where_they_are_mounted(
     (mount,) = [one for one in services["lyon-client"]["volumes"] if isinstance(one, dict) and one["target"] == "/data"]
     assert (mount["source"], mount["read_only"]) == (str(folders["lyon"]), True)
     assert "PRIVATE KEY" not in made.folder.compose.read_text() + (made.folder.path / ".env").read_text()
+
+
+def test_files_of_assets_are_named_in_the_nodes_file_and_mounted_with_the_data(
+    at_lyon: Prepare, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders["lyon"])
+    Path("bars/uni.safetensors").touch()
+    sets = ("data.size=16", "assets.uni=bars/uni.safetensors", "assets.conch=hub/conch")
+    node = located_node(at_lyon(folders["lyon"], *sets).folder.path / "node.yaml")
+    assert node.assets == {"uni": str(folders["lyon"] / "bars/uni.safetensors"), "conch": "hub/conch"}
+    made = at_lyon(folders["lyon"], *sets, form="containers")
+    assert made.settings.data == str(folders["lyon"])
+    written = yaml.safe_load((made.folder.path / "node.yaml").read_text())
+    assert written["assets"] == {"uni": "/data/bars/uni.safetensors", "conch": "hub/conch"}
+    with pytest.raises(FedLabError, match="assets"):
+        at_lyon(folders["lyon"], "assets.uni=3")
