@@ -9,13 +9,13 @@ from fedlab.assembly import Assembly
 from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
-from fedlab.config.modules import search
-from fedlab.config.node import NODE_FILE, PARTITION_ID, state_folder
+from fedlab.config.modules import only, search
+from fedlab.config.node import NODE_FILE, PARTITION_ID, allowed_references, state_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.own import located_node
 from fedlab.data.sources import load_source
 from fedlab.data.sources.sites import OneSite, own_data_settings
-from fedlab.errors import UNSET, ConfigError, ConfigErrors, InputError
+from fedlab.errors import UNSET, ConfigError, ConfigErrors, InputError, NoClientError
 from fedlab.protocol.runconfig import unpack
 
 
@@ -34,6 +34,8 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
         run_id: Flower's id of the run. Client states are kept in a folder for each run, which is named by the run's
             token, or by this id if it was submitted without one.
 
+    Only what the node allows is imported, if this is called within `fedlab.config.modules.only`.
+
     Raises:
         ConfigError, ConfigErrors: the configuration is wrong, or this node is no client of the run.
         DataError: the data cannot be loaded on this node, or contradicts what the sites have agreed on, or a
@@ -41,7 +43,8 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     """
     submitted = unpack(run_config)
     config = submitted.config
-    search([*config.modules, Path.cwd()])
+    if allowed := allowed_references(node_config):  # a folder that a run names must not decide what a node imports
+        search([*(config.modules if "*" in allowed else ()), Path.cwd()])
     components = Assembly(config).components()
     data, client, root = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
     states = root / "runs" / (submitted.token or str(run_id))
@@ -62,10 +65,12 @@ def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[Federa
         expected = "the path of this node's file, because every node of this run brings its own data"
         fix = f"start the node with --node-config '{NODE_FILE}=\"/path/of/node.yaml\"'"
         raise ConfigError(f"node-config {NODE_FILE}", UNSET if given is None else given, expected, fix)
-    node = located_node(given)
+    with only(None):  # its source is the node's own choice
+        node = located_node(given)
     try:
-        site = OneSite(own_data_settings(config.data), node.site, node.data)
-        dataset = site.load(config.seed)
+        with only(None):
+            site = OneSite(own_data_settings(config.data), node.site, node.data)
+            dataset = site.load(config.seed)
         federated = FederatedData(dataset, config.data, config.seed, present=site.client)
     except ConfigErrors as several:
         raise ConfigErrors([_at_site(error, node.site) for error in several.errors]) from several
@@ -86,9 +91,9 @@ def _at_site(error: InputError, site: str) -> InputError:
 
 def _partition_id(node_config: Mapping[str, object], clients: int) -> int:
     given = node_config.get(PARTITION_ID)
-    if isinstance(given, int) and 0 <= given < clients:
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < clients:
         return given
-    raise ConfigError(
+    raise NoClientError(
         f"node-config {PARTITION_ID}",
         given,
         f"0 to {clients - 1}: the run's partition has {clients} clients",

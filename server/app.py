@@ -68,6 +68,7 @@ def main(grid: Grid, context: Context) -> None:
                     folder=folder,
                     denormalize=denormalizer(config.data),
                     expected_clients=submitted.expected or len(held.names),
+                    client_names=held.names,
                     **held.given(config, device),
                 )
                 if begun.start is None:

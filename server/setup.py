@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,6 +40,7 @@ class ServerSetup:
         profiles: makes a simulated client's profile; None where clients must be asked.
         holds_out: whether any client may be one that never trains; a deployment finds out by asking.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
+        client_names: names of all clients of a deployment, in the order of their ids.
     """
 
     components: Components
@@ -57,6 +58,7 @@ class ServerSetup:
     profiles: Callable[[int], Profile] | None = None
     holds_out: bool = True
     expected_clients: int | None = None
+    client_names: Sequence[str] = ()
 
     @property
     def config(self) -> Config:

@@ -14,6 +14,8 @@ from fedlab.storage.paths import MadePath, PathKind, flower_home
 
 NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
 """Keys of Flower's node configuration: a node with data of its own has the first, one of a demonstration the others."""
+ALLOW = "allow"
+"""Key of Flower's node configuration of a node without a file: what `NodeConfig.allow` holds, separated by commas."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
@@ -26,6 +28,11 @@ class NodeConfig(Section):
     data: ComponentField = Field(description="where this node's own samples come from; see `fedlab list sources`")
     state: MadePath = Field(
         default="state", description="folder for all that never leaves the node: client states and cached results"
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="what runs may name as module:Class beside FedLab's own components and installed entry points, "
+        "because importing it runs its code on this node: module:Class, module, package.* or *",
     )
 
 
@@ -49,6 +56,17 @@ def read_node(path: str | Path) -> NodeConfig:
     place = Path(path).expanduser().absolute()
     node = parse(NodeConfig, read_yaml(place))
     return node.model_copy(update={"state": PathKind("made").absolute(node.state, place.parent)})
+
+
+def allowed_references(node_config: Mapping[str, object]) -> tuple[str, ...]:
+    """What a node allows the runs that it is sent to import, from Flower's configuration of the node.
+
+    Raises:
+        ConfigErrors: the node's file cannot be read.
+    """
+    if file := node_config.get(NODE_FILE):
+        return read_node(str(file)).allow
+    return tuple(filter(None, (part.strip() for part in str(node_config.get(ALLOW, "")).split(","))))
 
 
 def state_folder(node_config: Mapping[str, object]) -> Path:

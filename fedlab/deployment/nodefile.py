@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from fedlab.storage.runfolder import write_atomic
 _READ = ("input", "hub", "weights")
 
 
-def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path | str) -> None:
+def write_node_file(
+    path: Path, site: str, data: Mapping[str, Any], state: Path | str, allow: Sequence[str] = ()
+) -> None:
     """Write a node's file.
 
     Args:
@@ -25,8 +27,10 @@ def write_node_file(path: Path, site: str, data: Mapping[str, Any], state: Path 
         site: name of the site.
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
+        allow: see `fedlab.config.node.NodeConfig`.
     """
-    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state)}))
+    allowed = {"allow": list(allow)} if allow else {}
+    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), "state": str(state), **allowed}))
 
 
 def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]]) -> None:

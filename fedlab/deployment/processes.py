@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlab.config.node import NODE_FILE, PARTITION_ID, STATE_DIR
+from fedlab.config.node import ALLOW, NODE_FILE, PARTITION_ID, STATE_DIR
 from fedlab.deployment.flower import LOOKS
 from fedlab.deployment.project import Federation, Folder, Site
 from fedlab.errors import MachineError
@@ -68,7 +68,8 @@ def programs(folder: Folder) -> list[Program]:
     found, known = [_superlink(folder, settings), _gateway(folder, settings)], registered(folder)
     for client, (site, data) in enumerate(settings.sites.items()):
         if settings.simulate_partition:
-            config = node_config(client=client, state=folder.state / "nodes" / site)
+            # whoever submits runs to a demonstration can run programs on its machine anyway
+            config = node_config(client=client, state=folder.state / "nodes" / site, allow="*")
         elif settings.local and data is not None:
             config = node_config(node_file=folder.node_file(site))
         else:
@@ -97,11 +98,14 @@ def _registered_file(folder: Folder) -> Path:
     return folder.state / "registered.json"
 
 
-def node_config(*, node_file: Path | None = None, client: int = 0, state: Path | None = None) -> str:
+def node_config(
+    *, node_file: Path | None = None, client: int = 0, state: Path | None = None, allow: str = ""
+) -> str:
     """Flower's ``--node-config`` of a node with its own data, or of one in a demonstration."""
     if node_file is not None:
         return f'{NODE_FILE}="{node_file}"'
-    return f'{PARTITION_ID}={client} {STATE_DIR}="{state}"'
+    allowed = f' {ALLOW}="{allow}"' if allow else ""
+    return f'{PARTITION_ID}={client} {STATE_DIR}="{state}"{allowed}'
 
 
 def environment(folder: Folder) -> dict[str, str]:

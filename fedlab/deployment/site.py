@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.config import apply_overrides, parse, set_dotted
-from fedlab.config.node import NodeConfig
+from fedlab.config.node import NodeConfig, read_node
 from fedlab.data.own import located_node
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.sites import OneSite, SitesSettings
@@ -153,8 +153,9 @@ def _write_node(folder: Folder, settings: Site, source: dict[str, Any]) -> None:
     from fedlab.deployment.containers import DATA, STATE
 
     path = folder.path / "node.yaml"
+    allow = read_node(path).allow if path.is_file() else ()  # the operator's own decision stays
     if settings.form == "containers":
-        write_node_file(path, settings.site, mounted({"data": source}, DATA)[1]["data"], STATE)
+        write_node_file(path, settings.site, mounted({"data": source}, DATA)[1]["data"], STATE, allow)
     else:
-        write_node_file(path, settings.site, source, folder.state)
+        write_node_file(path, settings.site, source, folder.state, allow)
         located_node(path)  # as the node will read it

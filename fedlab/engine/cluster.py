@@ -68,6 +68,21 @@ def connect(cpus: int, address: str | None) -> bool:
     return True
 
 
+def broken(error: BaseException) -> MachineError:
+    """The error to raise where Ray itself fails, and not a client.
+
+    Args:
+        error: what Ray raised.
+    """
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return MachineError(
+        "engine.name",
+        "ray",
+        f"a Ray whose processes live; it said: {said[:300]}",
+        "go on with `fedlab resume RUN`, with --engine inline if Ray fails again; fedlab doctor --deep tells more",
+    )
+
+
 def disconnect() -> None:
     """End what `connect` has begun."""
     global _membership
@@ -117,8 +132,11 @@ def connected(
     """
     ours = connect(workers * threads, address)
     try:
-        room = _room(workers, threads, gpus)
-        members.check_members(shared, read)
+        try:
+            room = _room(workers, threads, gpus)
+            members.check_members(shared, read)
+        except ray.exceptions.RayError as error:
+            raise broken(error) from error
         if ours and leave:
             ray.shutdown()
         yield room

@@ -29,10 +29,12 @@ class Payload:
     Args:
         content: the records.
         reduction: how the replies' arrays are to be summed; None leaves them in the replies.
+        inspect: checks the replies where they are made; None believes them.
     """
 
     content: RecordDict
     reduction: Reduction | None
+    inspect: execution.Inspect | None = None
 
     @property
     def seconds_of_sum(self) -> float:

@@ -14,7 +14,9 @@
 The methods of `WorkerPool` do the transitions:
 
 1. The actor has built its client app.
-2. The actor has failed, or has taken longer than it may. The pool goes on with one worker less.
+2. The actor has failed, or has taken longer than it may. If its process has died, another one is started after a
+   pause, which doubles from time to time. If that happens too often in a row, or an actor takes too long, the pool goes
+   on with one worker less.
 3. The chunk is finished, or the actor has died. The grid then has the worker in hand, and settles or dismisses it.
 4. There are more workers than there should be, because memory ran out and the pool was made smaller.
 
@@ -45,6 +47,9 @@ from fedlab.errors import MachineError
 log = logging.getLogger(__name__)
 
 Finished = list[tuple[Chunk, ChunkResult]]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker is started in place of one that died
+_MOST_DEATHS = 6  # of workers in a row, none of which has started, before one of them is given up
 
 
 @dataclass(eq=False)
@@ -126,6 +131,7 @@ class WorkerPool:
         """By Ray's reference of the call that will return the chunk's result."""
         self._simulation, self._simulation_ref = simulation, None
         self._threads, self._gpu_share, self._start_timeout = threads, gpu_share, start_timeout
+        self._deaths, self._resume = 0, 0.0  # workers in a row that died as they started; when to start the next one
 
     def open(self, size: int) -> None:
         """Start `size` workers, and wait for the first of them; the others join as they come up.
@@ -135,8 +141,8 @@ class WorkerPool:
             Exception: what the simulation's factory raised.
         """
         self.size, self._simulation_ref = size, ray.put(self._simulation)
-        self.fill()
         while not self.idle:
+            self.fill()
             self.wait(None)
 
     @property
@@ -144,9 +150,14 @@ class WorkerPool:
         """The workers that are idle or running."""
         return [*self.idle, *(task.worker for task in self.running.values())]
 
+    @property
+    def coming(self) -> bool:
+        """Whether further workers are starting, or will be started after a pause."""
+        return bool(self.starting) or (self._deaths > 0 and len(self.up) < self.size)
+
     def fill(self) -> None:
-        """Start as many workers as are missing, without waiting for them."""
-        while len(self.up) + len(self.starting) < self.size:
+        """Start as many workers as are missing, without waiting for them; none during the pause after a death."""
+        while len(self.up) + len(self.starting) < self.size and time.monotonic() >= self._resume:
             actor = self._new_actor()
             taken = {worker.number for worker in [*self.up, *self.starting.values()]}
             number = next(number for number in itertools.count() if number not in taken)
@@ -162,10 +173,11 @@ class WorkerPool:
 
         Args:
             task: the chunk, and the worker that is to run it.
-            *arguments: those of `ClientWorker.run_chunk`, the last one left out.
+            *arguments: those of `ClientWorker.run_chunk`, the last two left out.
         """
         self.idle.remove(task.worker)
-        self.running[task.worker.actor.run_chunk.remote(*arguments, task.keep)] = task
+        inspect = task.chunk.payload.inspect
+        self.running[task.worker.actor.run_chunk.remote(*arguments, task.keep, inspect)] = task
 
     def wait(self, timeout: float | None) -> tuple[WorkerTask, ChunkResult | RayError] | None:
         """Wait until one worker has started or finished.
@@ -181,11 +193,15 @@ class WorkerPool:
             MachineError: no worker is left.
             Exception: what the simulation's factory raised.
         """
-        refs = [*self.running, *self.starting]
+        if self._deaths:
+            self.fill()
+        refs, now = [*self.running, *self.starting], time.monotonic()
+        patience = [worker.patience_ends - now for worker in self.starting.values()]
+        pause = [self._resume - now] if self._deaths and self._resume > now else []
+        limits = [*patience, *pause, *([] if timeout is None else [timeout])]
         if not refs:
+            time.sleep(max(0.0, min(limits)) if pause else 0.0)
             return None
-        patience = [worker.patience_ends - time.monotonic() for worker in self.starting.values()]
-        limits = [*patience, *([] if timeout is None else [timeout])]
         done, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, min(limits)) if limits else None)
         for ref in done:
             if ref in self.starting:
@@ -201,11 +217,24 @@ class WorkerPool:
         except RayTaskError as error:  # the user's factory raised: that is the error to show
             raise error.cause from error
         except RayError as error:
-            self._give_up(ref, str(error))
+            self._has_died(ref, str(error))
         else:
+            self._deaths = 0
             worker = self.starting.pop(ref)
             worker.pid = pid
             self.settle(worker)
+
+    def _has_died(self, ref: Any, reason: str) -> None:
+        """Start another worker later in place of one that died as it started, unless that has happened too often."""
+        self._deaths += 1
+        if self._deaths >= _MOST_DEATHS:
+            self._deaths = 0
+            self._give_up(ref, reason)
+            return
+        ray.kill(self.starting.pop(ref).actor)
+        pause = min(_FIRST_PAUSE * 2 ** (self._deaths - 1), _LONGEST_PAUSE)
+        self._resume = time.monotonic() + pause
+        log.warning("a worker died as it started; another one is started in %g s: %s", pause, next(iter(reason.splitlines()), ""))
 
     def _give_up(self, ref: Any, reason: str) -> None:
         ray.kill(self.starting.pop(ref).actor)

@@ -34,6 +34,7 @@ from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
+from fedlab.tracking.signals import ending_signals
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -69,7 +70,7 @@ def run(
     """
     job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
-    with job.placed() as job:
+    with ending_signals(), job.placed() as job:
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
@@ -130,7 +131,7 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    with job.placed() as job, run.folder.writing():
+    with ending_signals(), job.placed() as job, run.folder.writing():
         told = found.take_back()
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import overload
@@ -12,13 +13,16 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlab.engine.grids.base import SimulationGrid
-from fedlab.errors import ClientError, FedLabError, MachineError, RefusedError
-from fedlab.protocol.messages import CONFIG, config_record, required
-from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile
+from fedlab.errors import ClientError, FedLabError, InputError, MachineError, RefusedError
+from fedlab.protocol.messages import CONFIG, NO_CLIENT, config_record, required
+from fedlab.server.messaging.inspection import printable, reason_of
+from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile, unlike
 from fedlab.server.messaging.transport import send_and_receive
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
+_GRACE = 30.0  # seconds in which clients may still come whose places other nodes seem to have taken
+_NAMED = 10  # clients in one message
 
 
 class ClientDirectory:
@@ -32,6 +36,8 @@ class ClientDirectory:
         known: returns the profile that a simulated client would give of itself, so that no client has to be asked. It
             is not used in a deployment.
         skip: whether nodes of a deployment that cannot take part are left out, as long as one can.
+        names: of all clients of a deployment, in the order of their ids, where the server knows them. A node that
+            gives itself another name than its number has is no client of the run.
     """
 
     def __init__(
@@ -42,8 +48,10 @@ class ClientDirectory:
         known: Callable[[int], Profile] | None = None,
         *,
         skip: bool = False,
+        names: Sequence[str] = (),
     ) -> None:
         self._grid, self._expected, self._timeout, self._skip = grid, expected, timeout, skip
+        self._names = tuple(names)
         self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
@@ -52,6 +60,8 @@ class ClientDirectory:
         self._simulated: SimulationGrid | None = None
         self.refused: dict[int, str] = {}
         """Nodes of a deployment that cannot take part, each with what it says."""
+        self.strays: dict[int, InputError | str] = {}
+        """Nodes that are no clients of the run, because they have the number of another one or none of the run's."""
         self.clients: Sequence[int] = ()
         if isinstance(grid, SimulationGrid):
             self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
@@ -59,8 +69,12 @@ class ClientDirectory:
     def open(self) -> None:
         """Wait for the nodes of a deployment and ask each which client it is. In a simulation the clients are known.
 
+        A node that is no client of the run, or that has the number of another one, is left out with a warning, and no
+        place is kept for it.
+
         Raises:
-            MachineError: too few nodes connected or answered within the timeout, or two nodes have the same client id.
+            MachineError: too few nodes connected or answered within the timeout, or a client is missing in whose place
+                another node has a number for the second time.
             RefusedError: nodes could not give their profile, or their data is of different kinds.
         """
         if self._simulated is None:
@@ -96,7 +110,7 @@ class ClientDirectory:
         if self._simulated is not None:
             return list(clients)
         online = set(self._grid.get_node_ids())
-        unknown = sorted(online - self._client.keys() - self._strangers)
+        unknown = sorted(online - self._client.keys() - self._strangers - self.strays.keys())
         if unknown and not online >= set(self._node.values()):
             self._recognize(unknown, online)
         return [client for client in clients if self._node[client] in online]
@@ -112,10 +126,13 @@ class ClientDirectory:
                 continue
             ((_, profile),) = answers
             before = self._node.get(profile.client)
-            if before is None or before in online:
-                if before is None:
-                    log.warning("client %r has connected; the run began without it and goes on so", profile.name)
-                    self._strangers.add(node)
+            if before is None:
+                log.warning("client %r has connected; the run began without it and goes on so", profile.name)
+                self._strangers.add(node)
+                continue
+            if before in online or profile != self._profiles[profile.client]:
+                self._strangers.add(node)
+                log.warning("%s", self._twice(profile, before, node) if before in online else _other(profile, node))
                 continue
             del self._client[before]
             self._node[profile.client], self._client[node] = node, profile.client
@@ -154,38 +171,89 @@ class ClientDirectory:
 
     def _gather(self, expected: int | None) -> list[int]:
         deadline = time.monotonic() + self._timeout
-        wanted = expected or 1
+        wanted, since = expected or 1, math.inf
         while len(self._client) + len(self.refused) < wanted:
             nodes = self._wait(wanted, deadline)
-            answers, failed = self._ask([node for node in nodes if node not in self._client.keys() | self.refused])
+            known = self._client.keys() | self.refused.keys() | self.strays.keys()
+            answers, failed = self._ask([node for node in nodes if node not in known])
             self.refused |= dict(sorted(failed.items()))
-            if not (answers or failed):  # all were lost just now, or are others' than this run's
-                if time.monotonic() > deadline:
-                    raise MachineError(
-                        "federation.timeout",
-                        self._timeout,
-                        f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
-                        "see the logs of the SuperNodes",
-                    )
-                time.sleep(_PAUSE)
             for node, profile in answers:
-                other = self._node.setdefault(profile.client, node)
-                if other != node:
-                    raise MachineError(
-                        "client",
-                        f"{profile.client} ({profile.name})",
-                        "a different client on every node",
-                        f"nodes {other} and {node} have the same: start one of them with another partition-id, or name "
-                        "another site in its file",
-                    )
-                self._client[node], self._profiles[profile.client] = profile.client, profile
-                wanted = expected or profile.clients
+                if self._admit(node, profile):
+                    wanted = expected or profile.clients
+            since = min(since, time.monotonic()) if self.strays else math.inf
+            if answers or failed:
+                continue
+            # all were lost just now, or are others' than this run's; those who could take their places may yet come
+            if time.monotonic() > min(deadline, since + _GRACE):
+                if self.strays and self._skip and self._client:
+                    break
+                self._refuse_strays()
+                raise MachineError(
+                    "federation.timeout",
+                    self._timeout,
+                    f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
+                    "see the logs of the SuperNodes",
+                )
+            time.sleep(_PAUSE)
+        if self._skip:
+            profiles = [self._profiles[client] for client in sorted(self._node)]
+            for profile in unlike(profiles) if profiles else ():
+                node = self._node.pop(profile.client)
+                del self._client[node]
+                self.refused[node] = f"node {node}: {profile.name!r} has data of another kind than most clients"
         if self.refused and not (self._skip and self._node):
             fix = "mend them and submit the run again, or set federation.on_client_error: skip, which leaves them out"
             raise RefusedError(list(self.refused.values()), fix)
         clients = sorted(self._node)
         check_alike([self._profiles[client] for client in clients])
         return clients
+
+    def _admit(self, node: int, profile: Profile) -> bool:
+        """Take in a node as the client that it says it is, or leave it out with a warning if it cannot be that one."""
+        client, names = profile.client, self._names
+        problem: InputError | str = ""
+        if client >= profile.clients or (names and (profile.clients != len(names) or profile.name != names[client])):
+            problem = f"node {node} says that it is client {client} of {profile.clients}, {profile.name!r}, and this run"
+            problem += f" has {len(names)} clients: {', '.join(names[:_NAMED])}" if names else " has no such client"
+        elif not profile.name.isprintable():
+            problem = f"node {node} has the name {profile.name!r}, which cannot be printed"
+        elif (other := self._node.get(client)) is not None:
+            problem = self._twice(profile, other, node)
+        elif any(profile.name == self._profiles[of].name for of in self._node):
+            problem = f"node {node} has the name {profile.name!r}, which another client has"
+        if problem:
+            self._leave_out(node, problem)
+            return False
+        self._node[client], self._client[node], self._profiles[client] = node, client, profile
+        return True
+
+    def _leave_out(self, node: int, problem: InputError | str) -> None:
+        self.strays[node] = problem
+        log.warning("a node is left out: %s", problem)
+
+    def _refuse_strays(self) -> None:
+        """Say which nodes are connected in vain, where clients are missing.
+
+        Raises:
+            MachineError: a number was given twice.
+            RefusedError: nodes have none of the run's numbers.
+        """
+        for problem in self.strays.values():
+            if isinstance(problem, InputError):
+                raise problem
+        if self.strays:
+            fix = "start the nodes of the missing clients, or correct the numbers or sites of these"
+            raise RefusedError([str(problem) for problem in self.strays.values()], fix)
+
+    @staticmethod
+    def _twice(profile: Profile, first: int, second: int) -> MachineError:
+        return MachineError(
+            "client",
+            f"{profile.client} ({profile.name})",
+            "a different client on every node",
+            f"nodes {first} and {second} have the same: start one of them with another partition-id, or name "
+            "another site in its file",
+        )
 
     def _wait(self, expected: int, deadline: float) -> list[int]:
         """Wait until `expected` nodes are connected, and return the ids of all that are."""
@@ -223,9 +291,15 @@ class ClientDirectory:
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
                 gone.add(node)  # not refused: it was connected a moment ago, and another one may take its place
             elif reply.has_error():
-                failed[node] = f"node {node}: {reply.error.reason or f'error {reply.error.code}'}"
+                failed[node] = f"node {node}: {printable(reply.error.reason) or f'error {reply.error.code}'}"
+                if reply.error.code == NO_CLIENT:
+                    self._leave_out(node, failed.pop(node))
+                    gone.add(node)
             else:
-                answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+                try:
+                    answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+                except Exception as problem:  # whatever a node may say of itself
+                    failed[node] = f"node {node}: {reason_of(problem)}"
         if len(answers) + len(failed) + len(gone) < len(nodes):
             silent = sorted(set(nodes) - {node for node, _ in answers} - failed.keys() - gone)
             raise MachineError(
@@ -235,6 +309,10 @@ class ClientDirectory:
                 f"see the logs of node {', '.join(map(str, silent))}",
             )
         return answers, failed
+
+
+def _other(profile: Profile, node: int) -> str:
+    return f"node {node} says that it is client {profile.name!r} with other data than the run began with: it is left out"
 
 
 class ClientNames(Sequence[str]):

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedlab.engine.execution import Inspect
 from fedlab.engine.grids.base import SimulationGrid
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.1, 0.5, 1.25  # seconds between two looks for replies, and their growth
 
 
-def send_and_receive(grid: Grid, messages: Sequence[Message], timeout: float | None) -> list[Message]:
+def send_and_receive(
+    grid: Grid, messages: Sequence[Message], timeout: float | None, inspect: Inspect | None = None
+) -> list[Message]:
     """Send messages and return the replies that come in time, errors among them.
 
     Flower's own function looks for replies every 3 seconds in a deployment. This one begins with 0.1 s, and after a
@@ -23,12 +26,14 @@ def send_and_receive(grid: Grid, messages: Sequence[Message], timeout: float | N
         grid: the grid that reaches the clients.
         messages: what to send. Those that the SuperLink does not accept get no reply, and nobody waits for one.
         timeout: seconds to wait for replies; None waits as long as it takes.
+        inspect: checks the replies of simulated clients where they are made, before the engine forms a sum of them.
+            Replies of real nodes are returned as they came.
 
     Returns:
         The replies in the order of the messages.
     """
     if isinstance(grid, SimulationGrid):
-        return grid.send_and_receive(messages, timeout=timeout)
+        return grid.send_and_receive(messages, timeout=timeout, inspect=inspect)
     # the SuperLink answers None for a message that it does not accept
     order = {message_id: place for place, message_id in enumerate(grid.push_messages(messages)) if message_id}
     waiting = set(order)

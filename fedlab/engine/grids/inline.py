@@ -45,7 +45,13 @@ class InlineGrid(SimulationGrid):
         metadatas = [message.metadata for message in chunk.messages]
         states, reduction = self._states_of(chunk), payload.reduction
         result = self._runner.run_chunk(
-            payload.content, metadatas, states, reduction, dispatch.total, dispatch.stop_at_error
+            payload.content,
+            metadatas,
+            states,
+            reduction,
+            dispatch.total,
+            dispatch.stop_at_error,
+            payload.inspect,
         )
         if result.out_of_memory is not None:
             hint = "lower training.batch_size, engine.vectorize or engine.resident"

@@ -86,6 +86,9 @@ class RayGrid(SimulationGrid):
         self._started_ray = cluster.connect(placement.workers * config.threads, config.address)
         try:
             self._pool.open(cluster.room_for(placement.workers, config.threads, placement.gpus_per_worker))
+        except RayError as error:
+            self.close()
+            raise cluster.broken(error) from error
         except BaseException:
             self.close()
             raise
@@ -123,7 +126,7 @@ class RayGrid(SimulationGrid):
     def _await_workers(self) -> bool:
         self._assign()
         waited = False
-        while self._pool.starting and not self._pool.up:
+        while self._pool.coming and not self._pool.up:
             self._wait(None)
             waited = True
         return waited
