@@ -118,5 +118,5 @@ def _recorded(folder: RunFolder) -> dict[str, Any]:
         facts = None
     if not isinstance(facts, dict):
         expected = f"the folder of a deployed run, which holds {folder.deployment.name}"
-        raise CheckpointError(RESUME_KEY, str(folder.path), expected, "go on with a simulation by fedlab resume")
+        raise CheckpointError(RESUME_KEY, str(folder.path), expected, "go on with a simulation by `fedlab resume`")
     return facts

@@ -128,7 +128,7 @@ def _watch(place: Folder, submitted: Submitted, detach: bool, quiet: bool, plain
         if absent := runs.not_connected(place):
             typer.echo(f"not connected now: {', '.join(absent)}; see `fedlab deploy status`", err=True)
         display = make_console("quiet" if quiet else "plain" if plain else asked)
-        ended, missed = runs.follow(place, submitted, display)
+        ended, missed = runs.follow(place, submitted, display, lambda told: typer.echo(told, err=True))
     except KeyboardInterrupt as stopped:
         for note in ("the run continues", *ways):
             stopped.add_note(note)

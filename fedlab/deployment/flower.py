@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ _PATIENCE = 5  # looks in a row that may fail
 LOOKS = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
 """Variable of Flower's SuperExecs: seconds between two looks for a message. A look takes 12 ms of processor time."""
 
-_CALL_TIMEOUT = 120.0  # seconds for one call of Flower's command line
+_CALL_TIMEOUT = 30.0  # seconds for one call of Flower's command line, which starts Python and asks once
+_SEND_TIMEOUT = 120.0  # seconds for a call that sends an app, or waits for the SuperLink's work
 
 
 class DeploymentError(FedLabError):
@@ -115,20 +117,25 @@ class Connection:
                 time.sleep(_POLL)
         last.refuse_failure(run)
 
-    def patient_status(self, run: int, patience: int = _PATIENCE) -> Status:
+    def patient_status(
+        self, run: int, patience: int = _PATIENCE, tell: Callable[[str], None] = lambda told: None
+    ) -> Status:
         """How a run stands. A run of days must not be given up for a network or a SuperLink that is away for seconds.
 
         Args:
             run: Flower's id of the run.
             patience: looks in a row that may fail before the last one, two seconds apart.
+            tell: called with a sentence after the first look that fails.
 
         Raises:
             DeploymentError: the SuperLink cannot be reached, or does not know the run.
         """
-        for _ in range(patience):
+        for look in range(patience):
             try:
                 return self.status(run)
-            except DeploymentError:
+            except DeploymentError as error:
+                if not look:
+                    tell(f"the SuperLink does not answer, and is asked {patience} times more: {error}")
                 time.sleep(_POLL)
         return self.status(run)
 
@@ -191,12 +198,13 @@ def call(*arguments: str, home: Path | None = None) -> dict[str, Any]:
     """
     told = " ".join(word for word in arguments[:2] if word.isalpha()) or arguments[0]
     command = _command(*arguments, "--format", "json")
+    patience = _CALL_TIMEOUT if arguments[0] == "ls" else _SEND_TIMEOUT
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_CALL_TIMEOUT, check=False, env=_environment(home)
+            command, capture_output=True, text=True, timeout=patience, check=False, env=_environment(home)
         )
     except subprocess.TimeoutExpired as error:
-        raise DeploymentError(f"flwr {told}: no answer within {_CALL_TIMEOUT:g} s") from error
+        raise DeploymentError(f"flwr {told}: no answer within {patience:g} s") from error
     start = done.stdout.find("{")
     try:
         answer: dict[str, Any] = json.loads(done.stdout[start:])
@@ -204,8 +212,22 @@ def call(*arguments: str, home: Path | None = None) -> dict[str, Any]:
         answer = {}
     if not answer.get("success"):
         said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
-        raise DeploymentError(f"flwr {told}: {said}")
+        raise DeploymentError(f"flwr {told}: {said}{_advice(said)}")
     return answer
+
+
+_TLS = re.compile(r"certificate|\bssl|\btls|handshake|plaintext|wrong.version", re.IGNORECASE)
+
+
+def _advice(said: str) -> str:
+    """What to do where an encrypted connection could not be made, which Flower's own words hide."""
+    if not _TLS.search(said):
+        return ""
+    return (
+        "\n  to do:    this is a mistake in the encryption (TLS): the connection in Flower's config.toml needs "
+        "root-certificates = the ca.crt of this SuperLink, the certificate must name the host and not have expired, and "
+        "insecure = true is for a SuperLink that was started with --insecure only"
+    )
 
 
 def _command(*arguments: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
 import urllib.error
@@ -196,6 +197,24 @@ def is_healthy(folder: Folder, port: int) -> bool:
             return True
     except (OSError, urllib.error.URLError):
         return False
+
+
+def tls_problem(folder: Folder, port: int) -> str:
+    """Why no encrypted connection can be made to a port of this machine on which something listens; "" if one can."""
+    trusted = ssl.create_default_context(cafile=str(folder.authority))
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            trusted.wrap_socket(plain, server_hostname="127.0.0.1"),
+        ):
+            return ""
+    except ssl.SSLError as error:
+        return (
+            f"the encrypted connection (TLS) fails: {error.reason or error}. Its certificate must be signed by "
+            f"{folder.authority} and not have expired: `fedlab deploy renew`, then `fedlab deploy down` and `up`"
+        )
+    except OSError:
+        return ""
 
 
 def _check_server(folder: Folder, settings: Federation) -> None:

@@ -98,9 +98,7 @@ def _registered_file(folder: Folder) -> Path:
     return folder.state / "registered.json"
 
 
-def node_config(
-    *, node_file: Path | None = None, client: int = 0, state: Path | None = None, allow: str = ""
-) -> str:
+def node_config(*, node_file: Path | None = None, client: int = 0, state: Path | None = None, allow: str = "") -> str:
     """Flower's ``--node-config`` of a node with its own data, or of one in a demonstration."""
     if node_file is not None:
         return f'{NODE_FILE}="{node_file}"'

@@ -27,6 +27,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedlab.engine.limit import OverdueError, limited
 from fedlab.engine.memory import release_memory
 from fedlab.engine.scheduling import Span
 from fedlab.errors import FedLabError
@@ -113,6 +114,8 @@ class ClientRunner:
 
     def __init__(self, app: ClientApp, num_clients: int, run_config: UserConfig) -> None:
         self._app, self._num_clients, self._run_config = app, num_clients, run_config
+        self.seconds: float | None = None
+        """Seconds after which the work on a message is ended by an `OverdueError`; None sets no limit."""
 
     def run_chunk(
         self,
@@ -171,7 +174,8 @@ class ClientRunner:
         state = result.states[client] if client in result.states else states.get(client)
         context = self._context(client, state)
         try:
-            reply = self._checked(self._app(message, context), message)
+            with limited(self.seconds, lambda frame: OverdueError()):  # the sum below must not be broken off
+                reply = self._checked(self._app(message, context), message)
             packed = pack_state(context.state)
         except torch.OutOfMemoryError:
             raise
@@ -202,6 +206,8 @@ class ClientRunner:
             raise TypeError(f"the client app returned {type(reply).__name__}: expected a flwr.app.Message")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
             raise ValueError("the client app returned a message that is no reply: use Message(..., reply_to=message)")
+        if reply.metadata.src_node_id != message.metadata.dst_node_id:
+            raise ValueError("the client app returned a reply in the name of another node")
         return reply
 
 

@@ -40,6 +40,7 @@ from fedlab.engine import cluster
 from fedlab.engine.actors import ClientWorker
 from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
+from fedlab.engine.raywatch import TICK
 from fedlab.engine.scheduling import LONGEST_CHUNK
 from fedlab.engine.simulation import Simulation
 from fedlab.errors import MachineError
@@ -183,14 +184,14 @@ class WorkerPool:
         """Wait until one worker has started or finished.
 
         Args:
-            timeout: seconds to wait at most; None waits as long as it takes.
+            timeout: seconds to wait at most; None waits until something happens, but returns from time to time.
 
         Returns:
             The chunk that is finished, with its result or with the error by which its worker died. The caller must then
             `settle` or `dismiss` the worker. None if no chunk is finished.
 
         Raises:
-            MachineError: no worker is left.
+            MachineError: no worker is left, or Ray has died.
             Exception: what the simulation's factory raised.
         """
         if self._deaths:
@@ -198,11 +199,13 @@ class WorkerPool:
         refs, now = [*self.running, *self.starting], time.monotonic()
         patience = [worker.patience_ends - now for worker in self.starting.values()]
         pause = [self._resume - now] if self._deaths and self._resume > now else []
-        limits = [*patience, *pause, *([] if timeout is None else [timeout])]
+        limits = [*patience, *pause, *([] if timeout is None else [timeout]), TICK]
+        cluster.check_alive()
         if not refs:
             time.sleep(max(0.0, min(limits)) if pause else 0.0)
             return None
-        done, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, min(limits)) if limits else None)
+        done, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, min(limits)))
+        cluster.check_alive()
         for ref in done:
             if ref in self.starting:
                 self._has_started(ref)
@@ -234,7 +237,11 @@ class WorkerPool:
         ray.kill(self.starting.pop(ref).actor)
         pause = min(_FIRST_PAUSE * 2 ** (self._deaths - 1), _LONGEST_PAUSE)
         self._resume = time.monotonic() + pause
-        log.warning("a worker died as it started; another one is started in %g s: %s", pause, next(iter(reason.splitlines()), ""))
+        log.warning(
+            "a worker died as it started; another one is started in %g s: %s",
+            pause,
+            next(iter(reason.splitlines()), ""),
+        )
 
     def _give_up(self, ref: Any, reason: str) -> None:
         ray.kill(self.starting.pop(ref).actor)
@@ -295,7 +302,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill all workers; may be called twice."""
-        if ray.is_initialized():
+        if ray.is_initialized() and not cluster.lost():
             for worker in [*self.up, *self.starting.values()]:
                 ray.kill(worker.actor)
         self.starting, self.idle, self.running = {}, [], {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +112,13 @@ def resume(
         DataError: other data than the run began with, or none where it was given some.
     """
     run = load(path)
+    if run.folder.deployment.exists() or any(event["engine"] == "deployment" for event in run.history.of("run_start")):
+        raise CheckpointError(
+            "run",
+            str(path),
+            "the folder of a simulation; this run is that of a deployment, whose clients are on other machines",
+            f"go on with: fedlab deploy resume {shlex.quote(run.path.name)}",
+        )
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
@@ -192,6 +201,12 @@ def _execute(
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
             main = SimulatedServer(server, until, start)
+            began = time.perf_counter()
+
+            def stuck(reason: str) -> None:
+                tracker.emit("run_end", status="failed", seconds=time.perf_counter() - began, error=reason)
+                report_quietly(folder)
+
             fail_fast = config.federation.on_client_error == "stop"
             launch(
                 config.engine,
@@ -201,6 +216,7 @@ def _execute(
                 Listeners(
                     on_progress=main.progress,
                     on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
+                    on_stuck=stuck,
                 ),
                 client_states=start.client_states() if start is not None else None,
             )

@@ -221,7 +221,9 @@ class Chain:
         )
         for part in sorted(wanted.keys() | found.keys()):
             if wanted.get(part) != found.get(part):
-                raise FedLabError(f"the compressed update of {name!r} has not the form of the chain in its part {part!r}")
+                raise FedLabError(
+                    f"the compressed update of {name!r} has not the form of the chain in its part {part!r}"
+                )
 
     def decode(self, parts: Side, size: int) -> np.ndarray:
         """Turn what `encode` returned back into a float32 vector of `size` numbers."""

@@ -17,7 +17,7 @@ from fedlab.errors import ClientError, FedLabError, InputError, MachineError, Re
 from fedlab.protocol.messages import CONFIG, NO_CLIENT, config_record, required
 from fedlab.server.messaging.inspection import printable, reason_of
 from fedlab.server.messaging.profiles import Profile, check_alike, stated_profile, unlike
-from fedlab.server.messaging.transport import send_and_receive
+from fedlab.server.messaging.transport import node_ids, send_and_receive
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
@@ -109,7 +109,7 @@ class ClientDirectory:
         """
         if self._simulated is not None:
             return list(clients)
-        online = set(self._grid.get_node_ids())
+        online = set(node_ids(self._grid))
         unknown = sorted(online - self._client.keys() - self._strangers - self.strays.keys())
         if unknown and not online >= set(self._node.values()):
             self._recognize(unknown, online)
@@ -213,7 +213,9 @@ class ClientDirectory:
         client, names = profile.client, self._names
         problem: InputError | str = ""
         if client >= profile.clients or (names and (profile.clients != len(names) or profile.name != names[client])):
-            problem = f"node {node} says that it is client {client} of {profile.clients}, {profile.name!r}, and this run"
+            problem = (
+                f"node {node} says that it is client {client} of {profile.clients}, {profile.name!r}, and this run"
+            )
             problem += f" has {len(names)} clients: {', '.join(names[:_NAMED])}" if names else " has no such client"
         elif not profile.name.isprintable():
             problem = f"node {node} has the name {profile.name!r}, which cannot be printed"
@@ -258,7 +260,7 @@ class ClientDirectory:
     def _wait(self, expected: int, deadline: float) -> list[int]:
         """Wait until `expected` nodes are connected, and return the ids of all that are."""
         told = -1
-        while len(nodes := sorted(self._grid.get_node_ids())) < expected:
+        while len(nodes := node_ids(self._grid)) < expected:
             if time.monotonic() > deadline:
                 raise MachineError(
                     "federation.timeout",
@@ -312,7 +314,9 @@ class ClientDirectory:
 
 
 def _other(profile: Profile, node: int) -> str:
-    return f"node {node} says that it is client {profile.name!r} with other data than the run began with: it is left out"
+    return (
+        f"node {node} says that it is client {profile.name!r} with other data than the run began with: it is left out"
+    )
 
 
 class ClientNames(Sequence[str]):

@@ -57,7 +57,9 @@ class FlowerRounds(RoundStrategy):
         if record is None:
             raise no_model(self.name, round.number, answers)
         if not isinstance(record, ArrayRecord):
-            what = f"{type(made).__name__} in round {round.number}: expected an ArrayRecord or None, and metrics or None"
+            what = (
+                f"{type(made).__name__} in round {round.number}: expected an ArrayRecord or None, and metrics or None"
+            )
             raise FedLabError(f"aggregate_train of the strategy {self.name} returned {what}")
         take_over(state, to_numpy(record), shown, self.name, round.number)
 

@@ -84,6 +84,8 @@ class RayGrid(SimulationGrid):
         self._content_refs: weakref.WeakKeyDictionary[Payload, Any] = weakref.WeakKeyDictionary()
         self._pool = WorkerPool(simulation, config.threads, placement.gpus_per_worker, start_timeout)
         self._started_ray = cluster.connect(placement.workers * config.threads, config.address)
+        if listeners.on_stuck is not None:
+            cluster.on_stuck(listeners.on_stuck)
         try:
             self._pool.open(cluster.room_for(placement.workers, config.threads, placement.gpus_per_worker))
         except RayError as error:
@@ -98,6 +100,7 @@ class RayGrid(SimulationGrid):
         return sorted(worker.pid for worker in self._pool.up)
 
     def close(self) -> None:
+        cluster.stop_watching()
         self._pool.close()
         self._queue.clear()
         self._content_refs.clear()
