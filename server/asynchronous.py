@@ -187,11 +187,11 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
     for problem in directory.strays.values():
         setup.tracker.emit("warning", message=f"a node is left out, because it is no client of this run: {problem}")
     for reason in directory.refused.values():
-        setup.tracker.emit("warning", message=f"a node is left out (federation.on_client_error: skip): {reason}")
-    if directory.refused:
-        count, total = len(directory.refused), len(directory.refused) + len(directory.clients)
+        setup.tracker.emit("warning", message=f"a node is left out, because it cannot take part: {reason}")
+    if directory.missing:
+        total = directory.missing + len(directory.clients)
         why = "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
-        setup.tracker.emit("left_out", **LeftOut("clients", count, why, total).fields())
+        setup.tracker.emit("left_out", **LeftOut("clients", directory.missing, why, total).fields())
     asynchronous = federation.mode == "asynchronous"
     return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup, directory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,8 @@ from fedlab.storage.paths import MadePath, PathKind, flower_home
 
 NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
 """Keys of Flower's node configuration: a node with data of its own has the first, one of a demonstration the others."""
-ALLOW = "allow"
-"""Key of Flower's node configuration of a node without a file: what `NodeConfig.allow` holds, separated by commas."""
+ALLOW = "FEDLAB_ALLOW"
+"""Environment variable of a node: adds to `NodeConfig.allow`, separated by commas."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
@@ -59,14 +60,17 @@ def read_node(path: str | Path) -> NodeConfig:
 
 
 def allowed_references(node_config: Mapping[str, object]) -> tuple[str, ...]:
-    """What a node allows the runs that it is sent to import, from Flower's configuration of the node.
+    """What a node allows the runs that it is sent to import, by its file and its environment.
+
+    Args:
+        node_config: Flower's configuration of the node.
 
     Raises:
         ConfigErrors: the node's file cannot be read.
     """
-    if file := node_config.get(NODE_FILE):
-        return read_node(str(file)).allow
-    return tuple(filter(None, (part.strip() for part in str(node_config.get(ALLOW, "")).split(","))))
+    file, listed = node_config.get(NODE_FILE), os.environ.get(ALLOW, "")
+    own = read_node(str(file)).allow if file else ()
+    return (*own, *filter(None, (part.strip() for part in listed.split(","))))
 
 
 def state_folder(node_config: Mapping[str, object]) -> Path:

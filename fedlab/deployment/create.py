@@ -280,8 +280,7 @@ def _site_files(folder: Folder, settings: Federation, site: str, config: Config)
         return
     if settings.local:
         if data is not None and settings.form == "processes":
-            # whoever submits runs here can run programs on this machine anyway
-            write_node_file(folder.node_file(site), site, data, folder.state / "nodes" / site, allow=["*"])
+            write_node_file(folder.node_file(site), site, data, folder.state / "nodes" / site)
         return
     if config.data.source.name != SITES or site not in sites_of(config):
         return  # a site of an earlier configuration has its file already

@@ -225,7 +225,7 @@ def _advice(said: str) -> str:
         return ""
     return (
         "\n  to do:    this is a mistake in the encryption (TLS): the connection in Flower's config.toml needs "
-        "root-certificates = the ca.crt of this SuperLink, the certificate must name the host and not have expired, and "
+        "root-certificates = the ca.crt of this SuperLink; its certificate must name the host and not have expired; "
         "insecure = true is for a SuperLink that was started with --insecure only"
     )
 

@@ -68,8 +68,7 @@ def programs(folder: Folder) -> list[Program]:
     found, known = [_superlink(folder, settings), _gateway(folder, settings)], registered(folder)
     for client, (site, data) in enumerate(settings.sites.items()):
         if settings.simulate_partition:
-            # whoever submits runs to a demonstration can run programs on its machine anyway
-            config = node_config(client=client, state=folder.state / "nodes" / site, allow="*")
+            config = node_config(client=client, state=folder.state / "nodes" / site)
         elif settings.local and data is not None:
             config = node_config(node_file=folder.node_file(site))
         else:
@@ -102,15 +101,17 @@ def node_config(*, node_file: Path | None = None, client: int = 0, state: Path |
     """Flower's ``--node-config`` of a node with its own data, or of one in a demonstration."""
     if node_file is not None:
         return f'{NODE_FILE}="{node_file}"'
-    allowed = f' {ALLOW}="{allow}"' if allow else ""
-    return f'{PARTITION_ID}={client} {STATE_DIR}="{state}"{allowed}'
+    return f'{PARTITION_ID}={client} {STATE_DIR}="{state}"'
 
 
 def environment(folder: Folder) -> dict[str, str]:
     """Variables of all processes of a project."""
-    scripts = str(Path(sys.executable).parent)
+    scripts, settings = str(Path(sys.executable).parent), folder.settings()
+    # whoever submits runs to a federation of this machine alone can run programs on it anyway
+    allowed = {ALLOW: "*"} if not isinstance(settings, Site) and settings.local else {}
     return {
         **LOOKS,
+        **allowed,
         **os.environ,
         MARK: str(folder.path),
         # Flower starts its own programs by their names

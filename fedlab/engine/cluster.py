@@ -125,7 +125,7 @@ def disconnect() -> None:
 
 
 def _leave_behind() -> None:
-    """End what is left of a Ray that has died. Ray's own shutdown may wait for the dead, so nobody waits for it long."""
+    """End what is left of a Ray that has died. Ray's own shutdown may wait for the dead, so it gets a few seconds."""
     global abandoned
     from ray._private import worker
 

@@ -44,9 +44,9 @@ from fedlab.protocol.messages import (
 from fedlab.protocol.sums import ExactSum, Reduction
 
 Inspect = Callable[[int, RecordDict, Message], None]
-"""Checks a client's reply, given the client, the content of the message it was sent, and the reply, which it may change.
+"""Checks a client's reply, given the client, the content of the message that it was sent, and the reply.
 
-It raises a FedLabError if the reply cannot be used. It must be possible to pickle it.
+It may change the reply, and raises a FedLabError if the reply cannot be used. It must be possible to pickle it.
 """
 
 RUN_ID = 1

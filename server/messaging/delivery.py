@@ -317,13 +317,15 @@ class Delivery:
         if not answers or (every[0].phase == "train" and not self._directory.deployed):
             return  # in a simulation, the engine's sum has them already
         replies = [reply for _, reply in answers]
-        odd = dict(odd_replies(every[0].phase, replies))
+        clients = [self._directory.client(reply.metadata.src_node_id) for reply in replies]
+        names = [profile.name for profile in self._directory.profiles(clients)]
+        odd = dict(odd_replies(every[0].phase, replies, names))
         if judge is not None:
             sound = [place for place in range(len(replies)) if place not in odd]
             odd |= {sound[at]: reason for at, reason in judge([replies[place] for place in sound]).items()}
         for place, reason in sorted(odd.items()):
             asked, reply = answers[place]
-            self._fail(asked, self._directory.client(reply.metadata.src_node_id), _UNUSABLE, reason)
+            self._fail(asked, clients[place], _UNUSABLE, reason)
             asked.delivered.replies = [other for other in asked.delivered.replies if other is not reply]
 
     def _settle(self, every: Sequence[Asked], phase: str, round: int, needed: int) -> None:

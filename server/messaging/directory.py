@@ -21,7 +21,7 @@ from fedlab.server.messaging.transport import node_ids, send_and_receive
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
-_GRACE = 30.0  # seconds in which clients may still come whose places other nodes seem to have taken
+_GRACE = 5.0  # seconds in which clients may still come whose places other nodes seem to have taken
 _NAMED = 10  # clients in one message
 
 
@@ -60,6 +60,8 @@ class ClientDirectory:
         self._simulated: SimulationGrid | None = None
         self.refused: dict[int, str] = {}
         """Nodes of a deployment that cannot take part, each with what it says."""
+        self.missing = 0
+        """Number of clients of a deployment that the run begins without, because their nodes cannot take part."""
         self.strays: dict[int, InputError | str] = {}
         """Nodes that are no clients of the run, because they have the number of another one or none of the run's."""
         self.clients: Sequence[int] = ()
@@ -181,6 +183,8 @@ class ClientDirectory:
                 if self._admit(node, profile):
                     wanted = expected or profile.clients
             since = min(since, time.monotonic()) if self.strays else math.inf
+            if self.refused and not self._skip:
+                break
             if answers or failed:
                 continue
             # all were lost just now, or are others' than this run's; those who could take their places may yet come
@@ -201,9 +205,11 @@ class ClientDirectory:
                 node = self._node.pop(profile.client)
                 del self._client[node]
                 self.refused[node] = f"node {node}: {profile.name!r} has data of another kind than most clients"
-        if self.refused and not (self._skip and self._node):
+        self.missing = max(0, wanted - len(self._client))
+        if self.refused and self.missing and not (self._skip and self._node):
             fix = "mend them and submit the run again, or set federation.on_client_error: skip, which leaves them out"
-            raise RefusedError(list(self.refused.values()), fix)
+            every = {**self.refused, **{node: str(problem) for node, problem in self.strays.items()}}
+            raise RefusedError([every[node] for node in sorted(every)], fix)
         clients = sorted(self._node)
         check_alike([self._profiles[client] for client in clients])
         return clients

@@ -14,7 +14,7 @@ from fedlab.server.messaging.inspection import shown
 Arrays = Mapping[str, np.ndarray]
 
 
-def odd_replies(phase: str, replies: Sequence[Message]) -> dict[int, str]:
+def odd_replies(phase: str, replies: Sequence[Message], names: Sequence[str]) -> dict[int, str]:
     """Find the replies that differ from those of most clients, so that they cannot be used together.
 
     Sums have the same shapes on all clients and are finite on all of them or on none. Those of an evaluation also have
@@ -24,18 +24,20 @@ def odd_replies(phase: str, replies: Sequence[Message]) -> dict[int, str]:
     Args:
         phase: as in `fedlab.server.messaging.inspection.Expected`.
         replies: those of all clients that have done their work.
+        names: of these clients.
 
     Returns:
         What is wrong, by position of the reply. What half of the clients have, and the other half have not, is no error
         of either half.
     """
     if phase not in ("evaluate", "probe"):
-        return _odd(_held(replies, EXTRAS), "result", _form)
+        return _odd(_held(replies, EXTRAS), names, "result", "", _form)
     sums = _held(replies, SUMS)
     odd = _odd_names([None if _empty(reply) else found for reply, found in zip(replies, sums, strict=True)])
     if phase == "probe":  # a client without samples of a set has no sums of the probes on it
         odd = {}
-    return {**_odd(sums, "sum", _finiteness), **_odd(sums, "sum", _shape), **odd}
+    unlike = {**_odd(sums, names, "sum", "", _finiteness), **_odd(sums, names, "sum", "the shape ", _shape)}
+    return {**unlike, **odd}
 
 
 def _held(replies: Sequence[Message], key: str) -> list[Arrays]:
@@ -48,14 +50,18 @@ def _empty(reply: Message) -> bool:
     return record is not None and not record.get(NUM_EXAMPLES)
 
 
-def _odd(found: Sequence[Arrays], what: str, trait: Callable[[np.ndarray], str]) -> dict[int, str]:
+def _odd(
+    found: Sequence[Arrays], names: Sequence[str], what: str, kind: str, trait: Callable[[np.ndarray], str]
+) -> dict[int, str]:
     odd: dict[int, str] = {}
     for name in sorted({name for arrays in found for name in arrays}):
         have = {place: trait(arrays[name]) for place, arrays in enumerate(found) if name in arrays}
         usual, count = Counter(have.values()).most_common(1)[0]
         for place, value in have.items() if 2 * count > len(have) else ():
             if value != usual:
-                odd.setdefault(place, f"the {what} {shown(name)} has {value}, most clients' has {usual}")
+                other = next(names[of] for of, found_there in have.items() if found_there == usual)
+                told = f"the {what} {shown(name)} of client {names[place]!r} has {kind}{value}, that of client"
+                odd.setdefault(place, f"{told} {other!r} has {usual}, which most clients' has too")
     return odd
 
 
@@ -74,7 +80,7 @@ def _odd_names(found: Sequence[Arrays | None]) -> dict[int, str]:
 
 
 def _shape(values: np.ndarray) -> str:
-    return f"the shape {list(values.shape)}"
+    return str(values.shape)
 
 
 def _finiteness(values: np.ndarray) -> str:

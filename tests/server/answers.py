@@ -81,10 +81,14 @@ class Clients:
         @app.query("profile")
         def profile(message: Message, context: Context) -> Message:
             of = stated(int(context.node_config["partition-id"]))
-            facts = {
-                **{"client": of.client, "name": of.name, "train": of.train, "test": of.test, "unseen": False},
-                **{"columns": json.dumps(of.columns), "classes": [], "vocabulary": [], "clients": CLIENTS},
+            facts: dict[str, Any] = {
+                "client": of.client,
+                "name": of.name,
+                "train": of.train,
+                "test": of.test,
+                "unseen": False,
             }
+            facts |= {"columns": json.dumps(of.columns), "classes": [], "vocabulary": [], "clients": CLIENTS}
             return Message(RecordDict({CONFIG: ConfigRecord(facts)}), reply_to=message)
 
         return app

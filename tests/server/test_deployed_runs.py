@@ -177,6 +177,16 @@ def test_what_does_not_belong_to_the_run_is_refused_and_nothing_is_lost(
     assert begun.folder.events.read_text() == before
 
 
+def test_a_deployed_run_is_never_resumed_as_a_simulation(deployment: Deployment, half: Nodes) -> None:
+    begun = deployment.run(half)
+    before = begun.folder.events.read_text()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=rf"of a deployment[\s\S]*fedlab deploy resume {begun.path.name}"):
+            fedlab.resume(begun.path)
+        (begun.path / "deployment.json").unlink(missing_ok=True)  # the events say it too
+    assert begun.folder.events.read_text() == before
+
+
 def test_a_node_whose_data_has_changed_is_refused_before_a_round(
     small: Settings, deployment: Deployment, half: Nodes
 ) -> None:

@@ -13,7 +13,6 @@ from fedlab.engine.grids.base import SimulationGrid
 from fedlab.engine.limit import OverdueError
 from fedlab.engine.simulation import NOBODY, Listeners, Simulation
 
-
 log = logging.getLogger(__name__)
 
 
