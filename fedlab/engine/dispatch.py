@@ -58,6 +58,7 @@ class Dispatch:
         num_kept: number of further replies that have come, but whose sum is still in a worker.
         failed: whether one of the replies is an error.
         total: sum of the replies' arrays; None if they are not to be summed.
+        deaths: number of workers that have died while they ran a chunk of it.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Dispatch:
     num_kept: int = 0
     failed: bool = False
     total: ExactSum | None = None
+    deaths: int = 0
 
     @property
     def keeps_sums(self) -> bool:

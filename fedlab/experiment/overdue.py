@@ -18,6 +18,7 @@ from fedlab.method import Method
 log = logging.getLogger(__name__)
 
 _FIRST = 60.0  # seconds until the first word; the next ones follow after twice the time each
+_LEAST = 60.0  # seconds that the preflight may take whatever the limit of a round is
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def named_after(seconds: float, method: Method, first: float = _FIRST) -> Iterat
     """A context for the preflight, in which every hook of a method is called once.
 
     Args:
-        seconds: limit of the whole preflight.
+        seconds: limit of the whole preflight, which is at least a minute.
         method: whose hooks they are.
         first: seconds after which it is first said where the work is.
 
@@ -33,11 +34,11 @@ def named_after(seconds: float, method: Method, first: float = _FIRST) -> Iterat
         FedLabError: the time is up; it names the hook that was at work, and the line.
     """
     done, caller = threading.Event(), threading.get_ident()
-    began = time.monotonic()
+    began, limit = time.monotonic(), max(seconds, _LEAST)
 
     def overdue(frame: FrameType | None) -> BaseException:
         return FedLabError(
-            f"the preflight was ended after {seconds:g} s (federation.timeout): it tries one batch of one client, and "
+            f"the preflight was ended after {limit:g} s (federation.timeout): it tries one batch of one client, and "
             f"is {at_work(frame, method)}. Mend what it waits for, or raise federation.timeout"
         )
 
@@ -50,7 +51,7 @@ def named_after(seconds: float, method: Method, first: float = _FIRST) -> Iterat
 
     threading.Thread(target=watch, name="preflight-watch", daemon=True).start()
     try:
-        with limited(seconds, overdue):
+        with limited(limit, overdue):
             yield
     finally:
         done.set()

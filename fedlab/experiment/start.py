@@ -112,7 +112,9 @@ def resume(
         DataError: other data than the run began with, or none where it was given some.
     """
     run = load(path)
-    if run.folder.deployment.exists() or any(event["engine"] == "deployment" for event in run.history.of("run_start")):
+    if run.folder.deployment.exists() or any(
+        event.get("engine") == "deployment" for event in run.history.of("run_start")
+    ):
         raise CheckpointError(
             "run",
             str(path),

@@ -222,17 +222,19 @@ def check_missing(content: RecordDict) -> None:
 
 
 def check_bytes(content: RecordDict, most: int) -> None:
-    """Refuse a reply that is larger than any client's work is.
+    """Refuse a reply that is larger than any client's work is, or whose names would write to a terminal.
 
     Args:
         content: of the reply.
         most: bytes of all arrays beside those of the network state, whose shapes are checked one by one.
 
     Raises:
-        FedLabError: there are more bytes.
+        FedLabError: there are more bytes, or a name cannot be printed.
     """
     large = small = 0
     for key, record in content.items():
+        if odd := next((name for name in record if not name.isprintable()), None):
+            raise FedLabError(f"the record {key!r} holds the name {shown(odd)}, which cannot be printed")
         if isinstance(record, ArrayRecord):
             sizes = [a.view().nbytes if isinstance(a, NdArray) else len(a.data) for a in record.values()]
             large += sum(sizes) if key not in (ARRAYS, ENCODED) else 0
@@ -290,7 +292,8 @@ def _check_facts(content: RecordDict) -> None:
         raise FedLabError(f"the record {STATE!r} holds no version")
     if effort is not None:
         read = Effort.of(dict(effort))
-        if not all(0 <= count <= _MOST for count in (read.batches, read.skipped, read.missing)):
+        counts = (read.batches, read.skipped, read.missing)
+        if not all(0 <= count <= _MOST for count in counts) or not read.reason.isprintable():
             raise FedLabError(f"the record {EFFORT!r} holds counts that are no counts")
     extras = array_record(content, EXTRAS)
     if extras is None:

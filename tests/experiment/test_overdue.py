@@ -26,7 +26,10 @@ class Hanging(Supervised):
                 continue
 
 
-def test_the_hook_and_the_line_are_named_and_no_run_folder_is_left(tmp_path: Path) -> None:
+def test_the_hook_and_the_line_are_named_and_no_run_folder_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedlab.experiment.overdue._LEAST", 0.0)
     config = {
         "method": "supervised",
         "model": {"name": "logistic"},

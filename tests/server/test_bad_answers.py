@@ -127,6 +127,11 @@ WAYS: dict[str, tuple[str, Spoil, str]] = {
     "an unknown record": ("train", record("gift", ConfigRecord({"x": 1})), "'gift', which no client sends"),
     "a huge result": ("train", record(EXTRAS, to_record({"x": np.zeros(2**19)})), "4 MiB beside the network state"),
     "a huge name": ("train", record(METRICS, MetricRecord({NUM_EXAMPLES: 1, "x" * 2**21: 1})), "names and numbers"),
+    "a name that writes to a terminal": (
+        "train",
+        record(METRICS, MetricRecord({NUM_EXAMPLES: 1, "loss\x1b[2J": 1.0})),
+        r"'loss\\x1b\[2J', which cannot be printed",
+    ),
     "a result with NaN": ("train", value("bank", np.nan, EXTRAS), "result 'bank' holds values that are not finite"),
     "a result of words": ("train", record(EXTRAS, to_record({"x": np.array(["a"])})), "expected numbers"),
     "a group withheld": ("train", record(WITHHELD, ConfigRecord({"groups": ["model"]})), "the method withholds none"),

@@ -48,6 +48,8 @@ from fedlab.engine.workers import Finished, Worker, WorkerPool, WorkerTask
 
 log = logging.getLogger(__name__)
 
+_DEATHS = 10  # of each worker in one call, after which clients are not run again
+
 
 class RayGrid(SimulationGrid):
     """A grid on Ray actors that live as long as the grid.
@@ -242,7 +244,10 @@ class RayGrid(SimulationGrid):
         # given a client that would then have been tried once more without having been run.
         for idle in list(self._pool.idle):
             self._launch(idle, chunk.part([]))
-        if chunk.attempt <= self._retries:
+        chunk.dispatch.deaths += 1
+        # a worker that dies after each chunk loses the sum of those before, which would be repeated for ever
+        hopeless = chunk.dispatch.deaths > _DEATHS * (self._retries + 1) * max(1, self._pool.size)
+        if chunk.attempt <= self._retries and not hopeless:
             parts = [chunk.messages] if chunk.vectorized else [[message] for message in chunk.messages]
             self._repeat(worker, [replace(chunk.part(part), attempt=chunk.attempt + 1) for part in parts])
             return []
