@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from fedlab.engine.limit import limited
+from fedlab.engine.limit import OverdueError, limited
 from fedlab.errors import FedLabError
 from fedlab.method import Method
 
@@ -36,11 +36,11 @@ def named_after(seconds: float, method: Method, first: float = _FIRST) -> Iterat
     done, caller = threading.Event(), threading.get_ident()
     began, limit = time.monotonic(), max(seconds, _LEAST)
 
+    places: list[str] = []
+
     def overdue(frame: FrameType | None) -> BaseException:
-        return FedLabError(
-            f"the preflight was ended after {limit:g} s (federation.timeout): it tries one batch of one client, and "
-            f"is {at_work(frame, method)}. Mend what it waits for, or raise federation.timeout"
-        )
+        places.append(at_work(frame, method))
+        return OverdueError()
 
     def watch() -> None:
         pause = first
@@ -53,6 +53,11 @@ def named_after(seconds: float, method: Method, first: float = _FIRST) -> Iterat
     try:
         with limited(limit, overdue):
             yield
+    except OverdueError:
+        raise FedLabError(
+            f"the preflight was ended after {limit:g} s (federation.timeout): it tries one batch of one client, and "
+            f"is {places[-1]}. Mend what it waits for, or raise federation.timeout"
+        ) from None
     finally:
         done.set()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -71,6 +71,10 @@ class AveragingStrategy(Strategy):
     def client_arrays(self) -> Arrays:
         """Arrays sent down beside the network state; clients send arrays of the same names back, which are averaged."""
         return {}
+
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        """Those of the `client_arrays` that every client must send back, given the parameters trained in this round."""
+        return frozenset(self.client_arrays())
 
     def weights(self, round: TrainingRound) -> dict[str, Weight]:
         """How each tensor's average weighs the clients."""
@@ -202,8 +206,8 @@ class AveragingRounds(RoundStrategy):
     def evaluate(self, round: int, arrays: Mapping[str, Tensor], nodes: Sequence[int]) -> list[Message]:
         return evaluation_messages(to_record(arrays), nodes)
 
-    def returned(self) -> frozenset[str]:
-        return frozenset(self._strategy.client_arrays())
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        return self._strategy.returned(trained)
 
     def extra_bytes(self) -> int:
         return sum(values.nbytes for values in self._strategy.client_arrays().values())

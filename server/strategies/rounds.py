@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Literal
@@ -116,8 +116,12 @@ class RoundStrategy(ABC):
     """Metrics in the clients' replies that the strategy computes with, beside their numbers of examples: the largest
     value that each may have, by name."""
 
-    def returned(self) -> frozenset[str]:
-        """Names of arrays that are sent beside the network state and that every client must send back."""
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        """Names of arrays that are sent beside the network state and that every client must send back.
+
+        Args:
+            trained: names of the parameters that are trained and averaged in this round.
+        """
         return frozenset()
 
     def extra_bytes(self) -> int:

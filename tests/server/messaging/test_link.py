@@ -36,6 +36,12 @@ class Away(RemoteGrid):
         found: Iterable[int] = self._retry_invoker.invoke(self._ids)
         return found
 
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        raise NotImplementedError
+
     def _ids(self) -> list[int]:
         if self._clock.now < self._back:
             raise httpx.ConnectError("[Errno 111] Connection refused")
