@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedlab.assembly import Assembly
+from fedlab.clients.kept_runs import forget_old_runs
 from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
 from fedlab.config.modules import only, search
-from fedlab.config.node import NODE_FILE, PARTITION_ID, allowed_references, state_folder
+from fedlab.config.node import KEPT_RUNS, NODE_FILE, PARTITION_ID, allowed_references, state_folder
 from fedlab.data.federated import FederatedData
 from fedlab.data.own import located_node
 from fedlab.data.sources import load_source
@@ -46,9 +47,10 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     if allowed := allowed_references(node_config):  # a folder that a run names must not decide what a node imports
         search([*(config.modules if "*" in allowed else ()), Path.cwd()])
     components = Assembly(config).components()
-    data, client, root = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
+    data, client, root, kept = (_part_of_all if submitted.simulate_partition else _own_data)(config, node_config)
     states = root / "runs" / (submitted.token or str(run_id))
     check_same_data(states, data.client(client))
+    forget_old_runs(states.parent, states.name, kept)
     return ClientSetup(
         components=components,
         federated=data,
@@ -58,8 +60,8 @@ def setup_from_context(run_config: Mapping[str, object], node_config: Mapping[st
     )
 
 
-def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
-    """The data of a node that brings its own, the client's id, and the node's folder."""
+def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path, int]:
+    """The data of a node that brings its own, the client's id, the node's folder, and how many runs it keeps there."""
     given = node_config.get(NODE_FILE)
     if not isinstance(given, str) or not given:
         expected = "the path of this node's file, because every node of this run brings its own data"
@@ -76,13 +78,13 @@ def _own_data(config: Config, node_config: Mapping[str, object]) -> tuple[Federa
         raise ConfigErrors([_at_site(error, node.site) for error in several.errors]) from several
     except InputError as error:
         raise _at_site(error, node.site) from error
-    return federated, site.client, Path(node.state)
+    return federated, site.client, Path(node.state), node.kept_runs
 
 
-def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path]:
+def _part_of_all(config: Config, node_config: Mapping[str, object]) -> tuple[FederatedData, int, Path, int]:
     """The same for a node that takes its part of the configured data."""
     data = FederatedData(load_source(config.data.source, config.seed), config.data, config.seed)
-    return data, _partition_id(node_config, data.num_clients), state_folder(node_config)
+    return data, _partition_id(node_config, data.num_clients), state_folder(node_config), KEPT_RUNS
 
 
 def _at_site(error: InputError, site: str) -> InputError:

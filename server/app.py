@@ -70,6 +70,7 @@ def main(grid: Grid, context: Context) -> None:
                     denormalize=denormalizer(config.data),
                     expected_clients=submitted.expected or len(held.names),
                     client_names=held.names,
+                    members={client: held.names[client] for client in begun.members},
                     **held.given(config, device),
                 )
                 if begun.start is None:

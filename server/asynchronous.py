@@ -181,8 +181,15 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
     """
     federation = setup.config.federation
     skip = federation.on_client_error == "skip"
-    wanted, names = setup.expected_clients, setup.client_names
-    directory = ClientDirectory(grid, wanted, federation.timeout, setup.profiles, skip=skip, names=names)
+    directory = ClientDirectory(
+        grid,
+        setup.expected_clients,
+        federation.timeout,
+        setup.profiles,
+        skip=skip,
+        names=setup.client_names,
+        members=setup.members,
+    )
     directory.open()
     for problem in directory.strays.values():
         setup.tracker.emit("warning", message=f"a node is left out, because it is no client of this run: {problem}")
@@ -190,8 +197,13 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
         setup.tracker.emit("warning", message=f"a node is left out, because it cannot take part: {reason}")
     if directory.missing:
         total = directory.missing + len(directory.clients)
-        why = "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
-        setup.tracker.emit("left_out", **LeftOut("clients", directory.missing, why, total).fields())
+        why = (
+            "the run began with them, and they have not come as it goes on (federation.on_client_error: skip)"
+            if setup.members
+            else "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
+        )
+        left_out = LeftOut("clients", directory.missing, why, total, examples=tuple(directory.absent))
+        setup.tracker.emit("left_out", **left_out.fields())
     asynchronous = federation.mode == "asynchronous"
     return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup, directory)
 

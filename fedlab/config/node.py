@@ -18,6 +18,9 @@ NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
 ALLOW = "FEDLAB_ALLOW"
 """Environment variable of a node: adds to `NodeConfig.allow`, separated by commas."""
 
+KEPT_RUNS = 20
+"""Number of runs whose client states a node keeps if its file does not say otherwise."""
+
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
 
@@ -34,6 +37,9 @@ class NodeConfig(Section):
         default=(),
         description="what runs may name as module:Class beside FedLab's own components and installed entry points, "
         "because importing it runs its code on this node: module:Class, module, package.* or *",
+    )
+    kept_runs: int = Field(
+        default=KEPT_RUNS, ge=1, description="number of runs whose client states are kept, those that were used last"
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +13,7 @@ from typing import Any
 
 from fedlab.deployment import certificates, containers, processes, supervisor
 from fedlab.deployment.create import write_connection
-from fedlab.deployment.flower import Connection, DeploymentError
+from fedlab.deployment.flower import Connection, DeploymentError, is_up
 from fedlab.deployment.private import check_private
 from fedlab.deployment.processes import registered, remember
 from fedlab.deployment.project import CONNECTION, Federation, Folder, Site
@@ -190,13 +188,7 @@ def expires_soon(expiry: datetime) -> bool:
 
 def is_healthy(folder: Folder, port: int) -> bool:
     """Whether a SuperLink, or the gateway in front of it, answers on a port of this machine."""
-    trusted = ssl.create_default_context(cafile=str(folder.authority))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted))
-    try:
-        with opener.open(f"https://127.0.0.1:{port}/health", timeout=10):
-            return True
-    except (OSError, urllib.error.URLError):
-        return False
+    return is_up(f"127.0.0.1:{port}", folder.authority)
 
 
 def tls_problem(folder: Folder, port: int) -> str:

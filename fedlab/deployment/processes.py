@@ -106,7 +106,7 @@ def node_config(*, node_file: Path | None = None, client: int = 0, state: Path |
 
 def environment(folder: Folder) -> dict[str, str]:
     """Variables of all processes of a project."""
-    scripts, settings = str(Path(sys.executable).parent), folder.settings()
+    scripts, settings = [str(folder.programs), str(Path(sys.executable).parent)], folder.settings()
     # whoever submits runs to a federation of this machine alone can run programs on it anyway
     allowed = {ALLOW: "*"} if not isinstance(settings, Site) and settings.local else {}
     return {
@@ -115,7 +115,7 @@ def environment(folder: Folder) -> dict[str, str]:
         **os.environ,
         MARK: str(folder.path),
         # Flower starts its own programs by their names
-        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([*scripts, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
 

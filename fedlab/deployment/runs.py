@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -17,7 +13,7 @@ from uuid import uuid4
 
 from fedlab.config import Config, parse
 from fedlab.deployment import containers
-from fedlab.deployment.flower import DeploymentError, Status
+from fedlab.deployment.flower import DeploymentError, Status, Tell
 from fedlab.deployment.operate import connection, is_healthy, tls_problem
 from fedlab.deployment.project import CONNECTION, Federation, Folder
 from fedlab.deployment.submit import submit
@@ -28,8 +24,6 @@ from fedlab.tracking import Sink
 from fedlab.tracking.stream import EventStream
 
 _AGAIN = 2.0  # seconds before a log that has broken off is asked for again
-_QUIET = 15.0  # seconds without a line of the log, after which it is seen whether the SuperLink lives
-_PATIENCE = 10  # looks in a row that may fail, because a SuperLink that is started again takes its time
 
 
 @dataclass(frozen=True)
@@ -129,59 +123,33 @@ def find(folder: Folder, text: str) -> Submitted:
     return found
 
 
-def follow(
-    folder: Folder, submitted: Submitted, display: Sink | None, tell: Callable[[str], None] = lambda told: None
-) -> tuple[Status, int]:
+def follow(folder: Folder, submitted: Submitted, display: Sink | None, tell: Tell) -> tuple[Status, int]:
     """Show the progress of a run until it ends.
 
     Args:
         folder: the federation's folder.
         submitted: the run.
         display: receives the events of the run; None shows nothing.
-        tell: called with a sentence when the SuperLink does not answer.
+        tell: is told within a minute when the SuperLink has stopped answering, and when it answers again.
 
     Returns:
         How the run ended, and how many of its events were lost on the way here.
 
     Raises:
-        DeploymentError: the SuperLink cannot be reached any more.
+        DeploymentError: the SuperLink has not answered for ten minutes.
     """
-    link, stream, port = connection(folder), EventStream(), folder.federation().control_port
+    link, stream = connection(folder), EventStream()
     with closing(display) if display is not None else nullcontext():
         while True:
             with link.log(submitted.run) as lines:
-                # Flower's log may wait for ever for a SuperLink that is gone
-                for line in _timed(lines, lambda: is_healthy(folder, port)):
+                for line in lines:
                     event = stream.read(line)
                     if event is not None and display is not None:
                         display.write(event)
-            now = link.patient_status(submitted.run, _PATIENCE, tell)
+            now = link.patient_status(submitted.run, tell)
             if now.finished:
                 return now, stream.missed
             time.sleep(_AGAIN)
-
-
-def _timed(lines: Iterator[str], alive: Callable[[], bool]) -> Iterator[str]:
-    """Lines as they come; they end too if none has come for a while and the other side does not live any more."""
-    came: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        with contextlib.suppress(OSError, ValueError):  # the log was closed meanwhile
-            for line in lines:
-                came.put(line)
-        came.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        try:
-            line = came.get(timeout=_QUIET)
-        except queue.Empty:
-            if alive():
-                continue
-            return
-        if line is None:
-            return
-        yield line
 
 
 def fetch(folder: Folder, name: str) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, KeysView, Sequence
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from typing import overload
 
 from flwr.app import Message, RecordDict
@@ -38,6 +38,8 @@ class ClientDirectory:
         skip: whether nodes of a deployment that cannot take part are left out, as long as one can.
         names: of all clients of a deployment, in the order of their ids, where the server knows them. A node that
             gives itself another name than its number has is no client of the run.
+        members: names by id of the clients with which a run that goes on began. All of them are waited for instead of
+            `expected`, and no others are taken in. With `skip`, those that do not come in time are left out.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class ClientDirectory:
         *,
         skip: bool = False,
         names: Sequence[str] = (),
+        members: Mapping[int, str] | None = None,
     ) -> None:
         self._grid, self._expected, self._timeout, self._skip = grid, expected, timeout, skip
-        self._names = tuple(names)
+        self._names, self._members = tuple(names), members or {}
         self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
@@ -129,8 +132,7 @@ class ClientDirectory:
             ((_, profile),) = answers
             before = self._node.get(profile.client)
             if before is None:
-                log.warning("client %r has connected; the run began without it and goes on so", profile.name)
-                self._strangers.add(node)
+                self._keep_out(node, profile)
                 continue
             if before in online or profile != self._profiles[profile.client]:
                 self._strangers.add(node)
@@ -138,6 +140,11 @@ class ClientDirectory:
                 continue
             del self._client[before]
             self._node[profile.client], self._client[node] = node, profile.client
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of the clients with which a run began that are not there as it goes on."""
+        return [name for client, name in self._members.items() if client not in self._node]
 
     def profile(self, client: int) -> Profile:
         """The profile of one client."""
@@ -173,15 +180,15 @@ class ClientDirectory:
 
     def _gather(self, expected: int | None) -> list[int]:
         deadline = time.monotonic() + self._timeout
-        wanted, since = expected or 1, math.inf
+        wanted, since = len(self._members) or expected or 1, math.inf
         while len(self._client) + len(self.refused) < wanted:
-            nodes = self._wait(wanted, deadline)
-            known = self._client.keys() | self.refused.keys() | self.strays.keys()
+            known = self._client.keys() | self.refused.keys() | self.strays.keys() | self._strangers
+            nodes = self._wait(wanted, known, deadline)
             answers, failed = self._ask([node for node in nodes if node not in known])
             self.refused |= dict(sorted(failed.items()))
             for node, profile in answers:
                 if self._admit(node, profile):
-                    wanted = expected or profile.clients
+                    wanted = len(self._members) or expected or profile.clients
             since = min(since, time.monotonic()) if self.strays else math.inf
             if self.refused and not self._skip:
                 break
@@ -189,12 +196,10 @@ class ClientDirectory:
                 continue
             # all were lost just now, or are others' than this run's; those who could take their places may yet come
             if time.monotonic() > min(deadline, since + _GRACE):
-                if self.strays and self._skip and self._client:
+                if (self.strays or self._members) and self._skip and self._client:
                     break
                 self._refuse_strays()
-                raise MachineError(
-                    "federation.timeout",
-                    self._timeout,
+                raise self._late(
                     f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
                     "see the logs of the SuperNodes",
                 )
@@ -232,6 +237,9 @@ class ClientDirectory:
         if problem:
             self._leave_out(node, problem)
             return False
+        if self._members and client not in self._members:
+            self._keep_out(node, profile)
+            return False
         self._node[client], self._client[node], self._profiles[client] = node, client, profile
         return True
 
@@ -263,14 +271,36 @@ class ClientDirectory:
             "another site in its file",
         )
 
-    def _wait(self, expected: int, deadline: float) -> list[int]:
-        """Wait until `expected` nodes are connected, and return the ids of all that are."""
+    @property
+    def _may_lack(self) -> bool:
+        """Whether a run that goes on does so without the clients that have not come."""
+        return bool(self._members and self._skip and self._node)
+
+    def _late(self, expected: str, fix: str) -> MachineError:
+        """The error of a wait that was too long; of a run that goes on, it names the clients that have not come."""
+        if self._members:
+            absent = ", ".join(self.absent)
+            expected = f"all clients with which the run began, within so many seconds; not connected: {absent}"
+            fix = "start their SuperNodes and resume the run again"
+        return MachineError("federation.timeout", self._timeout, expected, fix)
+
+    def _keep_out(self, node: int, profile: Profile) -> None:
+        log.warning("client %r has connected; the run began without it and goes on so", profile.name)
+        self._strangers.add(node)
+
+    def _wait(self, expected: int, known: Collection[int], deadline: float) -> list[int]:
+        """Wait until `expected` nodes are connected, and return the ids of all that are.
+
+        If a run goes on, any node that is not known yet may be the one that is missing, so each is returned at once.
+        """
         told = -1
         while len(nodes := node_ids(self._grid)) < expected:
+            if self._members and set(nodes).difference(known):
+                return nodes
             if time.monotonic() > deadline:
-                raise MachineError(
-                    "federation.timeout",
-                    self._timeout,
+                if self._may_lack:
+                    return nodes
+                raise self._late(
                     f"{expected} connected nodes within so many seconds, {len(nodes)} came",
                     "start the missing SuperNodes, or submit the run with a smaller expected-clients",
                 )

@@ -26,7 +26,8 @@ CONFIG: dict[str, Any] = {
     "engine": {"device": "cpu"},
     "tracking": {"name": "contained", "tensorboard": False},
 }
-CUT_OFF = 15.0  # seconds; shorter than the minute after which Flower gives a node up
+CUT_OFF = 15.0  # seconds; shorter than the minute after which Flower gives a node up, unless the machine is very busy
+REACH = "import socket; socket.create_connection(('gateway', 8443), 5)"
 
 
 @pytest.fixture
@@ -52,6 +53,18 @@ def container(folder: Path, service: str) -> str:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def reaches(cut: str) -> bool:
+    """Whether a SuperNode's container reaches the server."""
+    command = ["docker", "exec", cut, "python", "-c", REACH]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def until(holds: Callable[[], object]) -> None:
+    """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
+    while not holds():
+        time.sleep(1.0)
+
+
 def test_the_metrics_are_those_of_the_simulation_though_a_node_was_cut_off(
     project: Path, docker: Called, fedlab: Called, tmp_path: Path
 ) -> None:
@@ -70,18 +83,24 @@ def test_the_metrics_are_those_of_the_simulation_though_a_node_was_cut_off(
         told.append(line)
         if "round 2" in line:
             break
+    assert reaches(cut)
     docker("network", "disconnect", fleet, cut)
     time.sleep(CUT_OFF)
+    assert not reaches(cut)
     docker("network", "connect", fleet, cut)
     told += running.stdout.readlines()
-    assert running.wait() == 0, "".join(told)
+    if running.wait():
+        # on a very busy machine the minute was over: the run has ended as it should, and goes on when the node is back
+        assert "failed in round" in "".join(told), "".join(told)
+        until(lambda: fedlab(tmp_path, "deploy", "status").count("│ connected") == 3)
+        fedlab(tmp_path, "deploy", "resume", "contained", "--plain")
 
     fedlab(tmp_path, "run", "study.yaml", "--engine", "inline", "--folder", "simulated", "--quiet")
     deployed = package.load(project / "runs" / "contained")
     simulated = package.load(tmp_path / "simulated" / "contained")
     assert deployed.history.end["status"] == "completed"
     assert deployed.metrics["mean"] == simulated.metrics["mean"]
-    assert len(deployed.history.rounds) == 6
+    assert len({event["round"] for event in deployed.history.rounds}) == 6
 
 
 def test_a_key_that_others_can_read_is_refused_and_down_leaves_nothing(

@@ -97,8 +97,10 @@ class Remote(RemoteGrid):
         return [self._replies.pop(message_id) for message_id in list(message_ids) if message_id in self._replies]
 
 
-def opened(grid: Grid, expected: int | None, timeout: float, *, skip: bool = False) -> ClientDirectory:
-    found = ClientDirectory(grid, expected, timeout, skip=skip)
+def opened(
+    grid: Grid, expected: int | None, timeout: float, *, skip: bool = False, members: Sequence[int] = ()
+) -> ClientDirectory:
+    found = ClientDirectory(grid, expected, timeout, skip=skip, members={client: NAMES[client] for client in members})
     assert not isinstance(grid, Remote) or not grid.asked, "making a directory asks nobody"
     found.open()
     return found
@@ -206,6 +208,29 @@ def test_a_node_that_is_lost_before_it_has_said_who_it_is_may_come_again(clock: 
     back = 300.0
     with pytest.raises(MachineError, match="2 clients within so many seconds, 1 could say who they are"):
         opened(Lossy([0, 1], 2), 2, timeout=5)
+
+
+def test_a_run_that_goes_on_waits_for_the_clients_with_which_it_began(caplog: pytest.LogCaptureFixture) -> None:
+    grid = Remote([1, 0, 2], 3, arrivals=[1, 2, 2, 3])
+    found = opened(grid, 2, timeout=5, members=[0, 2])
+    assert list(found.clients) == [0, 2]
+    assert sorted(grid.asked) == [1000, 1001, 1002]
+    assert "client 'berlin' has connected; the run began without it" in caplog.text
+    assert found.client(1000) == -1
+    assert found.absent == []
+    assert found.connected([0, 2]) == [0, 2]
+
+
+@pytest.mark.parametrize("claims", [[2], [2, 1]])
+def test_a_run_that_goes_on_says_which_of_its_clients_do_not_come(claims: list[int]) -> None:
+    with pytest.raises(
+        MachineError, match=r"all clients with which the run began[\s\S]*not connected: amsterdam\n.*resume the run"
+    ):
+        opened(Remote(claims, 3), 2, timeout=5, members=[0, 2])
+    found = opened(Remote(claims, 3), 2, timeout=5, members=[0, 2], skip=True)
+    assert (list(found.clients), found.absent) == ([2], ["amsterdam"])
+    with pytest.raises(MachineError, match="not connected: amsterdam"):
+        opened(Remote([1], 3), 2, timeout=5, members=[0], skip=True)
 
 
 def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
