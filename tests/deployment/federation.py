@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.deployment import processes, supervisor
+from fedlab.deployment.operate import connection
 from fedlab.deployment.project import Folder
 
 FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
@@ -64,7 +65,8 @@ class Federation:
 
     def connected(self) -> bool:
         """Whether all three sites are connected."""
-        return self.fedlab("status").stdout.count("│ connected") == 3
+        nodes = connection(self.folder).nodes().values()
+        return sum(node["status"] == "online" for node in nodes) == 3
 
     def signal(self, program: str, number: int) -> None:
         """Send a signal to one of the programs that run here."""

@@ -145,7 +145,9 @@ def simulated(federation: Federation, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("simulated")
     here = {"folder": str(folder / "runs"), "cache": str(folder / "cache"), "console": "quiet", "tensorboard": False}
     given = config({site: federation.config.parent / "data" / site for site in ("berlin", "lyon", "oslo")})
-    run = fedlab.run({**given, "engine": {"name": "inline", "device": "cpu"}, "tracking": here})
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FEDLAB_DRILL", str(folder))
+        run = fedlab.run({**given, "engine": {"name": "inline", "device": "cpu"}, "tracking": here})
     return load_checkpoint(run.checkpoint)[0]
 
 

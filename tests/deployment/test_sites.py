@@ -86,6 +86,7 @@ def test_the_node_was_killed_and_started_again(federation: Federation, deployed:
     standing = supervisor.standings(federation.folder)[f"node-{KILLED}"]
     assert standing.starts >= 2
     until(federation.connected)
+    assert federation.fedlab("status").stdout.count("│ connected") == 3
 
 
 def test_weights_and_metrics_are_those_of_the_simulation_bit_for_bit(
