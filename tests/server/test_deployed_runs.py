@@ -11,7 +11,7 @@ from flwr.app import Message
 
 import fedlab
 from fedlab.config import Config
-from fedlab.errors import CheckpointError, ClientError, ConfigError, RefusedError
+from fedlab.errors import CheckpointError, ClientError, ConfigError, MachineError, RefusedError
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.server.nodes import CRASHED, LOST, LOST_AFTER, Deployment, KilledError, Nodes
 
@@ -77,6 +77,37 @@ def test_it_equals_the_simulation_and_survives_restarts_of_nodes(
     held = sorted(path.name for path in deployed.folder.checkpoints.glob("round_*"))
     assert held == ["round_000003", "round_000004"], "one is written after each round, and two stay"
     assert [event["round"] for event in deployed.history.of("checkpoint")] == [3, 4]
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_run_that_goes_on_does_so_with_the_clients_with_which_it_began(
+    policy: str, small: Settings, deployment: Deployment
+) -> None:
+    config = small(federation__on_client_error=policy, federation__timeout=60.0)
+    nodes = deployment.submitted(config, CLIENTS, expected=2)
+    nodes.online = {nodes.node(0), nodes.node(2)}
+
+    def kill(client: int, kind: str, round: int, message: Message) -> str:
+        if (round, kind) == (3, "train"):
+            raise KilledError
+        return ""
+
+    nodes.fate = kill
+    with pytest.raises(KilledError):
+        deployment.serve(nodes)
+    name = deployment.run(nodes).path.name
+    again = deployment.submitted(config, CLIENTS, expected=2, resume=name)
+    again.online = {again.node(0), again.node(1)}
+    if policy == "stop":
+        with pytest.raises(MachineError, match=r"with which the run began[\s\S]*not connected: client_2"):
+            deployment.serve(again)
+        again.online |= {again.node(2)}
+        again = deployment.submitted(config, CLIENTS, expected=2, resume=name)
+    resumed = deployment.serve(again)
+    clients = [event["clients"] for event in resumed.history.rounds]
+    assert clients == ([[0, 2]] * 4 if policy == "stop" else [[0, 2], [0, 2], [0], [0]])
+    told = [left for left in resumed.history.left_out if left.what == "clients"]
+    assert [left.examples for left in told] == ([] if policy == "stop" else [("client_2",)])
 
 
 @pytest.mark.parametrize("state", STATES, ids=["scaffold", "fedlgd"])
