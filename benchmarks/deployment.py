@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pace import cpu_seconds, family, resident
+from fedlab.clients.resident.start import install
 from fedlab.deployment import processes
 from fedlab.deployment.flower import LOOKS
 
@@ -69,12 +70,14 @@ class Way:
         server: reference of the ServerApp.
         client: reference of the ClientApp.
         variables: of the environment of all processes.
+        light: whether the process of a message starts without what it does not need.
     """
 
     name: str
     server: str
     client: str
     variables: Mapping[str, str]
+    light: bool = False
 
 
 OLD = Way("a process for every message", "benchmarks.contenders.flower_polls:app", "fedlab.clients.app:app", {})
@@ -83,6 +86,7 @@ NEW = Way(
     "fedlab.server.app:app",
     "fedlab.clients.resident.app:app",
     LOOKS,
+    light=True,
 )
 
 
@@ -119,7 +123,7 @@ class Federation:
             **way.variables,
             "FLWR_HOME": str(folder / "flower"),
             "FEDLAB_RUNS": str(folder / "runs"),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -133,6 +137,8 @@ class Federation:
         app = self.folder / "app"
         for made in (self.folder / "flower", app):
             made.mkdir(parents=True)
+        if self.way.light:
+            install(self.folder / "bin")
         text = (ROOT / "fedlab" / "deployment" / "app" / "pyproject.toml").read_text()
         text = text.replace('"fedlab.server.app:app"', f'"{self.way.server}"')
         (app / "pyproject.toml").write_text(_with_client(text, self.way.client))

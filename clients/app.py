@@ -19,11 +19,12 @@ from fedlab.clients.runtime import ClientRuntime, ClientSetup
 from fedlab.clients.sent import record_sent
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.work import MissingError, Trained, WorkRequest
-from fedlab.config.modules import SearchPath
+from fedlab.config.modules import SearchPath, only
+from fedlab.config.node import allowed_references
 from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.engine.execution import VectorizingApp
 from fedlab.engine.machine import settle_process
-from fedlab.errors import ConfigErrors, InputError
+from fedlab.errors import ConfigErrors, InputError, NoClientError
 from fedlab.method.timing import Timings
 from fedlab.protocol.encoding import attach
 from fedlab.protocol.instructions import Instructions
@@ -36,6 +37,7 @@ from fedlab.protocol.messages import (
     INSTRUCTIONS,
     METRICS,
     MISSING,
+    NO_CLIENT,
     NUM_EXAMPLES,
     REDUCE,
     SPENT,
@@ -248,13 +250,22 @@ def _with_traceback(message: Message, context: Context, call_next: ClientAppCall
 
     What is wrong with the configuration or the data is told without one.
     """
+    code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     try:
         return call_next(message, context)
+    except NoClientError as error:
+        code, reason = NO_CLIENT, str(error)
     except (InputError, ConfigErrors) as error:
         reason = str(error)
     except Exception:
         reason = traceback.format_exc()
-    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    return Message(Error(code, reason), reply_to=message)
 
 
-app = serve(ClientApp(mods=[record_sent, _with_traceback]), _deployed_runtime)
+def _as_the_node_allows(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer a message without importing what the node's own configuration does not allow."""
+    with only(allowed_references(context.node_config)):
+        return call_next(message, context)
+
+
+app = serve(ClientApp(mods=[record_sent, _with_traceback, _as_the_node_allows]), _deployed_runtime)

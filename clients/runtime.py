@@ -328,10 +328,12 @@ class ClientRuntime:
     @torch.no_grad()
     def _load(self, exchange: Exchange, arrays: Mapping[str, np.ndarray], state: ClientState, starts: Starts) -> None:
         """Give the resident networks this client's full starting state."""
+        if missing := sorted(set(exchange.down) - arrays.keys()):
+            raise FedLabError(f"the server sent no array {missing[0]!r}, which this stage of the method needs")
         for name in exchange.down:
-            _copy(self._live[name], arrays[name])
+            _copy(name, self._live[name], arrays[name])
         for name in arrays.keys() & set(exchange.once):  # only before round 1, where nothing is kept yet
-            _copy(self._live[name], arrays[name])
+            _copy(name, self._live[name], arrays[name])
             self._held_once.pop(name, None)
         self._local.load(exchange.local, state, starts)
 
@@ -383,7 +385,12 @@ class ClientRuntime:
         return saved
 
 
-def _copy(target: Tensor, source: np.ndarray) -> None:
+def _copy(name: str, target: Tensor, source: np.ndarray) -> None:
+    if source.shape != tuple(target.shape):  # NumPy would repeat a smaller array to fit
+        raise FedLabError(
+            f"the server sent {name!r} of shape {source.shape}, the network's is {tuple(target.shape)}: every "
+            "participant must build the same networks"
+        )
     if target.device.type == "cpu":
         np.copyto(target.numpy(), source)  # torch warns about the read-only arrays of the object store
     else:

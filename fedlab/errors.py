@@ -21,6 +21,9 @@ UNSET: Final = Unset.UNSET
 class FedLabError(Exception):
     """Base of all errors FedLab raises on purpose; the CLI prints them without a traceback."""
 
+    in_run = False
+    """Whether a run had begun when it happened. What is wrong with the input is found before that."""
+
 
 class InputError(FedLabError):
     """A value the user gave cannot be used.
@@ -48,6 +51,10 @@ class InputError(FedLabError):
 
 class ConfigError(InputError):
     """The configuration is wrong."""
+
+
+class NoClientError(ConfigError):
+    """This node is no client of the run: its site is not listed, or its number is not one of the clients'."""
 
 
 class DataError(InputError):

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -42,14 +42,15 @@ class Registry:
             key: configuration key for the error message; default: the kind, followed by ``.name``.
 
         Raises:
-            ConfigError: the name is unknown, or what it refers to cannot be imported.
+            ConfigError: the name is unknown, or what it refers to cannot be imported or may not be imported here; see
+                `fedlab.config.modules.only`.
         """
         key = key or f"{self.kind}.name"
         if name in self.builtin:
             return _load(self.builtin[name], key)
-        if ":" in name:
-            return _load(name, key)
         points = self._entry_points()
+        if ":" in name:
+            return _load(name, key, {*self.builtin.values(), *(point.value for point in points.values())})
         if name in points:
             return _load(points[name].value, key)
         raise ConfigError(
@@ -111,11 +112,14 @@ def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, importlib.m
 _REFERENCE = re.compile(r"\w+(\.\w+)*:\w+(\.(\w+|<locals>))*")
 
 
-def _load(reference: str, key: str) -> Any:
-    from fedlab.config.modules import load_reference
+def _load(reference: str, key: str, known: Collection[str] | None = None) -> Any:
+    """Import what a reference names; one that a user has written, and that is not among the known ones, if allowed."""
+    from fedlab.config.modules import check_allowed, load_reference
 
     if not _REFERENCE.fullmatch(reference):
         raise ConfigError(key, reference, "module:Class, both dotted names", "e.g. mypackage.mymodule:MyClass")
+    if known is not None and reference not in known:
+        check_allowed(reference, key)
     return load_reference(reference, key)
 
 

@@ -19,6 +19,7 @@ from fedlab.server.asynchronous import make_loop
 from fedlab.server.deployed import server_data
 from fedlab.server.deployed_folder import begin
 from fedlab.server.ledger import payload_bytes
+from fedlab.server.messaging.link import watch_link
 from fedlab.server.messaging.room import check_room
 from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.participation.selection import check_min_clients, make_rules
@@ -68,10 +69,13 @@ def main(grid: Grid, context: Context) -> None:
                     folder=folder,
                     denormalize=denormalizer(config.data),
                     expected_clients=submitted.expected or len(held.names),
+                    client_names=held.names,
+                    members={client: held.names[client] for client in begun.members},
                     **held.given(config, device),
                 )
                 if begun.start is None:
                     held.tell(tracker)
+                watch_link(grid, config.federation.timeout, lambda told: tracker.emit("warning", message=told))
                 loop = make_loop(grid, setup)
                 held.write_partition(folder, loop.directory.profiles(loop.directory.clients))
                 check_participants(strategy, len(loop.participants))

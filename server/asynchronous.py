@@ -20,13 +20,14 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedlab.config import Config
-from fedlab.errors import ConfigError, FedLabError
+from fedlab.errors import ConfigError
 from fedlab.method import Method, Plan
 from fedlab.protocol.messages import exact_sum, to_numpy, to_record
 from fedlab.server.flights import Flight, Flights
 from fedlab.server.loop import FederatedLoop
-from fedlab.server.messaging.delivery import Delivered
+from fedlab.server.messaging.asked import Delivered, Part
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.returned import take_over
 from fedlab.server.participation.selection import Selection, dropped_out
 from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies.average import AveragingStrategy, Composition, FedAvg, FedProx
@@ -122,12 +123,13 @@ class AsynchronousLoop(FederatedLoop):
         return _Group(version, model, self._averaging.compose(told, to_numpy(to_record(model))))
 
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
-        whole = Delivered()
+        whole, parts = Delivered(), []
         for group in self._groups:
             number = group.version + 1
             instructions = replace(self._instructions(number, self._plan(number), self.state.shared), saved=round)
-            expected = self._expected(group.sent.messages)
-            group.delivered = self.delivery.carry(group.sent.messages, instructions, "train", expected.check)
+            parts.append(Part(group.sent.messages, instructions, self._training()))
+        for group, delivered in zip(self._groups, self.delivery.carry_parts(parts, "train"), strict=True):
+            group.delivered = delivered
             whole.replies += group.delivered.replies
             whole.sent += group.delivered.sent
             whole.served += group.delivered.served
@@ -145,12 +147,11 @@ class AsynchronousLoop(FederatedLoop):
                 for name, mean in summed.mean().items():
                     start = group.model[name].cpu().numpy().astype(np.float64)
                     total[name] = total.get(name, np.zeros(())) + scale * counts[name] * (mean - start)
+        new: dict[str, np.ndarray] = {}
         for name, change in total.items():
-            step = torch.from_numpy(self.settings.server_lr / len(delivered.answers) * change)
-            new = network[name].cpu().double() + step
-            if not torch.isfinite(new).all():
-                raise FedLabError(f"the update of round {told.number} is NaN or infinite in {name!r}")
-            network[name].copy_(new)
+            step = self.settings.server_lr / len(delivered.answers) * change
+            new[name] = network[name].cpu().double().numpy() + step
+        take_over(network, new, (), "FedBuff", told.number)
         self._groups = []
 
 
@@ -180,14 +181,29 @@ def make_loop(grid: Grid, setup: ServerSetup) -> FederatedLoop:
     """
     federation = setup.config.federation
     skip = federation.on_client_error == "skip"
-    directory = ClientDirectory(grid, setup.expected_clients, federation.timeout, setup.profiles, skip=skip)
+    directory = ClientDirectory(
+        grid,
+        setup.expected_clients,
+        federation.timeout,
+        setup.profiles,
+        skip=skip,
+        names=setup.client_names,
+        members=setup.members,
+    )
     directory.open()
+    for problem in directory.strays.values():
+        setup.tracker.emit("warning", message=f"a node is left out, because it is no client of this run: {problem}")
     for reason in directory.refused.values():
-        setup.tracker.emit("warning", message=f"a node is left out (federation.on_client_error: skip): {reason}")
-    if directory.refused:
-        count, total = len(directory.refused), len(directory.refused) + len(directory.clients)
-        why = "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
-        setup.tracker.emit("left_out", **LeftOut("clients", count, why, total).fields())
+        setup.tracker.emit("warning", message=f"a node is left out, because it cannot take part: {reason}")
+    if directory.missing:
+        total = directory.missing + len(directory.clients)
+        why = (
+            "the run began with them, and they have not come as it goes on (federation.on_client_error: skip)"
+            if setup.members
+            else "their nodes cannot take part, as the warnings say (federation.on_client_error: skip)"
+        )
+        left_out = LeftOut("clients", directory.missing, why, total, examples=tuple(directory.absent))
+        setup.tracker.emit("left_out", **left_out.fields())
     asynchronous = federation.mode == "asynchronous"
     return (AsynchronousLoop if asynchronous else FederatedLoop)(grid, setup, directory)
 

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 
 from fedlab.method import Task
 from fedlab.server.messaging.directory import ClientDirectory
+from fedlab.server.messaging.shared import ranges
 from fedlab.server.records import RunWriter
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import client_versions, snapshot
@@ -40,7 +41,7 @@ class Checkpoints:
         writer: RunWriter,
     ) -> None:
         self._setup, self._task, self._state, self._grid = setup, task, state, grid
-        self._every_round, self._writer = directory.deployed, writer
+        self._every_round, self._writer, self._directory = directory.deployed, writer, directory
 
     def after(self, round: int, last: bool) -> None:
         """Write the checkpoint of a round that has ended, if there is to be one.
@@ -63,6 +64,8 @@ class Checkpoints:
             "vocabulary": list(task.vocabulary),
             "clients": task.num_clients,
         }
+        if self._directory.deployed:
+            facts["members"] = ranges(self._directory.clients)
         self._writer.checkpoint(round, replace(content, facts=facts), passing=not wanted)
         before = self._state.checkpoints
         self._state.checkpointed(round)

@@ -42,6 +42,11 @@ class Begun:
         """The round after which the run goes on; None for a new run."""
         return None if self.resumption is None else self.resumption.round
 
+    @property
+    def members(self) -> list[int]:
+        """The clients with which the run began; empty for a new run, or if the checkpoint does not say."""
+        return [] if self.start is None else self.start.members()
+
     def check_data(self, fingerprint: str) -> None:
         """Refuse to go on with other data, as far as the server knows the data.
 
@@ -118,5 +123,5 @@ def _recorded(folder: RunFolder) -> dict[str, Any]:
         facts = None
     if not isinstance(facts, dict):
         expected = f"the folder of a deployed run, which holds {folder.deployment.name}"
-        raise CheckpointError(RESUME_KEY, str(folder.path), expected, "go on with a simulation by fedlab resume")
+        raise CheckpointError(RESUME_KEY, str(folder.path), expected, "go on with a simulation by `fedlab resume`")
     return facts

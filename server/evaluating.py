@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedlab.method import Plan, Task
 from fedlab.protocol.instructions import Instructions
 from fedlab.server.contexts import Contexts
-from fedlab.server.evaluation import NOTHING, Evaluation, evaluated_clients, evaluation_of, on_server
+from fedlab.server.evaluation import NOTHING, Evaluation, evaluated_clients, evaluation_of, on_server, readable
 from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import with_tests
@@ -87,12 +87,20 @@ class Evaluator:
             messages: as `messages` made them.
             instructions: for the clients.
         """
-        answers = self._delivery.carry(messages, instructions, "evaluate").answers
+        values: dict[int, Mapping[str, float]] = {}
+
+        def judge(replies: Sequence[Message]) -> Mapping[int, str]:
+            read, unread = readable(self._method, self._task, replies)
+            values.update({self._directory.client(reply.metadata.src_node_id): found for reply, found in read})
+            return unread
+
+        answers = self._delivery.carry(messages, instructions, "evaluate", judge=judge).answers
         self._tally.timings(round, "evaluate", answers)
         replies = with_tests(answers)
         own, directory = self._strategy.evaluation(round, replies), self._directory
         profiles = directory.profiles(directory.client(reply.metadata.src_node_id) for reply in replies)
-        evaluation = evaluation_of(self._method, self._task, profiles, replies)
+        measured = [values[profile.client] for profile in profiles]
+        evaluation = evaluation_of(self._method, self._task, profiles, replies, measured)
         if self._method.overrides("server_evaluate"):
             context = self._contexts.work(round, plan)
             with self._contexts.draws(round, "evaluate"):

@@ -146,6 +146,7 @@ def merge_evaluations(
     held: Mapping[str, Mapping[str, np.ndarray]],
     unseen: Collection[str] = (),
     samples: Mapping[str, int] | None = None,
+    values: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Evaluation:
     """Compute the metric values of every client, their mean, and the pooled values.
 
@@ -155,12 +156,13 @@ def merge_evaluations(
         held: statistics of the clients that hold test samples, by client name.
         unseen: names of the clients held out from training, which count in neither mean nor pooled values.
         samples: test samples of the clients in `held`, by name.
+        values: metric values of the clients in `held`, by name; None computes them here.
 
     Raises:
         FedLabError: statistics of one name have different shapes, so that they cannot be added up.
     """
     _refuse_other_shapes(held)
-    clients = {name: method.evaluation_values(client, task) for name, client in held.items()}
+    clients = values if values is not None else {n: method.evaluation_values(own, task) for n, own in held.items()}
     total: dict[str, np.ndarray] = {}
     for client, statistics in held.items():
         for name, values in statistics.items() if client not in unseen else ():
@@ -190,7 +192,46 @@ def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                 )
 
 
-def evaluation_of(method: Method, task: Task, profiles: Sequence[Profile], replies: Sequence[Message]) -> Evaluation:
+def readable(
+    method: Method, task: Task, replies: Sequence[Message]
+) -> tuple[list[tuple[Message, Mapping[str, float]]], dict[int, str]]:
+    """Compute the metric values of each client that has test samples.
+
+    Args:
+        method: knows what its statistics mean.
+        task: facts about the job.
+        replies: to an evaluation.
+
+    Returns:
+        The replies with their metric values, and what is wrong with those of which none can be computed, by position.
+    """
+    found: list[tuple[Message, Mapping[str, float]]] = []
+    unread: dict[int, str] = {}
+    for place, reply in enumerate(replies):
+        count = metrics_of(reply)[NUM_EXAMPLES]
+        if not count:
+            continue
+        sums = to_numpy(required(array_record, reply.content, "sums"))
+        # what the metrics of FedLab call the samples that they have seen
+        seen = [values for name, values in sums.items() if name.endswith("examples") and values.size == 1]
+        if not all(0 <= values.item() <= count for values in seen):
+            unread[place] = "the sums stand for another number of samples than the client says it has tested"
+            continue
+        try:
+            found.append((reply, method.evaluation_values(sums, task)))
+        except Exception as problem:  # the sums come from elsewhere, and it is their client's fault if they do not fit
+            told = f": {problem}" if isinstance(problem, FedLabError) else ""
+            unread[place] = f"no metric can be computed from the sums ({type(problem).__name__}{told})"
+    return found, unread
+
+
+def evaluation_of(
+    method: Method,
+    task: Task,
+    profiles: Sequence[Profile],
+    replies: Sequence[Message],
+    values: Sequence[Mapping[str, float]],
+) -> Evaluation:
     """The evaluation that follows from the clients' replies.
 
     Args:
@@ -198,12 +239,15 @@ def evaluation_of(method: Method, task: Task, profiles: Sequence[Profile], repli
         task: facts about the job.
         profiles: whose the replies are.
         replies: one for each profile.
+        values: metric values of each.
     """
     held, samples = {}, {}
     for profile, reply in zip(profiles, replies, strict=True):
         held[profile.name] = to_numpy(required(array_record, reply.content, "sums"))
         samples[profile.name] = int(metrics_of(reply)[NUM_EXAMPLES])
-    return merge_evaluations(method, task, held, [profile.name for profile in profiles if profile.unseen], samples)
+    unseen = [profile.name for profile in profiles if profile.unseen]
+    measured = {profile.name: found for profile, found in zip(profiles, values, strict=True)}
+    return merge_evaluations(method, task, held, unseen, samples, measured)
 
 
 def on_server(

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedlab.method.exchange import Exchange
 from fedlab.protocol.encoding import sent_bytes
 from fedlab.protocol.messages import ALGORITHM
-from fedlab.server.messaging.delivery import Delivered
+from fedlab.server.messaging.asked import Delivered
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import withheld_groups
 from fedlab.server.messaging.shared import SharedTensors, state_in
@@ -100,7 +100,7 @@ def account(
         group = "shared" if state is None else exchange.group_of[state].name
         ledger.sent(client, {group: shared.bytes_of(name)}, times)
     for reply in delivery.answers:
-        client, withheld = directory.client(reply.metadata.src_node_id), withheld_groups(reply)
+        client, withheld = directory.client(reply.metadata.src_node_id), withheld_groups(reply.content)
         sizes = {group: size for group, size in up.items() if group not in withheld}
         others = {"results": results.get(client, 0)}
         sent = sent_bytes(reply.content)

@@ -19,15 +19,15 @@ from fedlab.engine.grids.base import SimulationGrid
 from fedlab.method import Plan, ServerContext
 from fedlab.method.exchange import Exchanges, lasting, personalized
 from fedlab.protocol.instructions import Instructions
-from fedlab.protocol.messages import ARRAYS, array_record
 from fedlab.server.checkpoints import Checkpoints
 from fedlab.server.contexts import Contexts
 from fedlab.server.evaluating import Evaluator
 from fedlab.server.evaluation import Evaluation
 from fedlab.server.ledger import Ledger, account, payload_bytes
-from fedlab.server.messaging.delivery import Delivered, Delivery
+from fedlab.server.messaging.asked import Delivered
+from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import ClientDirectory
-from fedlab.server.messaging.inspection import Expected
+from fedlab.server.messaging.inspection import Training
 from fedlab.server.messaging.profiles import MEASURED, num_batches
 from fedlab.server.messaging.replies import metrics_of, results_of, weighted_means
 from fedlab.server.messaging.shared import state_in
@@ -279,20 +279,21 @@ class FederatedLoop:
     def _carry(self, messages: Sequence[Message], round: int, plan: Plan) -> Delivered:
         steps = {str(client): limit for client, limit in self.selection.steps.items()}
         instructions = replace(self._instructions(round, plan, self._held()), steps=steps)
-        return self.delivery.carry(messages, instructions, "train", self._expected(messages).check)
+        return self.delivery.carry(messages, instructions, "train", self._training())
 
-    def _expected(self, messages: Iterable[Message]) -> Expected:
+    def _training(self) -> Training:
         """What the clients are expected to send in answer to messages of training."""
-        directory = self.directory
-        return Expected(
-            sent={
-                directory.client(message.metadata.dst_node_id): array_record(message.content, ARRAYS)
-                for message in messages
-            },
+        strategy, private = self.state.strategy, self._mechanism
+        trained = {name for name, p in self.networks.named_parameters() if p.requires_grad} & set(self.exchange.up)
+        return Training(
             groups={name: self.exchange.group_of[name].name for name in self.exchange.up},
-            averaged=not self.state.strategy.chooses_clients,
-            chain=self.setup.components.chain.text,
-            examples=(lambda client: directory.profile(client).train) if directory.deployed else None,
+            chain=self.setup.components.chain,
+            returned=strategy.returned(trained),
+            metrics={**strategy.metrics, **(private.metrics if private else {})},
+            averaged=not strategy.chooses_clients,
+            summed=not self.directory.deployed,
+            withholdable=frozenset(self.exchange.averaged if self.method.overrides("contributes") else self.exchange.needs),
+            private=isinstance(self.state.account, ExampleAccount),
         )
 
     def _examples(self, clients: Sequence[int]) -> list[int]:

@@ -17,7 +17,14 @@ from fedlab.storage import renamed
 from fedlab.storage.checkpoint import is_damaged, keep_until, load_checkpoint, newest_checkpoint
 from fedlab.storage.runfolder import RunFolder
 
-_MAY_CHANGE = ("engine", "tracking", "federation.rounds", "federation.timeout", "federation.min_clients")
+_MAY_CHANGE = (
+    "engine",
+    "tracking",
+    "federation.rounds",
+    "federation.timeout",
+    "federation.min_clients",
+    "federation.reply_limit",
+)
 """Keys of the configuration that a run may change when it goes on, because they do not change its results.
 
 More rounds change what the method plans, as in a simulation.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,8 @@ class ServerSetup:
         holds_out: whether any client may be one that never trains; a deployment finds out by asking.
         asset_paths: where the server has the files of assets, by name; None takes the configuration's.
         expected_clients: nodes to wait for in a deployment; None where the engine knows its clients.
+        client_names: names of all clients of a deployment, in the order of their ids.
+        members: names by id of the clients with which a deployed run began that goes on; empty for any other run.
     """
 
     components: Components
@@ -59,6 +61,8 @@ class ServerSetup:
     holds_out: bool = True
     asset_paths: Mapping[str, str] | None = None
     expected_clients: int | None = None
+    client_names: Sequence[str] = ()
+    members: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Config:

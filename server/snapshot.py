@@ -45,6 +45,10 @@ class Checkpoint:
         """Version of each client's state, for the clients that have one."""
         return {client: int(v) for v, clients in self.meta["client_versions"] for client in members(clients)}
 
+    def members(self) -> list[int]:
+        """The clients that a deployed run has; empty if the checkpoint does not say."""
+        return list(members(self.meta.get("members", [])))
+
     def client_states(self) -> dict[int, RecordDict]:
         """Flower's client states, for the engine. Clients with equal versions share one object."""
         found: dict[int, RecordDict] = {}

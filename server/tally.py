@@ -73,7 +73,7 @@ class Tally:
 
     def timings(self, round: int, phase: str, answers: Sequence[Message]) -> None:
         """Publish the times that the method has measured on the clients."""
-        found = [timings for reply in answers if (timings := timings_of(reply))]
+        found = [timings for reply in answers if (timings := timings_of(reply.content))]
         self._time(round, phase, "clients", added(found), len(found))
 
     def _time(self, round: int, phase: str, where: str, found: Timings, participants: int) -> None:

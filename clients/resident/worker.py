@@ -17,10 +17,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
@@ -158,16 +156,9 @@ def _decoded(content: RecordDict) -> RecordDict:
 
 
 def _readable(array: Array) -> Array:
-    from fedlab.protocol.messages import NdArray  # imports torch, which only work with arrays has to wait for
+    from fedlab.protocol.messages import NdArray, decoded  # imports torch, which only work with arrays has to wait for
 
-    if array.stype != "numpy.ndarray":
-        return array
-    file = BytesIO(array.data)  # shares the memory
-    if np.lib.format.read_magic(file) != (1, 0):
-        return NdArray(array.numpy())
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    values = np.frombuffer(array.data, dtype, offset=file.tell())
-    return NdArray(values.reshape(shape, order="F" if fortran else "C"))
+    return NdArray(decoded(array)) if array.stype == "numpy.ndarray" else array
 
 
 def superexec_lives(pid: int) -> Callable[[], bool]:

@@ -37,7 +37,7 @@ def submit(
     if detach:
         return
     try:
-        deploy.wait(run, superlink, lambda now: typer.echo(now.status))
+        deploy.wait(run, superlink, lambda now: typer.echo(now.status), lambda told: typer.echo(told, err=True))
     except KeyboardInterrupt as stopped:
         stopped.add_note(f"the run continues on the SuperLink; follow it with `{follow}`")
         raise

@@ -112,6 +112,7 @@ def _watch(place: Folder, submitted: Submitted, detach: bool, quiet: bool, plain
 
     from fedlab.cli.runs import report_line
     from fedlab.deployment import runs
+    from fedlab.deployment.flower import DeploymentError
     from fedlab.experiment.result import load
     from fedlab.report.tables import result_table
     from fedlab.tracking.console import make_console
@@ -128,7 +129,15 @@ def _watch(place: Folder, submitted: Submitted, detach: bool, quiet: bool, plain
         if absent := runs.not_connected(place):
             typer.echo(f"not connected now: {', '.join(absent)}; see `fedlab deploy status`", err=True)
         display = make_console("quiet" if quiet else "plain" if plain else asked)
-        ended, missed = runs.follow(place, submitted, display)
+        ended, missed = runs.follow(place, submitted, display, lambda sentence: typer.echo(sentence, err=True))
+    except DeploymentError as gone:
+        for note in (
+            "start it again with `fedlab deploy up`: the run goes on if its server has not ended meanwhile",
+            ways[0],
+            f"continue it with `fedlab deploy resume {submitted.name}` if it has ended",
+        ):
+            gone.add_note(note)
+        raise
     except KeyboardInterrupt as stopped:
         for note in ("the run continues", *ways):
             stopped.add_note(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,8 @@ _ARGUMENTS = "fedlab.arguments"
 class Commands(TyperGroup):
     """The group of all commands. It prints FedLab's own errors as a message on stderr, and others with a traceback.
 
-    Exit codes: 2 the input was wrong, 1 a run failed or a gate was missed, 3 some gates could not be judged, 130
-    Ctrl-C. ``FEDLAB_DEBUG=1`` shows every traceback.
+    Exit codes: 2 the input was wrong, 1 a run failed after it had begun or a gate was missed, 3 some gates could not be
+    judged, 130 Ctrl-C, SIGTERM or SIGHUP. ``FEDLAB_DEBUG=1`` shows every traceback.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -37,15 +38,22 @@ class Commands(TyperGroup):
                 raise
             notes = getattr(problem, "__notes__", [])
             if isinstance(problem, KeyboardInterrupt):
-                typer.echo("\n" + " · ".join(["interrupted", *notes]), err=True)
+                _tell("\n" + " · ".join(["interrupted", *notes]))
                 raise typer.Exit(INTERRUPTED) from None
-            typer.echo("\n".join([_titled(str(problem)), *notes]), err=True)
-            raise typer.Exit(INPUT if isinstance(problem, (InputError, ConfigErrors)) else FAILED) from None
+            _tell("\n".join([_titled(str(problem)), *notes]))
+            wrong = isinstance(problem, (InputError, ConfigErrors)) and not problem.in_run
+            raise typer.Exit(INPUT if wrong else FAILED) from None
 
 
 def command_line(ctx: typer.Context) -> str:
     """The command as it was typed, ready for a shell."""
     return shlex.join(["fedlab", *ctx.meta[_ARGUMENTS]])
+
+
+def _tell(message: str) -> None:
+    """Print the last words of a command, whose terminal may be closed; a further Ctrl-C changes nothing any more."""
+    with contextlib.suppress(OSError, KeyboardInterrupt):
+        typer.echo(message, err=True)
 
 
 def _titled(message: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -73,4 +75,12 @@ app.command(cls=Command)(doctor)
 
 def main() -> None:
     """Entry point of the console script."""
-    app(prog_name="fedlab")
+    try:
+        app(prog_name="fedlab")
+    except SystemExit as end:
+        cluster = sys.modules.get("fedlab.engine.cluster")
+        if cluster is not None and cluster.abandoned:  # the threads of a Ray that died must not choose the exit code
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise

@@ -146,3 +146,8 @@ class FederationConfig(Section):
         description="seconds that the server waits for the replies in each phase of a round, and in a deployment for "
         "nodes to connect",
     )
+    reply_limit: Positive = Field(
+        default=128,
+        description="MiB that a client may send at once beside the network state, such as a method's own results; a "
+        "larger reply is an error of that client",
+    )

@@ -12,7 +12,9 @@ import importlib
 import importlib.machinery
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,57 @@ def search(folders: Iterable[str | Path]) -> None:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     importlib.invalidate_caches()
+
+
+_allowed: ContextVar[tuple[str, ...] | None] = ContextVar("allowed", default=None)
+
+
+@contextmanager
+def only(patterns: Sequence[str] | None) -> Iterator[None]:
+    """A context in which a configuration may name only these of all ``module:Class`` there are.
+
+    What is installed as an entry point, and FedLab's own components, can always be named. A node of a deployment
+    enters this context for whatever it does for a run, because a run comes from elsewhere and an import executes code.
+
+    Args:
+        patterns: each of them ``module:Class``, ``module`` for all that is in a module, ``package.*`` for all in a
+            package and below it, or ``*`` for everything; None sets no limits.
+    """
+    token = _allowed.set(None if patterns is None else tuple(patterns))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def check_allowed(reference: str, key: str) -> None:
+    """Refuse to import what this process may not import.
+
+    Args:
+        reference: a ``module:Class`` that a configuration names.
+        key: configuration key for the error message.
+
+    Raises:
+        ConfigError: no pattern of the surrounding `only` allows it.
+    """
+    patterns = _allowed.get()
+    if patterns is None or any(_matches(pattern, reference) for pattern in patterns):
+        return
+    raise ConfigError(
+        key,
+        reference,
+        "a component that is installed on this node as an entry point, or one that the node allows: "
+        + (", ".join(patterns) or "it allows no others"),
+        f"the operator of the node decides; to allow it, write allow: [{reference!r}] into the node's file",
+    )
+
+
+def _matches(pattern: str, reference: str) -> bool:
+    module = reference.partition(":")[0]
+    if pattern.endswith(".*"):
+        package = pattern.removesuffix(".*")
+        return module == package or module.startswith(f"{package}.")
+    return pattern in ("*", module, reference)
 
 
 class SearchPath:

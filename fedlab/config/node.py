@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,11 @@ from fedlab.storage.paths import HubPath, MadePath, PathKind, flower_home
 
 NODE_FILE, PARTITION_ID, STATE_DIR = "node-file", "partition-id", "state-dir"
 """Keys of Flower's node configuration: a node with data of its own has the first, one of a demonstration the others."""
+ALLOW = "FEDLAB_ALLOW"
+"""Environment variable of a node: adds to `NodeConfig.allow`, separated by commas."""
+
+KEPT_RUNS = 20
+"""Number of runs whose client states a node keeps if its file does not say otherwise."""
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Name of a site. It is the client's name in every result, and part of the names of files and containers."""
@@ -29,6 +35,14 @@ class NodeConfig(Section):
     )
     state: MadePath = Field(
         default="state", description="folder for all that never leaves the node: client states and cached results"
+    )
+    allow: tuple[str, ...] = Field(
+        default=(),
+        description="what runs may name as module:Class beside FedLab's own components and installed entry points, "
+        "because importing it runs its code on this node: module:Class, module, package.* or *",
+    )
+    kept_runs: int = Field(
+        default=KEPT_RUNS, ge=1, description="number of runs whose client states are kept, those that were used last"
     )
 
 
@@ -55,6 +69,20 @@ def read_node(path: str | Path) -> NodeConfig:
     place = Path(path).expanduser().absolute()
     node = parse(NodeConfig, read_yaml(place))
     return node.model_copy(update={"state": PathKind("made").absolute(node.state, place.parent)})
+
+
+def allowed_references(node_config: Mapping[str, object]) -> tuple[str, ...]:
+    """What a node allows the runs that it is sent to import, by its file and its environment.
+
+    Args:
+        node_config: Flower's configuration of the node.
+
+    Raises:
+        ConfigErrors: the node's file cannot be read.
+    """
+    file, listed = node_config.get(NODE_FILE), os.environ.get(ALLOW, "")
+    own = read_node(str(file)).allow if file else ()
+    return (*own, *filter(None, (part.strip() for part in listed.split(","))))
 
 
 def state_folder(node_config: Mapping[str, object]) -> Path:

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import ssl
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,11 +25,15 @@ from typing import Any
 from fedlab.errors import FedLabError
 
 _POLL = 2.0  # seconds between two looks at a run; Flower's own processes look every 3 s
-_PATIENCE = 5  # looks in a row that may fail
+_PATIENCE = 5  # looks in a row that a SuperLink which answers may refuse
+_QUIET = 5.0  # seconds without a line of a log after which it is asked whether the SuperLink still answers
+_ANSWER = 10.0  # seconds within which it must answer
+_GIVEN_UP = 600.0  # seconds without an answer after which nobody waits for it any more
 LOOKS = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5"}
 """Variable of Flower's SuperExecs: seconds between two looks for a message. A look takes 12 ms of processor time."""
 
-_CALL_TIMEOUT = 120.0  # seconds for one call of Flower's command line
+_CALL_TIMEOUT = 30.0  # seconds for one call of Flower's command line, which starts Python and asks once
+_SEND_TIMEOUT = 120.0  # seconds for a call that sends an app, or waits for the SuperLink's work
 
 
 class DeploymentError(FedLabError):
@@ -62,6 +72,14 @@ class Status:
             raise DeploymentError(f"run {run} ended as {self.status}\n{self.details}".rstrip())
 
 
+Tell = Callable[[str], None]
+"""Receives a sentence for the user."""
+
+
+def _untold(sentence: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Connection:
     """A way to a SuperLink.
@@ -95,19 +113,20 @@ class Connection:
         found = self.ask("ls", arguments=("--run-id", str(run)))["runs"][0]
         return Status(found["status"], found["status-details"])
 
-    def wait(self, run: int, on_change: Callable[[Status], None] = lambda status: None) -> None:
+    def wait(self, run: int, on_change: Callable[[Status], None] = lambda status: None, tell: Tell = _untold) -> None:
         """Wait for the end of a run.
 
         Args:
             run: Flower's id of the run.
             on_change: called with every new status.
+            tell: see `patient_status`.
 
         Raises:
-            DeploymentError: it failed or was stopped.
+            DeploymentError: it failed or was stopped, or the SuperLink has not answered for ten minutes.
         """
         last = Status("unknown", "")
         while not last.finished:
-            now = self.patient_status(run)
+            now = self.patient_status(run, tell)
             if now != last:
                 on_change(now)
             last = now
@@ -115,22 +134,50 @@ class Connection:
                 time.sleep(_POLL)
         last.refuse_failure(run)
 
-    def patient_status(self, run: int, patience: int = _PATIENCE) -> Status:
-        """How a run stands. A run of days must not be given up for a network or a SuperLink that is away for seconds.
+    def patient_status(self, run: int, tell: Tell = _untold) -> Status:
+        """How a run stands. A run of days must not be given up for a network or a SuperLink that is away for minutes.
 
         Args:
             run: Flower's id of the run.
-            patience: looks in a row that may fail before the last one, two seconds apart.
+            tell: is told when the SuperLink has stopped answering, and when it answers again.
 
         Raises:
-            DeploymentError: the SuperLink cannot be reached, or does not know the run.
+            DeploymentError: the SuperLink has not answered for ten minutes, or does not know the run.
         """
-        for _ in range(patience):
+        for _ in range(_PATIENCE):
+            self._await_answer(tell)
             try:
                 return self.status(run)
             except DeploymentError:
                 time.sleep(_POLL)
         return self.status(run)
+
+    def answers(self) -> bool:
+        """Whether the SuperLink answers now; True if Flower's ``config.toml`` does not say where it is."""
+        home = self.home or Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+        try:
+            found = tomllib.loads((home / "config.toml").read_text(encoding="utf-8"))["superlink"][self.name]
+            address, authority = str(found["address"]), found.get("root-certificates")
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+        return is_up(address, authority, secure=not found.get("insecure", False))
+
+    def _await_answer(self, tell: Tell) -> None:
+        """Wait until the SuperLink answers.
+
+        Raises:
+            DeploymentError: it has not answered for ten minutes.
+        """
+        began = None
+        while not self.answers():
+            if began is None:
+                began = time.monotonic()
+                tell(f"the SuperLink does not answer; it is waited for, for {_GIVEN_UP / 60:g} minutes")
+            elif time.monotonic() - began > _GIVEN_UP:
+                raise DeploymentError(f"the SuperLink has not answered for {_GIVEN_UP / 60:g} minutes")
+            time.sleep(_POLL)
+        if began is not None:
+            tell("the SuperLink answers again")
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs that the SuperLink knows, as ``flwr ls`` tells of them."""
@@ -162,25 +209,61 @@ class Connection:
 
     @contextmanager
     def log(self, run: int) -> Iterator[Iterator[str]]:
-        """The lines that a run's server prints, from its start; the lines end when the run or the connection ends."""
+        """The lines that a run's server prints, from its start.
+
+        The lines end when the run or the connection ends, and when the SuperLink has stopped answering.
+        """
         process = subprocess.Popen(
             _command("log", str(run), self.name, "--stream"),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
             env=_environment(self.home),
             start_new_session=True,  # Ctrl-C is for the command that reads it
         )
         assert process.stdout is not None
         try:
-            yield iter(process.stdout)
+            yield self._lines(process.stdout.fileno())
         finally:
             process.kill()
             process.wait()
             process.stdout.close()
+
+    def _lines(self, pipe: int) -> Iterator[str]:
+        """The lines that come through a pipe. Flower waits for the next one without a limit, so the wait is here."""
+        rest = b""
+        while True:
+            if not select.select([pipe], [], [], _QUIET)[0]:
+                if self.answers():
+                    continue
+                break
+            chunk = os.read(pipe, 1 << 16)
+            if not chunk:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+
+
+def is_up(address: str, authority: Path | str | None, *, secure: bool = True) -> bool:
+    """Whether a SuperLink, or the gateway in front of it, answers.
+
+    Args:
+        address: ``HOST:PORT``.
+        authority: certificate of the authority by which the server's is signed; None trusts those of this system.
+        secure: whether the connection is encrypted.
+    """
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    try:
+        if secure:
+            trusted = ssl.create_default_context(cafile=None if authority is None else str(authority))
+            handlers.append(urllib.request.HTTPSHandler(context=trusted))
+        url = f"{'https' if secure else 'http'}://{address}/health"
+        with urllib.request.build_opener(*handlers).open(url, timeout=_ANSWER):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
 
 
 def call(*arguments: str, home: Path | None = None) -> dict[str, Any]:
@@ -191,12 +274,13 @@ def call(*arguments: str, home: Path | None = None) -> dict[str, Any]:
     """
     told = " ".join(word for word in arguments[:2] if word.isalpha()) or arguments[0]
     command = _command(*arguments, "--format", "json")
+    patience = _CALL_TIMEOUT if arguments[0] == "ls" else _SEND_TIMEOUT
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_CALL_TIMEOUT, check=False, env=_environment(home)
+            command, capture_output=True, text=True, timeout=patience, check=False, env=_environment(home)
         )
     except subprocess.TimeoutExpired as error:
-        raise DeploymentError(f"flwr {told}: no answer within {_CALL_TIMEOUT:g} s") from error
+        raise DeploymentError(f"flwr {told}: no answer within {patience:g} s") from error
     start = done.stdout.find("{")
     try:
         answer: dict[str, Any] = json.loads(done.stdout[start:])
@@ -204,8 +288,22 @@ def call(*arguments: str, home: Path | None = None) -> dict[str, Any]:
         answer = {}
     if not answer.get("success"):
         said = answer.get("error-message") or done.stderr.strip() or done.stdout.strip()
-        raise DeploymentError(f"flwr {told}: {said}")
+        raise DeploymentError(f"flwr {told}: {said}{_advice(said)}")
     return answer
+
+
+_TLS = re.compile(r"certificate|\bssl|\btls|handshake|plaintext|wrong.version", re.IGNORECASE)
+
+
+def _advice(said: str) -> str:
+    """What to do where an encrypted connection could not be made, which Flower's own words hide."""
+    if not _TLS.search(said):
+        return ""
+    return (
+        "\n  to do:    this is a mistake in the encryption (TLS): the connection in Flower's config.toml needs "
+        "root-certificates = the ca.crt of this SuperLink; its certificate must name the host and not have expired; "
+        "insecure = true is for a SuperLink that was started with --insecure only"
+    )
 
 
 def _command(*arguments: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab.config.node import read_node
 from fedlab.config.walk import Visit
 from fedlab.config.yamltree import dump_yaml
 from fedlab.deployment.project import TOLD
@@ -33,8 +34,22 @@ class Mounted:
     assets: dict[str, str]
 
 
+def operators_own(path: Path) -> dict[str, Any]:
+    """What only the operator of a node writes into its file, so that a new file of the same node keeps it.
+
+    Raises:
+        ConfigErrors: the file cannot be read, or has unknown keys or wrong values.
+    """
+    return read_node(path).model_dump(include={"allow", "kept_runs"}, exclude_defaults=True)
+
+
 def write_node_file(
-    path: Path, site: str, data: Mapping[str, Any], state: Path | str, assets: Mapping[str, str]
+    path: Path,
+    site: str,
+    data: Mapping[str, Any],
+    state: Path | str,
+    assets: Mapping[str, str],
+    decided: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a node's file.
 
@@ -44,9 +59,11 @@ def write_node_file(
         data: the source of its data, with absolute paths.
         state: folder for all that never leaves the node.
         assets: files of the method's assets, by name, with absolute paths.
+        decided: what `operators_own` found in the file that this one takes the place of.
     """
     given = {"assets": dict(assets)} if assets else {}
-    write_atomic(path, TOLD + dump_yaml({"site": site, "data": dict(data), **given, "state": str(state)}))
+    described = {"site": site, "data": dict(data), **given, "state": str(state), **(decided or {})}
+    write_atomic(path, TOLD + dump_yaml(described))
 
 
 def write_server_file(path: Path, sets: Mapping[str, Mapping[str, Any]], assets: Mapping[str, str]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +13,7 @@ from typing import Any
 
 from fedlab.deployment import certificates, containers, processes, supervisor
 from fedlab.deployment.create import write_connection
-from fedlab.deployment.flower import Connection, DeploymentError
+from fedlab.deployment.flower import Connection, DeploymentError, is_up
 from fedlab.deployment.private import check_private
 from fedlab.deployment.processes import registered, remember
 from fedlab.deployment.project import CONNECTION, Federation, Folder, Site
@@ -189,13 +188,25 @@ def expires_soon(expiry: datetime) -> bool:
 
 def is_healthy(folder: Folder, port: int) -> bool:
     """Whether a SuperLink, or the gateway in front of it, answers on a port of this machine."""
+    return is_up(f"127.0.0.1:{port}", folder.authority)
+
+
+def tls_problem(folder: Folder, port: int) -> str:
+    """Why no encrypted connection can be made to a port of this machine on which something listens; "" if one can."""
     trusted = ssl.create_default_context(cafile=str(folder.authority))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusted))
     try:
-        with opener.open(f"https://127.0.0.1:{port}/health", timeout=10):
-            return True
-    except (OSError, urllib.error.URLError):
-        return False
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+            trusted.wrap_socket(plain, server_hostname="127.0.0.1"),
+        ):
+            return ""
+    except ssl.SSLError as error:
+        return (
+            f"the encrypted connection (TLS) fails: {error.reason or error}. Its certificate must be signed by "
+            f"{folder.authority} and not have expired: `fedlab deploy renew`, then `fedlab deploy down` and `up`"
+        )
+    except OSError:
+        return ""
 
 
 def _check_server(folder: Folder, settings: Federation) -> None:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlab.config.node import NODE_FILE, PARTITION_ID, STATE_DIR
+from fedlab.config.node import ALLOW, NODE_FILE, PARTITION_ID, STATE_DIR
 from fedlab.deployment.flower import LOOKS
 from fedlab.deployment.project import Federation, Folder, Site
 from fedlab.errors import MachineError
@@ -97,7 +97,7 @@ def _registered_file(folder: Folder) -> Path:
     return folder.state / "registered.json"
 
 
-def node_config(*, node_file: Path | None = None, client: int = 0, state: Path | None = None) -> str:
+def node_config(*, node_file: Path | None = None, client: int = 0, state: Path | None = None, allow: str = "") -> str:
     """Flower's ``--node-config`` of a node with its own data, or of one in a demonstration."""
     if node_file is not None:
         return f'{NODE_FILE}="{node_file}"'
@@ -106,13 +106,16 @@ def node_config(*, node_file: Path | None = None, client: int = 0, state: Path |
 
 def environment(folder: Folder) -> dict[str, str]:
     """Variables of all processes of a project."""
-    scripts = str(Path(sys.executable).parent)
+    scripts, settings = [str(folder.programs), str(Path(sys.executable).parent)], folder.settings()
+    # whoever submits runs to a federation of this machine alone can run programs on it anyway
+    allowed = {ALLOW: "*"} if not isinstance(settings, Site) and settings.local else {}
     return {
         **LOOKS,
+        **allowed,
         **os.environ,
         MARK: str(folder.path),
         # Flower starts its own programs by their names
-        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join([*scripts, os.environ.get("PATH", os.defpath)]),
         "PYTHONUNBUFFERED": "1",
     }
 

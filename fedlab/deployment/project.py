@@ -158,6 +158,11 @@ class Folder:
         return self.path / "state"
 
     @property
+    def programs(self) -> Path:
+        """Programs that take the place of Flower's of the same names."""
+        return self.state / "bin"
+
+    @property
     def compose(self) -> Path:
         return self.path / "compose.yml"
 

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from fedlab.config import Config, parse
 from fedlab.deployment import containers
-from fedlab.deployment.flower import DeploymentError, Status
-from fedlab.deployment.operate import connection, is_healthy
+from fedlab.deployment.flower import DeploymentError, Status, Tell
+from fedlab.deployment.operate import connection, is_healthy, tls_problem
 from fedlab.deployment.project import CONNECTION, Federation, Folder
 from fedlab.deployment.submit import submit
 from fedlab.errors import ConfigError, did_you_mean
@@ -24,7 +24,6 @@ from fedlab.tracking import Sink
 from fedlab.tracking.stream import EventStream
 
 _AGAIN = 2.0  # seconds before a log that has broken off is asked for again
-_PATIENCE = 10  # looks in a row that may fail, because a SuperLink that is started again takes its time
 
 
 @dataclass(frozen=True)
@@ -124,19 +123,20 @@ def find(folder: Folder, text: str) -> Submitted:
     return found
 
 
-def follow(folder: Folder, submitted: Submitted, display: Sink | None) -> tuple[Status, int]:
+def follow(folder: Folder, submitted: Submitted, display: Sink | None, tell: Tell) -> tuple[Status, int]:
     """Show the progress of a run until it ends.
 
     Args:
         folder: the federation's folder.
         submitted: the run.
         display: receives the events of the run; None shows nothing.
+        tell: is told within a minute when the SuperLink has stopped answering, and when it answers again.
 
     Returns:
         How the run ended, and how many of its events were lost on the way here.
 
     Raises:
-        DeploymentError: the SuperLink cannot be reached any more.
+        DeploymentError: the SuperLink has not answered for ten minutes.
     """
     link, stream = connection(folder), EventStream()
     with closing(display) if display is not None else nullcontext():
@@ -146,7 +146,7 @@ def follow(folder: Folder, submitted: Submitted, display: Sink | None) -> tuple[
                     event = stream.read(line)
                     if event is not None and display is not None:
                         display.write(event)
-            now = link.patient_status(submitted.run, _PATIENCE)
+            now = link.patient_status(submitted.run, tell)
             if now.finished:
                 return now, stream.missed
             time.sleep(_AGAIN)
@@ -194,6 +194,8 @@ def _submit(folder: Folder, settings: Federation, plan: Submitted) -> Submitted:
 
 def _refuse_silence(folder: Folder, settings: Federation) -> None:
     if not is_healthy(folder, settings.control_port):
+        if problem := tls_problem(folder, settings.control_port):
+            raise DeploymentError(f"the SuperLink of {folder.path} answers, but {problem}")
         raise DeploymentError(f"the SuperLink of {folder.path} does not answer: start it with `fedlab deploy up`")
 
 

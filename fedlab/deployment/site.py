@@ -14,7 +14,7 @@ from fedlab.data.own import located_node
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.sites import OneSite, SitesSettings
 from fedlab.deployment.handover import HandOver, read_hand_over
-from fedlab.deployment.nodefile import mounted, write_node_file
+from fedlab.deployment.nodefile import mounted, operators_own, write_node_file
 from fedlab.deployment.private import private_folder, write_private
 from fedlab.deployment.processes import check_machine
 from fedlab.deployment.project import Folder, Form, Site, new_name
@@ -161,9 +161,10 @@ def _write_node(folder: Folder, settings: Site, own: dict[str, Any]) -> None:
     from fedlab.deployment.containers import DATA, STATE
 
     path = folder.path / "node.yaml"
+    decided = operators_own(path) if path.is_file() else {}
     if settings.form == "containers":
         seen = mounted({"data": own["data"]}, own["assets"], DATA)
-        write_node_file(path, settings.site, seen.sources["data"], STATE, seen.assets)
+        write_node_file(path, settings.site, seen.sources["data"], STATE, seen.assets, decided)
     else:
-        write_node_file(path, settings.site, own["data"], folder.state, own["assets"])
+        write_node_file(path, settings.site, own["data"], folder.state, own["assets"], decided)
         located_node(path)  # as the node will read it

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from fedlab.config import Config
-from fedlab.deployment.flower import Connection, Status, call
+from fedlab.deployment.flower import Connection, Status, Tell, call
 from fedlab.deployment.flower import DeploymentError as DeploymentError
 from fedlab.deployment.prepared import prepared
 from fedlab.protocol.runconfig import Submission, pack
@@ -65,15 +65,21 @@ def status(run: int, superlink: str) -> Status:
     return Connection(superlink).status(run)
 
 
-def wait(run: int, superlink: str, on_change: Callable[[Status], None] = lambda status: None) -> None:
+def wait(
+    run: int,
+    superlink: str,
+    on_change: Callable[[Status], None] = lambda status: None,
+    tell: Tell = lambda sentence: None,
+) -> None:
     """Wait for the end of a run.
 
     Args:
         run: Flower's id of the run.
         superlink: as in `submit`.
         on_change: called with every new status.
+        tell: is told when the SuperLink has stopped answering, and when it answers again.
 
     Raises:
-        DeploymentError: it failed or was stopped.
+        DeploymentError: it failed or was stopped, or the SuperLink has not answered for ten minutes.
     """
-    Connection(superlink).wait(run, on_change)
+    Connection(superlink).wait(run, on_change, tell)

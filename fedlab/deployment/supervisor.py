@@ -1,8 +1,8 @@
 """Keeps the programs of a project running, until it is told to end.
 
 `start` leaves a process behind that starts every program, and starts it again when it ends, after a pause that grows
-from one second to half a minute. A SuperNode needs this: after it was killed, it is refused until the SuperLink has
-noticed that its predecessor is gone, which takes up to a minute.
+from one second to fifteen. A SuperNode needs this: after it was killed, it is refused until the SuperLink has noticed
+that its predecessor is gone, which takes up to a minute.
 
 SIGTERM ends all programs and the supervisor. SIGHUP makes it look for programs that were added to the project.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from fedlab.clients.resident.start import install
 from fedlab.deployment import processes
 from fedlab.deployment.private import private_folder
 from fedlab.deployment.processes import PROGRAM, Program
@@ -32,7 +33,7 @@ from fedlab.storage.logs import put_aside
 from fedlab.storage.runfolder import write_atomic
 
 _LOOK = 0.2  # seconds between two looks at the programs
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a program is started again
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0  # seconds before a program is started again
 _SETTLED = 60.0  # a program that ran for so many seconds is started again at once
 _LONGEST_LOG = 16 * 2**20  # bytes of a log before a new one is begun; the one before is kept
 
@@ -64,6 +65,7 @@ def start(folder: Folder) -> None:
     """
     processes.check_machine()
     private_folder(folder.state)
+    install(folder.programs)
     if (pid := running(folder)) is not None:
         os.kill(pid, signal.SIGHUP)
         return

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from flwr.app import Metadata, RecordDict
 
-from fedlab.engine.execution import ChunkResult, ClientRunner, set_task_identity
+from fedlab.engine.execution import ChunkResult, ClientRunner, Inspect, set_task_identity
 from fedlab.engine.machine import settle_process
 from fedlab.engine.memory import limit_memory
 from fedlab.engine.simulation import Simulation
@@ -55,6 +55,7 @@ class ClientWorker:
         stop_at_error: bool,
         dispatch: int,
         keep: bool,
+        inspect: Inspect | None = None,
     ) -> ChunkResult:
         """Run a chunk of messages; see `ClientRunner.run_chunk`.
 
@@ -67,13 +68,14 @@ class ClientWorker:
             dispatch: number of the dispatch that the chunk is part of. If a sum of this dispatch is kept here, the
                 replies' arrays are added to it.
             keep: keep the sum here, for the next chunk of the dispatch, instead of returning it.
+            inspect: checks every reply; None believes them.
         """
         total = None
         if reduction is not None and self._kept is not None:
             number, kept = self._kept
             total = kept if number == dispatch else None  # the sum of a dispatch that was canceled is never asked for
             self._kept = None
-        result = self._runner.run_chunk(content, metadatas, states, reduction, total, stop_at_error)
+        result = self._runner.run_chunk(content, metadatas, states, reduction, total, stop_at_error, inspect)
         if keep:
             self._kept, result.total = (dispatch, result.total), None
         return result

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import ray
 from fedlab.config.modules import own_modules
 from fedlab.engine import members
 from fedlab.engine.machine import ray_folder
+from fedlab.engine.raywatch import ADVICE, RayWatch, processes_of_ray
 from fedlab.errors import MachineError
 
 log = logging.getLogger(__name__)
 
+_watch: RayWatch | None = None  # of the Ray that this process has started
 _membership: subprocess.Popen[bytes] | None = None  # of this machine in the cluster that this process is connected to
 
 
@@ -36,7 +40,7 @@ def connect(cpus: int, address: str | None) -> bool:
     Raises:
         MachineError: Ray does not start here, or there is no cluster at the address.
     """
-    global _membership
+    global _membership, _watch
     if ray.is_initialized():
         return False
     if address is None:
@@ -52,6 +56,8 @@ def connect(cpus: int, address: str | None) -> bool:
                 f"a machine on which Ray starts; it said: {said[:300]}",
                 "run with --engine inline, which needs no Ray; fedlab doctor --deep tells more",
             ) from error
+        _watch = RayWatch(processes_of_ray())
+        _watch.start()
         return True
     if _membership is None:
         _membership = members.join(address)
@@ -68,12 +74,75 @@ def connect(cpus: int, address: str | None) -> bool:
     return True
 
 
+def broken(error: BaseException) -> MachineError:
+    """The error to raise where Ray itself fails, and not a client.
+
+    Args:
+        error: what Ray raised.
+    """
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return MachineError("engine.name", "ray", f"a Ray whose processes live; it said: {said[:300]}", ADVICE)
+
+
+def lost() -> str:
+    """Which process of the Ray that this process has started has died, as a sentence; empty while all is well."""
+    return "" if _watch is None else _watch.lost
+
+
+def check_alive() -> None:
+    """Refuse to go on without Ray.
+
+    Raises:
+        MachineError: one of its processes has died.
+    """
+    if problem := lost():
+        raise MachineError("engine.name", "ray", f"a Ray whose processes live, but {problem}", ADVICE)
+
+
+def stop_watching() -> None:
+    """The run ends, in good order or not: from now on nobody has to end the process if Ray is dead."""
+    if _watch is not None:
+        _watch.stop()
+
+
+def on_stuck(listener: Callable[[str], None]) -> None:
+    """See `fedlab.engine.raywatch.RayWatch.on_stuck`; without a Ray of this process nothing gets stuck."""
+    if _watch is not None:
+        _watch.on_stuck(listener)
+
+
 def disconnect() -> None:
     """End what `connect` has begun."""
-    global _membership
-    ray.shutdown()
+    global _membership, _watch
+    stop_watching()
+    watch, _watch = _watch, None
+    if watch is not None and watch.lost:
+        _leave_behind()
+    else:
+        ray.shutdown()
     ended, _membership = _membership, None
     members.leave(ended)
+
+
+def _leave_behind() -> None:
+    """End what is left of a Ray that has died. Ray's own shutdown may wait for the dead, so it gets a few seconds."""
+    global abandoned
+    from ray._private import worker
+
+    abandoned = True
+    atexit.unregister(worker.shutdown)
+    node = getattr(worker, "_global_node", None)
+    if node is not None:
+        with contextlib.suppress(Exception):  # whatever Ray raises, the run has ended
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+    ended = threading.Thread(target=ray.shutdown, daemon=True)
+    ended.start()
+    ended.join(_FAREWELL)
+
+
+abandoned = False
+"""Whether this process has left a dead Ray behind, whose threads may end the process at any time."""
+_FAREWELL = 5.0  # seconds
 
 
 def local(cpus: int) -> dict[str, Any]:
@@ -117,8 +186,11 @@ def connected(
     """
     ours = connect(workers * threads, address)
     try:
-        room = _room(workers, threads, gpus)
-        members.check_members(shared, read)
+        try:
+            room = _room(workers, threads, gpus)
+            members.check_members(shared, read)
+        except ray.exceptions.RayError as error:
+            raise broken(error) from error
         if ours and leave:
             ray.shutdown()
         yield room

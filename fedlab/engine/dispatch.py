@@ -29,10 +29,12 @@ class Payload:
     Args:
         content: the records.
         reduction: how the replies' arrays are to be summed; None leaves them in the replies.
+        inspect: checks the replies where they are made; None believes them.
     """
 
     content: RecordDict
     reduction: Reduction | None
+    inspect: execution.Inspect | None = None
 
     @property
     def seconds_of_sum(self) -> float:
@@ -56,6 +58,7 @@ class Dispatch:
         num_kept: number of further replies that have come, but whose sum is still in a worker.
         failed: whether one of the replies is an error.
         total: sum of the replies' arrays; None if they are not to be summed.
+        deaths: number of workers that have died while they ran a chunk of it.
     """
 
     number: int
@@ -67,6 +70,7 @@ class Dispatch:
     num_kept: int = 0
     failed: bool = False
     total: ExactSum | None = None
+    deaths: int = 0
 
     @property
     def keeps_sums(self) -> bool:

@@ -27,11 +27,27 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedlab.engine.limit import OverdueError, limited
 from fedlab.engine.memory import release_memory
 from fedlab.engine.scheduling import Span
-from fedlab.protocol.encoding import expand
-from fedlab.protocol.messages import ARRAYS, NdArray, array_record, client_weight, to_numpy
+from fedlab.errors import FedLabError
+from fedlab.protocol.messages import (
+    ARRAYS,
+    ENGINE_ONLY,
+    UNUSABLE,
+    NdArray,
+    array_record,
+    client_weight,
+    decoded,
+    to_numpy,
+)
 from fedlab.protocol.sums import ExactSum, Reduction
+
+Inspect = Callable[[int, RecordDict, Message], None]
+"""Checks a client's reply, given the client, the content of the message that it was sent, and the reply.
+
+It may change the reply, and raises a FedLabError if the reply cannot be used. It must be possible to pickle it.
+"""
 
 RUN_ID = 1
 _TASK_ID = 1
@@ -98,6 +114,8 @@ class ClientRunner:
 
     def __init__(self, app: ClientApp, num_clients: int, run_config: UserConfig) -> None:
         self._app, self._num_clients, self._run_config = app, num_clients, run_config
+        self.seconds: float | None = None
+        """Seconds after which the work on a message is ended by an `OverdueError`; None sets no limit."""
 
     def run_chunk(
         self,
@@ -107,11 +125,13 @@ class ClientRunner:
         reduction: Reduction | None = None,
         total: ExactSum | None = None,
         stop_at_error: bool = False,
+        inspect: Inspect | None = None,
     ) -> ChunkResult:
         """Handle one message after the other.
 
-        An exception becomes an error reply with its traceback, and the client's state stays as it was. If the device
-        runs out of memory, the chunk ends there, because only the engine can make room.
+        An exception becomes an error reply with its traceback, and the client's state stays as it was. The same happens
+        with a reply that cannot be used, before anything of it is added to the sum. If the device runs out of memory,
+        the chunk ends there, because only the engine can make room.
 
         Args:
             content: content of all the messages; it is not changed.
@@ -120,12 +140,13 @@ class ClientRunner:
             reduction: how the replies' ``arrays`` are to be summed; None leaves them in the replies.
             total: the sum to add them to; None starts a new one.
             stop_at_error: leave out the messages after the first error.
+            inspect: checks every reply; None believes them.
         """
         result = ChunkResult(total=reduction.start() if reduction is not None and total is None else total)
         try:
             self._vectorize(content, metadatas, states)
             for metadata in metadatas:
-                self._run(content, metadata, states, reduction, result)
+                self._run(content, metadata, states, reduction, result, inspect)
                 if stop_at_error and result.replies[-1].has_error():
                     break
         except torch.OutOfMemoryError as error:
@@ -146,23 +167,27 @@ class ClientRunner:
         states: Mapping[int, bytes],
         reduction: Reduction | None,
         result: ChunkResult,
+        inspect: Inspect | None,
     ) -> None:
         client, began, clock = client_of(metadata.dst_node_id), time.time(), time.perf_counter()
         message = Message(content=copy_content(content), metadata=copy.copy(metadata))  # type: ignore[call-overload]  # an overload for engines
         state = result.states[client] if client in result.states else states.get(client)
         context = self._context(client, state)
         try:
-            reply = self._checked(self._app(message, context), message)
+            with limited(self.seconds, lambda frame: OverdueError()):  # the sum below must not be broken off
+                reply = self._checked(self._app(message, context), message)
             packed = pack_state(context.state)
-            if not reply.has_error():
-                _take(reply, array_record(content, ARRAYS), result.total, reduction)
         except torch.OutOfMemoryError:
             raise
         except (Exception, SystemExit):  # a client that calls sys.exit must not end the worker
             error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, traceback.format_exc())
             reply = Message(error, reply_to=message)
         else:
-            result.states[client] = packed
+            reason = "" if reply.has_error() else _taken(reply, client, content, result.total, reduction, inspect)
+            if reason:
+                reply = Message(Error(UNUSABLE, reason), reply_to=message)
+            else:
+                result.states[client] = packed
         result.replies.append(reply)
         result.spans.append(Span(client, metadata.message_type, began, time.perf_counter() - clock))
 
@@ -181,6 +206,8 @@ class ClientRunner:
             raise TypeError(f"the client app returned {type(reply).__name__}: expected a flwr.app.Message")
         if reply.metadata.reply_to_message_id != message.metadata.message_id:
             raise ValueError("the client app returned a message that is no reply: use Message(..., reply_to=message)")
+        if reply.metadata.src_node_id != message.metadata.dst_node_id:
+            raise ValueError("the client app returned a reply in the name of another node")
         return reply
 
 
@@ -227,23 +254,44 @@ def unpack_state(state: bytes | None) -> RecordDict:
     return result
 
 
-def _take(reply: Message, received: ArrayRecord | None, total: ExactSum | None, reduction: Reduction | None) -> None:
-    """Add the reply's arrays to the sum, and copy the rest of the reply.
+def _taken(
+    reply: Message,
+    client: int,
+    sent: RecordDict,
+    total: ExactSum | None,
+    reduction: Reduction | None,
+    inspect: Inspect | None,
+) -> str:
+    """Check a reply, add its arrays to the sum, and copy the rest of it.
 
     The copy is needed because the arrays of a reply often are the parameters of a model that the next client trains.
+
+    Returns:
+        Why the reply cannot be used; empty if it can. Nothing of it has been added to the sum then.
     """
-    arrays = None
-    if reduction is not None:
-        expand(reply.content, received)
-        arrays = array_record(reply.content, ARRAYS)
-        reply.content.pop(ARRAYS, None)
-    reply.content = share_content(reply.content, copy=True)
-    if arrays is not None and reduction is not None and total is not None:
-        total.add(to_numpy(arrays), client_weight(reply.content, reduction))
+    try:
+        if claimed := sorted(ENGINE_ONLY.intersection(reply.content)):
+            raise FedLabError(f"the reply holds the record {claimed[0]!r}, which only the engine may form")
+        if inspect is not None:
+            inspect(client, sent, reply)
+        arrays = None
+        if reduction is not None:
+            arrays = array_record(reply.content, ARRAYS)
+            reply.content.pop(ARRAYS, None)
+        reply.content = share_content(reply.content, copy=True)
+        if arrays is not None and reduction is not None and total is not None:
+            total.add(to_numpy(arrays), client_weight(reply.content, reduction))
+    except torch.OutOfMemoryError:
+        raise
+    except FedLabError as problem:
+        return str(problem)
+    except Exception:  # whatever a client app has put into its reply
+        return f"the reply cannot be read:\n{traceback.format_exc()}"
+    return ""
 
 
 def _decoded(array: Array) -> Array:
     if array.stype == "numpy.ndarray":
-        return NdArray(array.numpy())
+        return NdArray(decoded(array) if not isinstance(array, NdArray) else array.numpy())
     # bytes in a format of the user's own; the new Array lacks caches that cannot be pickled
     return Array(array.dtype, array.shape, array.stype, array.data)

@@ -40,10 +40,13 @@ class Listeners:
         on_progress: called during a round with the number of replies so far and the number of messages sent.
         on_work: called with pairs of a worker's number, counted from 0, and the span of time in which it handled one
             client's message. A worker that replaces another one takes over its number.
+        on_stuck: called from another thread with a sentence, before the engine ends this process because it cannot be
+            ended in good order: Ray has died, and the call in which the program waits for it does not return.
     """
 
     on_progress: Callable[[int, int], None] | None = None
     on_work: Callable[[Sequence[tuple[int, Span]]], None] | None = None
+    on_stuck: Callable[[str], None] | None = None
 
 
 NOBODY = Listeners()

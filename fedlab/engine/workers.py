@@ -14,7 +14,9 @@
 The methods of `WorkerPool` do the transitions:
 
 1. The actor has built its client app.
-2. The actor has failed, or has taken longer than it may. The pool goes on with one worker less.
+2. The actor has failed, or has taken longer than it may. If its process has died, another one is started after a
+   pause, which doubles from time to time. If that happens too often in a row, or an actor takes too long, the pool goes
+   on with one worker less.
 3. The chunk is finished, or the actor has died. The grid then has the worker in hand, and settles or dismisses it.
 4. There are more workers than there should be, because memory ran out and the pool was made smaller.
 
@@ -38,6 +40,7 @@ from fedlab.engine import cluster
 from fedlab.engine.actors import ClientWorker
 from fedlab.engine.dispatch import Chunk
 from fedlab.engine.execution import ChunkResult
+from fedlab.engine.raywatch import TICK
 from fedlab.engine.scheduling import LONGEST_CHUNK
 from fedlab.engine.simulation import Simulation
 from fedlab.errors import MachineError
@@ -45,6 +48,9 @@ from fedlab.errors import MachineError
 log = logging.getLogger(__name__)
 
 Finished = list[tuple[Chunk, ChunkResult]]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a worker is started in place of one that died
+_MOST_DEATHS = 6  # of workers in a row, none of which has started, before one of them is given up
 
 
 @dataclass(eq=False)
@@ -126,6 +132,7 @@ class WorkerPool:
         """By Ray's reference of the call that will return the chunk's result."""
         self._simulation, self._simulation_ref = simulation, None
         self._threads, self._gpu_share, self._start_timeout = threads, gpu_share, start_timeout
+        self._deaths, self._resume = 0, 0.0  # workers in a row that died as they started; when to start the next one
 
     def open(self, size: int) -> None:
         """Start `size` workers, and wait for the first of them; the others join as they come up.
@@ -135,8 +142,8 @@ class WorkerPool:
             Exception: what the simulation's factory raised.
         """
         self.size, self._simulation_ref = size, ray.put(self._simulation)
-        self.fill()
         while not self.idle:
+            self.fill()
             self.wait(None)
 
     @property
@@ -144,9 +151,14 @@ class WorkerPool:
         """The workers that are idle or running."""
         return [*self.idle, *(task.worker for task in self.running.values())]
 
+    @property
+    def coming(self) -> bool:
+        """Whether further workers are starting, or will be started after a pause."""
+        return bool(self.starting) or (self._deaths > 0 and len(self.up) < self.size)
+
     def fill(self) -> None:
-        """Start as many workers as are missing, without waiting for them."""
-        while len(self.up) + len(self.starting) < self.size:
+        """Start as many workers as are missing, without waiting for them; none during the pause after a death."""
+        while len(self.up) + len(self.starting) < self.size and time.monotonic() >= self._resume:
             actor = self._new_actor()
             taken = {worker.number for worker in [*self.up, *self.starting.values()]}
             number = next(number for number in itertools.count() if number not in taken)
@@ -162,31 +174,38 @@ class WorkerPool:
 
         Args:
             task: the chunk, and the worker that is to run it.
-            *arguments: those of `ClientWorker.run_chunk`, the last one left out.
+            *arguments: those of `ClientWorker.run_chunk`, the last two left out.
         """
         self.idle.remove(task.worker)
-        self.running[task.worker.actor.run_chunk.remote(*arguments, task.keep)] = task
+        inspect = task.chunk.payload.inspect
+        self.running[task.worker.actor.run_chunk.remote(*arguments, task.keep, inspect)] = task
 
     def wait(self, timeout: float | None) -> tuple[WorkerTask, ChunkResult | RayError] | None:
         """Wait until one worker has started or finished.
 
         Args:
-            timeout: seconds to wait at most; None waits as long as it takes.
+            timeout: seconds to wait at most; None waits until something happens, but returns from time to time.
 
         Returns:
             The chunk that is finished, with its result or with the error by which its worker died. The caller must then
             `settle` or `dismiss` the worker. None if no chunk is finished.
 
         Raises:
-            MachineError: no worker is left.
+            MachineError: no worker is left, or Ray has died.
             Exception: what the simulation's factory raised.
         """
-        refs = [*self.running, *self.starting]
+        if self._deaths:
+            self.fill()
+        refs, now = [*self.running, *self.starting], time.monotonic()
+        patience = [worker.patience_ends - now for worker in self.starting.values()]
+        pause = [self._resume - now] if self._deaths and self._resume > now else []
+        limits = [*patience, *pause, *([] if timeout is None else [timeout]), TICK]
+        cluster.check_alive()
         if not refs:
+            time.sleep(max(0.0, min(limits)) if pause else 0.0)
             return None
-        patience = [worker.patience_ends - time.monotonic() for worker in self.starting.values()]
-        limits = [*patience, *([] if timeout is None else [timeout])]
-        done, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, min(limits)) if limits else None)
+        done, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, min(limits)))
+        cluster.check_alive()
         for ref in done:
             if ref in self.starting:
                 self._has_started(ref)
@@ -201,11 +220,28 @@ class WorkerPool:
         except RayTaskError as error:  # the user's factory raised: that is the error to show
             raise error.cause from error
         except RayError as error:
-            self._give_up(ref, str(error))
+            self._has_died(ref, str(error))
         else:
+            self._deaths = 0
             worker = self.starting.pop(ref)
             worker.pid = pid
             self.settle(worker)
+
+    def _has_died(self, ref: Any, reason: str) -> None:
+        """Start another worker later in place of one that died as it started, unless that has happened too often."""
+        self._deaths += 1
+        if self._deaths >= _MOST_DEATHS:
+            self._deaths = 0
+            self._give_up(ref, reason)
+            return
+        ray.kill(self.starting.pop(ref).actor)
+        pause = min(_FIRST_PAUSE * 2 ** (self._deaths - 1), _LONGEST_PAUSE)
+        self._resume = time.monotonic() + pause
+        log.warning(
+            "a worker died as it started; another one is started in %g s: %s",
+            pause,
+            next(iter(reason.splitlines()), ""),
+        )
 
     def _give_up(self, ref: Any, reason: str) -> None:
         ray.kill(self.starting.pop(ref).actor)
@@ -266,7 +302,7 @@ class WorkerPool:
 
     def close(self) -> None:
         """Kill all workers; may be called twice."""
-        if ray.is_initialized():
+        if ray.is_initialized() and not cluster.lost():
             for worker in [*self.up, *self.starting.values()]:
                 ray.kill(worker.actor)
         self.starting, self.idle, self.running = {}, [], {}

@@ -18,6 +18,7 @@ from fedlab.clients.vectorized.training import refusal
 from fedlab.clients.work import WorkRequest
 from fedlab.engine.memory import peak_of
 from fedlab.errors import ConfigError
+from fedlab.experiment.overdue import named_after
 from fedlab.experiment.rehearsal import preflight
 from fedlab.privacy import DPSGD
 
@@ -57,13 +58,15 @@ def tune(setup: ClientSetup, device: torch.device, *, decided: bool = False) -> 
 
     Raises:
         ConfigError: a run that is resumed cannot be carried out here with the decisions that it began with.
+        FedLabError: the preflight has taken longer than ``federation.timeout``.
         Exception: whatever `preflight` raises.
     """
     components, warnings = _with_compiler(setup.components, device)
     if decided and components is not setup.components:
         raise ConfigError("training.compile", True, "a machine like the one the run began on", warnings[0])
     setup = replace(setup, components=components)
-    rehearsal, peak = peak_of(lambda: preflight(setup, device), device)
+    with named_after(setup.config.federation.timeout, setup.method):
+        rehearsal, peak = peak_of(lambda: preflight(setup, device), device)
     rehearsals, keeps_state = rehearsal.requests, rehearsal.keeps_state
     asked = setup.config.engine.vectorize
     if asked == "off":

@@ -15,6 +15,7 @@ from fedlab.data.samples import Dataset
 from fedlab.engine import fitting, started
 from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
+from fedlab.engine.limit import can_limit
 from fedlab.errors import ConfigError
 from fedlab.experiment.checks import Resolved, check_data, check_holdings, check_population, resolve
 from fedlab.experiment.components import complete, located
@@ -122,7 +123,9 @@ def ready(
     use_deterministic_kernels(resolved.device)
     postpone_compiler()
     tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
-    warnings = (*resolved.warnings, *federated.warnings, *holding, *tuning.warnings)
+    unlimited = config.engine.name == "inline" and not can_limit()
+    told = "federation.timeout ends no client that hangs: the inline engine can do that in a main thread of Unix only"
+    warnings = (*resolved.warnings, *federated.warnings, *holding, *tuning.warnings, *([told] if unlimited else []))
     placement = fitting(resolved.placement, tuning.components.config.engine, tuning.client_bytes)
     decided = replace(resolved, components=tuning.components, placement=placement)
     return Job(decided, federated, warnings, time.perf_counter() - began, tuning.probe, tuning.keeps_state)

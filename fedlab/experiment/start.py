@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,7 @@ from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking.recording import open_session, refuse_full_disk
+from fedlab.tracking.signals import ending_signals
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -69,7 +72,7 @@ def run(
     """
     job = ready(configure(config, overrides), method, strategy, data)
     tracking = job.config.tracking
-    with job.placed() as job:
+    with ending_signals(), job.placed() as job:
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
@@ -109,6 +112,15 @@ def resume(
         DataError: other data than the run began with, or none where it was given some.
     """
     run = load(path)
+    if run.folder.deployment.exists() or any(
+        event.get("engine") == "deployment" for event in run.history.of("run_start")
+    ):
+        raise CheckpointError(
+            "run",
+            str(path),
+            "the folder of a simulation; this run is that of a deployment, whose clients are on other machines",
+            f"go on with: fedlab deploy resume {shlex.quote(run.path.name)}",
+        )
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
@@ -130,7 +142,7 @@ def resume(
             f"the same data; it is {fingerprint} now",
             "the data files or the partition have changed since: bring them back, or start a new run",
         )
-    with job.placed() as job, run.folder.writing():
+    with ending_signals(), job.placed() as job, run.folder.writing():
         told = found.take_back()
         _rewind(run.folder, start)
         return _execute(job, run.folder, until, command, start, told)
@@ -191,6 +203,12 @@ def _execute(
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
             main = SimulatedServer(server, until, start)
+            began = time.perf_counter()
+
+            def stuck(reason: str) -> None:
+                tracker.emit("run_end", status="failed", seconds=time.perf_counter() - began, error=reason)
+                report_quietly(folder)
+
             fail_fast = config.federation.on_client_error == "stop"
             launch(
                 config.engine,
@@ -200,6 +218,7 @@ def _execute(
                 Listeners(
                     on_progress=main.progress,
                     on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
+                    on_stuck=stuck,
                 ),
                 client_states=start.client_states() if start is not None else None,
             )

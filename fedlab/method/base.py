@@ -305,7 +305,9 @@ class Method(ABC, Generic[S]):
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Return sufficient statistics of a client's test samples, which the server adds up over the clients.
 
-        By default they are those of classification, with the logits that `predict` returns.
+        Names and shapes must be the same on every client that has test samples. A client that differs from most
+        others counts as one that has failed. By default they are those of classification, with the logits that
+        `predict` returns.
         """
         return ctx.classification(lambda batch: self.predict(ctx.networks, batch))
 

@@ -62,11 +62,13 @@ class Classification:
         """Add another metric's state.
 
         Raises:
-            ValueError: a state of another number of classes.
+            ValueError: a state of another number of classes, or one that no samples can give.
         """
         confusion = np.asarray(state["confusion"])
         if confusion.shape != self._confusion.shape:
             raise ValueError(f"confusion matrix of shape {confusion.shape}, expected {self._confusion.shape}")
+        if confusion.dtype.kind not in "iu" or (confusion < 0).any() or state["examples"] != confusion.sum():
+            raise ValueError("a confusion matrix that does not count the examples")
         self._confusion += confusion.astype(np.int64)
         self._loss_sum += np.float64(state["loss_sum"])
 

@@ -8,6 +8,7 @@ steps.
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Component, Fraction, Section
-from fedlab.errors import ConfigError
+from fedlab.errors import ConfigError, FedLabError
 from fedlab.registry import Registry
 
 KEY = "exchange.compression"
@@ -119,6 +120,9 @@ class TopK(Compressor):
         return values[chosen], {"indices": chosen.astype(np.int32)}
 
     def decode(self, values: np.ndarray, side: Side, size: int) -> np.ndarray:
+        places = side["indices"].astype(np.int64)
+        if places.size and not (places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all()):
+            raise FedLabError(f"positions of values are not ascending numbers from 0 to {size - 1}")
         full = np.zeros(size, np.float32)
         full[side["indices"]] = values
         return full
@@ -198,6 +202,29 @@ class Chain:
         """Number of bytes that `encode` makes of `size` zeros. With FedLab's own steps, all values give this number."""
         return _nbytes(self, size)
 
+    def check(self, name: str, parts: Side, size: int) -> None:
+        """Refuse arrays that `encode` does not make of `size` numbers, so that NumPy repeats none of them to fit.
+
+        Args:
+            name: of the tensor, for the error message.
+            parts: as they came from a client.
+            size: of the tensor.
+
+        Raises:
+            FedLabError: an array is missing or unknown, or has another type. Shapes are compared only if all steps are
+                FedLab's own, whose arrays have the same shapes whatever the values.
+        """
+        own = all(type(step).__module__ == __name__ for step in self.steps)
+        wanted, found = (
+            {part: (dtype, shape if own else ()) for part, (dtype, shape) in layout.items()}
+            for layout in (_layout(self, size), {part: (array.dtype, array.shape) for part, array in parts.items()})
+        )
+        for part in sorted(wanted.keys() | found.keys()):
+            if wanted.get(part) != found.get(part):
+                raise FedLabError(
+                    f"the compressed update of {name!r} has not the form of the chain in its part {part!r}"
+                )
+
     def decode(self, parts: Side, size: int) -> np.ndarray:
         """Turn what `encode` returned back into a float32 vector of `size` numbers."""
         sizes = [size]
@@ -211,10 +238,15 @@ class Chain:
         return values
 
 
-@lru_cache(maxsize=4096)
 def _nbytes(chain: Chain, size: int) -> int:
+    return sum(dtype.itemsize * math.prod(shape) for dtype, shape in _layout(chain, size).values())
+
+
+@lru_cache(maxsize=4096)
+def _layout(chain: Chain, size: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of each array that a chain makes of `size` zeros, by part."""
     parts = chain.encode(np.zeros(size, np.float32), np.random.default_rng(0))
-    return sum(array.nbytes for array in parts.values())
+    return {part: (array.dtype, array.shape) for part, array in parts.items()}
 
 
 def make_chain(components: Sequence[Component]) -> Chain:

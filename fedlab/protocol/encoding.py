@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedlab.errors import FedLabError
-from fedlab.protocol.compression import Side, chain_from
+from fedlab.protocol.compression import Chain, Side
 from fedlab.protocol.messages import ARRAYS, array_record, config_record, metric_record, to_numpy, to_record
 
 ENCODED = "fedlab.encoded"
@@ -56,7 +56,7 @@ def sent_bytes(content: RecordDict) -> dict[str, int] | None:
     return None if record is None else {group: int(str(size)) for group, size in record.items()}
 
 
-def expand(content: RecordDict, received: ArrayRecord | None) -> None:
+def expand(content: RecordDict, received: ArrayRecord | None, chain: Chain) -> None:
     """Replace the compressed updates in a reply by the arrays that they stand for.
 
     A reply without compressed updates stays as it is.
@@ -64,14 +64,19 @@ def expand(content: RecordDict, received: ArrayRecord | None) -> None:
     Args:
         content: content of the reply; it is changed.
         received: the arrays that the client was sent, to which its updates are added.
+        chain: the run's compression. What the reply says of it is only compared, because the name of a step in it
+            would otherwise decide which code is imported here.
 
     Raises:
-        FedLabError: there is an update of a tensor that the client was not sent.
+        FedLabError: the updates are compressed in another way, do not have the form that the chain gives them, or are
+            of a tensor that the client was not sent.
     """
     encoded, how = array_record(content, ENCODED), config_record(content, ENCODING)
-    if encoded is None or how is None:
+    if encoded is None and how is None:
         return
-    chain, updates = chain_from(str(how["chain"])), frozenset(json.loads(str(how["updates"])))
+    if encoded is None or how is None or not chain or how.get("chain") != chain.text:
+        raise FedLabError("the reply is compressed in another way than exchange.compression says")
+    updates = frozenset(json.loads(str(how["updates"])))
     parts: dict[str, Side] = {}
     for key, array in to_numpy(encoded).items():
         part, _, name = key.partition(_SEPARATOR)
@@ -83,6 +88,7 @@ def expand(content: RecordDict, received: ArrayRecord | None) -> None:
         if name not in start:
             raise FedLabError(f"a client sends an update of {name!r}, which it was not sent")
         reference = start[name]
+        chain.check(name, side, reference.size)
         update = chain.decode(side, reference.size).reshape(reference.shape)
         arrays[name] = (update if name in updates else reference + update).astype(reference.dtype, copy=False)
     # Flower's strategies match arrays by their position

@@ -6,6 +6,7 @@ used, because each call builds a reference cycle that keeps large arrays alive u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from typing import Any, TypeVar
@@ -65,6 +66,13 @@ REDUCE = "fedlab.reduce"
 SUM = "fedlab.sum"
 SUM_WEIGHTS = "fedlab.weights"
 SUM_DTYPES = "fedlab.dtypes"
+ENGINE_ONLY = frozenset({SUM, SUM_WEIGHTS, SUM_DTYPES})
+"""Keys of the records by which an engine hands over the sum of a cohort. No client may send them."""
+
+NO_CLIENT = 1002
+"""Code of the error by which a node says that it is no client of the run."""
+UNUSABLE = 1001
+"""Code of the error that an engine puts in place of a reply which cannot be used."""
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -129,11 +137,37 @@ def to_numpy(record: ArrayRecord, copy: bool = False) -> dict[str, np.ndarray]:
     Args:
         record: a record of `NdArray` or of Flower's own Array.
         copy: return writable copies; otherwise the arrays may be read-only and shared.
+
+    Raises:
+        ValueError: the bytes of an array are not what they say they are.
     """
-    return {
-        name: array.view() if isinstance(array, NdArray) and not copy else array.numpy()
-        for name, array in record.items()
-    }
+    found = {name: array.view() if isinstance(array, NdArray) else decoded(array) for name, array in record.items()}
+    return {name: values.copy() for name, values in found.items()} if copy else found
+
+
+def decoded(array: Array) -> np.ndarray:
+    """The values of an array that came as bytes in numpy's file format, read-only; the memory is shared.
+
+    What the header says is compared with the number of bytes before anything is made of it, so that a few bytes cannot
+    claim an array that fills the memory.
+
+    Raises:
+        ValueError: the bytes are in another format, hold Python objects, or are more or fewer than the header says.
+    """
+    if array.stype != "numpy.ndarray":
+        raise ValueError("an array comes in a format of its own, expected numpy's")
+    file = BytesIO(array.data)  # shares the memory
+    version = np.lib.format.read_magic(file)
+    if version not in _HEADERS:
+        raise ValueError("an array comes in an unknown version of numpy's format")
+    shape, fortran, dtype = _HEADERS[version](file)
+    begin = file.tell()
+    if dtype.hasobject or dtype.itemsize * math.prod(shape) != len(array.data) - begin:
+        raise ValueError("the bytes of an array are more or fewer than its header says")
+    return np.frombuffer(array.data, dtype, offset=begin).reshape(shape, order="F" if fortran else "C")
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def array_record(content: RecordDict, key: str) -> ArrayRecord | None:
@@ -203,16 +237,28 @@ def client_weight(content: RecordDict, reduction: Reduction) -> float:
     return float(examples)
 
 
+class _EngineContent(RecordDict):
+    """Content of a reply into which an engine of this process has put the sum of a cohort.
+
+    What comes over a network, or from another process, is never of this class. So nobody can claim to be the engine by
+    the records that a reply holds.
+    """
+
+
 def attach_sum(reply: Message, total: ExactSum) -> None:
-    """Put the sum over a cohort into one of its replies, where `summed` finds it."""
+    """Put the sum over a cohort into one of its replies, where `summed` finds it. Only an engine does that."""
     sums, weights, dtypes = total.state()
-    reply.content[SUM] = to_record(sums)
-    reply.content[SUM_WEIGHTS] = MetricRecord(dict(weights))
-    reply.content[SUM_DTYPES] = ConfigRecord(dict(dtypes))
+    content = _EngineContent(dict(reply.content))
+    content[SUM] = to_record(sums)
+    content[SUM_WEIGHTS] = MetricRecord(dict(weights))
+    content[SUM_DTYPES] = ConfigRecord(dict(dtypes))
+    reply.content = content
 
 
 def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
     """The sum that the engine formed of the replies' arrays, or None if it left them in the replies.
+
+    A sum is believed only if an engine of this process has put it there with `attach_sum`.
 
     Args:
         replies: replies of one or several calls of the grid, each of which may have put a sum into one of them.
@@ -220,7 +266,7 @@ def summed(replies: Iterable[Message], reduction: Reduction) -> ExactSum | None:
     """
     total: ExactSum | None = None
     for reply in replies:
-        if reply.has_error():
+        if reply.has_error() or not isinstance(reply.content, _EngineContent):
             continue
         sums = array_record(reply.content, SUM)
         weights = metric_record(reply.content, SUM_WEIGHTS)

@@ -7,21 +7,18 @@ import logging
 import os
 import platform
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import FrameType
 
 import torch
 
 from fedlab.config import Config, TrackingConfig
 from fedlab.engine.machine import cores, installed_version
-from fedlab.errors import ClientError, ConfigError, DiskFullError, MachineError
+from fedlab.errors import ClientError, ConfigError, DiskFullError, FedLabError, MachineError
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import cache_folder
 from fedlab.storage.runfolder import RunFolder, why_unwritable, write_atomic
@@ -30,6 +27,7 @@ from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink, jsonl_line
 from fedlab.tracking.ledger import LedgerSink, rewind_ledger
 from fedlab.tracking.mlflow import MlflowSink, check_mlflow
+from fedlab.tracking.signals import ending_signals
 from fedlab.tracking.table import CsvSink
 from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
 from fedlab.tracking.timeline import TimelineSink
@@ -74,7 +72,7 @@ def open_session(
     displays, missing = _displays(config, folder, resumed, display)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
     began = time.perf_counter()
-    with closing(tracker), _termination_interrupts():
+    with closing(tracker), ending_signals() as ending:
         tracker.emit(
             "run_start",
             folder=str(folder.path),
@@ -94,7 +92,10 @@ def open_session(
             yield tracker
         except BaseException as problem:
             # SystemExit is how Flower, and Ray where the program has started it, pass a SIGTERM on
+            ending.begin()
             stopped = isinstance(problem, KeyboardInterrupt | SystemExit)
+            if isinstance(problem, FedLabError):
+                problem.in_run = True
             error = "" if stopped else f"{type(problem).__name__}: {problem}"
             try:
                 _end(tracker, "interrupted" if stopped else "failed", began, error)
@@ -194,24 +195,3 @@ def _rewind(folder: RunFolder, round: int) -> None:
 
 def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
     tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error)
-
-
-@contextmanager
-def _termination_interrupts() -> Iterator[None]:
-    """End the run on SIGTERM, which containers and batch systems send, as on Ctrl-C.
-
-    A handler that the program or Flower has installed is left alone.
-    """
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

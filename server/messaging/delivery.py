@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -18,9 +18,20 @@ from flwr.serverapp import Grid
 from fedlab.config import FederationConfig
 from fedlab.errors import ClientError, FedLabError
 from fedlab.protocol.instructions import Instructions
-from fedlab.protocol.messages import EXTRAS, INSTRUCTIONS, MISSING, STATE, config_record, required, to_record
+from fedlab.protocol.messages import (
+    EXTRAS,
+    INSTRUCTIONS,
+    MISSING,
+    STATE,
+    UNUSABLE,
+    config_record,
+    required,
+    to_record,
+)
+from fedlab.server.messaging.asked import Asked, Delivered, Part
 from fedlab.server.messaging.directory import ClientDirectory
-from fedlab.server.messaging.inspection import CHECKS, Inspect, check_declared, odd_sums, reason_of
+from fedlab.server.messaging.inspection import Expected, Training, printable, reason_of
+from fedlab.server.messaging.odd import odd_replies
 from fedlab.server.messaging.presence import Presence
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.messaging.transport import send_and_receive
@@ -30,80 +41,21 @@ from fedlab.tracking.left_out import LeftOut
 
 log = logging.getLogger(__name__)
 
+Judge = Callable[[Sequence[Message]], Mapping[int, str]]
+"""Finds, among all answers of a phase, those that cannot be used, and says why, by position."""
+
 _WORK = {
     "prepare": "answers to the query before round 1",
     "train": TRAININGS,
     "evaluate": "evaluations of clients",
     "probe": "probes of clients' features",
 }
-
-
-@dataclass
-class Delivered:
-    """What was delivered in one phase of a round, and the replies to it.
-
-    Args:
-        replies: all replies except errors, in the order of client ids. If the engine has formed a sum, it is in one of
-            them.
-        served: number of times that each client was sent its message.
-        sent: number of times that each client was sent each shared tensor.
-    """
-
-    replies: list[Message] = field(default_factory=list)
-    served: Counter[int] = field(default_factory=Counter)
-    sent: Counter[tuple[int, str]] = field(default_factory=Counter)
-
-    @property
-    def answers(self) -> list[Message]:
-        """The replies of the clients that did their work."""
-        return [reply for reply in self.replies if MISSING not in reply.content]
-
-
 _SKIP = "(federation.on_client_error: skip)"
 _FAILED = "the client failed"
 _UNUSABLE = "what the client sent cannot be used"
 _LOST = "its node was lost before it answered"
 _SILENT = "the client did not answer within federation.timeout"
 _AWAY = "its node was not connected"
-
-
-@dataclass
-class _Asked:
-    """What is asked of the clients in a phase, and what has come of it.
-
-    Args:
-        messages: as they were given, by client.
-        instructions: of the phase.
-        phase: its name.
-        inspect: checks a reply.
-        delivered: what has come of it.
-        failures: why a client has not answered, by client: in the words by which it is counted, and in its own.
-    """
-
-    messages: Mapping[int, Message]
-    instructions: Instructions
-    phase: str
-    inspect: Inspect | None
-    delivered: Delivered = field(default_factory=Delivered)
-    failures: dict[int, tuple[str, str]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._contents = {client: message.content for client, message in self.messages.items()}
-        self._sent: set[int] = set()
-
-    @property
-    def count(self) -> int:
-        """Number of clients that are asked."""
-        return len(self.messages)
-
-    def message(self, client: int, node: int) -> Message:
-        """The message to a client, without instructions: at first as it was given, then a new one like it."""
-        message = self.messages[client]
-        if client not in self._sent and message.metadata.dst_node_id == node:
-            self._sent.add(client)
-            return message
-        given = message.metadata
-        return Message(self._contents[client], node, given.message_type, ttl=given.ttl, group_id=given.group_id)
 
 
 class Delivery:
@@ -136,7 +88,12 @@ class Delivery:
         self._told: set[tuple[str, str]] = set()
 
     def carry(
-        self, messages: Sequence[Message], instructions: Instructions, phase: str, inspect: Inspect | None = None
+        self,
+        messages: Sequence[Message],
+        instructions: Instructions,
+        phase: str,
+        training: Training | None = None,
+        judge: Judge | None = None,
     ) -> Delivered:
         """Add the instructions and the tensors that clients lack to the messages, send them and collect the replies.
 
@@ -148,7 +105,8 @@ class Delivery:
             messages: one message for each client, without instructions. They are changed.
             instructions: the instructions of this phase.
             phase: ``prepare``, ``train``, ``evaluate`` or ``probe``, for error messages and counts.
-            inspect: checks a reply; by default replies are checked in a deployment only, as the phase demands.
+            training: what a round of training expects of the replies; None in the other phases.
+            judge: finds further replies that cannot be used, given all answers.
 
         Raises:
             ClientError: a client failed and ``federation.on_client_error`` is ``stop``.
@@ -156,17 +114,61 @@ class Delivery:
             FedLabError: clients did not answer within ``federation.timeout`` and ``federation.on_client_error`` is
                 ``stop``, or fewer clients answered than are needed.
         """
-        by_client = {self._directory.client(message.metadata.dst_node_id): message for message in messages}
-        asked = _Asked(by_client, instructions, phase, inspect or self._check_of(phase))
-        needed, clients = self._needed(phase, asked.count), list(by_client)
-        here = self.presence.wait(clients, needed, instructions.round)
-        asked.failures |= dict.fromkeys(set(clients) - set(here), (_AWAY, ""))
-        self._ask(asked, here)
-        if self._directory.deployed and len(asked.delivered.answers) < needed:
-            lacking, still = sorted(asked.failures), needed - len(asked.delivered.answers)
-            self._ask(asked, self.presence.wait(lacking, still, instructions.round))
-        self._settle(asked, needed)
-        return asked.delivered
+        (delivered,) = self.carry_parts([Part(messages, instructions, training)], phase, judge)
+        return delivered
+
+    def carry_parts(self, parts: Sequence[Part], phase: str, judge: Judge | None = None) -> list[Delivered]:
+        """The same for messages with different instructions, which make one phase of one round together.
+
+        Args:
+            parts: the messages. No client is in two of them.
+            phase: as in `carry`.
+            judge: as in `carry`.
+
+        Returns:
+            What was delivered, by part. A part may be without answers if others have enough of them.
+
+        Raises:
+            ClientError, MachineError, FedLabError: as in `carry`.
+        """
+        every = [self._asked(part, phase) for part in parts]
+        clients = [client for asked in every for client in asked.messages]
+        told = (asked.instructions for asked in every)
+        round = max((one.round if one.saved is None else one.saved for one in told), default=0)
+        needed = self._needed(phase, len(clients))
+        here = set(self.presence.wait(clients, needed, round))
+        for asked in every:
+            asked.failures |= dict.fromkeys(asked.messages.keys() - here, (_AWAY, ""))
+            self._ask(asked, [client for client in asked.messages if client in here])
+        self._refuse_odd(every, judge)
+        answered = sum(len(asked.delivered.answers) for asked in every)
+        if self._directory.deployed and answered < needed:
+            lacking = sorted(client for asked in every for client in asked.failures)
+            here = set(self.presence.wait(lacking, needed - answered, round))
+            for asked in every:
+                self._ask(asked, [client for client in lacking if client in here and client in asked.messages])
+            self._refuse_odd(every, judge)
+        self._settle(every, phase, round, needed)
+        return [asked.delivered for asked in every]
+
+    def _asked(self, part: Part, phase: str) -> Asked:
+        by_client: dict[int, Message] = {}
+        for message in part.messages:
+            node = message.metadata.dst_node_id
+            client = self._directory.client(node)
+            if client < 0 or client in by_client:
+                problem = "a second message to" if client in by_client else "a message to the unknown"
+                raise FedLabError(
+                    f"the strategy gave {problem} node {node} in round {part.instructions.round}, phase {phase}: "
+                    "every client is sent one message"
+                )
+            by_client[client] = message
+        return Asked(by_client, part.instructions, phase, self._expected(phase, list(by_client), part.training))
+
+    def _expected(self, phase: str, clients: Sequence[int], training: Training | None) -> Expected:
+        profiles = self._directory.profiles(clients) if phase != "probe" else []
+        counted = {of.client: of.test if phase == "evaluate" else of.train for of in profiles}
+        return Expected(phase, counted, self._federation.reply_limit * 2**20, training)
 
     def _needed(self, phase: str, count: int) -> int:
         """How many of so many clients have to answer."""
@@ -174,10 +176,7 @@ class Delivery:
             return count
         return min(self._federation.min_clients if phase in ("prepare", "train") else 1, count)
 
-    def _check_of(self, phase: str) -> Inspect | None:
-        return CHECKS.get(phase) if self._directory.deployed else None
-
-    def _ask(self, asked: _Asked, clients: Sequence[int]) -> None:
+    def _ask(self, asked: Asked, clients: Sequence[int]) -> None:
         """Send the clients their messages, and those that lack something once more."""
         lacking = self._carry_once(asked, clients)
         if lacking:
@@ -186,7 +185,7 @@ class Delivery:
             for client in self._carry_once(asked, list(lacking)):
                 self._fail(asked, client, _FAILED, "the client lacks what it was just sent")
 
-    def _provide(self, client: int, reply: Message, asked: _Asked) -> None:
+    def _provide(self, client: int, reply: Message, asked: Asked) -> None:
         """Take note of what a client has lost.
 
         Raises:
@@ -204,7 +203,7 @@ class Delivery:
         names = self._tally.names([client])
         self._tally.tell(asked.instructions.round, LeftOut("states of clients", 1, why, examples=names))
 
-    def _carry_once(self, asked: _Asked, clients: Sequence[int]) -> dict[int, Message]:
+    def _carry_once(self, asked: Asked, clients: Sequence[int]) -> dict[int, Message]:
         """Send clients their messages once.
 
         Returns:
@@ -212,7 +211,7 @@ class Delivery:
         """
         messages = [asked.message(client, self._directory.node(client)) for client in clients]
         asked.delivered.sent += self._complete(messages, asked.instructions)
-        replies = send_and_receive(self._grid, messages, self._federation.timeout)
+        replies = send_and_receive(self._grid, messages, self._federation.timeout, asked.expected)
         asked.delivered.served.update(clients)
         return self._accept(asked, messages, replies)
 
@@ -248,7 +247,7 @@ class Delivery:
             message.content = contents[key]
         return Counter((client, name) for _, _, client, names in todo for name in names)
 
-    def _accept(self, asked: _Asked, messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, Message]:
+    def _accept(self, asked: Asked, messages: Sequence[Message], replies: Sequence[Message]) -> dict[int, Message]:
         """Take in the replies without errors, in the order of client ids. Failures end the run or are noted."""
         # the SuperLink replies in place of a lost node, so the client is found by the message that is replied to
         waiting = {
@@ -281,63 +280,82 @@ class Delivery:
         asked.delivered.replies.sort(key=lambda reply: self._directory.client(reply.metadata.src_node_id))
         return lacking
 
-    def _problem(self, asked: _Asked, client: int, reply: Message) -> tuple[str, str]:
+    def _problem(self, asked: Asked, client: int, reply: Message) -> tuple[str, str]:
         """What is wrong with a reply, first in the words by which it is counted; empty if it can be used."""
         if reply.has_error():
-            lost = reply.error.code == ErrorCode.NODE_UNAVAILABLE
-            return _LOST if lost else _FAILED, reply.error.reason or f"code {reply.error.code}"
+            kinds = {ErrorCode.NODE_UNAVAILABLE: _LOST, UNUSABLE: _UNUSABLE}
+            return kinds.get(reply.error.code, _FAILED), printable(reply.error.reason) or f"code {reply.error.code}"
+        if not self._directory.deployed:  # the engine has checked it
+            return "", ""
         try:
-            if self._directory.deployed:
-                check_declared(asked.phase, reply.content)
-            if asked.inspect is not None and MISSING not in reply.content:
-                asked.inspect(client, reply)
+            if self._directory.client(reply.metadata.src_node_id) != client:
+                raise FedLabError("the reply says that it comes from another node than the one that was asked")
+            asked.expected(client, asked.content(client), reply)
         except Exception as problem:  # whatever a client has sent, it must not end a run that can go on without it
             log.debug("the reply of client %d cannot be used", client, exc_info=True)
             return _UNUSABLE, reason_of(problem)
         return "", ""
 
-    def _fail(self, asked: _Asked, client: int, kind: str, reason: str) -> None:
+    def _fail(self, asked: Asked, client: int, kind: str, reason: str) -> None:
         failure = self._error(asked, client, reason)
         if not self._skips:
             raise failure
         asked.failures[client] = kind, reason
         self._warn_once(failure)
 
-    def _error(self, asked: _Asked, client: int, reason: str) -> ClientError:
+    def _error(self, asked: Asked, client: int, reason: str) -> ClientError:
         name = self._directory.profile(client).name if self._directory.deployed else ""
         return ClientError(client, asked.instructions.round, asked.phase, reason, name)
 
-    def _settle(self, asked: _Asked, needed: int) -> None:
+    def _refuse_odd(self, every: Sequence[Asked], judge: Judge | None) -> None:
+        """Take out the replies that do not fit most clients', and those that `judge` refuses.
+
+        Raises:
+            ClientError: there is one, and clients must not be skipped.
+        """
+        answers = [(asked, reply) for asked in every for reply in asked.delivered.answers]
+        if not answers or (every[0].phase == "train" and not self._directory.deployed):
+            return  # in a simulation, the engine's sum has them already
+        replies = [reply for _, reply in answers]
+        clients = [self._directory.client(reply.metadata.src_node_id) for reply in replies]
+        names = [profile.name for profile in self._directory.profiles(clients)]
+        odd = dict(odd_replies(every[0].phase, replies, names))
+        if judge is not None:
+            sound = [place for place in range(len(replies)) if place not in odd]
+            odd |= {sound[at]: reason for at, reason in judge([replies[place] for place in sound]).items()}
+        for place, reason in sorted(odd.items()):
+            asked, reply = answers[place]
+            self._fail(asked, clients[place], _UNUSABLE, reason)
+            asked.delivered.replies = [other for other in asked.delivered.replies if other is not reply]
+
+    def _settle(self, every: Sequence[Asked], phase: str, round: int, needed: int) -> None:
         """Count what is missing, and take note of what the clients hold now that their replies are used.
 
         Raises:
-            ClientError: sums of one client have other shapes than the others', and clients must not be skipped.
             FedLabError: fewer clients have answered than are needed.
         """
-        delivered, round, phase = asked.delivered, asked.instructions.round, asked.phase
-        if self._directory.deployed and phase in ("evaluate", "probe"):
-            answers = delivered.answers
-            for place, reason in odd_sums(answers).items():
-                self._fail(asked, self._directory.client(answers[place].metadata.src_node_id), _UNUSABLE, reason)
-                delivered.replies.remove(answers[place])
-        for kind in dict.fromkeys(kind for kind, _ in asked.failures.values()):
-            clients = [client for client, (of, _) in asked.failures.items() if of == kind]
+        failures = {client: kind for asked in every for client, (kind, _) in asked.failures.items()}
+        count = sum(len(asked.messages) for asked in every)
+        for kind in dict.fromkeys(failures.values()):
+            clients = [client for client, of in failures.items() if of == kind]
             names = self._tally.names(clients)
-            self._tally.tell(round, LeftOut(_WORK[phase], len(clients), f"{kind} {_SKIP}", asked.count, examples=names))
-        if not delivered.answers and asked.count:
+            self._tally.tell(round, LeftOut(_WORK[phase], len(clients), f"{kind} {_SKIP}", count, examples=names))
+        answered = sum(len(asked.delivered.answers) for asked in every)
+        if not answered and count:
             raise FedLabError(f"no client answered in round {round}, phase {phase}")
-        if len(delivered.answers) < needed:
+        if answered < needed:
             again = ", also after a second attempt" if self._directory.deployed else ""
             raise FedLabError(
-                f"{len(delivered.answers)} of {asked.count} clients answered in round {round}, phase {phase}{again}: "
+                f"{answered} of {count} clients answered in round {round}, phase {phase}{again}: "
                 f"the round does not count, because federation.min_clients = {self._federation.min_clients}"
             )
-        for reply in delivered.answers:
-            client = self._directory.client(reply.metadata.src_node_id)
-            self._shared.delivered(client, asked.instructions.shared)
-            state = config_record(reply.content, STATE) if self._directory.deployed else None
-            if state is not None:
-                self._versions[client] = int(str(state["version"]))
+        for asked in every:
+            for reply in asked.delivered.answers:
+                client = self._directory.client(reply.metadata.src_node_id)
+                self._shared.delivered(client, asked.instructions.shared)
+                state = config_record(reply.content, STATE) if self._directory.deployed else None
+                if state is not None:
+                    self._versions[client] = int(str(state["version"]))
 
     def _warn_once(self, failure: ClientError) -> None:
         """Warn with the traceback of the first failure of each kind, that is, phase and last line of the traceback."""

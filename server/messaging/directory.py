@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, KeysView, Sequence
+from collections.abc import Callable, Collection, Iterable, KeysView, Mapping, Sequence
 from typing import overload
 
 from flwr.app import Message, RecordDict
@@ -12,14 +13,17 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedlab.engine.grids.base import SimulationGrid
-from fedlab.errors import ClientError, FedLabError, MachineError, RefusedError
+from fedlab.errors import ClientError, FedLabError, InputError, MachineError, RefusedError
 from fedlab.method.assets import Holding
-from fedlab.protocol.messages import CONFIG, config_record, required
-from fedlab.server.messaging.profiles import Described, Profile, check_alike, same_assets, stated_profile
-from fedlab.server.messaging.transport import send_and_receive
+from fedlab.protocol.messages import CONFIG, NO_CLIENT, config_record, required
+from fedlab.server.messaging.inspection import printable, reason_of
+from fedlab.server.messaging.profiles import Described, Profile, check_alike, same_assets, stated_profile, unlike
+from fedlab.server.messaging.transport import node_ids, send_and_receive
 
 log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds between two queries for the connected nodes
+_GRACE = 5.0  # seconds in which clients may still come whose places other nodes seem to have taken
+_NAMED = 10  # clients in one message
 
 
 class ClientDirectory:
@@ -33,6 +37,10 @@ class ClientDirectory:
         known: returns the profile that a simulated client would give of itself, so that no client has to be asked. It
             is not used in a deployment.
         skip: whether nodes of a deployment that cannot take part are left out, as long as one can.
+        names: of all clients of a deployment, in the order of their ids, where the server knows them. A node that
+            gives itself another name than its number has is no client of the run.
+        members: names by id of the clients with which a run that goes on began. All of them are waited for instead of
+            `expected`, and no others are taken in. With `skip`, those that do not come in time are left out.
     """
 
     def __init__(
@@ -43,8 +51,11 @@ class ClientDirectory:
         known: Callable[[int], Profile] | None = None,
         *,
         skip: bool = False,
+        names: Sequence[str] = (),
+        members: Mapping[int, str] | None = None,
     ) -> None:
         self._grid, self._expected, self._timeout, self._skip = grid, expected, timeout, skip
+        self._names, self._members = tuple(names), members or {}
         self._known: Callable[[int], Profile] | None = None
         self._profiles: dict[int, Profile] = {}
         self._node: dict[int, int] = {}
@@ -53,6 +64,10 @@ class ClientDirectory:
         self._simulated: SimulationGrid | None = None
         self.refused: dict[int, str] = {}
         """Nodes of a deployment that cannot take part, each with what it says."""
+        self.missing = 0
+        """Number of clients of a deployment that the run begins without, because their nodes cannot take part."""
+        self.strays: dict[int, InputError | str] = {}
+        """Nodes that are no clients of the run, because they have the number of another one or none of the run's."""
         self.clients: Sequence[int] = ()
         if isinstance(grid, SimulationGrid):
             self._simulated, self.clients, self._known = grid, range(grid.num_clients), known
@@ -60,8 +75,12 @@ class ClientDirectory:
     def open(self) -> None:
         """Wait for the nodes of a deployment and ask each which client it is. In a simulation the clients are known.
 
+        A node that is no client of the run, or that has the number of another one, is left out with a warning, and no
+        place is kept for it.
+
         Raises:
-            MachineError: too few nodes connected or answered within the timeout, or two nodes have the same client id.
+            MachineError: too few nodes connected or answered within the timeout, or a client is missing in whose place
+                another node has a number for the second time.
             RefusedError: nodes could not give their profile, or their data is of different kinds.
         """
         if self._simulated is None:
@@ -96,8 +115,8 @@ class ClientDirectory:
         """
         if self._simulated is not None:
             return list(clients)
-        online = set(self._grid.get_node_ids())
-        unknown = sorted(online - self._client.keys() - self._strangers)
+        online = set(node_ids(self._grid))
+        unknown = sorted(online - self._client.keys() - self._strangers - self.strays.keys())
         if unknown and not online >= set(self._node.values()):
             self._recognize(unknown, online)
         return [client for client in clients if self._node[client] in online]
@@ -113,13 +132,20 @@ class ClientDirectory:
                 continue
             ((_, profile),) = answers
             before = self._node.get(profile.client)
-            if before is None or before in online:
-                if before is None:
-                    log.warning("client %r has connected; the run began without it and goes on so", profile.name)
-                    self._strangers.add(node)
+            if before is None:
+                self._keep_out(node, profile)
+                continue
+            if before in online or profile != self._profiles[profile.client]:
+                self._strangers.add(node)
+                log.warning("%s", self._twice(profile, before, node) if before in online else _other(profile, node))
                 continue
             del self._client[before]
             self._node[profile.client], self._client[node] = node, profile.client
+
+    @property
+    def absent(self) -> list[str]:
+        """Names of the clients with which a run began that are not there as it goes on."""
+        return [name for client, name in self._members.items() if client not in self._node]
 
     def profile(self, client: int) -> Profile:
         """The profile of one client."""
@@ -171,47 +197,127 @@ class ClientDirectory:
 
     def _gather(self, expected: int | None) -> list[int]:
         deadline = time.monotonic() + self._timeout
-        wanted = expected or 1
+        wanted, since = len(self._members) or expected or 1, math.inf
         while len(self._client) + len(self.refused) < wanted:
-            nodes = self._wait(wanted, deadline)
-            answers, failed = self._ask([node for node in nodes if node not in self._client.keys() | self.refused])
+            known = self._client.keys() | self.refused.keys() | self.strays.keys() | self._strangers
+            nodes = self._wait(wanted, known, deadline)
+            answers, failed = self._ask([node for node in nodes if node not in known])
             self.refused |= dict(sorted(failed.items()))
-            if not (answers or failed):  # all were lost just now, or are others' than this run's
-                if time.monotonic() > deadline:
-                    raise MachineError(
-                        "federation.timeout",
-                        self._timeout,
-                        f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
-                        "see the logs of the SuperNodes",
-                    )
-                time.sleep(_PAUSE)
             for node, profile in answers:
-                other = self._node.setdefault(profile.client, node)
-                if other != node:
-                    raise MachineError(
-                        "client",
-                        f"{profile.client} ({profile.name})",
-                        "a different client on every node",
-                        f"nodes {other} and {node} have the same: start one of them with another partition-id, or name "
-                        "another site in its file",
-                    )
-                self._client[node], self._profiles[profile.client] = profile.client, profile
-                wanted = expected or profile.clients
-        if self.refused and not (self._skip and self._node):
+                if self._admit(node, profile):
+                    wanted = len(self._members) or expected or profile.clients
+            since = min(since, time.monotonic()) if self.strays else math.inf
+            if self.refused and not self._skip:
+                break
+            if answers or failed:
+                continue
+            # all were lost just now, or are others' than this run's; those who could take their places may yet come
+            if time.monotonic() > min(deadline, since + _GRACE):
+                if (self.strays or self._members) and self._skip and self._client:
+                    break
+                self._refuse_strays()
+                raise self._late(
+                    f"{wanted} clients within so many seconds, {len(self._client)} could say who they are",
+                    "see the logs of the SuperNodes",
+                )
+            time.sleep(_PAUSE)
+        if self._skip:
+            profiles = [self._profiles[client] for client in sorted(self._node)]
+            for profile in unlike(profiles) if profiles else ():
+                node = self._node.pop(profile.client)
+                del self._client[node]
+                self.refused[node] = f"node {node}: {profile.name!r} has data of another kind than most clients"
+        self.missing = max(0, wanted - len(self._client))
+        if self.refused and self.missing and not (self._skip and self._node):
             fix = "mend them and submit the run again, or set federation.on_client_error: skip, which leaves them out"
-            raise RefusedError(list(self.refused.values()), fix)
+            every = {**self.refused, **{node: str(problem) for node, problem in self.strays.items()}}
+            raise RefusedError([every[node] for node in sorted(every)], fix)
         clients = sorted(self._node)
         check_alike([self._profiles[client] for client in clients])
         return clients
 
-    def _wait(self, expected: int, deadline: float) -> list[int]:
-        """Wait until `expected` nodes are connected, and return the ids of all that are."""
+    def _admit(self, node: int, profile: Profile) -> bool:
+        """Take in a node as the client that it says it is, or leave it out with a warning if it cannot be that one."""
+        client, names = profile.client, self._names
+        problem: InputError | str = ""
+        if client >= profile.clients or (names and (profile.clients != len(names) or profile.name != names[client])):
+            problem = (
+                f"node {node} says that it is client {client} of {profile.clients}, {profile.name!r}, and this run"
+            )
+            problem += f" has {len(names)} clients: {', '.join(names[:_NAMED])}" if names else " has no such client"
+        elif not profile.name.isprintable():
+            problem = f"node {node} has the name {profile.name!r}, which cannot be printed"
+        elif (other := self._node.get(client)) is not None:
+            problem = self._twice(profile, other, node)
+        elif any(profile.name == self._profiles[of].name for of in self._node):
+            problem = f"node {node} has the name {profile.name!r}, which another client has"
+        if problem:
+            self._leave_out(node, problem)
+            return False
+        if self._members and client not in self._members:
+            self._keep_out(node, profile)
+            return False
+        self._node[client], self._client[node], self._profiles[client] = node, client, profile
+        return True
+
+    def _leave_out(self, node: int, problem: InputError | str) -> None:
+        self.strays[node] = problem
+        log.warning("a node is left out: %s", problem)
+
+    def _refuse_strays(self) -> None:
+        """Say which nodes are connected in vain, where clients are missing.
+
+        Raises:
+            MachineError: a number was given twice.
+            RefusedError: nodes have none of the run's numbers.
+        """
+        for problem in self.strays.values():
+            if isinstance(problem, InputError):
+                raise problem
+        if self.strays:
+            fix = "start the nodes of the missing clients, or correct the numbers or sites of these"
+            raise RefusedError([str(problem) for problem in self.strays.values()], fix)
+
+    @staticmethod
+    def _twice(profile: Profile, first: int, second: int) -> MachineError:
+        return MachineError(
+            "client",
+            f"{profile.client} ({profile.name})",
+            "a different client on every node",
+            f"nodes {first} and {second} have the same: start one of them with another partition-id, or name "
+            "another site in its file",
+        )
+
+    @property
+    def _may_lack(self) -> bool:
+        """Whether a run that goes on does so without the clients that have not come."""
+        return bool(self._members and self._skip and self._node)
+
+    def _late(self, expected: str, fix: str) -> MachineError:
+        """The error of a wait that was too long; of a run that goes on, it names the clients that have not come."""
+        if self._members:
+            absent = ", ".join(self.absent)
+            expected = f"all clients with which the run began, within so many seconds; not connected: {absent}"
+            fix = "start their SuperNodes and resume the run again"
+        return MachineError("federation.timeout", self._timeout, expected, fix)
+
+    def _keep_out(self, node: int, profile: Profile) -> None:
+        log.warning("client %r has connected; the run began without it and goes on so", profile.name)
+        self._strangers.add(node)
+
+    def _wait(self, expected: int, known: Collection[int], deadline: float) -> list[int]:
+        """Wait until `expected` nodes are connected, and return the ids of all that are.
+
+        If a run goes on, any node that is not known yet may be the one that is missing, so each is returned at once.
+        """
         told = -1
-        while len(nodes := sorted(self._grid.get_node_ids())) < expected:
+        while len(nodes := node_ids(self._grid)) < expected:
+            if self._members and set(nodes).difference(known):
+                return nodes
             if time.monotonic() > deadline:
-                raise MachineError(
-                    "federation.timeout",
-                    self._timeout,
+                if self._may_lack:
+                    return nodes
+                raise self._late(
                     f"{expected} connected nodes within so many seconds, {len(nodes)} came",
                     "start the missing SuperNodes, or submit the run with a smaller expected-clients",
                 )
@@ -240,9 +346,15 @@ class ClientDirectory:
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
                 gone.add(node)  # not refused: it was connected a moment ago, and another one may take its place
             elif reply.has_error():
-                failed[node] = f"node {node}: {reply.error.reason or f'error {reply.error.code}'}"
+                failed[node] = f"node {node}: {printable(reply.error.reason) or f'error {reply.error.code}'}"
+                if reply.error.code == NO_CLIENT:
+                    self._leave_out(node, failed.pop(node))
+                    gone.add(node)
             else:
-                answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+                try:
+                    answers.append((node, stated_profile(required(config_record, reply.content, CONFIG))))
+                except Exception as problem:  # whatever a node may say of itself
+                    failed[node] = f"node {node}: {reason_of(problem)}"
         if len(answers) + len(failed) + len(gone) < len(nodes):
             silent = sorted(set(nodes) - {node for node, _ in answers} - failed.keys() - gone)
             raise MachineError(
@@ -252,6 +364,12 @@ class ClientDirectory:
                 f"see the logs of node {', '.join(map(str, silent))}",
             )
         return answers, failed
+
+
+def _other(profile: Profile, node: int) -> str:
+    return (
+        f"node {node} says that it is client {profile.name!r} with other data than the run began with: it is left out"
+    )
 
 
 class ClientNames(Sequence[str]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,7 @@ from flwr.app import ConfigRecord
 
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData
-from fedlab.errors import DataError, RefusedError
+from fedlab.errors import DataError, FedLabError, RefusedError
 from fedlab.method import Method
 from fedlab.server.participation.devices import planned
 
@@ -54,23 +56,90 @@ class Profile:
 
 
 def stated_profile(record: ConfigRecord) -> Profile:
-    """The profile that a client sent as a record."""
-    facts: dict[str, object] = dict(record)
-    classes, vocabulary = facts["classes"], facts["vocabulary"]
-    assert isinstance(classes, list)
-    assert isinstance(vocabulary, list)
+    """The profile that a client sent as a record.
+
+    Raises:
+        FedLabError: something is missing, or is no value that a client can have.
+    """
+    columns = json.loads(_text(record, "columns", _LONGEST))
+    if not isinstance(columns, dict):
+        raise _wrong("columns")
     return Profile(
-        client=int(str(facts["client"])),
-        name=str(facts["name"]),
-        train=int(str(facts["train"])),
-        test=int(str(facts["test"])),
-        columns={name: (dtype, tuple(shape)) for name, (dtype, shape) in json.loads(str(facts["columns"])).items()},
-        classes=tuple(str(name) for name in classes),
-        clients=int(str(facts["clients"])),
-        unseen=bool(facts["unseen"]),
-        vocabulary=tuple(str(word) for word in vocabulary),
-        assets={str(name): str(value) for name, value in json.loads(str(facts.get("assets", "{}"))).items()},
+        client=_count(record, "client"),
+        name=_text(record, "name", _LONGEST_NAME),
+        train=_count(record, "train"),
+        test=_count(record, "test"),
+        columns={_named(name): _column(described) for name, described in columns.items()},
+        classes=_texts(record, "classes"),
+        clients=_count(record, "clients"),
+        unseen=bool(record.get("unseen")),
+        vocabulary=_texts(record, "vocabulary"),
+        assets=_hashes(record),
     )
+
+
+_LONGEST, _LONGEST_NAME = 2**20, 1000  # characters
+_MOST = 2**40  # samples, clients and elements of one sample: far more than there are anywhere
+
+
+def _wrong(name: str) -> FedLabError:
+    return FedLabError(f"its profile states no usable {name!r}")
+
+
+def _count(record: ConfigRecord, name: str) -> int:
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
+        raise _wrong(name)
+    return value
+
+
+def _text(record: ConfigRecord, name: str, longest: int) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise _wrong(name)
+    return value
+
+
+def _texts(record: ConfigRecord, name: str) -> tuple[str, ...]:
+    values = record.get(name)
+    if not isinstance(values, list) or not all(isinstance(value, str) and len(value) <= _LONGEST for value in values):
+        raise _wrong(name)
+    return tuple(map(str, values))
+
+
+def _named(name: str) -> str:
+    if len(name) > _LONGEST_NAME:
+        raise _wrong("columns")
+    return name
+
+
+def _column(described: object) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of a column, as JSON has them."""
+    if isinstance(described, list) and len(described) == 2 and isinstance(described[1], list):
+        dtype, shape = described
+        whole = all(isinstance(size, int) and 0 <= size < _MOST for size in shape)
+        if isinstance(dtype, str) and dtype.isidentifier() and whole and math.prod(shape) < _MOST:
+            return dtype, tuple(shape)
+    raise _wrong("columns")
+
+
+def _hashes(record: ConfigRecord) -> dict[str, str]:
+    """The hash of each asset, by name; a client that holds none states none."""
+    if "assets" not in record:
+        return {}
+    hashes = json.loads(_text(record, "assets", _LONGEST))
+    if not isinstance(hashes, dict):
+        raise _wrong("assets")
+    if not all(isinstance(value, str) and len(name) + len(value) <= _LONGEST_NAME for name, value in hashes.items()):
+        raise _wrong("assets")
+    return hashes
+
+
+def unlike(profiles: Sequence[Profile]) -> list[Profile]:
+    """The clients whose data is of another kind than that of most clients; empty if there is no such majority."""
+    kinds = [(_columns(of), of.classes, of.clients, of.vocabulary) for of in profiles]
+    usual, count = Counter(kinds).most_common(1)[0]
+    return [of for of, kind in zip(profiles, kinds, strict=True) if kind != usual] if 2 * count > len(kinds) else []
 
 
 def known_profiles(federated: FederatedData, method: Method) -> Callable[[int], Profile] | None:

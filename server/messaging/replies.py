@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import torch
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.method.timing import Timings
@@ -36,9 +36,9 @@ def results_of(reply: Message) -> dict[str, Tensor] | None:
     return None if record is None else {n: torch.from_numpy(v) for n, v in to_numpy(record, copy=True).items()}
 
 
-def timings_of(reply: Message) -> Timings:
+def timings_of(content: RecordDict) -> Timings:
     """The wall times that a client's method has measured; what is no pair of numbers is left out."""
-    record = metric_record(reply.content, TIMING)
+    record = metric_record(content, TIMING)
     return {
         name: (float(value[0]), int(value[1]))
         for name, value in ({} if record is None else record).items()
@@ -72,9 +72,9 @@ def weighted_means(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
     return {name: math.fsum(values) / (math.fsum(weights[name]) or 1.0) for name, values in sums.items()}
 
 
-def withheld_groups(reply: Message) -> frozenset[str]:
+def withheld_groups(content: RecordDict) -> frozenset[str]:
     """The averaged groups that the client did not send."""
-    record = config_record(reply.content, WITHHELD)
+    record = config_record(content, WITHHELD)
     groups = record["groups"] if record is not None else ()
     return frozenset(map(str, groups)) if isinstance(groups, list | tuple) else frozenset()
 

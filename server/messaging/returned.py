@@ -10,6 +10,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedlab.errors import FedLabError
+from fedlab.protocol.sums import peak_of
 from fedlab.server.messaging.replies import sent_names
 
 
@@ -28,16 +29,11 @@ def take_over(
 
     Raises:
         FedLabError: an array is missing or unknown, has another shape, has floats in place of integers or the reverse,
-            or holds values that are NaN or infinite.
+            or holds values that are NaN, infinite or too large for the model's type.
     """
-    who, wanted = f"the strategy {strategy} returned", sent_names(given)
-    missing = sorted(wanted - set(arrays))
-    if missing:
-        raise FedLabError(
-            f"{who} {len(wanted & set(arrays))} of {len(wanted)} arrays in round {round}; "
-            f"missing: {_listed(missing)}. They would stay as they were: return every array that aggregate_train was "
-            "given, or let the method's exchange() put them into a group that is not averaged"
-        )
+    who = f"the strategy {strategy} returned"
+    if problem := missing_arrays(strategy, round, sent_names(given), arrays):
+        raise problem
     for name, values in arrays.items():
         if name not in state:
             raise FedLabError(f"{who} an array {name!r} in round {round} that the model does not have")
@@ -46,12 +42,37 @@ def take_over(
             raise FedLabError(
                 f"{who} {name!r} of shape {values.shape} in round {round}, but the model's is {tuple(held.shape)}"
             )
-        if (values.dtype.kind == "f") != held.is_floating_point():
+        if values.dtype.kind not in ("f" if held.is_floating_point() else "iub"):
             raise FedLabError(f"{who} {name!r} as {values.dtype} in round {round}, but the model's is {held.dtype}")
         if not np.isfinite(values).all():
             raise FedLabError(f"{who} NaN or infinite values in {name!r} in round {round}")
+        if values.size and held.dtype != torch.bool and not peak_of(values) <= _largest(held.dtype):
+            raise FedLabError(f"{who} values in {name!r} in round {round} that are too large for {held.dtype}")
     for name, values in arrays.items():
         state[name].copy_(torch.from_numpy(np.array(values)))
+
+
+def _largest(dtype: torch.dtype) -> float:
+    return float(torch.finfo(dtype).max if dtype.is_floating_point else torch.iinfo(dtype).max)
+
+
+def missing_arrays(strategy: str, round: int, wanted: Collection[str], given: Collection[str]) -> FedLabError | None:
+    """The error to raise when a strategy has not returned all arrays that it should; None if it has.
+
+    Args:
+        strategy: its class name.
+        round: the round.
+        wanted: names of the arrays that it must return.
+        given: names of those that it has returned.
+    """
+    missing = sorted(set(wanted) - set(given))
+    if not missing:
+        return None
+    return FedLabError(
+        f"the strategy {strategy} returned {len(wanted) - len(missing)} of {len(wanted)} arrays in round {round}; "
+        f"missing: {_listed(missing)}. They would stay as they were: return every array that was averaged, or let the "
+        "method's exchange() put them into a group that is not averaged"
+    )
 
 
 def no_model(strategy: str, round: int, answers: Collection[Message]) -> FedLabError:

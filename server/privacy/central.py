@@ -70,6 +70,11 @@ class CentralMechanism(Account):
             return adaptive.count_noise
         return max(self.sampling.size / 20, z)
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics in the clients' replies that the mechanism computes with: the largest value of each, by name."""
+        return {} if self.settings.adaptive is None else {WITHIN: 1.0}
+
     def client_settings(self) -> dict[str, float]:
         """What clients must know."""
         return {CLIP: self.clip}

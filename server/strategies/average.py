@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedlab.config import Config, Section
 from fedlab.protocol.messages import ARRAYS, CONFIG, REDUCE, exact_sum, to_numpy, to_record
 from fedlab.protocol.sums import Reduction, log2_scale, range_bits_for
-from fedlab.server.messaging.returned import no_model, take_over
+from fedlab.server.messaging.returned import missing_arrays, no_model, take_over
 from fedlab.server.strategies.rounds import Arrays, Cohort, RoundStrategy, TrainingRound, Weight
 
 
@@ -48,6 +49,10 @@ class AveragingStrategy(Strategy):
     class Settings(Section):
         """No settings."""
 
+    metrics: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Metrics in the clients' replies that `server_step` computes with, beside their numbers of examples: the largest
+    value that each may have, by name. A reply in which one is missing, negative or larger cannot be used."""
+
     def __init__(self, settings: Any = None) -> None:
         self.settings: Any = settings if settings is not None else self.Settings()
         self.memory: dict[str, np.ndarray] = {}
@@ -66,6 +71,10 @@ class AveragingStrategy(Strategy):
     def client_arrays(self) -> Arrays:
         """Arrays sent down beside the network state; clients send arrays of the same names back, which are averaged."""
         return {}
+
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        """Those of the `client_arrays` that every client must send back, given the parameters trained in this round."""
+        return frozenset(self.client_arrays())
 
     def weights(self, round: TrainingRound) -> dict[str, Weight]:
         """How each tensor's average weighs the clients."""
@@ -114,10 +123,14 @@ class AveragingStrategy(Strategy):
         mean: dict[str, np.ndarray] = {}
         weights = self.weights(round)
         for weight, reduction in sent.reductions.items():
-            averaged = exact_sum(answers, reduction).mean()
-            mean.update({name: v for name, v in averaged.items() if weights.get(name) == weight})
+            averages = exact_sum(answers, reduction).mean()
+            mean.update({name: v for name, v in averages.items() if weights.get(name) == weight})
         released = mean if round.release is None else round.release(sent.current, mean, answers)
-        return self.server_step(round, sent.current, released, answers)
+        new = self.server_step(round, sent.current, released, answers)
+        averaged = released.keys() & sent.current.keys()  # what no client contributed to is missing on purpose
+        if problem := missing_arrays(type(self).__name__, round.number, averaged, new):
+            raise problem
+        return new
 
     # Flower's own interface, for a loop that knows no cohorts: every connected node takes part and counts equally
 
@@ -170,7 +183,7 @@ class AveragingRounds(RoundStrategy):
 
     def __init__(self, strategy: AveragingStrategy) -> None:
         super().__init__(strategy)
-        self._strategy = strategy
+        self._strategy, self.metrics = strategy, strategy.metrics
         self._sent: Composition | None = None
 
     def train(self, round: TrainingRound, arrays: Mapping[str, Tensor], settings: ConfigRecord) -> list[Message]:
@@ -188,11 +201,13 @@ class AveragingRounds(RoundStrategy):
         new = None if sent is None else self._strategy.combine(sent, replies)
         if new is None:
             raise no_model(self.name, round.number, answers)
-        # the engine has summed the replies, and what no client contributed to is missing on purpose
         take_over(state, new, (), self.name, round.number)
 
     def evaluate(self, round: int, arrays: Mapping[str, Tensor], nodes: Sequence[int]) -> list[Message]:
         return evaluation_messages(to_record(arrays), nodes)
+
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        return self._strategy.returned(trained)
 
     def extra_bytes(self) -> int:
         return sum(values.nbytes for values in self._strategy.client_arrays().values())

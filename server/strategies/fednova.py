@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Message
@@ -23,6 +25,8 @@ class FedNova(AveragingStrategy):
     ‖a_i‖₁ follows local momentum and the proximal term; τ_eff = Σ p_i ‖a_i‖₁, also with a proximal term, where the
     authors' code uses Σ p_i τ_i. Server momentum is the authors' ``gmf``.
     """
+
+    metrics = MappingProxyType({STEP_WEIGHT: sys.float_info.max})
 
     class Settings(Section):
         """Settings of FedNova."""

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedlab.errors import FedLabError
 from fedlab.protocol.messages import ARRAYS, METRICS, array_record, metric_record, required, to_numpy, to_record
 from fedlab.seeding import derive_seed
 from fedlab.server.messaging.replies import scalars
@@ -51,9 +52,15 @@ class FlowerRounds(RoundStrategy):
         if not round.weight_of:  # nothing is averaged, and Flower's strategies refuse replies without arrays
             return
         shown = as_flower_expects(answers)
-        record, _ = self._strategy.aggregate_train(round.number, shown)
+        made = self._strategy.aggregate_train(round.number, shown)
+        record = made[0] if isinstance(made, tuple) and len(made) == 2 else made
         if record is None:
             raise no_model(self.name, round.number, answers)
+        if not isinstance(record, ArrayRecord):
+            what = (
+                f"{type(made).__name__} in round {round.number}: expected an ArrayRecord or None, and metrics or None"
+            )
+            raise FedLabError(f"aggregate_train of the strategy {self.name} returned {what}")
         take_over(state, to_numpy(record), shown, self.name, round.number)
 
     def evaluate(self, round: int, arrays: Mapping[str, Tensor], nodes: Sequence[int]) -> list[Message]:
@@ -62,6 +69,9 @@ class FlowerRounds(RoundStrategy):
 
     def evaluation(self, round: int, replies: Sequence[Message]) -> Mapping[str, float]:
         made = self._strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
+        if made is not None and not isinstance(made, MetricRecord):
+            what = f"{type(made).__name__} after round {round}: expected a MetricRecord or None"
+            raise FedLabError(f"aggregate_evaluate of the strategy {self.name} returned {what}")
         return {} if made is None else scalars(made)
 
     def memory(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -110,6 +111,18 @@ class RoundStrategy(ABC):
     def evaluation(self, round: int, replies: Sequence[Message]) -> Mapping[str, float]:
         """Metric values that the strategy itself makes of the replies to an evaluation."""
         return {}
+
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """Metrics in the clients' replies that the strategy computes with, beside their numbers of examples: the largest
+    value that each may have, by name."""
+
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        """Names of arrays that are sent beside the network state and that every client must send back.
+
+        Args:
+            trained: names of the parameters that are trained and averaged in this round.
+        """
+        return frozenset()
 
     def extra_bytes(self) -> int:
         """Payload bytes that the algorithm sends beside the network state, each way and per client."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -36,6 +36,9 @@ class Scaffold(AveragingStrategy):
 
     def client_arrays(self) -> Arrays:
         return {name: values for name, values in self.memory.items() if name.startswith(CONTROL)}
+
+    def returned(self, trained: Collection[str]) -> frozenset[str]:
+        return frozenset(f"{CONTROL}{name}" for name in trained)  # those of other stages rest
 
     def weights(self, round: TrainingRound) -> dict[str, Weight]:
         return dict.fromkeys([*round.weight_of, *self.client_arrays()], "uniform")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from fedlab.deployment.flower import Connection, DeploymentError, Status
 from fedlab.deployment.project import Folder
 from fedlab.tracking.stream import StreamSink
 from tests.cli.conftest import TINY
+from tests.server.remote import Clock
 
 Cli = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,7 @@ class Flower:
     """Stands for a SuperLink: answers as Flower's command line does."""
 
     def __init__(self) -> None:
+        self.up = True
         self.status = Status("finished:completed", "")
         self.logs: list[list[str]] = []
         self.calls: list[tuple[str, ...]] = []
@@ -71,6 +74,7 @@ def flower(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> Flower:
     made = Flower()
     monkeypatch.setattr("fedlab.deployment.flower.call", made.call)
     monkeypatch.setattr(Connection, "log", made.log)
+    monkeypatch.setattr(Connection, "answers", lambda connection: made.up)
     monkeypatch.setattr(runs, "submit", made.submit)
     monkeypatch.setattr(runs, "is_healthy", lambda *_: True)
     monkeypatch.setattr(operate, "is_healthy", lambda *_: True)
@@ -271,12 +275,8 @@ def test_every_run_has_a_token_and_a_name_of_its_own(cli: Cli, folder: Folder, f
 def test_a_superlink_that_is_restarted_is_waited_for(
     folder: Folder, flower: Flower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [
-        DeploymentError("away"),
-        DeploymentError("away"),
-        Status("running", ""),
-        Status("finished:completed", ""),
-    ]
+    health = [False, False, True, True, True, True]
+    answers = [DeploymentError("starting"), Status("running", ""), Status("finished:completed", "")]
 
     def status(connection: Connection, run: int) -> Status:
         answer = answers.pop(0)
@@ -285,11 +285,53 @@ def test_a_superlink_that_is_restarted_is_waited_for(
         return answer
 
     monkeypatch.setattr(Connection, "status", status)
-    submitted = runs.Submitted(RUN, "mine", "t", {})
-    assert runs.follow(folder, submitted, None) == (Status("finished:completed", ""), 0)
-    answers = [DeploymentError("away")] * 99
-    with pytest.raises(DeploymentError, match="away"):
-        runs.follow(folder, replace(submitted), None)
+    monkeypatch.setattr(Connection, "answers", lambda connection: health.pop(0))
+    submitted, told = runs.Submitted(RUN, "mine", "t", {}), list[str]()
+    assert runs.follow(folder, submitted, None, told.append) == (Status("finished:completed", ""), 0)
+    assert [line.partition(";")[0] for line in told] == ["the SuperLink does not answer", "the SuperLink answers again"]
+    monkeypatch.setattr(Connection, "answers", lambda connection: True)
+    answers = [DeploymentError("no such run")] * 99
+    with pytest.raises(DeploymentError, match="no such run"):
+        runs.follow(folder, replace(submitted), None, told.append)
+
+
+def test_a_superlink_that_does_not_come_back_is_told_and_given_up(
+    cli: Cli, folder: Folder, flower: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli("deploy", "run", "tiny.yaml", "--set", "tracking.name=mine", "--detach")
+    clock = Clock()
+    monkeypatch.setattr("fedlab.deployment.flower.time", clock)
+    flower.up = False
+    done = cli("deploy", "run", "--follow", "mine")
+    assert done.exit_code == 1
+    assert "the SuperLink does not answer; it is waited for, for 10 minutes" in done.stderr
+    for told in ("deploy up", "deploy run --follow mine", "deploy resume mine"):
+        assert f"fedlab {told}`" in done.stderr
+    assert 600 < clock.now < 610
+
+
+def test_a_superlink_that_is_gone_is_told_and_the_wait_ends(
+    folder: Folder, flower: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own log of a run may wait for ever for a SuperLink that is gone."""
+    silent = threading.Event()
+
+    @contextmanager
+    def log(connection: Connection, run: int) -> Iterator[Iterator[str]]:
+        yield (line for line in ["FEDLAB-EVENT {}"] if silent.wait(1800))
+        silent.set()
+
+    def status(connection: Connection, run: int) -> Status:
+        raise DeploymentError("no answer")
+
+    monkeypatch.setattr(Connection, "log", log)
+    monkeypatch.setattr(Connection, "status", status)
+    monkeypatch.setattr(runs, "is_healthy", lambda *_: False)
+    monkeypatch.setattr(runs, "_QUIET", 0.01)
+    told: list[str] = []
+    with pytest.raises(DeploymentError, match="no answer"):
+        runs.follow(folder, runs.Submitted(RUN, "mine", "t", {}), None, told.append)
+    assert told == ["the SuperLink does not answer, and is asked 10 times more: no answer"]
 
 
 def test_commands_of_the_documentation_exist() -> None:

@@ -24,10 +24,10 @@ from tests.forks import Forks
 
 Command = Callable[[list[str], Path], subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.programs
+
 MODULE = """
 from fedlab.methods.supervised.method import Supervised
-
-pytestmark = pytest.mark.programs
 
 class Mine(Supervised):
     def loss(self, networks, batch, step):

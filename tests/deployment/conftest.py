@@ -52,6 +52,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("FLWR_HOME", str(root / "flower"))
         environment.setenv("FEDLAB_RUNS", str(root / "runs"))
+        environment.setenv("FEDLAB_ALLOW", "broken_method:Broken,waiting_method.*")
         environment.setenv("PATH", f"{binaries}{os.pathsep}{os.environ['PATH']}")
         environment.syspath_prepend(root / "modules")
         environment.setenv(

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +17,12 @@ import torch
 import fedlab
 from fedlab.deployment import processes, supervisor
 from fedlab.deployment.certificates import make_node_key
-from fedlab.deployment.project import Folder
 from fedlab.tracking import History
 from tests.data.site_folders import source, write_sites
+from tests.deployment.federation import Federation, started, until
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(7200)]
 
-FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
 KILLED = "lyon"
 
 
@@ -44,55 +40,11 @@ def config(folders: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Federation:
-    """The folder of a federation that is up, and its configuration."""
-
-    folder: Folder
-    config: Path
-
-    def fedlab(self, *words: object) -> subprocess.CompletedProcess[str]:
-        return fedlab_deploy(self.config.parent, *words, "--folder", self.folder.path)
-
-    def connected(self) -> bool:
-        return self.fedlab("status").stdout.count("│ connected") == 3
-
-
-def fedlab_deploy(cwd: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    command = [*FEDLAB, "deploy", *map(str, words)]
-    environment = {**os.environ, "COLUMNS": "120"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-
-
-def until(holds: Callable[[], object]) -> None:
-    while not holds():
-        time.sleep(0.2)
-
-
-def two_free_ports() -> int:
-    """A port that is free, and so is the next."""
-    while True:
-        port = processes.free_port()
-        if port < 65000 and not processes.is_taken(port + 1):
-            return port
-
-
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     root = tmp_path_factory.mktemp("federation")
-    made = Federation(Folder(root / "deployment"), root / "sites.yaml")
-    made.config.write_text(json.dumps(config(write_sites(root / "data"))))
-    done = fedlab_deploy(root, "init", made.config, made.folder.path, "--processes", "--port", two_free_ports())
-    assert done.returncode == 0, done.stderr
-    try:
-        done = made.fedlab("up")
-        assert done.returncode == 0, done.stderr
+    with started(root, config(write_sites(root / "data"))) as made:
         yield made
-    finally:
-        ended = made.fedlab("down")
-        left = processes.marked(made.folder)
-        processes.end_all(made.folder)
-    assert (ended.returncode, left) == (0, []), ended.stderr
 
 
 @pytest.fixture(scope="module")
@@ -106,22 +58,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory, federation: Federation) 
 @pytest.fixture(scope="module")
 def first(federation: Federation) -> subprocess.CompletedProcess[str]:
     """`fedlab deploy run` of a run in whose second round a SuperNode is killed."""
-    command = [*FEDLAB, "deploy", "run", federation.config, "--plain", "--set", "tracking.name=first"]
-    running = subprocess.Popen(
-        [*map(str, command), "--folder", str(federation.folder.path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "120"},
-    )
+    running = federation.begin("run", federation.config, "--plain", "--set", "tracking.name=first")
     events = federation.folder.runs / "first" / "events.jsonl"
     until(lambda: running.poll() is not None or _training(events, 2))
     if running.poll() is None:
-        pid = supervisor.standings(federation.folder)[f"node-{KILLED}"].pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        federation.kill(f"node-{KILLED}")
     stdout, stderr = running.communicate()
-    return subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(running.args, running.returncode, stdout, stderr)
 
 
 def _training(events: Path, round: int) -> bool:
@@ -143,6 +86,7 @@ def test_the_node_was_killed_and_started_again(federation: Federation, deployed:
     standing = supervisor.standings(federation.folder)[f"node-{KILLED}"]
     assert standing.starts >= 2
     until(federation.connected)
+    assert federation.fedlab("status").stdout.count("│ connected") == 3
 
 
 def test_weights_and_metrics_are_those_of_the_simulation_bit_for_bit(

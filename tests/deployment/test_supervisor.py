@@ -125,7 +125,7 @@ def test_a_program_that_cannot_work_is_tried_again_after_growing_pauses(
         pauses.append(clock[0] - began)
         kept.end()
         kept._process, kept.standing.pid, kept._due = None, None, clock[0]
-    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    assert pauses == [1, 2, 4, 8, 15, 15, 15]
 
 
 def test_a_second_supervisor_does_not_start(folder: Folder, supervised: Callable[..., int]) -> None:

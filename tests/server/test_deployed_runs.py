@@ -11,7 +11,7 @@ from flwr.app import Message
 
 import fedlab
 from fedlab.config import Config
-from fedlab.errors import CheckpointError, ClientError, ConfigError, RefusedError
+from fedlab.errors import CheckpointError, ClientError, ConfigError, MachineError, RefusedError
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.server.nodes import CRASHED, LOST, LOST_AFTER, Deployment, KilledError, Nodes
 
@@ -77,6 +77,37 @@ def test_it_equals_the_simulation_and_survives_restarts_of_nodes(
     held = sorted(path.name for path in deployed.folder.checkpoints.glob("round_*"))
     assert held == ["round_000003", "round_000004"], "one is written after each round, and two stay"
     assert [event["round"] for event in deployed.history.of("checkpoint")] == [3, 4]
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_run_that_goes_on_does_so_with_the_clients_with_which_it_began(
+    policy: str, small: Settings, deployment: Deployment
+) -> None:
+    config = small(federation__on_client_error=policy, federation__timeout=60.0)
+    nodes = deployment.submitted(config, CLIENTS, expected=2)
+    nodes.online = {nodes.node(0), nodes.node(2)}
+
+    def kill(client: int, kind: str, round: int, message: Message) -> str:
+        if (round, kind) == (3, "train"):
+            raise KilledError
+        return ""
+
+    nodes.fate = kill
+    with pytest.raises(KilledError):
+        deployment.serve(nodes)
+    name = deployment.run(nodes).path.name
+    again = deployment.submitted(config, CLIENTS, expected=2, resume=name)
+    again.online = {again.node(0), again.node(1)}
+    if policy == "stop":
+        with pytest.raises(MachineError, match=r"with which the run began[\s\S]*not connected: 2"):
+            deployment.serve(again)
+        again.online |= {again.node(2)}
+        again = deployment.submitted(config, CLIENTS, expected=2, resume=name)
+    resumed = deployment.serve(again)
+    clients = [event["clients"] for event in resumed.history.rounds]
+    assert clients == ([[0, 2]] * 4 if policy == "stop" else [[0, 2], [0, 2], [0], [0]])
+    told = [left for left in resumed.history.left_out if left.what == "clients"]
+    assert [left.examples for left in told] == ([] if policy == "stop" else [("2",)])
 
 
 @pytest.mark.parametrize("state", STATES, ids=["scaffold", "fedlgd"])
@@ -174,6 +205,16 @@ def test_what_does_not_belong_to_the_run_is_refused_and_nothing_is_lost(
     refused(CheckpointError, r"all 2 are done", federation__rounds=2)
     (begun.path / "deployment.json").unlink()
     refused(CheckpointError, r"folder of a deployed run")
+    assert begun.folder.events.read_text() == before
+
+
+def test_a_deployed_run_is_never_resumed_as_a_simulation(deployment: Deployment, half: Nodes) -> None:
+    begun = deployment.run(half)
+    before = begun.folder.events.read_text()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=rf"of a deployment[\s\S]*fedlab deploy resume {begun.path.name}"):
+            fedlab.resume(begun.path)
+        (begun.path / "deployment.json").unlink(missing_ok=True)  # the events say it too
     assert begun.folder.events.read_text() == before
 
 

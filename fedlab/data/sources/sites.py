@@ -19,7 +19,7 @@ from fedlab.data.sources import Source, build_source
 from fedlab.data.sources.agreed import Agreement, joint_classes, other_classes, recoded
 from fedlab.data.sources.given import GIVEN
 from fedlab.data.sources.joining import check_alike, column_names, join, left_out_of, load_part, missing_parts
-from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError, did_you_mean
+from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError, NoClientError, did_you_mean
 
 NAME = "sites"
 STEP = "site"
@@ -116,14 +116,15 @@ class OneSite:
         component: the node's own source.
 
     Raises:
-        ConfigError, ConfigErrors: the site is not listed, or the source is unknown or has wrong settings.
+        NoClientError: the site is not listed.
+        ConfigError, ConfigErrors: the source is unknown or has wrong settings.
     """
 
     def __init__(self, settings: SitesSettings, site: str, component: Component) -> None:
         if site not in settings.names:
             expected = f"one of the sites of this run: {', '.join(settings.names)}"
             fix = f"correct it or add the site to the run's {_KEY}.sites; {did_you_mean(site, settings.names)}"
-            raise ConfigError("site", site, expected, fix)
+            raise NoClientError("site", site, expected, fix)
         self.settings, self.site = settings, site
         self._source = build_source(component, "data")
 

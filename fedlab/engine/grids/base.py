@@ -133,7 +133,13 @@ class SimulationGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return range(self.node_of(0), self.node_of(self.num_clients))
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,
+        inspect: execution.Inspect | None = None,
+    ) -> list[Message]:
         """Let clients handle the messages, and wait for the replies.
 
         If the messages ask for a reduction, the replies' ``arrays`` are summed over the whole call, and `exact_sum` of
@@ -144,12 +150,14 @@ class SimulationGrid(Grid):
             timeout: seconds. A client that has not answered by then gets an error reply, and its work is stopped. The
                 time in which there is no worker does not count, because no client could have answered. That time is
                 bounded as well: a worker that does not start in time is given up, and the run ends when none is left.
+            inspect: checks every reply before anything of it is used. A reply that it refuses becomes an error with the
+                code `fedlab.protocol.messages.UNUSABLE`. None believes all replies.
 
         Raises:
             FedLabError: a message goes to an unknown node, or the messages ask for different reductions.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        dispatch, reported = self._send(messages, pushed=False, deadline=deadline), 0
+        dispatch, reported = self._send(messages, pushed=False, deadline=deadline, inspect=inspect), 0
         while dispatch.waiting:
             left = None
             if dispatch.deadline is not None:
@@ -199,7 +207,13 @@ class SimulationGrid(Grid):
 
     # Internals
 
-    def _send(self, messages: Iterable[Message], pushed: bool, deadline: float | None = None) -> Dispatch:
+    def _send(
+        self,
+        messages: Iterable[Message],
+        pushed: bool,
+        deadline: float | None = None,
+        inspect: execution.Inspect | None = None,
+    ) -> Dispatch:
         numbered = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         nodes = self.get_node_ids()
         groups: dict[tuple[tuple[str, int], ...], list[Message]] = {}
@@ -224,7 +238,8 @@ class SimulationGrid(Grid):
         for group in groups.values():
             content = group[0].content
             # pushed work may begin after the caller has changed the arrays it sent
-            payload = Payload(share_content(content, copy=pushed), None if pushed else requested_reduction(content))
+            reduction = None if pushed else requested_reduction(content)
+            payload = Payload(share_content(content, copy=pushed), reduction, inspect)
             chunks += self._divide(dispatch, payload, group)
         reductions = [chunk.payload.reduction for chunk in chunks]
         if any(reduction != reductions[0] for reduction in reductions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -9,11 +10,16 @@ from fedlab.config import EngineConfig
 from fedlab.engine.dispatch import Chunk, Dispatch
 from fedlab.engine.execution import ChunkResult, ClientRunner
 from fedlab.engine.grids.base import SimulationGrid
+from fedlab.engine.limit import OverdueError
 from fedlab.engine.simulation import NOBODY, Listeners, Simulation
+
+log = logging.getLogger(__name__)
 
 
 class InlineGrid(SimulationGrid):
     """A grid without workers. Messages that were pushed are handled when their replies are pulled.
+
+    A client that is at work when the time of a call is up is ended there, see `fedlab.engine.limit.limited`.
 
     Args:
         simulation: the clients. The factory is called once, here.
@@ -44,9 +50,20 @@ class InlineGrid(SimulationGrid):
         payload, dispatch = chunk.payload, chunk.dispatch
         metadatas = [message.metadata for message in chunk.messages]
         states, reduction = self._states_of(chunk), payload.reduction
-        result = self._runner.run_chunk(
-            payload.content, metadatas, states, reduction, dispatch.total, dispatch.stop_at_error
-        )
+        self._runner.seconds = timeout or None
+        try:
+            result = self._runner.run_chunk(
+                payload.content,
+                metadatas,
+                states,
+                reduction,
+                dispatch.total,
+                dispatch.stop_at_error,
+                payload.inspect,
+            )
+        except OverdueError:  # the caller sees by its own clock that the time is up
+            log.warning("client %s was ended after its time", sorted(chunk.clients))
+            return []
         if result.out_of_memory is not None:
             hint = "lower training.batch_size, engine.vectorize or engine.resident"
             result = self._without_memory(chunk, result, hint)

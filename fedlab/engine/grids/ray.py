@@ -48,6 +48,8 @@ from fedlab.engine.workers import Finished, Worker, WorkerPool, WorkerTask
 
 log = logging.getLogger(__name__)
 
+_DEATHS = 10  # of each worker in one call, after which clients are not run again
+
 
 class RayGrid(SimulationGrid):
     """A grid on Ray actors that live as long as the grid.
@@ -84,8 +86,13 @@ class RayGrid(SimulationGrid):
         self._content_refs: weakref.WeakKeyDictionary[Payload, Any] = weakref.WeakKeyDictionary()
         self._pool = WorkerPool(simulation, config.threads, placement.gpus_per_worker, start_timeout)
         self._started_ray = cluster.connect(placement.workers * config.threads, config.address)
+        if listeners.on_stuck is not None:
+            cluster.on_stuck(listeners.on_stuck)
         try:
             self._pool.open(cluster.room_for(placement.workers, config.threads, placement.gpus_per_worker))
+        except RayError as error:
+            self.close()
+            raise cluster.broken(error) from error
         except BaseException:
             self.close()
             raise
@@ -95,6 +102,7 @@ class RayGrid(SimulationGrid):
         return sorted(worker.pid for worker in self._pool.up)
 
     def close(self) -> None:
+        cluster.stop_watching()
         self._pool.close()
         self._queue.clear()
         self._content_refs.clear()
@@ -123,7 +131,7 @@ class RayGrid(SimulationGrid):
     def _await_workers(self) -> bool:
         self._assign()
         waited = False
-        while self._pool.starting and not self._pool.up:
+        while self._pool.coming and not self._pool.up:
             self._wait(None)
             waited = True
         return waited
@@ -236,7 +244,10 @@ class RayGrid(SimulationGrid):
         # given a client that would then have been tried once more without having been run.
         for idle in list(self._pool.idle):
             self._launch(idle, chunk.part([]))
-        if chunk.attempt <= self._retries:
+        chunk.dispatch.deaths += 1
+        # a worker that dies after each chunk loses the sum of those before, which would be repeated for ever
+        hopeless = chunk.dispatch.deaths > _DEATHS * (self._retries + 1) * max(1, self._pool.size)
+        if chunk.attempt <= self._retries and not hopeless:
             parts = [chunk.messages] if chunk.vectorized else [[message] for message in chunk.messages]
             self._repeat(worker, [replace(chunk.part(part), attempt=chunk.attempt + 1) for part in parts])
             return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from flwr.supercore.run import Run
 from fedlab.engine import Simulation
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.errors import MachineError, RefusedError
+from fedlab.protocol.messages import NO_CLIENT
 from fedlab.server.messaging import directory, transport
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.profiles import Profile
@@ -96,8 +97,10 @@ class Remote(RemoteGrid):
         return [self._replies.pop(message_id) for message_id in list(message_ids) if message_id in self._replies]
 
 
-def opened(grid: Grid, expected: int | None, timeout: float, *, skip: bool = False) -> ClientDirectory:
-    found = ClientDirectory(grid, expected, timeout, skip=skip)
+def opened(
+    grid: Grid, expected: int | None, timeout: float, *, skip: bool = False, members: Sequence[int] = ()
+) -> ClientDirectory:
+    found = ClientDirectory(grid, expected, timeout, skip=skip, members={client: NAMES[client] for client in members})
     assert not isinstance(grid, Remote) or not grid.asked, "making a directory asks nobody"
     found.open()
     return found
@@ -207,6 +210,29 @@ def test_a_node_that_is_lost_before_it_has_said_who_it_is_may_come_again(clock: 
         opened(Lossy([0, 1], 2), 2, timeout=5)
 
 
+def test_a_run_that_goes_on_waits_for_the_clients_with_which_it_began(caplog: pytest.LogCaptureFixture) -> None:
+    grid = Remote([1, 0, 2], 3, arrivals=[1, 2, 2, 3])
+    found = opened(grid, 2, timeout=5, members=[0, 2])
+    assert list(found.clients) == [0, 2]
+    assert sorted(grid.asked) == [1000, 1001, 1002]
+    assert "client 'berlin' has connected; the run began without it" in caplog.text
+    assert found.client(1000) == -1
+    assert found.absent == []
+    assert found.connected([0, 2]) == [0, 2]
+
+
+@pytest.mark.parametrize("claims", [[2], [2, 1]])
+def test_a_run_that_goes_on_says_which_of_its_clients_do_not_come(claims: list[int]) -> None:
+    with pytest.raises(
+        MachineError, match=r"all clients with which the run began[\s\S]*not connected: amsterdam\n.*resume the run"
+    ):
+        opened(Remote(claims, 3), 2, timeout=5, members=[0, 2])
+    found = opened(Remote(claims, 3), 2, timeout=5, members=[0, 2], skip=True)
+    assert (list(found.clients), found.absent) == ([2], ["amsterdam"])
+    with pytest.raises(MachineError, match="not connected: amsterdam"):
+        opened(Remote([1], 3), 2, timeout=5, members=[0], skip=True)
+
+
 def test_the_clients_that_train_are_asked_for_only_where_some_do_not() -> None:
     found = opened(Remote([1, 2, 0], 3), None, timeout=5)
     assert list(found.may_train(hold_out=True)) == [0, 1]
@@ -219,3 +245,113 @@ def test_simulated_clients_are_not_asked_before_they_are_needed() -> None:
     assert found.clients == range(3)
     assert (found.node(2), found.client(1002), found.client(1), found.client(1003)) == (1002, 2, -1, -1)
     assert [profile.name for profile in found.profiles([2, 0])] == ["cadiz", "amsterdam"]
+
+
+# nodes that are no clients of the run
+
+
+class Answering(Remote):
+    """Nodes whose answers a test changes, by node."""
+
+    def __init__(self, claims: Sequence[int], size: int, changes: Mapping[int, Callable[[Message], None]]) -> None:
+        super().__init__(claims, size)
+        self._changes = changes
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            change = self._changes.get(reply.metadata.src_node_id)
+            if change is not None and reply.has_content():
+                change(reply)
+        return replies
+
+
+def states(**facts: object) -> Callable[[Message], None]:
+    def change(reply: Message) -> None:
+        record = reply.content["config"]
+        assert isinstance(record, ConfigRecord)
+        reply.content["config"] = ConfigRecord({**record, **facts})  # type: ignore[dict-item]  # wrong on purpose
+
+    return change
+
+
+def no_client(reply: Message) -> None:
+    reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(NO_CLIENT, "site = 'paris'\n  expected: …")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_second_node_with_a_number_is_left_out_and_fails_no_run(skip: bool, caplog: pytest.LogCaptureFixture) -> None:
+    found = opened(Remote([0, 1, 2, 1], 3), 3, timeout=5, skip=skip)
+    assert [found.node(client) for client in found.clients] == [1000, 1001, 1002]
+    assert list(found.strays) == [1003]
+    assert "nodes 1001 and 1003 have the same" in caplog.text
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        no_client,
+        states(client=7),
+        states(name="paris"),
+        states(clients=4),
+        states(name="ber\x1b[2Jlin"),
+    ],
+    ids=["says so", "number", "name", "clients", "terminal"],
+)
+def test_a_node_with_a_wrong_number_is_left_out_and_fails_no_run(
+    skip: bool, change: Callable[[Message], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = Answering([0, 1, 2, 1], 3, {1003: change})
+    found = ClientDirectory(grid, 3, 5, skip=skip, names=NAMES)
+    found.open()
+    assert list(found.clients) == [0, 1, 2]
+    assert list(found.strays) == [1003]
+    assert "a node is left out" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+def test_where_a_client_is_missing_the_run_goes_on_without_it_or_says_who_is_there_in_vain(clock: Clock) -> None:
+    skipping = ClientDirectory(Answering([0, 1, 2], 3, {1002: no_client}), 3, 3600, skip=True, names=NAMES)
+    skipping.open()
+    assert list(skipping.clients) == [0, 1]
+    assert clock.now < 60, "the others are not waited for as long as for nodes that are away"
+    with pytest.raises(RefusedError, match="1 node cannot take part in the run:\nnode 1002: site = 'paris'"):
+        ClientDirectory(Answering([0, 1, 2], 3, {1002: no_client}), 3, 3600, names=NAMES).open()
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"train": -1},
+        {"train": "many"},
+        {"test": 2**50},
+        {"client": True},
+        {"columns": "[]"},
+        {"columns": '{"image": ["float32", [-1]]}'},
+        {"columns": '{"image": ["float32", [2000000, 2000000]]}'},
+        {"columns": '{"image": 3}'},
+        {"columns": "{"},
+        {"classes": 3},
+        {"name": ""},
+        {"name": "x" * 2000},
+        {"vocabulary": [1, 2]},
+    ],
+)
+def test_a_profile_that_cannot_be_one_is_refused_as_its_nodes(facts: dict[str, object]) -> None:
+    grid = Answering([0, 1, 2], 3, {1001: states(**facts)})
+    found = opened(grid, 3, timeout=5, skip=True)
+    assert list(found.clients) == [0, 2]
+    ((node, reason),) = found.refused.items()
+    assert (node, reason.startswith("node 1001: ")) == (1001, True)
+    with pytest.raises(RefusedError, match="node 1001"):
+        opened(Answering([0, 1, 2], 3, {1001: states(**facts)}), 3, timeout=5)
+
+
+def test_data_of_another_kind_than_most_have_is_left_out() -> None:
+    other = {1000: states(columns=json.dumps({"image": ["float32", [3, 9, 9]]}))}
+    found = opened(Answering([0, 1, 2], 3, other), 3, timeout=5, skip=True)
+    assert list(found.clients) == [1, 2], "also if it is the first one that differs"
+    assert "another kind than most clients" in found.refused[1000]
+    with pytest.raises(RefusedError):
+        opened(Answering([0, 1, 2], 3, other), 3, timeout=5)

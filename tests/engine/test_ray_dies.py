@@ -1,0 +1,60 @@
+"""Ray itself is killed under a run: the run ends with a word, and goes on later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedlab
+from fedlab.storage.checkpoint import load_checkpoint
+from tests.forks import Forks
+
+pytestmark = pytest.mark.drill
+
+CONFIG = """
+method: supervised
+model: {{name: logistic}}
+data:
+  source: {{name: shifted_digits, train_per_class: 2, test_size: 20}}
+  partition: [{{name: iid, clients: 4}}]
+federation: {{rounds: 40}}
+engine: {{name: {engine}, workers: {workers}}}
+tracking: {{folder: runs, name: {name}, console: quiet, tensorboard: false, checkpoint_every: 1}}
+"""
+
+PROGRAM = """
+import os, pathlib, signal, sys, threading, time
+from fedlab.cli.main import main
+from fedlab.engine import raywatch
+
+def kill(what):
+    events = pathlib.Path("runs/killed/events.jsonl")
+    while not (events.exists() and '"round": 3, "rounds"' in events.read_text()):
+        time.sleep(0.01)
+    os.kill(raywatch.processes_of_ray()[what].pid, signal.SIGKILL)
+
+threading.Thread(target=kill, args=(sys.argv.pop(1),), daemon=True).start()
+main()
+"""
+
+
+@pytest.mark.parametrize("what", ["raylet", "gcs_server"])
+def test_a_run_whose_ray_is_killed_ends_with_a_word_and_goes_on_later(what: str, tmp_path: Path, forks: Forks) -> None:
+    (tmp_path / "killed.yaml").write_text(CONFIG.format(engine="ray", workers=1, name="killed"))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    done = forks.run([tmp_path / "program.py", what, "run", "killed.yaml"], cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"Ray's {what} has died (signal 9)" in done.stderr
+    assert "fedlab resume RUN" in done.stderr
+    assert "Traceback" not in done.stderr
+    killed = fedlab.load(tmp_path / "runs" / "killed")
+    assert killed.history.end["status"] == "failed"
+    assert "has died" in killed.history.end["error"]
+    assert killed.folder.report.is_file()
+    resumed = fedlab.resume(killed.path, overrides=["engine.name=inline"])
+    (tmp_path / "whole.yaml").write_text(CONFIG.format(engine="inline", workers=1, name="whole"))
+    whole = fedlab.run(tmp_path / "whole.yaml", overrides=[f"tracking.folder={tmp_path / 'runs'}"])
+    ours, theirs = (load_checkpoint(run.checkpoint)[0] for run in (resumed, whole))
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
