@@ -283,16 +283,16 @@ class FederatedLoop:
 
     def _training(self) -> Training:
         """What the clients are expected to send in answer to messages of training."""
-        strategy, private = self.state.strategy, self._mechanism
-        trained = {name for name, p in self.networks.named_parameters() if p.requires_grad} & set(self.exchange.up)
+        strategy, private, exchange = self.state.strategy, self._mechanism, self.exchange
+        trained = {name for name, p in self.networks.named_parameters() if p.requires_grad} & set(exchange.up)
         return Training(
-            groups={name: self.exchange.group_of[name].name for name in self.exchange.up},
+            groups={name: exchange.group_of[name].name for name in exchange.up},
             chain=self.setup.components.chain,
             returned=strategy.returned(trained),
             metrics={**strategy.metrics, **(private.metrics if private else {})},
             averaged=not strategy.chooses_clients,
             summed=not self.directory.deployed,
-            withholdable=frozenset(self.exchange.averaged if self.method.overrides("contributes") else self.exchange.needs),
+            withholdable=frozenset(exchange.averaged if self.method.overrides("contributes") else exchange.needs),
             private=isinstance(self.state.account, ExampleAccount),
         )
 

@@ -134,7 +134,7 @@ WAYS: dict[str, tuple[str, Spoil, str]] = {
     ),
     "a result with NaN": ("train", value("bank", np.nan, EXTRAS), "result 'bank' holds values that are not finite"),
     "a result of words": ("train", record(EXTRAS, to_record({"x": np.array(["a"])})), "expected numbers"),
-    "a group withheld": ("train", record(WITHHELD, ConfigRecord({"groups": ["model"]})), "which every client has to send"),
+    "a group withheld": ("train", record(WITHHELD, ConfigRecord({"groups": ["model"]})), "every client has to send"),
     "no such group": ("train", record(WITHHELD, ConfigRecord({"groups": ["x"]})), "'x', which is not averaged"),
     "a codec of its own": ("train", own_codec, r"in another way than exchange\.compression says"),
     "bytes cut off": ("train", bytes_of_w(lambda data: data[:-7]), "cannot be read"),
