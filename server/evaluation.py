@@ -162,17 +162,18 @@ def merge_evaluations(
         FedLabError: statistics of one name have different shapes, so that they cannot be added up.
     """
     _refuse_other_shapes(held)
-    clients = values if values is not None else {n: method.evaluation_values(own, task) for n, own in held.items()}
+    if values is None:
+        values = {client: method.evaluation_values(statistics, task) for client, statistics in held.items()}
     total: dict[str, np.ndarray] = {}
     for client, statistics in held.items():
-        for name, values in statistics.items() if client not in unseen else ():
-            total[name] = total[name] + values if name in total else values
+        for name, own in statistics.items() if client not in unseen else ():
+            total[name] = total[name] + own if name in total else own
     return Evaluation(
-        clients=clients,
-        mean=_means([values for client, values in clients.items() if client not in unseen]),
+        clients=values,
+        mean=_means([of for client, of in values.items() if client not in unseen]),
         pooled=method.evaluation_values(total, task) if total else {},
-        unseen=_means([values for client, values in clients.items() if client in unseen]),
-        unseen_clients=[client for client in clients if client in unseen],
+        unseen=_means([of for client, of in values.items() if client in unseen]),
+        unseen_clients=[client for client in values if client in unseen],
         samples={client: method.evaluation_count(held[client], count) for client, count in (samples or {}).items()},
         unit=method.evaluation_unit,
     )

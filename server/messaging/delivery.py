@@ -284,7 +284,9 @@ class Delivery:
         """What is wrong with a reply, first in the words by which it is counted; empty if it can be used."""
         if reply.has_error():
             kinds = {ErrorCode.NODE_UNAVAILABLE: _LOST, UNUSABLE: _UNUSABLE}
-            return kinds.get(reply.error.code, _FAILED), printable(reply.error.reason) or f"code {reply.error.code}"
+            return kinds.get(reply.error.code, _FAILED), printable(
+                reply.error.reason or ""
+            ) or f"code {reply.error.code}"
         if not self._directory.deployed:  # the engine has checked it
             return "", ""
         try:

@@ -346,7 +346,7 @@ class ClientDirectory:
             if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
                 gone.add(node)  # not refused: it was connected a moment ago, and another one may take its place
             elif reply.has_error():
-                failed[node] = f"node {node}: {printable(reply.error.reason) or f'error {reply.error.code}'}"
+                failed[node] = f"node {node}: {printable(reply.error.reason or '') or f'error {reply.error.code}'}"
                 if reply.error.code == NO_CLIENT:
                     self._leave_out(node, failed.pop(node))
                     gone.add(node)

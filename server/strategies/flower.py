@@ -52,7 +52,7 @@ class FlowerRounds(RoundStrategy):
         if not round.weight_of:  # nothing is averaged, and Flower's strategies refuse replies without arrays
             return
         shown = as_flower_expects(answers)
-        made = self._strategy.aggregate_train(round.number, shown)
+        made: object = self._strategy.aggregate_train(round.number, shown)  # whatever a user's class returns
         record = made[0] if isinstance(made, tuple) and len(made) == 2 else made
         if record is None:
             raise no_model(self.name, round.number, answers)
@@ -68,7 +68,7 @@ class FlowerRounds(RoundStrategy):
             return list(self._strategy.configure_evaluate(round, to_record(arrays), ConfigRecord(), self._everyone))
 
     def evaluation(self, round: int, replies: Sequence[Message]) -> Mapping[str, float]:
-        made = self._strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
+        made: object = self._strategy.aggregate_evaluate(round, as_flower_expects(replies)) if replies else None
         if made is not None and not isinstance(made, MetricRecord):
             what = f"{type(made).__name__} after round {round}: expected a MetricRecord or None"
             raise FedLabError(f"aggregate_evaluate of the strategy {self.name} returned {what}")
