@@ -6,14 +6,16 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.forks import Forks
+
+pytestmark = pytest.mark.programs
 
 PROGRAM = """
 import atexit, os, sys
 import beside
 import fedlab.config
-
-pytestmark = pytest.mark.programs
 marked = hasattr(fedlab.config, "mark")
 print(*sys.argv[1:], os.getcwd(), sorted(os.environ), beside.value, __name__, marked, os.getpid())
 print("told apart", file=sys.stderr)

@@ -27,7 +27,7 @@ from fedlab.data.federated import FederatedData
 from fedlab.data.normalize import normalize
 from fedlab.engine import Simulation
 from fedlab.engine.dispatch import Chunk
-from fedlab.engine.execution import ChunkResult
+from fedlab.engine.execution import ChunkResult, Inspect
 from fedlab.engine.grids import inline
 from fedlab.engine.grids.inline import InlineGrid
 from fedlab.seeding import derive_seed, torch_generator
@@ -65,17 +65,19 @@ class InTurns(InlineGrid):
         self.loop = Loop(work, *_samples(factory.setup.federated))
         self._pace, self._round, self._ahead = pace, 0, list[int]()
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, inspect: Inspect | None = None
+    ) -> list[Message]:
         messages = list(messages)
         if not messages:
-            return super().send_and_receive(messages, timeout=timeout)
+            return super().send_and_receive(messages, timeout=timeout, inspect=inspect)
         with self._pace.timed(DividedPace.ASIDE):
             self._round += 1
             self._compare(messages[0])
             self._ahead = sorted(self.client_of(message.metadata.dst_node_id) for message in messages)
         with self._pace.timed(BARE):
             self.loop.begin()
-        replies = super().send_and_receive(messages, timeout=timeout)
+        replies = super().send_and_receive(messages, timeout=timeout, inspect=inspect)
         with self._pace.timed(BARE):
             self.loop.end()
         return replies

@@ -222,7 +222,7 @@ class WorkerPool:
         except RayError as error:
             self._has_died(ref, str(error))
         else:
-            self._deaths = 0
+            self._deaths, self._resume = 0, 0.0
             worker = self.starting.pop(ref)
             worker.pid = pid
             self.settle(worker)
@@ -231,7 +231,7 @@ class WorkerPool:
         """Start another worker later in place of one that died as it started, unless that has happened too often."""
         self._deaths += 1
         if self._deaths >= _MOST_DEATHS:
-            self._deaths = 0
+            self._deaths, self._resume = 0, 0.0
             self._give_up(ref, reason)
             return
         ray.kill(self.starting.pop(ref).actor)

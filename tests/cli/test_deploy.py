@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -308,30 +307,6 @@ def test_a_superlink_that_does_not_come_back_is_told_and_given_up(
     for told in ("deploy up", "deploy run --follow mine", "deploy resume mine"):
         assert f"fedlab {told}`" in done.stderr
     assert 600 < clock.now < 610
-
-
-def test_a_superlink_that_is_gone_is_told_and_the_wait_ends(
-    folder: Folder, flower: Flower, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Flower's own log of a run may wait for ever for a SuperLink that is gone."""
-    silent = threading.Event()
-
-    @contextmanager
-    def log(connection: Connection, run: int) -> Iterator[Iterator[str]]:
-        yield (line for line in ["FEDLAB-EVENT {}"] if silent.wait(1800))
-        silent.set()
-
-    def status(connection: Connection, run: int) -> Status:
-        raise DeploymentError("no answer")
-
-    monkeypatch.setattr(Connection, "log", log)
-    monkeypatch.setattr(Connection, "status", status)
-    monkeypatch.setattr(runs, "is_healthy", lambda *_: False)
-    monkeypatch.setattr(runs, "_QUIET", 0.01)
-    told: list[str] = []
-    with pytest.raises(DeploymentError, match="no answer"):
-        runs.follow(folder, runs.Submitted(RUN, "mine", "t", {}), None, told.append)
-    assert told == ["the SuperLink does not answer, and is asked 10 times more: no answer"]
 
 
 def test_commands_of_the_documentation_exist() -> None:

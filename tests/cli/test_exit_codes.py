@@ -14,6 +14,12 @@ from fedlab.errors import ClientError, ConfigError, FedLabError, MachineError
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking.recording import open_session
 
+CONFIG = {
+    "method": "supervised",
+    "data": {"source": "shifted_digits"},
+    "tracking": {"console": "quiet", "tensorboard": False},
+}
+
 
 def code_of(problem: BaseException) -> int:
     app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
@@ -43,7 +49,7 @@ def code_of(problem: BaseException) -> int:
 )
 def test_codes(problem: BaseException, before: int, within: int, tmp_path: Path) -> None:
     assert code_of(problem) == before
-    config = parse(Config, {"method": "supervised", "tracking": {"console": "quiet", "tensorboard": False}})
+    config = parse(Config, CONFIG)
     folder = RunFolder.create(tmp_path, "run", "supervised", 0)
     with pytest.raises(type(problem)), open_session(config, folder, engine="inline", workers=1):
         raise problem

@@ -84,7 +84,7 @@ def test_a_program_that_dies_is_started_again_and_its_rest_is_ended(
     assert not before & set(processes.marked(folder, "one"))
     standing = supervisor.standings(folder)["one"]
     assert (standing.starts, standing.ended) == (2, "signal SIGKILL")
-    assert Path(standing.log).read_text() == "started one\nstarted one\n"
+    until(lambda: Path(standing.log).read_text() == "started one\nstarted one\n")
 
 
 def test_nothing_is_left_after_the_end(folder: Folder, supervised: Callable[..., int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,22 @@ from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History, signals
 from fedlab.tracking.recording import open_session
 from fedlab.tracking.signals import Ending, ending_signals
+
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+CONFIG = {
+    "method": "supervised",
+    "data": {"source": "shifted_digits"},
+    "tracking": {"console": "quiet", "tensorboard": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers() -> Iterator[None]:
+    """Handlers as a program has them that has just begun; Ray leaves one of its own for SIGTERM."""
+    before = {number: signal.signal(number, usual) for number, usual in USUAL.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -70,7 +87,7 @@ def test_threads_have_no_signals() -> None:
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_session_records_that_it_was_interrupted_however_often(count: int, tmp_path: Path) -> None:
-    config: Config = parse(Config, {"method": "supervised", "tracking": {"console": "quiet", "tensorboard": False}})
+    config: Config = parse(Config, CONFIG)
     folder = RunFolder.create(tmp_path, "run", "supervised", 0)
     closed: list[str] = []
 

@@ -90,10 +90,10 @@ def test_virtual_and_private_images_never_leave(run: Start, monkeypatch: pytest.
     held: list[np.ndarray] = []
     send = SimulationGrid.send_and_receive
 
-    def recorded(self: SimulationGrid, messages: Any, *, timeout: float | None = None) -> Any:
+    def recorded(self: SimulationGrid, messages: Any, **options: Any) -> Any:
         messages = list(messages)
         seen.extend(arrays_of(messages))
-        replies = send(self, messages, timeout=timeout)
+        replies = send(self, messages, **options)
         seen.extend(arrays_of(replies))
         return replies
 
