@@ -38,8 +38,10 @@ def projects(
     image: str, docker: Called, fedlab: Called, tmp_path: Path, folders: dict[str, Path]
 ) -> Iterator[dict[str, Path]]:
     """The folders of the organizer and of each site, by name; everything in them is up."""
-    # the sites find the organizer at the address that this machine has for all containers
-    host = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    # the sites find the organizer at the address that this machine has for all containers, the gateway of their network
+    routes = docker("run", "--rm", "--entrypoint", "cat", image, "/proc/net/route").splitlines()
+    gateway = next(route.split()[2] for route in routes if route.split()[1] == "00000000")
+    host = str(IPv4Address(bytes.fromhex(gateway)[::-1]))
     listed = {"name": "sites", "sites": list(folders), "classes": list(CLASSES), "columns": {"image": [3, 16, 16]}}
     study = {**CONFIG, "data": {"source": listed, "partition": ["site"]}}
     (tmp_path / "study.yaml").write_text(json.dumps(study))
