@@ -287,7 +287,9 @@ class ClientRuntime:
             "round": instructions.round,
             "rounds": instructions.rounds,
             "plan": instructions.plan,
-            "cache": ResultCache(self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight),
+            "cache": ResultCache(
+                self.setup.cache_root, data, config.seed, self.device, keep=not self.setup.preflight, private=True
+            ),
             "preflight": self.setup.preflight,
             "holding": self.holding(client),
         }

@@ -31,7 +31,7 @@ def check_same_data(folder: Path, data: ClientData) -> None:
     try:
         begun = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        write_atomic(path, fingerprint)
+        write_atomic(path, fingerprint, private=True)
         return
     if begun != fingerprint:
         raise DataError(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from fedlab.storage.plain import read_plain
 from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.sealed import DamagedFileError, sealed, unsealed
+
+log = logging.getLogger(__name__)
 
 _KEPT_VERSIONS = 2  # a worker that is one round behind may still need the previous version
 
@@ -47,7 +50,7 @@ class ReceivedTensors:
         if replace:
             self._ready.pop(name, None)
         tensor = torch.from_numpy(np.array(values))  # a copy, because the sender's memory may be read-only or reused
-        write_atomic(path, safetensors.torch.save({"value": tensor}), durable=False)
+        write_atomic(path, sealed({"value": tensor}), durable=False)
         versions = sorted(int(p.stem) for p in path.parent.glob("*.safetensors") if p.stem.isdigit())
         for old in versions[:-_KEPT_VERSIONS]:
             self._path(name, old).unlink(missing_ok=True)
@@ -56,10 +59,13 @@ class ReceivedTensors:
         """The tensor in this version; None if this machine does not have it or its file is damaged."""
         ready = self._ready.get(name)
         if ready is None or ready[0] != version:
+            path = self._path(name, version)
             try:
-                tensor = safetensors.torch.load(self._path(name, version).read_bytes())["value"]
-            except (OSError, SafetensorError, KeyError):
-                self._path(name, version).unlink(missing_ok=True)
+                tensor = unsealed(read_plain(path))["value"]
+            except (OSError, DamagedFileError, KeyError) as error:
+                if path.exists():
+                    log.warning("the server's tensor %s, version %d, is asked for again: %s", name, version, error)
+                    path.unlink(missing_ok=True)
                 return None
             ready = self._ready[name] = version, tensor.to(self._device)
         return ready[1]

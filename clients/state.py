@@ -9,7 +9,7 @@ repeated after a crash, it therefore starts from the previous version, whatever 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from fedlab.errors import CheckpointError
 from fedlab.method import ClientState
 from fedlab.storage import renamed
-from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.plain import read_plain
+from fedlab.storage.runfolder import set_aside, write_atomic
 
 
 class StateStore:
@@ -43,11 +44,9 @@ class StateStore:
             return ClientState(device=self.device)
         path = self._path(client, version)
         try:
-            found = safetensors.torch.load(_verified(path.read_bytes()))
+            found = safetensors.torch.load(_verified(read_plain(path)))
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"state of client {client}", str(path), "the file written in that round", str(error)
-            ) from error
+            raise _unusable(client, path, error) from error
         return ClientState(renamed.tensors(found, self.root.parent), self.device)
 
     def save(
@@ -65,18 +64,38 @@ class StateStore:
                 be resumed from there.
         """
         raw = safetensors.torch.save({name: value.cpu() for name, value in sorted(state.items())})
-        write_atomic(self._path(client, version), hashlib.blake2b(raw, digest_size=16).digest() + raw, durable=False)
+        content = hashlib.blake2b(raw, digest_size=16).digest() + raw
+        write_atomic(self._path(client, version), content, durable=False, private=True)
         found = self._versions(client)
         versions = [v for v in found if v == version or (loaded is not None and v <= loaded)]
         kept = {version, loaded, *(max((v for v in versions if v <= kept_for), default=None) for kept_for in keep_for)}
         for old in set(found) - kept:
             self._path(client, old).unlink(missing_ok=True)
 
+    def check(self, versions: Mapping[int, int]) -> None:
+        """Check that these versions of clients' states are there and as they were written.
+
+        Args:
+            versions: by client id.
+
+        Raises:
+            CheckpointError: one of them is missing or damaged.
+        """
+        for client, version in versions.items():
+            path = self._path(client, version)
+            try:
+                _verified(read_plain(path))
+            except (OSError, ValueError) as error:
+                raise _unusable(client, path, error) from error
+
     def rewind(self, round: int) -> None:
-        """Delete all versions that were written after a round."""
+        """Delete all versions that were written after a round, and set aside what is no file in their place."""
         for path in self.root.glob("*/*/*.state"):
             if path.stem.isdigit() and int(path.stem) > round:
-                path.unlink()
+                if path.is_dir():
+                    set_aside(path)
+                else:
+                    path.unlink()
 
     def latest(self, client: int) -> ClientState | None:
         """The newest saved state of a client, for reading only; None if the client has none."""
@@ -91,6 +110,11 @@ class StateStore:
 
     def _path(self, client: int, version: int) -> Path:
         return self._folder(client) / f"{version:06d}.state"
+
+
+def _unusable(client: int, path: Path, error: Exception) -> CheckpointError:
+    fix = f"stop the run and go on from an earlier checkpoint by `fedlab resume` ({error})"
+    return CheckpointError(f"state of client {client}", str(path), "the file written in that round", fix)
 
 
 def _verified(raw: bytes) -> bytes:

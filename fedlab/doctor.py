@@ -20,6 +20,7 @@ from typing import Literal
 from fedlab._environment import DISTRIBUTION, refuse_foreign_install
 from fedlab.storage.paths import cache_folder
 from fedlab.storage.runfolder import why_unwritable
+from fedlab.storage.temporary import temporary_folder
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 2**30
@@ -277,7 +278,7 @@ def federated_round() -> Iterator[Finding]:
     """One round of a very small federation in one Ray worker; its run folder is deleted afterwards."""
     from fedlab.experiment.start import run
 
-    with tempfile.TemporaryDirectory(prefix="fedlab-doctor-") as folder:
+    with temporary_folder("doctor") as folder:
         quick = ("federation.rounds=1", "model.width=4", "engine.name=ray", "engine.workers=1")
         silent = ("tracking.console=quiet", "tracking.tensorboard=false", f"tracking.folder={folder}")
         data = "data.source={name: shifted_digits, train_per_class: 2, test_size: 20}"

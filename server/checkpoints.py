@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from flwr.serverapp import Grid
 
-from fedlab.method import Task
+from fedlab.config.recorded import deciding
+from fedlab.method import NotFiniteError, Task
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.shared import ranges
 from fedlab.server.records import RunWriter
 from fedlab.server.setup import ServerSetup
-from fedlab.server.snapshot import client_versions, snapshot
+from fedlab.server.snapshot import changing, client_versions, snapshot
 from fedlab.server.state import ServerState
 
 
@@ -42,6 +43,7 @@ class Checkpoints:
     ) -> None:
         self._setup, self._task, self._state, self._grid = setup, task, state, grid
         self._every_round, self._writer, self._directory = directory.deployed, writer, directory
+        self._configuration = deciding(setup.config.model_dump(mode="json"))
 
     def after(self, round: int, last: bool) -> None:
         """Write the checkpoint of a round that has ended, if there is to be one.
@@ -49,7 +51,11 @@ class Checkpoints:
         Args:
             round: the round.
             last: whether it is the last one that is carried out.
+
+        Raises:
+            NotFiniteError: the server's state holds NaN, which no later round could mend.
         """
+        self._refuse_nan(round)
         wanted = last or self._is_wanted(round)
         if not (wanted or self._every_round):
             return
@@ -58,6 +64,7 @@ class Checkpoints:
             **content.facts,
             "seed": self._setup.config.seed,
             "data": self._setup.data_fingerprint,
+            "configuration": self._configuration,
             "client_versions": client_versions(self._grid, self._state.versions),
             "columns": task.columns,
             "class_names": list(task.class_names),
@@ -72,6 +79,18 @@ class Checkpoints:
         for old in set(before) - set(self._state.checkpoints):
             if self._every_round and not self._is_wanted(old):
                 self._writer.remove_checkpoint(old)
+
+    def _refuse_nan(self, round: int) -> None:
+        """Refuse to go on with NaN, every round and not only before a checkpoint, to name the round that made it."""
+        found = [name for name, value in changing(self._state) if value.is_floating_point() and value.isnan().any()]
+        if found:
+            kept = f"the last checkpoint is of round {self._state.checkpoints[-1]}" if self._state.checkpoints else ""
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise NotFiniteError(
+                f"the server's state is not a number (NaN) after round {round}, in {found[0]}{more}, so that no "
+                f"checkpoint is written{'; ' * bool(kept)}{kept}. Clients with NaN are refused before, so look at "
+                f"{type(self._setup.method).__name__}.server_update() and the strategy, or lower their learning rates."
+            )
 
     def _is_wanted(self, round: int) -> bool:
         return round % self._setup.config.tracking.checkpoint_every == 0

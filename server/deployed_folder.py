@@ -14,6 +14,7 @@ from fedlab.protocol.runconfig import RESUME_KEY, TOKEN_KEY, Submission
 from fedlab.server.privacy import check_rounds
 from fedlab.server.resuming import Resumption, begun_config, check_config, resumption
 from fedlab.server.snapshot import Checkpoint
+from fedlab.storage.plain import read_plain_text
 from fedlab.storage.runfolder import RunFolder, write_atomic
 
 FOLDER_VARIABLE = "FEDLAB_RUNS"
@@ -118,8 +119,8 @@ def _record(folder: RunFolder, submitted: Submission, flower_runs: list[int]) ->
 
 def _recorded(folder: RunFolder) -> dict[str, Any]:
     try:
-        facts = json.loads(folder.deployment.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = json.loads(read_plain_text(folder.deployment))
+    except (OSError, ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         expected = f"the folder of a deployed run, which holds {folder.deployment.name}"

@@ -62,7 +62,7 @@ class FederatedLoop:
     def __init__(self, grid: Grid, setup: ServerSetup, directory: ClientDirectory) -> None:
         config, components = setup.config, setup.components
         self.grid, self.setup, self.config, self.method = grid, setup, config, setup.method
-        self.tracker, self.writer, self.directory = setup.tracker, RunWriter(setup), directory
+        self.tracker, self.writer, self.directory = setup.tracker, RunWriter.of(setup), directory
         self.device, self.stages = setup.device, components.stages
         self.participants = directory.may_train(setup.holds_out)
         self.task = make_task(config, *directory.described, setup.asset_paths)
@@ -133,7 +133,7 @@ class FederatedLoop:
             self._prepare()
             if self.setup.components.probes:
                 self._probe()
-            self.writer.figures(self.contexts.figures(0))
+            self.writer.figures(0, self.contexts.figures)
         else:
             check_task(start, self.task, self.state.assets)
             restore(self.state, start, self.device)
@@ -142,10 +142,10 @@ class FederatedLoop:
         for round in range(first, last + 1):
             self._seconds = {}
             self._round(round, first, began)
-            self.writer.figures_after(round, self.contexts.figures)
             self.checkpoints.after(round, round == last)
+            self.writer.figures_after(round, self.contexts.figures)
         if last == rounds:
-            self.writer.artifacts(self.contexts.figures(rounds))
+            self.writer.finish(rounds, self.contexts.figures)
 
     def progress(self, done: int, total: int) -> None:
         """The engine reports how far the present phase is."""

@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
+from torch import Tensor
 
-from fedlab.method import FigureContext, ImageGrid, save_picture, save_sheet
+from fedlab.method import FigureContext, ImageGrid, Method, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Snapshot
 from fedlab.storage.checkpoint import save_checkpoint
-from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.names import file_name
+from fedlab.storage.runfolder import RunFolder, write_atomic
+from fedlab.tracking import Tracker
 
 log = logging.getLogger(__name__)
 _ROUND = "round_{:06d}"
+_LONGEST = 300  # characters of an error in a warning
 
 
 class RunWriter:
     """Writes pictures, artifacts and checkpoints into the run folder, and tells the tracker of each.
 
+    A picture or an artifact that fails is a warning: it must cost neither a result nor the rounds since the last
+    checkpoint. `fedlab report --redraw` makes them again.
+
     Args:
-        setup: the run.
+        method: the method.
+        folder: the run folder.
+        tracker: where events go.
+        rounds: rounds of the whole run.
+        every: rounds from one set of pictures to the next, see ``tracking.figures_every``.
     """
 
-    def __init__(self, setup: ServerSetup) -> None:
-        self._method, self._folder, self._tracker = setup.method, setup.folder, setup.tracker
-        self._rounds, self._drawn = setup.config.federation.rounds, 0
-        self._every = setup.config.tracking.figures_every
+    def __init__(self, method: Method, folder: RunFolder, tracker: Tracker, rounds: int, every: int = 0) -> None:
+        self._method, self._folder, self._tracker = method, folder, tracker
+        self._rounds, self._drawn, self._every = rounds, 0, every
+        self._latest: int | None = None
+
+    @classmethod
+    def of(cls, setup: ServerSetup) -> RunWriter:
+        """The writer of a run that is being carried out."""
+        config = setup.config
+        every = config.tracking.figures_every
+        return cls(setup.method, setup.folder, setup.tracker, config.federation.rounds, every)
 
     def figures_after(self, round: int, look: Callable[[int], FigureContext]) -> None:
         """Draw the method's pictures if they are due: after the first and the last round, and as often as asked.
@@ -39,42 +58,65 @@ class RunWriter:
             look: makes the context of a round's pictures.
         """
         if round in (1, self._rounds) or (self._every and round % self._every == 0):
-            self.figures(look(round))
+            self.figures(round, look)
 
-    def figures(self, look: FigureContext) -> None:
-        """Draw the method's pictures. One that cannot be drawn is a warning: it must not end the run."""
+    def finish(self, round: int, look: Callable[[int], FigureContext]) -> None:
+        """Write the method's artifacts after the last round, and draw its pictures unless that is done.
+
+        Args:
+            round: the round.
+            look: makes the context of a round's pictures.
+        """
+        if self._latest != round:  # a run may have been killed after its last checkpoint
+            self.figures(round, look)
+        self._artifacts(round, look)
+
+    def figures(self, round: int, look: Callable[[int], FigureContext]) -> None:
+        """Draw the method's pictures of a round."""
+        self._latest = round
         if not self._method.overrides("figures"):
             return
         who = f"{type(self._method).__name__}.figures()"
-        try:
-            drawn = self._method.figures(look)
-        except Exception as error:
-            log.debug("%s failed", who, exc_info=True)
-            reason = f"{type(error).__name__}: {error}"
-            self._tracker.emit("warning", message=f"no pictures after round {look.round}: {who} failed: {reason}")
-            return
-        self._drawn += len(drawn)
-        if look.round == self._rounds and not self._drawn:
-            message = f"no pictures: {who} gave none after round {look.round}, because what they show is not available"
-            self._tracker.emit("warning", message=message)
-        for name, picture in drawn.items():
-            path = save_picture(picture, self._folder.figures / f"{name}-{look.round:04d}.png")
-            words = {"title": picture.title, "caption": picture.caption}
-            self._tracker.emit("figure", name=name, round=look.round, path=self._relative(path), **words)
+        with self._warning_of(f"no pictures after round {round}: {who} failed"):
+            drawn = dict(self._method.figures(look(round)))
+            self._drawn += len(drawn)
+            if round == self._rounds and not self._drawn:
+                message = f"no pictures: {who} gave none after round {round}, because what they show is not available"
+                self._tracker.emit("warning", message=message)
+            for name, picture in drawn.items():
+                with self._warning_of(f"the picture {name!r} after round {round} could not be written"):
+                    target = self._folder.figures / f"{file_name(str(name))}-{round:04d}.png"
+                    path = save_picture(picture, target)
+                    words = {"title": picture.title, "caption": picture.caption}
+                    self._tracker.emit("figure", name=name, round=round, path=self._relative(path), **words)
 
-    def artifacts(self, look: FigureContext) -> None:
-        """Write the method's artifacts."""
+    def _artifacts(self, round: int, look: Callable[[int], FigureContext]) -> None:
         if not self._method.overrides("artifacts"):
             return
-        for name, content in self._method.artifacts(look).items():
-            target = self._folder.artifacts / name
-            if isinstance(content, ImageGrid):
-                path = save_sheet(content, target.with_name(f"{name}.png"), scale=2)
-            else:
-                path = target.with_name(f"{name}.safetensors")
-                tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-                write_atomic(path, safetensors.torch.save(tensors))
-            self._tracker.emit("artifact", name=name, path=self._relative(path))
+        who = f"{type(self._method).__name__}.artifacts()"
+        with self._warning_of(f"no artifacts after round {round}: {who} failed"):
+            for name, content in self._method.artifacts(look(round)).items():
+                with self._warning_of(f"the artifact {name!r} could not be written"):
+                    self._tracker.emit("artifact", name=name, path=self._relative(self._artifact(str(name), content)))
+
+    def _artifact(self, name: str, content: Mapping[str, Tensor] | ImageGrid) -> Path:
+        target = self._folder.artifacts / file_name(name)
+        if isinstance(content, ImageGrid):
+            return save_sheet(content, target.with_name(f"{target.name}.png"), scale=2)
+        path = target.with_name(f"{target.name}.safetensors")
+        tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+        write_atomic(path, safetensors.torch.save(tensors))
+        return path
+
+    @contextmanager
+    def _warning_of(self, what: str) -> Iterator[None]:
+        """Turn an exception into a warning; what is essential, such as writing events, fails again where it counts."""
+        try:
+            yield
+        except Exception as error:
+            log.debug("%s", what, exc_info=True)
+            reason = " ".join(str(error).split())[:_LONGEST]
+            self._tracker.emit("warning", message=f"{what}: {type(error).__name__}: {reason}")
 
     def checkpoint(self, round: int, content: Snapshot, *, passing: bool = False) -> None:
         """Write the checkpoint of a round.

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedlab.config import Config, apply_overrides, parse, read_yaml
+from fedlab.clients.state import StateStore
+from fedlab.config import Config
+from fedlab.config.recorded import check_unchanged, recorded_config
 from fedlab.config.walk import within
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.method import Task
 from fedlab.server.snapshot import Checkpoint
-from fedlab.storage import renamed
-from fedlab.storage.checkpoint import is_damaged, keep_until, load_checkpoint, newest_checkpoint
+from fedlab.storage.checkpoint import by_round, is_damaged, keep_until, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "engine",
     "tracking",
     "federation.rounds",
@@ -58,24 +60,44 @@ class Resumption:
         """
         told = [_set_aside(error) for path, error in self.unusable.items() if is_damaged(path)]
         keep_until(self.folder.checkpoints, self.round)
-        return told
+        return [*self.folder.tidy(), *told]
 
 
-def resumption(folder: RunFolder, rounds: int) -> Resumption:
-    """Find the newest usable checkpoint of a run.
+def resumption(folder: RunFolder, rounds: int, states: StateStore | None = None, *, ended: bool = True) -> Resumption:
+    """Find the newest checkpoint from which a run can go on.
 
     Args:
         folder: the run folder.
         rounds: the round up to which the run is to go on.
+        states: the states of simulated clients, which must be there as they were at the checkpoint; None in a
+            deployment, where they are on other machines.
+        ended: whether the run has come to its end; one that was killed after its last round still has to draw its
+            pictures and to write its artifacts.
 
     Raises:
-        CheckpointError: all these rounds are done.
+        CheckpointError: all these rounds are done and the run has ended, or the configuration is not the one with which
+            the run began.
     """
-    found, unusable = newest_checkpoint(folder.checkpoints)
-    start = None if found is None else Checkpoint(*load_checkpoint(found))
-    if start is not None and start.round >= rounds:
+    unusable: dict[Path, CheckpointError] = {}
+    start = None
+    for path in by_round(folder.checkpoints):
+        try:
+            found = Checkpoint(*load_checkpoint(path))
+            found.check()
+            if states is not None:
+                states.check(found.versions())
+        except CheckpointError as error:
+            unusable[path] = error
+            continue
+        start = found
+        break
+    if start is not None and (then := start.meta.get("configuration")) is not None:
+        check_unchanged(folder, then)
+    if start is not None and (start.round > rounds or (ended and start.round == rounds)):
         expected = f"rounds left to do, but all {start.round} are done"
-        raise CheckpointError("run", str(folder.path), expected, "ask for more rounds with --rounds")
+        again = shlex.join(["fedlab", "report", "--redraw", str(folder.path)])
+        fix = f"ask for more rounds with --rounds; to make its pictures and artifacts again: {again}"
+        raise CheckpointError("run", str(folder.path), expected, fix)
     return Resumption(folder, start, unusable)
 
 
@@ -88,8 +110,10 @@ def begun_config(folder: RunFolder) -> Config:
 
     Raises:
         ConfigErrors: it is not valid, because it was changed or another version wrote it.
+        CheckpointError: it was changed.
     """
-    return parse(Config, renamed.configuration(apply_overrides(read_yaml(folder.config), ())))
+    check_unchanged(folder)
+    return recorded_config(folder)
 
 
 def check_config(begun: Config, now: Config) -> None:
@@ -104,7 +128,7 @@ def check_config(begun: Config, now: Config) -> None:
     """
     before, after = _flat(begun.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     for key in sorted(before.keys() | after.keys()):
-        if not within(key, _MAY_CHANGE) and before.get(key) != after.get(key):
+        if not within(key, MAY_CHANGE) and before.get(key) != after.get(key):
             expected = f"{before.get(key)!r}, with which the run began"
             raise ConfigError(key, after.get(key), expected, "resume it as it was, or submit it as a new run")
 

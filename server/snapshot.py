@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fedlab.engine.grids.base import SimulationGrid
+from fedlab.errors import CheckpointError
 from fedlab.protocol.messages import STATE
-from fedlab.server.messaging.shared import members, ranges, state_in
+from fedlab.server.messaging.shared import SharedTensors, members, ranges, state_in
 from fedlab.server.state import ServerState
 from fedlab.storage.checkpoint import NETWORK
 
@@ -31,6 +32,26 @@ class Checkpoint:
 
     tensors: Mapping[str, Tensor]
     meta: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Check that the facts are those of a run's checkpoint.
+
+        Raises:
+            CheckpointError: facts are missing, or they are no such facts. Only a checkpoint of an earlier version of
+                FedLab, which wrote no hash of the facts, can be damaged like this.
+        """
+        try:
+            known = self.round >= 1 and all(version >= 0 for version in self.versions().values())
+            known &= set(self.meta["shared"]["versions"]) == set(self.part(SHARED))
+            SharedTensors().restore({}, self.meta["shared"])
+            tuple(map(int, self.meta["checkpoints"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            known, reason = False, f" ({type(error).__name__}: {error})"
+        else:
+            reason = ""
+        if not known:
+            fix = f"it was changed: use an earlier checkpoint{reason}"
+            raise CheckpointError("checkpoint", f"round {self.meta.get('round')}", "the facts of a checkpoint", fix)
 
     @property
     def round(self) -> int:
@@ -100,6 +121,16 @@ def snapshot(state: ServerState) -> Snapshot:
         tensors |= {f"{FLIGHT}{name}": value for name, value in state.flights.tensors().items()}
         facts |= state.flights.book()
     return Snapshot(tensors, facts, frozenset(f"{NETWORK}{name}" for name in state.lasting), copies)
+
+
+def changing(state: ServerState) -> Iterator[tuple[str, Tensor]]:
+    """All tensors that a round may have changed, under their names in a checkpoint."""
+    yield from ((f"{NETWORK}{name}", value) for name, value in state.network.items() if name not in state.lasting)
+    yield from ((f"{SHARED}{name}", value) for name, value in state.shared.items())
+    yield from ((f"{PRIVATE}{name}", value) for name, value in state.private.items())
+    yield from ((f"{STRATEGY}{name}", torch.from_numpy(np.array(value))) for name, value in state.strategy.memory())
+    if state.flights is not None:
+        yield from ((f"{FLIGHT}{name}", value) for name, value in state.flights.tensors().items())
 
 
 @torch.no_grad()

@@ -18,10 +18,13 @@ def show(path: RunPath) -> None:
     from rich.console import Console
 
     from fedlab.experiment.result import load
+    from fedlab.report.record import RunRecord
     from fedlab.report.tables import result_table
 
     run = load(path)
     config = run.config
+    for change in RunRecord(run.folder, run.history).changes:
+        typer.echo(f"warning: {change}")
     model = run.history.start.get("model", config.model.name)
     parts = (config.method.name, model, config.federation.strategy.name, f"seed {config.seed}")
     typer.echo(f"{run.path}: {', '.join(parts)}, {len(run.history.rounds)} of {config.federation.rounds} rounds")
@@ -41,14 +44,26 @@ def show(path: RunPath) -> None:
 
 def report(
     path: RunPath,
+    redraw: Annotated[
+        bool,
+        typer.Option(
+            "--redraw", help="First draw the pictures and write the artifacts again, from the run's last checkpoint."
+        ),
+    ] = False,
     browse: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
 ) -> None:
     """Write the report of a run again from its files, and print where it is."""
     from fedlab.report import write_report
-    from fedlab.storage.runfolder import RunFolder
+    from fedlab.storage.runfolder import RunFolder, telling_full_disk
 
     folder = RunFolder.open(path)
-    write_report(folder.path)
+    if redraw:
+        from fedlab.experiment.redraw import redraw as draw_again
+
+        for warning in draw_again(path):
+            typer.echo(f"warning: {warning}", err=True)
+    with telling_full_disk(folder.path):
+        write_report(folder.path)
     uri = folder.report.resolve().as_uri()
     typer.echo(f"report: {uri}")
     if browse and typer.launch(uri):

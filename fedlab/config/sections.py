@@ -30,6 +30,10 @@ from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.storage.paths import HubPath as HubPath
 from fedlab.storage.paths import InputPath as InputPath
 from fedlab.storage.paths import MadePath, OutputPath, UriOrPath, WeightsPath
+from fedlab.storage.plain import read_plain_text
+
+LARGEST = 1_000_000
+"""Bytes that the file of a configuration may have: it may be a stranger's, and reading YAML takes long."""
 
 
 class DataConfig(Section):
@@ -280,15 +284,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).absolute()
     try:
-        raw = load_yaml(path.read_text(encoding="utf-8"))
+        raw = load_yaml(read_plain_text(path, LARGEST))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigErrors([ConfigError("config", str(path), "a readable YAML file", str(error))]) from error
     except ValueError as error:
         raise ConfigErrors([ConfigError("config", str(path), "a valid YAML file", str(error))]) from error
     if not isinstance(raw, dict):
-        raise ConfigErrors(
-            [ConfigError("config", str(path), "a YAML mapping at the top", f"found {type(raw).__name__}")]
-        )
+        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        fix = f"write keys with values, such as method: fedlgd; the file {found}"
+        raise ConfigErrors([ConfigError("config", str(path), "a YAML mapping at the top", fix)])
     return raw
 
 

@@ -139,8 +139,12 @@ class FederatedData:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings about the division of the samples, as sentences."""
-        return (*role_warnings(self.partition, self.untrained, self.unseen), *self._unvalidated())
+        """Warnings about the samples and their division, as sentences."""
+        return (
+            *self.dataset.warnings,
+            *role_warnings(self.partition, self.untrained, self.unseen),
+            *self._unvalidated(),
+        )
 
     def _unvalidated(self) -> Iterator[str]:
         """A warning about training clients that cannot hold validation samples back."""

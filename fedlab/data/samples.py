@@ -119,6 +119,7 @@ class Dataset:
             divided and may have columns and names of their own.
         vocabulary: the words a text column's numbers stand for.
         left_out: what the source met and did not use; no part of the fingerprint.
+        warnings: what the source has to say of its files, as sentences; no part of the fingerprint.
         sites: names of the sites that the samples come from, each of which is a domain; no part of the fingerprint. A
             node of a deployment has the samples of its own site only. Empty if the data does not come from sites.
 
@@ -134,6 +135,7 @@ class Dataset:
     vocabulary: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     sites: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         _check_names(self)

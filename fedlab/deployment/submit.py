@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
@@ -14,6 +13,7 @@ from fedlab.deployment.flower import Connection, Status, Tell, call
 from fedlab.deployment.flower import DeploymentError as DeploymentError
 from fedlab.deployment.prepared import prepared
 from fedlab.protocol.runconfig import Submission, pack
+from fedlab.storage.temporary import temporary_folder
 
 THIN_APP = Path(__file__).with_name("app")
 """All of the app that is sent to a SuperLink: a folder with a pyproject.toml."""
@@ -48,8 +48,8 @@ def submit(
     submission = Submission(sent, clients, simulate_partition, token or uuid4().hex, resume)
     # JSON's strings and numbers are TOML's too as long as they are plain ASCII
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in pack(submission).items()]
-    with tempfile.TemporaryDirectory(prefix="fedlab-submit-") as folder:
-        app, settings = Path(folder) / "fedlab", Path(folder) / "run.toml"
+    with temporary_folder("submit") as folder:
+        app, settings = folder / "fedlab", folder / "run.toml"
         shutil.copytree(THIN_APP, app)  # Flower may write into the folder
         settings.write_text("".join(lines), encoding="utf-8")
         answer = call("run", str(app), superlink, "--run-config", str(settings), home=home)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,6 +19,7 @@ from fedlab.errors import ConfigError
 from fedlab.experiment.overdue import named_after
 from fedlab.experiment.rehearsal import preflight
 from fedlab.privacy import DPSGD
+from fedlab.storage.temporary import temporary_folder
 
 _AUTO, _PROBED_STEPS, _REPEATS = 16, 8, 2
 
@@ -131,8 +130,8 @@ def _reason_against(
         found = refusal(setup.method, setup.components.stages.training(plan), plan)
         if found is not None:
             return found
-    with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = VectorizedRuntime(replace(setup, preflight=True, state_root=Path(folder)), device)
+    with temporary_folder("tuning") as folder:
+        runtime = VectorizedRuntime(replace(setup, preflight=True, state_root=folder), device)
         for rehearsal in rehearsals:
             error = _try(runtime, rehearsal, clients)
             if error is not None:
@@ -171,8 +170,8 @@ def _milliseconds(
     rehearsal = replace(rehearsal, instructions=replace(rehearsal.instructions, steps=steps))
     ways = (_one_by_one, _vectorized)
     best = [float("inf")] * len(ways)
-    with tempfile.TemporaryDirectory(prefix="fedlab-tuning-") as folder:
-        runtime = VectorizedRuntime(replace(setup, state_root=Path(folder)), device)
+    with temporary_folder("tuning") as folder:
+        runtime = VectorizedRuntime(replace(setup, state_root=folder), device)
         for repeat in range(1 + _REPEATS):  # the first is not timed: it fills caches and loads kernels
             for way, work in enumerate(ways):
                 began = time.perf_counter()

@@ -23,6 +23,7 @@ from fedlab.experiment.configuration import is_file, look_for_modules, placed
 from fedlab.experiment.result import Run
 from fedlab.probes import ConfiguredProbe, check_sets, make_probes, run_probes
 from fedlab.storage.checkpoint import load_checkpoint
+from fedlab.storage.plain import read_plain
 from fedlab.tracking.tracker import plain
 
 _OPTIONS = ("fit", "test", "label", "part")
@@ -213,13 +214,13 @@ def earlier_probes(run: Run) -> tuple[list[ProbeResult], list[int]]:
     """The results that `probe_run` has appended to a run folder, and the numbers of the lines that are none, from 1."""
     found: list[ProbeResult] = []
     damaged: list[int] = []
-    lines = run.folder.probes.read_bytes().splitlines() if run.folder.probes.exists() else []
+    lines = read_plain(run.folder.probes).splitlines() if run.folder.probes.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             r = json.loads(line)
             fit = None if r["fit"] is None else (str(r["fit"][0]), int(r["fit"][1]))
             test = (str(r["test"][0]), int(r["test"][1]))
             found.append(ProbeResult(r["kind"], r["round"], r["part"], fit, test, r["data"]["name"], r["values"]))
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, LookupError, TypeError, RecursionError, AttributeError):
             damaged.append(number)
     return found, damaged

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +23,7 @@ from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.privacy import check_networks
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK
+from fedlab.storage.temporary import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
     rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
     privacy, stages = setup.components.privacy, setup.components.stages
     client = largest_client(setup.federated)
-    with tempfile.TemporaryDirectory(prefix="fedlab-preflight-") as folder:
-        runtime = ClientRuntime(replace(setup, preflight=True, state_root=Path(folder)), device)
+    with temporary_folder("preflight") as folder:
+        runtime = ClientRuntime(replace(setup, preflight=True, state_root=folder), device)
         live = runtime.networks.state_dict()
         shared, private = SharedTensors(), dict[str, Tensor]()
         held = {name: on_device(setup.federated.server(name), device) for name in setup.federated.dataset.server}

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from fedlab.assembly import build_networks, make_method, make_task
-from fedlab.config import Config, apply_overrides, parse, read_yaml
+from fedlab.config import Config
 from fedlab.config.modules import search
+from fedlab.config.recorded import recorded_config
 from fedlab.errors import CheckpointError
 from fedlab.experiment.evaluated import NoEvaluation
-from fedlab.method import Method
+from fedlab.method import Method, Task
 from fedlab.report.record import RunRecord
-from fedlab.storage import renamed
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
@@ -79,6 +79,16 @@ class Run:
         return found
 
     @cached_property
+    def task(self) -> Task:
+        """Facts about the job, such as the number of classes, as the last complete checkpoint holds them.
+
+        Raises:
+            CheckpointError: there is no complete checkpoint.
+        """
+        _, meta = load_checkpoint(self.checkpoint)
+        return make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
+
+    @cached_property
     def model(self) -> nn.ModuleDict:
         """The networks by role, with the weights of the last complete checkpoint, in evaluation mode, on the CPU.
 
@@ -86,11 +96,10 @@ class Run:
             CheckpointError: there is no complete checkpoint.
             ConfigError, ConfigErrors: the method or the model cannot be made from the configuration.
         """
-        tensors, meta = load_checkpoint(self.checkpoint)
+        tensors, _ = load_checkpoint(self.checkpoint)
         method = self.method or make_method(self.config.method)
-        task = make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
         # Initial weights (init) are not loaded, because the checkpoint replaces them.
-        networks = build_networks(method, task, self.config.seed, torch.device("cpu"))
+        networks = build_networks(method, self.task, self.config.seed, torch.device("cpu"))
         prefix = "network/"
         networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return networks.eval()
@@ -109,6 +118,6 @@ def load(path: str | Path, method: Method | None = None) -> Run:
         ConfigErrors: the recorded configuration is not valid, because it was changed or another version wrote it.
     """
     folder = RunFolder.open(Path(path))
-    config = parse(Config, renamed.configuration(apply_overrides(read_yaml(folder.config), ())))
+    config = recorded_config(folder)
     search([*config.modules, Path.cwd()])
     return Run(folder, config, method)

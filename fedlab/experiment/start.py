@@ -16,6 +16,7 @@ from fedlab.clients.runtime import RECEIVED
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
+from fedlab.config.recorded import check_unchanged
 from fedlab.data.samples import Dataset, on_device
 from fedlab.engine import Listeners, Simulation, launch
 from fedlab.errors import CheckpointError, ConfigError
@@ -27,7 +28,7 @@ from fedlab.experiment.job import Job, ready
 from fedlab.experiment.result import Run, load
 from fedlab.method import Method
 from fedlab.report.page import report_quietly
-from fedlab.report.record import RunRecord
+from fedlab.report.record import RunRecord, run_status
 from fedlab.server.messaging.profiles import known_profiles
 from fedlab.server.resuming import resumption
 from fedlab.server.setup import ServerSetup
@@ -76,7 +77,6 @@ def run(
         # from here on a run exists; all that can be refused has been
         folder = RunFolder.create(Path(tracking.folder), tracking.name, job.config.method.name, job.config.seed)
         with folder.writing():
-            write_atomic(folder.partition, json.dumps(job.federated.facts(job.config.federation.rounds), indent=1))
             return _execute(job, folder, until, command)
 
 
@@ -106,7 +106,8 @@ def resume(
         command: how this was started.
 
     Raises:
-        CheckpointError: no run folder, another data set, nothing left to do, or another process is at it.
+        CheckpointError: no run folder, another data set, nothing left to do, its config.yaml was changed, or another
+            process is at it.
         ConfigError: an override that would change results, or another method or strategy than the run began with.
         ConfigErrors: its configuration cannot be carried out here and now.
         DataError: other data than the run began with, or none where it was given some.
@@ -121,6 +122,7 @@ def resume(
             "the folder of a simulation; this run is that of a deployment, whose clients are on other machines",
             f"go on with: fedlab deploy resume {shlex.quote(run.path.name)}",
         )
+    check_unchanged(run.folder)
     for override in overrides:
         if not override.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
@@ -131,7 +133,8 @@ def resume(
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
     job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
     last = job.config.federation.rounds
-    found = resumption(run.folder, min(until or last, last))
+    ended = run_status(run.history) == "completed"
+    found = resumption(run.folder, min(until or last, last), StateStore(run.folder.clients), ended=ended)
     start = found.start
     fingerprint = job.federated.partition.fingerprint
     begun = start.meta["data"] if start is not None else RunRecord(run.folder, run.history).partition.get("fingerprint")
@@ -169,6 +172,9 @@ def _execute(
     config, resolved, federated = job.config, job.resolved, job.federated
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
     try:
+        if resumed is None:
+            facts = federated.facts(config.federation.rounds)
+            write_atomic(folder.partition, json.dumps(facts, indent=1))
         with open_session(
             config,
             folder,

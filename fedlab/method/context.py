@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from fedlab.config import TrainingConfig
 from fedlab.method.assets import Holding
-from fedlab.method.optimizer import _OPTIMIZER_SETTINGS, NotFiniteError, Optimizer
+from fedlab.method.kept import packed, unpacked
+from fedlab.method.optimizer import _OPTIMIZER_SETTINGS, NotFiniteError, Optimizer, with_rate
 from fedlab.method.state import ClientState
 from fedlab.method.timing import Stopwatch
 from fedlab.method.types import Batch, Plan, Step, Task
@@ -95,7 +97,8 @@ class WorkContext:
         """The result of `compute`, from the cache if an earlier run has computed it. The tensors are on the CPU.
 
         A result is used again only if name, data, seed, key, code, version of torch and kind of device are the same.
-        The data of a client are its training samples, and those of the server all samples that it holds.
+        The data of a client are its training samples, and those of the server all samples that it holds. Metrics that
+        `compute` logs are kept too, so that every run has them.
 
         Args:
             name: name of what is computed.
@@ -105,7 +108,19 @@ class WorkContext:
         """
         if self._cache is None:
             return {part: value.detach().cpu() for part, value in compute().items()}
-        return self._cache.get(name, key, compute, seeded=seeded)
+
+        @functools.wraps(compute)
+        def computed() -> dict[str, Tensor]:
+            before, self._logged = self._logged, {}
+            try:
+                return packed(compute(), self._logged)
+            finally:
+                self._logged = before
+
+        result, logged = unpacked(self._cache.get(name, key, computed, seeded=seeded))
+        for metric, values in logged.items():
+            self._logged.setdefault(metric, []).extend(values)
+        return result
 
     def place(self, value: Placed) -> Placed:
         """Move a tensor or module to the device of this context, and return it."""
@@ -175,7 +190,7 @@ class WorkContext:
         if unknown := set(overrides) - _OPTIMIZER_SETTINGS:
             raise TypeError(f"unknown optimizer settings: {sorted(unknown)}")
         settings = {**self.training.model_dump(), **overrides}
-        params = [_with_rate(group, settings["lr"]) for group in params]
+        params = [with_rate(group, settings["lr"]) for group in params]
         common = {name: settings[name] for name in ("lr", "weight_decay")}
         clipping = {name: settings[name] for name in ("clip_norm", "clip")}
         if settings["optimizer"] == "sgd":
@@ -245,11 +260,6 @@ class WorkContext:
     def metrics(self) -> dict[str, float]:
         """The mean of the logged values of each metric, by name."""
         return {name: math.fsum(values) / len(values) for name, values in self._logged.items()}
-
-
-def _with_rate(group: Any, lr: float) -> Any:
-    """A parameter group with its learning rate if it has a factor of it; any other group, or a tensor, as it is."""
-    return {"lr": lr * group["lr_factor"], **group} if isinstance(group, dict) and "lr_factor" in group else group
 
 
 def loss_not_finite(ctx: WorkContext, terms: Mapping[str, float]) -> str:

@@ -60,3 +60,8 @@ class Optimizer:
         """
         for group, initial in zip(self.torch.param_groups, self.initial, strict=True):
             group.update(values(initial))
+
+
+def with_rate(group: Any, lr: float) -> Any:
+    """A parameter group with its learning rate if it has a factor of it; any other group, or a tensor, as it is."""
+    return {"lr": lr * group["lr_factor"], **group} if isinstance(group, dict) and "lr_factor" in group else group

@@ -17,9 +17,10 @@ from fedlab.report.privacy import privacy
 from fedlab.report.record import RunRecord
 from fedlab.report.results import results_table
 from fedlab.report.values import moment, plural
-from fedlab.storage.runfolder import RunFolder, write_atomic
+from fedlab.storage.runfolder import RunFolder, set_aside, write_atomic
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def report_quietly(folder: RunFolder) -> None:
@@ -30,10 +31,6 @@ def report_quietly(folder: RunFolder) -> None:
         log.warning("the report could not be written: %s", str(error).splitlines()[0])
     except Exception:
         log.exception("the report could not be written; `fedlab report %s` tries again", folder.path)
-
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def write_report(path: Path) -> Path:
@@ -52,6 +49,8 @@ def write_report(path: Path) -> Path:
         CheckpointError: `path` is no run folder.
     """
     record = RunRecord.open(path)
+    if record.folder.report.is_dir():
+        set_aside(record.folder.report)
     write_atomic(record.folder.report, render(record))
     return record.folder.report
 
@@ -114,7 +113,7 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "communication": part("communication", costs.communication),
         "times": part("time", costs.times),
         "measured": part("measured times", costs.measured),
-        "warnings": part("warnings", lambda r: r.history.warnings),
+        "warnings": part("warnings", lambda r: [*r.changes, *r.history.warnings]),
         "left_out": part("what was left out", sections.left_out),
         "repeat": part("how to repeat it", sections.repeat),
         "unread": unread,

@@ -9,11 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from fedlab.config.recorded import changes
+from fedlab.config.sections import LARGEST
+from fedlab.config.yamltree import dump_yaml, load_yaml
+from fedlab.errors import ConfigErrors
 from fedlab.report.values import is_number, metric_names
 from fedlab.storage import renamed
+from fedlab.storage.plain import read_plain, read_plain_text
 from fedlab.storage.runfolder import RunFolder
+from fedlab.storage.secrets import redacted, tree_redacted
 from fedlab.tracking import Event, History
 
 Status = Literal["completed", "failed", "interrupted", "open"]
@@ -63,19 +67,41 @@ class RunRecord:
         folder = RunFolder.open(path)
         return cls(folder, History.from_jsonl(folder.events))
 
-    @cached_property
+    @property
     def config_text(self) -> str:
-        """The recorded configuration as text."""
-        return self.folder.config.read_text(encoding="utf-8", errors="replace")
+        """The recorded configuration as text, without passwords."""
+        text, tree = self._config
+        if tree is None:
+            return redacted(text)
+        told = tree_redacted(tree)
+        return text if told == tree else dump_yaml(told)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The recorded configuration; empty if it cannot be read."""
+        _, tree = self._config
+        return {} if tree is None else renamed.configuration(tree)
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """The recorded configuration."""
+    def _config(self) -> tuple[str, dict[str, Any] | None]:
+        """The text of ``config.yaml`` or why there is none, and the mapping that it stands for."""
         try:
-            raw = yaml.safe_load(self.config_text)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            return {}
-        return renamed.configuration(raw) if isinstance(raw, dict) else {}
+            text = read_plain(self.folder.config, LARGEST).decode("utf-8", errors="replace")
+        except OSError as error:
+            return f"# {error}", None
+        try:
+            raw = load_yaml(text)
+        except ValueError:
+            return text, None
+        return text, raw if isinstance(raw, dict) else None
+
+    @cached_property
+    def changes(self) -> list[str]:
+        """What was changed in the configuration since the run recorded it, as one sentence for each key."""
+        try:
+            return [f"config.yaml was changed after the run: {change}" for change in changes(self.folder)]
+        except ConfigErrors:
+            return [f"config.yaml is not as the run wrote it; bring it back: {self.folder.how_to_restore}"]
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -187,7 +213,7 @@ def _by_round(events: Iterable[Event]) -> dict[int, Event]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(read_plain_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}

@@ -29,6 +29,7 @@ from fedlab.report.values import (
     plural,
     words,
 )
+from fedlab.storage.secrets import known_variables, redacted
 from fedlab.tracking.basis import Basis, basis, server_basis
 from fedlab.tracking.durations import human_seconds
 
@@ -301,9 +302,11 @@ def repeat(record: RunRecord) -> dict[str, Any]:
         ("Python", environment.get("python")),
     ]
     versions = [(name, version) for name, version in (environment.get("packages") or {}).items() if version]
-    variables = list((environment.get("variables") or {}).items())
+    variables = list(known_variables(environment.get("variables") or {}).items())
+    command = environment.get("command") or record.history.start.get("command")
     return {
-        "command": environment.get("command") or record.history.start.get("command"),
+        # earlier versions recorded commands and variables as they were
+        "command": redacted(str(command)) if command else None,
         "directory": environment.get("directory"),
         "from_folder": _again(record),
         "given": list(_given_words(record)),

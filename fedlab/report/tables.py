@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedlab.report.earlier import earlier_values
@@ -34,26 +34,26 @@ def result_table(history: History) -> Group:
         history: the run's events.
     """
     from rich.console import Group
+    from rich.text import Text
 
-    parts = [
-        _evaluation(history),
-        *_server(history),
-        *_probed(history),
-        *_earlier(history),
-        *_privacy(history),
-        *_traffic(history),
-        *_times(history),
-        _status(history),
-    ]
-    return Group(*(part for part in parts if part is not None))
+    parts: list[Table | Text] = []
+    unread = []
+    for name, part in _PARTS.items():
+        try:
+            parts += part(history)
+        except (LookupError, TypeError, ValueError, AttributeError):  # events without their fields
+            unread.append(name)
+    if unread:
+        parts.append(Text(f"unread   {', '.join(unread)}: events.jsonl is damaged", style="yellow"))
+    return Group(*parts)
 
 
-def _evaluation(history: History) -> Table | None:
+def _evaluation(history: History) -> list[Table]:
     from rich.table import Table
     from rich.text import Text
 
     if not history.evaluations:
-        return None
+        return []
     event = history.evaluations[-1]
     clients = event["clients"]
     every = metric_names([event["mean"], event["pooled"], *clients.values()])
@@ -91,7 +91,7 @@ def _evaluation(history: History) -> Table | None:
     for name, scope in summary:
         cells = (metric_value(metric, event[scope].get(metric)) for metric in metrics)
         table.add_row(name, *cells, *stand(scope), style="bold")
-    return table
+    return [table]
 
 
 def _server(history: History) -> list[Text]:
@@ -161,7 +161,7 @@ def _times(history: History) -> list[Text]:
     return lines
 
 
-def _status(history: History) -> Text:
+def _status(history: History) -> list[Text]:
     from rich.text import Text
 
     status = run_status(history)
@@ -172,8 +172,20 @@ def _status(history: History) -> Text:
     if status != "open":
         line.append(f" after {human_seconds(history.end['seconds'])}")
     planned = history.start.get("rounds")
-    line.append(f", {max((event['round'] for event in history.rounds), default=0)}")
+    line.append(f", {history.last_round}")
     line.append(f" of {plural(planned, 'round')}" if planned else " rounds")
     if status == "failed" and history.end.get("error"):
         line.append(f"\n{history.end['error']}")
-    return line
+    return [line]
+
+
+_PARTS: Mapping[str, Callable[[History], Sequence[Table | Text]]] = {
+    "the last evaluation": _evaluation,
+    "what the server measured": _server,
+    "what was measured before round 1": _probed,
+    "what was measured earlier": _earlier,
+    "privacy": _privacy,
+    "traffic": _traffic,
+    "times": _times,
+    "how the run ended": _status,
+}

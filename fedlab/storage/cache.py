@@ -16,13 +16,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from fedlab.errors import DiskFullError
+from fedlab.storage.names import file_name
+from fedlab.storage.plain import read_plain
 from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.sealed import DamagedFileError, sealed, unsealed
+from fedlab.storage.temporary import sweep_cache
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class ResultCache:
         seed: the run's seed.
         device: the device that results are computed on.
         keep: whether new results are written to disk.
+        private: whether only this user may read them, because they are made of a client's samples.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class ResultCache:
     seed: int
     device: torch.device
     keep: bool = True
+    private: bool = False
 
     def get(
         self, name: str, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]], *, seeded: bool = True
@@ -69,24 +73,26 @@ class ResultCache:
             "device": self.device.type,
         }
         digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
-        path = self.folder / name / f"{digest}.safetensors"
-        held = _read(path)
+        path = self.folder / file_name(name) / f"{digest}.safetensors"
+        held = _read(path, name)
         if held is not None:
             return held
         result = {part: value.detach().cpu().contiguous() for part, value in compute().items()}
         if self.keep:
+            sweep_cache(self.folder)
             try:
-                write_atomic(path, safetensors.torch.save(result), durable=False)
+                write_atomic(path, sealed(result), durable=False, private=self.private)
             except (OSError, DiskFullError) as error:  # what is not kept is computed again by the next run
                 log.warning("the cache keeps nothing of %s: %s", name, str(error).splitlines()[0])
         return result
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file; None if it does not exist or cannot be read."""
+def _read(path: Path, name: str) -> dict[str, Tensor] | None:
+    """The tensors of a file; None if it does not exist or cannot be used."""
     try:
-        return safetensors.torch.load(path.read_bytes()) if path.exists() else None
-    except SafetensorError:  # the disk was full while it was written
+        return unsealed(read_plain(path)) if path.exists() else None
+    except DamagedFileError as error:  # the disk was full while it was written, or is failing
+        log.warning("a kept result of %s is computed again: %s: %s", name, path, error)
         with suppress(OSError):
             path.unlink(missing_ok=True)
     except OSError as error:
@@ -95,9 +101,12 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _home(compute: Callable[..., Any]) -> Path:
-    """The folder of the file in which a function, method, partial or callable object is defined."""
-    while isinstance(compute, partial):
-        compute = compute.func
+    """The folder of the file in which a function, method, partial or callable object is defined.
+
+    Of a function that wraps another one, as `functools.wraps` says, it is that of the other one.
+    """
+    while inner := compute.func if isinstance(compute, partial) else getattr(compute, "__wrapped__", None):
+        compute = inner
     written: Any = compute if hasattr(compute, "__code__") else type(compute).__call__
     return Path(written.__code__.co_filename).resolve().parent
 

@@ -7,7 +7,6 @@ their own beside the folders, which is named by its hash and written once.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Container, Mapping
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from fedlab.errors import CheckpointError
 from fedlab.storage import renamed
-from fedlab.storage.runfolder import write_atomic
+from fedlab.storage.plain import read_plain, read_plain_text
+from fedlab.storage.runfolder import set_aside, write_atomic
 from fedlab.storage.unusable import warn_once
 
 NETWORK = "network/"
@@ -28,8 +28,9 @@ NETWORK = "network/"
 START = "start/"
 """Prefix of the values from which network state starts that stays on the client from now on."""
 _TENSORS, _META, _LASTING = "tensors.safetensors", "checkpoint.json", "lasting_{}.safetensors"
-FORMAT = 3
-_READABLE = (2, FORMAT)
+_SUM = "checkpoint.sha256"  # as sha256sum writes and checks it
+FORMAT = 4
+_WITHOUT_SUM = (2, 3)
 
 
 def save_checkpoint(
@@ -42,8 +43,8 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint folder, and return its path.
 
-    The JSON file is written last and holds the hash of the tensors. A checkpoint without that file, or with tensors of
-    another hash, does not count.
+    The JSON file is written last and holds the hash of the tensors; its own hash lies beside it. A checkpoint without
+    these files, or with another hash, does not count.
 
     Args:
         path: the checkpoint's own folder; it is replaced if it exists.
@@ -53,7 +54,7 @@ def save_checkpoint(
         copies: names of further tensors, which are not written because they equal one in `tensors`, whose name is the
             value.
     """
-    if path.exists():
+    if path.is_dir():
         shutil.rmtree(path)
     raw = _packed({name: value for name, value in tensors.items() if name not in lasting})
     write_atomic(path / _TENSORS, raw)
@@ -66,7 +67,9 @@ def save_checkpoint(
             write_atomic(beside, raw)
     if copies:
         described["copies"] = dict(copies)
-    write_atomic(path / _META, json.dumps(described, indent=1, sort_keys=True))
+    facts = json.dumps(described, indent=1, sort_keys=True)
+    write_atomic(path / _SUM, f"{hashlib.sha256(facts.encode()).hexdigest()}  {_META}\n")
+    write_atomic(path / _META, facts)
     return path
 
 
@@ -81,33 +84,57 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: it is missing, incomplete, damaged or of another format.
     """
     key = "checkpoint"
+    meta = _facts(path)
+    lasting = meta.get("lasting")
+    beside = path.parent / _LASTING.format(lasting)
     try:
-        meta = json.loads((path / _META).read_text(encoding="utf-8"))
-        raw = (path / _TENSORS).read_bytes()
-        lasting = meta.get("lasting") if isinstance(meta, dict) else None
-        beside = path.parent / _LASTING.format(lasting)
-        kept = beside.read_bytes() if lasting else b""
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            key, str(path), "a complete checkpoint folder", f"use an earlier one ({error})"
-        ) from error
-    if not isinstance(meta, dict) or meta.get("format") not in _READABLE:
-        raise CheckpointError(key, str(path), f"format {FORMAT}", "it was written by another version of FedLab")
+        raw = read_plain(path / _TENSORS)
+        kept = read_plain(beside) if lasting else b""
+    except OSError as error:
+        raise CheckpointError(key, str(path), _WHOLE, f"{_EARLIER} ({error})") from error
     hashed = [(path, raw, meta.get("sha256")), *([(beside, kept, lasting)] if lasting else [])]
     for file, found, wanted in hashed:
         if hashlib.sha256(found).hexdigest() != wanted:
-            raise CheckpointError(
-                key,
-                str(file),
-                "tensors with the recorded hash",
-                "the file is incomplete or was changed: use an earlier checkpoint",
-            )
+            raise CheckpointError(key, str(file), "tensors with the recorded hash", _CHANGED)
     try:
         tensors = {**safetensors.torch.load(raw), **(safetensors.torch.load(kept) if lasting else {})}
+        tensors |= {name: tensors[other] for name, other in meta.get("copies", {}).items()}
     except SafetensorError as error:
-        raise CheckpointError(key, str(path), "a safetensors file", f"use an earlier checkpoint ({error})") from error
-    tensors |= {name: tensors[other] for name, other in meta.get("copies", {}).items()}
+        raise CheckpointError(key, str(path), "a safetensors file", f"{_EARLIER} ({error})") from error
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(key, str(path), "facts that fit its tensors", _CHANGED) from error
     return renamed.checkpoint(tensors, meta, path.absolute().parent.parent)
+
+
+_WHOLE, _EARLIER = "a complete checkpoint folder", "use an earlier one"
+_CHANGED = "the file is incomplete or was changed: use an earlier checkpoint"
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The facts of a checkpoint, which have the hash that lies beside them.
+
+    Earlier versions of FedLab wrote no hash of the facts; theirs are believed.
+
+    Raises:
+        CheckpointError: they are missing, incomplete or damaged, or of another format.
+    """
+    key = "checkpoint"
+    try:
+        text = read_plain_text(path / _META)
+        meta = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(key, str(path), _WHOLE, f"{_EARLIER} ({error})") from error
+    if not isinstance(meta, dict) or meta.get("format") not in (*_WITHOUT_SUM, FORMAT):
+        raise CheckpointError(key, str(path), f"format {FORMAT}", "it was written by another version of FedLab")
+    if meta["format"] in _WITHOUT_SUM and not (path / _SUM).exists():
+        return meta
+    try:
+        wanted = read_plain_text(path / _SUM).split()[:1]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(key, str(path), _WHOLE, f"{_EARLIER} ({error})") from error
+    if wanted != [hashlib.sha256(text.encode()).hexdigest()]:
+        raise CheckpointError(key, str(path / _META), "facts with the recorded hash", _CHANGED)
+    return meta
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, CheckpointError]]:
@@ -120,7 +147,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, CheckpointE
         The checkpoint, or None if there is none; and why the newer ones cannot be used, the newest first.
     """
     unusable: dict[Path, CheckpointError] = {}
-    for path in sorted(folder.glob("round_*"), reverse=True):
+    for path in by_round(folder):
         try:
             load_checkpoint(path)
         except CheckpointError as error:
@@ -128,6 +155,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, CheckpointE
         else:
             return path, unusable
     return None, unusable
+
+
+def by_round(folder: Path) -> list[Path]:
+    """The checkpoints of a run, whether they can be used or not, the newest first."""
+    found = {path: path.name.removeprefix("round_") for path in folder.glob("round_*")}
+    return sorted((path for path, number in found.items() if number.isdecimal()), reverse=True)
 
 
 def is_damaged(path: Path) -> bool:
@@ -153,20 +186,14 @@ def keep_until(folder: Path, round: int) -> None:
         folder: the run's folder ``checkpoints``.
         round: the last round of which a checkpoint stays.
     """
-    for path in folder.glob("round_*"):
+    for path in by_round(folder):
         if int(path.name.removeprefix("round_")) <= round:
             continue
-        if is_damaged(path):
-            path.rename(_free(path.with_name(f"damaged_{path.name}")))
+        if is_damaged(path) or not path.is_dir():
+            set_aside(path)
         else:
             shutil.rmtree(path)
-    named = "".join(meta.read_text(encoding="utf-8", errors="replace") for meta in folder.glob(f"*/{_META}"))
+    named = "".join(read_plain(meta).decode(errors="replace") for meta in folder.glob(f"*/{_META}") if meta.is_file())
     for path in folder.glob(_LASTING.format("*")):
         if path.stem.rpartition("_")[2] not in named:
             path.unlink()
-
-
-def _free(path: Path) -> Path:
-    """The path, or where it is taken the first one with a number that is not."""
-    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-    return next(place for place in itertools.chain([path], numbered) if not place.exists())

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+from fedlab.storage.plain import read_plain_text
+
 T = TypeVar("T")
+_LARGEST = 1_000_000  # bytes of a configuration, as `fedlab.config` reads it
 
 KEYS = {"training.optimiser": "optimizer", "engine.vectorise": "vectorize"}
 """Old dotted key of a configuration → new last part."""
@@ -124,8 +127,8 @@ def _everywhere(tree: Any, new: Callable[[str], str]) -> Any:
 
 def _method_of(run: Path) -> str:
     try:
-        raw = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        raw = yaml.safe_load(read_plain_text(run / "config.yaml", _LARGEST))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
         return ""
     return _name(raw.get("method")) if isinstance(raw, Mapping) else ""
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import os
+import secrets
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 from fedlab.errors import CheckpointError, ConfigError, DiskFullError
+from fedlab.storage.locks import lock_now
+from fedlab.storage.names import file_name
+from fedlab.storage.temporary import sweep_unfinished, unfinished_name
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -27,9 +33,14 @@ def telling_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full_disk(error):
             raise DiskFullError(folder) from error
         raise
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk is full or a quota used up."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def why_unwritable(folder: Path) -> str | None:
@@ -45,52 +56,50 @@ def why_unwritable(folder: Path) -> str | None:
     return None
 
 
-def write_atomic(path: Path, data: str | bytes, *, durable: bool = True) -> None:
+def write_atomic(path: Path, data: str | bytes, *, durable: bool = True, private: bool = False) -> None:
     """Write a file completely or not at all, and create the folders above it.
 
-    Readers see either the old content or the new one, even if the process is killed meanwhile.
+    Readers see either the old content or the new one, even if the process is killed meanwhile. Who may read the file is
+    what the user's umask says.
 
     Args:
         path: the file.
         data: its content.
         durable: wait until the content is on the disk, so that it survives a loss of power. This takes milliseconds.
+        private: let only the user read the file, whatever the umask is.
 
     Raises:
         DiskFullError: there is no room for the content.
     """
     with telling_full_disk(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomic(path, data.encode() if isinstance(data, str) else data, durable)
+        _write_atomic(path, data.encode() if isinstance(data, str) else data, durable, 0o600 if private else 0o666)
 
 
-def _write_atomic(path: Path, raw: bytes, durable: bool) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _write_atomic(path: Path, raw: bytes, durable: bool, mode: int) -> None:
+    temporary = path.with_name(unfinished_name(path.name, secrets.token_hex(4)))
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        # opened like this the system itself applies the umask, which a process cannot read without changing it
+        with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
             file.write(raw)
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp lets only the user read it
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _locked(file: IO[str]) -> bool:
-    """Try to lock a file for as long as it is open. True also if the system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have no locks
-        return True
-    return True
+def free_name(path: Path) -> Path:
+    """The path, or where it is taken the first one with a number that is not."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(place for place in itertools.chain([path], numbered) if not os.path.lexists(place))
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged and cannot be made again, so that it is kept; returns the new path."""
+    return path.rename(free_name(path.with_name(f"damaged_{path.name}")))
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class RunFolder:
         Raises:
             ConfigError: `name` is taken, or the folder cannot be created.
         """
-        base = name or f"{method.rpartition(':')[2]}-seed{seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        base = name or f"{file_name(method.rpartition(':')[2])}-seed{seed}-{datetime.now():%Y%m%d-%H%M%S}"
         for attempt in range(1, 1000):
             path = parent / (base if attempt == 1 else f"{base}-{attempt}")
             try:
@@ -128,6 +137,8 @@ class RunFolder:
                     ) from error
                 continue
             except OSError as error:
+                if is_full_disk(error):
+                    raise DiskFullError(parent) from error
                 raise ConfigError(
                     "tracking.folder", str(parent), "a folder that can be written to", str(error)
                 ) from error
@@ -160,8 +171,15 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.is_file():
-            raise CheckpointError("run", str(path), "a run folder, which holds a config.yaml", "see the folder runs/")
+            held = folder.copy.is_file()
+            fix = f"bring it back: {folder.how_to_restore}" if held else "see the folder runs/"
+            raise CheckpointError("run", str(path), "a run folder, which holds a config.yaml", fix)
         return folder
+
+    @property
+    def how_to_restore(self) -> str:
+        """The command that puts the run's own copy of its configuration in the place of ``config.yaml``."""
+        return shlex.join(["cp", str(self.copy), str(self.config)])
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -171,17 +189,40 @@ class RunFolder:
             CheckpointError: another process is writing to the run.
         """
         with telling_full_disk(self.path):
-            lock = (self.path / ".lock").open("a")
+            place = self.path / ".lock"
+            if os.path.lexists(place) and not place.is_file():  # to open a pipe would take forever
+                set_aside(place)
+            lock = place.open("a")
         with lock as file:
-            if not _locked(file):
+            if not lock_now(file):
                 expected = "a run that no other process is writing to"
                 raise CheckpointError("run", str(self.path), expected, "wait for that process, or stop it")
             yield
+
+    def tidy(self) -> list[str]:
+        """Make room for a run that goes on: what lies in the place of its files and folders and is none is set aside.
+
+        What the run was writing when it was killed is removed. The run must be locked, see `writing`.
+
+        Returns:
+            Warnings about what was set aside.
+        """
+        sweep_unfinished(self.path)
+        files = (self.config, self.copy, self.environment, self.events, self.metrics, self.ledger, self.timeline)
+        folders = (self.checkpoints, self.clients, self.figures, self.artifacts, self.tensorboard)
+        wrong = [path for path in files if os.path.lexists(path) and not path.is_file()]
+        wrong += [path for path in folders if os.path.lexists(path) and not path.is_dir()]
+        return [f"{path.name} was of the wrong kind and is kept as {set_aside(path).name}" for path in wrong]
 
     @property
     def config(self) -> Path:
         """The configuration of the run, complete with all defaults."""
         return self.path / "config.yaml"
+
+    @property
+    def copy(self) -> Path:
+        """A copy of the configuration with a hash of its own, by which changes of ``config.yaml`` are noticed."""
+        return self.path / ".config.yaml"
 
     @property
     def environment(self) -> Path:

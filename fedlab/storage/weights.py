@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
+from fedlab.storage.plain import check_plain
 
 
 def load_weights(networks: nn.ModuleDict, init: Mapping[str, str]) -> None:
@@ -78,6 +79,7 @@ def _read(role: str, source: str) -> dict[str, Tensor]:
             raise ConfigError(key, source, f"a network of that run: {', '.join(roles)}", f"write {place}#{roles[0]}")
         return found
     try:
+        check_plain(path)
         return safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(key, source, "a .safetensors file or a run folder", str(error)) from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlab.config import Config, set_dotted
+from fedlab.config.recorded import check_unchanged
 from fedlab.config.yamltree import unshared
 from fedlab.data.sources import load_source
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
@@ -23,6 +22,7 @@ from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
 from fedlab.report.record import RunRecord, run_status
 from fedlab.storage.checkpoint import latest_checkpoint
+from fedlab.storage.names import file_name
 from fedlab.storage.unusable import warn_once
 from fedlab.storage.weights import check_weights
 from fedlab.tracking.durations import human_seconds
@@ -200,6 +200,7 @@ def _equal(config: Config) -> Iterator[Run]:
     for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
         try:
             found = load(path.parent)
+            check_unchanged(found.folder)
         except FedLabError as error:
             warn_once(f"a run folder is not looked at, {path.parent}: {error}")
             continue
@@ -236,8 +237,7 @@ def _reached(run: Run) -> int:
 
 def _complete(run: Run) -> bool:
     """Whether a run did all of its rounds; one that was asked to stop earlier is also recorded as completed."""
-    done = max((event["round"] for event in run.history.rounds), default=0)
-    return run_status(run.history) == "completed" and done == run.config.federation.rounds
+    return run_status(run.history) == "completed" and run.history.last_round == run.config.federation.rounds
 
 
 def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,10 +292,7 @@ def made_before(points: Mapping[str, Callable[[], Mapping[str, Any]]], seeds: Se
 
 def folder_name(point: str) -> str:
     """A folder's name for a point; distinct points have distinct names."""
-    plain = re.sub(r"[^A-Za-z0-9._,=()+-]+", "-", point.replace(", ", ",")).lstrip(".-")[:80]
-    if plain and plain.replace(",", ", ") == point:
-        return plain
-    return f"{plain}-{hashlib.blake2b(point.encode(), digest_size=4).hexdigest()}".lstrip("-")
+    return file_name(point, digest=4)  # by which sweeps of earlier versions are found
 
 
 def _placed(raw: Mapping[str, Any], folder: Path, seed: int) -> Config:

@@ -69,6 +69,11 @@ class History:
         return self.of("round")
 
     @property
+    def last_round(self) -> int:
+        """The last round that was finished; 0 if none was."""
+        return max((event["round"] for event in self.rounds if isinstance(event.get("round"), int)), default=0)
+
+    @property
     def evaluations(self) -> list[Event]:
         """One entry per evaluation."""
         return self.of("evaluation")
@@ -82,19 +87,24 @@ class History:
     @property
     def warnings(self) -> list[str]:
         """Texts of all warnings."""
-        return [str(event["message"]) for event in self.of("warning")]
+        return [str(event.get("message", "")) for event in self.of("warning")]
 
     @property
     def alarms(self) -> list[str]:
         """Texts of the warnings that put the result in doubt, each once."""
-        return list(dict.fromkeys(str(event["message"]) for event in self.of("warning") if event.get("level") == ALARM))
+        found = [event for event in self.of("warning") if event.get("level") == ALARM]
+        return list(dict.fromkeys(str(event.get("message", "")) for event in found))
 
     @property
     def left_out(self) -> list[LeftOut]:
         """What was there and was not used: each kind once, with the sum over the rounds."""
         found: dict[tuple[str, str, bool], LeftOut] = {}
         for event in self.of("left_out"):
-            left = LeftOut.of(event)
+            try:
+                left = LeftOut.of(event)
+                hash(left.kind)
+            except (LookupError, TypeError):  # a damaged line, which lacks its fields
+                continue
             before = found.get(left.kind)
             found[left.kind] = before + left if before and event.get("round") is not None else left
         return list(found.values())
@@ -158,9 +168,9 @@ def _read(path: Path) -> list[Event]:
         for number, line in enumerate(file, start=1):
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 event = None
-            if isinstance(event, dict) and "event" in event:
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
                 events.append(event)
             else:
                 damaged.append(number)

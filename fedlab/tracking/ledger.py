@@ -22,14 +22,24 @@ class LedgerSink(CsvSink):
         return [[event["round"], *row] for row in event["rows"]] if event["event"] == "ledger" else []
 
 
-def rewind_ledger(path: Path, round: int) -> None:
-    """Drop the rows of later rounds, and a last one cut short by a crash."""
+def rewind_ledger(path: Path, round: int) -> dict[int, tuple[int, int]]:
+    """Drop the rows of later rounds, and those that are damaged, such as a last one cut short by a crash.
+
+    Returns:
+        Bytes (down, up) by round, as the rows that are kept say.
+    """
+    sums: dict[int, tuple[int, int]] = {}
     if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line, row in zip(lines[1:], csv.reader(lines[1:]), strict=False) if _until(row, round)]
+        return sums
+    lines, kept = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True), list[str]()
+    for line, row in zip(lines[1:], csv.reader(lines[1:]), strict=False):
+        if _is_whole(row) and (number := int(row[0])) <= round:
+            down, up = sums.get(number, (0, 0))
+            sums[number] = down + int(row[3]), up + int(row[4])
+            kept.append(line)
     write_atomic(path, "".join([",".join(COLUMNS) + "\n", *kept]))
+    return sums
 
 
-def _until(row: list[str], round: int) -> bool:
-    return len(row) == len(COLUMNS) and row[0].isdecimal() and int(row[0]) <= round
+def _is_whole(row: list[str]) -> bool:
+    return len(row) == len(COLUMNS) and all(row[place].isdecimal() for place in (0, 3, 4))

@@ -16,7 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fedlab.config import Config
+from fedlab.config.yamltree import dump_yaml
 from fedlab.errors import ConfigError
+from fedlab.storage.secrets import HIDDEN, redacted, tree_redacted, without_login
 from fedlab.tracking.table import Row, rows
 from fedlab.tracking.tracker import Event
 
@@ -47,18 +49,24 @@ def check_mlflow(uri: str) -> list[str]:
     if found is None or found.origin is None:  # a mere folder of that name has no origin
         raise ConfigError(
             "tracking.mlflow",
-            uri,
+            without_login(uri),
             "the package mlflow, which is not installed",
             "pip install 'fedlab-sim[mlflow]', or leave tracking.mlflow out",
         )
+    shown = without_login(uri)
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""  # mysql+pymysql://…
     known = _SCHEMES | {plugin.name for plugin in importlib.metadata.entry_points(group="mlflow.tracking_store")}
     if scheme not in known and not Path(uri).is_absolute():
         raise ConfigError(
-            "tracking.mlflow", uri, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}"
+            "tracking.mlflow", shown, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}"
         )
+    if f"://{HIDDEN}@" in uri:
+        return [
+            f"nothing is sent to MLflow: the name and password in tracking.mlflow = {uri} were not recorded; give them "
+            "again by --set tracking.mlflow=…, or by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        ]
     reason = _unreachable(uri) if scheme in ("http", "https") else ""
-    return [f"nothing is sent to MLflow: tracking.mlflow = {uri} does not answer: {reason}"] if reason else []
+    return [f"nothing is sent to MLflow: tracking.mlflow = {shown} does not answer: {reason}"] if reason else []
 
 
 def _unreachable(uri: str) -> str:
@@ -91,7 +99,7 @@ class MlflowSink:
 
     def __init__(self, uri: str, config: Config, root: Path) -> None:
         for warning in check_mlflow(uri):
-            raise ConfigError("tracking.mlflow", uri, "a server that answers", warning)
+            raise ConfigError("tracking.mlflow", without_login(uri), "a server that answers", warning)
         for variable, value in _DEFAULTS.items():
             os.environ.setdefault(variable, value)
         from mlflow.tracking import MlflowClient
@@ -102,8 +110,10 @@ class MlflowSink:
             self._run = self._client.create_run(self._experiment(), run_name=root.name).info.run_id
             self._describe(config)
         except Exception as error:  # each of MLflow's stores raises exceptions of its own
-            reason = " ".join(str(error).split())
-            raise ConfigError("tracking.mlflow", uri, "a tracking URI that MLflow can use", reason) from error
+            reason = redacted(" ".join(str(error).split()))
+            raise ConfigError(
+                "tracking.mlflow", without_login(uri), "a tracking URI that MLflow can use", reason
+            ) from error
 
     def write(self, event: Event) -> None:
         self._log(list(rows(event)), int(event["time"] * 1000))
@@ -120,10 +130,11 @@ class MlflowSink:
     def _describe(self, config: Config) -> None:
         from mlflow.entities import Param
 
-        parameters = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(config.model_dump(mode="json"))]
+        told = tree_redacted(config.model_dump(mode="json"))
+        parameters = [Param(key, value[:_LONGEST_PARAMETER]) for key, value in flatten(told)]
         for part in _parts(parameters, _PARAMETERS_A_CALL):
             self._client.log_batch(self._run, params=part)
-        self._client.log_artifact(self._run, str(self._root / "config.yaml"))
+        self._client.log_text(self._run, dump_yaml(told), "config.yaml")
 
     def _log(self, found: Sequence[Row], milliseconds: int) -> None:
         from mlflow.entities import Metric

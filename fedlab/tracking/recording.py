@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,19 +11,21 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
 
 from fedlab.config import Config, TrackingConfig
+from fedlab.config.recorded import record_config
 from fedlab.engine.machine import cores, installed_version
 from fedlab.errors import ClientError, ConfigError, DiskFullError, FedLabError, MachineError
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import cache_folder
-from fedlab.storage.runfolder import RunFolder, why_unwritable, write_atomic
-from fedlab.tracking import History, Sink, Tracker
+from fedlab.storage.runfolder import RunFolder, is_full_disk, why_unwritable, write_atomic
+from fedlab.storage.secrets import known_variables, redacted
+from fedlab.tracking import Event, History, Sink, Tracker
 from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink, jsonl_line
 from fedlab.tracking.ledger import LedgerSink, rewind_ledger
@@ -35,7 +38,8 @@ from fedlab.tracking.timeline import TimelineSink
 log = logging.getLogger(__name__)
 
 _PACKAGES = ("fedlab-sim", "flwr", "ray", "torch", "numpy", "flwr-datasets", "datasets", "safetensors", "scikit-learn")
-_VARIABLES = ("OMP_", "MKL_", "CUBLAS_", "OPENBLAS_", "FLWR_", "RAY_")
+_NAMED = 5  # rounds in a warning
+_AGAIN = ("run_start", "vectorize")  # events that stay of a run which begins again; all others come again
 
 
 @contextmanager
@@ -60,17 +64,20 @@ def open_session(
         workers: number of client processes; 0 if FedLab does not start them.
         model: name of what is trained; default: that of the configured model.
         command: how to repeat the run.
-        resumed: the round after which a run continues; records of later rounds are removed.
+        resumed: the round after which a run continues; records of later rounds are removed. 0 begins again, with the
+            preparation before round 1.
         code: hash of the code that makes it, by module; default: FedLab's own.
         display: what shows the progress; default: the console that ``tracking.console`` asks for.
     """
-    write_atomic(folder.config, config.to_yaml())
-    if resumed is None:
+    record_config(folder, config)
+    told: list[str] = []
+    if resumed is None or not folder.environment.is_file():
         write_atomic(folder.environment, json.dumps(environment(command, code), indent=1))
-    else:
-        _rewind(folder, resumed)
+    if resumed is not None:
+        told = _rewind(folder, resumed)
     displays, missing = _displays(config, folder, resumed, display)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
+    command = None if command is None else redacted(command)
     began = time.perf_counter()
     with closing(tracker), ending_signals() as ending:
         tracker.emit(
@@ -87,7 +94,7 @@ def open_session(
             resumed=resumed,
         )
         try:
-            for warning in missing:
+            for warning in (*told, *missing):
                 tracker.emit("warning", message=warning)
             yield tracker
         except BaseException as problem:
@@ -139,16 +146,34 @@ def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
     Raises:
         DiskFullError: a disk was full.
     """
-    there = isinstance(problem, ClientError) and f"{DiskFullError.__name__}: " in problem.reason
-    if there or isinstance(problem, DiskFullError):
+    there = isinstance(problem, ClientError) and any(sign in problem.reason for sign in _FULL_THERE)
+    here = [error for error in _chain(problem) if isinstance(error, DiskFullError) or is_full_disk(error)]
+    if not (there or here):
+        return
+    named = Path(str(next((error.folder for error in here if isinstance(error, DiskFullError)), folder.path)))
+    if folder.config.is_file():
         then = f"free some room, then go on with: fedlab resume {shlex.quote(str(folder.path))}"
-        raise DiskFullError(folder.path, then) from problem
+    else:
+        then = f"free some room, remove {folder.path}, in which nothing was written yet, and start the run again"
+    raise DiskFullError(folder.path if named.is_relative_to(folder.path) else named, then) from problem
+
+
+_FULL_THERE = (f"{DiskFullError.__name__}: ", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
+def _chain(problem: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that caused it."""
+    seen: set[int] = set()
+    while problem is not None and id(problem) not in seen:
+        yield problem
+        seen.add(id(problem))
+        problem = problem.__cause__ or problem.__context__
 
 
 def environment(command: str | None = None, code: Mapping[str, str] | None = None) -> dict[str, object]:
     """Versions and hardware that a result may depend on."""
     return {
-        "command": command,
+        "command": None if command is None else redacted(command),
         "directory": os.getcwd(),
         "code": dict(code or {"fedlab": code_fingerprint()}),
         "python": sys.version.split()[0],
@@ -158,7 +183,7 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: installed_version(name) for name in _PACKAGES},
-        "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+        "variables": known_variables(os.environ),
     }
 
 
@@ -169,28 +194,63 @@ def _displays(
 
     The console comes first, so that the terminal is released before MLflow may keep the user waiting.
     """
-    tracking, console = config.tracking, display or make_console(config.tracking.console)
-    displays = [console] if console is not None else []
-    displays.append(TimelineSink(folder.timeline))
-    if tracking.tensorboard:
-        displays.append(TensorBoardSink(folder.tensorboard, folder.path, resumed))
-    if tracking.mlflow is not None:
+    tracking, displays, missing = config.tracking, list[Sink](), list[str]()
+
+    def add(make: Callable[[], Sink | None], without: str) -> None:
         try:
-            displays.append(MlflowSink(tracking.mlflow, config, folder.path))
-        except ConfigError as error:
-            return displays, [f"nothing is sent to MLflow: {error}"]
-    return displays, []
+            made = make()
+        except Exception as error:  # of any library that shows a run's progress
+            missing.append(f"{without}: {redacted(' '.join(str(error).split()))}")
+        else:
+            displays.extend([] if made is None else [made])
+
+    add(lambda: display or make_console(tracking.console), "the progress is not shown")
+    add(lambda: TimelineSink(folder.timeline), "no timeline is written")
+    if tracking.tensorboard:
+        add(lambda: TensorBoardSink(folder.tensorboard, folder.path, resumed), "nothing is written for TensorBoard")
+    if (uri := tracking.mlflow) is not None:
+        add(lambda: MlflowSink(uri, config, folder.path), "nothing is sent to MLflow")
+    return displays, missing
 
 
-def _rewind(folder: RunFolder, round: int) -> None:
-    """Remove everything after the end of a round from the event file and the tables."""
-    kept = History.from_jsonl(folder.events).until(round)
-    write_atomic(folder.events, "".join(jsonl_line(event) for event in kept.events))
-    rewind_ledger(folder.ledger, round)
+def _rewind(folder: RunFolder, round: int) -> list[str]:
+    """Remove everything after the end of a round from the event file and the tables; 0 removes the preparation too.
+
+    Returns:
+        Warnings about what is damaged in them.
+    """
+    history = History.from_jsonl(folder.events)
+    kept = [event for event in history.events if event["event"] in _AGAIN]
+    if round > 0:
+        kept = list(history.until(round).events)
+    write_atomic(folder.events, "".join(jsonl_line(event) for event in kept))
+    told = _lacking(folder, kept, rewind_ledger(folder.ledger, round or -1))
     folder.metrics.unlink(missing_ok=True)
+    damaged = 0
     with closing(CsvSink(folder.metrics)) as table:
-        for event in kept.events:
-            table.write(event)
+        for event in kept:
+            try:
+                table.write(event)
+            except (LookupError, TypeError, ValueError, AttributeError):  # fields are missing or of another kind
+                damaged += 1
+    lost = f"the numbers of {damaged} events are missing in {folder.metrics.name}: {folder.events.name} is damaged"
+    return [*told, *([lost] if damaged else [])]
+
+
+def _lacking(folder: RunFolder, events: Sequence[Event], booked: Mapping[int, tuple[int, int]]) -> list[str]:
+    """A warning about rounds whose bytes in the ledger, by round, are not those that the events tell of."""
+    sent: dict[int, tuple[int, int]] = {}
+    for event in events:
+        number = 0 if event["event"] == "prepared" else event.get("round") if event["event"] == "round" else None
+        down, up = event.get("bytes_down"), event.get("bytes_up")
+        if isinstance(number, int) and isinstance(down, int) and isinstance(up, int):
+            before = sent.get(number, (0, 0))
+            sent[number] = before[0] + down, before[1] + up
+    wrong = sorted(number for number, total in sent.items() if booked.get(number, (0, 0)) != total)
+    if not wrong:
+        return []
+    rounds = ", ".join(map(str, wrong[:_NAMED])) + (", …" if len(wrong) > _NAMED else "")
+    return [f"{folder.ledger.name} is damaged: its rows of round {rounds} do not add up to the bytes of the round"]
 
 
 def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:

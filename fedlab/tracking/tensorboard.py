@@ -30,14 +30,15 @@ class TensorBoardSink:
     Args:
         target: folder for TensorBoard's files.
         root: folder that the paths of figures start from.
-        resumed: the round after which the run continues; TensorBoard then hides later rounds.
+        resumed: the round after which the run continues, 0 if it begins again; TensorBoard then hides later rounds.
     """
 
     def __init__(self, target: Path, root: Path, resumed: int | None = None) -> None:
         check_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer, self._root = SummaryWriter(str(target), purge_step=None if resumed is None else resumed + 1), root
+        first = None if resumed is None else resumed + 1 if resumed else 0
+        self._writer, self._root = SummaryWriter(str(target), purge_step=first), root
 
     def write(self, event: Event) -> None:
         when = event["time"]

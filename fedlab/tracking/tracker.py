@@ -52,8 +52,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedlab.storage.secrets import redacted
+
 Event = dict[str, Any]
 log = logging.getLogger(__name__)
+
+_WORDS = frozenset({"warning", "run_start", "run_end"})  # events with text that may quote addresses and settings
 
 ALARM = "alarm"
 """Level of a warning that puts the run's result in doubt."""
@@ -83,6 +87,8 @@ class Tracker:
     def emit(self, event: str, **fields: Any) -> None:
         """Publish one event; arrays and numpy scalars become plain values, NaN and infinity become None."""
         record = {"event": event, "time": time.time(), **{name: plain(value) for name, value in fields.items()}}
+        if event in _WORDS:
+            record |= {name: redacted(value) for name, value in record.items() if isinstance(value, str)}
         for sink in self._essential:
             sink.write(record)
         for sink in list(self._others):

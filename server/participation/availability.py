@@ -12,6 +12,7 @@ from typing import Protocol
 from fedlab.config import AvailabilityConfig
 from fedlab.errors import ConfigError
 from fedlab.seeding import numpy_generator
+from fedlab.storage.plain import check_plain
 
 
 class Availability(Protocol):
@@ -122,6 +123,7 @@ def read_numbers(path: str, columns: tuple[str, ...], key: str) -> list[tuple[fl
     """
     header = ",".join(columns)
     try:
+        check_plain(Path(path))
         with Path(path).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -159,6 +159,43 @@ def test_a_disk_that_is_full_in_a_worker_is_told_the_same_way(
         fedlab.run(config())
 
 
+def test_a_disk_that_is_full_for_others_code_is_told_the_same_way(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the driver nor a client's traceback need say it in FedLab's words."""
+    from fedlab.clients.runtime import ClientRuntime
+    from fedlab.server.loop import FederatedLoop
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    train = ClientRuntime.train
+
+    def full_later(self: ClientRuntime, *rest: Any) -> Any:
+        return train(self, *rest) if self.setup.preflight else full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FederatedLoop, "_aggregate", full)
+        with pytest.raises(DiskFullError, match="free some room, then go on with: fedlab resume"):
+            fedlab.run(config())
+    monkeypatch.setattr(ClientRuntime, "train", full_later)
+    with pytest.raises(DiskFullError, match="free some room, then go on with: fedlab resume"):
+        fedlab.run(config())
+
+
+def test_a_disk_that_is_full_before_anything_is_written_leaves_a_run_to_start_again(
+    config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedlab.experiment import start
+
+    def full(path: Path, *_: Any) -> None:
+        raise DiskFullError(path.parent)
+
+    monkeypatch.setattr(start, "write_atomic", full)
+    with pytest.raises(DiskFullError, match="in which nothing was written yet, and start the run again"):
+        fedlab.run(config())
+
+
 # Ray
 
 

@@ -20,7 +20,7 @@ def shorter() -> Iterator[None]:
     the first run of each file.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunWriter, "figures", lambda self, look: None)
+        patch.setattr(RunWriter, "figures", lambda self, round, look: None)
         patch.setattr(RunWriter, "figures_after", lambda self, round, look: None)
         patch.setattr("fedlab.experiment.decisions.preflight", _not_tried)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -30,6 +31,16 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
     assert (meta["round"], meta["names"]) == (4, ["x"])
+
+
+@pytest.mark.parametrize("edit", [{"round": 5}, {"names": []}, {"format": 3}, {"more": 1}])
+def test_facts_that_were_edited_are_refused(tmp_path: Path, edit: dict[str, object]) -> None:
+    path = save_checkpoint(tmp_path / "round_000004", {"a": torch.ones(9)}, {"round": 4, "names": ["x"]})
+    facts, hashed = path / "checkpoint.json", path / "checkpoint.sha256"
+    assert hashed.read_text() == f"{hashlib.sha256(facts.read_bytes()).hexdigest()}  checkpoint.json\n"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), **edit}, indent=1, sort_keys=True))
+    with pytest.raises(CheckpointError, match="facts with the recorded hash"):
+        load_checkpoint(path)
 
 
 def test_equal_tensors_give_equal_files(tmp_path: Path) -> None:
@@ -128,6 +139,7 @@ def test_checkpoints_of_the_format_before_are_read(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "round_000001", {"a": torch.ones(9)}, {"round": 1})
     meta = path / "checkpoint.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 2}))
+    (path / "checkpoint.sha256").unlink()
     assert torch.equal(load_checkpoint(path)[0]["a"], torch.ones(9))
 
 

@@ -176,3 +176,21 @@ def test_a_display_that_breaks_costs_no_result(tmp_path: Path) -> None:
         tracker.emit("phase_end", round=1, phase="train", seconds=2.0)
     assert [e["event"] for e in History.from_jsonl(folder.events).events][-1] == "run_end"
     assert "1,seconds,train,2.0" in folder.metrics.read_text()
+
+
+def test_a_display_that_does_not_even_open_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError("no such terminal")
+
+    for name in ("make_console", "TimelineSink", "TensorBoardSink"):
+        monkeypatch.setattr(f"fedlab.tracking.recording.{name}", broken)
+    folder = new_folder(tmp_path)
+    with open_session(make_config(tmp_path, tensorboard=True), folder, engine="inline", workers=1):
+        pass
+    history = History.from_jsonl(folder.events)
+    assert history.end["status"] == "completed"
+    assert [text.partition(":")[0] for text in history.warnings] == [
+        "the progress is not shown",
+        "no timeline is written",
+        "nothing is written for TensorBoard",
+    ]

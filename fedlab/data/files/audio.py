@@ -11,6 +11,7 @@ import numpy as np
 
 from fedlab.data.files.reading import reading
 from fedlab.errors import DataError
+from fedlab.storage.plain import check_plain
 
 WAV_SUFFIXES = frozenset({".wav", ".wave"})
 SUFFIXES = WAV_SUFFIXES | {
@@ -35,6 +36,7 @@ def read_audio(path: Path, key: str = "data.source.path") -> tuple[np.ndarray, i
     """
     fix = "the file is damaged or of another kind: take a whole copy, or write it as PCM WAV"
     with reading(key, str(path), "a readable sound file", fix):
+        check_plain(path)
         samples, rate = _read_wav(path) if path.suffix.lower() in WAV_SUFFIXES else _read_other(path, key)
         mono = samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples
         if rate < 1:

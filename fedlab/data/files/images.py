@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from fedlab.data.files.pixels import as_pictures
 from fedlab.data.files.reading import read_each, reading, reason
 from fedlab.errors import DataError
+from fedlab.storage.plain import check_plain
 from fedlab.tracking.left_out import LeftOut
 
 UNREAD = "their ending is none of a picture"
@@ -43,6 +44,7 @@ def is_picture(path: Path) -> bool:
     from PIL import Image
 
     try:
+        check_plain(path)
         with Image.open(path):
             return True
     except Exception:  # whatever Pillow raises: it is no picture, and is counted as left out
@@ -71,6 +73,7 @@ class PictureReader:
         with _boundary(self.key, str(path), _REPAIR):
             from PIL import Image
 
+            check_plain(path)
             with Image.open(path) as picture:
                 self._count(picture, str(path))
                 return decode(picture, size, channels)

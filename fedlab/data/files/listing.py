@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ _SYSTEM = frozenset({
     "lost+found", "icon\r",
 })  # fmt: skip
 _EXAMPLES = 10
+_LINKS = 3  # that a warning names
+_NO_FILES = "they are no files but named pipes, sockets or devices, which might be read forever"
 
 
 def hidden(name: str) -> bool:
@@ -40,6 +43,9 @@ class Listing:
         self._skipped: dict[tuple[str, str, str], list[str]] = {}
         self._listed: set[Path] = set()
         self._names: dict[Path, dict[str, str]] = {}
+        self._outside: dict[str, Path] = {}
+        self.special: set[Path] = set()
+        """What was found that is neither a file nor a folder."""
 
     def folders(self, parent: Path, loose: str = "they lie beside the folders, in none of them") -> list[Path]:
         """Folders in a folder, sorted by name; files beside them are counted with the reason `loose`."""
@@ -109,9 +115,30 @@ class Listing:
             for (what, why, fix), names in self._skipped.items()
         )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A warning about symbolic links, if some lead out of the root folder: what they lead to is read."""
+        if not self._outside:
+            return ()
+        count = len(self._outside)
+        shown = [printable(f"{link} → {place}") for link, place in list(self._outside.items())[:_LINKS]]
+        more = ", …" if count > _LINKS else ""
+        links = "1 symbolic link leads" if count == 1 else f"{count:,} symbolic links lead"
+        return (f"{links} out of {self.root}, and what is there is read: {', '.join(shown)}{more}",)
+
     def _entries(self, parent: Path) -> list[Path]:
+        top = os.path.realpath(self.root)
         with reading(self.key, printable(str(parent)), "a folder", "check it"):
-            return sorted(path for path in parent.iterdir() if not hidden(path.name))
+            found = sorted(path for path in parent.iterdir() if not hidden(path.name))
+            for path in found:
+                # realpath, because Path.resolve() raises for a link to itself, which its reader has to name
+                if path.is_symlink() and not (place := Path(os.path.realpath(path))).is_relative_to(top):
+                    self._outside[os.path.relpath(path, self.root)] = place
+        for path in found:
+            if path not in self.special and _is_special(path):
+                self.special.add(path)
+                self.skip(path, _NO_FILES)
+        return [path for path in found if path not in self.special]
 
     def _walk(self, top: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
         with reading(self.key, printable(str(top)), "a folder", "check it"):
@@ -146,3 +173,12 @@ class Listing:
             names = os.listdir(folder) if folder.is_dir() else []
             self._names[folder] = {one_form(name): name for name in names if is_text(name)}
         return self._names[folder]
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a path leads to something that is neither a file nor a folder."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # a link to nothing; whoever reads it says so
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

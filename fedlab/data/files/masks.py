@@ -14,6 +14,7 @@ from fedlab.data.files.reading import reading
 from fedlab.data.files.spelling import checked_name
 from fedlab.data.files.text import lines_of, read_text
 from fedlab.errors import DataError
+from fedlab.storage.plain import check_plain
 
 UNLABELED = -1
 """What a mask column holds where there is no label."""
@@ -84,6 +85,7 @@ def read_mask(
     with reading(_KEY, str(path), "a readable mask", _FIX):
         from PIL import Image
 
+        check_plain(path)
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA"):
                 values = np.asarray(picture)
@@ -124,6 +126,7 @@ def read_instances(
     with reading(_KEY, str(path), "a readable mask", _FIX):
         from PIL import Image
 
+        check_plain(path)
         with Image.open(path) as picture:
             colored = picture.mode in ("RGB", "RGBA")
             values = np.asarray(picture.convert("RGB") if colored else picture)

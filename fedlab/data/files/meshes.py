@@ -10,6 +10,7 @@ import numpy as np
 
 from fedlab.data.files.reading import reading
 from fedlab.errors import DataError
+from fedlab.storage.plain import read_plain
 
 SUFFIXES = frozenset({".off", ".ply", ".obj"})
 UNREAD = "their ending is none of a shape (.off, .ply, .obj)"
@@ -55,7 +56,7 @@ def read_shape(path: Path, points: int, rng: np.random.Generator) -> np.ndarray:
     fix = "the file is damaged or of another kind: take a whole copy, or take it out"
     with reading(_KEY, str(path), "a readable mesh or point cloud", fix):
         # from memory, so that no other file is opened, such as the materials that it names
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(read_plain(path))
         shape: Any = trimesh.load(content, file_type=path.suffix[1:].lower(), process=False)
         if isinstance(shape, trimesh.Scene):
             if not shape.geometry:

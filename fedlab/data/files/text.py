@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedlab.data.files.reading import reading
 from fedlab.errors import DataError
+from fedlab.storage.plain import read_plain
 
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -18,7 +19,7 @@ def read_text(path: Path, key: str) -> str:
         DataError: no such file, or another encoding; the message says in which line, at which byte.
     """
     with reading(key, str(path), "a text file", "check that it is a plain file"):
-        content = path.read_bytes()
+        content = read_plain(path)
     if content.startswith(_WIDE):
         raise DataError(key, str(path), "text in UTF-8: this file is UTF-16", "save it again with the encoding UTF-8")
     try:

@@ -109,7 +109,8 @@ class AudioFolder:
         if names.classes and all(row.labels for row in by_split["test"]):
             server["test"] = test if labeled else self._samples(by_split["test"], names, True, files, [], broken)
         broken.settle()
-        return Dataset(self.root.name, train, test, server, left_out=_summed(left_out))
+        warnings = listing.warnings
+        return Dataset(self.root.name, train, test, server, left_out=_summed(left_out), warnings=warnings)
 
     def _files(self, rows: Sequence[Clip], listing: Listing) -> dict[str, Path]:
         """The file of every row; other sound files in the folder are counted."""

@@ -23,7 +23,6 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import HubPath, InputPath
-from fedlab.tracking.left_out import LeftOut
 
 
 def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,7 +113,7 @@ class Captions:
         held = {key: read_pairs(path, key) for key in ("composition", "pretrain") if (path := getattr(s, key))}
         train, test = self._with_rules(train, test)
         reader, broken = PictureReader("data.source.path"), Gathered("pictures")
-        classes, zeroshot, passed_over = self._classes()
+        classes, zeroshot, listing = self._classes()
         prompts = [(template.replace("{}", name), row) for row, name in enumerate(classes) for template in s.prompts]
         every = list(chain(train, test, *held.values()))
         captions = [*chain(*(pair.captions for pair in every)), *(text for text, _ in prompts)]
@@ -139,8 +138,9 @@ class Captions:
             server |= self._zeroshot(classes, zeroshot, prompts, tokens.encode, reader, broken)
         parts = owned(train), owned(test)
         broken.settle()
+        passed_over, warnings = ((), ()) if listing is None else (listing.left_out, listing.warnings)
         left_out = (*passed_over, *reader.left_out, *tokens.left_out(captions))
-        return Dataset(Path(s.path).stem, *parts, server, tokens.vocabulary, left_out)
+        return Dataset(Path(s.path).stem, *parts, server, tokens.vocabulary, left_out, warnings=warnings)
 
     def _split(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
         """As the lines say, or by image: captions of one image stay together."""
@@ -202,10 +202,10 @@ class Captions:
         broken.read(list(rows), read)
         return images
 
-    def _classes(self) -> tuple[tuple[str, ...], list[tuple[Path, int]], tuple[LeftOut, ...]]:
-        """Names of the zero-shot classes, their pictures each with its class, and what else lies there."""
+    def _classes(self) -> tuple[tuple[str, ...], list[tuple[Path, int]], Listing | None]:
+        """Names of the zero-shot classes, their pictures each with its class, and the list of what lies there."""
         if self.settings.zeroshot is None:
-            return (), [], ()
+            return (), [], None
         key, root = "data.source.zeroshot", Path(self.settings.zeroshot).expanduser()
         listing = Listing(key, root)
         folders = listing.folders(root) if root.is_dir() else []
@@ -218,7 +218,7 @@ class Captions:
                 raise DataError(key, str(folder), "image files in every class folder", "add some, or remove the folder")
         # the classes in order, whatever form their names have on the disk
         rows = [(file, names.index(one_form(folder.name))) for folder, found in by_class.items() for file in found]
-        return names, sorted(rows, key=lambda file_row: file_row[1]), listing.left_out
+        return names, sorted(rows, key=lambda file_row: file_row[1]), listing
 
     def _zeroshot(
         self,

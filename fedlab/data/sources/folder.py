@@ -93,7 +93,8 @@ class Folder:
             class_names=class_names,
             name=self.root.name,
         )
-        return replace(dataset, left_out=(*listing.left_out, *reader.left_out, *dataset.left_out))
+        left_out = (*listing.left_out, *reader.left_out, *dataset.left_out)
+        return replace(dataset, left_out=left_out, warnings=listing.warnings)
 
     def _split(self, folder: Path, client: str, listing: Listing) -> dict[str, _Files]:
         """The folder's own train and test parts, or a drawn one."""

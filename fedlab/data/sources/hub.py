@@ -20,6 +20,7 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import HubPath
+from fedlab.storage.plain import read_plain
 from fedlab.tracking.left_out import LeftOut
 
 _SPLITS = ("train_split", "test_split")
@@ -85,7 +86,7 @@ class Hub:
     def load(self, seed: int) -> Dataset:
         settings = self.settings
         reader, broken = PictureReader("data.source.image_column"), Gathered("pictures")
-        self._check_names()
+        warnings = self._checked_names()
         tables = {split: self._open(split) for split in _SPLITS}
         left_out = [*_unused(tables["train_split"], self._used)]
         train, test = (self._columns(split, table, reader, broken, left_out) for split, table in tables.items())
@@ -100,12 +101,23 @@ class Hub:
             return Samples(arrays, class_names, group_names=group_names)
 
         counted = (*left_out, *self._unread({*train.files, *test.files}), *reader.left_out)
-        return Dataset(settings.path, samples(0, train.image), samples(1, test.image), left_out=counted)
+        return Dataset(
+            settings.path, samples(0, train.image), samples(1, test.image), left_out=counted, warnings=warnings
+        )
 
-    def _check_names(self) -> None:
-        """Refuse file names that are not UTF-8, because `datasets` fails on them without a message."""
-        if self.path.is_dir():
-            Listing("data.source.path", self.path).below(self.path, lambda path: True, "")
+    def _checked_names(self) -> tuple[str, ...]:
+        """Warnings about links in a folder. Refuse what `datasets` fails on without a message, or reads forever.
+
+        Raises:
+            DataError: a file's name is not UTF-8, or it is no file but a pipe or a device.
+        """
+        if not self.path.is_dir():
+            return ()
+        listing = Listing("data.source.path", self.path)
+        listing.below(self.path, lambda path: True, "")
+        for path in sorted(listing.special):
+            raise DataError("data.source.path", str(path), "files and folders only", "take it out: it is no file")
+        return listing.warnings
 
     def _has_strays(self) -> bool:
         """Whether `datasets` would read hidden files in the folder: it skips only names that begin with . or __."""
@@ -226,7 +238,7 @@ def _file(value: Any) -> Any:
         return value["bytes"]
     path = value.get("path")
     if path is not None and Path(path).is_file():
-        return Path(path).read_bytes()
+        return read_plain(Path(path))
     import datasets
 
     return datasets.Image().decode_example(value)  # inside an archive, or on a server

@@ -114,6 +114,11 @@ def join(parts: Mapping[str, Samples], domains: Sequence[str]) -> Samples:
     return Samples(columns, samples[0].class_names, tuple(domains), tuple(group_names))
 
 
+def warnings_of(parts: Mapping[str, Dataset]) -> tuple[str, ...]:
+    """What the sources of several parts have to say, with the name of the part."""
+    return tuple(f"{name}: {warning}" for name, dataset in parts.items() for warning in dataset.warnings)
+
+
 def left_out_of(parts: Mapping[str, Dataset]) -> tuple[LeftOut, ...]:
     """What the sources of several parts left out, with the name of the part."""
     return tuple(

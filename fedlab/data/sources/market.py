@@ -142,7 +142,8 @@ class Market:
         train, test = samples(0), samples(1)
         server = self._unseen(self.target, at) if self.target else {}
         at.broken.settle()
-        return Dataset("market", train, test, server, left_out=at.left_out)
+        warnings = tuple(warning for listing in at.listings for warning in listing.warnings)
+        return Dataset("market", train, test, server, left_out=at.left_out, warnings=warnings)
 
     def _unseen(self, root: Path, at: _Reading) -> dict[str, Samples]:
         """Query and gallery of the target."""

@@ -151,7 +151,8 @@ class Masks:
             name: self._samples(pairs, held_read[name], table, _domains(pairs), at) for name, pairs in sets.items()
         }
         why = "their color is none that classes.txt lists" if table.colors else self._ignored()
-        return Dataset(self.root.name, samples["train"], samples["test"], server, left_out=at.left_out(why))
+        parts, warnings = (samples["train"], samples["test"], server), at.listing.warnings
+        return Dataset(self.root.name, *parts, left_out=at.left_out(why), warnings=warnings)
 
     def _ignored(self) -> str:
         return f"data.source.ignore says of their value that they are unlabeled: {_listed(self.settings.ignore)}"

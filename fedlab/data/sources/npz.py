@@ -17,6 +17,7 @@ from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
 from fedlab.errors import DataError, did_you_mean
 from fedlab.storage.paths import InputPath
+from fedlab.storage.plain import check_plain
 from fedlab.tracking.left_out import LeftOut
 
 _REQUIRED = ("x_train", "y_train", "x_test", "y_test")
@@ -93,6 +94,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
     arrays: dict[str, np.ndarray] = {}
     with reading(key, str(path), expected, fix):
+        check_plain(path)
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it holds a single array and is no archive")

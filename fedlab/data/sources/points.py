@@ -130,7 +130,7 @@ class Points:
         dataset = annotated(
             COLUMN, (ready[:bound], ready[bound:]), (labels[:bound], labels[bound:]), None, None, None, self.root.name
         )
-        return replace(dataset, left_out=(*listing.left_out, *dataset.left_out))
+        return replace(dataset, left_out=(*listing.left_out, *dataset.left_out), warnings=listing.warnings)
 
     def _files(self, listing: Listing) -> _Files:
         found: _Files = {split: [] for split in _SPLITS}

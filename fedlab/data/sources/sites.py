@@ -18,7 +18,15 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import Source, build_source
 from fedlab.data.sources.agreed import Agreement, joint_classes, other_classes, recoded
 from fedlab.data.sources.given import GIVEN
-from fedlab.data.sources.joining import check_alike, column_names, join, left_out_of, load_part, missing_parts
+from fedlab.data.sources.joining import (
+    check_alike,
+    column_names,
+    join,
+    left_out_of,
+    load_part,
+    missing_parts,
+    warnings_of,
+)
 from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError, NoClientError, did_you_mean
 
 NAME = "sites"
@@ -243,7 +251,7 @@ def _united(parts: Mapping[str, Dataset], sites: _Names) -> Dataset:
     """The samples of all sites, or of some, each site a domain."""
     first = next(iter(parts.values()))
     train, test = (join({name: getattr(data, split) for name, data in parts.items()}, sites) for split in _SPLITS)
-    return Dataset(NAME, train, test, {}, first.vocabulary, left_out_of(parts), sites)
+    return Dataset(NAME, train, test, {}, first.vocabulary, left_out_of(parts), sites, warnings=warnings_of(parts))
 
 
 def _check_types(key: str, dataset: Dataset, first_name: str, first: Dataset, advice: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from fedlab.config import ComponentField, Section
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources import Source, build_source
-from fedlab.data.sources.joining import check_alike, join, left_out_of, load_part, missing_parts
+from fedlab.data.sources.joining import check_alike, join, left_out_of, load_part, missing_parts, warnings_of
 from fedlab.errors import DataError
 
 _PLACE = "data.source.sources"
@@ -66,6 +66,7 @@ class Union:
             server,
             first.vocabulary,
             left_out_of(datasets),
+            warnings=warnings_of(datasets),
         )
 
 

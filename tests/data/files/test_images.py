@@ -169,6 +169,7 @@ class TestWhatPeopleBring:
         def fail(*args: object) -> None:
             raise failure
 
+        (tmp_path / "x.png").touch()
         monkeypatch.setattr(Image, "open", fail)
         with pytest.raises(InputError) as caught:
             read_image(tmp_path / "x.png", None, 1)
