@@ -68,9 +68,11 @@ class ExitHistogram:
         return float(self.layers[-1] * self._left.sum() / passed) if passed else 1.0
 
     def compute(self) -> dict[str, float]:
-        """``speedup``; ``mean_exit_layer``; ``left_at_<layer>``, the share of samples that left there; and, if costs are
-        known, ``mean_macs`` of a sample and ``macs_speedup``, how many times as much a network without exits would
-        spend. Empty without samples.
+        """The values by name; empty without samples.
+
+        They are ``speedup``, ``mean_exit_layer``, ``left_at_<layer>``, which is the share of samples that left there,
+        and, if costs are known, ``mean_macs`` of a sample and ``macs_speedup``, which is how many times as much a
+        network without exits would spend.
         """
         count = int(self._left.sum())
         if not count:

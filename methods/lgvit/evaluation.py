@@ -1,4 +1,4 @@
-"""What is measured on a client: inference that stops, all exits run to the end, thresholds, and wall time (§3.6, §7)."""
+"""What is measured on a client: inference that stops, every exit alone, thresholds, and wall time (§3.6, §7)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.method import Batch, EvaluationContext, Task
@@ -38,7 +37,9 @@ class _Exits:
         self.right, self.seen = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
         self.divergence, self.distance = np.zeros(count), np.zeros(2)
 
-    def update(self, whole: Whole, places: Sequence[int], labels: Tensor, targets: Tensor, grid: tuple[int, int]) -> None:
+    def update(
+        self, whole: Whole, places: Sequence[int], labels: Tensor, targets: Tensor, grid: tuple[int, int]
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -152,6 +153,7 @@ def values(sums: Mapping[str, np.ndarray], s: LGViTSettings, classes: int) -> di
     right, seen = sums["exits.right"], sums["exits.seen"]
     alone = {layer: float(right[i] / seen[i]) for i, layer in enumerate(s.exits) if seen[i]}
     found["final_accuracy"] = float(right[-1] / seen[-1])
+    found["accuracy_minus_final"] = found["accuracy"] - found["final_accuracy"]
     found |= {f"exit_{layer}_accuracy": value for layer, value in alone.items()}
     if alone:
         count = max(1, seen[:-1].sum())

@@ -114,9 +114,7 @@ def _map(ctx: FigureContext, s: LGViTSettings, places: Tensor, labels: Tensor, t
     return Plot(figure, title, text)
 
 
-def _examples(
-    ctx: FigureContext, s: LGViTSettings, x: Tensor, places: Tensor, title: str, rule: str
-) -> ImageGrid:
+def _examples(ctx: FigureContext, s: LGViTSettings, x: Tensor, places: Tensor, title: str, rule: str) -> ImageGrid:
     """The first samples that leave after each layer, one row for each."""
     shown = ctx.denormalize(x)
     tiles = []

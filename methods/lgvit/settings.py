@@ -42,8 +42,8 @@ class LGViTSettings(Section):
     init_std: float = Field(
         default=0.02,
         gt=0,
-        description="standard deviation of the initial tokens, positions and weights of the layers' linear maps. 0.02 suits "
-        "a width of several hundred; narrow networks that start from nothing need about 0.02 · √(768 / width)",
+        description="standard deviation of the initial tokens, positions and weights of the layers' linear maps. 0.02 "
+        "suits a width of several hundred; narrow networks that start from nothing need 0.02 · √(768 / width) or more",
     )
     pretrained: HubPath | None = Field(
         default=None,
@@ -109,12 +109,14 @@ class LGViTSettings(Section):
         "entropy is below it at two exits in succession",
     )
     threshold: float | None = Field(
-        default=None, ge=0, description="threshold τ of the rule; default: 0.8, 0.6, 7 or 0.5, by the order of the rules"
+        default=None,
+        ge=0,
+        description="threshold τ of the rule; default: 0.8, 0.6, 7 or 0.5, by the order of the rules",
     )
     tolerance: Share | None = Field(
         default=None,
-        description="if it is set, every client chooses the fastest threshold of `curve` whose accuracy on the client's "
-        "validation samples (data.validation) is not lower by more than this than that of the last layer",
+        description="if it is set, every client chooses the fastest threshold of `curve` whose accuracy on its validation "
+        "samples (data.validation) is lower by at most this than that of the last layer",
     )
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),

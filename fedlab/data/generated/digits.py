@@ -142,9 +142,7 @@ def noisy_copies(
         rng: draws moves and noise.
     """
     count, (height, width) = copies * len(images), images.shape[2:]
-    rows, columns = (
-        rng.integers(0, 2 * shift + 1, (count, 1)) + np.arange(side) for side in (height, width)
-    )
+    rows, columns = (rng.integers(0, 2 * shift + 1, (count, 1)) + np.arange(side) for side in (height, width))
     framed = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
     source = np.arange(count) % len(images)
     moved = framed[source[:, None, None], :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)

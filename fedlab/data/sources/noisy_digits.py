@@ -28,11 +28,13 @@ class NoisyDigitsSettings(Section):
     shift: int = Field(default=0, ge=0, le=8, description="largest random move of an image, in pixels")
     train_copies: Positive = Field(
         default=1,
-        description="copies of every training image, each with its own noise and move. With as many copies as epochs, an "
-        "image has new noise whenever it is used",
+        description="copies of every training image, each with its own noise and move. With as many copies as epochs, "
+        "an image has new noise whenever it is used",
     )
     test_copies: Positive = Field(default=1, description="the same of every test image")
-    train_size: Positive | None = Field(default=None, description="number of training images before copying; default: all")
+    train_size: Positive | None = Field(
+        default=None, description="number of training images before copying; default: all"
+    )
     test_size: Positive = Field(
         default=500, description="number of images at the end of the file that are the test set"
     )

@@ -117,14 +117,16 @@ def test_the_distance_of_channels_is_a_sum_over_tokens_and_a_mean_over_samples()
     uniform, sure = torch.zeros(1, 1, 2), torch.tensor([[[math.log(3), 0.0]]])
     expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)  # KL((1/2, 1/2) ‖ (3/4, 1/4)), targets first
     assert float(channel_distance(sure, uniform)) == pytest.approx(expected, rel=1e-5)
-    assert float(channel_distance(sure.expand(4, 6, 2), uniform.expand(4, 6, 2))) == pytest.approx(6 * expected, rel=1e-5)
+    many = channel_distance(sure.expand(4, 6, 2), uniform.expand(4, 6, 2))
+    assert float(many) == pytest.approx(6 * expected, rel=1e-5)
 
 
 def test_the_last_layer_teaches_the_first_and_last_head_of_each_family_at_the_heads_own_tokens() -> None:
     grid, last = (7, 7), random(2, 49, 5)
     kinds = ("lph_dw", "lph", "lph", "gah2", "gah2", "gah3")
     sizes = (49, 49, 49, 16, 16, 9)
-    exits = [seen(kind, random(2, size, 5, seed=1 + i)) for i, (kind, size) in enumerate(zip(kinds, sizes, strict=True))]
+    drawn = [random(2, size, 5, seed=1 + size) + place for place, size in enumerate(sizes)]
+    exits = [seen(kind, features * (1 + size)) for kind, features, size in zip(kinds, drawn, range(6), strict=True)]
     expected = sum(
         channel_distance(exits[place].features, subsampled(last, grid, stride))
         for place, stride in ((0, 1), (2, 1), (3, 2), (5, 3))
