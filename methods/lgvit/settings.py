@@ -115,8 +115,8 @@ class LGViTSettings(Section):
     )
     tolerance: Share | None = Field(
         default=None,
-        description="if it is set, every client chooses the fastest threshold of `curve` whose accuracy on its validation "
-        "samples (data.validation) is lower by at most this than that of the last layer",
+        description="if it is set, every client chooses the fastest threshold of `curve` whose accuracy on its "
+        "validation samples (data.validation) is lower by at most this than that of the last layer",
     )
     curve: tuple[Annotated[float, Field(ge=0)], ...] = Field(
         default=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99),
