@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlab.distill.soft_labels import soft_label_kl
-from fedlab.method import Batch, EvaluationContext, Task
+from fedlab.method import Batch, EvaluationContext, Task, network
 from fedlab.methods.lgvit.losses import channel_distance, taught
 from fedlab.methods.lgvit.networks import STRIDES, Backbone, Whole, run_all, subsampled
 from fedlab.methods.lgvit.settings import LGViTSettings, Rule
@@ -85,10 +86,10 @@ def evaluate(ctx: EvaluationContext, s: LGViTSettings, layers: Sequence[int]) ->
             out = first_exit(logits[:, :-1], s.rule, τ)
             guesses = logits[torch.arange(len(x), device=ctx.device), out].argmax(1)
             one.update(at[out], guesses == labels)
-        backbone: Backbone = ctx.networks["backbone"]
+        backbone = network(ctx.networks, "backbone", Backbone)
         exits.update(whole, places, labels, whole.last[:, backbone.specials :], backbone.grid_of(x))
     time_inference(ctx, s, layers, threshold)
-    parts = {"stopped": stopped, "left": histogram, "curve": curve, "exits": exits}
+    parts: dict[str, Any] = {"stopped": stopped, "left": histogram, "curve": curve, "exits": exits}
     sums = {f"{part}.{name}": value for part, one in parts.items() for name, value in one.state().items()}
     return sums | {"threshold": np.array([threshold, 1.0])}
 
@@ -140,7 +141,7 @@ def values(sums: Mapping[str, np.ndarray], s: LGViTSettings, classes: int) -> di
 
     ``accuracy`` and its like are of inference that stops.
     """
-    parts = {
+    parts: dict[str, Any] = {
         "stopped": Classification(classes),
         "left": ExitHistogram(s.exits, s.depth),
         "curve": ExitCurve(s.curve, s.exits, s.depth),

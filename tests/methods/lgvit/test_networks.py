@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlab.errors import DataError
+from fedlab.errors import ConfigError, DataError
 from fedlab.methods.lgvit.networks import (
+    Backbone,
     Exit,
     Exits,
     GlobalAggregation,
@@ -20,6 +22,7 @@ from fedlab.methods.lgvit.networks import (
     subsampled,
 )
 from fedlab.methods.lgvit.settings import LGViTSettings
+from fedlab.models.checkpoints import load_pretrained
 from tests.methods.lgvit.conftest import Lab
 
 Make = Callable[..., Lab]
@@ -190,6 +193,38 @@ def test_a_distillation_token_stands_between_class_token_and_patches(lab: Make) 
     torch.testing.assert_close(embedded[:, 1], expected.expand(6, -1))
     rest = torch.cat([embedded[:, :1], embedded[:, 2:]], dim=1)
     torch.testing.assert_close(rest, super(type(backbone), backbone).embed(x))
+
+
+def test_a_distilled_checkpoint_gives_all_tokens_of_transformers_and_a_plain_one_is_refused(tmp_path: Path) -> None:
+    from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+             "image_size": 12, "patch_size": 4, "layer_norm_eps": 1e-6}  # fmt: skip
+    model = DeiTModel(DeiTConfig(**sizes), add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    model.save_pretrained(tmp_path / "deit")
+    ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    s = LGViTSettings(
+        patch=4, width=16, depth=2, heads=2, mlp_ratio=2, exits=[1], kinds=["lph"], distillation_token=True
+    )
+    backbone = Backbone(s, 3, (12, 12)).eval()
+    load_pretrained(backbone, str(tmp_path / "deit"))
+    images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), model(images).last_hidden_state, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="DeiT checkpoint"):
+        load_pretrained(backbone, str(tmp_path / "vit"))
+
+
+def test_the_papers_networks_have_the_papers_sizes(paper_networks: Callable[..., nn.ModuleDict]) -> None:
+    columns = {"image": ("uint8", (3, 224, 224)), "label": ("int64", ())}
+    networks = paper_networks("lgvit", columns, [str(c) for c in range(100)], pretrained=None)
+    assert count(networks["backbone"]) == 85_798_656
+    heads = 2 * 1_193_472 + 2 * 1_184_256 + 4 * 2_360_064
+    assert count(networks["heads"]) == heads + 8 * (768 * 100 + 100)
+    assert count(networks["final"]) == 76_900
 
 
 def test_images_that_cannot_be_cut_into_patches_and_data_without_labels_are_refused(lab: Make) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fedlab.config import parse
 from fedlab.errors import ConfigErrors
-from fedlab.methods.lgvit.networks import Backbone, Exits, run_all
+from fedlab.methods.lgvit.networks import run_all
 from fedlab.methods.lgvit.settings import THRESHOLDS, LGViTSettings
 from fedlab.methods.lgvit.stopping import costs, decides, entropy, first_exit, leave
 from fedlab.metrics.exits import ExitHistogram
@@ -95,7 +95,7 @@ def shaken(networks: nn.ModuleDict) -> nn.ModuleDict:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in networks.parameters():
-            p.add_(torch.randn(p.shape, generator=generator), alpha=1.0)
+            p.add_(torch.randn(p.shape, generator=generator), alpha=0.3)
     return networks
 
 
@@ -106,11 +106,15 @@ def test_samples_leave_where_the_rule_says_with_the_logits_of_that_exit(lab: Mak
     with torch.no_grad():
         whole = run_all(networks, x, LAYERS)
     logits = torch.stack([*(one.logits for one in whole.exits), whole.final], dim=1)
-    confidences = logits[:, :2].softmax(2).amax(2)
-    threshold = {"confidence": float(confidences.median()), "entropy": float(entropy(logits[:, 0]).median()),
-                 "patience": 2, "patient_and_confident": float(entropy(logits[:, 1]).median())}[rule]  # fmt: skip
+    # between the values of two samples, because a batch of another size has other last bits
+    threshold = {
+        "confidence": float(logits[:, :2].softmax(2).amax(2).quantile(0.5)),
+        "entropy": float(entropy(logits[:, 0]).quantile(0.5)),
+        "patience": 2,
+        "patient_and_confident": float(entropy(logits[:, 1]).quantile(0.5)),
+    }[rule]
     places = first_exit(logits[:, :-1], rule, threshold)
-    assert len(places.unique()) > 1
+    assert len(places.unique()) > 2
     left = leave(networks, x, LAYERS, rule, threshold)
     assert torch.equal(left.places, places)
     torch.testing.assert_close(left.logits, logits[torch.arange(64), places])
@@ -124,8 +128,8 @@ def test_layers_after_its_exit_are_not_computed_for_a_sample(lab: Make) -> None:
     networks, x, computed = small.networks.eval(), small.batch(40)["image"], list[int]()
     for block in networks["backbone"].blocks:
         block.register_forward_pre_hook(lambda module, args: computed.append(len(args[0])))
-    whole = run_all(networks, x, LAYERS)
-    threshold = float(whole.exits[0].logits.softmax(1).amax(1).median())
+    first = run_all(networks, x, LAYERS[:1]).exits[0].logits.detach()
+    threshold = float(first.softmax(1).amax(1).quantile(0.5))
     computed.clear()
     places = leave(networks, x, LAYERS, "confidence", threshold).places
     expected = [40, 40, *(int((places > place).sum()) for place in range(4))]
@@ -170,12 +174,3 @@ def test_a_sample_pays_for_all_heads_that_it_has_asked() -> None:
     assert first == found.layers[2] + found.exits[2]
     assert last == found.whole + found.exits[2] + found.exits[5]
     assert found.of(()) == [found.whole]
-
-
-def test_parameters_of_networks_without_memory() -> None:
-    with torch.device("meta"):
-        backbone, heads = Backbone(LGViTSettings(), 3, (224, 224)), Exits(LGViTSettings(), 100)
-    assert sum(p.numel() for p in backbone.parameters()) == 85_798_656  # ViT-B/16 without its classifier
-    per_head = 2 * 1_193_472 + 2 * 1_184_256 + 4 * 2_360_064
-    assert sum(p.numel() for p in heads.parameters()) == per_head + 8 * (768 * 100 + 100)
-    assert isinstance(heads["4"], nn.Module)
