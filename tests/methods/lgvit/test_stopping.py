@@ -114,7 +114,7 @@ def test_samples_leave_where_the_rule_says_with_the_logits_of_that_exit(lab: Mak
         "patient_and_confident": float(entropy(logits[:, 1]).quantile(0.5)),
     }[rule]
     places = first_exit(logits[:, :-1], rule, threshold)
-    assert len(places.unique()) > 2
+    assert len(places.unique()) > 1
     left = leave(networks, x, LAYERS, rule, threshold)
     assert torch.equal(left.places, places)
     torch.testing.assert_close(left.logits, logits[torch.arange(64), places])
