@@ -71,19 +71,27 @@ def _speed(s: LGViTSettings, logits: Tensor, labels: Tensor, title: str, whose: 
     chart: Any = figure.subplots()
     found = [(one.speedup, 100 * one.accuracy) for one in curve.at.values()]
     chart.plot(*zip(*found, strict=True), marker="o", markersize=4, label=f"samples leave by the rule {s.rule}")
+    apart, named = 0.03 * (s.depth / s.exits[0] - 1), list[float]()
     for (across, up), τ in zip(found, curve.at, strict=True):
-        chart.annotate(f"{τ:g}", (across, up), (0, 5), textcoords="offset points", fontsize=_FONT - 1, ha="center")
+        if all(abs(across - other) > apart for other in named):  # or the numbers would lie on each other
+            named.append(across)
+            chart.annotate(f"{τ:g}", (across, up), (0, 5), textcoords="offset points", fontsize=_FONT - 1, ha="center")
     now = curve.at[s.limit]
     chart.plot(now.speedup, 100 * now.accuracy, "o", markersize=10, fillstyle="none", color="black", label="threshold")
     fixed = [s.depth / layer for layer in (*s.exits, s.depth)]
     chart.plot(fixed, alone.tolist(), "x", color="#c0392b", label="all samples leave after one layer")
+    for across, up, layer in zip(fixed, alone.tolist(), (*s.exits, s.depth), strict=True):
+        place = {"textcoords": "offset points", "fontsize": _FONT - 1, "ha": "center", "color": "#c0392b"}
+        chart.annotate(f"{layer}", (across, up), (0, -12), **place)
     chart.set_xlabel(f"speed-up: {s.depth} layers over the mean layer", fontsize=_FONT)
     chart.set_ylabel("accuracy in %", fontsize=_FONT)
     chart.tick_params(labelsize=_FONT)
     chart.grid(alpha=0.3)
     chart.legend(fontsize=_FONT)
-    caption = f"Numbers on the line are thresholds; the circle is that of the run, {s.limit:g}. {whose}"
-    return Plot(figure, title, caption)
+    text = (
+        f"Numbers on the line are thresholds, numbers at crosses layers; the circle is the run's, {s.limit:g}. {whose}"
+    )
+    return Plot(figure, title, text)
 
 
 def _map(ctx: FigureContext, s: LGViTSettings, places: Tensor, labels: Tensor, title: str, caption: str) -> Plot:

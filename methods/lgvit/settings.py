@@ -138,11 +138,11 @@ class LGViTSettings(Section):
 
     @model_validator(mode="after")
     def _thresholds_fit(self) -> LGViTSettings:
-        for value in (self.limit, *self.curve):
+        for key, value in (("threshold", self.limit), *(("curve", one) for one in self.curve)):
             if self.rule == "confidence" and value > 1:
-                raise ValueError("thresholds of at most 1 for the rule confidence, which is about probabilities")
+                raise ValueError(f"thresholds of at most 1 in `{key}`, and not {value:g}: confidence is a probability")
             if self.rule == "patience" and (value < 1 or value != int(value)):
-                raise ValueError("whole thresholds from 1 for the rule patience, which counts exits; see also `curve`")
+                raise ValueError(f"whole thresholds from 1 in `{key}`, and not {value:g}: patience counts exits")
         return self
 
     @property

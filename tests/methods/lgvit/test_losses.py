@@ -45,6 +45,8 @@ def test_equal_losses_give_their_value_and_weights_are_the_layers_over_72() -> N
         assert float(joint_terms(alone, PAPER, torch.tensor(0.0), 12)["joint_exits"]) == pytest.approx(layer / 72)
     last = joint_terms([torch.tensor(0.0)] * 8, PAPER, torch.tensor(1.0), 12)
     assert float(last["joint_final"]) == pytest.approx(12 / 72)
+    small = joint_terms([torch.tensor(0.0)], (2,), torch.tensor(1.0), 6)  # the authors' code has 12 for every depth
+    assert float(small["joint_final"]) == pytest.approx(6 / 8)
 
 
 def test_a_client_with_few_exits_divides_by_the_layers_of_those_that_it_has() -> None:
