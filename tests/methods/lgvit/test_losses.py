@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab.distill.soft_labels import soft_label_kl
 from fedlab.methods.lgvit.losses import (
     channel_distance,
     hete_loss,
@@ -192,6 +193,33 @@ def test_stage_2_is_the_weighted_sum_of_its_terms(lab: Make) -> None:
     sum(terms.values(), torch.zeros(())).backward()
     assert all(p.grad is not None for p in small.networks["heads"].parameters())
     assert all(p.grad is None for role in ("backbone", "final") for p in small.networks[role].parameters())
+
+
+def after_stage_2(lab: Make, **settings: Any) -> tuple[float, float]:
+    """Mean distance of taught heads from the last layer and mean KL divergence of exits from its predictions, both on
+    held-out samples, after some steps of stage 2 on labels that mean nothing."""
+    small = lab(**settings)
+    small.terms("distill")
+    optimizer = torch.optim.AdamW(small.networks["heads"].parameters(), lr=0.01)
+    for index in range(25):
+        optimizer.zero_grad()
+        batch = small.batch(16, seed=index)
+        terms = small.method.loss(small.networks, batch, small.step("distill", index))
+        sum(terms.values(), torch.zeros(())).backward()
+        optimizer.step()
+    held = small.batch(64, seed=1000)["image"]
+    with torch.no_grad():
+        whole = run_all(small.networks.eval(), held, (2, 3, 4, 5))
+    distance = hete_loss(whole.exits, whole.last[:, 1:], (7, 7))
+    return float(distance), float(sum(soft_label_kl(one.logits, whole.final, 1.0) for one in whole.exits))
+
+
+def test_on_held_out_samples_features_and_predictions_of_exits_come_nearer_to_those_of_the_last_layer(
+    lab: Make,
+) -> None:
+    distance, divergence = after_stage_2(lab, alpha=0.9)
+    assert distance < 0.8 * after_stage_2(lab, alpha=0.9, lambda_hete=0)[0]
+    assert divergence < 0.8 * after_stage_2(lab, alpha=0)[1]
 
 
 def test_terms_of_weight_0_are_gone(lab: Make) -> None:
