@@ -164,7 +164,8 @@ def values(sums: Mapping[str, np.ndarray], s: LGViTSettings, classes: int) -> di
     if compared:
         found["feature_distance"] = distance / compared
     threshold, clients = sums["threshold"].tolist()
-    return found | parts["left"].compute() | parts["curve"].compute() | {"threshold": threshold / clients}
+    left: dict[str, float] = parts["left"].compute() | parts["curve"].compute()
+    return found | left | {"threshold": threshold / clients}
 
 
 def predict(networks: torch.nn.ModuleDict, batch: Batch, s: LGViTSettings, layers: Sequence[int]) -> Tensor:

@@ -23,7 +23,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -102,8 +102,8 @@ class LGViT(Method[LGViTSettings]):
 
     def exchange(self, plan: Plan) -> tuple[Group, ...]:
         """Each exit is a group, so that it is averaged over the clients that hold it (§6)."""
-        body = "once" if plan["stage"] == "distill" else "average"
-        heads = "rest" if plan["stage"] == "finetune" else "average"
+        body: Literal["once", "average"] = "once" if plan["stage"] == "distill" else "average"
+        heads: Literal["rest", "average"] = "rest" if plan["stage"] == "finetune" else "average"
         fixed = (Group("backbone", ("backbone",), mode=body), Group("final", ("final",), mode=body))
         names = {f"heads.{layer}": f"{_EXIT}{layer}" for layer in self.settings.exits}
         return *fixed, *(Group(name, (name,), mode=heads, asset=asset) for name, asset in names.items())

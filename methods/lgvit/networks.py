@@ -100,7 +100,7 @@ def subsampled(tokens: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
 
     The authors call it average pooling; its window has a size of 1, so nothing is averaged.
     """
-    return tokens.unflatten(1, grid)[:, ::stride, ::stride].flatten(1, 2)
+    return tokens.reshape(len(tokens), *grid, tokens.shape[2])[:, ::stride, ::stride].flatten(1, 2)
 
 
 class LocalPerception(nn.Module):
@@ -121,8 +121,9 @@ class LocalPerception(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch tokens (n, N, C) → (n, N, C)."""
-        maps = patches.transpose(1, 2).unflatten(2, grid)
-        return patches + self.stages(maps).flatten(2).transpose(1, 2)
+        maps = patches.transpose(1, 2).reshape(len(patches), patches.shape[2], *grid)
+        made: Tensor = self.stages(maps).flatten(2).transpose(1, 2)
+        return patches + made
 
 
 class GlobalAggregation(nn.Module):
