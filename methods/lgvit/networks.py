@@ -67,10 +67,10 @@ class Backbone(ViT):
             size,
             patch=s.patch,
             channels=channels,
+            mlp_ratio=s.mlp_ratio,
             width=s.width,
             depth=s.depth,
             heads=s.heads,
-            mlp_ratio=s.mlp_ratio,
             drop_path=s.drop_path,
             init_std=s.init_std,
         )
