@@ -101,6 +101,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "data": _DIGITS,
         "training": _TRAINING,
     },
+    "lgvit": {
+        "method": {
+            "patch": 2, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2, "init_std": 0.2, "exits": [1, 2],
+            "aggregation_heads": 2, "joint_rounds": 1, "crop": 0.5, "threshold": 0.4, "timed": 1,
+        },
+        "data": {
+            "source": {"name": "noisy_digits", "size": 10, "train_size": 48, "test_size": 24},
+            "partition": [{"name": "iid", "clients": 2}],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.005, "batch_size": 8, "local_steps": 2},
+    },
     "mmc": {
         "method": {
             "views": {

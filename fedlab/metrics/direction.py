@@ -9,7 +9,7 @@ from typing import Any
 _FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
 _HIGH = {
     "accuracy", "auroc", "dice", "f1", "gain", "iou", "kappa", "map", "mcc", "miou", "precision", "psnr", "purity",
-    "recall", "retention", "sensitivity", "specificity", "ssim",
+    "recall", "retention", "sensitivity", "specificity", "speedup", "ssim",
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {"alarm", "ce", "distance", "error", "l1", "l2", "loss", "mae", "mse", "nll", "overlap", "perplexity", "rmse"}

@@ -1,4 +1,7 @@
-"""Pre-trained vision transformers: weights of transformers' ``ViTModel`` by the names that `ViT` has for them."""
+"""Pre-trained vision transformers: weights of transformers' ``ViTModel`` by the names that `ViT` has for them.
+
+``DeiTModel`` has the same names and a distillation token.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def load_pretrained(
 ) -> None:
     """Start from a transformers ViT checkpoint, e.g. ``google/vit-base-patch16-224-in21k``.
 
-    The positions of the (square) grid are resized bilinearly.
+    The positions of the (square) grid are resized bilinearly. A network with parameters ``distillation_token`` and
+    ``distillation_position`` starts from a DeiT checkpoint, e.g. ``facebook/deit-base-distilled-patch16-224``.
 
     Args:
         network: a `ViT`, or another network with its ``blocks`` and ``grid``; changed in place.
@@ -38,12 +42,14 @@ def load_pretrained(
     Raises:
         ConfigError: it is not there, is no ViT, or does not fit.
     """
-    from transformers import ViTModel
+    from transformers import DeiTModel, ViTModel
 
     shaped: Any = network
-    expected = "a ViT checkpoint of this width, depth and patch size"
+    distilled = hasattr(network, "distillation_token")
+    kind: Any = DeiTModel if distilled else ViTModel
+    expected = f"a {'DeiT' if distilled else 'ViT'} checkpoint of this width, depth and patch size"
     try:
-        model, loaded = ViTModel.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
+        model, loaded = kind.from_pretrained(source, add_pooling_layer=False, output_loading_info=True)
         if loaded["missing_keys"]:
             raise ValueError(f"the checkpoint has no {min(loaded['missing_keys'])!r}")
         state = vit_state(model.state_dict(), len(shaped.blocks), shaped.grid)
@@ -53,10 +59,10 @@ def load_pretrained(
 
 
 def vit_state(state: Mapping[str, Tensor], depth: int, grid: tuple[int, int]) -> State:
-    """The state of a transformers ``ViTModel`` by the names of `ViT`.
+    """The state of a transformers ``ViTModel`` or ``DeiTModel`` by the names of `ViT`.
 
     Args:
-        state: of the ViTModel, for a square grid of patches.
+        state: of the model, for a square grid of patches.
         depth: number of its blocks.
         grid: rows and columns of patches to which its positions are resized.
 
@@ -64,14 +70,18 @@ def vit_state(state: Mapping[str, Tensor], depth: int, grid: tuple[int, int]) ->
         ValueError: something is missing, there are more blocks, or the grid is not square.
     """
     positions = _get(state, "embeddings.position_embeddings")
-    side = round((positions.shape[1] - 1) ** 0.5)
-    if side * side != positions.shape[1] - 1:
-        raise ValueError(f"{positions.shape[1] - 1} patch positions are no square grid")
-    resized = resized_positions(positions[:, 1:], (side, side), grid)
+    second = state.get("embeddings.distillation_token")
+    specials = 1 if second is None else 2
+    side = round((positions.shape[1] - specials) ** 0.5)
+    if side * side != positions.shape[1] - specials:
+        raise ValueError(f"{positions.shape[1] - specials} patch positions are no square grid")
+    resized = resized_positions(positions[:, specials:], (side, side), grid)
     found = {
         "class_token": _get(state, "embeddings.cls_token"),
         "positions": torch.cat([positions[:, :1], resized], dim=1),
     }
+    if second is not None:
+        found |= {"distillation_token": second, "distillation_position": positions[:, 1:2]}
     if "embeddings.mask_token" in state:
         found["mask_token"] = state["embeddings.mask_token"]
     for kind in ("weight", "bias"):

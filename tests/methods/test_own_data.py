@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -44,6 +45,7 @@ COMMANDS = [
 # one round is enough, and as little work of the method's own as there can be
 CHEAP = {
     "fedlgd": ["method.warmup_steps=2", "method.dm_steps=1", "method.gm_steps=1", "method.ipc_local=2"],
+    "lgvit": ["method.joint_rounds=1", "training.local_steps=2"],
     "vhl": ["method.images_per_class=4"],
     "transkd": [
         "method.teacher_steps=1",
@@ -77,6 +79,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part in ("train", "test"):
         for index in range(24):
             save(tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png", rng.integers(0, 256, (32, 32, 3)))
+    for site, kind, index in itertools.product(("berlin", "lyon"), ("normal", "lesion"), range(5)):
+        save(tmp_path / "data" / "scans" / site / kind / f"{index}.png", rng.integers(0, 256, (40, 32, 3)))
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
             for index in range(3):

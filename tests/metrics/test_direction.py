@@ -23,6 +23,8 @@ NEUTRAL = {
     "target_entropy_classes", "target_entropy_patches", "center_norm", "marginal_entropy", "target_entropy", "delta_h",
     "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap", "matched_h",
     "feature_deviation", "feature_deviation_ratio", "few_shot_std",
+    "left_at_2", "left_at_3", "left_at_4", "left_at_5", "left_at_6", "mean_exit_layer", "mean_macs", "exit_divergence",
+    "accuracy_minus_final",
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -34,7 +36,7 @@ FEWER = {
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class", "probe_knn"]
+    "name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class", "probe_knn", "speedup@0.9"]
 )
 def test_more_is_better(name: str) -> None:
     assert best_of(name) is max

@@ -129,6 +129,28 @@ def mnistm(digits: np.ndarray, size: int, rng: np.random.Generator, *, test: boo
     return to_uint8(np.abs(patches - figures))
 
 
+def noisy_copies(
+    images: np.ndarray, copies: int, shift: int, noise: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Several copies of each image, each moved and made noisy in its own way; (copies · n, C, H, W) float32 in [0, 1].
+
+    Args:
+        images: (n, C, H, W) float32 in [0, 1]; what comes in from outside is black.
+        copies: number of copies. First all images are copied once, then all a second time, and so on.
+        shift: largest move in pixels, down, up, left and right.
+        noise: standard deviation of the Gaussian noise of each copy, (copies · n,).
+        rng: draws moves and noise.
+    """
+    count, (height, width) = copies * len(images), images.shape[2:]
+    rows, columns = (rng.integers(0, 2 * shift + 1, (count, 1)) + np.arange(side) for side in (height, width))
+    framed = np.pad(images, ((0, 0), (0, 0), (shift, shift), (shift, shift)))
+    source = np.arange(count) % len(images)
+    moved = framed[source[:, None, None], :, rows[:, :, None], columns[:, None, :]].transpose(0, 3, 1, 2)
+    drawn = rng.standard_normal(moved.shape, dtype=np.float32)
+    noisy: np.ndarray = moved + noise.astype(np.float32)[:, None, None, None] * drawn
+    return noisy.clip(0, 1)
+
+
 def smooth_colors(n: int, size: int, rng: np.random.Generator, cells: int = 4) -> np.ndarray:
     """Smooth random color fields (n, 3, size, size) float32 in [0, 1]: uniform colors on a grid, interpolated."""
     corners = torch.from_numpy(rng.random((n, 3, cells, cells), dtype=np.float32))

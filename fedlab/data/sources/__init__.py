@@ -19,6 +19,7 @@ SOURCES = Registry(
         "masks": "fedlab.data.sources.masks:Masks",
         "shifted_digits": "fedlab.data.sources.shifted_digits:ShiftedDigits",
         "handwritten": "fedlab.data.sources.handwritten:Handwritten",
+        "noisy_digits": "fedlab.data.sources.noisy_digits:NoisyDigits",
         "hub": "fedlab.data.sources.hub:Hub",
         "folder": "fedlab.data.sources.folder:Folder",
         "shapecap": "fedlab.data.sources.shapecap:ShapeCap",
