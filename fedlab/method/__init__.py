@@ -19,6 +19,10 @@ from fedlab.method.context import (
     WorkContext,
     loss_not_finite,
 )
+from fedlab.method.curves import (
+    Curve,
+    curves,
+)
 from fedlab.method.evaluation import (
     EvaluationContext,
 )
@@ -60,6 +64,7 @@ __all__ = [
     "Batch",
     "BatchSpec",
     "ClientState",
+    "Curve",
     "EvaluationContext",
     "Features",
     "FigureContext",
@@ -78,6 +83,7 @@ __all__ = [
     "Task",
     "WorkContext",
     "bar_chart",
+    "curves",
     "heatmaps",
     "images_with_bars",
     "instance_overlay",

@@ -23,6 +23,8 @@ NEUTRAL = {
     "target_entropy_classes", "target_entropy_patches", "center_norm", "marginal_entropy", "target_entropy", "delta_h",
     "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap", "matched_h",
     "feature_deviation", "feature_deviation_ratio", "few_shot_std",
+    *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
+      for name in ("nmi", "attention_distance", "attention_spread")),
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
