@@ -58,7 +58,7 @@ def statistics(
         every: whether all blocks are looked at, and not only those that are compared.
     """
     roles = {
-        role: list(range(len_of(s, role))) if every else compared_blocks(s, role)
+        role: list(range(depth_of(s, role))) if every else compared_blocks(s, role)
         for role in ("student", "feature_teacher", "relation_teacher")
     }
     found = {role: AttentionStatistics(len(blocks), getattr(s, role).heads) for role, blocks in roles.items()}
@@ -70,7 +70,7 @@ def statistics(
 
 def compared_blocks(s: HybridSettings, role: str) -> list[int]:
     """The blocks of a network, from 0, whose heads are looked at: those that are compared, or their like."""
-    depth = len_of(s, role)
+    depth = depth_of(s, role)
     if role == "student":
         return sorted({ours for ours, _ in s.compared})
     if role == "relation_teacher":
@@ -78,7 +78,7 @@ def compared_blocks(s: HybridSettings, role: str) -> list[int]:
     return sorted({max(1, round(layer * depth / s.relation_teacher.depth)) - 1 for layer in s.layers})
 
 
-def len_of(s: HybridSettings, role: str) -> int:
+def depth_of(s: HybridSettings, role: str) -> int:
     """The number of blocks of a network."""
     depth: int = getattr(s, role).depth
     return depth

@@ -69,7 +69,7 @@ class HybridDistill(Method[HybridSettings]):
     """A vision transformer learns from a masked autoencoder how tokens relate, and from a classifier what they show."""
 
     title = "Hybrid Distillation"
-    paper = "Shi et al. 2024, arXiv 2306.15876"
+    paper = "Shi et al. 2023, arXiv 2306.15876"
     learns_from = "token relations of one frozen teacher and features of another, on the patches that are not redundant"
     own_model = "ViT with two teachers"
     feature_parts = ("student", *TEACHERS)

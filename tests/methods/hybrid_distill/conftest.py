@@ -14,6 +14,7 @@ from fedlab.config import Config, parse
 from fedlab.method import Step
 from fedlab.method.exchange import Exchanges
 from fedlab.methods.hybrid_distill.method import HybridDistill
+from fedlab.methods.hybrid_distill.settings import HybridSettings
 
 TOWER: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2}
 SMALL: dict[str, Any] = {
@@ -21,6 +22,11 @@ SMALL: dict[str, Any] = {
     "student": TOWER, "feature_teacher": {**TOWER, "steps": 1},
     "relation_teacher": {**TOWER, "steps": 1, "decoder_width": 8, "decoder_depth": 1, "decoder_heads": 2},
 }  # fmt: skip
+
+
+def settings(**given: Any) -> HybridSettings:
+    """Settings, of which sections may be mappings."""
+    return HybridSettings(**given)
 
 
 def _over(before: Any, value: Any) -> Any:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from fedlab.methods.hybrid_distill.lessons import lesson
 from fedlab.methods.hybrid_distill.masks import drops, lowest, present, redundancy, surviving
-from fedlab.methods.hybrid_distill.settings import HybridSettings
 from fedlab.models.vit import Block
-from tests.methods.hybrid_distill.conftest import Lab
+from tests.methods.hybrid_distill.conftest import Lab, settings
 
 Made = Callable[..., Lab]
 
@@ -79,13 +78,13 @@ def test_upfront_drops_the_same_patches_before_the_first_block() -> None:
 
 
 def test_stages_follow_the_students_depth_and_the_judging_teachers() -> None:
-    assert HybridSettings().drops_before == (0, 4, 8)
-    assert HybridSettings(student={"depth": 4}).drops_before == (0, 1, 2)
-    deep = HybridSettings(student={"depth": 6}, feature_teacher={"depth": 12}, relation_teacher={"depth": 3})
+    assert settings().drops_before == (0, 4, 8)
+    assert settings(student={"depth": 4}).drops_before == (0, 1, 2)
+    deep = settings(student={"depth": 6}, feature_teacher={"depth": 12}, relation_teacher={"depth": 3})
     assert [deep.scored(block) for block in deep.drops_before] == [0, 4, 8]
     other = deep.model_copy(update={"score_from": "relation_teacher"})
     assert [other.scored(block) for block in other.drops_before] == [0, 1, 2]
-    assert HybridSettings(mask="none").drops_before == ()
+    assert settings(mask="none").drops_before == ()
 
 
 # in the student

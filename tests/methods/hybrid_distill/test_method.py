@@ -18,7 +18,7 @@ from fedlab.methods.hybrid_distill.lessons import feature_term, lesson, relation
 from fedlab.methods.hybrid_distill.method import HybridDistill
 from fedlab.methods.hybrid_distill.networks import MaskedDecoder, Shape
 from fedlab.methods.hybrid_distill.settings import HybridSettings, RelationTeacher
-from tests.methods.hybrid_distill.conftest import TOWER, Lab
+from tests.methods.hybrid_distill.conftest import TOWER, Lab, settings
 
 Made = Callable[..., Lab]
 
@@ -98,10 +98,10 @@ def test_relations_and_features_are_taken_at_the_blocks_that_are_asked_for(lab: 
 
 
 def test_blocks_of_a_student_of_another_depth_are_those_of_the_same_relative_depth() -> None:
-    s = HybridSettings(student={"depth": 6}, relation_teacher={"depth": 12}, relation_layers=[2, 11, 12])
+    s = settings(student={"depth": 6}, relation_teacher={"depth": 12}, relation_layers=[2, 11, 12])
     assert s.compared == ((0, 1), (5, 10), (5, 11))  # 11 · 6 / 12 = 5.5 is rounded to the even number
-    assert HybridSettings().compared == ((10, 10),)
-    assert HybridSettings(student={"depth": 1}, relation_teacher={"depth": 12}).compared == ((0, 10),)
+    assert settings().compared == ((10, 10),)
+    assert settings(student={"depth": 1}, relation_teacher={"depth": 12}).compared == ((0, 10),)
 
 
 def test_the_class_token_can_be_left_out_of_both_terms(lab: Made) -> None:
