@@ -56,10 +56,10 @@ def surviving_patches(ctx: FigureContext, s: HybridSettings) -> dict[str, Pictur
         return {}
     x = spread_out(samples, _SHOWN)["image"]
     rows, columns = x.shape[2] // s.patch, x.shape[3] // s.patch
-    order = torch.rand(len(x), rows * columns, generator=ctx.generator("patches")).to(x.device)
+    order = torch.as_tensor(torch.rand(len(x), rows * columns, generator=ctx.generator("patches")), device=x.device)
     drops = lesson(s, ctx.networks, x, order, features=False, relations=False).drops
     shown = ctx.denormalize(x)
-    tiles = [shown, *(_with(shown, drop.kept.cpu(), (rows, columns)) for drop in drops)]
+    tiles = [shown, *(_with(shown, torch.as_tensor(drop.kept, device=shown.device), (rows, columns)) for drop in drops)]
     labels = ("image", *(f"from block {drop.block + 1}: {drop.kept.shape[1]} of {rows * columns}" for drop in drops))
     why = "at random" if s.mask == "random" else f"by the {_NAMES[s.score_from]}, because they are most like the others"
     return {

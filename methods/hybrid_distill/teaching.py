@@ -34,7 +34,7 @@ def training_views(s: HybridSettings, batch: Batch, generator: torch.Generator) 
         drawn = draw_views(count, (height, width), generator, scale=s.crop, flip=s.flip)
         images = take_views(images, drawn, mode="bicubic")
     order = torch.rand(count, height // s.patch * (width // s.patch), generator=generator)
-    return {**batch, "image": images, "order": order.to(images.device)}
+    return {**batch, "image": images, "order": torch.as_tensor(order, device=images.device)}
 
 
 def pooled(s: HybridSettings, tokens: Tensor) -> Tensor:
