@@ -10,6 +10,10 @@ from fedlab.method.base import (
     NoSettings,
     network,
 )
+from fedlab.method.charts import (
+    Curve,
+    curves,
+)
 from fedlab.method.clouds import (
     point_clouds,
 )
@@ -18,10 +22,6 @@ from fedlab.method.context import (
     ServerContext,
     WorkContext,
     loss_not_finite,
-)
-from fedlab.method.curves import (
-    Curve,
-    curves,
 )
 from fedlab.method.evaluation import (
     EvaluationContext,
