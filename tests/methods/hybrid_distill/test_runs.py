@@ -37,7 +37,7 @@ def run(runner: Callable[..., Run]) -> Run:
 @pytest.fixture(scope="module")
 def staged(run: Run) -> fedlab.Run:
     """Both teachers in rounds of their own, two rounds of distillation, one of fine-tuning."""
-    return run(FIVE, "method.finetune_rounds=1", pictures=True)
+    return run(FIVE, "method.finetune_rounds=1", whole=True)
 
 
 def state(made: fedlab.Run, role: str) -> Mapping[str, Tensor]:
