@@ -97,6 +97,16 @@ def test_relations_and_features_are_taken_at_the_blocks_that_are_asked_for(lab: 
     assert float(after["l_c"]) == before["l_c"]
 
 
+def test_the_relation_term_is_the_mean_over_blocks_and_kinds_of_relations(lab: Made) -> None:
+    def term(layers: list[int], kinds: list[str]) -> float:
+        one = lab(mask="none", relation_layers=layers, relations=kinds)
+        return float(one.loss()["l_m"].detach())
+
+    single = [term([layer], [kind]) for layer in (1, 2) for kind in ("qk", "vv")]
+    assert len({round(value, 4) for value in single}) == 4
+    assert term([1, 2], ["qk", "vv"]) == pytest.approx(sum(single) / 4, rel=1e-5)
+
+
 def test_blocks_of_a_student_of_another_depth_are_those_of_the_same_relative_depth() -> None:
     s = settings(student={"depth": 6}, relation_teacher={"depth": 12}, relation_layers=[2, 11, 12])
     assert s.compared == ((0, 1), (5, 10), (5, 11))  # 11 · 6 / 12 = 5.5 is rounded to the even number
