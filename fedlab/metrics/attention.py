@@ -23,8 +23,8 @@ def patch_attention(query: Tensor, key: Tensor) -> Tensor:
     Returns:
         (n, heads, N, N), float32.
     """
-    logits = query[:, :, 1:].float() @ key[:, :, 1:].float().transpose(2, 3) / query.shape[-1] ** 0.5
-    return logits.softmax(-1)
+    products = query[:, :, 1:].float() @ key[:, :, 1:].float().transpose(2, 3)
+    return (products / math.sqrt(query.shape[-1])).softmax(-1)
 
 
 def attention_distance(attention: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -61,7 +61,7 @@ def token_relations(
 def _split(vectors: Tensor, heads: int) -> Tensor:
     """(n, A, T, d / A) → (n, A_r, T, d / A_r)."""
     joined = vectors.transpose(1, 2).flatten(2)
-    return joined.unflatten(2, (heads, -1)).transpose(1, 2)
+    return joined.reshape(*joined.shape[:2], heads, -1).transpose(1, 2)
 
 
 def relation_loss(student: Tensor, teacher: Tensor, distance: Distance = "smooth_l1") -> Tensor:

@@ -76,7 +76,7 @@ def surviving_patches(ctx: FigureContext, s: HybridSettings) -> dict[str, Pictur
 
 def _with(images: Tensor, kept: Tensor, grid: tuple[int, int]) -> Tensor:
     """Images (n, C, H, W) in [0, 1] in which only the patches `kept` (n, k) are not whitened."""
-    there = torch.zeros(len(images), grid[0] * grid[1]).scatter(1, kept, 1.0).unflatten(1, grid)[:, None]
+    there = torch.zeros(len(images), grid[0] * grid[1]).scatter(1, kept, 1.0).reshape(-1, 1, *grid)
     side = images.shape[2] // grid[0]
     visible = there.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
     return visible * images + (1 - visible) * (_DROPPED + (1 - _DROPPED) * images)
