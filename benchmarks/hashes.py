@@ -38,6 +38,7 @@ _DIGITS = {
 _TRAINING = {"lr": 0.05, "batch_size": 32}
 _SUPERVISED: dict[str, Any] = {"method": "supervised", "model": _MODEL, "data": _DIGITS, "training": _TRAINING}
 _TOWER = {"width": 16, "layers": 1, "heads": 2}
+_VIT = {"width": 12, "depth": 2, "heads": 2}
 
 METHODS: dict[str, dict[str, Any]] = {
     "asit": {
@@ -111,6 +112,24 @@ METHODS: dict[str, dict[str, Any]] = {
             "partition": [{"name": "iid", "clients": 2}],
         },
         "training": {OPTIMIZER: "adamw", "lr": 0.005, "batch_size": 8, "local_steps": 2},
+    },
+    # a round in which one teacher is trained, then the other, then the student learns from both; the first is also
+    # trained on the server
+    "hybrid_distill": {
+        "method": {
+            "patch": 6, "student": _VIT, "feature_teacher": {**_VIT, "rounds": 1},
+            "relation_teacher": {
+                **_VIT, "steps": 2, "batch_size": 8, "rounds": 1, "decoder_width": 8, "decoder_depth": 1,
+                "decoder_heads": 2,
+            },
+            "epochs": 4, "warmup_epochs": 1,
+        },
+        "data": {
+            "source": {"name": "silhouettes", "train": 32, "test": 16, "teacher": 16, "probe": 0},
+            "partition": [{"name": "iid", "clients": 2}],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.002, "weight_decay": 0.05, "batch_size": 8, "local_steps": 2},
+        "federation": {"rounds": 4},
     },
     "mmc": {
         "method": {

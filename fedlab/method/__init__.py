@@ -10,6 +10,13 @@ from fedlab.method.base import (
     NoSettings,
     network,
 )
+from fedlab.method.charts import (
+    Curve,
+    Point,
+    curve_with_marks,
+    curves,
+    percentages,
+)
 from fedlab.method.clouds import (
     point_clouds,
 )
@@ -60,6 +67,7 @@ __all__ = [
     "Batch",
     "BatchSpec",
     "ClientState",
+    "Curve",
     "EvaluationContext",
     "Features",
     "FigureContext",
@@ -73,17 +81,21 @@ __all__ = [
     "Picture",
     "Plan",
     "Plot",
+    "Point",
     "ServerContext",
     "Step",
     "Task",
     "WorkContext",
     "bar_chart",
+    "curve_with_marks",
+    "curves",
     "heatmaps",
     "images_with_bars",
     "instance_overlay",
     "label_overlay",
     "loss_not_finite",
     "network",
+    "percentages",
     "point_clouds",
     "save_picture",
     "save_sheet",

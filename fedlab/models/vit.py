@@ -15,6 +15,7 @@ from fedlab.distill.heads import init_linear
 Positions = Literal["learned", "sincos"]
 Resize = Literal["bilinear", "bicubic"]
 DropPathRule = Literal["linear", "constant"]
+Activation = Literal["gelu", "quick_gelu"]
 
 
 class ViT(nn.Module):
@@ -34,6 +35,8 @@ class ViT(nn.Module):
         resize: how positions are interpolated for another grid.
         layer_scale: initial value of a learned factor of each channel of every residual; None for no such factor.
         mask_token: whether there is a learned token that can take the place of patches, see `embed`.
+        pre_norm: whether tokens are normalized before the first block, as in CLIP.
+        activation: of the blocks' MLPs; ``quick_gelu`` is CLIP's x · sigmoid(1.702 x).
         init_std: standard deviation of the initial weights of the blocks' linear layers. Tokens and positions always
             start with 0.02.
 
@@ -59,6 +62,8 @@ class ViT(nn.Module):
         resize: Resize = "bilinear",
         layer_scale: float | None = None,
         mask_token: bool = False,
+        pre_norm: bool = False,
+        activation: Activation = "gelu",
         init_std: float = 0.02,
     ) -> None:
         super().__init__()
@@ -71,7 +76,8 @@ class ViT(nn.Module):
         else:
             self.register_buffer("positions", sincos_positions(self.grid, width), persistent=False)
         rates = drop_path_rates(drop_path, depth, drop_path_rule)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate, layer_scale) for rate in rates)
+        self.pre_norm = nn.LayerNorm(width, eps=1e-5) if pre_norm else None
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate, layer_scale, activation) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         if positions == "learned":
@@ -110,6 +116,8 @@ class ViT(nn.Module):
                 raise ValueError("this ViT was made without a mask token")
             patches = torch.where(masked.flatten(1)[..., None], self.mask_token.to(patches.dtype), patches)
         tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1) + positions
+        if self.pre_norm is not None:
+            tokens = self.pre_norm(tokens)
         return tokens if keep is None else kept_tokens(tokens, keep)
 
     def hidden(self, x: Tensor, layers: Sequence[int] | None = None, keep: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -197,18 +205,26 @@ class Block(nn.Module):
         mlp_ratio: hidden width over D.
         drop_path: probability that a sample skips a residual in training.
         layer_scale: initial value of a learned factor of each channel of a residual; None for no such factor.
+        activation: of the MLP.
 
     Source: Touvron et al. 2021, arXiv 2103.17239 (``layer_scale``).
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: int, drop_path: float, layer_scale: float | None = None
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: int,
+        drop_path: float,
+        layer_scale: float | None = None,
+        activation: Activation = "gelu",
     ) -> None:
         super().__init__()
         self.heads, self.drop_path = heads, drop_path
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+        between = nn.GELU() if activation == "gelu" else QuickGELU()
+        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), between, nn.Linear(mlp_ratio * width, width))
         self.scale1, self.scale2 = _layer_scale(width, layer_scale), _layer_scale(width, layer_scale)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -239,6 +255,14 @@ class Block(nn.Module):
             return residual
         keep = 1 - self.drop_path
         return residual * residual.new_empty(len(residual), 1, 1).bernoulli_(keep) / keep
+
+
+class QuickGELU(nn.Module):
+    """x · sigmoid(1.702 x), the activation of CLIP (Radford et al. 2021, arXiv 2103.00020)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, element by element."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 def _layer_scale(width: int, initial: float | None) -> nn.Parameter | None:

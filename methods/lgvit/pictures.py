@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedlab.blocks.charts import Point, curve_with_marks, percentages
 from fedlab.blocks.pictures import in_batches, spread_out
-from fedlab.method import FigureContext, ImageGrid, Picture, Plot, shown_of
+from fedlab.method import FigureContext, ImageGrid, Picture, Plot, Point, curve_with_marks, percentages, shown_of
 from fedlab.methods.lgvit.evaluation import every_logits
 from fedlab.methods.lgvit.networks import run_all
 from fedlab.methods.lgvit.settings import LGViTSettings

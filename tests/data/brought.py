@@ -167,6 +167,7 @@ BUILDERS: dict[str, Callable[[Path], Brought]] = {
 GENERATED = {
     "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",
     "noisy_digits",
+    "silhouettes",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

@@ -46,6 +46,7 @@ COMMANDS = [
 CHEAP = {
     "fedlgd": ["method.warmup_steps=2", "method.dm_steps=1", "method.gm_steps=1", "method.ipc_local=2"],
     "lgvit": ["method.joint_rounds=1", "training.local_steps=2"],
+    "hybrid_distill": ["method.feature_teacher.steps=1", "method.relation_teacher.steps=1"],
     "vhl": ["method.images_per_class=4"],
     "transkd": [
         "method.teacher_steps=1",

@@ -25,6 +25,8 @@ NEUTRAL = {
     "feature_deviation", "feature_deviation_ratio", "few_shot_std",
     "left_at_2", "left_at_3", "left_at_4", "left_at_5", "left_at_6", "mean_exit_layer", "mean_macs", "exit_divergence",
     "accuracy_minus_final",
+    *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
+      for name in ("nmi", "attention_distance", "attention_spread")),
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them

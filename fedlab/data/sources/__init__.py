@@ -33,6 +33,7 @@ SOURCES = Registry(
         "market": "fedlab.data.sources.market:Market",
         "materials": "fedlab.data.sources.materials:Materials",
         "shapes": "fedlab.data.sources.shapes:Shapes",
+        "silhouettes": "fedlab.data.sources.silhouettes:Silhouettes",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",
