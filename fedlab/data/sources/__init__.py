@@ -32,6 +32,8 @@ SOURCES = Registry(
         "market": "fedlab.data.sources.market:Market",
         "materials": "fedlab.data.sources.materials:Materials",
         "shapes": "fedlab.data.sources.shapes:Shapes",
+        "faces": "fedlab.data.sources.faces:FaceSource",
+        "face_folder": "fedlab.data.sources.face_folder:FaceFolder",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",
