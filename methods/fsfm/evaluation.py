@@ -66,21 +66,25 @@ def _where(columns: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
     return {name: values[places] for name, values in columns.items()}
 
 
-def check_videos(columns: Mapping[str, Tensor]) -> None:
+def check_videos(*parts: Mapping[str, Tensor]) -> None:
     """Refuse samples among which a video is not complete, because its score would be of some of its frames only.
+
+    Args:
+        parts: columns of sets of samples, in each of which all frames of a video have to be together.
 
     Raises:
         DataError: a client, or a set of validation samples, has only a part of a video.
     """
-    if not {"group", "frames"} <= columns.keys() or not len(columns["group"]):
-        return
-    _, codes, counts = columns["group"].unique(return_inverse=True, return_counts=True)
-    if (counts[codes] != columns["frames"]).any():
-        fix = (
-            "divide samples by the partition steps domain or natural and hold them back with by: group, and change no "
-            "frames by data.drift"
-        )
-        raise DataError("data.partition", "a video that is divided", "videos that are never divided", fix)
+    for columns in parts:
+        if not {"group", "frames"} <= columns.keys() or not len(columns["group"]):
+            continue
+        _, codes, counts = columns["group"].unique(return_inverse=True, return_counts=True)
+        if (counts[codes] != columns["frames"]).any():
+            fix = (
+                "divide samples by the partition steps domain or natural and hold them back with by: group, and change "
+                "no frames by data.drift"
+            )
+            raise DataError("data.partition", "a video that is divided", "videos that are never divided", fix)
 
 
 # real against fake

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fedlab.blocks.stages import position
 from fedlab.distill.erasing import random_flip, random_rectangles
-from fedlab.distill.mixing import Mix, draw_mix, mix
+from fedlab.distill.mixing import Mix, Mixing, draw_mix, mix
 from fedlab.distill.param_groups import decayed, layerwise
 from fedlab.distill.photometric import color_jitter
 from fedlab.distill.schedules import warmup_cosine
@@ -51,13 +51,15 @@ def augmented(s: FSFMSettings, batch: Batch, generator: torch.Generator) -> Batc
     if tuning.jitter:
         images = color_jitter(images, _JITTER, generator, probability=tuning.jitter)
     erased = random_rectangles(images, tuning.erase, generator)
-    kind = "mixup" if tuning.mix and torch.rand((), generator=generator) < 0.5 else "cutmix" if tuning.mix else "none"
+    kind: Mixing = "none"
+    if tuning.mix:
+        kind = "mixup" if torch.rand((), generator=generator) < 0.5 else "cutmix"
     size = (images.shape[2], images.shape[3])
     return {
         "image": images,
         "label": batch["label"],
         "erased": erased,
-        "mix": draw_mix(kind, len(images), size, generator),  # type: ignore[arg-type]  # one of its three literals
+        "mix": draw_mix(kind, len(images), size, generator),
     }
 
 

@@ -1,8 +1,8 @@
 """FSFM: faces of which one region is wholly hidden are restored, and represented as the whole face is by its average.
 
-Wang, Lin, Chen, Chen, Zhang, Lyu and Ren, "FSFM: A Generalizable Face Security Foundation Model via Self-Supervised
-Facial Representation Learning", arXiv 2412.12032. Symbols: x a face, M the hidden patches, M_fr those of the covered
-region, e the error of a patch, z_o and z_t what is compared of the masked and of the whole face, m the momentum.
+Wang et al., "FSFM: A Generalizable Face Security Foundation Model via Self-Supervised Facial Representation Learning",
+arXiv 2412.12032. Symbols: x a face, M the hidden patches, M_fr those of the covered region, e the error of a patch, z_o
+and z_t what is compared of the masked and of the whole face, m the momentum.
 
 The algorithm, in the order in which it runs, and the hook that does each line::
 
@@ -24,6 +24,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ from fedlab.methods.fsfm import finetuning
 from fedlab.methods.fsfm.evaluation import Judged, check_videos, labeled, pretraining, real
 from fedlab.methods.fsfm.losses import masked_mean, patch_errors, patch_targets, similarity_loss
 from fedlab.methods.fsfm.networks import Classifier, Normalizer, OperatingPoint, Student, Target, image_sums
-from fedlab.methods.fsfm.settings import FINETUNE, PRETRAIN, FSFMSettings, check, check_columns, check_faces
+from fedlab.methods.fsfm.settings import CHOOSE, PRETRAIN, FSFMSettings, check, check_columns, check_faces
 from fedlab.methods.fsfm.views import masked_faces
 
 _COMPARED = ("rep_decoder", "projector", "predictor")
@@ -64,11 +65,11 @@ class FSFM(Judged):
         channels, size = check_faces(s, task)
         student, target = Student(s, size, channels), Target(s, size, channels)
         target.load_state_dict({name: student.state_dict()[name] for name in target.state_dict()})
-        networks: dict[str, nn.Module] = {"student": student, "target": target.requires_grad_(False)}
-        networks["normalizer"] = Normalizer(s.mean, s.std, channels)
-        if s.finetune.rounds:
-            networks |= {"classifier": Classifier(s, size, channels, 2), "operating_point": OperatingPoint()}
-        return networks
+        normalizer = Normalizer(s.mean, s.std, channels)
+        made = {"student": student, "target": target.requires_grad_(False), "normalizer": normalizer}
+        if not s.finetune.rounds:
+            return made
+        return {**made, "classifier": Classifier(s, size, channels, 2), "operating_point": OperatingPoint()}
 
     # stages, and what travels in them (§6)
 
@@ -100,8 +101,7 @@ class FSFM(Judged):
     def prepare(self, ctx: FitContext) -> dict[str, Tensor]:
         if self.settings.statistics == "fixed":
             return {}
-        images = (batch["image"] for batch in ctx.iterate(real(ctx.data)))
-        return {"sums": image_sums(images, ctx.task.input_shape[0])}
+        return {"sums": image_sums((batch["image"] for batch in ctx.iterate(real(ctx.data))), ctx.task.input_shape[0])}
 
     def server_prepare(self, ctx: ServerContext) -> None:
         check_columns(self.settings, ctx.task.columns, ctx.plan["stage"] == PRETRAIN)
@@ -116,9 +116,8 @@ class FSFM(Judged):
     def batch_spec(self, plan: Plan) -> BatchSpec:
         s = self.settings
         if plan["stage"] == PRETRAIN:
-            return BatchSpec(whole_batches, lambda batch, generator: masked_faces(s, batch, generator))
-        sampler = balanced_batches if s.finetune.balance else None
-        return BatchSpec(sampler, lambda batch, generator: finetuning.augmented(s, batch, generator))
+            return BatchSpec(whole_batches, partial(masked_faces, s))
+        return BatchSpec(balanced_batches if s.finetune.balance else None, partial(finetuning.augmented, s))
 
     def param_groups(self, networks: nn.ModuleDict, plan: Plan) -> list[dict[str, Any]]:
         """Weight decay on matrices and tokens, not on biases and vectors (§3.5)."""
@@ -134,25 +133,22 @@ class FSFM(Judged):
         return {"lr": warmup_cosine(at, total, group["lr"], 0.0, int(self.settings.warmup * total))}
 
     def fit(self, ctx: FitContext) -> None:
-        for columns in (ctx.data, ctx.validation):
-            check_videos(columns)
-        if ctx.plan["stage"] == PRETRAIN:
+        check_videos(ctx.data, ctx.validation)
+        first = ctx.plan["stage"] == PRETRAIN
+        if first:
             self._teacher.begin(ctx)
-            ctx.train(pretraining(self.settings, ctx.data))
-            return
-        if self.settings.choosing:
+        elif self.settings.choosing:
             ctx.scratch["validated"] = finetuning.validated(ctx)
-        if ctx.plan["stage"] == FINETUNE:
-            ctx.train(labeled(ctx.data))
+        if ctx.plan["stage"] != CHOOSE:
+            ctx.train(pretraining(self.settings, ctx.data) if first else labeled(ctx.data))
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = L_m + 0.007 L_fr + 0.1 L_sim (§3.4); L_sim is not computed where its weight is 0."""
         s = self.settings
         if step.plan["stage"] != PRETRAIN:
             return finetuning.loss(s, networks, batch)
-        x = network(networks, "normalizer", Normalizer)(batch["image"])
-        student = network(networks, "student", Student)
-        made = student.masked(x, batch["visible"], s.similarity_weight > 0)
+        x = networks["normalizer"](batch["image"])
+        made = network(networks, "student", Student).masked(x, batch["visible"], s.similarity_weight > 0)
         errors = patch_errors(made.pixels, patch_targets(x, s.patch, s.norm_pix_loss))
         terms = {"l_m": masked_mean(errors, batch["masked"])}
         if s.region_weight:
@@ -172,13 +168,12 @@ class FSFM(Judged):
         return {**counted, **ctx.scratch.get("validated", {})}
 
     def server_update(self, ctx: ServerContext) -> None:
-        s = self.settings
-        if ctx.plan["stage"] != PRETRAIN:
+        s, plan = self.settings, ctx.plan
+        if plan["stage"] != PRETRAIN:
             finetuning.choose(ctx)
-            return
-        if s.similarity_weight:
+        elif s.similarity_weight:
             self._teacher.server_update(ctx)
-        if s.finetune.rounds and ctx.plan["stage_round"] == ctx.plan["stage_rounds"]:
+        if plan["stage"] == PRETRAIN and s.finetune.rounds and plan["stage_round"] == plan["stage_rounds"]:
             finetuning.take_over(ctx.networks)
 
 

@@ -209,7 +209,7 @@ def check(s: FSFMSettings, config: Any) -> list[str]:
     if s.predictor[-1] != s.projector[-1]:
         expected = f"a last width of {s.projector[-1]}, that of method.projector"
         raise ConfigError("method.predictor", s.predictor, expected)
-    if config.data is not None and (tuple(config.data.mean), tuple(config.data.std)) != ((0.0,), (1.0,)):
+    if (config.data.mean, config.data.std) != ((0.0,), (1.0,)):
         fix = "set data.mean: [0.0] and data.std: [1.0]; FSFM normalizes pictures itself, by method.statistics"
         raise ConfigError("data.mean and data.std", (config.data.mean, config.data.std), "pictures in [0, 1]", fix)
     if s.choosing and config.data.validation is None:

@@ -31,7 +31,8 @@ Fake = Literal["eyes", "mouth"]
 
 _DARK, _LIGHT = np.array([0.34, 0.20, 0.13]), np.array([0.96, 0.80, 0.70])
 _BLOOD = np.array([0.70, 0.12, 0.18])
-_IRIS = 0.45  # half width of an iris, as a share of the eye's
+_EYE = 0.18  # half width of an eye
+_IRIS = 0.6  # half width of an iris, as a share of the eye's
 
 
 class Look(NamedTuple):
@@ -146,11 +147,11 @@ def _painted(shape: np.ndarray, shift: np.ndarray, size: int) -> tuple[np.ndarra
     broad, high = 0.58 + 0.06 * wide, 0.74 + 0.05 * tall
     oval(HAIR, -0.14 + 0 * wide, 0 * wide, high + 0.08, broad + 0.16)
     oval(SKIN, 0.12 + 0 * wide, 0 * wide, high, broad)
-    eyes, gap = -0.14 + 0.02 * tall, 0.27 + 0.03 * apart
+    eyes, gap = -0.14 + 0.02 * tall, 0.29 + 0.02 * apart
     for brow, eye, side in ((RIGHT_BROW, RIGHT_EYE, -1), (LEFT_BROW, LEFT_EYE, 1)):
-        oval(brow, eyes - 0.19, side * gap, 0.05 + 0 * wide, 0.19 + 0.02 * wide)
-        seen = oval(eye, eyes, side * gap, 0.095 + 0.015 * open_, 0.16 + 0.01 * wide)
-        irises |= seen & (np.abs(across - side * gap) <= _IRIS * 0.16)
+        oval(brow, eyes - 0.25, side * gap, 0.085 + 0 * wide, 0.18 + 0.01 * wide)
+        seen = oval(eye, eyes, side * gap, 0.13 + 0.015 * open_, _EYE + 0.01 * wide)
+        irises |= seen & (np.abs(across - side * gap) <= _IRIS * _EYE)
     oval(NOSE, 0.16 + 0.02 * long, 0 * wide, 0.19 + 0.03 * long, 0.11 + 0.015 * wide)
     lips, half = 0.53 + 0.03 * long, 0.26 + 0.04 * mouth
     oval(UPPER_LIP, lips - 0.045, 0 * wide, 0.07 + 0 * wide, half)
@@ -186,7 +187,7 @@ def _blend(regions: np.ndarray, fake: Fake) -> np.ndarray:
     for axis in (1, 2):
         padded = np.pad(around, [(0, 0), *((1, 1) if axis == place else (0, 0) for place in (1, 2))], mode="edge")
         size = around.shape[axis]
-        around = sum(np.take(padded, np.arange(size) + step, axis) for step in range(3)) / 3
+        around = np.mean([np.take(padded, np.arange(size) + step, axis) for step in range(3)], axis=0)
     blended: np.ndarray = np.maximum(inside, around)
     return blended
 

@@ -247,7 +247,9 @@ class FaceFolder:
         s = self.settings
         if s.regions == "segformer":
             return SegFormerParser(str(s.parser), s.cache)
-        return {"files": MapFiles(s.numbering), "template": Template(), "none": None}[s.regions]
+        if s.regions == "none":
+            return None
+        return MapFiles(s.numbering) if s.regions == "files" else Template()
 
     def _regions(
         self,

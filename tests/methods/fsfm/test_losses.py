@@ -144,6 +144,8 @@ def test_tokens_come_back_to_their_places(lab: Make) -> None:
     assert torch.equal(made[:, [0, 3, 8]], tokens)
     rest = [place for place in range(1, 17) if place not in (3, 8)]
     assert torch.equal(made[:, rest], student.mask_token.expand(1, 14, -1))
+    whole = (tokens.sum(1) + 14 * student.mask_token[:, 0]) / 17  # the class token counts too
+    torch.testing.assert_close(student.representation(tokens, student.mask_token, visible), whole)
 
 
 def test_both_decoders_share_one_mask_token_and_neither_sends_positions(lab: Make) -> None:
