@@ -7,16 +7,20 @@ from collections.abc import Mapping
 import numpy as np
 
 _STEPS = 10_000
-_FINE = 50  # further bins for each power of ten below 1/10000 and above 1 − 1/10000
+_FINE = 50  # further bins for each power of ten of the distance to 0, to 1/2 and to 1, below 1/10000
 _DECADES = 8
 _LOW_RATE = 0.01
 
 
 def _edges() -> np.ndarray:
-    """Lower edges of the bins: k / 10000 for k = 0 … 10000, and edges that lie ever closer together near 0 and 1."""
+    """Lower edges of the bins: k / 10000 for k = 0 … 10000, and edges ever closer together near 0, 1/2 and 1.
+
+    Trained models have scores near 0 and 1, and those of a model that has hardly begun to learn crowd around 1/2.
+    """
     near = 10.0 ** -(4 + np.arange(1, _FINE * _DECADES + 1) / _FINE)
     # integers that are divided: k * 1e-4 would give 0.7000000000000001 for k = 7000
-    edges: np.ndarray = np.unique(np.concatenate([np.arange(_STEPS + 1) / _STEPS, near, 1 - near]))
+    even = np.arange(_STEPS + 1) / _STEPS
+    edges: np.ndarray = np.unique(np.concatenate([even, near, 0.5 - near, 0.5 + near, 1 - near]))
     return edges
 
 
@@ -45,7 +49,7 @@ def video_means(scores: np.ndarray, labels: np.ndarray, videos: np.ndarray) -> t
 class Verification:
     """AUC, equal error rate, half total error rate and others from counts that merge exactly over clients.
 
-    Scores are counted in about 10,800 bins of [0, 1], which are at most 1/10000 wide and much narrower near 0 and 1.
+    Scores are counted in about 11,600 bins of [0, 1], at most 1/10000 wide and much narrower near 0, 1/2 and 1.
     Scores in one bin count as equal.
 
     Args:

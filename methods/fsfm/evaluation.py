@@ -78,7 +78,7 @@ def check_videos(*parts: Mapping[str, Tensor]) -> None:
     for columns in parts:
         if not {"group", "frames"} <= columns.keys() or not len(columns["group"]):
             continue
-        _, codes, counts = columns["group"].unique(return_inverse=True, return_counts=True)
+        _, codes, counts = torch.unique(columns["group"], return_inverse=True, return_counts=True)
         if (counts[codes] != columns["frames"]).any():
             fix = (
                 "divide samples by the partition steps domain or natural and hold them back with by: group, and change "
@@ -113,11 +113,11 @@ def detect(
     ctx: EvaluationContext | ServerContext, columns: Mapping[str, Tensor], threshold: float | None
 ) -> dict[str, np.ndarray]:
     """Counts of the scores of videos and of single frames, to be merged by addition."""
-    logits = [torch.zeros(0, 2)]
+    logits: list[Tensor] = []
     for batch in ctx.iterate(columns, ctx.batch_size):
         with ctx.autocast():
-            logits.append(predicted(ctx.networks, batch).float().cpu())
-    seen = torch.cat(logits)
+            logits.append(predicted(ctx.networks, batch).float())
+    seen = torch.cat(logits) if logits else torch.zeros(0, 2)
     part = {name: values[: len(seen)] for name, values in columns.items()}
     sums: dict[str, np.ndarray] = {}
     for level, (scores, labels) in zip(_LEVELS, (video_scores(seen, part), _frame_scores(seen, part)), strict=True):
@@ -154,15 +154,15 @@ def restored(
     sums = np.zeros((len(_JUDGED) + 2, 2))
     for batch in batches:
         x = normalizer(batch["image"])
-        groups = patch_groups(batch["regions"], s.patch).cpu()
+        groups = patch_groups(batch["regions"], s.patch)
         targets = patch_targets(x, s.patch, s.norm_pix_loss)
         whole = student.representation(student.encoder(x)).float()
         for row, region in enumerate(_JUDGED):
             drawn = draw_masks(groups, s.hidden(groups.shape[2]), generator, covered=GROUPS.index(region))
-            visible = drawn.visible.to(x.device)
+            visible = drawn.visible
             tokens = student.encoder(x, visible)
             pixels = student.pixel_decoder(tokens, student.mask_token, visible)[:, 1:]
-            errors = patch_errors(pixels, targets).double().cpu()
+            errors = patch_errors(pixels, targets).double()
             sums[row] += [float(errors[drawn.region].sum()), int(drawn.region.sum())]
             rest = drawn.masked & ~drawn.region
             sums[-2] += [float(errors[rest].sum()), int(rest.sum())]
@@ -173,13 +173,11 @@ def restored(
 
 
 def restored_values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """``region_mse``, the mean over the regions, each of them, ``rest_mse`` and ``view_cosine``; none without faces."""
-    totals, counts = sums[_SUMS].T
-    if not counts.all():
-        return {}
-    *errors, rest, cosine = (totals / counts).tolist()
-    named = {f"{region}_mse": error for region, error in zip(_JUDGED, errors, strict=True)}
-    return {"region_mse": float(np.mean(errors)), **named, "rest_mse": rest, "view_cosine": cosine}
+    """``region_mse``, the mean over the regions; each of them, ``rest_mse`` and ``view_cosine``, if they occur."""
+    names = [*(f"{region}_mse" for region in _JUDGED), "rest_mse", "view_cosine"]
+    named = {name: total / count for name, (total, count) in zip(names, sums[_SUMS].tolist(), strict=True) if count}
+    errors = [named[name] for name in names[: len(_JUDGED)] if name in named]
+    return {"region_mse": sum(errors) / len(errors), **named} if len(errors) == len(_JUDGED) else named
 
 
 class Judged(Method[FSFMSettings]):

@@ -71,8 +71,7 @@ def loss(s: FSFMSettings, networks: nn.ModuleDict, batch: Batch) -> dict[str, Te
     logits = classifier(mix(x, drawn)).float()
     y = F.one_hot(batch["label"], logits.shape[1]).float()
     y = (1 - s.finetune.smoothing) * y + s.finetune.smoothing / logits.shape[1]
-    partners = drawn.permutation.to(y.device)
-    return {"ce": F.cross_entropy(logits, drawn.share * y + (1 - drawn.share) * y[partners])}
+    return {"ce": F.cross_entropy(logits, drawn.share * y + (1 - drawn.share) * y[drawn.permutation])}
 
 
 def param_groups(s: FSFMSettings, classifier: Classifier) -> list[dict[str, Any]]:
@@ -114,7 +113,7 @@ def validated(ctx: FitContext) -> dict[str, Tensor]:
     held = {name: values[: len(seen)] for name, values in held.items()}
     metric = Verification()
     metric.update(*video_scores(seen, held))
-    total = torch.stack([torch.stack(losses).sum().cpu(), torch.tensor(float(len(seen)), dtype=torch.float64)])
+    total = torch.tensor([float(torch.stack(losses).sum()), float(len(seen))], dtype=torch.float64)
     return {"validation": torch.from_numpy(metric.state()["bins"]), "validation_loss": total}
 
 
@@ -125,9 +124,9 @@ def choose(ctx: ServerContext) -> None:
     """
     answers = [answer for _, answer in sorted(ctx.results.items()) if "validation" in answer]
     if answers:
-        total, count = torch.stack([answer["validation_loss"].cpu() for answer in answers]).sum(0).tolist()
+        total, count = torch.stack([answer["validation_loss"] for answer in answers]).sum(0).tolist()
         metric = Verification()
-        bins = torch.stack([answer["validation"].cpu() for answer in answers]).sum(0).numpy()
+        bins = torch.stack([answer["validation"] for answer in answers]).sum(0).numpy(force=True)
         metric.merge({"bins": bins, "decided": np.zeros((2, 2), np.int64), "right": np.zeros(2, np.int64)})
         threshold = metric.equal_error_threshold()
         ctx.log("validation_loss", total / count)

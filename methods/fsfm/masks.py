@@ -88,7 +88,7 @@ def draw_masks(
     """Draw which patches are hidden.
 
     Args:
-        groups: (B, 8, N) truth values as `patch_groups` returns them, on the CPU.
+        groups: (B, 8, N) truth values as `patch_groups` returns them.
         total: T, the number of hidden patches of every face.
         generator: of the CPU.
         masking: ``crfr_p`` covers one region and hides all others in proportion. The ablations: ``crfr_r`` covers one
@@ -98,8 +98,10 @@ def draw_masks(
         covered: number of the covered group; default: one of the first six is drawn for each face, or for the batch.
 
     Returns:
-        Exactly T hidden patches of every face. M_fr is empty where a face lacks the region, or with the last two.
+        Exactly T hidden patches of every face, on the device of the groups. M_fr is empty where a face lacks the
+        region, or with the last two.
     """
+    device, groups = groups.device, torch.as_tensor(groups, device="cpu")
     count, _, size = groups.shape
     drawn = torch.randint(COVERABLE, (1 if one_region else count,), generator=generator).expand(count)
     chosen = drawn if covered is None else torch.full((count,), covered)
@@ -109,7 +111,7 @@ def draw_masks(
         region = torch.zeros_like(region)
     if masking in ("crfr_r", "random"):
         parts = torch.ones(count, 1, size, dtype=torch.bool)
-    return _completed(region, parts, total, generator)
+    return Masks(*(torch.as_tensor(part, device=device) for part in _completed(region, parts, total, generator)))
 
 
 def _completed(region: Tensor, parts: Tensor, total: int, generator: torch.Generator) -> Masks:

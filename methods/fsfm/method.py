@@ -106,7 +106,7 @@ class FSFM(Judged):
     def server_prepare(self, ctx: ServerContext) -> None:
         check_columns(self.settings, ctx.task.columns, ctx.plan["stage"] == PRETRAIN)
         if self.settings.statistics == "global":
-            sums = torch.stack([ctx.results[client]["sums"].cpu() for client in sorted(ctx.results)]).sum(0)
+            sums = torch.stack([ctx.results[client]["sums"] for client in sorted(ctx.results)]).sum(0)
             network(ctx.networks, "normalizer", Normalizer).set(sums)
         if ctx.plan["stage"] != PRETRAIN:
             finetuning.take_over(ctx.networks)

@@ -54,7 +54,7 @@ def image_sums(batches: Iterable[Tensor], channels: int) -> Tensor:
     for images in batches:
         x = images.double()
         totals = torch.stack([torch.ones_like(x).sum((0, 2, 3)), x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
-        sums = sums + totals.cpu()
+        sums = sums + torch.as_tensor(totals, device="cpu")
     return sums
 
 
@@ -281,13 +281,13 @@ class Bottleneck(nn.Module):
 def _encoder(s: FSFMSettings, size: tuple[int, int], channels: int, drop_path: float = 0.0) -> ViT:
     return ViT(
         size,
-        patch=s.patch,
-        channels=channels,
-        width=s.width,
-        depth=s.depth,
-        heads=s.heads,
-        drop_path=drop_path,
         positions="sincos",
+        drop_path=drop_path,
+        depth=s.depth,
+        width=s.width,
+        heads=s.heads,
+        channels=channels,
+        patch=s.patch,
     )
 
 

@@ -33,13 +33,14 @@ def restorations(ctx: FigureContext, s: FSFMSettings, found: Mapping[str, Tensor
         return {}
     rows = torch.linspace(0, len(found["image"]) - 1, min(COVERABLE, len(found["image"]))).long().tolist()
     faces, regions = found["image"][rows], found["regions"][rows]
-    groups, generator = patch_groups(regions, s.patch).cpu(), ctx.generator("covered")
+    groups, generator = torch.as_tensor(patch_groups(regions, s.patch), device="cpu"), ctx.generator("covered")
     total = s.hidden(groups.shape[2])
     drawn = [draw_masks(groups[row : row + 1], total, generator, covered=row) for row in range(len(rows))]
     masks = Masks(*(torch.cat(parts) for parts in zip(*drawn, strict=True)))
     x = network(ctx.networks, "normalizer", Normalizer)(faces)
-    visible = masks.visible.to(x.device)
-    pixels = network(ctx.networks, "student", Student).masked(x, visible, False).pixels.float().cpu()
+    visible = torch.as_tensor(masks.visible, device=x.device)
+    made = network(ctx.networks, "student", Student).masked(x, visible, False).pixels.float()
+    pixels = torch.as_tensor(made, device="cpu")
     images = ctx.denormalize(faces)
     masked, region = _enlarged(masks.masked, images, s.patch), _enlarged(masks.region, images, s.patch)
     hidden = torch.where(region, _COVERED, torch.where(masked, torch.tensor(0.5), images))

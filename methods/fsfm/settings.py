@@ -158,7 +158,7 @@ def check_faces(s: FSFMSettings, task: Task) -> tuple[int, tuple[int, int]]:
     """
     shape = task.columns["image"][1] if "image" in task.columns else ()
     if len(shape) != 3:
-        raise DataError("data.source", list(task.columns), "pictures in a column 'image'", "use faces or face_folder")
+        raise DataError("data.source", list(task.columns), "pictures in a column 'image'", "use faces or faces_folder")
     channels, height, width = shape
     if height % s.patch or width % s.patch:
         fix = "change data.source.size or method.patch"
@@ -185,7 +185,7 @@ def check_columns(s: FSFMSettings, columns: Any, pretrains: bool) -> None:
         DataError: no region maps, or no labels.
     """
     if pretrains and "regions" not in columns:
-        fix = "set data.source.regions of the source face_folder, or leave out pre-training (see the README)"
+        fix = "set data.source.regions of the source faces_folder, or leave out pre-training (see the README)"
         raise DataError("data.source", sorted(columns), "region maps in a column 'regions'", fix)
     if s.finetune.rounds and "label" not in columns:
         fix = "add real faces and fakes, or set method.finetune.rounds to 0"

@@ -21,14 +21,13 @@ def masked_faces(s: FSFMSettings, batch: Batch, generator: torch.Generator) -> B
     images, regions = moved(batch["image"], batch["regions"], s.flip, s.crop, generator)
     groups = patch_groups(regions, s.patch)
     drawn = draw_masks(
-        groups.cpu(),
+        groups,
         s.hidden(groups.shape[2]),
         generator,
         masking=s.masking,
         one_region=s.region_draw == "batch",
     )
-    made = {"masked": drawn.masked, "region": drawn.region, "visible": drawn.visible}
-    return {"image": images, **{name: values.to(images.device) for name, values in made.items()}}
+    return {"image": images, "masked": drawn.masked, "region": drawn.region, "visible": drawn.visible}
 
 
 def moved(
@@ -48,5 +47,5 @@ def moved(
     views = draw_views(len(images), (images.shape[2], images.shape[3]), generator, scale=(crop, 1.0), flip=flip)
     maps = take_views(regions[:, None].float(), views, mode="nearest")[:, 0].round().long()
     names = torch.tensor(MIRRORED, device=maps.device)
-    mirrored = views.flips.to(maps.device)[:, None, None]
+    mirrored = torch.as_tensor(views.flips, device=maps.device)[:, None, None]
     return take_views(images, views, mode="bicubic").clamp(0, 1), torch.where(mirrored, names[maps], maps)

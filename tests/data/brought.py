@@ -160,7 +160,7 @@ def points(root: Path) -> Brought:
     return Brought(component, files, [root, root / "dog", *where], named=root / CAFE)
 
 
-def face_folder(root: Path) -> Brought:
+def faces_folder(root: Path) -> Brought:
     files = [
         picture(root / split / CAFE / kind / f"{i:02d}.png", 10 * i)
         for split in ("train", "test")
@@ -171,14 +171,14 @@ def face_folder(root: Path) -> Brought:
         if file.parent.name == "real":
             np.save(file.with_suffix(".npy"), np.arange(64).reshape(8, 8) % 11)
     where = [root / split / CAFE / kind for split in ("train", "test") for kind in ("real", "fake")]
-    component = Component(name="face_folder", path=str(root), size=16)
+    component = Component(name="faces_folder", path=str(root), size=16)
     return Brought(component, files, where, named=root / "test" / CAFE)
 
 
 BUILDERS: dict[str, Callable[[Path], Brought]] = {
     "folder": folder, "hub": hub, "union": union, "sites": sites, "masks": masks, "captions": captions,
     "audio_folder": audio_folder, "market": market, "npz": npz, "points": points,
-    "face_folder": face_folder,
+    "faces_folder": faces_folder,
 }  # fmt: skip
 GENERATED = {
     "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",

@@ -14,6 +14,7 @@ from PIL import Image
 
 import fedlab
 from fedlab.assembly import METHODS
+from fedlab.data.regions import template
 from fedlab.data.sources import SOURCES
 from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import configure, method_folder
@@ -91,7 +92,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 for video in range(6):
                     path = tmp_path / "data" / "faces" / part / place / kind / f"v{video}" / "1.png"
                     save(path, rng.integers(0, 256, (40, 40, 3)))
-                    np.save(path.with_suffix(".npy"), rng.integers(0, 11, (40, 40)))
+                    np.save(path.with_suffix(".npy"), template(40, 40))
     return tmp_path
 
 

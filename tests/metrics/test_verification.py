@@ -66,6 +66,12 @@ def test_it_agrees_with_scikit_learn_also_where_scores_crowd_near_0_and_1() -> N
         assert values["tpr_at_fpr1"] == pytest.approx(tpr[fpr <= 0.01].max(), abs=2e-3)
 
 
+def test_a_model_that_has_hardly_begun_to_learn_is_ranked_too() -> None:
+    """Its scores differ from 1/2 by less than the width of most bins."""
+    scores = 0.5 + np.array([-2e-6, -1e-7, 3e-8, 1e-6])
+    assert measured(scores, [0, 0, 1, 1]).compute()["auroc"] == 1
+
+
 def test_merged_parts_are_the_whole() -> None:
     whole, merged = measured(SCORES, LABELS, 0.7), Verification()
     for rows in (slice(0, 3), slice(3, 8)):

@@ -145,7 +145,7 @@ class SegFormerParser:
         table = torch.tensor(self._classes(model.config.id2label), dtype=torch.uint8)
         side, mean, std = self._preparation()
         made = []
-        for part in torch.from_numpy(images).split(_BATCH):
+        for part in torch.split(torch.from_numpy(images), _BATCH):
             seen = F.interpolate(part.float() / 255, size=(side, side), mode="bilinear", antialias=True)
             logits = model((seen - mean) / std).logits
             made.append(table[F.interpolate(logits, size=images.shape[2:], mode="bilinear").argmax(1)])
@@ -170,7 +170,7 @@ class SegFormerParser:
                 given |= json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise DataError(f"{_KEY}.parser", str(path), "a JSON file", reason(error)) from error
-        size = given.get("size", _SIDE)
+        size: Any = given.get("size", _SIDE)
         side = size.get("height", size.get("shortest_edge", _SIDE)) if isinstance(size, dict) else size
         mean, std = (torch.tensor(given[key])[:, None, None] for key in ("image_mean", "image_std"))
         return int(side), mean, std

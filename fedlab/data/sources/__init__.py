@@ -33,7 +33,7 @@ SOURCES = Registry(
         "materials": "fedlab.data.sources.materials:Materials",
         "shapes": "fedlab.data.sources.shapes:Shapes",
         "faces": "fedlab.data.sources.faces:FaceSource",
-        "face_folder": "fedlab.data.sources.face_folder:FaceFolder",
+        "faces_folder": "fedlab.data.sources.faces_folder:FacesFolder",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",

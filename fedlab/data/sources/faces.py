@@ -11,6 +11,8 @@ from fedlab.data.samples import Dataset, Samples
 from fedlab.seeding import numpy_generator
 
 FAKE, REAL = 0, 1
+FACES = "faces"
+"""Name of the server's set of real faces with region maps."""
 CLASSES = ("fake", "real")
 """The classes of all sources of faces: what is real has the higher number, whatever folders are called."""
 
@@ -69,7 +71,7 @@ class FaceSource:
             test.add(domain, last if domain == s.domains - 1 else s.test)
             held.add(domain, s.server // s.domains, labeled=False)
         owners = tuple(dict.fromkeys([*train.names, *test.names]))
-        server = {"faces": held.samples(tuple(dict.fromkeys(held.names)))} if s.server >= s.domains else {}
+        server = {FACES: held.samples(tuple(dict.fromkeys(held.names)))} if s.server >= s.domains else {}
         return Dataset("faces", train.samples(owners), test.samples(owners), server)
 
 
@@ -102,7 +104,7 @@ class _Videos:
         names = [f"{self._domains[domain]}/{self._split} {kind} {number}" for number in range(videos)]
         self.names += [name for name in names for _ in range(frames)]
         count = videos * frames
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "image": pixels.reshape(count, 3, s.size, s.size),
             "regions": regions.reshape(count, s.size, s.size),
             "label": np.repeat(label, frames).astype(np.int64),

@@ -18,7 +18,7 @@ from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, ConfigErrors, DataError
 from fedlab.methods.fsfm import finetuning
 from fedlab.methods.fsfm.evaluation import check_videos, labeled, pretraining, restored, restored_values, video_scores
-from fedlab.methods.fsfm.settings import FSFMSettings
+from fedlab.methods.fsfm.settings import FSFMSettings, check_columns
 from fedlab.metrics.verification import Verification
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.methods.fsfm.conftest import SMALL, Lab
@@ -211,9 +211,15 @@ def test_what_cannot_work_is_refused(fsfm: Start, override: str, told: str) -> N
         fsfm(override, *more)
 
 
-def test_data_without_maps_or_labels_is_refused(fsfm: Start) -> None:
+def test_data_without_maps_or_labels_is_refused() -> None:
+    tuning = FSFMSettings(finetune={"rounds": 1})  # type: ignore[arg-type]  # pydantic makes a section of it
+    check_columns(tuning, {"image", "regions", "label"}, True)
+    check_columns(tuning, {"image", "label"}, False)
+    check_columns(FSFMSettings(), {"image", "regions"}, True)
     with pytest.raises(DataError, match="region maps"):
-        fsfm("data.source={name: digits, size: 32}", "data.unseen=[]", "data.validation=0.2", "data.partition=[domain]")
+        check_columns(tuning, {"image", "label"}, True)
+    with pytest.raises(DataError, match="labels"):
+        check_columns(tuning, {"image", "regions"}, True)
 
 
 def test_warnings() -> None:

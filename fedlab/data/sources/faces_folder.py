@@ -17,7 +17,7 @@ from fedlab.data.files.reading import read_each
 from fedlab.data.files.regions import ENDING, MapFiles, Numbering, RegionProvider, SegFormerParser, Template
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
-from fedlab.data.sources.faces import CLASSES, FAKE, REAL
+from fedlab.data.sources.faces import CLASSES, FACES, FAKE, REAL
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath, MadePath
@@ -27,8 +27,8 @@ _SPLITS = ("train", "test")
 _KEY = "data.source.path"
 
 
-class FaceFolderSettings(Section):
-    """Settings of the face_folder source."""
+class FacesFolderSettings(Section):
+    """Settings of the faces_folder source."""
 
     path: InputPath = Field(
         description="root folder: train/ and test/, or neither, in which case videos are drawn for the test. In each, "
@@ -72,7 +72,8 @@ class FaceFolderSettings(Section):
 
 
 class _Video(NamedTuple):
-    frames: list[Path]
+    frames: list[Path]  # those that are used
+    there: int  # how many there are
     domain: str
     kind: str  # name of the class folder
     name: str
@@ -82,16 +83,16 @@ class _Video(NamedTuple):
         return "/".join(part for part in (self.domain, self.kind, self.name) if part)
 
 
-class FaceFolder:
+class FacesFolder:
     """Your own faces: folders of real and fake videos or pictures, with region maps beside them or from a parser.
 
     The columns are those of the source `faces`. A domain folder becomes a domain, and each video an owner, so that
     neither the test split nor the partition steps `domain` and `natural` ever divide a video.
     """
 
-    Settings = FaceFolderSettings
+    Settings = FacesFolderSettings
 
-    def __init__(self, settings: FaceFolderSettings) -> None:
+    def __init__(self, settings: FacesFolderSettings) -> None:
         self.settings = settings
         self.root = Path(settings.path).expanduser()
         names = [*settings.real, *settings.fake, *settings.unlabeled]
@@ -122,11 +123,20 @@ class FaceFolder:
         made = {split: self._samples(part, domains, owners, reader, notes) for split, part in splits.items()}
         server = {
             name: self._samples(
-                part, tuple(sorted({v.domain for v in part})), tuple(v.owner for v in part), reader, notes
+                part,
+                tuple(sorted({video.domain for video in part})),
+                tuple(video.owner for video in part),
+                reader,
+                notes if name == FACES else None,
             )
             for name, part in sets.items()
             if part
         }
+        unused = [video.there - len(video.frames) for part in (*splits.values(), *sets.values()) for video in part]
+        if any(unused):
+            total = sum(video.there for part in (*splits.values(), *sets.values()) for video in part)
+            why = "data.source.frames limits the pictures of a video"
+            notes.append(LeftOut("frames", sum(unused), why, total, wanted=True))
         left_out = (*listing.left_out, *reader.left_out, *_summed(notes))
         return Dataset(self.root.name, made["train"], made["test"], server, left_out=left_out)
 
@@ -199,11 +209,7 @@ class FaceFolder:
             if most is not None and len(frames) > most:
                 rows = set(np.linspace(0, len(frames) - 1, most).round().astype(int).tolist())
                 kept = [frame for row, frame in enumerate(frames) if row in rows]
-                why = "data.source.frames limits the pictures of a video"
-                for frame in frames:
-                    if frame not in kept:
-                        listing.skip(frame, why, what="frames")
-            videos.append(_Video(kept, domain, one_form(folder.name), name))
+            videos.append(_Video(kept, len(frames), domain, one_form(folder.name), name))
         return videos
 
     def _is_map(self, path: Path) -> bool:
@@ -217,7 +223,7 @@ class FaceFolder:
         domains: tuple[str, ...],
         owners: tuple[str, ...],
         reader: PictureReader,
-        notes: list[LeftOut],
+        notes: list[LeftOut] | None,
     ) -> Samples:
         s = self.settings
         rows = [(frame, video) for video in videos for frame in video.frames]
@@ -230,7 +236,7 @@ class FaceFolder:
 
         read_each(rows, read, "pictures")
         owner = {name: code for code, name in enumerate(owners)}
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "image": images,
             "label": np.array([FAKE if video.kind in s.fake else REAL for _, video in rows], np.int64),
             "labeled": np.array([video.kind not in s.unlabeled for _, video in rows], bool),
@@ -257,21 +263,22 @@ class FaceFolder:
         files: Sequence[Path],
         sizes: Sequence[tuple[int, int]],
         columns: dict[str, np.ndarray],
-        notes: list[LeftOut],
+        notes: list[LeftOut] | None,
     ) -> dict[str, np.ndarray]:
         """Maps of the real faces; those of fakes are never needed."""
         size, real = self.settings.size, np.flatnonzero(columns["label"] == REAL)
-        found = provider.maps([files[row] for row in real], [sizes[row] for row in real], columns["image"][real])
+        rows: list[int] = real.tolist()
+        found = provider.maps([files[row] for row in rows], [sizes[row] for row in rows], columns["image"][real])
         regions, known = np.zeros((len(files), size, size), np.uint8), np.zeros(len(files), bool)
         regions[real], known[real] = found.regions, found.known
-        lost = [str(files[row].relative_to(self.root)) for row in real[~found.known]]
-        if lost:
+        lost = [str(files[row].relative_to(self.root)) for row in real[~found.known].tolist()]
+        if lost and notes is not None:
             why = {
                 "files": "there is no .npy file of their name beside them, so they are not used for pre-training",
                 "segformer": "the parser finds no face in them, so they are not used for pre-training",
             }[self.settings.regions]
             notes.append(LeftOut("region maps", len(lost), why, len(real), "", tuple(lost[:10])))
-        if self.settings.regions == "template" and len(real):
+        if self.settings.regions == "template" and len(real) and notes is not None:
             why = "data.source.regions = template lays the same ellipses over every face, which only approximates them"
             fix = "give maps beside the pictures, or a face parser"
             notes.append(LeftOut("exact region maps", len(real), why, len(real), fix))
