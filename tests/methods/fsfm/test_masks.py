@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from fedlab.data.regions import BACKGROUND, HAIR, LEFT_EYE, MIRRORED, NOSE, RIGHT_EYE, SKIN, template
 from fedlab.methods.fsfm.masks import COVERABLE, GROUPS, Masking, Masks, draw_masks, patch_groups
 from fedlab.methods.fsfm.views import moved
+from tests.methods.fsfm.conftest import Lab
 
 PATCH, N, T = 16, 196, 147
 
@@ -104,6 +106,18 @@ def test_skin_and_background_are_never_covered_and_every_other_group_is() -> Non
     assert which == set(range(COVERABLE))
     together = draw_masks(groups, 150, generator(), one_region=True)
     assert (together.region == together.region[:1]).all()
+
+
+def test_the_settings_decide_how_regions_are_drawn_and_what_is_masked(lab: Callable[..., Lab]) -> None:
+    """The faces of the batch have the same map, so that only the draw can make their covered regions differ."""
+    assert (together := lab(region_draw="batch").batch(8)["region"]).any()
+    assert (together == together[:1]).all()
+    each = lab().batch(8)["region"]
+    assert not (each == each[:1]).all()
+    plain = lab(masking="random").batch(8)
+    assert not plain["region"].any()
+    assert (plain["masked"].sum(1) == 12).all()
+    assert plain["visible"].shape == (8, 4)
 
 
 def test_one_pixel_puts_a_patch_into_a_group() -> None:
