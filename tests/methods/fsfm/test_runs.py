@@ -186,9 +186,9 @@ def test_a_divided_video_is_refused(fsfm: Start) -> None:
     with pytest.raises(DataError, match="domain or natural"):
         check_videos({name: values[1:] for name, values in whole.items()})
     with pytest.raises(DataError, match="domain or natural"):
-        fsfm("data.partition=[{name: iid, clients: 3}]", "data.unseen=[]")
+        fsfm("data.partition=[{name: iid, clients: 3}]", "data.unseen=[]", whole=True)
     with pytest.raises(DataError, match="domain or natural"):
-        fsfm("data.validation={share: 0.3, by: sample}")
+        fsfm("data.validation={share: 0.3, by: sample}", whole=True)
 
 
 @pytest.mark.parametrize(
