@@ -131,6 +131,23 @@ METHODS: dict[str, dict[str, Any]] = {
         "training": {OPTIMIZER: "adamw", "lr": 0.002, "weight_decay": 0.05, "batch_size": 8, "local_steps": 2},
         "federation": {"rounds": 4},
     },
+    # a round of pre-training, one of fine-tuning, and one in which a model is chosen; one place is unseen
+    "fsfm": {
+        "method": {
+            "patch": 8, "width": 16, "depth": 1, "heads": 2, "rep_depth": 1, "rep_heads": 2, "pixel_width": 12,
+            "pixel_depth": 1, "pixel_heads": 2, "projector": [16, 8], "predictor": [16, 8], "momentum": 0.9,
+            "finetune": {
+                "rounds": 1, "training": {"lr": 0.001}, "warmup": 0.0, "drop_path": 0.0, "choose": "validation",
+            },
+        },
+        "data": {
+            "source": {"name": "faces", "domains": 3, "pretrain": 8, "train": 12, "test": 8, "frames": 2, "server": 6},
+            "mean": [0.0], "std": [1.0], "partition": ["domain"], "unseen": ["place 3"],
+            "validation": {"share": 0.25, "by": "group"},
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2, "clip_norm": 1.0},
+        "federation": {"rounds": 3},
+    },
     "mmc": {
         "method": {
             "views": {

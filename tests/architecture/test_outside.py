@@ -106,6 +106,10 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/data/files/pairs.py": (FILES, "JSON lines; every value is checked"),
     "fedlab/data/files/meshes.py": (FILES, "trimesh with a stated format; errors name the file"),
     "fedlab/data/files/captions.py": (FILES, "transformers, which executes no code of a model"),
+    "fedlab/data/files/regions.py": (
+        FILES,
+        "numpy with allow_pickle=False; JSON; transformers from a local folder, which executes no code of a model",
+    ),
     "fedlab/data/sources/audio_folder.py": (FILES, "CSV; every value is checked"),
     "fedlab/data/sources/hub.py": (FILES, "datasets, which executes no code of a data set in its present versions"),
     "fedlab/data/sources/npz.py": (FILES, "numpy with allow_pickle=False"),

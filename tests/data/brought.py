@@ -160,14 +160,31 @@ def points(root: Path) -> Brought:
     return Brought(component, files, [root, root / "dog", *where], named=root / CAFE)
 
 
+def faces_folder(root: Path) -> Brought:
+    files = [
+        picture(root / split / CAFE / kind / f"{i:02d}.png", 10 * i)
+        for split in ("train", "test")
+        for kind in ("real", "fake")
+        for i in range(6)
+    ]
+    for file in files:
+        if file.parent.name == "real":
+            np.save(file.with_suffix(".npy"), np.arange(64).reshape(8, 8) % 11)
+    where = [root / split / CAFE / kind for split in ("train", "test") for kind in ("real", "fake")]
+    component = Component(name="faces_folder", path=str(root), size=16)
+    return Brought(component, files, where, named=root / "test" / CAFE)
+
+
 BUILDERS: dict[str, Callable[[Path], Brought]] = {
     "folder": folder, "hub": hub, "union": union, "sites": sites, "masks": masks, "captions": captions,
     "audio_folder": audio_folder, "market": market, "npz": npz, "points": points,
+    "faces_folder": faces_folder,
 }  # fmt: skip
 GENERATED = {
     "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",
     "noisy_digits",
     "silhouettes",
+    "faces",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

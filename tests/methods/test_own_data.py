@@ -15,6 +15,7 @@ from PIL import Image
 
 import fedlab
 from fedlab.assembly import METHODS
+from fedlab.data.regions import template
 from fedlab.data.sources import SOURCES
 from fedlab.experiment.checks import resolve
 from fedlab.experiment.start import configure, method_folder
@@ -90,6 +91,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 root = tmp_path / "data" / "streets" / folder
                 save(root / "images" / domain / f"{index}.png", rng.integers(0, 256, (128, 256, 3)))
                 save(root / "masks" / domain / f"{index}.png", mask)
+    for part in ("train", "test"):
+        for place in ("north", "south"):
+            for kind in ("real", "fake"):
+                for video in range(6):
+                    path = tmp_path / "data" / "faces" / part / place / kind / f"v{video}" / "1.png"
+                    save(path, rng.integers(0, 256, (40, 40, 3)))
+                    np.save(path.with_suffix(".npy"), template(40, 40))
     return tmp_path
 
 

@@ -27,6 +27,7 @@ NEUTRAL = {
     "accuracy_minus_final",
     *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
       for name in ("nmi", "attention_distance", "attention_spread")),
+    "view_cosine",
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -34,17 +35,32 @@ FEWER = {
     "digits": {"train_per_domain": 64, "test_per_domain": 20},
     "scenes": {"train": 64, "test": 16, "teacher": 16, "server_test": 8},
     "sounds": {"train": 400, "test": 32, "probe": 40},
+    "faces": {"pretrain": 40, "train": 40, "test": 20, "server": 10},
 }
 
 
 @pytest.mark.parametrize(
-    "name", ["accuracy", "mAP", "rank1", "recall@5", "miou_present", "retention_per_class", "probe_knn", "speedup@0.9"]
+    "name",
+    [
+        "accuracy",
+        "mAP",
+        "rank1",
+        "recall@5",
+        "miou_present",
+        "retention_per_class",
+        "probe_knn",
+        "speedup@0.9",
+        "tpr_at_fpr1",
+    ],
 )
 def test_more_is_better(name: str) -> None:
     assert best_of(name) is max
 
 
-@pytest.mark.parametrize("name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm", "overlap"])
+@pytest.mark.parametrize(
+    "name",
+    ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm", "overlap", "frame_eer", "hter_at_test_eer"],
+)
 def test_less_is_better(name: str) -> None:
     assert best_of(name) is min
 

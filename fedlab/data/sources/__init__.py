@@ -34,6 +34,8 @@ SOURCES = Registry(
         "materials": "fedlab.data.sources.materials:Materials",
         "shapes": "fedlab.data.sources.shapes:Shapes",
         "silhouettes": "fedlab.data.sources.silhouettes:Silhouettes",
+        "faces": "fedlab.data.sources.faces:FaceSource",
+        "faces_folder": "fedlab.data.sources.faces_folder:FacesFolder",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",
