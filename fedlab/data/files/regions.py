@@ -165,12 +165,13 @@ class SegFormerParser:
     def _preparation(self) -> tuple[int, Tensor, Tensor]:
         """Side of the parser's input, and mean and deviation by which it is normalized."""
         path, given = self._folder / "preprocessor_config.json", dict[str, Any](_IMAGENET)
-        if path.is_file():
-            try:
+        try:
+            if path.is_file():
                 given |= json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{_KEY}.parser", str(path), "a JSON file", reason(error)) from error
-        size: Any = given.get("size", _SIDE)
-        side = size.get("height", size.get("shortest_edge", _SIDE)) if isinstance(size, dict) else size
-        mean, std = (torch.tensor(given[key])[:, None, None] for key in ("image_mean", "image_std"))
-        return int(side), mean, std
+            size: Any = given.get("size", _SIDE)
+            side: Any = size.get("height", size.get("shortest_edge", _SIDE)) if isinstance(size, dict) else size
+            mean, std = (torch.tensor(given[key]).reshape(3, 1, 1) for key in ("image_mean", "image_std"))
+            return int(side), mean, std
+        except (ValueError, TypeError, RuntimeError) as error:
+            expected = "a mapping with size, image_mean and image_std as transformers saves them"
+            raise DataError(f"{_KEY}.parser", str(path), expected, reason(error)) from error

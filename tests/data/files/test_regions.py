@@ -153,6 +153,7 @@ def test_a_parser_that_cannot_be_used_is_refused(parser: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="SegFormer face parser"):
         SegFormerParser(str(parser), cache).maps([], [], images())
     config.write_text(whole)
-    (parser / "preprocessor_config.json").write_text("no json")
-    with pytest.raises(DataError, match="JSON"):
-        SegFormerParser(str(parser), cache).maps([], [], images())
+    for text in ("no json", "[1, 2]", '{"size": null}', '{"image_mean": [0.5]}'):
+        (parser / "preprocessor_config.json").write_text(text)
+        with pytest.raises(DataError, match="size, image_mean and image_std"):
+            SegFormerParser(str(parser), cache).maps([], [], images())
