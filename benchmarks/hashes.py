@@ -101,6 +101,23 @@ METHODS: dict[str, dict[str, Any]] = {
         "data": _DIGITS,
         "training": _TRAINING,
     },
+    "gpfm": {
+        "method": {
+            "experts": {
+                "nuclei": {"kind": "generated", "knows": "nuclei", "dim": 8, "steps": 2},
+                "stroma": {"kind": "generated", "knows": "stroma", "dim": 12, "steps": 2, "patch_weight": 0.0},
+            },
+            "views": {"size": 24, "local": 2, "local_size": 12, "mean": [0.6], "std": [0.2]},
+            "patch": 4, "width": 16, "depth": 1, "heads": 2, "drop_path": 0.1, "head_widths": [16, 8], "prototypes": 12,
+            "expert_width": 8, "epochs": 4, "warmup_epochs": 1, "temperature_epochs": 2, "momentum": 0.9, "few": 8,
+        },
+        "data": {
+            "source": {"name": "tiles", "train": 48, "test": 16, "probe": 24, "server_test": 16, "per_slide": 4},
+            "mean": [0.0], "std": [1.0], "partition": [{"name": "iid", "clients": 2}],
+            "holds": {"0": ["nuclei"], "1": ["nuclei", "stroma"]}, "server_holds": ["stroma"],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 8, "local_steps": 2},
+    },
     "mmc": {
         "method": {
             "views": {

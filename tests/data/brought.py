@@ -166,6 +166,7 @@ BUILDERS: dict[str, Callable[[Path], Brought]] = {
 }  # fmt: skip
 GENERATED = {
     "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",
+    "tiles",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

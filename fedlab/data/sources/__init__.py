@@ -32,6 +32,7 @@ SOURCES = Registry(
         "market": "fedlab.data.sources.market:Market",
         "materials": "fedlab.data.sources.materials:Materials",
         "shapes": "fedlab.data.sources.shapes:Shapes",
+        "tiles": "fedlab.data.sources.tiles:TileSource",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",
