@@ -130,10 +130,13 @@ def _codes(ctx: ServerContext, s: GPFMSettings, test: Columns) -> dict[str, floa
     taught = of(teacher)
     figures = target_figures(taught, center.cpu(), temperature)
     targets = sharpened(taught, center.cpu(), temperature)
+    alike = s.dino_weight > 0 and figures.collapsed
+    if alike:
+        ctx.alarm("the targets of class tokens are nearly alike for all tiles (collapse_alarm)")
     return {
         "delta_h": losses.code_gap(targets, of(student), s.student_temperature),
         "target_entropy": figures.target_entropy,
         "marginal_entropy": figures.marginal_entropy,
         "center_norm": figures.center_norm,
-        "collapse_alarm": float(s.dino_weight > 0 and figures.collapsed),
+        "collapse_alarm": float(alike),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from fedlab.data.generated.tiles import LEVELS, draw_tiles
 from fedlab.errors import ConfigError
 from fedlab.method import Asset, Batch, Task
 from fedlab.methods.gpfm.settings import ExpertSettings, GPFMSettings, used
-from fedlab.methods.gpfm.views import normalized
+from fedlab.methods.gpfm.views import check_tiles, whole_tiles
 from fedlab.models.vit import ViT
 
-_TILES, _BATCH, _LR, _NOISE = 2000, 64, 2e-3, 0.05  # of a generated expert
+_TILES, _PATCH, _BATCH, _LR, _NOISE = 2000, 4, 64, 2e-3, 0.05  # of a generated expert
 
 
 class Tokens(NamedTuple):
@@ -60,6 +61,8 @@ class Expert(nn.Module):
 class Pretrained(nn.Module):
     """A vision model of transformers as the body of an `Expert`; register tokens are left out.
 
+    Positions are interpolated for crops of another size than that of the model's own training.
+
     Args:
         model: for example a ``ViTModel``, a ``Dinov2Model`` or a ``CLIPVisionModel``.
     """
@@ -67,10 +70,13 @@ class Pretrained(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        # Dinov2 interpolates anyway, and has no such argument
+        asked = "interpolate_pos_encoding" in signature(model.forward).parameters
+        self._further = {"interpolate_pos_encoding": True} if asked else {}
 
     def forward(self, crops: Tensor) -> Tensor:
         shaped: Any = self.model
-        tokens: Tensor = self.model(pixel_values=crops).last_hidden_state
+        tokens: Tensor = self.model(pixel_values=crops, **self._further).last_hidden_state
         registers = getattr(shaped.config, "num_register_tokens", 0)
         return torch.cat([tokens[:, :1], tokens[:, 1 + registers :]], dim=1)
 
@@ -103,6 +109,9 @@ def _pretrained(s: GPFMSettings, task: Task, name: str, expert: ExpertSettings) 
     if getattr(config, "hidden_size", None) != expert.dim:
         told = f"{path}: tokens of width {getattr(config, 'hidden_size', 'unknown')}"
         raise ConfigError(key, told, f"method.experts.{name}.dim = {expert.dim}", "correct one of the two")
+    if int(config.patch_size) > s.views.size:
+        told = f"{path}: patches of {config.patch_size} pixels"
+        raise ConfigError(key, told, f"at most method.views.size = {s.views.size}", "use larger crops")
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # nothing uses it, and checkpoints without one would get random weights
     return Expert(Pretrained(model), int(config.patch_size), expert.normalized)
@@ -111,12 +120,16 @@ def _pretrained(s: GPFMSettings, task: Task, name: str, expert: ExpertSettings) 
 def _generated(s: GPFMSettings, task: Task, name: str, expert: ExpertSettings) -> nn.Module:
     """A small ViT that has learned to tell the values of one factor apart, and has therefore no use for the other."""
     assert task.bench is not None
+    if check_tiles(s, task) != 3 or s.views.size % _PATCH:
+        told = f"crops of {s.views.size} pixels, and pictures of shape {task.columns['image'][1]}"
+        expected = f"generated, for pictures of 3 channels and a method.views.size that is a multiple of {_PATCH}"
+        raise ConfigError(f"method.experts.{name}.kind", told, expected, "use experts of kind: pretrained")
     ctx, size = task.bench(name), (s.views.size, s.views.size)
-    body = ViT(size, patch=4, channels=3, width=expert.dim, depth=3, heads=4, init_std=0.08)
+    body = ViT(size, patch=_PATCH, channels=3, width=expert.dim, depth=3, heads=4, init_std=0.08)
     network = ctx.place(nn.ModuleDict({"body": body, "head": nn.Linear(expert.dim, LEVELS)}))
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=ctx.generator("tiles"))))
     tiles = draw_tiles(np.arange(_TILES) % LEVELS, 1 + rng.normal(0, 0.2, (_TILES, 2)), _NOISE, rng)
-    images = normalized(s, torch.from_numpy(tiles.pixels))
+    images = whole_tiles(s, torch.from_numpy(tiles.pixels))
     labels = torch.from_numpy(tiles.nuclei if expert.knows == "nuclei" else tiles.stroma)
 
     def loss(trained: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
@@ -129,9 +142,9 @@ def _generated(s: GPFMSettings, task: Task, name: str, expert: ExpertSettings) -
         {"image": ctx.place(images), "label": ctx.place(labels)},
         loss,
         name="gpfm expert",
-        key={"knows": expert.knows},
+        key={"knows": expert.knows, "size": s.views.size, "mean": s.views.mean, "std": s.views.std},
         steps=expert.steps,
         batch_size=_BATCH,
         lr=_LR,
     )
-    return Expert(body, 4, expert.normalized)
+    return Expert(body, _PATCH, expert.normalized)

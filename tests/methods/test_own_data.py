@@ -44,6 +44,7 @@ COMMANDS = [
 # one round is enough, and as little work of the method's own as there can be
 CHEAP = {
     "fedlgd": ["method.warmup_steps=2", "method.dm_steps=1", "method.gm_steps=1", "method.ipc_local=2"],
+    "gpfm": ["method.experts.nuclei.steps=1"],
     "vhl": ["method.images_per_class=4"],
     "transkd": [
         "method.teacher_steps=1",
@@ -77,6 +78,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part in ("train", "test"):
         for index in range(24):
             save(tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png", rng.integers(0, 256, (32, 32, 3)))
+    for slide in ("slide-001", "slide-002", "slide-003"):
+        for index in range(24):
+            path = tmp_path / "data" / "tiles" / slide / ("tumor", "stroma")[index % 2] / f"{index}.png"
+            save(path, rng.integers(0, 256, (32, 32, 3)))
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
             for index in range(3):

@@ -78,8 +78,21 @@ def test_what_cannot_be_an_expert_is_refused(tmp_path: Path) -> None:
         assets(tmp_path, experts=experts).network("uni")
     with pytest.raises(ConfigError, match=r"tokens of width 8[\s\S]*method.experts.uni.dim = 9"):
         assets(tmp_path, {"uni": saved(tmp_path, "vit")}, experts=experts).network("uni")
+    views = {"size": 4, "local": 0, "mean": [0.6], "std": [0.2]}
+    with pytest.raises(ConfigError, match=r"patches of 8 pixels[\s\S]*at most method.views.size = 4"):
+        assets(tmp_path, {"uni": saved(tmp_path, "vit")}, experts={"uni": {"dim": 8}}, views=views).network("uni")
     with pytest.raises(ConfigError, match="as transformers saves it"):
         assets(tmp_path, {"uni": str(tmp_path / "nothing")}, experts=experts).network("uni")
+
+
+@pytest.mark.parametrize(("kind", "grid"), [("vit", (6, 6)), ("clip", (6, 6)), ("registers", (8, 8))])
+def test_experts_interpolate_their_positions_for_crops_of_another_size(
+    tmp_path: Path, kind: str, grid: tuple[int, int]
+) -> None:
+    held = assets(tmp_path, {"uni": saved(tmp_path, kind)}, experts={"uni": {"dim": 8}})
+    found: Tokens = held.network("uni")(torch.rand(2, 3, 48, 48))
+    assert found.grid == grid
+    assert found.patches.shape == (2, grid[0] * grid[1], 8)
 
 
 def test_a_file_that_fills_nothing_is_refused(tmp_path: Path) -> None:
@@ -100,10 +113,22 @@ def test_a_generated_expert_is_trained_once_and_kept_in_the_cache(
     first = state_hash(held.network("nuclei"))
     assert first != state_hash(held.network("stroma"))
     assert len(list((tmp_path / "gpfm expert").glob("*.safetensors"))) == 2
+    other = {**SMALL["method"]["views"], "mean": [0.5]}
+    assert state_hash(assets(tmp_path, views=other).network("nuclei")) != first, "its tiles are normalized otherwise"
     monkeypatch.setattr("fedlab.blocks.pretrain._factor", lambda *arguments: pytest.fail("it was trained again"))
     assert state_hash(assets(tmp_path).network("nuclei")) == first
     classes, patches, grid = held.network("stroma")(torch.rand(2, 3, 24, 24))
     assert (classes.shape, patches.shape, grid) == ((2, 12), (2, 36, 12), (6, 6))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(26, 3), (24, 1)])
+def test_a_generated_expert_is_for_pictures_like_its_tiles(tmp_path: Path, size: int, channels: int) -> None:
+    views = {"size": size, "local": 0, "mean": [0.6], "std": [0.2]}
+    config = parse(Config, {**SMALL, "method": {**SMALL["method"], "patch": 2, "views": views}})
+    task = make_task(config, {**COLUMNS, "image": ("float32", (channels, 24, 24))}, ("a", "b"), 2)
+    held = make_assets(resolve(config).components, task, torch.device("cpu"), tmp_path)
+    with pytest.raises(ConfigError, match=r"method.experts.nuclei.kind[\s\S]*kind: pretrained"):
+        held.network("nuclei")
 
 
 def test_an_expert_whose_loss_is_off_is_not_built(tmp_path: Path, lab: Callable[..., Any]) -> None:

@@ -44,6 +44,62 @@ def test_experts_see_the_students_crops_unmasked(lab: Make) -> None:
     assert all(expert.seen == [batch["crops"]] for expert in made.experts.values())
 
 
+@pytest.mark.parametrize(("at", "temperature"), [(0, 0.04), (8, 0.07)])
+def test_the_self_part_by_hand(lab: Make, at: int, temperature: float) -> None:
+    """Targets of the teacher, with a center and a temperature of their own, and logits of the masked student."""
+    made = lab(drop_path=0.0)
+    batch, student, teacher = made.batch(), made.networks["student"], made.networks["teacher"]
+    generator = torch.Generator().manual_seed(5)
+    classes, patches = (torch.randn(12, generator=generator) / 9 for _ in range(2))
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        made.networks["centers"].classes.value.copy_(classes)
+        made.networks["centers"].patches.value.copy_(patches)
+        seen, made_of = teacher.backbone(batch["crops"]), student.backbone(batch["crops"], masked=batch["mask"])
+        views = [
+            *student.logits(made_of[:, 0]).chunk(2),
+            *student.logits(student.backbone(batch["local"])[:, 0]).chunk(2),
+        ]
+        targets = ((teacher.logits(seen[:, 0]) - classes) / temperature).softmax(-1).chunk(2)
+        costs = [
+            -(p * (view / 0.1).log_softmax(-1)).sum(-1).mean()
+            for place, p in enumerate(targets)
+            for number, view in enumerate(views)
+            if number != place
+        ]
+        q = ((teacher.logits(seen[:, 1:]) - patches) / temperature).softmax(-1)
+        each = -(q * (student.logits(made_of[:, 1:]) / 0.1).log_softmax(-1)).sum(-1)
+        masked = [float(row[mask].mean()) for row, mask in zip(each, batch["mask"], strict=True) if mask.any()]
+        z = torch.nn.functional.normalize(made_of[:, 0], dim=-1).chunk(2)
+        spread = sum(-(torch.cdist(x, x) + 9 * torch.eye(4)).min(1).values.log().mean() for x in z)
+    terms = {name: float(term.detach()) for name, term in made.terms(batch, at).items()}
+    assert terms["l_dino"] == pytest.approx(float(torch.stack(costs).mean()), rel=1e-4)
+    assert terms["l_ibot"] == pytest.approx(sum(masked) / 8, rel=1e-4)
+    assert terms["l_koleo"] == pytest.approx(0.1 * float(spread), rel=1e-3)
+
+
+def test_the_imitation_by_hand_and_every_term_has_its_weight(lab: Make) -> None:
+    made, weights = lab("nuclei", drop_path=0.0), {"cls_weight": 0.5, "patch_weight": 0.75}
+    batch, expert, head = made.batch(), made.experts["nuclei"], made.networks["experts"]["nuclei"]
+    with torch.no_grad():
+        made_of = head(made.networks["student"].backbone(batch["crops"], masked=batch["mask"])).logits
+        wanted = expert(batch["crops"])
+    cosine = torch.nn.functional.cosine_similarity
+    first = {name: float(term.detach()) for name, term in made.terms(batch).items()}
+    assert first["cls_nuclei"] == pytest.approx(
+        float(1 - cosine(made_of[:, 0], wanted.classes, dim=-1).mean()), rel=1e-4
+    )
+    patches = 0.9 * (1 - cosine(made_of[:, 1:], wanted.patches, dim=-1).mean())
+    patches += 0.1 * torch.nn.functional.smooth_l1_loss(made_of[:, 1:], wanted.patches)
+    assert first["patch_nuclei"] == pytest.approx(0.25 * float(patches), rel=1e-4)
+    experts = {"nuclei": {"dim": 8, **weights}, "stroma": {"dim": 12}}
+    other = lab("nuclei", drop_path=0.0, experts=experts, dino_weight=2.0, ibot_weight=3.0, koleo_weight=0.4)
+    other.experts["nuclei"] = expert
+    factors = {"l_dino": 2, "l_ibot": 3, "l_koleo": 4, "cls_nuclei": 0.5, "patch_nuclei": 3}
+    assert {n: float(term.detach()) / first[n] for n, term in other.terms(batch).items()} == pytest.approx(factors)
+
+
 def test_masked_and_visible_patches_are_both_distilled(lab: Make) -> None:
     """Whether a patch is masked changes what the student makes of all patches, and so the loss of the experts."""
     made = lab("nuclei", drop_path=0.0)
