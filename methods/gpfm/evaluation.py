@@ -89,7 +89,8 @@ def tasks(s: GPFMSettings, train: np.ndarray, probe: Columns, tested: np.ndarray
     found: dict[str, float] = {}
     for column in s.tasks:
         if column not in probe or column not in test:
-            expected = f"columns of labels in the server's sets 'probe' and 'test', such as {', '.join(probe)}"
+            known = [name for name in probe if name in test and probe[name].ndim == 1]
+            expected = f"columns of labels in the server's sets 'probe' and 'test', such as {', '.join(known)}"
             raise ConfigError("method.tasks", column, expected, "change it")
         labels, wanted = (part[column].numpy(force=True) for part in (probe, test))
         for name, count in ((f"accuracy_{column}", len(labels)), (f"few_accuracy_{column}", s.few)):

@@ -66,7 +66,7 @@ def resized(tokens: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> T
     """Patch tokens (n, N, d) of a grid, row by row, interpolated bicubically for another grid: (n, N', d)."""
     if grid == wanted:
         return tokens
-    maps = tokens.transpose(1, 2).unflatten(2, grid)
+    maps = tokens.transpose(1, 2).reshape(len(tokens), tokens.shape[2], *grid)
     return F.interpolate(maps, size=wanted, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
 
 

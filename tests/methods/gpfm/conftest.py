@@ -19,7 +19,10 @@ from fedlab.methods.gpfm.method import GPFM
 from fedlab.methods.gpfm.views import training_crops
 from fedlab.models.vit import ViT
 
-SMALL: dict[str, Any] = {**entries()["method/gpfm"], "engine": {"name": "inline", "device": "cpu"}}
+SMALL: dict[str, Any] = {
+    **entries()["method/gpfm"], "federation": {"rounds": 2}, "evaluation": {"every": 2},
+    "engine": {"name": "inline", "device": "cpu"},
+}  # fmt: skip
 
 
 class Watched(Expert):

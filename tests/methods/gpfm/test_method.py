@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedlab.distill.spread import koleo
 from fedlab.errors import ConfigErrors, DataError, FedLabError
 from fedlab.method.exchange import Exchange
 from fedlab.methods.gpfm.method import GPFM
@@ -52,8 +53,8 @@ def test_the_self_part_by_hand(lab: Make, at: int, temperature: float) -> None:
     generator = torch.Generator().manual_seed(5)
     classes, patches = (torch.randn(12, generator=generator) / 9 for _ in range(2))
     with torch.no_grad():
-        for p in teacher.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        for p in (*teacher.parameters(), *student.parameters()):  # so that the tokens of two crops differ
+            p.add_(0.5 * torch.randn(p.shape, generator=generator))
         made.networks["centers"].classes.value.copy_(classes)
         made.networks["centers"].patches.value.copy_(patches)
         seen, made_of = teacher.backbone(batch["crops"]), student.backbone(batch["crops"], masked=batch["mask"])
@@ -71,8 +72,7 @@ def test_the_self_part_by_hand(lab: Make, at: int, temperature: float) -> None:
         q = ((teacher.logits(seen[:, 1:]) - patches) / temperature).softmax(-1)
         each = -(q * (student.logits(made_of[:, 1:]) / 0.1).log_softmax(-1)).sum(-1)
         masked = [float(row[mask].mean()) for row, mask in zip(each, batch["mask"], strict=True) if mask.any()]
-        z = torch.nn.functional.normalize(made_of[:, 0], dim=-1).chunk(2)
-        spread = sum(-(torch.cdist(x, x) + 9 * torch.eye(4)).min(1).values.log().mean() for x in z)
+        spread = sum(koleo(block) for block in made_of[:, 0].chunk(2))
     terms = {name: float(term.detach()) for name, term in made.terms(batch, at).items()}
     assert terms["l_dino"] == pytest.approx(float(torch.stack(costs).mean()), rel=1e-4)
     assert terms["l_ibot"] == pytest.approx(sum(masked) / 8, rel=1e-4)
