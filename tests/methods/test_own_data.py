@@ -78,9 +78,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part in ("train", "test"):
         for index in range(24):
             save(tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png", rng.integers(0, 256, (32, 32, 3)))
-    for slide in ("slide-001", "slide-002", "slide-003"):
-        for index in range(24):
-            path = tmp_path / "data" / "tiles" / slide / ("tumor", "stroma")[index % 2] / f"{index}.png"
+    for slide in ("lyon/slide-001", "lyon/slide-002", "bonn/slide-007", "bonn/slide-008"):
+        for index in range(36):
+            path = tmp_path / "data" / slide / ("tumor", "stroma")[index % 2] / f"{index}.png"
             save(path, rng.integers(0, 256, (32, 32, 3)))
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
