@@ -94,7 +94,7 @@ class ClientRuntime:
         self.device, data = device, setup.federated
         described = (data.columns, data.class_names, data.num_clients, data.vocabulary)
         self.task = make_task(config, *described, setup.asset_paths)
-        self.assets = make_assets(setup.components, self.task, device)
+        self.assets = make_assets(setup.components, self.task, device, setup.cache_root)
         self.holdings = Holdings(config.data, data.partition.names, self.assets.names)
         if setup.client is not None:  # a simulation has checked it for all clients
             self.holdings.check([setup.client] if setup.client not in data.unseen else [], self.method.lacks)

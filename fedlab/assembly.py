@@ -10,6 +10,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from fedlab.data.columns import main_shape
 from fedlab.data.holdings import Holdings
 from fedlab.data.normalize import overall_statistics
 from fedlab.errors import ConfigError, ConfigErrors, InputError
-from fedlab.method import Method, Plan, Task
+from fedlab.method import Method, Plan, Task, WorkContext
 from fedlab.method.assets import Assets, Holding, Shelf
 from fedlab.models import build_model, seeded_init
 from fedlab.privacy import DPSGD, Central, make_privacy
@@ -29,6 +30,7 @@ from fedlab.probes import ConfiguredProbe, make_probes
 from fedlab.protocol.compression import Chain, make_chain
 from fedlab.registry import Registry
 from fedlab.seeding import derive_seed
+from fedlab.storage.cache import ResultCache
 from fedlab.storage.weights import load_weights
 
 T = TypeVar("T")
@@ -216,20 +218,37 @@ def build_networks(
     return networks.to(device)
 
 
-def make_assets(components: Components, task: Task, device: torch.device) -> Assets:
+def make_assets(components: Components, task: Task, device: torch.device, cache: Path | None) -> Assets:
     """Make the method's assets, of which none is built yet.
 
     Args:
         components: the run's components.
         task: the task.
         device: the device to which networks are moved.
+        cache: folder of results that outlive runs; None keeps nothing.
     """
-    return Assets(components.method.assets(task), components.config.seed, device, components.shelf)
+    config = components.config
+
+    def bench(name: str) -> WorkContext:
+        return WorkContext(
+            task=task,
+            networks=nn.ModuleDict(),
+            training=config.training,
+            device=device,
+            seed=config.seed,
+            round=0,
+            rounds=config.federation.rounds,
+            plan={},
+            scope=("asset", name),
+            cache=None if cache is None else ResultCache(cache, lambda: "", config.seed, device),
+        )
+
+    return Assets(components.method.assets(replace(task, bench=bench)), config.seed, device, components.shelf)
 
 
-def server_holding(components: Components, task: Task, device: torch.device) -> Holding:
+def server_holding(components: Components, task: Task, device: torch.device, cache: Path | None) -> Holding:
     """What the server holds of the method's assets, as ``data.server_holds`` says; the arguments are as above."""
-    assets = make_assets(components, task, device)
+    assets = make_assets(components, task, device, cache)
     return Holding("the server", Holdings(components.config.data, (), assets.names).server, assets)
 
 

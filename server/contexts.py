@@ -42,7 +42,7 @@ class Contexts:
     ) -> None:
         self._setup, self._task, self._networks, self._state = setup, task, networks, state
         self._directory, self._device = directory, device
-        self.holding = server_holding(setup.components, task, device)
+        self.holding = server_holding(setup.components, task, device, setup.cache.folder if setup.cache else None)
 
     def work(
         self,

@@ -1,4 +1,4 @@
-"""Training on the server's own samples before the first round, such as that of a teacher."""
+"""Training of a network before the first round: on the server's samples, such as a teacher, or for an asset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedlab.distill.schedules import cosine
 from fedlab.errors import DataError
-from fedlab.method import Batch, ServerContext
+from fedlab.method import Batch, WorkContext
 from fedlab.storage.hashing import state_hash
 
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -22,7 +22,7 @@ _TRAINING = {"optimizer", "momentum", "weight_decay", "betas", "eps", "clip", "c
 
 
 def train_on_server(
-    ctx: ServerContext,
+    ctx: WorkContext,
     network: nn.Module,
     columns: Mapping[str, Tensor],
     loss: Callable[[nn.Module, Batch], Mapping[str, Tensor]],
@@ -45,7 +45,7 @@ def train_on_server(
     an earlier result is used only if all of them are the same. Before a run, in preflight, one step is taken.
 
     Args:
-        ctx: the server's context, usually that of `Method.server_prepare`.
+        ctx: the server's context, usually that of `Method.server_prepare`, or the bench of an asset.
         network: the network; the trained weights are loaded into it. Its modes and gradients stay as they are.
         columns: the samples to train on.
         loss: maps the network that is trained and a batch to the terms of the loss by name, whose sum is minimized.

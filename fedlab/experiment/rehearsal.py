@@ -86,7 +86,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
                 plan=plan,
                 cache=cache,
                 preflight=True,
-                holding=server_holding(setup.components, runtime.task, device),
+                holding=server_holding(setup.components, runtime.task, device, setup.cache_root),
             )
 
         first = method.plan(1, rounds)

@@ -87,7 +87,9 @@ class Assets:
             build = self._builders[name]
             if build is None:
                 raise FedLabError(f"the asset {name!r} is no network, so it can only be looked up in ctx.holds")
-            with global_generators(self._seed, "asset", name):  # equal on every participant, whatever was built before
+            # equal on every participant, whatever was built before, and in whichever mode it is first asked for
+            modes = torch.enable_grad(), torch.autocast(self._device.type, enabled=False)
+            with global_generators(self._seed, "asset", name), modes[0], modes[1]:
                 network = build().requires_grad_(False).eval()
             self._shelf[key] = network.to(self._device), state_hash(network)
         return self._shelf[key]

@@ -197,7 +197,8 @@ class Method(ABC, Generic[S]):
         """Return the parameter groups of the optimizer. By default one holds all parameters that require gradients.
 
         A group may set its own ``lr``, or an ``lr_factor`` by which the run's is multiplied, its own ``weight_decay``,
-        and a ``clip_norm`` to which its gradient is clipped apart from that of all others.
+        and a ``clip_norm`` to which its gradient is clipped apart from that of all others. Groups with the same name
+        as ``clip_with`` are clipped together.
         """
         return [{"params": [p for p in networks.parameters() if p.requires_grad]}]
 

@@ -22,7 +22,7 @@ class Optimizer:
 
     Args:
         optimizer: the torch optimizer. A parameter group with a ``clip_norm`` of its own is clipped to that norm, apart
-            from all other parameters.
+            from all other parameters but those of groups with the same ``clip_with``, which is a name.
         clip_norm: the largest L2 norm that a gradient may have; None for no limit.
         clip: ``global`` limits the norm of the gradient of all parameters together (or of all of a group with a norm of
             its own), ``tensor`` that of each parameter by itself.
@@ -45,9 +45,13 @@ class Optimizer:
 
     def clip_gradients(self) -> None:
         """Scale down gradients whose norm is larger than `clip_norm`, or than the ``clip_norm`` of their group."""
-        own = [group for group in self.torch.param_groups if "clip_norm" in group]
-        rest = [p for group in self.torch.param_groups if "clip_norm" not in group for p in group["params"]]
-        for parameters, limit in [*((group["params"], group["clip_norm"]) for group in own), (rest, self.clip_norm)]:
+        together: dict[object, tuple[list[Tensor], float | None]] = {}
+        for place, group in enumerate(self.torch.param_groups):
+            own = "clip_norm" in group
+            key = group.get("clip_with", place) if own else None
+            parameters, _ = together.setdefault(key, ([], group["clip_norm"] if own else self.clip_norm))
+            parameters += group["params"]
+        for parameters, limit in together.values():
             if limit is not None:
                 for bounded in [parameters] if self._clip == "global" else [[p] for p in parameters]:
                     torch.nn.utils.clip_grad_norm_(bounded, limit)

@@ -33,6 +33,9 @@ class Task:
         make_model: builds a model from a name, a seed and settings, as `model` does.
         asset_paths: file, folder or name on a hub from which this participant loads an asset, by the asset's name: the
             run's ``data.assets``, or what the file of a node says.
+        bench: returns a `WorkContext` for the work of building an asset, such as training it on generated data, given
+            the asset's name. Its random draws and its cache depend on the run's seed and on no client's data. None
+            outside of `Method.assets`.
         mean: what was subtracted from each channel of images in [0, 1]: one number for each channel, or one for all. If
             the domains have different statistics, it is the mean of theirs.
         std: what each channel was divided by after that, in the same form.
@@ -47,6 +50,7 @@ class Task:
     make_model: Callable[..., nn.Module] = field(repr=False)
     vocabulary: tuple[str, ...] = ()
     asset_paths: Mapping[str, str] = field(default_factory=dict)
+    bench: Callable[[str], Any] | None = field(default=None, repr=False)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 _FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
 _HIGH = {
-    "accuracy", "auroc", "dice", "f1", "gain", "iou", "kappa", "map", "mcc", "miou", "precision", "psnr", "purity",
-    "recall", "retention", "sensitivity", "specificity", "speedup", "ssim", "tpr",
+    "accuracy", "auroc", "cosine", "dice", "f1", "gain", "iou", "kappa", "map", "mcc", "miou", "precision", "psnr",
+    "purity", "recall", "retention", "sensitivity", "specificity", "speedup", "ssim", "tpr",
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {
     "alarm", "ce", "distance", "eer", "error", "hter", "kl", "l1", "l2", "loss", "mae", "mse", "nll", "overlap",
-    "perplexity", "rmse",
+    "perplexity", "rank", "rmse",
 }  # fmt: skip
 # what is said about a metric rather than measured: of two numbers none is better
 _NEITHER = {"std", "minus", "strength", "attention"}

@@ -115,6 +115,7 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/data/sources/npz.py": (FILES, "numpy with allow_pickle=False"),
     "fedlab/models/checkpoints.py": (FILES, "transformers with safetensors"),
     "fedlab/models/clip.py": (FILES, "transformers with safetensors"),
+    "fedlab/models/pretrained.py": (FILES, "transformers with safetensors"),
     "fedlab/models/segformer.py": (FILES, "transformers with safetensors"),
     "fedlab/models/standard_resnet.py": (FILES, "transformers with safetensors"),
     "server/participation/availability.py": (FILES, "CSV; every number is checked"),

@@ -185,6 +185,7 @@ GENERATED = {
     "noisy_digits",
     "silhouettes",
     "faces",
+    "tiles",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

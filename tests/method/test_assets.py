@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +65,24 @@ def test_a_network_is_in_evaluation_mode_and_has_no_gradients() -> None:
     assert not any(p.requires_grad for p in network.parameters())
     network.train()
     assert not any(module.training for module in assets.network("uni").modules())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, lambda: torch.autocast("cpu", dtype=torch.bfloat16)])
+def test_a_builder_can_train_in_whatever_mode_the_network_is_first_asked_for(
+    mode: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """A loss asks for an expert without gradients, and the expert may have to be trained then."""
+
+    def trained() -> nn.Module:
+        network, x = nn.Linear(2, 1), torch.tensor([[0.1, 0.7]])
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(x).sum().square().backward()
+        optimizer.step()
+        return network
+
+    expected = Assets({"expert": trained}).hashes(["expert"])
+    with mode():
+        assert Assets({"expert": trained}).hashes(["expert"]) == expected
 
 
 def test_a_change_of_weights_or_buffers_is_found() -> None:

@@ -114,7 +114,10 @@ def test_the_ledger_counts_what_the_method_declares_and_nothing_else(runs: Runs,
         for group in {*down, *up, *once}:
             sizes = found.get(group, {"down": 0, "up": 0})
             sent_once[group] += sizes["down"] - clients * down.get(group, 0)
-            if not method.overrides("contributes"):
+            if group in exchange.needs:  # sent by those alone who hold the asset
+                assert sizes["up"] % up[group] == 0
+                assert 0 < sizes["up"] <= clients * up[group], (event["round"], group)
+            elif not method.overrides("contributes"):
                 assert sizes["up"] == clients * up.get(group, 0), (event["round"], group)
         for group, size in once.items():
             assert 0 <= sent_once[group] <= population * size, group

@@ -48,6 +48,7 @@ CHEAP = {
     "fedlgd": ["method.warmup_steps=2", "method.dm_steps=1", "method.gm_steps=1", "method.ipc_local=2"],
     "lgvit": ["method.joint_rounds=1", "training.local_steps=2"],
     "hybrid_distill": ["method.feature_teacher.steps=1", "method.relation_teacher.steps=1"],
+    "gpfm": ["method.experts.nuclei.steps=1"],
     "vhl": ["method.images_per_class=4"],
     "transkd": [
         "method.teacher_steps=1",
@@ -83,6 +84,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             save(tmp_path / "pictures" / part / "abc"[index % 3] / f"{index}.png", rng.integers(0, 256, (32, 32, 3)))
     for site, kind, index in itertools.product(("berlin", "lyon"), ("normal", "lesion"), range(5)):
         save(tmp_path / "data" / "scans" / site / kind / f"{index}.png", rng.integers(0, 256, (40, 32, 3)))
+    for slide in ("lyon/slide-001", "lyon/slide-002", "bonn/slide-007", "bonn/slide-008"):
+        for index in range(36):
+            path = tmp_path / "data" / slide / ("tumor", "stroma")[index % 2] / f"{index}.png"
+            save(path, rng.integers(0, 256, (32, 32, 3)))
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
             for index in range(3):

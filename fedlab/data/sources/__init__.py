@@ -36,6 +36,7 @@ SOURCES = Registry(
         "silhouettes": "fedlab.data.sources.silhouettes:Silhouettes",
         "faces": "fedlab.data.sources.faces:FaceSource",
         "faces_folder": "fedlab.data.sources.faces_folder:FacesFolder",
+        "tiles": "fedlab.data.sources.tiles:TileSource",
         "points": "fedlab.data.sources.points:Points",
     },
     "fedlab.sources",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,11 @@ class FolderSettings(Section):
         default=False,
         description="the folder has one folder per client at its first level; it becomes the samples' domain and owner",
     )
+    whole_clients: bool = Field(
+        default=False,
+        description="with clients: draw whole folders of the first level as test samples, such as slides, so that none "
+        "is divided; each must have the class folders directly in it",
+    )
     size: Positive = Field(
         default=32, description="height and width to which pictures are resized, ignoring their aspect"
     )
@@ -65,8 +71,12 @@ class Folder:
         listing, reader = Listing(_KEY, self.root), PictureReader(_KEY)
         clients = listing.folders(self.root) if self.settings.clients else [self.root]
         splits: dict[str, _Files] = {split: [] for split in _SPLITS}
+        tested = self._tested(clients)
         for client in clients:
             name = one_form(client.name) if self.settings.clients else ""
+            if tested is not None:
+                splits["test" if client in tested else "train"] += _files(client, name, listing)
+                continue
             for split, files in self._split(client, name, listing).items():
                 splits[split] += files
         for split, files in splits.items():
@@ -95,6 +105,24 @@ class Folder:
         )
         left_out = (*listing.left_out, *reader.left_out, *dataset.left_out)
         return replace(dataset, left_out=left_out, warnings=listing.warnings)
+
+    def _tested(self, clients: Sequence[Path]) -> set[Path] | None:
+        """The folders of the first level that become test samples as a whole; None if folders are divided.
+
+        Raises:
+            DataError: there are no folders of clients, or a single one.
+        """
+        s = self.settings
+        if not s.whole_clients:
+            return None
+        if not s.clients or len(clients) < 2:
+            expected = (
+                "data.source.clients: true and at least two folders at the first level, some of which are for tests"
+            )
+            raise DataError("data.source.whole_clients", True, expected, "change it, or set whole_clients: false")
+        order = numpy_generator(s.data_seed, "folder split of clients").permutation(len(clients))
+        count = test_part(len(clients), int(len(clients) * s.test_fraction))
+        return {clients[place] for place in order[:count]}
 
     def _split(self, folder: Path, client: str, listing: Listing) -> dict[str, _Files]:
         """The folder's own train and test parts, or a drawn one."""

@@ -100,3 +100,23 @@ def test_a_missing_folder_is_told_beforehand(tmp_path: Path) -> None:
         source.load(0)
     (tmp_path / "gone").mkdir()
     assert source.missing() is None
+
+
+def test_whole_folders_of_the_first_level_become_test_samples(tmp_path: Path) -> None:
+    """As slides, whose tiles look so alike that a tile of a slide in training would give the others away."""
+    slides = [f"slide-{number}" for number in range(4)]
+    write(tmp_path, *(f"{slide}/{name}/{number}.png" for slide in slides for name in "ab" for number in range(3)))
+    dataset = load(tmp_path, clients=True, whole_clients=True, test_fraction=0.5)
+    names = dataset.train.group_names
+    trained = {names[code] for code in dataset.train["group"]}
+    tested = {names[code] for code in dataset.test["group"]}
+    assert trained | tested == set(slides)
+    assert not trained & tested
+    assert (len(dataset.train), len(dataset.test)) == (12, 12)
+    again = load(tmp_path, clients=True, whole_clients=True, test_fraction=0.5, data_seed=5)
+    assert {names[code] for code in again.test["group"]} != tested
+    for settings in ({"clients": False}, {"clients": True}):
+        single = tmp_path / "single"
+        write(single, "slide/a/1.png", "slide/b/2.png")
+        with pytest.raises(DataError, match="at least two folders at the first level"):
+            load(single, whole_clients=True, **settings)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fedlab
-from benchmarks.hashes import METHODS
+from benchmarks.small_runs import METHODS
 from fedlab.config import load_config
 from fedlab.experiment.start import method_folder
 from fedlab.storage.checkpoint import NETWORK, load_checkpoint

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fedlab
-from benchmarks.hashes import METHODS
+from benchmarks.small_runs import METHODS
 from fedlab.config import load_config
 from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.experiment.start import method_folder
