@@ -48,11 +48,11 @@ def rehearse(
 ) -> None:
     """Try a configuration at its full size, and tell what the whole run would take on this machine.
 
-    Data and weights that are not on this machine are replaced by random ones, so no data set is needed. One client takes
-    one step in every stage of the method, the server averages once, and one client is evaluated, all in a process of its
-    own. The result tells parameters, peak memory of a worker and of the server, seconds of a step and bytes of a round.
-    What is computed from these is shown apart from what was measured. If memory does not suffice, this is said before
-    anything is built, or the rehearsal is ended in time. Nothing is written, except by --record.
+    Data and weights that are not on this machine are replaced by random ones, so no data set is needed. One client
+    takes one step in every stage of the method, the server averages once, and one client is evaluated, all in a process
+    of its own. The result tells parameters, peak memory of a worker and of the server, seconds of a step and bytes of a
+    round. What is computed from these is shown apart from what was measured. If memory does not suffice, this is said
+    before anything is built, or the rehearsal is ended in time. Nothing is written, except by --record.
     """
     from fedlab.errors import InputError, MachineError
     from fedlab.experiment.configuration import configure
@@ -74,10 +74,10 @@ def rehearse(
     if record:
         typer.echo(f"recorded in {keep(report, source)}", err=True)
     if report["status"] != "rehearsed":
-        least, free = report["estimated"]["rehearsal"], report["limit"]
+        taken = report["taken"] if report["status"] == "stopped" else report["estimated"]["rehearsal"]
         raise MachineError(
             "memory",
-            f"{free / 1e9:.2f} GB for the rehearsal",
-            f"at least {max(least, report.get('taken', 0)) / 1e9:.2f} GB, in the phase {report.get('phase', 'build')!r}",
+            f"{report['limit'] / 1e9:.2f} GB for the rehearsal",
+            f"at least {taken / 1e9:.2f} GB, in the phase {report.get('phase', 'build')!r}",
             "lower training.batch_size or the size of the model, or use a machine with more memory",
         )

@@ -1,4 +1,4 @@
-"""Main memory that a process takes: now, and at most since it was last asked. Linux says it, other systems only in part."""
+"""Main memory that a process takes, now and at most. Linux tells both, other systems only the second."""
 
 from __future__ import annotations
 

@@ -80,25 +80,28 @@ def extrapolated(stages: Sequence[StageCost], size: Size) -> Extrapolated:
         size: of the run.
     """
     waves = math.ceil(size.cohort / size.workers)
-    steps = tuple(_steps(training, size.examples) for training in size.training)
+    pairs = zip(stages, size.training, strict=True)
+    steps = tuple(_steps(stage, training, size.examples) for stage, training in pairs)
     rounds = tuple(_round(stage, count, waves, size) for stage, count in zip(stages, steps, strict=True))
     known = [seconds * count for seconds, count in zip(rounds, size.rounds, strict=True) if seconds is not None]
     sample = max((stage.evaluate for stage in stages), default=0.0) / max(1, size.tested)
     evaluation = None if size.tests is None else sample * size.tests * size.evaluations / size.workers
     first = sum(stage.once for stage in stages) * size.cohort
-    pairs = list(zip(stages, size.rounds, strict=True))
+    counted = list(zip(stages, size.rounds, strict=True))
     return Extrapolated(
         steps,
         rounds,
         sum(known) if len(known) == len(rounds) else None,
         evaluation,
-        sum(stage.down * count for stage, count in pairs) * size.cohort + first,
-        sum(stage.up * count for stage, count in pairs) * size.cohort,
+        sum(stage.down * count for stage, count in counted) * size.cohort + first,
+        sum(stage.up * count for stage, count in counted) * size.cohort,
         _missing(stages, size),
     )
 
 
-def _steps(training: TrainingConfig, examples: float | None) -> int | None:
+def _steps(stage: StageCost, training: TrainingConfig, examples: float | None) -> int | None:
+    if stage.other_steps is not None:
+        return stage.other_steps
     if training.local_steps is not None:
         return training.local_steps
     return None if examples is None else planned(training, math.ceil(examples), 0, 0).steps
@@ -118,11 +121,11 @@ def _missing(stages: Sequence[StageCost], size: Size) -> tuple[str, ...]:
         "steps of a round: the data is not here, and --samples does not say how many training samples there are": (
             size.examples is None and any(training.local_steps is None for training in size.training)
         ),
-        "evaluation by clients: the data is not here, and --test-samples does not say how many test samples there are": (
+        "evaluation by clients: the data is not here, and --test-samples does not say how many samples it has": (
             size.tests is None
         ),
-        "a client's work beside its steps in full length: the method replaces the loop of steps (fit), and the trial is "
-        "a short form of it": any(stage.own_loop for stage in stages),
+        "a client's work beside its steps in full length: the method replaces the loop of steps (fit), of which the "
+        "trial is a short form": any(stage.own_loop for stage in stages),
         "averaging: the strategy is not FedLab's own": any(stage.aggregate is None for stage in stages),
     }
     return tuple(text for text, holds in told.items() if holds)

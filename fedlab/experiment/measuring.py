@@ -23,6 +23,7 @@ from fedlab.server.strategies.trial import Trial
 
 Who = Literal["worker", "server"]
 _CALLS, _LONG = 3, 2.0  # calls of which the fastest counts; seconds after which there are no more
+_PATIENCE = 10.0  # seconds of a first call after which there is no second one
 
 
 @dataclass
@@ -35,6 +36,7 @@ class StageCost:
         idle: seconds of its work in a round without a step: taking over weights, and preparing what is sent. Part of
             `step`. None if the method cannot do a round without steps.
         own_loop: whether the method replaces the loop of steps, so that the trial is a short form of its round.
+        other_steps: steps of a whole round, if they are on samples other than the client's own; None otherwise.
         aggregate: seconds in which the server averages one reply; None for a strategy that FedLab does not know.
         update: seconds of `Method.server_update`, in the short form that is tried before every run.
         evaluate: seconds in which a client evaluates its test samples.
@@ -48,6 +50,7 @@ class StageCost:
     step: float
     idle: float | None = None
     own_loop: bool = False
+    other_steps: int | None = None
     aggregate: float | None = None
     update: float = 0.0
     evaluate: float = 0.0
@@ -73,8 +76,8 @@ class Meter(Observer):
     Args:
         strategy: the aggregation rule; averages one reply for a trial if it is FedLab's own.
         device: where networks compute.
-        threads: of torch. With a single one on the CPU, seconds are those of the processor, because what else the machine
-            does would only lengthen the others.
+        threads: of torch. With a single one on the CPU, seconds are those of the processor, because whatever else the
+            machine does lengthens those of a clock.
         tell: is told each phase before it begins.
     """
 
@@ -84,6 +87,7 @@ class Meter(Observer):
     tell: Callable[[str], None] = lambda phase: None
     stages: list[StageCost] = field(default_factory=list)
     peaks: dict[Who, Peak] = field(default_factory=lambda: {"worker": Peak(), "server": Peak()})
+    _last: float = 0.0
     apart: bool = True
     """Whether the peaks of worker and server could be told apart."""
 
@@ -96,7 +100,7 @@ class Meter(Observer):
             torch.cuda.reset_peak_memory_stats(self.device)
         began = self._now()
         yield
-        seconds = self._now() - began
+        self._last = seconds = self._now() - began
         gpu = torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else 0
         peak, taken = self.peaks[who], peak_bytes()
         if taken >= peak.bytes:
@@ -112,15 +116,18 @@ class Meter(Observer):
     def trained(
         self, runtime: ClientRuntime, client: int, request: WorkRequest, version: int | None, answer: Trained
     ) -> None:
-        """Let the client work once more, since first times take longer, and average what it sends."""
+        """Let the client work once more if that is quick, since first times take longer, and average what it sends."""
         exchange, round = runtime.enter(request.instructions.plan), request.instructions.round
-        trial = None
+        trial, more = None, False
         if isinstance(self.strategy, AveragingStrategy):
             names = [name for name, p in runtime.networks.named_parameters() if p.requires_grad]
             trial = Trial(self.strategy, exchange, request.arrays, names, client, max(1, answer.examples), round)
+            more = trial.arrays.keys() != request.arrays.keys()  # the algorithm wants more back than was trained for
             request = replace(request, arrays=trial.arrays, settings=trial.settings)
-        with self.phase("worker", "train again", round):
-            warm, seconds = self._fastest(lambda: runtime.train(client, request, version))
+        warm, seconds = answer, self._last
+        if more or seconds < _PATIENCE:
+            with self.phase("worker", "train again", round):
+                warm, seconds = self._fastest(lambda: runtime.train(client, request, version))
         cost = StageCost(round, seconds)
         self.stages.append(cost)
         cost.down = sum(array.nbytes for array in request.arrays.values())
@@ -137,6 +144,7 @@ class Meter(Observer):
             with self.phase("server", "aggregate", round):
                 trial.average(reply)
             cost.aggregate = self._now() - began
+        cost.other_steps = warm.other_steps
         cost.own_loop = runtime.method.overrides("fit")
         still = replace(request, instructions=replace(request.instructions, steps={str(client): 0}))
         try:

@@ -121,7 +121,9 @@ def rehearse(
 def _work(to: Connection, raw: Mapping[str, Any], reality: Reality, limit: int | None, free: int | None) -> None:
     """The rehearsal itself, in its own process. Whatever it raises is sent to the other one."""
     try:
-        to.send(("done", trial(configure(raw), reality, limit, free, to.send)))
+        config = configure(raw)
+        settle_process(config.engine.threads)
+        to.send(("done", trial(config, reality, limit, free, to.send)))
     except (FedLabError, ConfigErrors) as error:
         to.send(("error", error))
     except BaseException:
@@ -144,7 +146,6 @@ def trial(
         free: bytes of memory that are free; None if that is not known.
         send: is sent pairs of ``phase`` and its name, and of ``estimate`` and what is known before anything is built.
     """
-    settle_process(config.engine.threads)
     send(("phase", "data"))
     config, weights = without_missing_weights(recorded(complete(config)))
     with random_weights(config) as random:

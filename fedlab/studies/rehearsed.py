@@ -1,7 +1,8 @@
-"""Recorded rehearsals: what configurations of a method cost, kept as ``rehearsed.json`` in its folder; tables of them."""
+"""Recorded rehearsals: what configurations cost, kept as ``rehearsed.json`` in the method's folder; their tables."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,6 @@ from fedlab.errors import InputError
 from fedlab.experiment.configuration import is_file, method_folder
 from fedlab.report.grids import Rows
 from fedlab.report.values import human_bytes
-from fedlab.storage.hashing import hash_bytes
 from fedlab.tracking.durations import human_seconds
 
 FILE, CARD = "rehearsed.json", "card.yaml"
@@ -159,4 +159,4 @@ def _linked(name: str) -> str:
 
 
 def _hash(path: Path) -> str:
-    return hash_bytes(path.read_bytes())
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +123,8 @@ class AudioFolder:
             made = {"audio": draws.normal(ticks), "length": length, "label": draws.label()}
             return {**made, "group": owner, "domain": owner}
 
-        return united(self.root.name, wanted, {split: columns(split) for split in _SPLITS})
+        made = united(self.root.name, wanted, {split: columns(split) for split in _SPLITS})
+        return replace(made, server={**made.server, "test": made.test})
 
     def _files(self, rows: Sequence[Clip], listing: Listing) -> dict[str, Path]:
         """The file of every row; other sound files in the folder are counted."""

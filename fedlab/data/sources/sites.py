@@ -96,7 +96,7 @@ class Sites:
         return self._joined(found, seed)
 
     def stand_in(self, wanted: Wanted) -> Dataset:
-        """Random samples instead of those of a site that are not here; what is here is loaded, and so is the server's."""
+        """Random samples instead of those that are not here; all others are loaded, and so are the server's."""
         self._check_here()
         sources = self._sources.items()
         places = {name: f"{_KEY}.sites.{name}" for name in self._sources}
