@@ -72,7 +72,7 @@ def rehearse(
     else:
         typer.echo("\n".join(lines(report)))
     if record:
-        typer.echo(f"recorded in {keep(report, source)}", err=True)
+        typer.echo(f"recorded in {keep(report, source, sets or ())}", err=True)
     if report["status"] != "rehearsed":
         taken = report["taken"] if report["status"] == "stopped" else report["estimated"]["rehearsal"]
         raise MachineError(

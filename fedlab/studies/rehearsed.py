@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,23 +16,26 @@ from fedlab.errors import InputError
 from fedlab.experiment.configuration import is_file, method_folder
 from fedlab.report.grids import Rows
 from fedlab.report.values import human_bytes
+from fedlab.studies.recorded import rounded
 from fedlab.tracking.durations import human_seconds
 
 FILE, CARD = "rehearsed.json", "card.yaml"
 _DEFAULT = "config.yaml"
 _NONE = "–"
+_PLACE = re.compile(r" \(.*\)")  # where it was looked for on this machine
 _KEPT = ("status", "phase", "taken", "limit", "clients", "cohort", "rounds", "workers", "machine", "replaced",
          "estimated", "measured", "extrapolated", "not_counted")  # fmt: skip
-_WORDS = {"rehearsed": "built, rehearsed", "too large": "not built: too large here", "stopped": "built; stopped here"}
+_WORDS = {"rehearsed": "built, rehearsed", "too large": "not built here", "stopped": "built, not run here"}
 _FACTS = ("distils", "stays", "limits")
 
 
-def record(report: Mapping[str, Any], source: str) -> Path:
+def record(report: Mapping[str, Any], source: str, changes: Sequence[str] = ()) -> Path:
     """Write the result of a rehearsal into the folder of the method, under the name of its configuration file.
 
     Args:
         report: what `fedlab.experiment.rehearse.rehearse` returned.
         source: the configuration file, which lies in the folder of its method, or the name of the method.
+        changes: what ``--set`` changed in it.
 
     Raises:
         InputError: the file lies elsewhere, or the folder cannot be written to.
@@ -44,10 +48,12 @@ def record(report: Mapping[str, Any], source: str) -> Path:
     path = folder / FILE
     known = recorded(report["method"])
     kept = {name: report[name] for name in _KEPT if name in report}
-    known[file.name] = {"recorded": f"{datetime.now(UTC):%Y-%m-%d}", "of": _hash(file), **kept}
+    found: dict[str, Any] = {"recorded": f"{datetime.now(UTC):%Y-%m-%d}", "of": _hash(file), **kept}
+    known[file.name] = {**found, "changes": list(changes)}
+    known[file.name]["replaced"] = [_PLACE.sub("", text) for text in report["replaced"]]
     try:
-        text = json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False)
-        path.write_text(text.replace(str(folder), "."), encoding="utf-8")
+        text = json.dumps(rounded(dict(sorted(known.items()))), indent=1, ensure_ascii=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         expected = f"a method whose folder can be written to: {error}"
         raise InputError("--record", source, expected, "install FedLab from a clone: pip install -e .") from error
@@ -103,6 +109,8 @@ def rehearsals_table() -> Rows:
 
 def _rehearsal(found: Mapping[str, Any]) -> list[str]:
     sizes, state = found["estimated"], _WORDS[found["status"]]
+    if found.get("changes"):
+        state = f"{state} with {', '.join(f'`{change}`' for change in found['changes'])}"
     parameters = f"{sum(sizes['parameters'].values()) / 1e6:.1f} M"
     if found["status"] != "rehearsed":
         return [

@@ -74,7 +74,9 @@ def test_the_sets_that_the_server_holds_are_made_if_they_are_named(tmp_path: Pat
 
 
 def test_people_have_several_pictures_under_two_cameras(tmp_path: Path) -> None:
-    component = Component(name="market", sources={"a": str(tmp_path / "a"), "b": str(tmp_path / "b")}, height=4, width=2)
+    component = Component(
+        name="market", sources={"a": str(tmp_path / "a"), "b": str(tmp_path / "b")}, height=4, width=2
+    )
     train = loaded_or_random(build_source(component), "market", "", Wanted(train=64, classes=100), 0).train
     assert train.num_classes == 100
     people, counts = np.unique(train["label"], return_counts=True)

@@ -148,7 +148,11 @@ def test_data_that_nothing_describes_is_refused(tmp_path: Path) -> None:
 
 def test_initial_weights_that_are_not_here_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "here.safetensors").touch()
-    init = {"model": f"{tmp_path}/gone.safetensors", "other": f"{tmp_path}/here.safetensors", "third": "runs/none#model"}
+    init = {
+        "model": f"{tmp_path}/gone.safetensors",
+        "other": f"{tmp_path}/here.safetensors",
+        "third": "runs/none#model",
+    }
     kept, told = without_missing_weights(config().model_copy(update={"init": init}))
     assert list(kept.init) == ["other"]
     assert [text.split(" (")[0] for text in told] == ["weights of model", "weights of third"]
