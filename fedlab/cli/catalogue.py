@@ -58,8 +58,8 @@ def list_components(
         bool,
         typer.Option(
             "--table",
-            help="Print Markdown tables of FedLab's methods instead: what they are, the outcomes of their experiments, what "
-            "they exchange and cost, and the rehearsals of their configurations of paper size.",
+            help="Print Markdown tables of FedLab's methods instead: what they are, the outcomes of their experiments, "
+            "what they exchange and cost, and the rehearsals of their configurations of paper size.",
         ),
     ] = False,
 ) -> None:

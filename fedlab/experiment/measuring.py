@@ -18,7 +18,8 @@ from fedlab.experiment.rehearsal import Observer
 from fedlab.method.exchange import Exchange
 from fedlab.protocol.encoding import sent_bytes
 from fedlab.server.ledger import payload_bytes
-from fedlab.server.strategies import AveragingStrategy, Strategy
+from fedlab.server.strategies import Strategy
+from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.server.strategies.trial import Trial
 
 Who = Literal["worker", "server"]

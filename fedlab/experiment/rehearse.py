@@ -239,9 +239,9 @@ def _told(resolved: Resolved, federated: FederatedData, meter: Meter, reality: R
     )
     result = extrapolated(meter.stages, size)
     peaks = {who: {"bytes": peak.bytes, "gpu": peak.gpu, "phase": peak.phase} for who, peak in meter.peaks.items()}
-    memory = peaks["worker"]["bytes"] * size.workers + peaks["server"]["bytes"]
+    memory = meter.peaks["worker"].bytes * size.workers + meter.peaks["server"].bytes
     if config.engine.name == "inline":
-        memory = max(peak["bytes"] for peak in peaks.values())
+        memory = max(peak.bytes for peak in meter.peaks.values())
     return {
         "measured": {
             **peaks,

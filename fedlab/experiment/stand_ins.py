@@ -109,7 +109,7 @@ def random_weights(config: Config) -> Iterator[list[str]]:
         loading: dict[str, Any] = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
         return (model, loading) if options.get("output_loading_info") else model
 
-    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]  # put back below
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # put back below
     try:
         yield replaced
     finally:

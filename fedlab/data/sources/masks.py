@@ -161,23 +161,23 @@ class Masks:
         if s.size is None:
             fix = "set data.source.size: [height, width]"
             raise DataError("data.source.size", None, "a size, because the images that would say it are not here", fix)
-        small = (-(-s.size[0] // s.stride), -(-s.size[1] // s.stride))
+        height, width = s.size
+        small = (-(-height // s.stride), -(-width // s.stride))
         classes = () if s.contents == "instances" else wanted.class_names
 
         def columns(split: str) -> dict[str, np.ndarray]:
             draws = Draws(wanted, split)
-            image = draws.pictures(3, *s.size)
+            image = draws.pictures(3, height, width)
             owner = draws.dealt(wanted.domains)
             # blocks of pixels, because single ones would be objects of no size
             blocks = draws.whole(len(classes) or _OBJECTS, *(-(-side // _BLOCK) for side in small))
             mask = blocks.repeat(_BLOCK, 1).repeat(_BLOCK, 2)[:, : small[0], : small[1]]
-            named = {"instances": mask.astype(np.int32)} if not classes else {"mask": mask}
-            return {"image": image, **named, "domain": owner, "group": owner, **self._labels(mask, classes)}
+            made = {"image": image, "domain": owner, "group": owner}
+            if not classes:
+                return {**made, "instances": mask.astype(np.int32)}
+            return {**made, "mask": mask, "label": dominant_class(mask, len(classes))}
 
         return united(self.root.name, wanted, {split: columns(split) for split in (*_SPLITS, *wanted.held)}, classes)
-
-    def _labels(self, mask: np.ndarray, classes: Sequence[str]) -> dict[str, np.ndarray]:
-        return {"label": dominant_class(mask, len(classes))} if classes else {}
 
     def _ignored(self) -> str:
         return f"data.source.ignore says of their value that they are unlabeled: {_listed(self.settings.ignore)}"
