@@ -66,6 +66,8 @@ def test_a_rehearsal_measures_every_part_and_keeps_its_figures_apart() -> None:
     assert list(found["steps"]) == [10]
     assert found["bytes_down"] == found["bytes_up"] == size * 6 * report["cohort"]
     assert found["samples"] == 40 * clients
+    # every fourth of six rounds and the last one, on two workers, 20 samples of each client
+    assert found["evaluation_seconds"] == pytest.approx(stage["evaluate"] * clients * 2 / 2)
     for who in ("worker", "server"):
         assert report["measured"][who]["bytes"] > 50e6
     assert found["memory"] == 2 * report["measured"]["worker"]["bytes"] + report["measured"]["server"]["bytes"]
@@ -111,6 +113,8 @@ def test_steps_on_synthetic_samples_do_not_depend_on_the_number_of_samples() -> 
     # 20 own and 10 global virtual images in batches of 10
     assert {stage["other_steps"] for stage in stages} == set(report["extrapolated"]["steps"]) == {3}
     assert any("replaces the loop of steps" in text for text in report["not_counted"])
+    # ten global images, with their classes, are sent beside the weights
+    assert all(stage["once"] >= 10 * 3 * 16 * 16 * 4 for stage in stages)
 
 
 # what is not here
