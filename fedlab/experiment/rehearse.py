@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def rehearse(
 
 def _work(to: Connection, raw: Mapping[str, Any], reality: Reality, limit: int | None, free: int | None) -> None:
     """The rehearsal itself, in its own process. Whatever it raises is sent to the other one."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         config = configure(raw)
         settle_process(config.engine.threads)
@@ -128,6 +130,14 @@ def _work(to: Connection, raw: Mapping[str, Any], reality: Reality, limit: int |
         to.send(("error", error))
     except BaseException:
         to.send(("error", FedLabError(f"the rehearsal failed:\n{traceback.format_exc()}")))
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, because nobody would end it when it takes too much."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def trial(

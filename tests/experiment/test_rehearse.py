@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,6 +264,37 @@ def test_what_is_wrong_is_raised_by_the_process_that_asked(monkeypatch: pytest.M
         rehearse(config().model_copy(update={"init": {"nobody": str(Path(__file__))}}))
     assert isinstance(caught.value, ConfigError)
     assert caught.value.key == "init.nobody"
+
+
+@pytest.mark.programs
+def test_a_rehearsal_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
+    program = tmp_path / "ask.py"
+    program.write_text(
+        "import multiprocessing, os\n"
+        "from fedlab.experiment.configuration import configure\n"
+        "from fedlab.experiment.rehearse import rehearse\n\n\n"
+        "def told(phase):\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n\n\n"
+        "if __name__ == '__main__':\n"
+        "    rehearse(configure('supervised'), tell=told)\n"
+    )
+    ended = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert ended.returncode == -9, ended.stderr
+    child = int(ended.stdout)
+    for _ in range(600):
+        if not is_running(child):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {child} is still there")
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process does work; one that nobody has waited for does none."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # what is extrapolated
