@@ -128,7 +128,7 @@ def _rehearsal(found: Mapping[str, Any]) -> list[str]:
         *(human_bytes(measured[who]["bytes"]) for who in ("worker", "server")),
         human_seconds(step),
         _payload(found),
-        _NONE if run is None else _days(run),
+        _NONE if run is None else f"{_days(run)}{_more(measured['stages'])}",
     ]
 
 
@@ -144,8 +144,13 @@ def _seconds(found: Mapping[str, Any]) -> str:
     if "extrapolated" not in found:
         return _NONE
     seconds = [value for value in found["extrapolated"]["round_seconds"] if value is not None]
-    short = " and more" if any(stage["own_loop"] for stage in found["measured"]["stages"]) else ""
-    return f"{human_seconds(max(seconds))}{short}, {found['workers']} workers" if seconds else _NONE
+    more = _more(found["measured"]["stages"])
+    return f"{human_seconds(max(seconds))}{more}, {found['workers']} workers" if seconds else _NONE
+
+
+def _more(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What is said of a time if the trial was a short form of the method's own loop."""
+    return " and more" if any(stage["own_loop"] for stage in stages) else ""
 
 
 def _days(seconds: float) -> str:

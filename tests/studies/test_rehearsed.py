@@ -72,6 +72,8 @@ def test_a_method_is_compared_by_its_card_and_its_record(home: Path) -> None:
     own["measured"]["stages"][0]["own_loop"] = True
     record(own, "fedlgd")
     assert comparison_table()[1][5] == "10.1 s and more, 2 workers"
+    record(own, str(home / "paper_digits.yaml"))
+    assert rehearsals_table()[1][-1] == "12 days and more"
     (home / CARD).write_text("distills: clients\n")
     with pytest.raises(InputError, match="distills"):
         comparison_table()
