@@ -22,6 +22,7 @@ from fedlab.tracking.durations import human_seconds
 FILE, CARD = "rehearsed.json", "card.yaml"
 _DEFAULT = "config.yaml"
 _NONE = "–"
+_SHORTEST = 0.0005  # seconds of a step of clients that train at all
 _PLACE = re.compile(r" \(.*\)")  # where it was looked for on this machine
 _KEPT = ("status", "phase", "taken", "limit", "clients", "cohort", "rounds", "workers", "machine", "replaced",
          "estimated", "measured", "extrapolated", "not_counted")  # fmt: skip
@@ -126,7 +127,7 @@ def _rehearsal(found: Mapping[str, Any]) -> list[str]:
         state,
         parameters,
         *(human_bytes(measured[who]["bytes"]) for who in ("worker", "server")),
-        human_seconds(step),
+        human_seconds(step) if step >= _SHORTEST else _NONE,
         _payload(found),
         _NONE if run is None else f"{_days(run)}{_more(measured['stages'])}",
     ]

@@ -169,7 +169,6 @@ def test_published_weights_that_are_not_here_are_random_ones_of_the_same_size(tm
     from transformers import PreTrainedModel, ViTConfig, ViTModel
 
     vit = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16)
-    names_one = config().model_copy(update={"method": config().method.model_copy(update={"name": "pat"})})
     names_one = configure("pat", ["method.pretrained=nobody/vit"])
     before = PreTrainedModel.__dict__["from_pretrained"]
     with random_weights(names_one) as replaced:
