@@ -110,7 +110,7 @@ def rehearsals_table() -> Rows:
 
 def _rehearsal(found: Mapping[str, Any]) -> list[str]:
     sizes, state = found["estimated"], _WORDS[found["status"]]
-    if found.get("changes"):
+    if found["changes"]:
         state = f"{state} with {', '.join(f'`{change}`' for change in found['changes'])}"
     parameters = f"{sum(sizes['parameters'].values()) / 1e6:.1f} M"
     if found["status"] != "rehearsed":
