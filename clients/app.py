@@ -172,6 +172,12 @@ def _vectorize(runtime: VectorizedRuntime, content: RecordDict, contexts: Sequen
     )
 
 
+def reply_without_state(message: Message, answer: Trained, instructions: Instructions) -> Message:
+    """The reply that a client's round of training becomes, but for what the client keeps."""
+    context = Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config={})
+    return _reply(message, context, answer, instructions, copy=False)
+
+
 def _reply(message: Message, context: Context, answer: Trained, instructions: Instructions, *, copy: bool) -> Message:
     arrays = {name: value.detach().clone() if copy else value for name, value in answer.arrays.items()}
     content = RecordDict({METRICS: MetricRecord({**answer.metrics, NUM_EXAMPLES: answer.examples})})

@@ -181,8 +181,9 @@ class ClientRuntime:
             encoded = compress(self._chain, sent, self._parameters, extra, arrays, state, exchange, purpose)
         kept = self._save(client, instructions, state, version)
         spent = trainer.spent if isinstance(trainer, PrivateTrainer) else None
+        examples, effort, timings = trainer.examples, trainer.effort, trainer.timings
         return Trained(
-            sent, results, metrics, trainer.examples, kept, withheld, encoded, spent, trainer.effort, trainer.timings
+            sent, results, metrics, examples, kept, withheld, encoded, spent, effort, timings, trainer.other_steps
         )
 
     def evaluate(self, client: int, request: WorkRequest, version: int | None) -> Evaluated:

@@ -55,7 +55,8 @@ class LocalTrainer(FitContext):
         work: the arguments of `WorkContext`, except ``scope``.
 
     The attribute ``correction`` is the client's part of a federated algorithm; None is plain local training. The
-    attribute ``effort`` counts the steps.
+    attribute ``effort`` counts the steps, ``other_steps`` those of a whole round that are on samples other than the
+    client's own, which rehearsals need to know.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class LocalTrainer(FitContext):
         self._left = math.inf if max_steps is None else max_steps
         self.correction: Correction | None = None
         self.effort = Effort()
+        self.other_steps: int | None = None
 
     @cached_property
     def fingerprint(self) -> str:  # few methods use it, and hashing takes longer than a step
@@ -164,6 +166,8 @@ class LocalTrainer(FitContext):
             drawn = list(sampler(columns, self.training.batch_size, generator))
             if per_round is None:
                 per_round = len(drawn) * self.training.local_epochs
+                if _length(columns) != _length(self.data):
+                    self.other_steps = (self.other_steps or 0) + per_round
             for indices in drawn:
                 if self._left <= 0:
                     return
@@ -198,14 +202,18 @@ class LocalTrainer(FitContext):
         )
 
     def _shuffled(self, columns: Mapping[str, Tensor], batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        order = torch.randperm(len(next(iter(columns.values()), ())), generator=generator)
+        order = torch.randperm(_length(columns), generator=generator)
         for indices in torch.split(order, batch_size) if len(order) else ():
             if len(indices) == batch_size or not self.training.drop_last:
                 yield indices
 
 
+def _length(columns: Mapping[str, Tensor]) -> int:
+    return len(next(iter(columns.values()), ()))
+
+
 def _why_none(columns: Mapping[str, Tensor], shuffled: bool) -> str:
     """The reason why no batch could be drawn from these samples."""
-    if not len(next(iter(columns.values()), ())):
+    if not _length(columns):
         return NO_SAMPLES
     return NOT_FULL if shuffled else TOO_FEW

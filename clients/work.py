@@ -80,6 +80,8 @@ class Trained:
         spent: what the round cost in privacy of the client's examples; None without such privacy.
         effort: counts of its training steps; None of the query before round 1.
         timings: what the method has measured: seconds and how often, by name.
+        other_steps: steps of a whole round on samples other than the client's own, such as synthetic ones; None if it
+            trained on its own.
     """
 
     arrays: dict[str, Tensor]
@@ -92,6 +94,7 @@ class Trained:
     spent: Mapping[str, float] | None = None
     effort: Effort | None = None
     timings: Timings = field(default_factory=dict)
+    other_steps: int | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def list_components(
         bool,
         typer.Option(
             "--table",
-            help="Print Markdown tables of FedLab's methods instead, and of the outcomes of their experiments.",
+            help="Print Markdown tables of FedLab's methods instead: what they are, the outcomes of their experiments, "
+            "what they exchange and cost, and the rehearsals of their configurations of paper size.",
         ),
     ] = False,
 ) -> None:
@@ -82,11 +83,19 @@ def list_components(
 
 def _print_tables() -> None:
     from fedlab.report.grids import to_markdown
-    from fedlab.studies.recorded import methods_table, outcomes_table, stale
+    from fedlab.studies import recorded, rehearsed
 
-    typer.echo("\n".join([*to_markdown(methods_table()), "", *to_markdown(outcomes_table())]))
-    for name in stale():
+    tables = (
+        recorded.methods_table(),
+        recorded.outcomes_table(),
+        rehearsed.comparison_table(),
+        rehearsed.rehearsals_table(),
+    )
+    typer.echo("\n\n".join("\n".join(to_markdown(rows)) for rows in tables))
+    for name in recorded.stale():
         typer.echo(f"the code of {name} has changed since its outcome was recorded", err=True)
+    for name in rehearsed.stale():
+        typer.echo(f"{name} has changed since it was rehearsed", err=True)
 
 
 def rows(kind: str) -> Iterator[Row]:

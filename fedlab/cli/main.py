@@ -18,6 +18,7 @@ from fedlab.cli.failures import Commands
 from fedlab.cli.help import Command
 from fedlab.cli.partition import partition
 from fedlab.cli.probe import probe
+from fedlab.cli.rehearse import rehearse
 from fedlab.cli.reproduce import reproduce
 from fedlab.cli.resume import resume
 from fedlab.cli.run import run
@@ -66,6 +67,7 @@ app.command(cls=Command)(sweep)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(partition)
 app.add_typer(config_app, name="config")
+app.command(cls=Command)(rehearse)
 app.command(cls=Command)(reproduce)
 app.add_typer(deploy_app, name="deploy")
 app.command(cls=Command)(submit)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,7 +41,35 @@ class Rehearsal:
     keeps_state: bool
 
 
-def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
+class Observer:
+    """Is told what the preflight does. This one does nothing with it."""
+
+    def phase(self, who: Literal["worker", "server"], what: str, round: int) -> AbstractContextManager[None]:
+        """A context for work that a worker or the server does, such as ``train``, in a round; 0 is before the first."""
+        return nullcontext()
+
+    def trained(
+        self, runtime: ClientRuntime, client: int, request: WorkRequest, version: int | None, answer: Trained
+    ) -> None:
+        """The client has done a round of training; it is what `ClientRuntime.train` was called with and returned."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rounds of one kind of plan.
+
+    Args:
+        round: the first of them.
+        plan: its plan.
+        rounds: how many there are.
+    """
+
+    round: int
+    plan: Plan
+    rounds: int
+
+
+def preflight(setup: ClientSetup, device: torch.device, observer: Observer | None = None) -> Rehearsal:
     """Every hook of the method once, in every stage, on the client with the most training samples; nothing is kept.
 
     Where clients hold different assets of the method, local training is tried with each combination of them.
@@ -47,6 +77,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
     Args:
         setup: of the run.
         device: where to compute.
+        observer: is told what is done.
 
     Raises:
         ConfigError: no client holds the samples for one training step.
@@ -55,7 +86,7 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
     """
     rounds, method, config = setup.config.federation.rounds, setup.method, setup.config
     privacy, stages = setup.components.privacy, setup.components.stages
-    client = largest_client(setup.federated)
+    client, at = largest_client(setup.federated), observer or Observer()
     with temporary_folder("preflight") as folder:
         runtime = ClientRuntime(replace(setup, preflight=True, state_root=folder), device)
         live = runtime.networks.state_dict()
@@ -93,9 +124,11 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
         version: int | None = None
         answer: Mapping[str, Tensor] = {}
         if method.overrides("prepare"):
-            prepared = runtime.prepare(client, Instructions(0, rounds, first), None)
+            with at.phase("worker", "prepare", 0):
+                prepared = runtime.prepare(client, Instructions(0, rounds, first), None)
             version, answer = prepared.version, prepared.results
-        method.server_prepare(server(0, first, {}, answer))
+        with at.phase("server", "prepare", 0):
+            method.server_prepare(server(0, first, {}, answer))
         try_probes(setup.components.probes, method, runtime.networks, held)
 
         others = _holding_other_assets(runtime, client)
@@ -103,7 +136,8 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
         prepares = method.overrides("prepare")
         versions = {other: runtime.prepare(other, asked, None).version if prepares else None for other in others}
         requests = []
-        for round, plan in _stages(method, rounds):
+        for stage in stages_of(method, rounds):
+            round, plan = stage.round, stage.plan
             exchange = runtime.enter(plan)
             check_networks(config, privacy, exchange, runtime.networks)
             before = {name: live[name].clone() for name in (*exchange.down, *exchange.fixed)}
@@ -114,7 +148,8 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
             instructions = Instructions(round, rounds, plan, dict(shared.versions), exchange.frozen_hash(live))
             request = WorkRequest(instructions, arrays, extras)
             requests.append(request)
-            trained = runtime.train(client, request, version)
+            with at.phase("worker", "train", round):
+                trained = runtime.train(client, request, version)
             _refuse_idleness(trained, setup.federated.num_train(client), stages.training(plan))
             changed = [name for name in exchange.fixed if not torch.equal(live[name], before[name])]
             if changed:
@@ -122,15 +157,19 @@ def preflight(setup: ClientSetup, device: torch.device) -> Rehearsal:
                     f"local work changes {changed[0]!r} in round {round}, which exchange() does not let a client "
                     "train: put it into a group that is averaged or local, or leave it alone"
                 )
+            at.trained(runtime, client, request, version, trained)
             version = trained.version
             for other in others:
                 runtime.train(other, request, versions[other])
-            method.server_update(server(round, plan, before, trained.results))
-            runtime.evaluate(client, request, version)
+            with at.phase("server", "update", round):
+                method.server_update(server(round, plan, before, trained.results))
+            with at.phase("worker", "evaluate", round):
+                runtime.evaluate(client, request, version)
             if any(one.mergeable is not None for one in setup.components.probes):
                 runtime.probe(client, request, version, None)
             if method.overrides("server_evaluate"):
-                method.server_evaluate(server(round, plan, {}, {}))
+                with at.phase("server", "evaluate", round):
+                    method.server_evaluate(server(round, plan, {}, {}))
         runtime.assets.check_unchanged()
         return Rehearsal(requests, version is not None)
 
@@ -168,11 +207,13 @@ def _refuse_idleness(trained: Trained, samples: int, training: TrainingConfig) -
         )
 
 
-def _stages(method: Method, rounds: int) -> list[tuple[int, Plan]]:
-    """The first round of every kind of plan; numbers may change every round, flags and names make a new kind."""
-    kinds: dict[object, tuple[int, Plan]] = {}
+def stages_of(method: Method, rounds: int) -> list[Stage]:
+    """Every kind of plan; numbers may change every round, flags and names make a new kind."""
+    kinds: dict[object, Stage] = {}
     for round in range(1, rounds + 1):
         plan = method.plan(round, rounds)
         flags = tuple(sorted((name, value) for name, value in plan.items() if isinstance(value, bool | str)))
-        kinds.setdefault((flags, tuple(method.exchange(plan))), (round, plan))
+        key = flags, tuple(method.exchange(plan))
+        known = kinds.get(key, Stage(round, plan, 0))
+        kinds[key] = replace(known, rounds=known.rounds + 1)
     return list(kinds.values())

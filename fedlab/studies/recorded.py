@@ -100,7 +100,7 @@ def record(outcome: Outcome, method: str) -> Path:
     }
     path = _folder(method) / FILE
     try:
-        path.write_text(json.dumps(_rounded(values), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(rounded(values), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         expected = f"a method whose folder can be written to: {error}"
         raise InputError("--record", method, expected, "install FedLab from a clone: pip install -e .") from error
@@ -220,9 +220,10 @@ def _span(seeds: list[int]) -> str:
     return ", ".join(map(str, ordered))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Plain values in which numbers keep six significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(part) for key, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list) else value
+        return {key: rounded(part) for key, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list | tuple) else value

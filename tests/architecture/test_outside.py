@@ -69,6 +69,7 @@ GUARDS: dict[str, tuple[str, str]] = {
         RUN,
         "source of installed modules, parsed only; JSON of a study, checked key by key",
     ),
+    "fedlab/studies/rehearsed.py": (RUN, "JSON and YAML of a method's own folder, of known keys"),
     "fedlab/config/yamltree.py": (FILES, "a safe loader of FedLab's own that makes plain values only"),
     "fedlab/config/sections.py": (FILES, "read_yaml(), see fedlab/config/yamltree.py"),
     "fedlab/config/node.py": (FILES, "read_yaml(), then the strict model of a node's or server's file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,10 @@ import fedlab
 from fedlab.config import EngineConfig
 from fedlab.data.partition.partition import PARTITIONERS
 from fedlab.method import Method
-from fedlab.report.grids import to_markdown
+from fedlab.report.grids import Rows, to_markdown
 from fedlab.server.strategies import STRATEGIES
 from fedlab.studies.recorded import methods_table, outcomes_table
+from fedlab.studies.rehearsed import comparison_table, rehearsals_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,16 +81,26 @@ def test_contributing_names_every_hook_of_a_method() -> None:
     assert hooks <= {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
-def test_the_tables_of_methods_are_those_that_the_command_prints(request: pytest.FixtureRequest) -> None:
-    text = README
-    for rows in (methods_table(), outcomes_table()):
+@pytest.mark.parametrize(
+    ("page", "tables"),
+    [
+        (ROOT / "README.md", (methods_table, outcomes_table)),
+        (ROOT / "docs" / "methods.md", (comparison_table, rehearsals_table)),
+    ],
+    ids=["README", "methods"],
+)
+def test_the_tables_of_methods_are_those_that_the_command_prints(
+    request: pytest.FixtureRequest, page: Path, tables: tuple[Callable[[], Rows], ...]
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    for rows in (make() for make in tables):
         lines = "".join(f"{line}\n" for line in to_markdown(rows))
         head = lines.partition("\n")[0]
         shown = re.search(rf"^{re.escape(head)}\n(?:\|.*\n)+", text, re.MULTILINE)
         assert shown, f"no table {head!r}"
         if request.config.getoption("--update-readme"):
             text = text.replace(shown[0], lines)
-            (ROOT / "README.md").write_text(text, encoding="utf-8")
+            page.write_text(text, encoding="utf-8")
         else:
             assert shown[0] == lines, "`make readme` writes it anew"
 

@@ -48,6 +48,7 @@ class Source(Protocol):
 
     Settings: ClassVar[type[Section]]
     # held_out_classes: bool = True where the test samples are of other classes than the training samples on purpose
+    # stand_in(wanted: fedlab.data.stand_in.Wanted) -> Dataset: random samples instead of those that are not here
 
     def __init__(self, settings: Any) -> None: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from fedlab.data.files.reading import Gathered, read_each, reading
 from fedlab.data.files.spelling import checked_name
 from fedlab.data.files.text import read_text
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath
@@ -111,6 +112,20 @@ class AudioFolder:
         broken.settle()
         warnings = listing.warnings
         return Dataset(self.root.name, train, test, server, left_out=_summed(left_out), warnings=warnings)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random sounds instead of those that are not here."""
+        s = self.settings
+        ticks = round(s.rate * s.seconds)
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            owner, length = draws.dealt(wanted.domains), np.full(draws.count, ticks, np.int64)
+            made = {"audio": draws.normal(ticks), "length": length, "label": draws.label()}
+            return {**made, "group": owner, "domain": owner}
+
+        made = united(self.root.name, wanted, {split: columns(split) for split in _SPLITS})
+        return replace(made, server={**made.server, "test": made.test})
 
     def _files(self, rows: Sequence[Clip], listing: Listing) -> dict[str, Path]:
         """The file of every row; other sound files in the folder are counted."""

@@ -12,17 +12,20 @@ from pydantic import AfterValidator, Field
 
 from fedlab.config import Fraction, Positive, Section
 from fedlab.data.classes import test_part
-from fedlab.data.files.captions import Tokens, hub_tokens, negative_columns, tokenize, word_tokens
+from fedlab.data.files.captions import NEGATIVE, Tokens, hub_tokens, negative_columns, tokenize, word_tokens
 from fedlab.data.files.images import UNREAD, PictureReader, is_picture
 from fedlab.data.files.listing import Listing
-from fedlab.data.files.pairs import Pair, read_pairs
+from fedlab.data.files.pairs import GIVEN, Pair, read_pairs
 from fedlab.data.files.reading import Gathered
 from fedlab.data.files.spelling import one_form
 from fedlab.data.generated.negatives import KINDS, NegativeRules
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import HubPath, InputPath
+
+_LENGTH, _FALSE = 77, 4  # of random captions: the tokens of one, and the false ones of a sample
 
 
 def _known_kinds(kinds: tuple[str, ...]) -> tuple[str, ...]:
@@ -141,6 +144,27 @@ class Captions:
         passed_over, warnings = ((), ()) if listing is None else (listing.left_out, listing.warnings)
         left_out = (*passed_over, *reader.left_out, *tokens.left_out(captions))
         return Dataset(Path(s.path).stem, *parts, server, tokens.vocabulary, left_out, warnings=warnings)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random pictures and captions, with four false ones each, instead of those that are not here."""
+        s = self.settings
+        length = s.length or _LENGTH
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            image = {"image": draws.pictures(3, s.size, s.size)}
+            if split == "zeroshot":
+                return {**image, "label": draws.label()}
+            false = {f"{NEGATIVE}{GIVEN}": draws.captions(length, _FALSE)} if split != "pretrain" else {}
+            owned = {"label": draws.label()} if split in ("train", "test") else {}
+            return {**image, "text": draws.captions(length), **false, **owned}
+
+        held = [key for key in ("composition", "zeroshot", "pretrain") if getattr(s, key)]
+        parts = {split: columns(split) for split in ("train", "test", *held)}
+        if "zeroshot" in held:
+            prompts = Draws(wanted, "prompts", wanted.classes * len(s.prompts))
+            parts["prompts"] = {"text": prompts.captions(length), "label": prompts.label()}
+        return united(Path(s.path).stem, wanted, parts, vocabulary=wanted.vocabulary)
 
     def _split(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[Pair]]:
         """As the lines say, or by image: captions of one image stay together."""

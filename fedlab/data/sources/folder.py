@@ -17,6 +17,7 @@ from fedlab.data.files.listing import Listing
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import from_arrays
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath
@@ -123,6 +124,18 @@ class Folder:
         order = numpy_generator(s.data_seed, "folder split of clients").permutation(len(clients))
         count = test_part(len(clients), int(len(clients) * s.test_fraction))
         return {clients[place] for place in order[:count]}
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random pictures instead of those that are not here."""
+        size, channels = self.settings.size, self.settings.channels
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            made = {"image": draws.pictures(channels, size, size), "label": draws.label()}
+            owner = draws.dealt(wanted.domains) if self.settings.clients else np.zeros(draws.count, np.int64)
+            return {**made, "domain": owner, **({"group": owner} if self.settings.clients else {})}
+
+        return united(self.root.name, wanted, {split: columns(split) for split in _SPLITS})
 
     def _split(self, folder: Path, client: str, listing: Listing) -> dict[str, _Files]:
         """The folder's own train and test parts, or a drawn one."""

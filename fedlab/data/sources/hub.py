@@ -17,6 +17,7 @@ from fedlab.data.files.listing import Listing, hidden
 from fedlab.data.files.reading import Gathered, reading, reason
 from fedlab.data.files.spelling import checked_name
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError, did_you_mean
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import HubPath
@@ -104,6 +105,18 @@ class Hub:
         return Dataset(
             settings.path, samples(0, train.image), samples(1, test.image), left_out=counted, warnings=warnings
         )
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random pictures instead of those that are not here."""
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            size, grouped = self.settings.size, self.settings.group_column
+            made = {"image": draws.pictures(self.settings.channels, size, size), "label": draws.label()}
+            owners = {"group": draws.dealt(wanted.domains)} if grouped else {}
+            return {**made, **owners, "domain": np.zeros(draws.count, np.int64)}
+
+        return united(self.settings.path, wanted, {split: columns(split) for split in ("train", "test")})
 
     def _checked_names(self) -> tuple[str, ...]:
         """Warnings about links in a folder. Refuse what `datasets` fails on without a message, or reads forever.

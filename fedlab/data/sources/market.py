@@ -17,6 +17,7 @@ from fedlab.data.files.images import UNREAD, PictureReader, is_picture
 from fedlab.data.files.listing import Listing
 from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.stand_in import Draws, Wanted
 from fedlab.errors import DataError
 from fedlab.metrics.chance import chance_precision
 from fedlab.seeding import numpy_generator
@@ -28,6 +29,7 @@ _TRAIN, _QUERY, _GALLERY = "bounding_box_train", "query", "bounding_box_test"
 _JUNK = -1
 _LEAST_TRAINED = _LEAST_HELD = 2  # identities of a source: one has nobody to be mistaken for
 _MOST_CHANCE = 0.5
+_PICTURES = 8  # of an identity in a random draw
 
 
 def _names_both(pattern: str) -> str:
@@ -144,6 +146,28 @@ class Market:
         at.broken.settle()
         warnings = tuple(warning for listing in at.listings for warning in listing.warnings)
         return Dataset("market", train, test, server, left_out=at.left_out, warnings=warnings)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random pictures of people instead of those that are not here."""
+        s, domains = self.settings, tuple(self.roots)
+        people = tuple(f"{domains[number % len(domains)]}-{number:04d}" for number in range(wanted.classes))
+        cameras = tuple(f"{name}-c{number}" for name in domains for number in (1, 2))
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            # few identities of a small draw, so that each has as many pictures as a batch takes of it
+            shown = max(len(domains), min(wanted.classes, draws.count // _PICTURES))
+            label = np.arange(draws.count) % (shown - shown % len(domains))
+            domain = label % len(domains)
+            camera = 2 * domain + np.arange(draws.count) // shown % 2
+            made = {"image": draws.pictures(3, s.height, s.width), "label": label, "camera": camera}
+            return {**made, "group": camera, "domain": domain} if split in ("train", "test") else made
+
+        sets = ("train", "test", *(("query", "gallery") if self.target else ()))
+        parts = {split: columns(split) for split in sets}
+        own = {split: Samples(parts[split], people, domains, cameras) for split in ("train", "test")}
+        unseen = {split: Samples(parts[split], people) for split in sets[2:]}
+        return Dataset("market", own["train"], own["test"], unseen)
 
     def _unseen(self, root: Path, at: _Reading) -> dict[str, Samples]:
         """Query and gallery of the target."""

@@ -25,6 +25,7 @@ from fedlab.data.files.masks import (
 from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath
@@ -35,6 +36,7 @@ _KEY = "data.source.path"
 _Arrays = tuple[list[np.ndarray], list[np.ndarray]]
 # a mask holds indices, which a format that smears pixels would change
 _LOSSLESS = (".png", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff")
+_OBJECTS, _BLOCK = 9, 8  # of a random mask: numbers of objects with the background, side of one in mask pixels
 
 
 class MasksSettings(Section):
@@ -153,6 +155,30 @@ class Masks:
         why = "their color is none that classes.txt lists" if table.colors else self._ignored()
         parts, warnings = (samples["train"], samples["test"], server), at.listing.warnings
         return Dataset(self.root.name, *parts, left_out=at.left_out(why), warnings=warnings)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random images and masks instead of those that are not here."""
+        s = self.settings
+        if s.size is None:
+            fix = "set data.source.size: [height, width]"
+            raise DataError("data.source.size", None, "a size, because the images that would say it are not here", fix)
+        height, width = s.size
+        small = (-(-height // s.stride), -(-width // s.stride))
+        classes = () if s.contents == "instances" else wanted.class_names
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            image = draws.pictures(3, height, width)
+            owner = draws.dealt(wanted.domains)
+            # blocks of pixels, because single ones would be objects of no size
+            blocks = draws.whole(len(classes) or _OBJECTS, *(-(-side // _BLOCK) for side in small))
+            mask = blocks.repeat(_BLOCK, 1).repeat(_BLOCK, 2)[:, : small[0], : small[1]]
+            made = {"image": image, "domain": owner, "group": owner}
+            if not classes:
+                return {**made, "instances": mask.astype(np.int32)}
+            return {**made, "mask": mask, "label": dominant_class(mask, len(classes))}
+
+        return united(self.root.name, wanted, {split: columns(split) for split in (*_SPLITS, *wanted.held)}, classes)
 
     def _ignored(self) -> str:
         return f"data.source.ignore says of their value that they are unlabeled: {_listed(self.settings.ignore)}"

@@ -18,6 +18,7 @@ from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import annotated
 from fedlab.data.sources.npz import domains_and_groups, read_archive
+from fedlab.data.stand_in import Draws, Wanted, united
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath
@@ -67,6 +68,16 @@ class Points:
         if self.missing():
             raise DataError(_KEY, self.settings.path, "an .npz file or a folder of shapes", "check the path")
         return self._folder() if self.root.is_dir() else self._archive()
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random clouds instead of those that are not here."""
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            clouds = draws.normal(self.settings.points, 3)
+            return {COLUMN: clouds, "label": draws.label(), "domain": np.zeros(draws.count, np.int64)}
+
+        return united(self.root.stem, wanted, {split: columns(split) for split in _SPLITS})
 
     # an archive
 

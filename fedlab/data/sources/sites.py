@@ -27,6 +27,7 @@ from fedlab.data.sources.joining import (
     missing_parts,
     warnings_of,
 )
+from fedlab.data.stand_in import Wanted, loaded_or_random
 from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError, NoClientError, did_you_mean
 
 NAME = "sites"
@@ -98,12 +99,26 @@ class Sites:
         return "\n".join(filter(None, told)) or None
 
     def load(self, seed: int) -> Dataset:
+        self._check_here()
+        found = {name: load_part(source, f"{_KEY}.sites.{name}", seed) for name, source in self._sources.items()}
+        return self._joined(found, seed)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random samples instead of those that are not here; all others are loaded, and so are the server's."""
+        self._check_here()
+        sources = self._sources.items()
+        places = {name: f"{_KEY}.sites.{name}" for name in self._sources}
+        return self._joined({name: loaded_or_random(one, name, places[name], wanted, 0) for name, one in sources}, 0)
+
+    def _check_here(self) -> None:
+        """Refuse to load the data of sites that are only named."""
         for key, given in (("sites", self.settings.sites), ("server", self.settings.server)):
             if given and not isinstance(given, dict):
                 example = f"{_KEY}.{key}: {{{given[0]}: {{name: folder, path: …}}}}"
                 expected = "a source for each, because this machine is to load the data"
                 raise DataError(f"{_KEY}.{key}", list(given), expected, f"write {example}, or deploy the run")
-        found = {name: load_part(source, f"{_KEY}.sites.{name}", seed) for name, source in self._sources.items()}
+
+    def _joined(self, found: Mapping[str, Dataset], seed: int) -> Dataset:
         classes = self.settings.classes or joint_classes(data.train for data in found.values())
         agreed = replace(agreement(self.settings), classes=classes)
         parts = {name: agreed.applied(dataset, f"{_KEY}.sites.{name}") for name, dataset in found.items()}
