@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
+from torch import nn
 
+from fedlab.errors import FedLabError
 from fedlab.method import FigureContext, ImageGrid, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Snapshot
@@ -70,6 +72,8 @@ class RunWriter:
             target = self._folder.artifacts / name
             if isinstance(content, ImageGrid):
                 path = save_sheet(content, target.with_name(f"{name}.png"), scale=2)
+            elif isinstance(content, nn.Module):
+                path = _save_pretrained(content, name, target)
             else:
                 path = target.with_name(f"{name}.safetensors")
                 tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
@@ -100,3 +104,19 @@ class RunWriter:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._folder.path).as_posix()
+
+
+def _save_pretrained(model: nn.Module, name: str, folder: Path) -> Path:
+    """Write a model of transformers for its ``from_pretrained``.
+
+    Raises:
+        FedLabError: it is none.
+    """
+    save = getattr(model, "save_pretrained", None)
+    if save is None:
+        raise FedLabError(
+            f"the artifact {name!r} is a {type(model).__name__}: Method.artifacts returns tensors by name, image "
+            "grids, or models of transformers, which have save_pretrained"
+        )
+    save(folder)
+    return folder
