@@ -118,5 +118,8 @@ def _save_pretrained(model: nn.Module, name: str, folder: Path) -> Path:
             f"the artifact {name!r} is a {type(model).__name__}: Method.artifacts returns tensors by name, image "
             "grids, or models of transformers, which have save_pretrained"
         )
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it would be drawn into the run's own output
     save(folder)
     return folder

@@ -12,7 +12,10 @@ _HIGH = {
     "recall", "retention", "sensitivity", "specificity", "ssim",
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
-_LOW = {"alarm", "ce", "distance", "error", "l1", "l2", "loss", "mae", "mse", "nll", "overlap", "perplexity", "rmse"}
+_LOW = {
+    "alarm", "ce", "distance", "error", "fid", "kid", "l1", "l2", "loss", "mae", "mse", "nll", "overlap", "perplexity",
+    "rmse",
+}  # fmt: skip
 # what is said about a metric rather than measured: of two numbers none is better
 _NEITHER = {"std", "minus", "strength"}
 _PROBE = "probe_"  # the scores of probes are called after the probe

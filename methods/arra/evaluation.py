@@ -123,7 +123,8 @@ def generation_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:
     those of the real images and of what the tokenizer makes of them, which are limits.
     """
     tokenizer, judge = network(ctx.networks, "tokenizer", ImageCodes), ctx.networks["judge"].eval()
-    held = {name: values[: s.generation.samples] for name, values in ctx.data[s.held].items()}
+    count = 4 if ctx.preflight else s.generation.samples
+    held = {name: values[:count] for name, values in ctx.data[s.held].items()}
     real: list[Tensor] = []
     seen: dict[str, list[Tensor]] = {"real": [], "decoded": [], "generated": []}
     for number, batch in enumerate(ctx.iterate(held, ctx.batch_size)):

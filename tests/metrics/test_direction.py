@@ -22,7 +22,7 @@ NEUTRAL = {
     "center_norm_classes", "center_norm_patches", "marginal_entropy_classes", "marginal_entropy_patches",
     "target_entropy_classes", "target_entropy_patches", "center_norm", "marginal_entropy", "target_entropy", "delta_h",
     "threshold", "threshold_random", "objects", "small_objects", "intra", "inter", "gap", "matched_h",
-    "feature_deviation", "feature_deviation_ratio", "few_shot_std",
+    "feature_deviation", "feature_deviation_ratio", "few_shot_std", "alignment_spread",
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -40,7 +40,9 @@ def test_more_is_better(name: str) -> None:
     assert best_of(name) is max
 
 
-@pytest.mark.parametrize("name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm", "overlap"])
+@pytest.mark.parametrize(
+    "name", ["loss", "teacher_loss", "masked_l1_ratio", "rmse", "collapse_alarm", "overlap", "fid_floor"]
+)
 def test_less_is_better(name: str) -> None:
     assert best_of(name) is min
 

@@ -81,8 +81,8 @@ class ShapeCap:
     """Captioned scenes of two colored shapes with typed false captions: DeGLA's acceptance data (offline).
 
     Clients hold scenes in the seen colors with captions such as "a red square left of a blue circle" and, for every
-    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. With ``objects: 1``, the data
-    of text-to-image methods, a scene is a single object, and all pairs of the server are such scenes. The server holds
+    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. With ``objects: 1``, a
+    scene is a single object without false captions, and so are all pairs of the server. The server holds
     ``pretrain`` (pairs whose captions can be matched without binding attributes to objects), ``composition`` (scenes
     like the clients'), ``zeroshot``
     (single objects of the unseen colors, labeled with one of all color-shape classes) and ``prompts`` (a caption for
