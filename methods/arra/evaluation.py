@@ -45,7 +45,7 @@ def token_values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 @torch.no_grad()
 def alignment_errors(ctx: ServerContext, s: ARRASettings) -> Tensor:
-    """1 − cos of what a fresh linear map makes of states after the aligned block and f_GF, by position.
+    """1 − cos of what a fresh linear map makes of states after the probed block and f_GF, by position.
 
     The map is a ridge regression, one for all positions, fitted to the server's public images. The projector is not
     used, so that a model without one can be compared.
@@ -86,7 +86,7 @@ def _states(ctx: ServerContext, s: ARRASettings, columns: Mapping[str, Tensor]) 
     for batch in ctx.iterate(columns, ctx.batch_size):
         pixels = ctx.networks["pixels"](batch["image"])
         with ctx.autocast():
-            found = image_states(ctx.networks.eval(), s.layer, batch["text"], pixels)
+            found = image_states(ctx.networks.eval(), s.probed, batch["text"], pixels)
         states.append(found[:, torch.linspace(0, found.shape[1] - 1, PROBED).long()].float())
         targets.append(ctx.networks["encoder"].features(pixels).float())
     return torch.cat(states), torch.cat(targets)

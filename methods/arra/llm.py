@@ -157,8 +157,9 @@ def _check_llm(config: Any, s: ARRASettings, words: int, positions: int) -> None
         expected = f"a language model with at least {positions} positions, not {config.max_position_embeddings}"
         fix = "shorten the captions (data.source.length), or use a tokenizer with fewer codes in an image"
         raise ConfigError("method.llm.pretrained", s.llm.pretrained, expected, fix)
-    if s.layer > config.num_hidden_layers:
-        raise ConfigError("method.layer", s.layer, f"a block from 1 to {config.num_hidden_layers}")
+    for key, layer in {"layer": s.layer, "probed_layer": s.probed}.items():
+        if layer > config.num_hidden_layers:
+            raise ConfigError(f"method.{key}", layer, f"a block from 1 to {config.num_hidden_layers}")
 
 
 def _load_llm(source: str, dropout: float) -> Any:

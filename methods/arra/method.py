@@ -137,11 +137,11 @@ class ARRA(Method[ARRASettings]):
     # evaluation and pictures
 
     def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
-        """The mean of the aligned block's states over the image, or the encoder's vector."""
+        """The mean of the probed block's states over the image, or the encoder's vector."""
         pixels = networks["pixels"](batch["image"])
         if part == "encoder":
             return Features(networks["encoder"].features(pixels))
-        states = evaluation.image_states(networks, self.settings.layer, batch["text"], pixels)
+        states = evaluation.image_states(networks, self.settings.probed, batch["text"], pixels)
         return Features(states.mean(dim=1))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:

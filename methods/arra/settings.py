@@ -103,7 +103,15 @@ class ARRASettings(Section):
         default="pretrain",
         description="the server's set of captioned images on which it fits the codebook and trains encoder and judge",
     )
+    probed_layer: Positive | None = Field(
+        default=None, description="block whose states the server probes for the encoder's vector; default: layer"
+    )
     held: str = Field(default="composition", description="the server's set of captioned images on which it evaluates")
+
+    @property
+    def probed(self) -> int:
+        """The block whose states are probed."""
+        return self.probed_layer or self.layer
 
     @property
     def frozen(self) -> dict[str, TokenizerSettings | EncoderSettings]:
@@ -122,8 +130,9 @@ def check(s: ARRASettings, config: Any) -> list[str]:
     Raises:
         ConfigError: the block does not exist, or the judge is the encoder that is aligned to.
     """
-    if s.llm.pretrained is None and s.layer > s.llm.blocks:
-        raise ConfigError("method.layer", s.layer, f"a block from 1 to {s.llm.blocks} (method.llm.blocks)")
+    for key, layer in {"layer": s.layer, "probed_layer": s.probed}.items():
+        if s.llm.pretrained is None and layer > s.llm.blocks:
+            raise ConfigError(f"method.{key}", layer, f"a block from 1 to {s.llm.blocks} (method.llm.blocks)")
     if s.judge.pretrained is not None and s.judge.pretrained == s.encoder.pretrained:
         fix = "choose another checkpoint, or leave it out to have the server train one"
         expected = "another encoder than method.encoder.pretrained: a model aligned to its judge is judged too well"
