@@ -169,11 +169,13 @@ def server_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:
     """All that the server measures, if it holds images to evaluate on."""
     if s.held not in ctx.data:
         return {}
-    errors = alignment_errors(ctx, s)
-    values = {
-        "alignment_error": float(errors.mean()),
-        "alignment_error_first": float(errors[0]),
-        "alignment_error_last": float(errors[-1]),
-        "alignment_spread": float(errors[-1] / errors[0].clamp(min=1e-12)),
-    }
+    values: dict[str, float] = {}
+    if s.public in ctx.data:
+        errors = alignment_errors(ctx, s)
+        values = {
+            "alignment_error": float(errors.mean()),
+            "alignment_error_first": float(errors[0]),
+            "alignment_error_last": float(errors[-1]),
+            "alignment_spread": float(errors[-1] / errors[0].clamp(min=1e-12)),
+        }
     return {**values, **(generation_values(ctx, s) if s.generation.samples else {})}

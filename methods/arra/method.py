@@ -71,10 +71,10 @@ class ARRA(Method[ARRASettings]):
         """Build the projector last: all other networks start alike, whether there is a projector or not."""
         s, shape, words = self.settings, task.input_shape, len(task.vocabulary)
         check_task(s, task)
-        t = s.tokenizer
-        tokenizer: ImageCodes = PatchCodes(t.codes, t.patch, shape)
-        if t.pretrained is not None:
-            tokenizer = JanusCodes(t.pretrained, shape, "method.tokenizer.pretrained")
+        t, key = s.tokenizer, "method.tokenizer.pretrained"
+        tokenizer: ImageCodes = (
+            PatchCodes(t.codes, t.patch, shape) if t.pretrained is None else JanusCodes(t.pretrained, shape, key)
+        )
         llm = make_llm(s, task.vocabulary, task.columns["text"][1][-1], tokenizer)
         encoder = make_encoder(s.encoder, shape, words, "method.encoder")
         judge = make_encoder(s.judge, shape, words, "method.judge")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab.errors import ConfigError
@@ -172,7 +172,8 @@ def test_the_server_fits_the_codebook_and_trains_encoder_and_judge_apart(lab: Ma
 
 def test_a_server_without_public_images_is_told_what_to_do(lab: Made) -> None:
     one = lab()
-    with pytest.raises(ConfigError, match=r"(?s)method\.public.*pretrain.*tokenizer, encoder, judge.*holds composition"):
+    told = r"(?s)method\.public.*pretrain.*tokenizer, encoder, judge.*holds composition"
+    with pytest.raises(ConfigError, match=told):
         one.method.server_prepare(one.server(composition=one.samples()))
 
 
@@ -277,7 +278,8 @@ def test_the_most_likely_image_is_that_of_the_logits_with_guidance(lab: Made) ->
     ("settings", "told"),
     [
         ({"layer": 4}, r"(?s)method\.layer.*1 to 3"),
-        ({"judge": {"pretrained": "x"}, "encoder": {"pretrained": "x"}}, r"(?s)method\.judge\.pretrained.*another encoder"),
+        ({"probed_layer": 4}, r"(?s)method\.probed_layer.*1 to 3"),
+        ({"judge": {"pretrained": "x"}, "encoder": {"pretrained": "x"}}, r"(?s)method\.judge\.pretrained.*another"),
         ({"positions": "rep", "lambda_gva": 0}, r"(?s)method\.positions.*lambda_gva"),
     ],
 )
@@ -317,3 +319,57 @@ def test_output_weights_of_codes_can_start_at_zero(lab: Made) -> None:
     weights = one.llm.model.get_output_embeddings().weight
     assert not weights[8:].any()
     assert weights[:8].any()
+
+
+def test_the_papers_configuration_is_that_of_llamagen(paper_networks: Callable[..., nn.ModuleDict]) -> None:
+    columns = {"image": ("float32", (3, 256, 256)), "text": ("int64", (77,))}
+    vocabulary = [f"w{index}" for index in range(49408)]
+    made = {"tokenizer": {"codes": 16384, "patch": 16}, "encoder": {"width": 768}, "judge": {"width": 8}}
+    networks = paper_networks("arra", columns, vocabulary=vocabulary, **made)
+    llm, projector = networks["llm"], networks["projector"]
+    assert isinstance(llm, TokenLLM)
+    assert llm.layout.cells == 256
+    blocks = sum(p.numel() for p in llm.model.model.layers.parameters())
+    assert blocks == 24 * (4 * 1024**2 + 3 * 1024 * 2816 + 2 * 1024)
+    assert [tuple(p.shape) for p in projector.parameters()] == [(768, 1024), (768,), (768, 768), (768,)]
+
+
+def test_loaded_encoders_and_language_models(lab: Made, tmp_path: Path) -> None:
+    """Checkpoints do not travel, and a language model gets further tokens."""
+    from transformers import (
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+        LlamaConfig,
+        LlamaForCausalLM,
+        ViTConfig,
+        ViTModel,
+    )
+
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**size, "image_size": 12, "patch_size": 6}
+    CLIPVisionModelWithProjection(CLIPVisionConfig(**vision, projection_dim=5)).save_pretrained(tmp_path / "clip")
+    ViTModel(ViTConfig(**vision)).save_pretrained(tmp_path / "vit")
+    LlamaForCausalLM(LlamaConfig(**size, vocab_size=9, max_position_embeddings=40)).save_pretrained(tmp_path / "llm")
+    places = {name: {"pretrained": str(tmp_path / name)} for name in ("clip", "vit", "llm")}
+    one = lab(encoder=places["clip"], judge={**places["vit"], "feature": "average"}, llm=places["llm"])
+    assert one.layout.words == 9
+    assert one.llm.model.get_input_embeddings().weight.shape == (9 + 3 + 8, 8)
+    assert set(one.loss()) == {"ar", "z", "gva"}
+    pixels = torch.rand(2, 3, 16, 16)
+    for role, width in (("encoder", 5), ("judge", 8)):
+        found = one.networks[role].features(pixels)
+        assert found.shape == (2, width)
+        assert one.networks[role].num_features == width
+        assert torch.equal(one.networks[role].features(pixels), found)
+    exchange = Exchange(one.networks, one.method.exchange({}))
+    assert {name.partition(".")[0] for name in exchange.frozen} == {"encoder"}
+    assert "encoder" in exchange.fixed_roles
+    one.method.server_prepare(one.server(pretrain=one.samples(16)))
+    values = one.method.server_evaluate(one.server(pretrain=one.samples(16), composition=one.samples(6)))
+    assert "fid" in values
+    assert "caption_accuracy" not in values
+    with pytest.raises(ConfigError, match=r"(?s)method\.llm\.pretrained.*at least 21 positions"):
+        LlamaForCausalLM(LlamaConfig(**size, vocab_size=9, max_position_embeddings=8)).save_pretrained(tmp_path / "llm")
+        lab(llm=places["llm"])
+    with pytest.raises(ConfigError, match=r"(?s)method\.encoder\.pretrained.*an image encoder"):
+        lab(encoder={"pretrained": str(tmp_path / "none")})
