@@ -109,7 +109,7 @@ class ARRA(Method[ARRASettings]):
 
     def _drop_captions(self, batch: Batch, generator: torch.Generator) -> Batch:
         draws = torch.rand(len(batch["text"]), generator=generator)
-        return {**batch, _DROPPED: (draws < self.settings.drop_prompt).to(batch["text"].device)}
+        return {**batch, _DROPPED: (draws < self.settings.drop_prompt).to(batch["text"])}
 
     def fit(self, ctx: FitContext) -> None:
         ctx.train(precomputed(ctx, self.settings.aligns))

@@ -36,8 +36,8 @@ def gallery(ctx: FigureContext) -> dict[str, Picture]:
     codes, rounds, text = (ctx.private[name] for name in (GALLERY, GALLERY_ROUNDS, GALLERY_TEXT))
     tokenizer = network(ctx.networks, "tokenizer", ImageCodes)
     chosen = torch.unique(torch.linspace(0, len(codes) - 1, min(_ROWS, len(codes))).round().long())
-    device = next(ctx.networks.parameters()).device
-    images: Tensor = tokenizer.decode(codes[chosen].flatten(0, 1).long().to(device)).cpu()
+    tokens = codes[chosen].flatten(0, 1).to(next(ctx.networks.parameters())).long()
+    images: Tensor = tokenizer.decode(tokens).to(codes.float())  # where pictures are drawn
     captions = tuple(decode(row.tolist(), ctx.task.vocabulary) for row in text)
     listed = "; ".join(f"{number}: {caption}" for number, caption in enumerate(captions, start=1))
     labels = tuple(f"round {int(rounds[row])}" if rounds[row] else "untrained" for row in chosen)

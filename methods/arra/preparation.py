@@ -69,8 +69,8 @@ def precomputed(ctx: FitContext, aligns: bool) -> dict[str, Tensor]:
     Codes and vectors are computed when they are first needed and kept in the client's state, from which nothing is
     sent. They are computed again only if the client has other samples.
     """
-    fingerprint = torch.tensor(list(ctx.fingerprint.encode()), dtype=torch.uint8)
-    if "samples" not in ctx.state or not torch.equal(ctx.state["samples"].cpu(), fingerprint):
+    fingerprint = ctx.place(torch.tensor(list(ctx.fingerprint.encode()), dtype=torch.uint8))
+    if "samples" not in ctx.state or not torch.equal(ctx.state["samples"], fingerprint):
         tokenizer, encoder, pixels = (ctx.networks[role] for role in ("tokenizer", "encoder", "pixels"))
         images = {"image": ctx.data["image"]}
         assert isinstance(tokenizer, ImageCodes)

@@ -72,14 +72,14 @@ class Layout:
         Args:
             text: captions (n, L).
             codes: image codes (n, cells), from 0.
-            dropped: samples whose caption is left out (n,) bool, as guidance needs; default: none.
+            dropped: samples whose caption is left out (n,), not 0, as guidance needs; default: none.
 
         Returns:
             (n, T), T that of the longest sequence of the batch.
         """
         lengths = self.lengths(text)
         if dropped is not None:
-            lengths = lengths.masked_fill(dropped, 0)
+            lengths = lengths.masked_fill(dropped.bool(), 0)
         n, start = len(text), self._start(text)
         image = torch.cat([start, codes + self.first_code, text.new_full((n, 1), self.eoi)], dim=1)
         longest = int(lengths.max()) if n else 0

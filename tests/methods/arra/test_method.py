@@ -368,8 +368,8 @@ def test_loaded_encoders_and_language_models(lab: Made, tmp_path: Path) -> None:
     values = one.method.server_evaluate(one.server(pretrain=one.samples(16), composition=one.samples(6)))
     assert "fid" in values
     assert "caption_accuracy" not in values
+    LlamaForCausalLM(LlamaConfig(**size, vocab_size=9, max_position_embeddings=8)).save_pretrained(tmp_path / "llm")
     with pytest.raises(ConfigError, match=r"(?s)method\.llm\.pretrained.*at least 21 positions"):
-        LlamaForCausalLM(LlamaConfig(**size, vocab_size=9, max_position_embeddings=8)).save_pretrained(tmp_path / "llm")
         lab(llm=places["llm"])
     with pytest.raises(ConfigError, match=r"(?s)method\.encoder\.pretrained.*an image encoder"):
         lab(encoder={"pretrained": str(tmp_path / "none")})
