@@ -22,7 +22,7 @@ def prepare(ctx: ServerContext, s: ARRASettings) -> None:
     """Make what no checkpoint gives from the server's captioned images: codebook, encoder and judge.
 
     Raises:
-        ConfigError: the server has no such images.
+        ConfigError: the server has no such images, or not the set on which it is asked to evaluate.
     """
     made = [role for role, one in s.frozen.items() if one.pretrained is None]
     if made and not {"image", "text"} <= set(ctx.data.get(s.public, ())):
@@ -32,6 +32,10 @@ def prepare(ctx: ServerContext, s: ARRASettings) -> None:
         )
         fix = "name one, make one with data.held, or set pretrained for each of these"
         raise ConfigError("method.public", s.public, expected, fix)
+    if s.held not in ctx.data and s.held != ARRASettings().held:
+        held = ", ".join(ctx.data) or "none"
+        expected = f"a set that the server holds, on which it evaluates; it holds {held}"
+        raise ConfigError("method.held", s.held, expected, "name one, make one with data.held, or leave it out")
     if "tokenizer" in made:
         _fit_codebook(ctx, s)
     for role, one in {"encoder": s.encoder, "judge": s.judge}.items():

@@ -177,6 +177,15 @@ def test_a_server_without_public_images_is_told_what_to_do(lab: Made) -> None:
         one.method.server_prepare(one.server(composition=one.samples()))
 
 
+def test_a_set_to_evaluate_on_that_is_not_there_is_refused_if_it_was_asked_for(lab: Made) -> None:
+    one = lab(held="drawm")
+    with pytest.raises(ConfigError, match=r"(?s)method\.held.*holds pretrain, drawn"):
+        one.method.server_prepare(one.server(pretrain=one.samples(16), drawn=one.samples()))
+    optional = lab()
+    optional.method.server_prepare(optional.server(pretrain=one.samples(16)))
+    assert optional.method.server_evaluate(optional.server(pretrain=one.samples(16))) == {}
+
+
 def test_the_gallery_grows_by_the_same_captions_every_round(lab: Made) -> None:
     one = lab()
     for round in (0, 1, 2):
