@@ -13,7 +13,7 @@ from fedlab.method import EvaluationContext, ServerContext, network
 from fedlab.methods.arra.llm import TokenLLM
 from fedlab.methods.arra.losses import next_token_loss
 from fedlab.methods.arra.settings import ARRASettings
-from fedlab.methods.arra.vision import WordReader, word_targets
+from fedlab.methods.arra.vision import ImageEncoder, WordReader, word_targets
 from fedlab.metrics.generation import exact_matches, f1, frechet_distance, kernel_distance
 from fedlab.models.image_codes import ImageCodes
 
@@ -88,7 +88,7 @@ def _states(ctx: ServerContext, s: ARRASettings, columns: Mapping[str, Tensor]) 
         with ctx.autocast():
             found = image_states(ctx.networks.eval(), s.probed, batch["text"], pixels)
         states.append(found[:, torch.linspace(0, found.shape[1] - 1, PROBED).long()].float())
-        targets.append(ctx.networks["encoder"].features(pixels).float())
+        targets.append(network(ctx.networks, "encoder", ImageEncoder).features(pixels).float())
     return torch.cat(states), torch.cat(targets)
 
 
@@ -103,7 +103,7 @@ def image_states(networks: nn.ModuleDict, layer: int, text: Tensor, pixels: Tens
     """
     llm, tokenizer = network(networks, "llm", TokenLLM), network(networks, "tokenizer", ImageCodes)
     ids = llm.layout.sequences(text, tokenizer.encode(pixels))
-    hidden = llm(ids, layer).hidden
+    hidden: Tensor = llm(ids, layer).hidden
     return hidden[llm.layout.image_positions(ids)].reshape(len(ids), llm.layout.cells, -1)
 
 
@@ -122,7 +122,10 @@ def generation_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:
     of the caption, and ``caption_f1`` counts the words; ``real_caption_accuracy`` and ``decoded_caption_accuracy`` are
     those of the real images and of what the tokenizer makes of them, which are limits.
     """
-    tokenizer, judge = network(ctx.networks, "tokenizer", ImageCodes), ctx.networks["judge"].eval()
+    tokenizer, judge = (
+        network(ctx.networks, "tokenizer", ImageCodes),
+        network(ctx.networks, "judge", ImageEncoder).eval(),
+    )
     count = 4 if ctx.preflight else s.generation.samples
     held = {name: values[:count] for name, values in ctx.data[s.held].items()}
     real: list[Tensor] = []
@@ -138,7 +141,7 @@ def generation_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:
         ):
             seen[name].append(shown)
     images = {name: torch.cat(found) for name, found in seen.items()}
-    features = {name: _in_parts(judge.features, found, ctx.batch_size) for name, found in images.items()}
+    features = {name: _in_parts(judge, found, ctx.batch_size) for name, found in images.items()}
     half = len(features["real"]) // 2
     values = (
         {
@@ -160,9 +163,9 @@ def generation_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:
     return values
 
 
-def _in_parts(compute: object, images: Tensor, size: int) -> Tensor:
-    assert callable(compute)
-    return torch.cat([compute(part).float() for part in images.split(size)])
+def _in_parts(judge: ImageEncoder, images: Tensor, size: int) -> Tensor:
+    """The judge's features (n, D) of images."""
+    return torch.cat([judge.features(images[start : start + size]).float() for start in range(0, len(images), size)])
 
 
 def server_values(ctx: ServerContext, s: ARRASettings) -> dict[str, float]:

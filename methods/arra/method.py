@@ -50,7 +50,7 @@ from fedlab.methods.arra.losses import alignment_loss, next_token_loss, z_loss
 from fedlab.methods.arra.pictures import extend_gallery, gallery
 from fedlab.methods.arra.preparation import precomputed, prepare
 from fedlab.methods.arra.settings import ARRASettings, check, check_task
-from fedlab.methods.arra.vision import Pixels, make_encoder
+from fedlab.methods.arra.vision import ImageEncoder, Pixels, make_encoder
 from fedlab.models.image_codes import ImageCodes, JanusCodes, PatchCodes
 
 _DROPPED = "dropped"
@@ -140,7 +140,7 @@ class ARRA(Method[ARRASettings]):
         """The mean of the probed block's states over the image, or the encoder's vector."""
         pixels = networks["pixels"](batch["image"])
         if part == "encoder":
-            return Features(networks["encoder"].features(pixels))
+            return Features(network(networks, "encoder", ImageEncoder).features(pixels))
         states = evaluation.image_states(networks, self.settings.probed, batch["text"], pixels)
         return Features(states.mean(dim=1))
 

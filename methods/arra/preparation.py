@@ -14,7 +14,7 @@ from fedlab.errors import ConfigError
 from fedlab.method import Batch, FitContext, ServerContext, network
 from fedlab.methods.arra.llm import TokenLLM
 from fedlab.methods.arra.settings import ARRASettings
-from fedlab.methods.arra.vision import word_targets
+from fedlab.methods.arra.vision import ImageEncoder, word_targets
 from fedlab.models.image_codes import ImageCodes, PatchCodes
 
 
@@ -75,9 +75,11 @@ def precomputed(ctx: FitContext, aligns: bool) -> dict[str, Tensor]:
     """
     fingerprint = ctx.place(torch.tensor(list(ctx.fingerprint.encode()), dtype=torch.uint8))
     if "samples" not in ctx.state or not torch.equal(ctx.state["samples"], fingerprint):
-        tokenizer, encoder, pixels = (ctx.networks[role] for role in ("tokenizer", "encoder", "pixels"))
-        images = {"image": ctx.data["image"]}
-        assert isinstance(tokenizer, ImageCodes)
+        tokenizer, encoder = (
+            network(ctx.networks, "tokenizer", ImageCodes),
+            network(ctx.networks, "encoder", ImageEncoder),
+        )
+        images, pixels = {"image": ctx.data["image"]}, ctx.networks["pixels"]
         ctx.state["codes"] = ctx.computed(images, lambda batch: tokenizer.encode(pixels(batch["image"])))
         if aligns:
             with torch.no_grad():

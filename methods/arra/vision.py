@@ -37,7 +37,23 @@ class Pixels(nn.Module):
         return (images * self.std + self.mean).clamp(0, 1)
 
 
-class WordReader(nn.Module):
+class ImageEncoder(nn.Module):
+    """Base of the encoders.
+
+    Args:
+        num_features: D, length of a feature.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, C, H, W) in [0, 1] → (n, D)."""
+        raise NotImplementedError
+
+
+class WordReader(ImageEncoder):
     """A small network that says which words the caption of an image contains; its last hidden layer is a feature.
 
     Args:
@@ -47,7 +63,7 @@ class WordReader(nn.Module):
     """
 
     def __init__(self, channels: int, words: int, width: int) -> None:
-        super().__init__()
+        super().__init__(width)
         sizes = (channels, 16, 32, 32)
         layers = [
             part
@@ -57,10 +73,8 @@ class WordReader(nn.Module):
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_REDUCED), nn.Flatten())
         self.hidden = nn.Linear(sizes[-1] * _REDUCED**2, width)
         self.words = nn.Linear(width, words)
-        self.num_features = width
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels (n, C, H, W) in [0, 1] → (n, D)."""
         found: Tensor = F.gelu(self.hidden(self.body(2 * pixels - 1)))
         return found
 
@@ -70,7 +84,7 @@ class WordReader(nn.Module):
         return logits
 
 
-class Pretrained(nn.Module):
+class Pretrained(ImageEncoder):
     """An image encoder of `transformers`, such as CLIP, DINOv2 or ViT.
 
     Args:
@@ -87,7 +101,6 @@ class Pretrained(nn.Module):
     std: Tensor
 
     def __init__(self, source: str, feature: str, key: str) -> None:
-        super().__init__()
         from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
         from transformers.image_utils import (
             IMAGENET_DEFAULT_MEAN,
@@ -100,21 +113,20 @@ class Pretrained(nn.Module):
             config: Any = AutoConfig.from_pretrained(source)
             clip = config.model_type in ("clip", "clip_vision_model")
             kind: Any = CLIPVisionModelWithProjection if clip else AutoModel
-            self.model: Any = kind.from_pretrained(source, dtype=torch.float32).eval()
-            self.size, patch = int(self.model.config.image_size), int(self.model.config.patch_size)
+            model: Any = kind.from_pretrained(source, dtype=torch.float32).eval()
+            size, patch = int(model.config.image_size), int(model.config.patch_size)
         except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ConfigError(key, source, "an image encoder, such as CLIP, DINOv2 or ViT", reason) from error
-        self.patches, self.feature, self.clip = (self.size // patch) ** 2, feature, clip
+        projected = clip and feature == "global"
+        super().__init__(int(model.config.projection_dim if projected else model.config.hidden_size))
+        self.model, self.size, self.patches, self.feature, self.clip = model, size, (size // patch) ** 2, feature, clip
         statistics = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         for name, values in zip(("mean", "std"), statistics, strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        projected = clip and feature == "global"
-        self.num_features = int(self.model.config.projection_dim if projected else self.model.config.hidden_size)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels (n, 3, H, W) in [0, 1] → (n, D)."""
         size = (self.size, self.size)
         resized = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
         found = self.model(pixel_values=(resized - self.mean) / self.std)
@@ -125,10 +137,7 @@ class Pretrained(nn.Module):
         return chosen
 
 
-Encoder = WordReader | Pretrained
-
-
-def make_encoder(s: EncoderSettings, shape: tuple[int, ...], words: int, key: str) -> Encoder:
+def make_encoder(s: EncoderSettings, shape: tuple[int, ...], words: int, key: str) -> ImageEncoder:
     """A loaded encoder, or one that the server will train.
 
     Args:

@@ -31,11 +31,14 @@ def test_ridge_finds_a_linear_map_and_ignores_inputs_that_say_nothing() -> None:
 def test_states_that_tell_the_vector_have_no_error_and_those_that_say_nothing_have(
     lab: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = lab()
+    one = lab(probed_layer=2)
     settings = one.method.settings
     public, held = one.samples(24, 1), one.samples(12, 2)
 
+    asked = []
+
     def told(networks: nn.ModuleDict, layer: int, text: Tensor, pixels: Tensor) -> Tensor:
+        asked.append(layer)
         vector = networks["encoder"].features(pixels)
         states = vector[:, None].repeat(1, 16, 1)
         states[:, 8:] = 0.5  # the second half of the image says nothing
@@ -45,6 +48,7 @@ def test_states_that_tell_the_vector_have_no_error_and_those_that_say_nothing_ha
     true = evaluation.alignment_errors(context, settings)
     monkeypatch.setattr(evaluation, "image_states", told)
     errors = evaluation.alignment_errors(context, settings)
+    assert set(asked) == {2}
     assert errors.shape == true.shape == (evaluation.PROBED,)
     assert (errors[:4] < errors[4:]).all()
     values = evaluation.server_values(one.server(1, pretrain=public, composition=held), settings)
@@ -75,6 +79,12 @@ def test_real_images_as_generated_ones_are_at_distance_zero_and_as_good_as_real(
     assert values["decoded_fid"] == pytest.approx(0.0, abs=1e-4)
     assert values["fid_floor"] > 0
     assert values["caption_accuracy"] == values["real_caption_accuracy"] == values["decoded_caption_accuracy"]
+    kid, shown = values["kid"], iter((1 - pixels, pixels))  # what is generated is decoded first
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, codes: next(shown))
+    values = evaluation.generation_values(context, one.method.settings)
+    assert values["fid"] > 1e-3
+    assert values["kid"] != kid
+    assert values["decoded_fid"] == pytest.approx(0.0, abs=1e-4)
 
 
 def test_clients_measure_the_loss_per_predicted_token(lab: Made) -> None:
