@@ -22,6 +22,8 @@ def test_a_model_of_transformers_is_a_folder_for_from_pretrained(tmp_path: Path)
 
 
 def test_another_module_is_refused_by_the_name_of_its_artifact(tmp_path: Path) -> None:
-    with pytest.raises(FedLabError, match="artifact 'projector' is a Linear: Method.artifacts returns tensors by name"):
+    with pytest.raises(
+        FedLabError, match=r"artifact 'projector' is a Linear: Method\.artifacts returns tensors by name"
+    ):
         _save_pretrained(nn.Linear(2, 2), "projector", tmp_path / "projector")
     assert not list(tmp_path.iterdir())
