@@ -21,6 +21,22 @@ _TOWER = {"width": 16, "layers": 1, "heads": 2}
 _VIT = {"width": 12, "depth": 2, "heads": 2}
 
 METHODS: dict[str, dict[str, Any]] = {
+    "arra": {
+        "method": {
+            "llm": {"width": 16, "hidden": 24, "blocks": 2, "heads": 2, "dropout": 0.1},
+            "tokenizer": {"codes": 8, "patch": 8, "images": 24},
+            "encoder": {"width": 8, "steps": 2, "batch_size": 16}, "judge": {"width": 8, "steps": 2, "batch_size": 16},
+            "generation": {"guidance": 2.0, "samples": 8, "gallery": 2},
+        },
+        "data": {
+            "source": {
+                "name": "shapecap", "objects": 1, "natural": "color", "unseen_colors": ["cyan", "magenta", "yellow"],
+                "train": 48, "test": 12, "composition": 12, "pretrain": 32, "zeroshot": 8,
+            },
+            "partition": ["natural"],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.003, "batch_size": 8, "local_steps": 2, "clip_norm": 4.0},
+    },
     "asit": {
         "method": {
             "rate": 8000, "view_seconds": 0.3, "bins": 16, "patch": 8, "width": 16, "depth": 2, "heads": 2,

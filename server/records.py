@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fedlab.errors import FedLabError
 from fedlab.method import FigureContext, ImageGrid, Method, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Snapshot
@@ -99,10 +100,12 @@ class RunWriter:
                 with self._warning_of(f"the artifact {name!r} could not be written"):
                     self._tracker.emit("artifact", name=name, path=self._relative(self._artifact(str(name), content)))
 
-    def _artifact(self, name: str, content: Mapping[str, Tensor] | ImageGrid) -> Path:
+    def _artifact(self, name: str, content: Mapping[str, Tensor] | ImageGrid | nn.Module) -> Path:
         target = self._folder.artifacts / file_name(name)
         if isinstance(content, ImageGrid):
             return save_sheet(content, target.with_name(f"{target.name}.png"), scale=2)
+        if isinstance(content, nn.Module):
+            return _save_pretrained(content, name, target)
         path = target.with_name(f"{target.name}.safetensors")
         tensors = {key: value.detach().cpu().contiguous() for key, value in content.items()}
         write_atomic(path, safetensors.torch.save(tensors))
@@ -142,3 +145,22 @@ class RunWriter:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._folder.path).as_posix()
+
+
+def _save_pretrained(model: nn.Module, name: str, folder: Path) -> Path:
+    """Write a model of transformers for its ``from_pretrained``.
+
+    Raises:
+        FedLabError: it is none.
+    """
+    save = getattr(model, "save_pretrained", None)
+    if save is None:
+        raise FedLabError(
+            f"the artifact {name!r} is a {type(model).__name__}: Method.artifacts returns tensors by name, image "
+            "grids, or models of transformers, which have save_pretrained"
+        )
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # it would be drawn into the run's own output
+    save(folder)
+    return folder

@@ -20,6 +20,7 @@ from fedlab.server.messaging.shared import state_in
 from fedlab.server.records import RunWriter
 from fedlab.server.snapshot import PRIVATE, SHARED, Checkpoint
 from fedlab.storage.checkpoint import load_checkpoint
+from fedlab.storage.paths import cache_folder
 from fedlab.tracking import Event, Tracker
 from fedlab.tracking.jsonl import JsonlSink
 
@@ -99,5 +100,5 @@ def _look(run: Run, checkpoint: Checkpoint, resolved: Resolved, federated: Feder
         client_test=lambda client: on_device(federated.client(client).test, device),
         denormalize=federated.denormalize,
         seed=config.seed,
-        holding=server_holding(resolved.components, run.task, device),
+        holding=server_holding(resolved.components, run.task, device, cache_folder(config.tracking.cache).resolve()),
     )

@@ -26,8 +26,12 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic", "num_labels": 1000
     },
     "microsoft/resnet-50": {"num_labels": 1000},
+    "google/vit-base-patch16-224-in21k": {"model_type": "vit"},
+    "facebook/vit-mae-base": {"model_type": "vit_mae"},
+    "facebook/deit-base-patch16-224": {"model_type": "vit"},
+    "facebook/deit-base-distilled-patch16-224": {"model_type": "deit"},
 }  # fmt: skip
-"""What the sizes of published checkpoints differ in from the defaults of their classes in transformers."""
+"""Kinds of published checkpoints, and what their sizes differ in from the defaults of their classes in transformers."""
 
 _DRAWS = 5  # times that a draw which is too small for one batch is made larger
 
@@ -89,9 +93,18 @@ def random_weights(config: Config) -> Iterator[list[str]]:
         yield replaced
         return
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-    from transformers import PreTrainedModel
+    from transformers import AutoConfig, PreTrainedModel
 
-    original = PreTrainedModel.__dict__["from_pretrained"]
+    original, described = PreTrainedModel.__dict__["from_pretrained"], AutoConfig.__dict__["from_pretrained"]
+
+    def facts(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return described.__func__(cls, name, *args, **options)
+        except OSError:
+            published = dict(PUBLISHED.get(str(name), {}))
+            if Path(str(name)).exists() or "model_type" not in published:
+                raise
+        return AutoConfig.for_model(**published)
 
     def from_pretrained(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
         if torch.get_default_device().type != "meta":  # there, transformers refuses to load anything
@@ -103,17 +116,19 @@ def random_weights(config: Config) -> Iterator[list[str]]:
         told = f"weights {name}: random ones of a {cls.__name__}"
         if told not in replaced:
             replaced.append(told)
-        config = options.get("config") or cls.config_class(**PUBLISHED.get(str(name), {}))
+        published = {key: value for key, value in PUBLISHED.get(str(name), {}).items() if key != "model_type"}
+        config = options.get("config") or cls.config_class(**published)
         kept = {option: options[option] for option in ("add_pooling_layer",) if option in options}
         model = cls(config, **kept)
         loading: dict[str, Any] = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
         return (model, loading) if options.get("output_loading_info") else model
 
-    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # put back below
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # both are put back below
+    AutoConfig.from_pretrained = classmethod(facts)
     try:
         yield replaced
     finally:
-        PreTrainedModel.from_pretrained = original
+        PreTrainedModel.from_pretrained, AutoConfig.from_pretrained = original, described
 
 
 def _names_checkpoints(config: Config) -> bool:

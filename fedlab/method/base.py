@@ -342,10 +342,11 @@ class Method(ABC, Generic[S]):
         """
         return {}
 
-    def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid]:
+    def artifacts(self, ctx: FigureContext) -> Mapping[str, Mapping[str, Tensor] | ImageGrid | nn.Module]:
         """Return what the run folder keeps beside the weights, by name, after the last round.
 
-        Mappings of tensors are written as safetensors, image grids as PNG.
+        Mappings of tensors are written as safetensors, image grids as PNG, and models of transformers as folders for
+        their ``from_pretrained``.
         """
         return {}
 

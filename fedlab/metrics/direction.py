@@ -13,8 +13,8 @@ _HIGH = {
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {
-    "alarm", "ce", "distance", "eer", "error", "hter", "kl", "l1", "l2", "loss", "mae", "mse", "nll", "overlap",
-    "perplexity", "rank", "rmse",
+    "alarm", "ce", "distance", "eer", "error", "fid", "hter", "kid", "kl", "l1", "l2", "loss", "mae", "mse", "nll",
+    "overlap", "perplexity", "rank", "rmse",
 }  # fmt: skip
 # what is said about a metric rather than measured: of two numbers none is better
 _NEITHER = {"std", "minus", "strength", "attention"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -88,6 +89,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for index in range(36):
             path = tmp_path / "data" / slide / ("tumor", "stroma")[index % 2] / f"{index}.png"
             save(path, rng.integers(0, 256, (32, 32, 3)))
+    for name, part in (("pairs", "train"), ("public", "test")):
+        lines = [
+            {"image": f"pictures/{part}/{'abc'[i % 3]}/{i}.png", "caption": f"a {('red', 'blue', 'gray')[i % 3]} thing"}
+            for i in range(24)
+        ]
+        owned = [{**line, "client": "ab"[i % 2]} if name == "pairs" else line for i, line in enumerate(lines)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, owned)), encoding="utf-8")
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
             for index in range(3):

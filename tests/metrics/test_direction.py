@@ -27,6 +27,7 @@ NEUTRAL = {
     "accuracy_minus_final",
     *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
       for name in ("nmi", "attention_distance", "attention_spread")),
+    "alignment_spread",
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -70,6 +71,7 @@ def test_more_is_better(name: str) -> None:
         "frame_eer",
         "hter_at_test_eer",
         "mean_rank",
+        "fid_floor",
     ],
 )
 def test_less_is_better(name: str) -> None:

@@ -102,11 +102,13 @@ def draw_pairs(count: int, colors: Sequence[str], rng: np.random.Generator, back
     return Scenes(palette[chosen], shapes, relation, background)
 
 
-def draw_singles(count: int, colors: Sequence[str], rng: np.random.Generator) -> Scenes:
-    """Scenes of one object on one side of the picture."""
+def draw_singles(count: int, colors: Sequence[str], rng: np.random.Generator, backgrounds: int = 1) -> Scenes:
+    """Scenes of one object on one side of the picture, on one of so many backgrounds."""
     palette = np.array([_COLOR_NAMES.index(name) for name in colors])
     chosen, shapes = palette[rng.integers(len(palette), size=(count, 1))], rng.integers(len(SHAPES), size=(count, 1))
-    return Scenes(chosen, shapes, rng.integers(len(RELATIONS), size=count), np.zeros(count, np.int64))
+    relation = rng.integers(len(RELATIONS), size=count)
+    background = rng.integers(backgrounds, size=count) if backgrounds > 1 else np.zeros(count, np.int64)
+    return Scenes(chosen, shapes, relation, background)
 
 
 def rules(colors: Sequence[str]) -> NegativeRules:

@@ -18,6 +18,7 @@ from fedlab.data.files.regions import ENDING, MapFiles, Numbering, RegionProvide
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset, Samples
 from fedlab.data.sources.faces import CLASSES, FACES, FAKE, REAL
+from fedlab.data.stand_in import Draws, Wanted
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 from fedlab.storage.paths import InputPath, MadePath
@@ -139,6 +140,33 @@ class FacesFolder:
             notes.append(LeftOut("frames", sum(unused), why, total, wanted=True))
         left_out = (*listing.left_out, *reader.left_out, *_summed(notes))
         return Dataset(self.root.name, made["train"], made["test"], server, left_out=left_out)
+
+    def stand_in(self, wanted: Wanted) -> Dataset:
+        """Random pictures instead of those that are not here: half of them unlabeled, and videos of two frames."""
+        s = self.settings
+        template = Template().maps([], [], np.zeros((1, 3, s.size, s.size), np.uint8)).regions[0]
+
+        def columns(split: str) -> dict[str, np.ndarray]:
+            draws = Draws(wanted, split)
+            video = np.arange(draws.count) // 2
+            domain, label = video % wanted.domains, video // wanted.domains % 2
+            made = {
+                "image": draws.pictures(3, s.size, s.size),
+                "label": np.where(label == 1, FAKE, REAL).astype(np.int64),
+                "labeled": np.full(draws.count, True) if split == "test" else draws.dealt(2).astype(bool),
+                "frames": np.bincount(video)[video],
+                "domain": domain,
+                "group": video,
+            }
+            made["labeled"] |= made["label"] == FAKE
+            mapped = {} if s.regions == "none" else {"regions": np.repeat(template[None], draws.count, 0)}
+            return made | mapped | ({"mapped": made["label"] == REAL} if mapped else {})
+
+        parts = {split: columns(split) for split in ("train", "test", FACES)}
+        names = tuple(f"video {number}" for number in range(max(len(part["group"]) for part in parts.values())))
+        samples = {split: Samples(part, CLASSES, wanted.domain_names, names) for split, part in parts.items()}
+        train, test = samples.pop("train"), samples.pop("test")
+        return Dataset("faces", train, test, samples)
 
     # files
 

@@ -65,6 +65,11 @@ class ShapeCapSettings(Section):
         le=1,
         description="share of the training captions whose false caption 'reshuffle' permutes all words",
     )
+    objects: Literal[1, 2] = Field(
+        default=2,
+        description="number of objects in a scene of the clients; the captions of single objects, such as "
+        "'a red square left', come without false ones",
+    )
     natural: Natural = Field(
         default="relation",
         description="attribute that becomes label, domain and owner of a scene, so that clients can differ in it",
@@ -76,7 +81,8 @@ class ShapeCap:
     """Captioned scenes of two colored shapes with typed false captions: DeGLA's acceptance data (offline).
 
     Clients hold scenes in the seen colors with captions such as "a red square left of a blue circle" and, for every
-    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. The server holds
+    kind of `fedlab.data.generated.negatives.KINDS`, one caption that is false of the scene. With ``objects: 1``, a
+    scene is a single object without false captions, and so are all pairs of the server. The server holds
     ``pretrain`` (pairs whose captions can be matched without binding attributes to objects), ``composition`` (scenes
     like the clients'), ``zeroshot``
     (single objects of the unseen colors, labeled with one of all color-shape classes) and ``prompts`` (a caption for
@@ -98,7 +104,9 @@ class ShapeCap:
         splits = {}
         for split, count in (("train", s.train), ("test", s.test), ("composition", s.composition)):
             rng = self._rng(split)
-            scenes = draw_pairs(count, self.colors, rng, len(BACKGROUNDS) if s.natural == "background" else 1)
+            backgrounds = len(BACKGROUNDS) if s.natural == "background" else 1
+            draw = draw_pairs if s.objects == 2 else draw_singles
+            scenes = draw(count, self.colors, rng, backgrounds)
             owner = self._owner(scenes)
             columns = {
                 "image": scenes.render(rng),
@@ -112,6 +120,8 @@ class ShapeCap:
     def _captions(self, scenes: Scenes, rng: np.random.Generator, scramble: float | None) -> dict[str, np.ndarray]:
         """True and false captions; tests have every kind, training captions either ``reshuffle`` or ``order``."""
         captions = [scenes.caption(scene) for scene in range(len(scenes))]
+        if self.settings.objects == 1:
+            return {"text": _ids(captions)}
         scrambled = np.zeros(len(scenes)) if scramble is None else rng.random(len(scenes)) < scramble
         make = rules(self.colors).make
         negatives = []
@@ -124,7 +134,7 @@ class ShapeCap:
     def _pretraining(self) -> Samples:
         """60 % single objects, 20 % pairs described by their colors, 20 % by their shapes; all colors."""
         rng, s = self._rng("pretrain"), self.settings
-        singles = draw_singles(round(0.6 * s.pretrain), tuple(COLORS), rng)
+        singles = draw_singles(round((0.6 if s.objects == 2 else 1) * s.pretrain), tuple(COLORS), rng)
         pairs = draw_pairs(s.pretrain - len(singles), tuple(COLORS), rng)
         captions = [singles.caption(scene) for scene in range(len(singles))]
         for scene in range(len(pairs)):

@@ -76,6 +76,19 @@ def test_tests_have_every_kind_and_training_the_kinds_it_may_use(data: Dataset) 
     assert 0.35 < ordered.mean() < 0.65
 
 
+@pytest.mark.parametrize("natural", ["relation", "background"])
+def test_scenes_can_be_single_objects_without_false_captions(natural: str) -> None:
+    found = load(objects=1, natural=natural)
+    assert not kinds_of(found.train.columns)
+    for samples in (found.train, found.test, found.server["composition"], found.server["pretrain"]):
+        texts = [text.split() for text in captions(samples, found)]
+        assert all(len(text) == 4 and text[3] in ("left", "right", "above", "below") for text in texts)
+    assert len(found.server["pretrain"]) == 200
+    assert {text.split()[1] for text in captions(found.train, found)} == {"red", "green", "blue", "yellow"}
+    grounds = found.train["image"][:, :, :2, :2].mean(axis=(2, 3)).max(axis=1)
+    assert (grounds.max() > 60) == (natural == "background")
+
+
 @pytest.mark.parametrize(
     ("natural", "names"),
     [
