@@ -289,7 +289,8 @@ def packaged() -> list[Any]:
     methods = importlib.resources.files("fedlab.methods")
     files = [file for folder in methods.iterdir() if folder.is_dir() for file in folder.iterdir()]
     return sorted(
-        (f for f in files if f.name.endswith(".yaml") and not f.name.startswith("acceptance")), key=lambda f: str(f)
+        (f for f in files if f.name.endswith(".yaml") and not f.name.startswith(("acceptance", "card"))),
+        key=lambda f: str(f),
     )
 
 

@@ -260,10 +260,10 @@ def test_a_strategy_of_flowers_does_not_wait_for_ever_either(small: Settings, de
 def test_a_full_disk_on_a_node_is_an_error_of_its_client(
     small: Settings, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes, *, durable: bool = True) -> None:
+    def full(path: Path, data: bytes, **options: bool) -> None:
         if "node1" in path.parts and path.stem == "000002":
             raise DiskFullError(path.parent)
-        write_atomic(path, data, durable=durable)
+        write_atomic(path, data, **options)
 
     monkeypatch.setattr("fedlab.clients.state.write_atomic", full)
     nodes = deployment.submitted(small(federation__strategy={"name": "scaffold"}), CLIENTS)

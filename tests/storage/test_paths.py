@@ -31,6 +31,9 @@ NO_PLACES = {
     "train_split": "the name of a part of the data",
     "test_split": "the name of a part of the data",
     "prompts": "text about a class",
+    "real": "names of folders below `path`",
+    "fake": "names of folders below `path`",
+    "unlabeled": "names of folders below `path`",
     "name": "the run folder's own name",
 }
 

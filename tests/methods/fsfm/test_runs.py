@@ -249,5 +249,5 @@ def test_every_configuration_of_the_paper_is_valid() -> None:
     from fedlab.experiment.start import configure, method_folder
 
     for path in sorted(Path(method_folder("fsfm", "method")).glob("*.yaml")):
-        if path.name != "acceptance.yaml":
+        if path.name not in ("acceptance.yaml", "card.yaml"):
             resolve(configure(str(path), ["engine.name=inline", "engine.device=cpu"]))
