@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fedlab.report import write_report
+from tests.conftest import charts
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +33,8 @@ def pages(make_run: Callable[..., Path]) -> dict[str, Path]:
         ),
         "bare": make_run(rounds=0, end=None, pictures=False),
     }
-    return {name: write_report(path) for name, path in made.items()}
+    with charts(drawn=True):
+        return {name: write_report(path) for name, path in made.items()}
 
 
 NAMES = ("whole", "failed", "many", "hostile", "bare")
