@@ -96,9 +96,9 @@ def test_every_part_is_seen_in_light_and_in_dark(browser: Any, pages: dict[str, 
     for part in ("results", "curves", "partition", "pictures", "communication", "time", "warnings", "repeat"):
         height = browser.js("return document.getElementById(arguments[0]).getBoundingClientRect().height", part)
         assert height > 60, part
-    for part, charts in (("curves", 5), ("partition", 1), ("communication", 2), ("time", 1)):
+    for part, count in (("curves", 5), ("partition", 1), ("communication", 2), ("time", 1)):
         tall = "return [...document.querySelectorAll('#' + arguments[0] + ' svg')].filter(s => s.clientHeight > 100)"
-        assert len(browser.js(tall, part)) == charts, part
+        assert len(browser.js(tall, part)) == count, part
     dark = browser.js("return getComputedStyle(document.body).backgroundColor").startswith("rgb(15,")
     assert dark == (scheme == "dark")
 
