@@ -24,7 +24,7 @@ FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
 def until(holds: Callable[[], object]) -> None:
     """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
     while not holds():
-        time.sleep(0.2)
+        time.sleep(0.05)
 
 
 @dataclass

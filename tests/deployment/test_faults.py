@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from fedlab.deployment import processes
 from fedlab.deployment.submit import DeploymentError, submit, wait
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.deployment.conftest import ours
+from tests.deployment.federation import until
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -59,12 +59,6 @@ def processes_of(root: Path, program: str) -> list[int]:
             if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
     return found
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
-    while not condition():
-        time.sleep(0.1)
 
 
 def test_a_run_goes_on_after_its_server_was_killed_and_ends_with_the_bits_of_an_undisturbed_one(

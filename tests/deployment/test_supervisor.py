@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fedlab.deployment.private import private_folder
 from fedlab.deployment.processes import Program
 from fedlab.deployment.project import Folder, Site
 from fedlab.errors import MachineError
+from tests.deployment.federation import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -28,11 +28,6 @@ print("started", os.environ["FEDLAB_PROGRAM"], flush=True)
 signal.pause()
 """
 FAILING = "import sys; print('cannot work', flush=True); sys.exit(3)"
-
-
-def until(holds: Callable[[], object]) -> None:
-    while not holds():
-        time.sleep(0.02)
 
 
 @pytest.fixture
