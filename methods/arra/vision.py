@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Pixels(nn.Module):
         return (images * self.std + self.mean).clamp(0, 1)
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(nn.Module, ABC):
     """Base of the encoders.
 
     Args:
@@ -48,9 +49,9 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.num_features = num_features
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels (n, C, H, W) in [0, 1] → (n, D)."""
-        raise NotImplementedError
 
 
 class WordReader(ImageEncoder):
