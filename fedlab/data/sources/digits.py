@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from fedlab.config import Positive, Section
 from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 
@@ -39,16 +40,10 @@ class DigitsSettings(Section):
     )
 
 
-class Digits:
+class Digits(MadeSource[DigitsSettings]):
     """Five built-in digit domains: two of real handwriting, and re-created SynthDigits, MNIST-M and SVHN (offline)."""
 
     Settings = DigitsSettings
-
-    def __init__(self, settings: DigitsSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         settings = self.settings

@@ -8,6 +8,7 @@ from pydantic import Field
 from fedlab.config import Positive, Section
 from fedlab.data.generated.faces import Fake, draw_faces, draw_looks, scene
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource, seed_of
 from fedlab.seeding import numpy_generator
 
 FAKE, REAL = 0, 1
@@ -43,7 +44,7 @@ class FacesSettings(Section):
     data_seed: int | None = Field(default=0, ge=0, description="seed of the faces; null: the run's seed")
 
 
-class FaceSource:
+class FaceSource(MadeSource[FacesSettings]):
     """Generated faces with region maps: real ones, and fakes with somebody else's eyes, in several domains (offline).
 
     Columns beside the picture: ``regions`` (n, S, S), the classes of `fedlab.data.regions`; ``label``, 1 for real;
@@ -53,15 +54,9 @@ class FaceSource:
 
     Settings = FacesSettings
 
-    def __init__(self, settings: FacesSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
     def load(self, seed: int) -> Dataset:
         s = self.settings
-        drawn = seed if s.data_seed is None else s.data_seed
+        drawn = seed_of(s.data_seed, seed)
         last = s.test if s.last_test is None else s.last_test
         train, test = _Videos(s, drawn, "train"), _Videos(s, drawn, "test")
         held = _Videos(s, drawn, "server")

@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.files.images import resize, to_channels
 from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.errors import DataError
 
 
@@ -24,16 +25,10 @@ class HandwrittenSettings(Section):
     )
 
 
-class Handwritten:
+class Handwritten(MadeSource[HandwrittenSettings]):
     """scikit-learn's 1,797 handwritten digits, 16×16 gray, tested on the file's last 500 (offline)."""
 
     Settings = HandwrittenSettings
-
-    def __init__(self, settings: HandwrittenSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         settings = self.settings

@@ -8,6 +8,7 @@ from pydantic import Field
 from fedlab.config import Positive, Section
 from fedlab.data.generated.materials import MaterialScenes, draw_patterns, draw_scenes
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource, seed_of
 from fedlab.seeding import numpy_generator
 
 _RANGE = 10.0  # the pixels' standard deviations that fit between black and white
@@ -34,7 +35,7 @@ class MaterialsSettings(Section):
     )
 
 
-class Materials:
+class Materials(MadeSource[MaterialsSettings]):
     """Generated gray scenes with instance masks: objects of materials with two patterns each (offline).
 
     Column ``instances`` is 1 on the object, ``parts`` says which pattern each patch shows, and ``label`` is the
@@ -43,15 +44,9 @@ class Materials:
 
     Settings = MaterialsSettings
 
-    def __init__(self, settings: MaterialsSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
     def load(self, seed: int) -> Dataset:
         s = self.settings
-        drawn = seed if s.data_seed is None else s.data_seed
+        drawn = seed_of(s.data_seed, seed)
         held = {"validation": s.validation, "test": s.server_test}
         return Dataset(
             "materials",

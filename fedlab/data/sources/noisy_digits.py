@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.files.images import resize
 from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource, seed_of
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 
@@ -41,19 +42,13 @@ class NoisyDigitsSettings(Section):
     data_seed: int | None = Field(default=0, ge=0, description="seed of noise and moves; null: the run's seed")
 
 
-class NoisyDigits:
+class NoisyDigits(MadeSource[NoisyDigitsSettings]):
     """scikit-learn's 1,797 handwritten digits, 8×8 gray, under noise of one or several strengths (offline).
 
     The last images of the file, which are by other writers, are the test set.
     """
 
     Settings = NoisyDigitsSettings
-
-    def __init__(self, settings: NoisyDigitsSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         s = self.settings
@@ -64,7 +59,7 @@ class NoisyDigits:
         if (s.train_size or 0) > first:
             expected = f"at most the {first} images that are left by test_size: {s.test_size}"
             raise DataError("data.source.train_size", s.train_size, expected)
-        images, drawn = resize(images, s.size), seed if s.data_seed is None else s.data_seed
+        images, drawn = resize(images, s.size), seed_of(s.data_seed, seed)
 
         def samples(split: str, part: slice, copies: int) -> Samples:
             rng = numpy_generator(drawn, "noisy digits", split)

@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.files.images import resize, to_uint8
 from fedlab.data.files.masks import dominant_class
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.seeding import numpy_generator
 
 CLASSES = ("background", "disc", "square", "triangle", "cross")
@@ -42,19 +43,13 @@ class ScenesSettings(Section):
     )
 
 
-class SceneSource:
+class SceneSource(MadeSource[ScenesSettings]):
     """Generated images with masks: four shapes on a background of the same colors, in one or more weathers (offline).
 
     ``label`` is the shape that covers most of an image, so that partitions by label divide shapes.
     """
 
     Settings = ScenesSettings
-
-    def __init__(self, settings: ScenesSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         s = self.settings

@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.clouds import COLUMN
 from fedlab.data.generated.shapes import FAMILIES, SENSORS, draw_shapes
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.seeding import numpy_generator
 
 Sensor = Literal["clean", "scan", "uneven", "noisy", "y up"]
@@ -40,19 +41,13 @@ class ShapesSettings(Section):
     )
 
 
-class Shapes:
+class Shapes(MadeSource[ShapesSettings]):
     """Generated point clouds: ten families of surfaces, stretched and rotated, seen by up to five sensors (offline).
 
     Columns: ``points`` (N, 3) float32, ``label``, ``domain`` (the sensor). The server holds ``probe`` and ``test``.
     """
 
     Settings = ShapesSettings
-
-    def __init__(self, settings: ShapesSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         s = self.settings

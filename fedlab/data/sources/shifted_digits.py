@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.files.images import resize, to_channels
 from fedlab.data.generated import digits
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.errors import DataError
 from fedlab.seeding import numpy_generator
 
@@ -39,7 +40,7 @@ class ShiftedDigitsSettings(Section):
     )
 
 
-class ShiftedDigits:
+class ShiftedDigits(MadeSource[ShiftedDigitsSettings]):
     """scikit-learn's 1,797 digits in five generated domains, 16×16 RGB: FedLGD's acceptance data (offline).
 
     The training pool (all images but the last `test_size`) is divided among the domains without overlap, evenly over
@@ -48,12 +49,6 @@ class ShiftedDigits:
     """
 
     Settings = ShiftedDigitsSettings
-
-    def __init__(self, settings: ShiftedDigitsSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         settings = self.settings

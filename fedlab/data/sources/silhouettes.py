@@ -11,6 +11,7 @@ from fedlab.config import Positive, Section
 from fedlab.data.files.images import to_uint8
 from fedlab.data.generated.silhouettes import KINDS, STYLES, draw_silhouettes
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource, seed_of
 from fedlab.seeding import numpy_generator
 
 Style = Literal["photo", "gray", "sketch", "poster"]
@@ -40,7 +41,7 @@ class SilhouettesSettings(Section):
     data_seed: int | None = Field(default=0, ge=0, description="seed of the images; null: the run's seed")
 
 
-class Silhouettes:
+class Silhouettes(MadeSource[SilhouettesSettings]):
     """Generated images: eight kinds of silhouettes, turned, scaled and moved, in up to four styles (offline).
 
     Columns: ``image`` (3, size, size), ``label``, ``domain`` (the style). The server holds ``teacher``, ``probe`` and
@@ -49,15 +50,9 @@ class Silhouettes:
 
     Settings = SilhouettesSettings
 
-    def __init__(self, settings: SilhouettesSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
     def load(self, seed: int) -> Dataset:
         s = self.settings
-        drawn = seed if s.data_seed is None else s.data_seed
+        drawn = seed_of(s.data_seed, seed)
         test = self._samples("test", s.test, drawn)
         held = {name: count for name, count in (("teacher", s.teacher), ("probe", s.probe)) if count}
         server = {name: self._samples(name, count, drawn) for name, count in held.items()}

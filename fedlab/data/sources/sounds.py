@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedlab.config import Positive, Section
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource
 from fedlab.seeding import numpy_generator
 
 CLASSES = ("steady", "am", "vibrato", "rising", "falling", "harmonics", "bursts", "plucks")
@@ -37,7 +38,7 @@ class SoundsSettings(Section):
     )
 
 
-class Sounds:
+class Sounds(MadeSource[SoundsSettings]):
     """Eight classes of generated sounds (tone, AM, vibrato, sweeps, harmonics, bursts, plucks): ASiT's data (offline).
 
     Pitch is log-uniform from 300 to 1500 Hz; rates, phases, level and noise are random. Columns: ``audio`` (T,),
@@ -45,12 +46,6 @@ class Sounds:
     """
 
     Settings = SoundsSettings
-
-    def __init__(self, settings: SoundsSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
 
     def load(self, seed: int) -> Dataset:
         s = self.settings

@@ -10,6 +10,7 @@ from pydantic import Field
 from fedlab.config import Positive, Section
 from fedlab.data.generated.tiles import LEVELS, draw_tiles
 from fedlab.data.samples import Dataset, Samples
+from fedlab.data.sources.made import MadeSource, seed_of
 from fedlab.seeding import numpy_generator
 
 _LABS = 4
@@ -33,7 +34,7 @@ class TilesSettings(Section):
     data_seed: int | None = Field(default=0, ge=0, description="seed of the tiles; null: the run's seed")
 
 
-class TileSource:
+class TileSource(MadeSource[TilesSettings]):
     """Generated tiles of stained tissue with two independent factors, cut from slides (offline).
 
     Column ``nuclei`` is the kind of the nuclei, ``stroma`` the direction of the fibers, and ``label`` both together, of
@@ -42,15 +43,9 @@ class TileSource:
 
     Settings = TilesSettings
 
-    def __init__(self, settings: TilesSettings) -> None:
-        self.settings = settings
-
-    def missing(self) -> str | None:
-        return None
-
     def load(self, seed: int) -> Dataset:
         s = self.settings
-        drawn = seed if s.data_seed is None else s.data_seed
+        drawn = seed_of(s.data_seed, seed)
         held = {"probe": s.probe, "test": s.server_test}
         return Dataset(
             "tiles",
