@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +37,7 @@ class Pixels(nn.Module):
         return (images * self.std + self.mean).clamp(0, 1)
 
 
-class ImageEncoder(nn.Module, ABC):
+class ImageEncoder(nn.Module):
     """Base of the encoders.
 
     Args:
@@ -49,9 +48,9 @@ class ImageEncoder(nn.Module, ABC):
         super().__init__()
         self.num_features = num_features
 
-    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """Pixels (n, C, H, W) in [0, 1] → (n, D)."""
+        raise NotImplementedError  # no abstract method: `fedlab.method.network` takes concrete types only
 
 
 class WordReader(ImageEncoder):
