@@ -8,6 +8,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from fedlab.experiment.configuration import code_of
 from fedlab.experiment.configuration import configure as configure
 from fedlab.experiment.configuration import method_folder as method_folder
 from fedlab.experiment.job import Job, ready
+from fedlab.experiment.last_words import witnessed
 from fedlab.experiment.result import Run, load
 from fedlab.method import Method
 from fedlab.report.page import report_quietly
@@ -170,21 +172,26 @@ def _execute(
         resumed: for a run that was begun before, warnings about what was found; None for a new one.
     """
     config, resolved, federated = job.config, job.resolved, job.federated
+    # with the inline engine nobody but the system ends this process, and the run then stays open
+    watched = nullcontext() if config.engine.name == "inline" else witnessed(folder, config.tracking.report)
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
     try:
         if resumed is None:
             facts = federated.facts(config.federation.rounds)
             write_atomic(folder.partition, json.dumps(facts, indent=1))
-        with open_session(
-            config,
-            folder,
-            engine=config.engine.name,
-            workers=placement.workers,
-            model=job.method.own_model,
-            command=command,
-            code=code_of(config),
-            resumed=None if resumed is None else (start.round if start is not None else 0),
-        ) as tracker:
+        with (
+            watched,
+            open_session(
+                config,
+                folder,
+                engine=config.engine.name,
+                workers=placement.workers,
+                model=job.method.own_model,
+                command=command,
+                code=code_of(config),
+                resumed=None if resumed is None else (start.round if start is not None else 0),
+            ) as tracker,
+        ):
             for warning in (*(resumed or ()), *(job.warnings if start is None else ())):
                 tracker.emit("warning", message=warning)
             for left in left_out(config, federated) if start is None else ():

@@ -105,7 +105,7 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/deployment/supervisor.py": (FILES, "JSON of the project's own state"),
     "fedlab/deployment/runs.py": (FILES, "JSON of runs that were submitted from this folder"),
     "fedlab/data/files/pairs.py": (FILES, "JSON lines; every value is checked"),
-    "fedlab/data/files/meshes.py": (FILES, "trimesh with a stated format; errors name the file"),
+    "fedlab/data/files/meshes.py": (FILES, "trimesh with a stated format; numpy with allow_pickle=False"),
     "fedlab/data/files/captions.py": (FILES, "transformers, which executes no code of a model"),
     "fedlab/data/files/regions.py": (
         FILES,

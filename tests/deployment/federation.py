@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,6 @@ from fedlab.deployment.operate import connection
 from fedlab.deployment.project import Folder
 
 FEDLAB = [sys.executable, "-c", "from fedlab.cli.main import main; main()"]
-
-
-def until(holds: Callable[[], object]) -> None:
-    """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
-    while not holds():
-        time.sleep(0.05)
 
 
 @dataclass

@@ -18,8 +18,9 @@ import fedlab
 from fedlab.storage.checkpoint import load_checkpoint
 from fedlab.tracking import History
 from tests.data.site_folders import source, write_sites
-from tests.deployment.federation import Federation, started, until
+from tests.deployment.federation import Federation, started
 from tests.server.nodes import clients, count
+from tests.waiting import until
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(7200)]
 

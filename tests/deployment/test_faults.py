@@ -18,7 +18,7 @@ from fedlab.deployment import processes
 from fedlab.deployment.submit import DeploymentError, submit, wait
 from fedlab.storage.checkpoint import load_checkpoint
 from tests.deployment.conftest import ours
-from tests.deployment.federation import until
+from tests.waiting import until
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(7200)]
 

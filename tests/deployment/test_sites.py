@@ -19,7 +19,8 @@ from fedlab.deployment import processes, supervisor
 from fedlab.deployment.certificates import make_node_key
 from fedlab.tracking import History
 from tests.data.site_folders import source, write_sites
-from tests.deployment.federation import Federation, started, until
+from tests.deployment.federation import Federation, started
+from tests.waiting import until
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(7200)]
 

@@ -16,7 +16,7 @@ from fedlab.deployment.private import private_folder
 from fedlab.deployment.processes import Program
 from fedlab.deployment.project import Folder, Site
 from fedlab.errors import MachineError
-from tests.deployment.federation import until
+from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 

@@ -14,6 +14,7 @@ import pytest
 
 import fedlab as package
 from tests.data.site_folders import source, write_sites
+from tests.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 Called = Callable[..., str]
@@ -57,12 +58,6 @@ def reaches(cut: str) -> bool:
     """Whether a SuperNode's container reaches the server."""
     command = ["docker", "exec", cut, "python", "-c", REACH]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def until(holds: Callable[[], object]) -> None:
-    """However long it takes on a busy machine; what hangs reaches the test's own timeout."""
-    while not holds():
-        time.sleep(1.0)
 
 
 def begun(folder: Path, words: str) -> tuple[subprocess.Popen[str], list[str]]:

@@ -60,14 +60,23 @@ class Npz:
         return replace(dataset, left_out=(*left_out, *dataset.left_out))
 
 
-def read_archive(path: Path) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
+def read_archive(path: Path, alone: str | None = None) -> tuple[dict[str, np.ndarray], tuple[LeftOut, ...]]:
     """The arrays of an archive that FedLab reads, and what is said of the others.
+
+    Args:
+        path: the archive.
+        alone: name of an array with unlabeled samples that takes the place of all others, if none of them is there.
 
     Raises:
         DataError: it cannot be read, or an array is missing.
     """
     checked_name(str(path), "data.source.path", "a path")
-    arrays, unread = _read(path)
+    arrays, unread = _read(path, (alone,) if alone else ())
+    if alone in arrays:
+        if len(arrays) == 1:
+            return arrays, _unread(unread)
+        del arrays[alone]
+        unread.append(alone)
     absent = [key for key in _REQUIRED if key not in arrays]
     absent += [key for stem in ("domain", "group") for key in _half_pair(stem, arrays)]
     if absent:
@@ -88,8 +97,8 @@ def domains_and_groups(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays that FedLab uses, and the names of the others."""
+def _read(path: Path, further: tuple[str, ...]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that FedLab uses, `further` ones among them, and the names of the others."""
     key, fix = "data.source.path", "save it again with numpy.savez"
     expected = "a whole .npz archive of plain arrays (pickled objects are never loaded)"
     arrays: dict[str, np.ndarray] = {}
@@ -100,7 +109,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             raise ValueError("it holds a single array and is no archive")
     with archive:
         for name in archive.files:
-            if name in _REQUIRED or name in _OPTIONAL:
+            if name in (*_REQUIRED, *_OPTIONAL, *further):
                 with reading(key, f"{path} [{name}]", expected, fix):
                     arrays[name] = archive[name]
         return arrays, [printable(name) for name in archive.files if name not in arrays]

@@ -1,4 +1,4 @@
-"""Point clouds of one's own: an .npz archive, or a folder of meshes and clouds as ModelNet has them."""
+"""Point clouds of one's own: an .npz archive, or files of meshes and clouds as ModelNet and ShapeNet-55 have them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedlab.data.clouds import COLUMN, unit_ball
 from fedlab.data.files.listing import Listing
 from fedlab.data.files.meshes import UNREAD, chosen, is_shape, read_shape, require_trimesh
 from fedlab.data.files.reading import read_each
+from fedlab.data.files.shape_lists import listed
 from fedlab.data.files.spelling import one_form
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.arrays import annotated
@@ -25,6 +26,8 @@ from fedlab.storage.paths import InputPath
 
 _SPLITS = ("train", "test")
 _KEY = "data.source.path"
+UNLABELED = "data"
+"""Name of the array of an archive without labels, as in the widespread one of ShapeNet's 57,448 shapes."""
 _Files = dict[str, list[tuple[Path, str]]]  # split → path and class of each file
 
 
@@ -33,8 +36,14 @@ class PointsSettings(Section):
 
     path: InputPath = Field(
         description=".npz file with x_train (n, N, 3), y_train, x_test, y_test and optionally class_names, "
-        "domain_train, domain_test, group_train, group_test; or folder with <class>/train/*.off and "
-        "<class>/test/*.off, or train/<class>/*.off and test/<class>/*.off, or <class>/*.off; also .ply and .obj"
+        "domain_train, domain_test, group_train, group_test; or .npz file with the only array data (n, N, 3), without "
+        "labels; or folder with <class>/train/*.off and <class>/test/*.off, or train/<class>/*.off and "
+        "test/<class>/*.off, or <class>/*.off; also .ply, .obj and .npy (N, 3)"
+    )
+    lists: InputPath | None = Field(
+        default=None,
+        description="folder with train.txt and test.txt, which name the files in the folder path, one on each line: "
+        "<class>-<shape>.npy, as in ShapeNet-55; default: the folders say the class and the split",
     )
     points: Positive = Field(
         default=1024, description="points of a shape: drawn on the surface of a mesh, or chosen from those of a cloud"
@@ -43,7 +52,7 @@ class PointsSettings(Section):
         default=True, description="whether each shape is centered and scaled to the unit ball; false: left as it is"
     )
     test_fraction: Fraction = Field(
-        default=0.2, lt=1, description="share of each class that becomes test samples, if no folder says which do"
+        default=0.2, lt=1, description="share of each class that becomes test samples, if nothing says which do"
     )
     data_seed: int = Field(
         default=0, ge=0, description="seed by which points and test samples are drawn; independent of the run's seed"
@@ -51,7 +60,7 @@ class PointsSettings(Section):
 
 
 class Points:
-    """Your own point clouds: one .npz file, or a folder of meshes (.off, .ply, .obj) with one sub-folder per class."""
+    """Your own point clouds: one .npz file, or a folder of shapes (.off, .ply, .obj, .npy) sorted by class."""
 
     Settings = PointsSettings
 
@@ -67,7 +76,12 @@ class Points:
     def load(self, seed: int) -> Dataset:
         if self.missing():
             raise DataError(_KEY, self.settings.path, "an .npz file or a folder of shapes", "check the path")
-        return self._folder() if self.root.is_dir() else self._archive()
+        if self.root.is_dir():
+            return self._folder()
+        if self.settings.lists is not None:
+            fix = "set data.source.path to the folder that has the files, or leave data.source.lists out"
+            raise DataError(_KEY, self.settings.path, "a folder, since data.source.lists names its files", fix)
+        return self._archive()
 
     def stand_in(self, wanted: Wanted) -> Dataset:
         """Random clouds instead of those that are not here."""
@@ -82,7 +96,10 @@ class Points:
     # an archive
 
     def _archive(self) -> Dataset:
-        arrays, left_out = read_archive(self.root)
+        arrays, left_out = read_archive(self.root, alone=UNLABELED)
+        if UNLABELED in arrays:
+            dataset = self._unlabeled(arrays[UNLABELED])
+            return replace(dataset, left_out=(*left_out, *dataset.left_out))
         try:
             dataset = annotated(
                 COLUMN,
@@ -95,6 +112,21 @@ class Points:
         except DataError as error:
             raise DataError(f"{self.root}: {error.key}", error.value, error.expected, error.fix) from error
         return replace(dataset, left_out=(*left_out, *dataset.left_out))
+
+    def _unlabeled(self, values: np.ndarray) -> Dataset:
+        """Shapes (n, N, 3) of which no class is known. A share of them is drawn for testing."""
+        clouds = self._clouds(values, f"{self.root}: {UNLABELED}")
+        tested = self._drawn(UNLABELED, len(clouds))
+        parts = clouds[~tested], clouds[tested]
+        classes = np.zeros(len(parts[0]), np.int64), np.zeros(len(parts[1]), np.int64)
+        return annotated(COLUMN, parts, classes, None, None, ["shape"], self.root.stem)
+
+    def _drawn(self, name: str, count: int) -> np.ndarray:
+        """Which of `count` shapes become test samples, (count,) bool."""
+        rng = numpy_generator(self.settings.data_seed, "points split", name)
+        drawn = np.zeros(count, bool)
+        drawn[rng.permutation(count)[: test_part(count, int(count * self.settings.test_fraction))]] = True
+        return drawn
 
     def _clouds(self, values: np.ndarray, key: str) -> np.ndarray:
         """Clouds (n, points, 3) float32 of an array (n, N, 3) of numbers."""
@@ -119,15 +151,16 @@ class Points:
 
     def _folder(self) -> Dataset:
         listing = Listing(_KEY, self.root)
-        files = self._files(listing)
+        lists = self.settings.lists
+        files = self._files(listing) if lists is None else listed(Path(lists).expanduser(), self.root, listing)
         for split in _SPLITS:
             if not files[split]:
-                found = "; ".join(str(left) for left in listing.left_out) or "add files that end in .off, .ply or .obj"
+                found = "; ".join(map(str, listing.left_out)) or "add files that end in .off, .ply, .obj or .npy"
                 raise DataError(
                     _KEY, str(self.root), f"{split} shapes in <class>/[train|test]/ or train|test/<class>/", found
                 )
-        require_trimesh(self.settings.path)
         ordered = [file for split in _SPLITS for file in files[split]]
+        require_trimesh(self.settings.path, (path for path, _ in ordered))
         clouds = np.empty((len(ordered), self.settings.points, 3))
 
         def read(row: int, file: tuple[Path, str]) -> None:
@@ -168,11 +201,8 @@ class Points:
                         listing.skip_below(folder, "their folder lies beside train and test")
                 continue
             files = _shapes(kind, name, listing)
-            rng = numpy_generator(self.settings.data_seed, "points split", name)
-            count = test_part(len(files), int(len(files) * self.settings.test_fraction))
-            drawn = set(rng.permutation(len(files))[:count].tolist())
-            for row, file in enumerate(files):
-                found["test" if row in drawn else "train"].append(file)
+            for file, tested in zip(files, self._drawn(name, len(files)), strict=True):
+                found["test" if tested else "train"].append(file)
         return found
 
 

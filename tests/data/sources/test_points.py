@@ -242,3 +242,110 @@ def test_nothing_there_is_said_before_anything_is_loaded(tmp_path: Path) -> None
     assert "data.source.path" in str(source.missing())
     with pytest.raises(DataError, match="a folder of shapes"):
         load(tmp_path / "no")
+
+
+# ShapeNet's 57,448 shapes: one array without labels
+
+
+def test_an_archive_of_unlabeled_clouds_is_divided_by_a_seed_and_says_that_it_has_no_classes(tmp_path: Path) -> None:
+    clouds = arrays(n=20)["x_train"]
+    np.savez(tmp_path / "shapenet57448xyzonly.npz", data=clouds)
+    dataset = load(tmp_path / "shapenet57448xyzonly.npz", points=40, normalize=False)
+    assert (len(dataset.train), len(dataset.test)) == (16, 4)
+    both = np.concatenate([dataset.train["points"], dataset.test["points"]])
+    assert {cloud.tobytes() for cloud in both} == {cloud.tobytes() for cloud in clouds}, "each shape is in one split"
+    assert "label" not in dataset.train.columns
+    assert any(left.what == "labels" and left.count == 20 for left in dataset.left_out)
+    other = load(tmp_path / "shapenet57448xyzonly.npz", points=40, normalize=False, data_seed=1)
+    assert not np.array_equal(other.test["points"], dataset.test["points"])
+    assert len(load(tmp_path / "shapenet57448xyzonly.npz", test_fraction=0.5).test) == 10
+
+
+def test_an_unlabeled_array_beside_labeled_ones_is_counted_and_not_read(tmp_path: Path) -> None:
+    dataset = load(save(tmp_path / "x.npz", data=arrays()["x_test"]))
+    assert len(dataset.train) == 6
+    assert [left.examples for left in dataset.left_out if left.what == "arrays"] == [("data",)]
+
+
+def test_unlabeled_clouds_of_a_wrong_shape_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", data=np.zeros((3, 40, 2)))
+    with pytest.raises(DataError, match="data = 'shape") as caught:
+        load(tmp_path / "x.npz")
+    assert "x.npz" in str(caught.value)
+
+
+# ShapeNet-55: one folder of .npy files, and lists
+
+
+@pytest.fixture
+def shapenet55(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    (tmp_path / "shapenet_pc").mkdir()
+    for name in ("02691156-1a", "02691156-1b", "02691156-1c", "03001627-1a", "03001627-9f"):
+        np.save(tmp_path / "shapenet_pc" / f"{name}.npy", rng.normal(size=(40, 3)).astype(np.float32))
+    write(tmp_path / "ShapeNet-55" / "train.txt", "02691156-1a.npy\n03001627-1a.npy\n02691156-1b.npy\n")
+    write(tmp_path / "ShapeNet-55" / "test.txt", "03001627-9f.npy\n\n")
+    return tmp_path
+
+
+def load_listed(root: Path, **settings: Any) -> Dataset:
+    return load(root / "shapenet_pc", lists=str(root / "ShapeNet-55"), normalize=False, points=40, **settings)
+
+
+def test_lists_say_class_and_split_and_what_they_leave_out_is_counted(
+    shapenet55: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    dataset = load_listed(shapenet55)
+    assert dataset.train.class_names == ("02691156", "03001627")
+    assert dataset.train["label"].tolist() == [0, 1, 0]
+    assert dataset.test["label"].tolist() == [1]
+    assert np.array_equal(dataset.train["points"][1], np.load(shapenet55 / "shapenet_pc" / "03001627-1a.npy"))
+    assert [(left.count, left.examples) for left in dataset.left_out if left.what == "files"] == [
+        (1, ("02691156-1c.npy",))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("../secret-1.npy", "without folders"),
+        ("/etc/a-1.npy", "without folders"),
+        ("02691156-1c.txt", "without folders"),
+        ("chair.npy", "whose first part is the class"),
+        ("-1c.npy", "whose first part is the class"),
+        ("02691156-1a.npy", "train.txt names it too"),
+        ("02691156-77.npy", "there is no such file"),
+    ],
+)
+def test_a_wrong_line_of_a_list_is_named(shapenet55: Path, line: str, said: str) -> None:
+    write(shapenet55 / "ShapeNet-55" / "test.txt", f"03001627-9f.npy\n{line}\n")
+    with pytest.raises(DataError) as caught:
+        load_listed(shapenet55)
+    assert said in str(caught.value)
+    assert Path(line).name in str(caught.value)
+
+
+def test_a_missing_list_is_named_and_so_is_an_archive_with_lists(shapenet55: Path) -> None:
+    (shapenet55 / "ShapeNet-55" / "test.txt").unlink()
+    with pytest.raises(DataError, match=r"test\.txt"):
+        load_listed(shapenet55)
+    with pytest.raises(DataError, match=r"leave data\.source\.lists out"):
+        load(save(shapenet55 / "x.npz"), lists=str(shapenet55 / "ShapeNet-55"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        np.zeros((40, 2)),
+        np.zeros(40),
+        np.full((40, 3), np.nan),
+        np.array([None] * 3, dtype=object),
+        np.zeros((40, 3), complex),
+    ],
+    ids=["two coordinates", "no rows", "NaN", "pickled", "complex"],
+)
+def test_a_file_that_is_no_cloud_is_named(shapenet55: Path, content: np.ndarray) -> None:
+    np.save(shapenet55 / "shapenet_pc" / "03001627-9f.npy", content, allow_pickle=True)
+    with pytest.raises(DataError, match=r"03001627-9f\.npy"):
+        load_listed(shapenet55)
