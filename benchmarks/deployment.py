@@ -28,6 +28,7 @@ from typing import Any
 
 from benchmarks.pace import cpu_seconds, family, resident
 from fedlab.clients.resident.start import install
+from fedlab.config.node import ALLOW
 from fedlab.deployment import processes
 from fedlab.deployment.flower import LOOKS
 
@@ -123,6 +124,7 @@ class Federation:
             **way.variables,
             "FLWR_HOME": str(folder / "flower"),
             "FEDLAB_RUNS": str(folder / "runs"),
+            ALLOW: "benchmarks.*",  # the method that sends payloads
             "PATH": os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
             "FLWR_TELEMETRY_ENABLED": "0",

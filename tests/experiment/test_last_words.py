@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fedlab
 from fedlab.experiment.last_words import REASON, record_end, witnessed
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
@@ -43,9 +44,25 @@ def test_a_line_that_was_cut_short_is_as_if_it_had_not_been_begun(folder: RunFol
     assert [event["event"] for event in history.events] == ["run_start", "round", "run_end"]
 
 
-def test_the_report_is_written_if_asked_for(folder: RunFolder) -> None:
-    record_end(folder.path, report=True)
-    assert "ended without a word" in folder.report.read_text()
+@pytest.mark.usefixtures("reports")
+def test_the_report_is_written_if_asked_for(tmp_path: Path) -> None:
+    run = fedlab.run(
+        {
+            "method": "supervised",
+            "model": {"name": "logistic"},
+            "data": {
+                "source": {"name": "shifted_digits", "train_per_class": 2, "test_size": 20},
+                "partition": [{"name": "iid", "clients": 2}],
+            },
+            "federation": {"rounds": 1},
+            "engine": {"name": "inline"},
+            "tracking": {"folder": str(tmp_path), "console": "quiet", "tensorboard": False, "report": False},
+        }
+    )
+    lines = run.folder.events.read_text().splitlines(keepends=True)
+    run.folder.events.write_text("".join(line for line in lines if '"run_end"' not in line))
+    record_end(run.path, report=True)
+    assert "ended without a word" in run.folder.report.read_text()
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "interrupted"])
