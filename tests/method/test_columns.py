@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedlab.data.columns import main_shape
+from fedlab.method.columns import main_shape
 
 LABELS = {"label": ("int64", ()), "domain": ("int64", ()), "group": ("int64", ())}
 
