@@ -100,7 +100,8 @@ class GivenParts:
         if resumed:
             own = reference(self.model) if settings_class(self.model) else GIVEN
             if _class_name(Component(name=own)) != _class_name(Component(name=config.model.name)):
-                raise ConfigError("model", own, f"the model that the run began with, {config.model.name}")
+                began = config.model.settings.get("of", config.model.name)
+                raise ConfigError("model", reference(self.model), f"the model that the run began with, {began}")
         network = GivenNetwork(self.model, config.model)
         if resumed and network.configurable:
             _same("model", network.described((), 0), config.model)
@@ -196,7 +197,9 @@ def record_sampler(config: Config, sampler: Sampler, *, made: bool, resumed: boo
     Raises:
         ConfigError: a run that is resumed began with a sampler of another class or with other settings.
     """
-    found = getattr(sampler, "settings", None)
+    found: Any = getattr(sampler, "settings", None)
+    if made:
+        found = parse(type(sampler).Settings, config.federation.sampler.settings, "federation.sampler")  # type: ignore[attr-defined]  # `make_sampler` has checked it
     settings = found.model_dump(mode="json") if isinstance(found, Section) else {}
     component = Component(name=reference(sampler), **settings)
     if not made:
@@ -211,7 +214,8 @@ def _same(key: str, given: Component, recorded: Component) -> None:
     """Check that a component has the recorded class name and settings. Its module may differ, as files are renamed."""
     ours, theirs = ((_class_name(one), one.settings) for one in (given, recorded))
     if ours[0] != theirs[0]:
-        raise ConfigError(key, given.name, f"the class that the run began with, {recorded.name}")
+        began = recorded.settings.get("of", recorded.name)
+        raise ConfigError(key, given.settings.get("of", given.name), f"the class that the run began with, {began}")
     known = (ours[1].keys() & theirs[1].keys()) - {"of"}  # the class with its module, which may differ
     for name in sorted(known):
         if ours[1][name] != theirs[1][name]:
