@@ -153,9 +153,7 @@ class Assembly:
         if self.errors or self.method is None or self.chain is None or self.probes is None:
             raise ConfigErrors(self.errors)
         stages = Stages(self.config.training, self.method)
-        return Components(
-            self.config, self.method, self.privacy, self.chain, stages, self.probes, network=self.network
-        )
+        return Components(self.config, self.method, self.privacy, self.chain, stages, self.probes, network=self.network)
 
 
 def make_task(

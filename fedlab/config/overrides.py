@@ -16,7 +16,7 @@ from fedlab.errors import ConfigError, ConfigErrors
 Change = tuple[str, Any]
 """A dotted key, and the value that it is given."""
 Overrides = Sequence[str | Change] | Mapping[str, Any]
-"""``["training.lr=0.1"]``, ``{"training.lr": 0.1}`` or ``{"training": {"lr": 0.1}}``; or what `changes` made of them."""
+"""``["training.lr=0.1"]``, ``{"training.lr": 0.1}`` or ``{"training": {"lr": 0.1}}``; or what `changes` returns."""
 _EXAMPLES = 'overrides={"training.lr": 0.1}, overrides={"training": {"lr": 0.1}} or overrides=["training.lr=0.1"]'
 
 
@@ -67,7 +67,12 @@ def _of_mapping(values: Mapping[Any, Any], kind: type[BaseModel] | None, prefix:
         if not isinstance(name, str) or not name.strip():
             raise ConfigErrors([ConfigError("overrides", name, "keys of the configuration, as text", _EXAMPLES)])
         section = kind and _section(kind, name)
-        if isinstance(value, Mapping) and value and section and not (issubclass(section, Component) and "name" in value):
+        if (
+            isinstance(value, Mapping)
+            and value
+            and section
+            and not (issubclass(section, Component) and "name" in value)
+        ):
             yield from _of_mapping(value, None if issubclass(section, Component) else section, f"{key}.")
         else:
             yield key, plain(value, key)

@@ -70,7 +70,9 @@ def check_network(resolved: Resolved, federated: FederatedData, *, resumed: bool
             )
     if resumed:
         return resolved
-    return replace(resolved, components=components.with_config(recorded(config.model_copy(update={"model": component}))))
+    return replace(
+        resolved, components=components.with_config(recorded(config.model_copy(update={"model": component})))
+    )
 
 
 @contextmanager

@@ -1,5 +1,7 @@
-"""Records what a run was given in Python: a method, a strategy, a sampler, a model or data. A resumed run has to be given
-the same."""
+"""Records what a run was given in Python: a method, a strategy, a sampler, a model or data.
+
+A run that is resumed has to be given the same.
+"""
 
 from __future__ import annotations
 

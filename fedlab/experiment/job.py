@@ -31,8 +31,8 @@ from fedlab.experiment.decisions import tune
 from fedlab.experiment.given import GivenParts, record_data, record_method, record_sampler, record_strategy
 from fedlab.method import Method
 from fedlab.probes import check_sets
-from fedlab.server.privacy import check_rounds
 from fedlab.server.participation.samplers import make_sampler
+from fedlab.server.privacy import check_rounds
 from fedlab.server.strategies import make_strategy
 from fedlab.storage.paths import PathKind, cache_folder
 
@@ -116,9 +116,7 @@ def ready(config: Config, given: GivenParts | None = None, begun: Config | None 
     network = given.network(config, resumed=goes_on)
     if given.dataset is not None:
         config = record_data(config, given.dataset, resumed=goes_on, asked=given.overrides)
-    resolved = resolve(
-        recorded(complete(config)), method=chosen, strategy=rule, network=network, sampler=sampler
-    )
+    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule, network=network, sampler=sampler)
     if begun is not None:
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
     federated = check_data(resolved, given.dataset)

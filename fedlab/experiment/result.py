@@ -150,9 +150,7 @@ class Run:
             ConfigError, ConfigErrors: see `model`.
         """
         record = RunRecord(self.folder, self.history)
-        return client_of(
-            client, record, self.config, self._loaded, self._method, self.task, self.model, self._initial
-        )
+        return client_of(client, record, self.config, self._loaded, self._method, self.task, self.model, self._initial)
 
     def _initial(self) -> nn.ModuleDict:
         config, task = self.config, self.task

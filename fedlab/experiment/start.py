@@ -76,8 +76,8 @@ def run(
             ``overrides={"federation.sampler": {…}}``.
         model: a network of your own instead of ``config.model``: an `nn.Module`, whose weights every network that the
             method builds of it starts with; a function or class that is given those of ``input_shape`` and
-            ``num_classes`` that it names, with torch's generator seeded from the run's seed; or the name of a model, with
-            settings as a mapping with ``name``. The run records class, number of parameters and a hash.
+            ``num_classes`` that it names, with torch's generator seeded from the run's seed; or the name of a model,
+            with settings as a mapping with ``name``. The run records class, number of parameters and a hash.
         data: samples of your own instead of ``config.data.source``, in any form that `fedlab.as_dataset` accepts; the
             run records their name and fingerprint.
         overrides: changes to the configuration, as ``{"training.lr": 0.1}``, ``{"training": {"lr": 0.1}}`` or

@@ -22,7 +22,9 @@ _TYPES = (
     "the name of a model (see `fedlab list models`), a torch.nn.Module, or a function or class that makes one of "
     "input_shape and num_classes"
 )
-_AGAIN = "give it again in Python: fedlab.run(config, model=…), fedlab.resume(run, model=…) or fedlab.load(run, model=…)"
+_AGAIN = (
+    "give it again in Python: fedlab.run(config, model=…), fedlab.resume(run, model=…) or fedlab.load(run, model=…)"
+)
 _FACTS = ("input_shape", "num_classes")
 
 

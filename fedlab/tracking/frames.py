@@ -63,5 +63,3 @@ def _flat(event: Event, names: Sequence[str]) -> Row:
         for inner, value in values.items() if isinstance(values, Mapping) else ():
             found[f"{name}.{inner}"] = value
     return found
-
-

@@ -24,7 +24,11 @@ def made(overrides: Any) -> list[tuple[str, Any]]:
         ["training.lr=0.125", "federation.rounds=3", "model={name: mlp, hidden: [8]}"],
         {"training.lr": 0.125, "federation.rounds": 3, "model": {"name": "mlp", "hidden": [8]}},
         {"training": {"lr": 0.125}, "federation": {"rounds": 3}, "model": {"name": "mlp", "hidden": (8,)}},
-        {"training": {"lr": np.float64(0.125)}, "federation.rounds": np.int64(3), "model": Component(name="mlp", hidden=[8])},
+        {
+            "training": {"lr": np.float64(0.125)},
+            "federation.rounds": np.int64(3),
+            "model": Component(name="mlp", hidden=[8]),
+        },
     ],
 )
 def test_all_forms_say_the_same(overrides: Any) -> None:
@@ -47,7 +51,10 @@ def test_all_forms_say_the_same(overrides: Any) -> None:
         ({"data.held": {"probe": {"share": 0.1}}}, [("data.held", {"probe": {"share": 0.1}})]),
         ({"federation.devices": {}}, [("federation.devices", {})]),
         ({"federation": {"devices": {"spread": 2}}}, [("federation.devices.spread", 2)]),
-        ({"data": {"partition": [{"name": "iid", "clients": 2}]}}, [("data.partition", [{"name": "iid", "clients": 2}])]),
+        (
+            {"data": {"partition": [{"name": "iid", "clients": 2}]}},
+            [("data.partition", [{"name": "iid", "clients": 2}])],
+        ),
         ({"tracking.folder": Path("/x/y")}, [("tracking.folder", "/x/y")]),
         ({"tracking.name": "1e3"}, [("tracking.name", "1e3")]),
         ({"privacy": None}, [("privacy", None)]),

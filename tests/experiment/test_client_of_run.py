@@ -99,7 +99,9 @@ def test_the_state_is_that_of_the_last_checkpoint(raw: dict[str, Any]) -> None:
     (run.checkpoint / "checkpoint.json").unlink()
     earlier = fedlab.load(run.path).client(0).model["model"].head.weight
     assert not torch.equal(earlier, last)
-    short = fedlab.run({**raw, "federation": {"rounds": 3}}, data=data(), overrides={"exchange.local": ["model.head.*"]}, until=2)
+    short = fedlab.run(
+        {**raw, "federation": {"rounds": 3}}, data=data(), overrides={"exchange.local": ["model.head.*"]}, until=2
+    )
     assert torch.equal(short.client(0).model["model"].head.weight, earlier)
 
 

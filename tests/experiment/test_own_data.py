@@ -46,7 +46,10 @@ FORMS: dict[str, Any] = {
     "arrays": SPLITS,
     "torch": tuple(TensorDataset(torch.from_numpy(x), torch.from_numpy(y)) for x, y in SPLITS),
     "hugging face": datasets.DatasetDict(
-        {n: datasets.Dataset.from_dict({"features": x.tolist(), "label": y}) for n, (x, y) in zip(("train", "test"), SPLITS, strict=True)}
+        {
+            n: datasets.Dataset.from_dict({"features": x.tolist(), "label": y})
+            for n, (x, y) in zip(("train", "test"), SPLITS, strict=True)
+        }
     ),
 }
 
@@ -58,7 +61,9 @@ def test_feature_vectors_are_learned_the_same_in_every_form(raw: dict[str, Any])
     assert run.metrics["pooled"]["accuracy"] > 0.9
     assert run.config.data.source.settings["fingerprint"] == FORMS["dataset"].fingerprint
     assert run.config.data.source.settings["dataset"] == "TensorDataset"
-    assert len(fedlab.resume(fedlab.run(raw, data=FORMS["torch"], until=1).path, data=FORMS["arrays"]).history.rounds) == 3
+    assert (
+        len(fedlab.resume(fedlab.run(raw, data=FORMS["torch"], until=1).path, data=FORMS["arrays"]).history.rounds) == 3
+    )
 
 
 @pytest.mark.parametrize("model", ["logistic", "mlp"])

@@ -166,7 +166,7 @@ def test_a_name_is_a_name(raw: dict[str, Any], model: Any) -> None:
 
 def test_a_loaded_run_needs_the_layers_and_takes_the_weights_of_the_checkpoint(raw: dict[str, Any]) -> None:
     run = fedlab.run(raw, model=net(), data=arrays())
-    with pytest.raises(ConfigError, match="fedlab.load"):
+    with pytest.raises(ConfigError, match=r"fedlab\.load"):
         _ = fedlab.load(run.path).model
     assert weights(fedlab.load(run.path, model=Net(CLASSES))) == weights(run)
     assert weights(fedlab.load(run.path, model=Net)) == weights(run)

@@ -36,7 +36,10 @@ def history(tmp_path: Path) -> History:
 
 def records(frame: Any) -> list[dict[str, Any]]:
     """Rows of a table without the values that are missing."""
-    return [{name: value for name, value in row.items() if value == value and value is not None} for row in frame.to_dict("records")]
+    return [
+        {name: value for name, value in row.items() if value == value and value is not None}
+        for row in frame.to_dict("records")
+    ]
 
 
 def test_evaluations_have_a_row_for_each_client_and_scope(history: History) -> None:

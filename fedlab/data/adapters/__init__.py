@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-
 from fedlab.data.adapters.combining import combined, held_out
 from fedlab.data.adapters.partitions import divided, federated, is_federated, is_partitioner, own_partition
 from fedlab.data.adapters.tables import Table, is_array, read_table
@@ -88,11 +87,15 @@ def _splits(data: Any, test: Any, columns: Any, partition: Any) -> tuple[Table, 
     """Training and test samples; None if there are no test samples."""
     if is_federated(data):
         if test is not None or partition is not None:
-            raise DataError(_KEY, "a FederatedDataset", "nothing beside it: it has splits and partitions", "leave it out")
+            raise DataError(
+                _KEY, "a FederatedDataset", "nothing beside it: it has splits and partitions", "leave it out"
+            )
         return federated(data, _KEY, columns)
     pair = _pair(data)
     if pair is not None and test is not None:
-        raise DataError("test", type(test).__name__, "test samples in one place: data has them already", "leave one out")
+        raise DataError(
+            "test", type(test).__name__, "test samples in one place: data has them already", "leave one out"
+        )
     (given, tests), left_out = (pair or (data, test), _further_splits(data))
     train = _one(given, _KEY if pair is None and test is None else f"{_KEY}: train", columns, partition)
     table = None if tests is None else _one(tests, f"{_KEY}: test", columns, None)
@@ -113,7 +116,7 @@ def _one(data: Any, key: str, columns: Any, partition: Any) -> Table:
 
 
 def _pair(data: Any) -> tuple[Any, Any] | None:
-    """Training and test samples of data that holds both; the second is None if it names a single split, as ``train``."""
+    """Training and test samples of data that names its splits; the second is None if there is none for tests."""
     if isinstance(data, Mapping) and "train" in data:
         return data["train"], data.get("test")
     if isinstance(data, Mapping) and _is_dict_of_splits(data):
@@ -123,7 +126,11 @@ def _pair(data: Any) -> tuple[Any, Any] | None:
         return next(iter(data.values())), None
     if isinstance(data, tuple) and len(data) == 4 and all(map(is_array, data)):
         return data[:2], data[2:]
-    if isinstance(data, tuple) and len(data) == 2 and not any(is_array(part) or isinstance(part, list) for part in data):
+    if (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and not any(is_array(part) or isinstance(part, list) for part in data)
+    ):
         return data
     return None
 

@@ -86,8 +86,8 @@ def combined(
 def held_out(table: Table, share: float) -> tuple[Table, Table, str]:
     """A table as training and test samples, and a warning that says so.
 
-    The share is drawn from each client, or from all samples if they are not divided, with the classes in proportion. The
-    draw depends on the data only, so that a run that is resumed has the same samples.
+    The share is drawn from each client, or from all samples if they are not divided, with the classes in proportion.
+    The draw depends on the data only, so that a run that is resumed has the same samples.
 
     Args:
         table: the samples.
@@ -109,12 +109,14 @@ def held_out(table: Table, share: float) -> tuple[Table, Table, str]:
             drawn.append(rng.permutation(mine[places == kind])[:count])
     chosen = np.sort(np.concatenate(drawn))
     if not len(chosen):
-        raise DataError(_KEY, f"{len(table)} samples", "test samples, or enough samples to hold some out", "give test=…")
+        raise DataError(
+            _KEY, f"{len(table)} samples", "test samples, or enough samples to hold some out", "give test=…"
+        )
     rest = np.setdiff1d(np.arange(len(table)), chosen)
     of = "each client's samples" if table.clients is not None else "the samples"
     warning = (
-        f"no test samples were given: {len(chosen):,} of {len(table):,} samples, {share:.0%} of {of}, are held out as test "
-        "samples, always the same"
+        f"no test samples were given: {len(chosen):,} of {len(table):,} samples, {share:.0%} of {of}, are held out as "
+        "test samples, always the same"
     )
     return table.select(rest), table.select(chosen), warning
 
@@ -131,7 +133,9 @@ def _labels(train: Table, test: Table, class_names: Sequence[str] | None) -> tup
     for split, (values, known) in zip(("train", "test"), zip(pair, names, strict=True), strict=True):
         if len(values) and (values.min() < 0 or values.max() >= len(known or ())):
             found = f"labels from {values.min()} to {values.max()}"
-            raise DataError(f"label_{split}", found, f"integers from 0 to {len(known or ()) - 1}", "use a labeled split")
+            raise DataError(
+                f"label_{split}", found, f"integers from 0 to {len(known or ()) - 1}", "use a labeled split"
+            )
     return by_name(pair, (names[0], names[1]), "label")
 
 
@@ -145,7 +149,11 @@ def _more_names(train: Table, test: Table) -> Sequence[str]:
 
 
 def _test_clients(
-    train: Table, test: Table, splits: dict[str, dict[str, np.ndarray]], classes: tuple[str, ...], domains: tuple[str, ...]
+    train: Table,
+    test: Table,
+    splits: dict[str, dict[str, np.ndarray]],
+    classes: tuple[str, ...],
+    domains: tuple[str, ...],
 ) -> np.ndarray:
     """The client of each test sample."""
     if test.clients is not None:

@@ -18,8 +18,9 @@ _USED = ("image", "features", "label", "domain", "group")
 def table_of(data: Any, key: str, columns: Mapping[str, str] | None = None) -> Table:
     """One split as a table.
 
-    Columns of pictures are recognized by their type if there is one of them, classes by the type ``ClassLabel`` if there
-    is one of them, and the others by name; see `fedlab.data.adapters.tables`. Columns that nothing names are left out.
+    A column of pictures is recognized by its type if there is one only, and so are classes by the type
+    ``ClassLabel``; the others are recognized by name, see `fedlab.data.adapters.tables`. Columns that
+    nothing names are left out.
 
     Args:
         data: a `datasets.Dataset`. If it transforms its samples, they are taken as they come out of that.
@@ -41,8 +42,8 @@ def table_of(data: Any, key: str, columns: Mapping[str, str] | None = None) -> T
             key,
             f"columns {', '.join(data.column_names)}",
             "a column of pictures called image, or of feature vectors called features",
-            'say which it is: fedlab.as_dataset(data, columns={"mine": "image", "mine_too": "label"}); several columns of '
-            "numbers may be called features",
+            'say which it is: fedlab.as_dataset(data, columns={"mine": "image", "mine_too": "label"}); several columns '
+            "of numbers may be called features",
         )
     class_names = next((_classes(data, name) for name, meaning in used.items() if meaning == "label"), None)
     rest = tuple(name for name in data.column_names if name not in used)

@@ -62,9 +62,7 @@ def divided(data: Any, table: Table, partitioner: Any, key: str) -> Table:
     clients = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
     left_out = _unassigned(len(table), len(np.unique(np.concatenate(rows))), kind)
     chosen = table.select(np.concatenate(rows))
-    return replace(
-        chosen, clients=clients, client_names=_names(partitioner), left_out=(*table.left_out, *left_out)
-    )
+    return replace(chosen, clients=clients, client_names=_names(partitioner), left_out=(*table.left_out, *left_out))
 
 
 def own_partition(partitioner: Any, key: str, columns: Any = None) -> Table:
@@ -95,8 +93,8 @@ def own_partition(partitioner: Any, key: str, columns: Any = None) -> Table:
 def federated(data: Any, key: str, columns: Any = None) -> tuple[Table, Table | None]:
     """Training and test samples of a FederatedDataset, whose own partitions are the clients.
 
-    The training split is the one that has a partitioner; of several it is ``train``. The test split is ``test``, with or
-    without a partitioner; None if there is none.
+    The training split is the one that has a partitioner; of several it is ``train``. The test split is ``test``, with
+    or without a partitioner; None if there is none.
 
     Raises:
         DataError: it cannot be loaded, or it is not clear which split is for training.
@@ -111,7 +109,9 @@ def federated(data: Any, key: str, columns: Any = None) -> tuple[Table, Table | 
     split = "train" if "train" in partitioners else next(iter(partitioners), "")
     others = sorted(partitioners.keys() - {split, "test"})
     if not split or split == "test" or others:
-        expected = "a FederatedDataset with a partitioner for train, and for test if the clients have tests of their own"
+        expected = (
+            "a FederatedDataset with a partitioner for train, and for test if the clients have tests of their own"
+        )
         raise DataError(key, f"partitioners for {', '.join(partitioners) or 'no split'}", expected, "change them")
     train = own_partition(partitioners[split], f"{key}: {split}", columns)
     if "test" in partitioners:

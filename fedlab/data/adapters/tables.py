@@ -2,8 +2,8 @@
 
 A table has the samples in the order in which they were given. What its columns mean is decided here, once for all forms
 of data: ``image`` (or ``img``, ``images``) holds pictures, ``features`` feature vectors, ``label`` (or ``labels``,
-``target``, ``targets``, ``y``) classes, ``domain`` and ``group`` annotations. ``x`` (or ``data``, ``input``) is ``image``
-or ``features``, whichever fits its shape. Columns of other names reach the method as they are.
+``target``, ``targets``, ``y``) classes, ``domain`` and ``group`` annotations. ``x`` (or ``data``, ``input``) is
+``image`` or ``features``, whichever fits its shape. Columns of other names reach the method as they are.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fedlab.tracking.left_out import LeftOut
 
 ACCEPTED = (
     "a fedlab.Dataset; arrays (x, y) or (x_train, y_train, x_test, y_test); a mapping of columns; a torch Dataset; a "
-    "Hugging Face Dataset or DatasetDict; a FederatedDataset or a partitioner with a data set, of flwr_datasets; a pair "
-    "(train, test) of these; or a pair (data, partitioner)"
+    "Hugging Face Dataset or DatasetDict; a FederatedDataset or a partitioner with a data set, of flwr_datasets; a "
+    "pair (train, test) of these; or a pair (data, partitioner)"
 )
 """What `fedlab.as_dataset` takes, for errors."""
 ALIASES = {
@@ -45,7 +45,8 @@ class Table:
 
     Args:
         title: what the data is called.
-        columns: samples by column, each with the samples as first axis. ``label``, ``domain`` and ``group`` may be text.
+        columns: samples by column, each with the samples as first axis. ``label``, ``domain`` and ``group`` may be
+            text.
         class_names: names of the classes, for labels that are numbers; None where they are not known.
         clients: (n,) number of the client that holds each sample; None where nothing is divided yet.
         client_names: names of these clients.
@@ -136,6 +137,11 @@ def standard(
         found.setdefault(_meaning(name, given, columns), []).append(name)
     for name in (name for name in columns or () if name not in given):
         raise DataError(key, name, f"a column of the data: {', '.join(map(str, given))}", "correct columns=…")
+    counted = list(left_out)
+    made = dict(
+        _column(name, [given[one] for one in names], f"{key}: {' and '.join(names)}", counted)
+        for name, names in found.items()
+    )
     lengths = {name: len(values) for name, values in made.items()}
     if len(set(lengths.values())) != 1 or not any(lengths.values()):
         raise DataError(key, lengths, "columns with the same number of samples, at least one", "check the data")
@@ -214,7 +220,9 @@ def _pictures(values: Sequence[Any], key: str, left_out: list[LeftOut]) -> np.nd
     """Pictures of Pillow as (n, C, H, W) uint8; they are gray if all of them are."""
     reader = PictureReader(key)
     channels = 1 if all(picture.mode in ("1", "L", "I;16", "I;16B", "I;16L") for picture in values) else 3
-    found = stacked([reader.sample(picture, f"sample {row}", None, channels) for row, picture in enumerate(values)], key)
+    found = stacked(
+        [reader.sample(picture, f"sample {row}", None, channels) for row, picture in enumerate(values)], key
+    )
     left_out += reader.left_out
     return found
 

@@ -33,7 +33,7 @@ class NpzSettings(Section):
 
 
 class Npz:
-    """Your own images or feature vectors in one .npz file (x_train, y_train, x_test, y_test; domains and owners optional)."""
+    """Your own images or vectors in one .npz file (x_train, y_train, x_test, y_test; domains, owners optional)."""
 
     Settings = NpzSettings
 

@@ -76,7 +76,12 @@ def test_text_is_a_class_and_names_may_be_given() -> None:
 def test_domains_and_owners_are_numbered_alike_in_both_splits() -> None:
     def part(rows: slice, names: list[str]) -> dict[str, Any]:
         count = len(X[rows])
-        return {"features": X[rows], "label": Y[rows], "domain": np.resize(names, count), "group": np.resize(names, count)}
+        return {
+            "features": X[rows],
+            "label": Y[rows],
+            "domain": np.resize(names, count),
+            "group": np.resize(names, count),
+        }
 
     found = both({"train": part(TRAIN, ["b", "c"]), "test": part(TEST, ["c", "a"])})
     assert found.train.domain_names == found.test.group_names == ("a", "b", "c")
@@ -96,7 +101,9 @@ def test_a_share_is_held_out_class_by_class_and_said() -> None:
     found = both((X, Y))
     assert (len(found.train), len(found.test)) == (48, 12)
     assert Counter(found.test["label"].tolist()) == {0: 4, 1: 4, 2: 4}
-    rows = {tuple(row) for row in found.train["features"].tolist()} | {tuple(r) for r in found.test["features"].tolist()}
+    rows = {tuple(row) for row in found.train["features"].tolist()} | {
+        tuple(r) for r in found.test["features"].tolist()
+    }
     assert rows == {tuple(row) for row in X.tolist()}
     (warning,) = found.warnings
     assert "12 of 60 samples, 20% of the samples" in warning
