@@ -16,18 +16,11 @@ from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
 from fedlab.engine.limit import can_limit
 from fedlab.errors import ConfigError
-from fedlab.experiment.checks import (
-    Resolved,
-    check_data,
-    check_holdings,
-    check_network,
-    check_population,
-    missing_column,
-    resolve,
-)
+from fedlab.experiment.checks import Resolved, check_data, check_holdings, check_population, resolve
 from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
+from fedlab.experiment.fits import check_network, missing_column
 from fedlab.experiment.given import GivenParts, record_data, record_method, record_sampler, record_strategy
 from fedlab.method import Method
 from fedlab.probes import check_sets

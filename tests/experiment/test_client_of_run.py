@@ -35,7 +35,7 @@ def data() -> fedlab.Dataset:
     return fedlab.from_arrays(PIXELS[:50], LABELS[:50], PIXELS[50:], LABELS[50:])
 
 
-def tested(run: fedlab.Run, client: int) -> tuple[np.ndarray, np.ndarray]:
+def samples_of(run: fedlab.Run, client: int) -> tuple[np.ndarray, np.ndarray]:
     """A client's test samples, as the run divides them."""
     from fedlab.data.federated import FederatedData
 
@@ -64,7 +64,7 @@ def test_a_clients_own_networks_give_the_accuracy_that_was_recorded_for_it(raw: 
     loaded = fedlab.load(run.path)
     clients = [loaded.client(number) for number in range(3)]
     for client in clients:
-        images, labels = tested(run, client.id)
+        images, labels = samples_of(run, client.id)
         assert right(client.predict(images), labels) == pytest.approx(client.metrics["accuracy"])
         assert client.name in run.metrics["clients"]
         body = {name: value for name, value in client.model.state_dict().items() if "head" not in name}
@@ -80,7 +80,7 @@ def test_without_local_state_all_clients_have_the_networks_of_the_run(raw: dict[
     run = fedlab.run(raw, data=data())
     client = run.client(2)
     assert not client.state
-    images, labels = tested(run, 2)
+    images, labels = samples_of(run, 2)
     assert torch.equal(client.predict(images), run.predict(images))
     assert right(run.predict(images), labels) == pytest.approx(run.metrics["clients"][client.name]["accuracy"])
 
