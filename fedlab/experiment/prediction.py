@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.config import DataConfig
-from fedlab.data.adapters.tables import read_table
+from fedlab.data.adapters.forms import read_table
 from fedlab.data.normalize import check_statistics
 from fedlab.data.samples import Samples
 from fedlab.data.server_sets import normalized

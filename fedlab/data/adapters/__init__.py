@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from fedlab.data.adapters.combining import combined, held_out
+from fedlab.data.adapters.forms import read_table
 from fedlab.data.adapters.partitions import divided, federated, is_federated, is_partitioner, own_partition
-from fedlab.data.adapters.tables import Table, is_array, read_table
+from fedlab.data.adapters.tables import Table, is_array
 from fedlab.data.samples import Dataset
 from fedlab.errors import DataError
 from fedlab.tracking.left_out import LeftOut

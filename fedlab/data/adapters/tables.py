@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedlab.data.files.images import PictureReader
@@ -24,12 +23,6 @@ from fedlab.errors import DataError
 from fedlab.seeding import global_generators
 from fedlab.tracking.left_out import LeftOut
 
-ACCEPTED = (
-    "a fedlab.Dataset; arrays (x, y) or (x_train, y_train, x_test, y_test); a mapping of columns; a torch Dataset; a "
-    "Hugging Face Dataset or DatasetDict; a FederatedDataset or a partitioner with a data set, of flwr_datasets; a "
-    "pair (train, test) of these; or a pair (data, partitioner)"
-)
-"""What `fedlab.as_dataset` takes, for errors."""
 ALIASES = {
     **dict.fromkeys(("img", "images"), "image"),
     **dict.fromkeys(("labels", "target", "targets", "y"), "label"),
@@ -69,44 +62,9 @@ class Table:
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, clients=clients)
 
 
-def read_table(data: Any, key: str, columns: Mapping[str, str] | None = None) -> Table:
-    """One split of data in any form.
-
-    Args:
-        data: arrays ``x`` or ``(x, y)``, a mapping of columns, a torch data set, or a data set of Hugging Face.
-        key: what the data is, for errors.
-        columns: names of its columns → names of FedLab's; several columns of numbers may become ``features`` together.
-
-    Raises:
-        DataError: it is something else, or cannot be used.
-    """
-    datasets = sys.modules.get("datasets")  # nobody has such an object without having imported the module
-    if datasets is not None and isinstance(data, datasets.Dataset):
-        from fedlab.data.adapters.hugging_face import table_of
-
-        return table_of(data, key, columns)
-    if isinstance(data, Mapping):
-        return standard("columns", data, key, columns)
-    if isinstance(data, torch.utils.data.Dataset):
-        return _of_items(data, key, columns)
-    if is_array(data):
-        return standard("arrays", {"x": data}, key, columns)
-    if isinstance(data, tuple | list) and len(data) == 2 and all(map(_is_column, data)):
-        return standard("arrays", dict(zip(("x", "label"), data, strict=True)), key, columns)
-    if isinstance(data, list) and data and isinstance(data[0], tuple | Mapping):
-        return _of_items(data, key, columns)
-    raise DataError(key, f"{type(data).__module__}.{type(data).__qualname__}", ACCEPTED, _advice(data))
-
-
 def is_array(value: object) -> bool:
     """Whether a value is an array of samples, of NumPy or torch."""
     return isinstance(value, np.ndarray | Tensor) and value.ndim > 0
-
-
-def _is_column(value: object) -> bool:
-    if isinstance(value, list):  # of pictures, of numbers or of names
-        return not value or not isinstance(value[0], Mapping | tuple | torch.utils.data.Dataset)
-    return is_array(value)
 
 
 def standard(
@@ -123,7 +81,8 @@ def standard(
         title: what the data is called.
         given: samples by column.
         key: what the data is, for errors.
-        columns: as in `read_table`; columns that it does not name keep their names.
+        columns: names of its columns → names of FedLab's, for those that are to be renamed; several columns of numbers
+            may become ``features`` together.
         class_names: as in `Table`.
         left_out: likewise.
 
@@ -227,8 +186,17 @@ def _pictures(values: Sequence[Any], key: str, left_out: list[LeftOut]) -> np.nd
     return found
 
 
-def _of_items(data: Any, key: str, columns: Mapping[str, str] | None) -> Table:
-    """A torch data set, each of whose samples is read once: x, (x, y), or a mapping of columns."""
+def table_of_items(data: Any, key: str, columns: Mapping[str, str] | None = None) -> Table:
+    """A table of a torch data set or a list, each of whose items is read once: x, (x, y), or a mapping of columns.
+
+    Args:
+        data: the items, by number.
+        key: what the data is, for errors.
+        columns: as in `standard`.
+
+    Raises:
+        DataError: it has no length, its items are no samples, or they differ in form.
+    """
     title, names = type(data).__name__, getattr(data, "classes", None)
     try:
         count = len(data)
@@ -258,13 +226,3 @@ def _fields(item: Any, key: str) -> dict[str, Any]:
         expected = "x, (x, y) or a mapping of columns"
         raise DataError(key, f"a {type(item).__name__} of {len(item)}", expected, "return a mapping: {'image': x, …}")
     return {"x": item}
-
-
-def _advice(data: Any) -> str:
-    if isinstance(data, torch.utils.data.DataLoader):
-        return "give its data set: loader.dataset"
-    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a data frame of pandas or polars
-        return 'give columns: {"features": frame[names].to_numpy(), "label": frame["label"].to_numpy()}'
-    if isinstance(data, str):
-        return "name data in the configuration, as data.source; see `fedlab list sources`"
-    return "convert it to one of these"

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from fedlab.data.adapters.tables import Table, read_table
+from fedlab.data.adapters.forms import read_table
+from fedlab.data.adapters.tables import Table
 from fedlab.errors import DataError
 
 COUNT = 6
