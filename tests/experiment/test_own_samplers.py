@@ -15,13 +15,13 @@ from fedlab.server.participation.samplers import FractionSampler, FractionSettin
 
 
 class TakesTurns(FractionSampler):
-    """Client 0 in round 1, client 1 in round 2, …"""
+    """Client 0 in round 1, client 1 in round 2, …, or later ones for other seeds."""
 
     class Settings(FractionSettings):
         step: Positive = 1
 
     def sample(self, clients: Sequence[int], round: int, count: int, known: Known) -> list[int]:
-        return [clients[(round - 1) * self.settings.step % len(clients)]]
+        return [clients[((round - 1) * self.settings.step + self.seed) % len(clients)]]
 
 
 class Plain:
@@ -61,6 +61,7 @@ def test_a_class_gets_settings_and_seed_and_can_be_made_again(raw: dict[str, Any
     assert run.config.federation.sampler == Component(name=f"{__name__}:TakesTurns", fraction=1.0, step=2)
     assert cohorts(fedlab.resume(run.path)) == [[0], [2], [0]], "its class can be imported"
     assert cohorts(fedlab.run(run.config, sampler=TakesTurns)) == [[0], [2], [0]], "its settings stay"
+    assert cohorts(fedlab.run({**raw, "seed": 1}, sampler=TakesTurns, until=2)) == [[1], [2]]
 
 
 def test_an_object_is_asked_for_again(raw: dict[str, Any]) -> None:
