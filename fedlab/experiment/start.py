@@ -198,6 +198,7 @@ def _execute(
         resumed: for a run that was begun before, warnings about what was found; None for a new one.
     """
     config, resolved, federated = job.config, job.resolved, job.federated
+    network = resolved.components.network
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
     try:
         if resumed is None:
@@ -208,7 +209,7 @@ def _execute(
             folder,
             engine=config.engine.name,
             workers=placement.workers,
-            model=job.method.own_model or (resolved.components.network and resolved.components.network.title),
+            model=job.method.own_model or (None if network is None else network.title),
             command=command,
             code=code_of(config),
             resumed=None if resumed is None else (start.round if start is not None else 0),
@@ -264,7 +265,7 @@ def _execute(
     finally:
         if config.tracking.report:
             report_quietly(folder)
-    return Run(folder, config, job.method, resolved.components.network)
+    return Run(folder, config, job.method, network)
 
 
 def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:

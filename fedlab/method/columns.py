@@ -44,5 +44,5 @@ def model_input(batch: Mapping[str, Any]) -> Tensor:
             found: Tensor = batch[name]
             return found
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-    name = main_column({name: (str(value.dtype), tuple(value.shape[1:])) for name, value in tensors.items()})
-    return tensors["image" if name is None else name]
+    largest = main_column({name: (str(value.dtype), tuple(value.shape[1:])) for name, value in tensors.items()})
+    return tensors["image" if largest is None else largest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,16 +72,9 @@ def combined(
     elif "group" in train.columns:
         codes, groups = coded("group", (train.columns["group"], test.columns["group"]))
         _put(splits, "group", codes)
-    parts = [Samples(columns, classes, domains, groups) for columns in splits.values()]
-    return plausible(
-        Dataset(
-            name,
-            *parts,
-            left_out=tuple(left_out),
-            warnings=tuple(told),
-            divided=train.clients is not None,
-        )
-    )
+    ready = {split: Samples(columns, classes, domains, groups) for split, columns in splits.items()}
+    notes: dict[str, Any] = {"left_out": tuple(left_out), "warnings": tuple(told), "divided": train.clients is not None}
+    return plausible(Dataset(name, ready["train"], ready["test"], **notes))
 
 
 def held_out(table: Table, share: float) -> tuple[Table, Table, str]:
