@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedlab.config import DataConfig
 from fedlab.data.adapters.forms import read_table
 from fedlab.data.normalize import check_statistics
-from fedlab.data.samples import Samples
+from fedlab.data.samples import Dataset, Samples
 from fedlab.data.server_sets import normalized
 from fedlab.errors import DataError, did_you_mean
 from fedlab.method import Method, Task
@@ -60,6 +60,8 @@ def predict(
 
 def _columns(samples: Any, task: Task) -> dict[str, np.ndarray]:
     """The columns of samples without annotations, of the shapes that the run's samples have."""
+    if isinstance(samples, Dataset):
+        raise DataError("samples", samples.name, "one split of the data set", "give data.test or data.train")
     found = samples.columns if isinstance(samples, Samples) else read_table(samples, "samples").columns
     columns = {name: values for name, values in found.items() if name not in ANNOTATIONS}
     main = main_column(task.columns)

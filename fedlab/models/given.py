@@ -211,7 +211,7 @@ def _arguments(given: Callable[..., Any]) -> tuple[str, ...]:
             title,
             f"a function or class that needs no other arguments than {' and '.join(_FACTS)}; this one needs "
             + ", ".join(needed),
-            f"give the network itself, or wrap it: lambda num_classes: {title.rpartition(':')[2]}(…)",
+            "call its arguments so, give them defaults, or give the network itself",
         )
     return tuple(p.name for p in by_name if p.name in _FACTS)
 

@@ -183,6 +183,7 @@ def test_domains_that_are_normalized_differently_have_to_be_named(raw: dict[str,
 def test_predictions_of_vectors_take_them_as_they_are(raw: dict[str, Any]) -> None:
     run = fedlab.run(raw, data=FORMS["dataset"])
     torch.testing.assert_close(run.predict(X.astype(np.float64)), run.model["model"](torch.from_numpy(X)))
+    torch.testing.assert_close(run.predict(FORMS["dataset"].test), run.predict(X[60:]))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_predictions_of_vectors_take_them_as_they_are(raw: dict[str, Any]) -> No
         (np.zeros((5, 8, 8)), "a column 'features'"),
         ({"signal": X}, "a column 'features'"),
         ("text", "torch Dataset"),
+        (FORMS["dataset"], "data.test"),
     ],
 )
 def test_samples_unlike_those_of_the_run_are_refused(raw: dict[str, Any], samples: Any, words: str) -> None:
