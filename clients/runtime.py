@@ -93,7 +93,7 @@ class ClientRuntime:
         config, self.setup, self.method = setup.config, setup, setup.method
         self.device, data = device, setup.federated
         described = (data.columns, data.class_names, data.num_clients, data.vocabulary)
-        self.task = make_task(config, *described, setup.asset_paths)
+        self.task = make_task(config, *described, setup.asset_paths, setup.components.network)
         self.assets = make_assets(setup.components, self.task, device, setup.cache_root)
         self.holdings = Holdings(config.data, data.partition.names, self.assets.names)
         if setup.client is not None:  # a simulation has checked it for all clients

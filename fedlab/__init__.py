@@ -12,6 +12,7 @@ refuse_foreign_install()
 
 if TYPE_CHECKING:
     from fedlab.config import Config as Config
+    from fedlab.data.adapters import as_dataset as as_dataset
     from fedlab.data.samples import Dataset as Dataset
     from fedlab.data.samples import Samples as Samples
     from fedlab.data.sources.arrays import from_arrays as from_arrays
@@ -31,6 +32,7 @@ _PUBLIC = {
     "Method": "fedlab.method",
     "Run": "fedlab.experiment.result",
     "Samples": "fedlab.data.samples",
+    "as_dataset": "fedlab.data.adapters",
     "from_arrays": "fedlab.data.sources.arrays",
     "load": "fedlab.experiment.result",
     "load_config": "fedlab.experiment.configuration",

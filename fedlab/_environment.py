@@ -29,9 +29,10 @@ def prepare() -> None:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     # Flower reads this one at import time; a program may have imported it before fedlab
-    telemetry = sys.modules.get("flwr.supercore.telemetry")
-    if telemetry is not None and os.environ["FLWR_TELEMETRY_ENABLED"] == "0":
-        telemetry.FLWR_TELEMETRY_ENABLED = "0"  # type: ignore[attr-defined]  # module constant, not in its stubs
+    for name in ("flwr.supercore.telemetry", "flwr_datasets.common.telemetry"):
+        telemetry = sys.modules.get(name)
+        if telemetry is not None and os.environ["FLWR_TELEMETRY_ENABLED"] == "0":
+            telemetry.FLWR_TELEMETRY_ENABLED = "0"  # type: ignore[attr-defined]  # module constant, not in its stubs
 
 
 def refuse_foreign_install() -> None:

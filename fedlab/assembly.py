@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,13 +19,13 @@ from torch import nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
-from fedlab.data.columns import main_shape
 from fedlab.data.holdings import Holdings
 from fedlab.data.normalize import overall_statistics
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.method import Method, Plan, Task, WorkContext
 from fedlab.method.assets import Assets, Holding, Shelf
-from fedlab.models import build_model, seeded_init
+from fedlab.method.columns import main_shape
+from fedlab.models import GivenNetwork, build_model, seeded_init
 from fedlab.privacy import DPSGD, Central, make_privacy
 from fedlab.probes import ConfiguredProbe, make_probes
 from fedlab.protocol.compression import Chain, make_chain
@@ -96,6 +97,7 @@ class Components:
         stages: the section ``training`` by plan.
         probes: the probes of the method's features.
         shelf: the assets that have been built in this process.
+        network: what was given in Python in place of the run's model; None if the configuration names it.
     """
 
     config: Config
@@ -105,6 +107,7 @@ class Components:
     stages: Stages
     probes: Sequence[ConfiguredProbe] = ()
     shelf: Shelf = field(default_factory=Shelf)
+    network: GivenNetwork | None = None
 
     def with_config(self, config: Config) -> Components:
         """The same components with another configuration, which may differ in ``engine`` and ``training`` only."""
@@ -118,12 +121,13 @@ class Assembly:
     Args:
         config: the configuration.
         method: a method object that replaces ``config.method``.
+        network: what replaces ``config.model``.
     """
 
-    def __init__(self, config: Config, method: Method | None = None) -> None:
+    def __init__(self, config: Config, method: Method | None = None, network: GivenNetwork | None = None) -> None:
         self.errors: list[InputError] = []
         """The errors that were found so far."""
-        self.config = config
+        self.config, self.network = config, network
         self.method = method or self.attempt(lambda: make_method(config.method))
         self.chain = self.attempt(lambda: make_chain(config.exchange.compression))
         self.privacy = self.attempt(lambda: make_privacy(config.privacy))
@@ -149,7 +153,7 @@ class Assembly:
         if self.errors or self.method is None or self.chain is None or self.probes is None:
             raise ConfigErrors(self.errors)
         stages = Stages(self.config.training, self.method)
-        return Components(self.config, self.method, self.privacy, self.chain, stages, self.probes)
+        return Components(self.config, self.method, self.privacy, self.chain, stages, self.probes, network=self.network)
 
 
 def make_task(
@@ -159,6 +163,7 @@ def make_task(
     num_clients: int,
     vocabulary: Sequence[str] = (),
     asset_paths: Mapping[str, str] | None = None,
+    network: GivenNetwork | None = None,
 ) -> Task:
     """Make the task that a method is given.
 
@@ -169,23 +174,23 @@ def make_task(
         num_clients: number of registered clients.
         vocabulary: the words that the numbers in a text column stand for; empty if there is no such column.
         asset_paths: where this participant has the files of assets, by name; default: the run's ``data.assets``.
+        network: what was given in Python in place of the configured model.
     """
     described = {name: (dtype, tuple(shape)) for name, (dtype, shape) in columns.items()}
     shape = main_shape(described)
 
     def make(name: str | None, seed: int | None, settings: Mapping[str, Any]) -> nn.Module:
-        component = Component(name=name, **settings) if name else config.model
-        if seed is None:
-            return build_model(component, shape, len(class_names))
-        with seeded_init(seed):
-            return build_model(component, shape, len(class_names))
+        with nullcontext() if seed is None else seeded_init(seed):
+            if name is None and network is not None:
+                return network.make(shape, len(class_names), seeded=seed is not None)
+            return build_model(Component(name=name, **settings) if name else config.model, shape, len(class_names))
 
     return Task(
         num_classes=len(class_names),
         input_shape=shape,
         class_names=tuple(class_names),
         num_clients=num_clients,
-        model_name=config.model.name,
+        model_name=config.model.name if network is None else network.title,
         columns=described,
         make_model=make,
         vocabulary=tuple(vocabulary),

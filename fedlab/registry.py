@@ -16,6 +16,9 @@ from fedlab.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from fedlab.config import Component
 
+GIVEN = "given"
+"""Name in a configuration of what was an object in Python and cannot be made again from its settings."""
+
 
 class Registry:
     """Components of one kind, by name. A component is imported only when it is asked for.

@@ -65,7 +65,7 @@ class FederatedLoop:
         self.tracker, self.writer, self.directory = setup.tracker, RunWriter.of(setup), directory
         self.device, self.stages = setup.device, components.stages
         self.participants = directory.may_train(setup.holds_out)
-        self.task = make_task(config, *directory.described, setup.asset_paths)
+        self.task = make_task(config, *directory.described, setup.asset_paths, setup.components.network)
         self.networks = build_networks(self.method, self.task, config.seed, self.device, config.init)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         stages = self.exchanges.over(map(self._plan, range(1, config.federation.rounds + 1)))

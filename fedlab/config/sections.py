@@ -24,6 +24,7 @@ from fedlab.config.base import (
 )
 from fedlab.config.federation import FederationConfig, TrainingConfig
 from fedlab.config.held import HeldSet, ValidationField, check_held
+from fedlab.config.overrides import Overrides, changes
 from fedlab.config.problems import explain
 from fedlab.config.yamltree import dump_yaml, load_yaml, unshared
 from fedlab.errors import ConfigError, ConfigErrors
@@ -264,8 +265,8 @@ def parse(section: type[S], raw: object, prefix: str = "") -> S:
         raise ConfigErrors(explain(section, error.errors(include_url=False), prefix)) from None
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in a YAML file, with ``dotted.key=value`` overrides applied.
+def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
+    """The configuration in a YAML file, with overrides applied; see `fedlab.config.overrides.changes`.
 
     `fedlab.experiment.configuration.configure`, which users know as `fedlab.load_config`, also makes its paths absolute
     and adds the components' defaults.
@@ -296,8 +297,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return raw
 
 
-def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """A copy of `raw` with ``dotted.key=value`` strings applied; values are read as YAML, lists addressed by index.
+def apply_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
+    """A copy of `raw` with overrides applied; see `fedlab.config.overrides.changes`. Lists are addressed by index.
 
     Raises:
         ConfigErrors: an override without a key, or one whose key leads nowhere.
@@ -308,15 +309,8 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         raise ConfigErrors(
             [ConfigError("configuration", raw, "a configuration that is not too large or too deep", str(error))]
         ) from None
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key.strip():
-            raise ConfigErrors([ConfigError("--set", override, "dotted.key=value", "e.g. --set training.lr=0.1")])
-        try:
-            value = load_yaml(text)
-        except ValueError:  # Windows paths, patterns: text that only looks like YAML
-            value = text
-        set_dotted(changed, key.strip(), value)
+    for key, value in changes(overrides, Config):
+        set_dotted(changed, key, value)
     return changed
 
 

@@ -122,6 +122,8 @@ class Dataset:
         warnings: what the source has to say of its files, as sentences; no part of the fingerprint.
         sites: names of the sites that the samples come from, each of which is a domain; no part of the fingerprint. A
             node of a deployment has the samples of its own site only. Empty if the data does not come from sites.
+        divided: whether the data came with its own clients, which are the owners of the samples; no part of the
+            fingerprint.
 
     Raises:
         DataError: train and test disagree on columns, shapes, or class, domain or group names; images that are no
@@ -136,6 +138,7 @@ class Dataset:
     left_out: tuple[LeftOut, ...] = ()
     sites: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    divided: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_names(self)

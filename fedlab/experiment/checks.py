@@ -18,11 +18,12 @@ from fedlab.data.sources import Source, build_source, samples_of
 from fedlab.data.sources.sites import check_sites
 from fedlab.engine import Placement, check_engine
 from fedlab.engine.device import choose_device
+from fedlab.errors import ConfigError
 from fedlab.method import Method
-from fedlab.models import check_model, is_default_model
+from fedlab.models import GivenNetwork, check_model, is_default_model
 from fedlab.server.asynchronous import check_asynchronous, check_concurrency
 from fedlab.server.evaluation import check_evaluation, unevaluated
-from fedlab.server.participation.samplers import make_sampler
+from fedlab.server.participation.samplers import Sampler, make_sampler
 from fedlab.server.participation.selection import (
     Rules,
     check_min_clients,
@@ -70,26 +71,37 @@ class Resolved:
         return self.components.config
 
 
-def resolve(config: Config, *, method: Method | None = None, strategy: Strategy | None = None) -> Resolved:
+def resolve(
+    config: Config,
+    *,
+    method: Method | None = None,
+    strategy: Strategy | None = None,
+    network: GivenNetwork | None = None,
+    sampler: Sampler | None = None,
+) -> Resolved:
     """Make every component of a configuration, and check that they fit each other and this machine.
 
     Args:
         config: the configuration.
         method: a method object that replaces ``config.method``.
         strategy: a strategy object that replaces ``config.federation.strategy``.
+        network: what replaces ``config.model``.
+        sampler: a sampler object that replaces ``config.federation.sampler``.
 
     Raises:
         ConfigErrors: all errors that were found.
     """
-    assembly, federation = Assembly(config, method), config.federation
+    assembly, federation = Assembly(config, method, network), config.federation
     attempt, chosen = assembly.attempt, assembly.method
-    attempt(lambda: check_model(config.model))
+    if network is None:
+        attempt(lambda: check_model(config.model))
     source = attempt(lambda: build_source(config.data.source))
     steps = attempt(lambda: make_steps(config.data.partition))
     drifts = attempt(lambda: make_drifts(config.data.drift))
     attempt(lambda: check_sites(config.data))
     rule = strategy if strategy is not None else attempt(lambda: make_strategy(federation.strategy))
-    sampler = attempt(lambda: make_sampler(federation.sampler, config.seed))
+    if sampler is None:
+        sampler = attempt(lambda: make_sampler(federation.sampler, config.seed))
     rules = None if sampler is None else attempt(lambda: make_rules(config, sampler))
     if rules is not None:
         attempt(lambda: check_participation(federation, rule is None or isinstance(rule, AveragingStrategy)))
@@ -101,7 +113,9 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
     warnings = list(attempt(lambda: check_tracking(config.tracking)) or [])
     if chosen is not None:
         warnings += attempt(lambda: chosen.check(config)) or []
-        if chosen.own_model and not is_default_model(config.model):
+        if chosen.own_model and network is not None:
+            attempt(lambda: _refuse_network(network, chosen))
+        elif chosen.own_model and not is_default_model(config.model):
             warnings.append(f"model.name = {config.model.name} is not used: {chosen.title} builds a {chosen.own_model}")
     if isinstance(rule, AveragingStrategy):
         warnings += attempt(lambda: rule.check(config)) or []
@@ -117,6 +131,11 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
     assert placement is not None
     assert device is not None
     return Resolved(components, source, steps, drifts, rule, rules, placement, device, warnings)
+
+
+def _refuse_network(network: GivenNetwork, method: Method) -> None:
+    expected = f"a method that trains the run's model; {method.title} builds a {method.own_model} of its own"
+    raise ConfigError("model", network.title, expected, "leave model out, or choose another method")
 
 
 def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedData:
@@ -169,7 +188,8 @@ def check_holdings(resolved: Resolved, federated: FederatedData) -> list[str]:
     """
     config, method = resolved.config, resolved.components.method
     described = (federated.columns, federated.class_names, federated.num_clients, federated.vocabulary)
-    assets = method.assets(make_task(config, *described)) if method.overrides("assets") else {}
+    network = resolved.components.network
+    assets = method.assets(make_task(config, *described, network=network)) if method.overrides("assets") else {}
     holdings = Holdings(config.data, federated.partition.names, list(assets))
     training = [client for client in range(federated.num_clients) if client not in federated.unseen]
     holdings.check(training, method.lacks)

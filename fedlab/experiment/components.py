@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from fedlab.assembly import METHODS
 from fedlab.config import Config, parse
@@ -89,7 +88,7 @@ def _spelled_out(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, A
         # Settings that would be read back from a file with other values are left as the user wrote them.
         if "name" in dumped or kind.model_validate(dumped) != made:
             return settings
-    except (ValidationError, PydanticSerializationError):
+    except ValueError:  # of pydantic: settings that are not valid, or that JSON cannot hold
         return settings
     return {key: value for key, value in dumped.items() if key in settings or key not in _passed_on(kind)}
 

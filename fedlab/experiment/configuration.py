@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedlab.assembly import METHODS
-from fedlab.config import Config, apply_overrides, parse, read_yaml
+from fedlab.config import Config, apply_overrides, parse, read_yaml, set_dotted
 from fedlab.config.modules import home, search, source_of
+from fedlab.config.overrides import Overrides, changes
 from fedlab.config.walk import place_of, within
 from fedlab.errors import ConfigError, ConfigErrors, InputError
 from fedlab.experiment.components import bare, complete, located, references
+from fedlab.registry import GIVEN
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import PathKind
 
 
 def configure(
-    source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = (), *, here: bool = True
+    source: str | Path | Mapping[str, Any] | Config,
+    overrides: Overrides = (),
+    *,
+    here: bool = True,
+    given: Mapping[str, str] | None = None,
 ) -> Config:
     """Make a configuration, to which the defaults of all components are added.
 
@@ -27,8 +33,10 @@ def configure(
 
     Args:
         source: a YAML file, the name of a method that has a configuration of its own, a mapping, or a `Config`.
-        overrides: changes, as ``dotted.key=value``.
+        overrides: changes; see `fedlab.config.overrides.changes`. They are made after those for `given`.
         here: whether the run takes place on this machine. If not, paths are left as they are.
+        given: keys of the components that are given in Python, with the names of their classes. The settings of
+            such a component are kept only if the configuration describes a given component or one of this class.
 
     Raises:
         ConfigErrors, ConfigError: there is no such method or file, or keys are unknown or have wrong values.
@@ -49,10 +57,11 @@ def configure(
             )
         raw = read_yaml(packaged)
     raw = apply_overrides(raw, ())  # refuses mappings that contain themselves, before they are walked through
-    given = [override.partition("=")[0].strip() for override in overrides]
+    raw = _without_replaced(raw, given or {})
+    changed = [key for key, _ in changes(overrides, Config)]
 
     def start(key: str) -> Path:
-        return Path.cwd() if within(key, given) else folder
+        return Path.cwd() if within(key, changed) else folder
 
     look_for_modules(raw, folder)
     if overrides:
@@ -65,17 +74,30 @@ def configure(
     return recorded(parse(Config, placed(config.model_dump(mode="json"), lambda key: Path.cwd())))
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Overrides = ()) -> Config:
     """Make a configuration from a YAML file, as `configure` does.
 
     Args:
         path: the YAML file.
-        overrides: changes, as ``dotted.key=value``.
+        overrides: changes; see `fedlab.config.overrides.changes`.
 
     Raises:
         ConfigErrors: the file cannot be read or is not valid YAML, or keys are unknown or have wrong values.
     """
     return configure(Path(path), overrides)
+
+
+def _without_replaced(raw: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """A raw configuration in which the components that are given in Python have the name `GIVEN`; see `configure`."""
+    for key, kind in given.items():
+        found: Any = raw
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        name = str(found.get("name") if isinstance(found, Mapping) else found)
+        same = name == GIVEN or (kind and name.rpartition(":")[2].rpartition(".")[2] == kind)
+        settings = {k: v for k, v in found.items() if k != "name"} if same and isinstance(found, Mapping) else {}
+        set_dotted(raw, key, {"name": GIVEN, **settings})
+    return raw
 
 
 def is_file(source: str | Path) -> bool:
@@ -117,14 +139,21 @@ def recorded(config: Config) -> Config:
 
     The modules are then found from every current folder.
     """
-    homes = [home(reference) for reference in references(config)]
+    homes = [home(reference) for reference in _code(config)]
     folders = dict.fromkeys([*config.modules, *(str(folder) for folder in homes if folder is not None)])
     return config if tuple(folders) == config.modules else config.model_copy(update={"modules": tuple(folders)})
 
 
 def code_of(config: Config) -> dict[str, str]:
     """Return hashes of the code that a configuration runs, by module: FedLab's own as a whole, and the user's."""
-    return {"fedlab": code_fingerprint(), **dict(map(source_of, references(config)))}
+    return {"fedlab": code_fingerprint(), **dict(map(source_of, _code(config)))}
+
+
+def _code(config: Config) -> list[str]:
+    """Every ``module:Class`` that a configuration names, with those of a network that was given in Python."""
+    settings = config.model.settings if config.model.name == GIVEN else {}
+    given = [str(settings[key]) for key in ("of", "made_by") if settings.get(key)]
+    return [*references(config), *given]
 
 
 def placed(raw: Mapping[str, Any], folder: Callable[[str], Path]) -> dict[str, Any]:

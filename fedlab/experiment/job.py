@@ -11,7 +11,6 @@ from pathlib import Path
 from fedlab.clients.runtime import ClientSetup
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
-from fedlab.data.samples import Dataset
 from fedlab.engine import fitting, started
 from fedlab.engine.device import use_deterministic_kernels
 from fedlab.engine.dynamo import postpone_compiler
@@ -21,11 +20,13 @@ from fedlab.experiment.checks import Resolved, check_data, check_holdings, check
 from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
-from fedlab.experiment.given import record_data, record_method, record_strategy
+from fedlab.experiment.fits import check_network, missing_column
+from fedlab.experiment.given import GivenParts, record_data, record_method, record_sampler, record_strategy
 from fedlab.method import Method
 from fedlab.probes import check_sets
+from fedlab.server.participation.samplers import make_sampler
 from fedlab.server.privacy import check_rounds
-from fedlab.server.strategies import Strategy, make_strategy
+from fedlab.server.strategies import make_strategy
 from fedlab.storage.paths import PathKind, cache_folder
 
 
@@ -81,40 +82,39 @@ class Job:
         return _client_setup(self.resolved, self.federated, state_root)
 
 
-def ready(
-    config: Config,
-    method: Method | type[Method] | None = None,
-    strategy: Strategy | type[Strategy] | None = None,
-    data: Dataset | None = None,
-    begun: Config | None = None,
-) -> Job:
+def ready(config: Config, given: GivenParts | None = None, begun: Config | None = None) -> Job:
     """Do all checks of a run and try one client in this process, before the run folder and the workers are created.
 
     Args:
         config: the configuration.
-        method: a method of the user's own, object or class, that replaces ``config.method``.
-        strategy: a strategy of the user's own, object or class, that replaces ``config.federation.strategy``.
-        data: samples that replace those of ``config.data.source``.
+        given: what replaces parts of the configuration; default: nothing.
         begun: the configuration that a resumed run began with; None for a new run.
 
     Raises:
         InputError, ConfigErrors: something is wrong with the input.
         Exception: whatever the method, the model or the data raise.
     """
-    goes_on = begun is not None
-    chosen = None if method is None else _given_method(config, method)
+    goes_on, given = begun is not None, given or GivenParts()
+    chosen = None if given.method is None else _given_method(config, given.method)
     if chosen is not None:
         config = record_method(config, chosen, resumed=goes_on)
-    rule = None if strategy is None else make_strategy(config.federation.strategy, strategy)
+    rule = None if given.strategy is None else make_strategy(config.federation.strategy, given.strategy)
     if rule is not None:
-        settings = config.federation.strategy.settings if isinstance(strategy, type) else None
+        settings = config.federation.strategy.settings if isinstance(given.strategy, type) else None
         config = record_strategy(config, rule, settings, resumed=goes_on)
-    if data is not None:
-        config = record_data(config, data, resumed=goes_on)
-    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule)
+    sampler = None
+    if given.sampler is not None:
+        sampler = make_sampler(config.federation.sampler, config.seed, given.sampler)
+        config = record_sampler(config, sampler, made=isinstance(given.sampler, type), resumed=goes_on)
+    network = given.network(config, resumed=goes_on)
+    if given.dataset is not None:
+        config = record_data(config, given.dataset, resumed=goes_on, asked=given.overrides)
+    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule, network=network, sampler=sampler)
     if begun is not None:
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
-    federated = check_data(resolved, data)
+    federated = check_data(resolved, given.dataset)
+    if network is not None:
+        resolved = check_network(resolved, federated, resumed=goes_on)
     check_population(resolved, federated.num_clients, federated.unseen)
     holding = check_holdings(resolved, federated)
     sets = {name: samples.columns for name, samples in federated.dataset.server.items()}
@@ -122,7 +122,8 @@ def ready(
     began = time.perf_counter()
     use_deterministic_kernels(resolved.device)
     postpone_compiler()
-    tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
+    with missing_column(resolved.components.method, federated):
+        tuning = tune(_client_setup(resolved, federated, Path()), resolved.device, decided=goes_on)
     unlimited = config.engine.name == "inline" and not can_limit()
     told = "federation.timeout ends no client that hangs: the inline engine can do that in a main thread of Unix only"
     warnings = (*resolved.warnings, *federated.warnings, *holding, *tuning.warnings, *([told] if unlimited else []))

@@ -12,7 +12,6 @@ from typing import Any
 
 from fedlab.assembly import make_method
 from fedlab.config import Component, DataConfig, parse, read_yaml
-from fedlab.data.columns import ANNOTATIONS
 from fedlab.data.held import hold_out
 from fedlab.data.normalize import check_statistics, normalize, overall_statistics
 from fedlab.data.samples import Dataset, Samples, on_device
@@ -21,6 +20,7 @@ from fedlab.engine.device import choose_device, use_deterministic_kernels
 from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError
 from fedlab.experiment.configuration import is_file, look_for_modules, placed
 from fedlab.experiment.result import Run
+from fedlab.method.columns import ANNOTATIONS
 from fedlab.probes import ConfiguredProbe, check_sets, make_probes, run_probes
 from fedlab.storage.checkpoint import load_checkpoint
 from fedlab.storage.plain import read_plain

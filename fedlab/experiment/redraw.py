@@ -51,7 +51,7 @@ def redraw(path: str | Path, method: Method | None = None, data: Dataset | None 
         raise CheckpointError("run", str(run.path), "a simulated run", fix)
     check_unchanged(run.folder)
     checkpoint = Checkpoint(*load_checkpoint(run.checkpoint))
-    resolved = resolve(run.config, method=run.method)
+    resolved = resolve(run.config, method=run.method, network=run.network)
     federated = check_data(resolved, data)
     if (fingerprint := federated.partition.fingerprint) != checkpoint.meta["data"]:
         raise CheckpointError(

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedlab.assembly import build_networks, make_method, make_task
 from fedlab.config import Config
 from fedlab.config.modules import search
 from fedlab.config.recorded import recorded_config
-from fedlab.errors import CheckpointError
+from fedlab.errors import CheckpointError, ConfigError
+from fedlab.experiment.client import ClientOfRun, client_of
 from fedlab.experiment.evaluated import NoEvaluation
+from fedlab.experiment.given import GivenParts
+from fedlab.experiment.prediction import predict
 from fedlab.method import Method, Task
+from fedlab.models import GivenNetwork
 from fedlab.report.record import RunRecord
-from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
+from fedlab.server.snapshot import Checkpoint
+from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
 
@@ -32,11 +37,13 @@ class Run:
         folder: the run folder.
         config: the configuration that the run has recorded.
         method: the method object; None if only the configuration names the method, which `model` then imports.
+        network: what was given in Python in place of the configured model; None if the configuration names it.
     """
 
     folder: RunFolder
     config: Config
     method: Method | None = None
+    network: GivenNetwork | None = None
 
     @property
     def path(self) -> Path:
@@ -85,39 +92,99 @@ class Run:
         Raises:
             CheckpointError: there is no complete checkpoint.
         """
-        _, meta = load_checkpoint(self.checkpoint)
-        return make_task(self.config, meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
+        meta = self._loaded.meta
+        described = (meta["columns"], meta["class_names"], meta["clients"], meta.get("vocabulary", ()))
+        return make_task(self.config, *described, network=self.network)
 
     @cached_property
     def model(self) -> nn.ModuleDict:
         """The networks by role, with the weights of the last complete checkpoint, in evaluation mode, on the CPU.
 
+        They take images as the clients do, which are normalized with ``data.mean`` and ``data.std``. `predict` does
+        that for you.
+
         Raises:
             CheckpointError: there is no complete checkpoint.
             ConfigError, ConfigErrors: the method or the model cannot be made from the configuration.
         """
-        tensors, _ = load_checkpoint(self.checkpoint)
-        method = self.method or make_method(self.config.method)
         # Initial weights (init) are not loaded, because the checkpoint replaces them.
-        networks = build_networks(method, self.task, self.config.seed, torch.device("cpu"))
-        prefix = "network/"
-        networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        networks = build_networks(self._method, self.task, self.config.seed, torch.device("cpu"))
+        try:
+            networks.load_state_dict(self._loaded.part(NETWORK))
+        except RuntimeError as error:
+            if self.network is None:
+                raise
+            expected = "the network that the run was given, of which its checkpoint holds the weights"
+            reason = " ".join(str(error).split())
+            raise ConfigError("model", self.network.title, expected, reason) from error
         return networks.eval()
 
+    def predict(self, samples: Any, *, domain: str | Sequence[str] | None = None, batch_size: int = 256) -> Tensor:
+        """What the method predicts for samples with the networks of `model`, such as logits (n, K) of classes.
 
-def load(path: str | Path, method: Method | None = None) -> Run:
+        Images are normalized as those of the run were. ``argmax(1)`` of logits gives the numbers of classes, and
+        ``run.task.class_names`` their names.
+
+        Args:
+            samples: images, uint8 or floats in [0, 1], as (n, H, W), (n, H, W, C) or (n, C, H, W); feature vectors
+                (n, d); or samples in any other form that `fedlab.as_dataset` accepts for one split.
+            domain: the domain of all samples or of each, for runs whose domains are normalized differently.
+            batch_size: number of samples that are predicted at once.
+
+        Raises:
+            DataError: the samples are not like those of the run, or their domain is not known.
+            CheckpointError, ConfigError, ConfigErrors: see `model`.
+        """
+        predicted = partial(predict, self._method, self.model, self.task, self.config.data)
+        return predicted(samples, domain=domain, batch_size=batch_size)
+
+    def client(self, client: int | str) -> ClientOfRun:
+        """One client: its own networks, the tensors that it keeps, and its metrics.
+
+        Args:
+            client: id from 0, or name.
+
+        Raises:
+            DataError: there is no such client.
+            CheckpointError: there is no complete checkpoint, or the clients' states are on other machines or damaged.
+            ConfigError, ConfigErrors: see `model`.
+        """
+        record = RunRecord(self.folder, self.history)
+        return client_of(client, record, self.config, self._loaded, self._method, self.task, self.model, self._initial)
+
+    def _initial(self) -> nn.ModuleDict:
+        config, task = self.config, self.task
+        if self.network is not None:
+            self.network.described(task.input_shape, task.num_classes)  # refuses one with other initial weights
+        return build_networks(self._method, task, config.seed, torch.device("cpu"), config.init)
+
+    @cached_property
+    def _loaded(self) -> Checkpoint:
+        return Checkpoint(*load_checkpoint(self.checkpoint))
+
+    @cached_property
+    def _method(self) -> Method:
+        return self.method or make_method(self.config.method)
+
+
+def load(
+    path: str | Path, method: Method | None = None, model: nn.Module | Callable[..., nn.Module] | None = None
+) -> Run:
     """Open the folder of a run, whether it has finished or not.
 
     Args:
         path: the run folder.
         method: the method object that the run was given in Python. Only `Run.model` needs it, and only if the class of
             the method cannot be imported by its name.
+        model: the network or the factory that the run was given in Python. Only `Run.model`, `Run.predict` and
+            `Run.client` need it; its weights are replaced by those of the run.
 
     Raises:
         CheckpointError: the folder is not a run folder.
         ConfigErrors: the recorded configuration is not valid, because it was changed or another version wrote it.
+        ConfigError: another model than the run was given.
     """
     folder = RunFolder.open(Path(path))
     config = recorded_config(folder)
     search([*config.modules, Path.cwd()])
-    return Run(folder, config, method)
+    return Run(folder, config, method, GivenParts(model=model).network(config, resumed=True))

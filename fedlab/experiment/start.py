@@ -7,24 +7,28 @@ import logging
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import RECEIVED
 from fedlab.clients.server_tensors import ReceivedTensors
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
+from fedlab.config.overrides import Overrides, changes
 from fedlab.config.recorded import check_unchanged
-from fedlab.data.samples import Dataset, on_device
+from fedlab.data.samples import on_device
 from fedlab.engine import Listeners, Simulation, launch
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.experiment.checks import left_out
 from fedlab.experiment.configuration import code_of
 from fedlab.experiment.configuration import configure as configure
 from fedlab.experiment.configuration import method_folder as method_folder
+from fedlab.experiment.given import GivenParts
 from fedlab.experiment.job import Job, ready
 from fedlab.experiment.last_words import witnessed
 from fedlab.experiment.result import Run, load
@@ -44,6 +48,10 @@ from fedlab.tracking.signals import ending_signals
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
+    from fedlab.server.participation.samplers import Sampler
+
+Model = nn.Module | Callable[..., nn.Module] | str | Mapping[str, Any]
+
 log = logging.getLogger(__name__)
 
 
@@ -52,8 +60,10 @@ def run(
     *,
     method: Method | type[Method] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
-    data: Dataset | None = None,
-    overrides: Sequence[str] = (),
+    sampler: Sampler | type[Sampler] | None = None,
+    model: Model | None = None,
+    data: object = None,
+    overrides: Overrides = (),
     until: int | None = None,
     command: str | None = None,
 ) -> Run:
@@ -64,8 +74,16 @@ def run(
             folder, others from the current one.
         method: a method of your own; its settings are taken from ``config.method`` where it is a class.
         strategy: a Flower strategy of your own, object or class.
-        data: samples of your own instead of ``config.data.source``; the run records their name and fingerprint.
-        overrides: ``dotted.key=value`` strings.
+        sampler: a sampler of your own, object or class; the settings of a class are given as
+            ``overrides={"federation.sampler": {…}}``.
+        model: a network of your own instead of ``config.model``: an `nn.Module`, whose weights every network that the
+            method builds of it starts with; a function or class that is given those of ``input_shape`` and
+            ``num_classes`` that it names, with torch's generator seeded from the run's seed; or the name of a model,
+            with settings as a mapping with ``name``. The run records class, number of parameters and a hash.
+        data: samples of your own instead of ``config.data.source``, in any form that `fedlab.as_dataset` accepts; the
+            run records their name and fingerprint.
+        overrides: changes to the configuration, as ``{"training.lr": 0.1}``, ``{"training": {"lr": 0.1}}`` or
+            ``["training.lr=0.1"]``.
         until: stop after this round; `resume` goes on.
         command: how to repeat this run, shown in the report.
 
@@ -73,7 +91,8 @@ def run(
         InputError, ConfigErrors: something is wrong with the input; no worker was started.
         ClientError: a client failed.
     """
-    job = ready(configure(config, overrides), method, strategy, data)
+    given = GivenParts(method, strategy, sampler, model, data, overrides)
+    job = ready(configure(config, given.changes, given=given.replaced), given)
     tracking = job.config.tracking
     with ending_signals(), job.placed() as job:
         # from here on a run exists; all that can be refused has been
@@ -89,8 +108,10 @@ def resume(
     until: int | None = None,
     method: Method | type[Method] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
-    data: Dataset | None = None,
-    overrides: Sequence[str] = (),
+    sampler: Sampler | type[Sampler] | None = None,
+    model: Model | None = None,
+    data: object = None,
+    overrides: Overrides = (),
     command: str | None = None,
 ) -> Run:
     """Go on with a run from its last complete checkpoint, or from the beginning where it has none.
@@ -103,6 +124,8 @@ def resume(
         until: stop after this round.
         method: as given to `run`.
         strategy: as given to `run`.
+        sampler: as given to `run`.
+        model: as given to `run`.
         data: as given to `run`.
         overrides: changes below ``engine`` and ``tracking`` that do not change results.
         command: how this was started.
@@ -110,7 +133,8 @@ def resume(
     Raises:
         CheckpointError: no run folder, another data set, nothing left to do, its config.yaml was changed, or another
             process is at it.
-        ConfigError: an override that would change results, or another method or strategy than the run began with.
+        ConfigError: an override that would change results, or another method, strategy, sampler or model than the run
+            began with.
         ConfigErrors: its configuration cannot be carried out here and now.
         DataError: other data than the run began with, or none where it was given some.
     """
@@ -125,15 +149,19 @@ def resume(
             f"go on with: fedlab deploy resume {shlex.quote(run.path.name)}",
         )
     check_unchanged(run.folder)
-    for override in overrides:
-        if not override.startswith(("engine.", "tracking.")):
+    asked = changes(overrides, Config)
+    for key, value in asked:
+        override = f"{key}={value}"
+        if not key.startswith(("engine.", "tracking.")):
             raise ConfigError("--set", override, "a key below engine or tracking", "other keys would change the result")
-        if override.startswith("engine.vectorize"):
+        if key.startswith("engine.vectorize"):
             raise ConfigError(
                 "--set", override, "the value that the run began with", "the last bits of its result depend on it"
             )
-    changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
-    job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
+    if rounds is not None:
+        asked.append(("federation.rounds", rounds))
+    given = GivenParts(method, strategy, sampler, model, data)
+    job = ready(configure(run.config, asked), given, begun=run.config)
     last = job.config.federation.rounds
     ended = run_status(run.history) == "completed"
     found = resumption(run.folder, min(until or last, last), StateStore(run.folder.clients), ended=ended)
@@ -172,6 +200,7 @@ def _execute(
         resumed: for a run that was begun before, warnings about what was found; None for a new one.
     """
     config, resolved, federated = job.config, job.resolved, job.federated
+    network = resolved.components.network
     # with the inline engine nobody but the system ends this process, and the run then stays open
     watched = nullcontext() if config.engine.name == "inline" else witnessed(folder, config.tracking.report)
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
@@ -186,7 +215,7 @@ def _execute(
                 folder,
                 engine=config.engine.name,
                 workers=placement.workers,
-                model=job.method.own_model,
+                model=job.method.own_model or (None if network is None else network.title),
                 command=command,
                 code=code_of(config),
                 resumed=None if resumed is None else (start.round if start is not None else 0),
@@ -243,7 +272,7 @@ def _execute(
     finally:
         if config.tracking.report:
             report_quietly(folder)
-    return Run(folder, config, job.method)
+    return Run(folder, config, job.method, network)
 
 
 def _rewind(folder: RunFolder, start: Checkpoint | None) -> None:

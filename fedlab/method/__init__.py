@@ -20,6 +20,9 @@ from fedlab.method.charts import (
 from fedlab.method.clouds import (
     point_clouds,
 )
+from fedlab.method.columns import (
+    model_input,
+)
 from fedlab.method.context import (
     FitContext,
     ServerContext,
@@ -94,6 +97,7 @@ __all__ = [
     "instance_overlay",
     "label_overlay",
     "loss_not_finite",
+    "model_input",
     "network",
     "percentages",
     "point_clouds",

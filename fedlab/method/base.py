@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 from fedlab.config import Section
 from fedlab.errors import ConfigError
 from fedlab.method.assets import Asset
+from fedlab.method.columns import model_input
 from fedlab.method.features import Features
 from fedlab.method.types import Batch, BatchSpec, Group, Plan, Step, Task
 
@@ -272,16 +273,17 @@ class Method(ABC, Generic[S]):
     def predict(self, networks: nn.ModuleDict, batch: Batch) -> Tensor:
         """Return predictions for a batch, which are logits of shape (n, K) in classification.
 
-        By default they are the output of the method's only network for the column ``image``.
+        By default they are the output of the method's only network for the samples' main column; see
+        `fedlab.method.columns.main_column`.
         """
         (network,) = networks.values()
-        output: Tensor = network(batch["image"])
+        output: Tensor = network(model_input(batch))
         return output
 
     def features(self, networks: nn.ModuleDict, batch: Batch, part: str) -> Features:
         """Return the features of a batch, which probes look at; the networks are in evaluation mode.
 
-        By default they are what the classification head of the method's network receives for the column ``image``.
+        By default they are what the classification head of the method's network receives for the samples' main column.
 
         Args:
             networks: the networks by role.
@@ -301,7 +303,7 @@ class Method(ABC, Generic[S]):
                 + ", ".join(f"{role} ({type(network).__name__})" for role, network in networks.items()),
                 "choose another model, define Method.features, or remove the probes",
             )
-        return Features(compute(batch["image"]))
+        return Features(compute(model_input(batch)))
 
     def evaluate(self, ctx: EvaluationContext) -> Mapping[str, np.ndarray]:
         """Return sufficient statistics of a client's test samples, which the server adds up over the clients.

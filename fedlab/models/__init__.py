@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from fedlab.models.base import FeatureClassifier, feature_classifier, headless, seeded_init
+from fedlab.models.given import GivenNetwork
 from fedlab.models.registry import MODELS, build_model, check_model, is_default_model
 
 __all__ = [
     "MODELS",
     "FeatureClassifier",
+    "GivenNetwork",
     "build_model",
     "check_model",
     "feature_classifier",

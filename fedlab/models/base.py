@@ -86,7 +86,8 @@ def image_shape(
         raise ConfigError("model.name", model, "data with labels: this model classifies", "choose a labeled source")
     found = f"{model} for samples of shape {'x'.join(map(str, input_shape))}"
     if len(input_shape) != 3:
-        raise ConfigError("model.name", found, "images, of shape channels x height x width", "choose an image source")
+        fix = "choose an image source, or the model mlp or logistic, which take samples of any shape"
+        raise ConfigError("model.name", found, "images, of shape channels x height x width", fix)
     channels, height, width = input_shape
     if channels < 1 or min(height, width) < smallest:
         raise ConfigError("model.name", found, f"images of at least {smallest}x{smallest} pixels", fix)

@@ -9,13 +9,15 @@ from torch import nn
 
 from fedlab.config import Component, Config, Section, parse
 from fedlab.errors import ConfigError, ConfigErrors
-from fedlab.registry import Registry
+from fedlab.models.given import refuse_absent
+from fedlab.registry import GIVEN, Registry
 
 MODELS = Registry(
     "model",
     {
         "convnet": "fedlab.models.convnet:ConvNet",
         "logistic": "fedlab.models.logistic:Logistic",
+        "mlp": "fedlab.models.mlp:MLP",
         "resnet": "fedlab.models.standard_resnet:ResNet",
         "resnet18": "fedlab.models.resnet:ResNet18",
         "simple_cnn": "fedlab.models.simple_cnn:SimpleCNN",
@@ -59,6 +61,8 @@ def is_default_model(component: Component) -> bool:
 
 
 def _resolve(component: Component) -> tuple[Any, Section]:
+    if component.name == GIVEN:
+        refuse_absent(component)
     model = MODELS.find(component.name)
     settings = getattr(model, "Settings", None)
     if not (

@@ -327,7 +327,13 @@ def _again(record: RunRecord) -> str:
     return f'fedlab.run("config.yaml", {", ".join(f"{argument}=…" for argument in given)}{anew})'
 
 
-_GIVEN = (("data", "data", "source"), ("method", "method"), ("strategy", "federation", "strategy"))
+_GIVEN = (
+    ("data", "data", "source"),
+    ("method", "method"),
+    ("strategy", "federation", "strategy"),
+    ("sampler", "federation", "sampler"),
+    ("model", "model"),
+)
 """Arguments of `fedlab.run`, each with the keys of what it takes the place of."""
 
 
@@ -349,10 +355,16 @@ def _given_words(record: RunRecord) -> Iterator[str]:
         if not _given(record, *keys):
             continue
         found = record.setting(*keys)
-        unknown = found.get("unknown") or []
-        why = (
-            f"these arguments of its constructor could not be recorded: {', '.join(map(str, unknown))}"
-            if unknown
-            else "its class was defined in the program itself or in a function, so it cannot be imported by name"
-        )
-        yield f"The {keys[-1]} was given in Python: {found.get('of') or found.get('name')}; {why}."
+        yield f"The {keys[-1]} was given in Python: {found.get('of') or found.get('name')}; {_given_as(found)}."
+
+
+def _given_as(found: Mapping[str, Any]) -> str:
+    """What is recorded of a component that was given in Python, or why it cannot be made again, as a clause."""
+    if found.get("unknown"):
+        unknown = ", ".join(map(str, found["unknown"]))
+        return f"these arguments of its constructor could not be recorded: {unknown}"
+    if found.get("fingerprint"):
+        return f"{found.get('parameters')} parameters, fingerprint {found['fingerprint']}"
+    if found.get("name") == "given":
+        return "it was an object, which cannot be made again from its settings"
+    return "its class was defined in the program itself or in a function, so it cannot be imported by name"

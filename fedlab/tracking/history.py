@@ -7,10 +7,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from fedlab.errors import ConfigError, did_you_mean
 from fedlab.storage import renamed
+from fedlab.tracking.frames import FIRST, rows
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.tracker import ALARM, Event
+
+if TYPE_CHECKING:
+    import pandas
 
 SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
 """Parts of an evaluation beside the single clients."""
@@ -122,6 +128,28 @@ class History:
             if values.get(metric) is not None:
                 points.append((int(event["round"]), float(values[metric])))
         return points
+
+    def frame(self, kind: str = "evaluations") -> pandas.DataFrame:
+        """The history as a table of pandas, with one row for each measurement and a column for each value.
+
+        Args:
+            kind: ``evaluations``: a row for each round, scope and client, with the metrics. ``scope`` is ``client``, or
+                one of `SCOPES`, where ``client`` is empty. ``unseen`` says whether the client never trains, and
+                ``samples`` is how many samples (or queries) the values of a client stand on.
+                ``rounds``: a row for each round, with seconds, payload bytes and what was logged, as ``train.ce``.
+                ``clients``: a row for each client's training in a round, with what it logged.
+
+        Raises:
+            ConfigError: there is no such kind.
+        """
+        import pandas
+
+        if kind not in FIRST:
+            raise ConfigError("kind", kind, f"one of {', '.join(FIRST)}", did_you_mean(str(kind), FIRST))
+        first = FIRST[kind]
+        found = list(rows(self.events, kind, SCOPES))
+        names = dict.fromkeys(name for row in found for name in row)
+        return pandas.DataFrame(found, columns=[*first, *(name for name in names if name not in first)])
 
     def logged(self, name: str, side: str = "train") -> list[tuple[int, float]]:
         """(round, value) of what clients (``train``) or server (``server``) logged."""

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from fedlab.config import Section
 from fedlab.distill.model_contrast import model_contrastive
-from fedlab.method import Batch, FitContext, Group, Method, Plan, Step, Task, network
+from fedlab.method import Batch, FitContext, Group, Method, Plan, Step, Task, model_input, network
 from fedlab.methods.moon.networks import ProjectionNetwork
 from fedlab.models import headless
 
@@ -100,7 +100,7 @@ class Moon(Method[MoonSettings]):
 
         def stacked(batch: Batch) -> Tensor:
             with ctx.autocast():
-                return torch.stack([model.features(batch["image"]).float() for model in every], dim=1)
+                return torch.stack([model.features(model_input(batch)).float() for model in every], dim=1)
 
         z = ctx.computed(ctx.data, stacked)
         return {"z_global": z[:, 0], "z_previous": z[:, 1:]}
@@ -118,7 +118,7 @@ class Moon(Method[MoonSettings]):
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """CE + μ·ℓ_con."""
         s, model = self.settings, network(networks, "model", ProjectionNetwork)
-        z = model.features(batch["image"])
+        z = model.features(model_input(batch))
         terms = {"ce": F.cross_entropy(model.head(z), batch["label"])}
         if s.mu:
             ℓ_con = model_contrastive(z, batch["z_global"], batch["z_previous"], s.temperature)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.method import Batch, Method, Step, Task
+from fedlab.method import Batch, Method, Step, Task, model_input
 
 
 class Supervised(Method):
@@ -27,7 +27,7 @@ class Supervised(Method):
         return {"model": task.model()}
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(networks["model"](batch["image"]), batch["label"])}
+        return {"ce": F.cross_entropy(networks["model"](model_input(batch)), batch["label"])}
 
 
 METHOD = Supervised

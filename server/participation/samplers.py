@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from fedlab.config import Component, Fraction, Positive, Section, parse
-from fedlab.registry import Registry
+from fedlab.errors import ConfigError
+from fedlab.registry import GIVEN, Registry
 from fedlab.seeding import numpy_generator
 
 SAMPLERS = Registry(
@@ -25,6 +26,12 @@ SAMPLERS = Registry(
     },
     "fedlab.samplers",
 )
+
+_SAMPLER = (
+    "a sampler: an object with sample(clients, round, count, known), size(population) and loss, or a class of such "
+    "objects with a nested class Settings(fedlab.config.Section)"
+)
+_EXAMPLE = "derive it from fedlab.server.participation.samplers.FractionSampler"
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,43 @@ class Uniform(FractionSampler):
         return sorted(clients[int(index)] for index in chosen)
 
 
-def make_sampler(component: Component, seed: int) -> Sampler:
-    """The configured sampler with validated settings.
+def make_sampler(component: Component, seed: int, given: object = None) -> Sampler:
+    """The sampler of a run, with validated settings.
+
+    Args:
+        component: names the sampler and holds its settings.
+        seed: the run's seed.
+        given: a sampler of the user's own in its place: an object, or a class that takes the settings and the seed.
 
     Raises:
-        ConfigError, ConfigErrors: unknown sampler or setting.
+        ConfigError, ConfigErrors: unknown sampler or setting, or what was given is no sampler.
     """
-    found: Any = SAMPLERS.find(component.name, "federation.sampler.name")
-    sampler: Sampler = found(parse(found.Settings, component.settings, "federation.sampler"), seed)
+    if given is not None and not isinstance(given, type):
+        return _checked(given)
+    if given is None and component.name == GIVEN:
+        raise ConfigError(
+            "federation.sampler",
+            component.settings.get("of", GIVEN),
+            "the sampler object that this was run with",
+            "make it again in Python and give it to fedlab.run(config, sampler=…) or fedlab.resume(run, sampler=…)",
+        )
+    found: Any = SAMPLERS.find(component.name, "federation.sampler.name") if given is None else given
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, Section)):
+        raise ConfigError("federation.sampler", found, _SAMPLER, _EXAMPLE)
+    return _checked(found(parse(settings, component.settings, "federation.sampler"), seed))
+
+
+def _checked(given: Any) -> Sampler:
+    """What a user gave, as a sampler.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    calls = (getattr(given, name, None) for name in ("sample", "size"))
+    if not (all(map(callable, calls)) and hasattr(given, "loss")):
+        raise ConfigError("federation.sampler", given, _SAMPLER, _EXAMPLE)
+    sampler: Sampler = given
     return sampler
 
 

@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedlab.config import Component, Section, parse
 from fedlab.errors import ConfigError
-from fedlab.registry import Registry
+from fedlab.registry import GIVEN, Registry
 from fedlab.server.strategies.arguments import KEY, arguments_model, check_participants, construct
 from fedlab.server.strategies.average import AveragingRounds, AveragingStrategy
 from fedlab.server.strategies.flower import FlowerRounds, seen_part
@@ -24,9 +24,6 @@ __all__ = [
     "round_strategy",
     "strategy_settings",
 ]
-
-GIVEN = "given"
-"""Name of a strategy that was an object, not all of whose constructor arguments could be recorded."""
 
 _FLOWER = (
     "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedMedian", "FedProx", "FedTrimmedAvg", "FedYogi",

@@ -52,8 +52,9 @@ def test_telemetry_and_update_checks_are_off_after_the_import(tmp_path: Path) ->
     assert python(code, tmp_path).stdout.split() == ["0", "0", "1", "1"]
 
 
-def test_telemetry_is_off_in_flower_itself_whichever_is_imported_first(tmp_path: Path) -> None:
-    code = "import flwr.supercore.telemetry as t, fedlab; print(t.FLWR_TELEMETRY_ENABLED)"
+@pytest.mark.parametrize("module", ["flwr.supercore.telemetry", "flwr_datasets.common.telemetry"])
+def test_telemetry_is_off_in_flower_itself_whichever_is_imported_first(tmp_path: Path, module: str) -> None:
+    code = f"import {module} as t, fedlab; print(t.FLWR_TELEMETRY_ENABLED)"
     assert python(code, tmp_path).stdout.split() == ["0"]
 
 

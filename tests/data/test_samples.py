@@ -149,7 +149,7 @@ class TestFromArrays:
     @pytest.mark.parametrize(
         ("x", "hint"),
         [
-            (np.zeros((4, 64)), "feature vectors"),
+            (np.zeros(4), "images as"),
             (np.zeros((0, 8, 8)), "at least one"),
             (np.zeros((4, 5, 8, 8)), "1 or 3 channels"),
             (np.zeros((4, 3, 8, 3)), "pad the pictures"),

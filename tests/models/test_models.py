@@ -32,6 +32,8 @@ def parameters(model: nn.Module) -> int:
         ("simple_cnn", (1, 28, 28), 10, 1_199_882, 128),
         ("simple_cnn", (3, 32, 32), 10, 1_626_442, 128),
         ("logistic", (3, 28, 28), 10, 23_530, 2352),
+        ("mlp", (1, 28, 28), 10, 199_210, 200),
+        ("mlp", (30,), 2, 46_802, 200),
     ],
 )
 def test_sizes_of_the_papers(name: str, shape: tuple[int, ...], classes: int, count: int, features: int) -> None:
@@ -63,7 +65,7 @@ def test_the_smallest_image_works_and_a_smaller_one_is_refused(name: str, smalle
 def test_data_a_model_cannot_take_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="labels"):
         make(name, classes=0)
-    if name != "logistic":
+    if name not in ("logistic", "mlp"):
         with pytest.raises(ConfigError, match="images"):
             make(name, (2352,))
 
@@ -137,7 +139,7 @@ def test_every_normalization_can_be_built(name: str, norm: str) -> None:
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) == (norm == "batch")
 
 
-@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet", "logistic"])
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "resnet", "logistic", "mlp"])
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     model = make(name).eval()
     x = torch.randn(3, 3, 28, 28)
@@ -170,3 +172,18 @@ def test_wrong_settings_name_the_key() -> None:
         check_model(Component(name="convnett"))
     with pytest.raises(ConfigError, match="Settings"):
         check_model(Component(name="torch.nn:Linear"))
+
+
+def test_an_mlp_has_the_layers_that_are_asked_for() -> None:
+    model = make("mlp", (5,), 3, hidden=[7, 4], dropout=0.5)
+    kinds = [type(layer) for layer in model.body]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Dropout] * 2
+    assert [layer.out_features for layer in model.body if isinstance(layer, nn.Linear)] == [7, 4]
+    with pytest.raises(ConfigErrors, match="hidden"):
+        check_model(Component(name="mlp", hidden=[]))
+
+
+def test_an_mlp_without_its_nonlinearity_would_be_a_linear_map() -> None:
+    model = make("mlp", (5,), 3, hidden=[16]).eval()
+    x = torch.randn(4, 5)
+    assert not torch.allclose(model(x) + model(-x), 2 * model(torch.zeros(1, 5)), atol=1e-4)

@@ -75,7 +75,7 @@ def _channels_first(values: np.ndarray, key: str, prefix: str) -> np.ndarray:
             key,
             f"{prefix}shape {values.shape}",
             "images as (n, H, W), (n, H, W, C) or (n, C, H, W), at least one",
-            "feature vectors are not supported; if they are flattened pictures, reshape them",
+            "if they are flattened pictures, reshape them",
         )
     if values.ndim == 3:
         return values[:, None]

@@ -1,6 +1,8 @@
-"""Image arrays in memory as a data set; the source npz uses it too."""
+"""Arrays in memory as a data set: images or feature vectors; the source npz uses it too."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +27,10 @@ def from_arrays(
 
     Args:
         x_train: images, (n, H, W), (n, H, W, C) or (n, C, H, W) with C 1 or 3; floats in [0, 1], whole
-            numbers from 0 to 255 of any type, or truth values.
+            numbers from 0 to 255 of any type, or truth values. Or feature vectors (n, d), which are neither scaled
+            nor normalized.
         y_train: (n,) classes, as integers from 0 or as names.
-        x_test: like `x_train`, of the same height, width and channels.
+        x_test: like `x_train`, of the same shape per sample.
         y_test: like `y_train`.
         domains: (train, test) arrays naming every sample's domain, by integer or text.
         groups: (train, test) arrays naming every sample's natural owner, by integer or text.
@@ -38,13 +41,31 @@ def from_arrays(
     Raises:
         DataError: wrong shapes or types, values outside [0, 1], NaN, or labels that fit no class.
     """
-    images = {"x_train": as_pictures(x_train, "x_train"), "x_test": as_pictures(x_test, "x_test")}
-    shapes = {key: values.shape[1:] for key, values in images.items()}
-    if shapes["x_train"] != shapes["x_test"]:
-        raise DataError("x_test", shapes["x_test"], f"(C, H, W) as x_train: {shapes['x_train']}")
-    return annotated(
-        "image", (images["x_train"], images["x_test"]), (y_train, y_test), domains, groups, class_names, name
-    )
+    vectors = np.ndim(x_train) == 2
+    read = as_vectors if vectors else as_pictures
+    train, test = read(x_train, "x_train"), read(x_test, "x_test")
+    if train.shape[1:] != test.shape[1:]:
+        kind = "(d,)" if vectors else "(C, H, W)"
+        raise DataError("x_test", test.shape[1:], f"{kind} as x_train: {train.shape[1:]}")
+    column = "features" if vectors else "image"
+    return annotated(column, (train, test), (y_train, y_test), domains, groups, class_names, name)
+
+
+def as_vectors(values: Any, key: str) -> np.ndarray:
+    """Feature vectors (n, d) as float32.
+
+    Args:
+        values: numbers or truth values of shape (n, d).
+        key: name of the array in errors.
+
+    Raises:
+        DataError: another shape or type, or no values.
+    """
+    values = np.asarray(values)
+    if values.ndim != 2 or values.dtype.kind not in "biuf" or not values.size:
+        found = f"shape {values.shape}, dtype {values.dtype}"
+        raise DataError(key, found, "feature vectors: numbers of shape (n, d), at least one", "leave text out")
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def annotated(

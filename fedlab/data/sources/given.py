@@ -9,8 +9,8 @@ from pydantic import Field
 from fedlab.config import Component, Section
 from fedlab.data.samples import Dataset
 from fedlab.errors import DataError
+from fedlab.registry import GIVEN as GIVEN
 
-GIVEN = "given"
 _HOW = "give it again in Python: fedlab.run(config, data=…) or fedlab.resume(run, data=…)"
 
 

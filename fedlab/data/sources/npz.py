@@ -1,4 +1,4 @@
-"""Images from one NumPy archive."""
+"""Images or feature vectors from one NumPy archive."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NpzSettings(Section):
 
 
 class Npz:
-    """Your own images in one .npz file (x_train, y_train, x_test, y_test; domains and owners optional)."""
+    """Your own images or vectors in one .npz file (x_train, y_train, x_test, y_test; domains, owners optional)."""
 
     Settings = NpzSettings
 
