@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedlab.assembly import Assembly
 from fedlab.clients.kept_runs import forget_old_runs
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.same_data import check_same_data
 from fedlab.config import Config
 from fedlab.config.modules import only, search

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fedlab.assembly import Assembly, Components, make_task
+from fedlab.callbacks import Callback, ConfiguredCallback, check_callbacks, make_callbacks
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.holdings import Holdings
@@ -36,6 +37,7 @@ from fedlab.server.strategies import Strategy, check_participants, make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.recording import check_tracking
+from fedlab.tracking.trackers import RunTracker, check_trackers, make_trackers
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Resolved:
         rules: the sampler, and all else that decides which clients take part in a round.
         placement: the device, the number of workers and their share of a GPU.
         device: the device on which this process computes.
+        callbacks: what follows the run on the server.
+        trackers: where numbers and pictures are sent.
         warnings: settings that work, but are probably not intended, as sentences.
     """
 
@@ -62,6 +66,8 @@ class Resolved:
     rules: Rules
     placement: Placement
     device: torch.device
+    callbacks: Sequence[ConfiguredCallback]
+    trackers: Sequence[RunTracker]
     warnings: Sequence[str]
 
     @property
@@ -70,13 +76,20 @@ class Resolved:
         return self.components.config
 
 
-def resolve(config: Config, *, method: Method | None = None, strategy: Strategy | None = None) -> Resolved:
+def resolve(
+    config: Config,
+    *,
+    method: Method | None = None,
+    strategy: Strategy | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Resolved:
     """Make every component of a configuration, and check that they fit each other and this machine.
 
     Args:
         config: the configuration.
         method: a method object that replaces ``config.method``.
         strategy: a strategy object that replaces ``config.federation.strategy``.
+        callbacks: callback objects that replace as many of the last ``config.callbacks``.
 
     Raises:
         ConfigErrors: all errors that were found.
@@ -99,6 +112,10 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
     placement = attempt(lambda: check_engine(config.engine))
     device = None if placement is None else attempt(lambda: choose_device(config.engine.device))
     warnings = list(attempt(lambda: check_tracking(config.tracking)) or [])
+    trackers = attempt(lambda: make_trackers(config.tracking))
+    warnings += attempt(lambda: check_trackers(trackers or ())) or []
+    followers = attempt(lambda: make_callbacks(config, callbacks))
+    warnings += attempt(lambda: check_callbacks(config, followers or ())) or []
     if chosen is not None:
         warnings += attempt(lambda: chosen.check(config)) or []
         if chosen.own_model and not is_default_model(config.model):
@@ -116,7 +133,11 @@ def resolve(config: Config, *, method: Method | None = None, strategy: Strategy 
     assert rules is not None
     assert placement is not None
     assert device is not None
-    return Resolved(components, source, steps, drifts, rule, rules, placement, device, warnings)
+    assert trackers is not None
+    assert followers is not None
+    return Resolved(
+        components, source, steps, drifts, rule, rules, placement, device, followers, trackers, warnings
+    )
 
 
 def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedData:

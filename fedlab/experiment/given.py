@@ -1,9 +1,12 @@
-"""Records what a run was given in Python: a method, a strategy or data. A resumed run has to be given the same."""
+"""Records what a run was given in Python: a method, a strategy, data, callbacks. A resumed run is given the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from fedlab.callbacks import Callback
+from fedlab.callbacks.configured import described as described_callback
 from fedlab.config import Component, Config, parse
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.given import GIVEN as GIVEN_DATA
@@ -77,6 +80,50 @@ def record_strategy(config: Config, strategy: Any, settings: dict[str, Any] | No
         return config
     federation = config.federation.model_copy(update={"strategy": component})
     return config.model_copy(update={"federation": federation})
+
+
+def given_callbacks(callbacks: Sequence[Callback | type[Callback]]) -> list[Callback]:
+    """Callback objects of what was given in Python: objects, or classes that are made with their default settings.
+
+    Raises:
+        ConfigError: something else was given, or a class cannot be made like this.
+    """
+    made = []
+    for index, one in enumerate(callbacks):
+        key, found = f"callbacks[{index}]", one
+        if isinstance(found, type) and issubclass(found, Callback):
+            try:
+                found = found(parse(found.Settings, {}, key))
+            except TypeError as error:
+                raise ConfigError(key, one, "an object of this class, which needs arguments", str(error)) from error
+        if not isinstance(found, Callback):
+            raise ConfigError(key, one, "a fedlab.Callback, object or class", "derive it from fedlab.Callback")
+        made.append(found)
+    return made
+
+
+def record_callbacks(config: Config, callbacks: Sequence[Callback], *, resumed: bool) -> Config:
+    """Return the configuration with the classes and the settings of the given callbacks at the end of ``callbacks``.
+
+    Args:
+        config: the configuration.
+        callbacks: the callbacks that were given in Python.
+        resumed: whether the configuration is that of a run that is resumed; it is then returned as it is.
+
+    Raises:
+        ConfigError: a run that is resumed began with other callbacks.
+    """
+    components = [described_callback(one, reference(one)) for one in callbacks]
+    if not resumed:
+        return config.model_copy(update={"callbacks": (*config.callbacks, *components)})
+    last = config.callbacks[len(config.callbacks) - len(components) :]
+    if len(last) < len(components):
+        expected = f"at most {len(config.callbacks)}, with which the run began"
+        raise ConfigError("callbacks", f"{len(components)} callbacks", expected, "give the same as to fedlab.run")
+    first = len(config.callbacks) - len(components)
+    for index, (component, begun) in enumerate(zip(components, last, strict=True), start=first):
+        _same(f"callbacks.{index}", component, begun)
+    return config
 
 
 def reference(component: object) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedlab.clients.runtime import ClientSetup
+from fedlab.callbacks import Callback
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.data.samples import Dataset
@@ -21,7 +22,7 @@ from fedlab.experiment.checks import Resolved, check_data, check_holdings, check
 from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
-from fedlab.experiment.given import record_data, record_method, record_strategy
+from fedlab.experiment.given import given_callbacks, record_callbacks, record_data, record_method, record_strategy
 from fedlab.method import Method
 from fedlab.probes import check_sets
 from fedlab.server.privacy import check_rounds
@@ -87,6 +88,7 @@ def ready(
     strategy: Strategy | type[Strategy] | None = None,
     data: Dataset | None = None,
     begun: Config | None = None,
+    callbacks: Sequence[Callback | type[Callback]] = (),
 ) -> Job:
     """Do all checks of a run and try one client in this process, before the run folder and the workers are created.
 
@@ -96,6 +98,7 @@ def ready(
         strategy: a strategy of the user's own, object or class, that replaces ``config.federation.strategy``.
         data: samples that replace those of ``config.data.source``.
         begun: the configuration that a resumed run began with; None for a new run.
+        callbacks: callbacks of the user's own, objects or classes, beside those of ``config.callbacks``.
 
     Raises:
         InputError, ConfigErrors: something is wrong with the input.
@@ -111,7 +114,9 @@ def ready(
         config = record_strategy(config, rule, settings, resumed=goes_on)
     if data is not None:
         config = record_data(config, data, resumed=goes_on)
-    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule)
+    followers = given_callbacks(callbacks)
+    config = record_callbacks(config, followers, resumed=goes_on)
+    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule, callbacks=followers)
     if begun is not None:
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
     federated = check_data(resolved, data)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlab.callbacks import Callback
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import RECEIVED
 from fedlab.clients.server_tensors import ReceivedTensors
@@ -51,6 +52,7 @@ def run(
     method: Method | type[Method] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
     data: Dataset | None = None,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     overrides: Sequence[str] = (),
     until: int | None = None,
     command: str | None = None,
@@ -63,6 +65,7 @@ def run(
         method: a method of your own; its settings are taken from ``config.method`` where it is a class.
         strategy: a Flower strategy of your own, object or class.
         data: samples of your own instead of ``config.data.source``; the run records their name and fingerprint.
+        callbacks: callbacks of your own, objects or classes, which are called after those of the configuration.
         overrides: ``dotted.key=value`` strings.
         until: stop after this round; `resume` goes on.
         command: how to repeat this run, shown in the report.
@@ -71,7 +74,7 @@ def run(
         InputError, ConfigErrors: something is wrong with the input; no worker was started.
         ClientError: a client failed.
     """
-    job = ready(configure(config, overrides), method, strategy, data)
+    job = ready(configure(config, overrides), method, strategy, data, callbacks=callbacks)
     tracking = job.config.tracking
     with ending_signals(), job.placed() as job:
         # from here on a run exists; all that can be refused has been
@@ -88,6 +91,7 @@ def resume(
     method: Method | type[Method] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
     data: Dataset | None = None,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     overrides: Sequence[str] = (),
     command: str | None = None,
 ) -> Run:
@@ -102,6 +106,7 @@ def resume(
         method: as given to `run`.
         strategy: as given to `run`.
         data: as given to `run`.
+        callbacks: as given to `run`; those that the configuration can make again may be left out, all together.
         overrides: changes below ``engine`` and ``tracking`` that do not change results.
         command: how this was started.
 
@@ -131,7 +136,7 @@ def resume(
                 "--set", override, "the value that the run began with", "the last bits of its result depend on it"
             )
     changes = [*overrides, *([f"federation.rounds={rounds}"] if rounds is not None else [])]
-    job = ready(configure(run.config, changes), method, strategy, data, begun=run.config)
+    job = ready(configure(run.config, changes), method, strategy, data, begun=run.config, callbacks=callbacks)
     last = job.config.federation.rounds
     ended = run_status(run.history) == "completed"
     found = resumption(run.folder, min(until or last, last), StateStore(run.folder.clients), ended=ended)
@@ -184,6 +189,7 @@ def _execute(
             command=command,
             code=code_of(config),
             resumed=None if resumed is None else (start.round if start is not None else 0),
+            trackers=resolved.trackers,
         ) as tracker:
             for warning in (*(resumed or ()), *(job.warnings if start is None else ())):
                 tracker.emit("warning", message=warning)
@@ -204,6 +210,7 @@ def _execute(
                 data_fingerprint=federated.partition.fingerprint,
                 cache=ResultCache(setup.cache_root, lambda: federated.server_fingerprint, config.seed, device),
                 client_states=StateStore(setup.state_root),
+                callbacks=resolved.callbacks,
                 profiles=known_profiles(federated, job.method),
                 holds_out=bool(federated.unseen),
                 client_test=lambda client: on_device(federated.client(client).test, device),

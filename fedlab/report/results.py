@@ -14,6 +14,13 @@ from fedlab.tracking.basis import basis, singular
 
 _SPREAD_CLIENTS = 12
 
+_APART = {
+    "unseen": "Mean of unseen",
+    "strategy": "Strategy’s own",
+    "validation": "Validation: mean",
+    "validation_pooled": "Validation: pooled",
+}
+
 Values = Mapping[str, Any]
 
 
@@ -67,7 +74,7 @@ class _Results:
         if self.trained or not self.unseen:
             yield self._row("Unweighted mean", self.event["mean"], pooled if self.counted else None)
             yield self._row("Pooled", self.event["pooled"], pooled)
-        for scope, label in (("unseen", "Mean of unseen"), ("strategy", "Strategy’s own")):
+        for scope, label in _APART.items():
             if self.event.get(scope):
                 yield self._row(label, self.event[scope], basis(self.event, scope).samples)
 
