@@ -123,7 +123,7 @@ def _made(component: Component, key: str) -> Callback:
     found, settings = CALLBACKS.configured(component, key)
     if not issubclass(found, Callback):
         raise ConfigError(f"{key}.name", component.name, "a subclass of fedlab.Callback")
-    if not _takes_settings(found):
+    if not takes_settings(found):
         fix = "give an object of it to fedlab.run(config, callbacks=[…]), or read its arguments from a class Settings"
         raise ConfigError(f"{key}.name", component.name, "a callback class whose constructor takes its settings only", fix)
     callback: Callback = found(settings)
@@ -137,12 +137,12 @@ def described(callback: Callback, reference: str) -> Component:
         callback: the object.
         reference: ``module:Class`` of its class.
     """
-    if not _takes_settings(type(callback)):
+    if not takes_settings(type(callback)):
         return Component(name=GIVEN, of=reference)
     return Component(name=reference, **callback.settings.model_dump(mode="json"))
 
 
-def _takes_settings(kind: type[Callback]) -> bool:
+def takes_settings(kind: type[Callback]) -> bool:
     """Whether a class can be made from its settings alone, as one that a configuration names."""
     return list(inspect.signature(kind).parameters) == ["settings"]
 

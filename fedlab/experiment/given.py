@@ -7,6 +7,7 @@ from typing import Any
 
 from fedlab.callbacks import Callback
 from fedlab.callbacks.configured import described as described_callback
+from fedlab.callbacks.configured import takes_settings
 from fedlab.config import Component, Config, parse
 from fedlab.data.samples import Dataset
 from fedlab.data.sources.given import GIVEN as GIVEN_DATA
@@ -92,10 +93,9 @@ def given_callbacks(callbacks: Sequence[Callback | type[Callback]]) -> list[Call
     for index, one in enumerate(callbacks):
         key, found = f"callbacks[{index}]", one
         if isinstance(found, type) and issubclass(found, Callback):
-            try:
-                found = found(parse(found.Settings, {}, key))
-            except TypeError as error:
-                raise ConfigError(key, one, "an object of this class, which needs arguments", str(error)) from error
+            if not takes_settings(found):
+                raise ConfigError(key, one, "an object of this class, which needs arguments", "make one and give it")
+            found = found(parse(found.Settings, {}, key))
         if not isinstance(found, Callback):
             raise ConfigError(key, one, "a fedlab.Callback, object or class", "derive it from fedlab.Callback")
         made.append(found)

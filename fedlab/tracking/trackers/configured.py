@@ -81,7 +81,7 @@ def unrecorded(tracker: RunTracker) -> str:
     if not lost:
         return ""
     key = tracker.key if tracker.key == "tracking.mlflow" else f"{tracker.key}.{lost[0]}"
-    told = f"the name, password or token in {key} = {settings[lost[0]]} was not recorded; give it again by --set {key}=…"
+    told = f"the secrets in {key} = {settings[lost[0]]} were not recorded; give them again by --set {key}=…"
     return ", or by ".join([f"{tracker.without}: {told}", *([" and ".join(tracker.variables)] if tracker.variables else [])])
 
 
