@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -64,6 +64,10 @@ class CallbackContext:
         self.tell(message)
 
 
+class NoSettings(Section):
+    """Settings of a callback that has none."""
+
+
 class Callback:
     """Follows a run on the server. A subclass overrides the hooks that it needs.
 
@@ -72,11 +76,11 @@ class Callback:
     is repeated and does not change what others draw.
 
     Args:
-        settings: validated settings; default: those of `Settings`.
+        settings: an instance of the class's `Settings`; default: one in which every setting has its default.
     """
 
-    class Settings(Section):
-        """The callback's keys in the configuration; by default there are none."""
+    Settings: ClassVar[type[Section]] = NoSettings
+    """The callback's keys in the configuration."""
 
     def __init__(self, settings: Any = None) -> None:
         self.settings = self.Settings() if settings is None else settings

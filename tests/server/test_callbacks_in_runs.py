@@ -159,7 +159,7 @@ def test_a_callback_ends_the_run_and_its_last_round_is_finished(
 ) -> None:
     class Drawing(plain):  # type: ignore[misc, valid-type]  # a class that a fixture holds
         def figures(self, ctx: FigureContext) -> dict[str, Picture]:
-            return {"x": ImageGrid(torch.zeros(1, 1, 2, 2), title="x", caption="x")}
+            return {"x": ImageGrid(torch.zeros(1, 1, 2, 2), 1, title="x", caption="x")}
 
         def artifacts(self, ctx: FigureContext) -> dict[str, dict[str, torch.Tensor]]:
             return {"kept": {"round": torch.tensor(ctx.round)}}

@@ -25,6 +25,10 @@ class NumberSettings(Section):
     )
 
 
+class NoSettings(Section):
+    """Settings of a tracker that has none."""
+
+
 @dataclass(frozen=True)
 class TrackedRun:
     """The run that a tracker is opened for.
@@ -47,16 +51,16 @@ class RunTracker(ABC):
     from then on with a warning, because it must not cost a result.
 
     Args:
-        settings: validated settings.
+        settings: an instance of the class's `Settings`.
         key: configuration key of this tracker, for errors.
     """
 
-    class Settings(Section):
-        """The tracker's keys in the configuration; by default there are none.
+    Settings: ClassVar[type[Section]] = NoSettings
+    """The tracker's keys in the configuration.
 
-        The values of keys that are called like passwords, such as ``token`` or ``api_key``, are not recorded in the run
-        folder. A run that is resumed then needs them again, so environment variables are a better place for them.
-        """
+    The values of keys that are called like passwords, such as ``token`` or ``api_key``, are not recorded in the run folder.
+    A run that is resumed then needs them again, so environment variables are a better place for them.
+    """
 
     variables: ClassVar[tuple[str, ...]] = ()
     """Environment variables that the tracker reads secrets from, which are named where a secret is missing."""

@@ -89,6 +89,15 @@ def _unreachable(uri: str) -> str:
         return str(error) or type(error).__name__
 
 
+class MLflowSettings(NumberSettings):
+    """Settings of the tracker for MLflow."""
+
+    uri: UriOrPath = Field(
+        description="tracking URI of MLflow, such as http://host:5000 or sqlite:///mlflow.db; needs the extra "
+        "fedlab-sim[mlflow]"
+    )
+
+
 class MLflow(RunTracker):
     """Sends the metrics, pictures and configuration of a run to an MLflow tracking server or database.
 
@@ -96,13 +105,8 @@ class MLflow(RunTracker):
     is resumed makes a second one.
     """
 
-    class Settings(NumberSettings):
-        """Settings of the tracker for MLflow."""
-
-        uri: UriOrPath = Field(
-            description="tracking URI of MLflow, such as http://host:5000 or sqlite:///mlflow.db; needs the extra "
-            "fedlab-sim[mlflow]"
-        )
+    Settings = MLflowSettings
+    settings: MLflowSettings
 
     variables = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
 

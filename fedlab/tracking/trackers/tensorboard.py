@@ -17,8 +17,7 @@ from fedlab.tracking.trackers.base import NumberSettings, RunTracker, TrackedRun
 class TensorBoard(RunTracker):
     """Writes event files for TensorBoard into the run folder."""
 
-    class Settings(NumberSettings):
-        """Settings of the tracker for TensorBoard."""
+    Settings = NumberSettings
 
     _writer: Any = None
 

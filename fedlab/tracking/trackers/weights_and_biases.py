@@ -22,6 +22,20 @@ _HOST = "https://api.wandb.ai"
 _PATIENCE = 20.0  # seconds for the server to answer when the run begins; the default is 90
 
 
+class WandbSettings(NumberSettings):
+    """Settings of the tracker for Weights & Biases, which needs the extra fedlab-sim[wandb]."""
+
+    project: str = Field(default="fedlab", min_length=1, description="project in which the run is shown")
+    entity: str | None = Field(default=None, description="user or team; default: that of your account")
+    group: str | None = Field(default=None, description="group of the run; default: the name of the run folder")
+    tags: tuple[str, ...] = Field(default=(), description="tags of the run")
+    mode: Literal["online", "offline"] | None = Field(
+        default=None,
+        description="offline: write to the folder wandb in the run folder, for `wandb sync`; default: WANDB_MODE, "
+        "otherwise online",
+    )
+
+
 class WeightsAndBiases(RunTracker):
     """Sends the metrics, pictures and configuration of a run to Weights & Biases, or keeps them for `wandb sync`.
 
@@ -29,18 +43,8 @@ class WeightsAndBiases(RunTracker):
     configuration. A run that is resumed makes a second run there; both are in one group.
     """
 
-    class Settings(NumberSettings):
-        """Settings of the tracker for Weights & Biases, which needs the extra fedlab-sim[wandb]."""
-
-        project: str = Field(default="fedlab", min_length=1, description="project in which the run is shown")
-        entity: str | None = Field(default=None, description="user or team; default: that of your account")
-        group: str | None = Field(default=None, description="group of the run; default: the name of the run folder")
-        tags: tuple[str, ...] = Field(default=(), description="tags of the run")
-        mode: Literal["online", "offline"] | None = Field(
-            default=None,
-            description="offline: write to the folder wandb in the run folder, for `wandb sync`; default: WANDB_MODE, "
-            "otherwise online",
-        )
+    Settings = WandbSettings
+    settings: WandbSettings
 
     variables = ("WANDB_API_KEY",)
     _run: Any = None

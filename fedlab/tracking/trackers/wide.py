@@ -21,8 +21,7 @@ class WideCsv(RunTracker):
     The file ``metrics.csv``, which every run folder has, has one row for each number instead.
     """
 
-    class Settings(NumberSettings):
-        """Settings of the table."""
+    Settings = NumberSettings
 
     @property
     def without(self) -> str:
