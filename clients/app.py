@@ -16,8 +16,8 @@ from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
 from fedlab.clients.runtime import ClientRuntime
-from fedlab.clients.setup import ClientSetup
 from fedlab.clients.sent import record_sent
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.work import MissingError, Trained, WorkRequest
 from fedlab.config.modules import SearchPath, only

@@ -41,7 +41,6 @@ from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK, START
 
-
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
 

@@ -124,9 +124,7 @@ class Evaluator:
         self._tally.evaluation(round, evaluation, len(messages))
         return evaluation
 
-    def _of(
-        self, part: Part, replies: Sequence[Message], values: Mapping[int, Mapping[str, float]]
-    ) -> Evaluation:
+    def _of(self, part: Part, replies: Sequence[Message], values: Mapping[int, Mapping[str, float]]) -> Evaluation:
         """The evaluation on a part of the samples, of those clients that have any."""
         found = {self._directory.client(reply.metadata.src_node_id): reply for reply in replies if part.count(reply)}
         profiles = self._directory.profiles(found)

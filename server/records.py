@@ -72,7 +72,7 @@ class RunWriter:
             self.figures(round, look)
 
     def finish(self, round: int, look: Callable[[int], FigureContext]) -> None:
-        """Write the artifacts of the method and of callbacks after the last round, and draw pictures unless that is done.
+        """Write artifacts of the method and of callbacks after the last round, and draw pictures unless that is done.
 
         Args:
             round: the round.
@@ -109,7 +109,9 @@ class RunWriter:
         for one in self._callbacks:
             self._keep(f"no artifacts of the callback {one.name}: artifacts() failed", one.callback.artifacts)
 
-    def _keep(self, failed: str, make: Callable[[], Mapping[str, Mapping[str, Tensor] | ImageGrid | nn.Module]]) -> None:
+    def _keep(
+        self, failed: str, make: Callable[[], Mapping[str, Mapping[str, Tensor] | ImageGrid | nn.Module]]
+    ) -> None:
         """Write artifacts; `failed` is the warning if they cannot be made."""
         with self._warning_of(failed):
             for name, content in make().items():

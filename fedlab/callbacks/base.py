@@ -46,7 +46,7 @@ class CallbackContext:
     tell: Callable[[str], None] = lambda message: None
 
     def weights(self) -> dict[str, Tensor]:
-        """Return a copy of the state of the server's networks, on the CPU, by ``ROLE.NAME`` as in ``model.head.bias``."""
+        """Return a copy of the state of the server's networks, on the CPU, by ``ROLE.NAME``: ``model.head.bias``."""
         return self.read_weights()
 
     def stop(self, reason: str) -> None:

@@ -54,7 +54,7 @@ class ConfiguredCallback:
         for name, value in values.items():
             if not _survives(value):
                 raise FedLabError(
-                    f"the state of {self.name} holds {name!r} = {value!r}, which JSON cannot hold: state_dict() returns "
+                    f"the state of {self.name} holds {name!r} = {value!r}, which JSON cannot hold: state_dict() gives "
                     "tensors, texts, finite numbers, and lists and mappings of these, by name"
                 )
         return tensors, values
@@ -116,16 +116,18 @@ def _made(component: Component, key: str) -> Callback:
             key,
             component.settings.get("of", GIVEN),
             "the callback object that this was run with, because its constructor takes more than settings",
-            "make it again in Python and give it to fedlab.run(config, callbacks=[…]) or fedlab.resume(run, callbacks=[…]). "
-            "In a deployment callbacks run on the server, which has no such objects: give the class a nested class "
-            "Settings instead of arguments of its own, and name it in the configuration as module:Class",
+            "make it again in Python and give it to fedlab.run(config, callbacks=[…]) or fedlab.resume(run, "
+            "callbacks=[…]). In a deployment callbacks run on the server, which has no such objects: give the class a "
+            "nested class Settings instead of arguments of its own, and name it in the configuration as module:Class",
         )
     found, settings = CALLBACKS.configured(component, key)
     if not issubclass(found, Callback):
         raise ConfigError(f"{key}.name", component.name, "a subclass of fedlab.Callback")
     if not takes_settings(found):
         fix = "give an object of it to fedlab.run(config, callbacks=[…]), or read its arguments from a class Settings"
-        raise ConfigError(f"{key}.name", component.name, "a callback class whose constructor takes its settings only", fix)
+        raise ConfigError(
+            f"{key}.name", component.name, "a callback class whose constructor takes its settings only", fix
+        )
     callback: Callback = found(settings)
     return callback
 
@@ -150,11 +152,11 @@ def takes_settings(kind: type[Callback]) -> bool:
 def _problem(one: ConfiguredCallback) -> ConfigError | None:
     """What is wrong with the state of a callback, found before a run starts and not at its first checkpoint."""
     kind = type(one.callback)
-    saves, loads = (
-        getattr(kind, name) is not getattr(Callback, name) for name in ("state_dict", "load_state_dict")
-    )
+    saves, loads = (getattr(kind, name) is not getattr(Callback, name) for name in ("state_dict", "load_state_dict"))
     if saves != loads:
-        return ConfigError(one.key, kind.__name__, "a callback with both state_dict() and load_state_dict(), or neither")
+        return ConfigError(
+            one.key, kind.__name__, "a callback with both state_dict() and load_state_dict(), or neither"
+        )
     try:
         one.state()
     except FedLabError as error:

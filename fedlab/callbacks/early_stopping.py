@@ -67,7 +67,9 @@ class EarlyStopping(Callback):
             return
         self._waited += 1
         if self._waited >= s.patience:
-            best = "it never had a finite value" if self._best is None else f"best {self._best:.4g} in round {self._round}"
+            best = (
+                "it never had a finite value" if self._best is None else f"best {self._best:.4g} in round {self._round}"
+            )
             ctx.stop(f"validation {s.metric} did not improve in {self._waited} evaluations, {best}")
 
     def state_dict(self) -> dict[str, Any]:

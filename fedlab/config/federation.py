@@ -109,7 +109,8 @@ class StopConfig(Section):
         default=None, description="which values of the metric are better; default: as its name tells"
     )
     keep_best: bool = Field(
-        default=True, description="keep the weights of the best evaluation and write them as artifacts when the run ends"
+        default=True,
+        description="keep the weights of the best evaluation and write them as artifacts when the run ends",
     )
 
 
@@ -136,8 +137,8 @@ class FederationConfig(Section):
     )
     stop: StopConfig | None = Field(
         default=None,
-        description="end the run when a metric of the clients' validation samples (data.validation) no longer improves; "
-        "default: the run does all its rounds",
+        description="end the run when a metric of the clients' validation samples (data.validation) no longer "
+        "improves; default: the run does all its rounds",
     )
     devices: DevicesConfig | None = Field(
         default=None, description="the clients' devices, for the virtual clock; default: there is no virtual clock"

@@ -185,8 +185,8 @@ class TrackingConfig(Section):
     tensorboard: bool = Field(default=True, description="short for a tracker {name: tensorboard}")
     trackers: tuple[ComponentField, ...] = Field(
         default=(),
-        description="where metrics and pictures are sent while the run goes on, beside the files of the run folder; see "
-        "`fedlab list trackers`",
+        description="where metrics and pictures are sent while the run goes on, beside the files of the run folder; "
+        "see `fedlab list trackers`",
     )
     report: bool = Field(
         default=True,

@@ -135,9 +135,7 @@ def resolve(
     assert device is not None
     assert trackers is not None
     assert followers is not None
-    return Resolved(
-        components, source, steps, drifts, rule, rules, placement, device, followers, trackers, warnings
-    )
+    return Resolved(components, source, steps, drifts, rule, rules, placement, device, followers, trackers, warnings)
 
 
 def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedData:

@@ -236,7 +236,7 @@ def _reached(run: Run) -> int:
 
 
 def _complete(run: Run) -> bool:
-    """Whether a run did all of its rounds, or those until a callback ended it; `until` is recorded as completed, too."""
+    """Whether a run did all its rounds, or those until a callback ended it; `until` is recorded as completed, too."""
     whole = run.history.last_round == run.config.federation.rounds or bool(run.history.stopped)
     return run_status(run.history) == "completed" and whole
 

@@ -187,9 +187,7 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
     }
 
 
-def _displays(
-    run: TrackedRun, display: Sink | None, trackers: Sequence[RunTracker]
-) -> tuple[list[Sink], list[str]]:
+def _displays(run: TrackedRun, display: Sink | None, trackers: Sequence[RunTracker]) -> tuple[list[Sink], list[str]]:
     """The displays, and warnings about those that cannot be used; a broken display must not end a run.
 
     The console comes first, so that the terminal is released before a tracker may keep the user waiting.

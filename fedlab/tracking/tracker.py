@@ -28,8 +28,8 @@ event                 fields
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
-``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``, and ``stopped`` if a callback has
-                      ended the run early: ``round, by, reason``
+``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``, and ``stopped`` if a callback
+                      has ended the run early: ``round, by, reason``
 ====================  ====================================================================================
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are

@@ -61,9 +61,8 @@ def config(*callbacks: Any, **federation: Any) -> Config:
 
 
 def test_callbacks_are_made_in_order_with_their_settings() -> None:
-    made = make_callbacks(
-        config({"name": f"{HERE}:Counting", "start": 7}, {"name": "early_stopping", "metric": "loss"}, stop={"metric": "accuracy"})
-    )  # fmt: skip
+    named = ({"name": f"{HERE}:Counting", "start": 7}, {"name": "early_stopping", "metric": "loss"})
+    made = make_callbacks(config(*named, stop={"metric": "accuracy"}))
     assert [(one.key, type(one.callback).__name__) for one in made] == [
         ("federation.stop", "EarlyStopping"),
         ("callbacks.0", "Counting"),
@@ -108,7 +107,10 @@ def test_a_resumed_run_is_given_the_same_objects() -> None:
         ({"name": "early_stopping"}, "callbacks.0.metric: this key is required"),
         ({"name": f"{HERE}:HERE"}, "a callback class with a nested class Settings"),
         ({"name": f"{HERE}:Telling"}, "whose constructor takes its settings only"),
-        ({"name": "given", "of": "x:Telling"}, "In a deployment callbacks run on the server, which has no such objects"),
+        (
+            {"name": "given", "of": "x:Telling"},
+            "In a deployment callbacks run on the server, which has no such objects",
+        ),
         ({"name": f"{HERE}:Forgetful"}, "both state_dict\\(\\) and load_state_dict\\(\\)"),
         ({"name": f"{HERE}:Odd"}, "holds 'when' = .*which JSON cannot hold"),
         ({"name": f"{HERE}:Endless"}, "holds 'best' = inf, which JSON cannot hold"),
@@ -141,4 +143,7 @@ def test_a_state_that_nobody_reads_is_not_lost_in_silence() -> None:
 
 
 def test_a_callback_with_settings_is_described_by_its_class() -> None:
-    assert described(Counting(Counting.Settings(start=9)), "x:Counting").model_dump() == {"name": "x:Counting", "start": 9}
+    assert described(Counting(Counting.Settings(start=9)), "x:Counting").model_dump() == {
+        "name": "x:Counting",
+        "start": 9,
+    }

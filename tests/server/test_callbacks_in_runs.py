@@ -209,12 +209,12 @@ def test_no_improvement_on_validation_samples_ends_the_run(
 def test_the_best_weights_are_those_of_the_best_evaluation_and_a_run_starts_from_them(
     settings: Settings, samples: fedlab.Dataset, plain: type[Method]
 ) -> None:
-    keep = {"tracking__checkpoint_every": 1, "training__lr": 2.0, "federation__rounds": 6, "data__validation": 0.25}
-    config = settings(**keep, federation__stop={"metric": "loss", "patience": 6})
+    keep = {"tracking__checkpoint_every": 1, "federation__rounds": 4, "data__validation": 0.25}
+    config = settings(**keep, federation__stop={"metric": "loss", "patience": 6, "better": "higher"})
     run = fedlab.run(config, method=plain, data=samples)
     values = dict(run.history.series("loss", "validation"))
-    best = min(values, key=lambda round: (values[round], round))
-    assert best != 6, "the last round must not be the best one, or this test shows nothing"
+    best = max(values, key=lambda round: (values[round], -round))
+    assert best != 4, "the last round must not be the best one, or this test shows nothing"
     file = run.folder.artifacts / "best_loss_model.safetensors"
     kept = safetensors.torch.load_file(file)
     then, _ = load_checkpoint(run.folder.checkpoints / f"round_{best:06d}")

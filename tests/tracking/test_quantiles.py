@@ -33,7 +33,8 @@ def test_many_clients_have_quantiles_by_linear_interpolation() -> None:
 
 def test_clients_that_never_train_are_apart_and_values_that_are_missing_do_not_count() -> None:
     clients = {"a": {"accuracy": 1.0, "auroc": 0.25}, "b": {"accuracy": None}, "c": {"accuracy": 3.0}}
-    found = {(row.scope, row.metric): row.value for row in readable_rows(evaluation({**clients, "u": {"accuracy": 9.0}}, ("u",)), 3)}  # fmt: skip
+    event = evaluation({**clients, "u": {"accuracy": 9.0}}, ("u",))
+    found = {(row.scope, row.metric): row.value for row in readable_rows(event, 3)}
     assert found["clients_p50", "accuracy"] == 2
     assert found["clients_max", "auroc"] == found["clients_min", "auroc"] == 0.25
     assert found["unseen_clients_p50", "accuracy"] == 9

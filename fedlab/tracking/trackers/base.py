@@ -58,8 +58,8 @@ class RunTracker(ABC):
     Settings: ClassVar[type[Section]] = NoSettings
     """The tracker's keys in the configuration.
 
-    The values of keys that are called like passwords, such as ``token`` or ``api_key``, are not recorded in the run folder.
-    A run that is resumed then needs them again, so environment variables are a better place for them.
+    The values of keys that are called like passwords, such as ``token`` or ``api_key``, are not recorded in the run
+    folder. A run that is resumed then needs them again, so environment variables are a better place for them.
     """
 
     variables: ClassVar[tuple[str, ...]] = ()

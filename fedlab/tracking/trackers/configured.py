@@ -82,7 +82,9 @@ def unrecorded(tracker: RunTracker) -> str:
         return ""
     key = tracker.key if tracker.key == "tracking.mlflow" else f"{tracker.key}.{lost[0]}"
     told = f"the secrets in {key} = {settings[lost[0]]} were not recorded; give them again by --set {key}=…"
-    return ", or by ".join([f"{tracker.without}: {told}", *([" and ".join(tracker.variables)] if tracker.variables else [])])
+    return ", or by ".join(
+        [f"{tracker.without}: {told}", *([" and ".join(tracker.variables)] if tracker.variables else [])]
+    )
 
 
 def _is_hidden(value: Any) -> bool:

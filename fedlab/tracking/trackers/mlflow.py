@@ -66,9 +66,7 @@ def check_mlflow(uri: str, key: str = "tracking.mlflow") -> list[str]:
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""  # mysql+pymysql://…
     known = _SCHEMES | {plugin.name for plugin in importlib.metadata.entry_points(group="mlflow.tracking_store")}
     if scheme not in known and not Path(uri).is_absolute():
-        raise ConfigError(
-            key, shown, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}"
-        )
+        raise ConfigError(key, shown, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}")
     reason = _unreachable(uri) if scheme in ("http", "https") else ""
     return [f"nothing is sent to MLflow: {key} = {shown} does not answer: {reason}"] if reason else []
 
@@ -101,8 +99,8 @@ class MLflowSettings(NumberSettings):
 class MLflow(RunTracker):
     """Sends the metrics, pictures and configuration of a run to an MLflow tracking server or database.
 
-    They make one MLflow run in the experiment ``fedlab``, or in the one that ``MLFLOW_EXPERIMENT_NAME`` names. A run that
-    is resumed makes a second one.
+    They make one MLflow run in the experiment ``fedlab``, or in the one that ``MLFLOW_EXPERIMENT_NAME`` names. A run
+    that is resumed makes a second one.
     """
 
     Settings = MLflowSettings

@@ -138,7 +138,7 @@ def test_a_tracker_of_ones_own_hears_the_run(tmp_path: Path) -> None:
     assert Listening.heard == []
     (told,) = [text for text in resumed.history.warnings if "Listening" in text]
     assert "nothing is sent to Listening: the secrets in tracking.trackers.0.token = *** were not recorded" in told
-    assert "give them again by --set tracking.trackers.0.token=…" in told
+    assert "give them again by --set tracking.trackers.0.token=" in told
     lines = (run.path / "rounds.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["round", "0", "1", "2"]
 
