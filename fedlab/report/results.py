@@ -17,8 +17,8 @@ _SPREAD_CLIENTS = 12
 _APART = {
     "unseen": "Mean of unseen",
     "strategy": "Strategy’s own",
-    "validation": "Validation: mean",
-    "validation_pooled": "Validation: pooled",
+    "validation": "Validation mean",
+    "validation_pooled": "Validation pooled",
 }
 
 Values = Mapping[str, Any]

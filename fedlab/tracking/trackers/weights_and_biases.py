@@ -85,7 +85,12 @@ class WeightsAndBiases(RunTracker):
             reinit="create_new",  # several runs of one program
             save_code=False,
             settings=wandb.Settings(
-                silent=True, console="off", disable_code=True, disable_git=True, init_timeout=_PATIENCE
+                silent=True,
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                x_disable_meta=True,  # the command line, which may hold passwords
+                init_timeout=_PATIENCE,
             ),
         )
         self._run.define_metric("round")
