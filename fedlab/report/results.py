@@ -53,11 +53,12 @@ class _Results:
         columns = ["Client", *(["Domain"] if self.with_domain else []), *map(metric_label, self.metrics)]
         note = f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
         apart = " Unseen clients never train and are included in neither." if self.unseen else ""
+        held = " Validation: the samples that clients hold back from training." if self.event.get("validation") else ""
         return Table(
             [*columns, *([unit[:1].upper() + unit[1:]] if self.tests else [])],
             list(self._clients()),
             [*self._summary(), *self._spread()],
-            note + apart,
+            note + apart + held,
             text_columns=int(self.with_domain),
         )
 

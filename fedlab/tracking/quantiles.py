@@ -23,7 +23,8 @@ def readable_rows(event: Event, most: int) -> Iterator[Row]:
             over the clients that may train, in scopes such as ``clients_p50``, and over those that never do, such as
             ``unseen_clients_p50``. Clients that lack a metric, or whose value is not finite, are left out of it.
     """
-    clients: Mapping[str, Mapping[str, Any]] = event.get("clients") if _is_evaluation(event) else {}
+    evaluated = event["event"] in ("evaluation", "probed")
+    clients: Mapping[str, Mapping[str, Any]] = (event.get("clients") or {}) if evaluated else {}
     if len(clients) <= most:
         yield from rows(event)
         return
@@ -37,10 +38,6 @@ def readable_rows(event: Event, most: int) -> Iterator[Row]:
         for metric in dict.fromkeys(metric for values in group for metric in values):
             found = [float(values[metric]) for values in group if values.get(metric) is not None]
             yield from _quantiles(event["round"], scope, metric, found)
-
-
-def _is_evaluation(event: Event) -> bool:
-    return event["event"] in ("evaluation", "probed")
 
 
 def _quantiles(round: int, scope: str, metric: str, values: Sequence[float]) -> Iterator[Row]:
