@@ -80,7 +80,7 @@ class WeightsAndBiases(RunTracker):
             name=self._root.name,
             tags=list(s.tags),
             dir=str(self._root),
-            mode=self.mode,
+            mode=s.mode,  # None leaves it to WANDB_MODE
             config=tree_redacted(run.config.model_dump(mode="json")),
             reinit="create_new",  # several runs of one program
             save_code=False,
