@@ -15,8 +15,9 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
 from fedlab.clients.deployed import setup_from_context
-from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.runtime import ClientRuntime
 from fedlab.clients.sent import record_sent
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.work import MissingError, Trained, WorkRequest
 from fedlab.config.modules import SearchPath, only
@@ -44,6 +45,8 @@ from fedlab.protocol.messages import (
     STATE,
     SUMS,
     TIMING,
+    VALIDATED,
+    VALIDATION,
     WITHHELD,
     array_record,
     config_record,
@@ -149,6 +152,9 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
             return _missing(message, missing)
         metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
         content = RecordDict({SUMS: to_record(answer.sums), METRICS: metrics})
+        if answer.validated:
+            content[VALIDATION] = to_record(answer.validation)
+            content[VALIDATED] = MetricRecord({NUM_EXAMPLES: answer.validated})
         _attach_timings(content, answer.timings)
         return Message(content, reply_to=message)
 

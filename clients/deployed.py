@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from fedlab.assembly import Assembly
 from fedlab.clients.kept_runs import forget_old_runs
-from fedlab.clients.runtime import ClientSetup
 from fedlab.clients.same_data import check_same_data
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config
 from fedlab.config.modules import only, search
 from fedlab.config.node import KEPT_RUNS, NODE_FILE, PARTITION_ID, allowed_references, state_folder

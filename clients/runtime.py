@@ -6,16 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.assembly import Components, adapt, build_networks, make_assets, make_task
+from fedlab.assembly import adapt, build_networks, make_assets, make_task
 from fedlab.clients.compression import compress
 from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
@@ -23,18 +21,18 @@ from fedlab.clients.local_state import LocalState, Starts
 from fedlab.clients.privacy.clipping import clipped
 from fedlab.clients.privacy.dp_sgd import PrivateTrainer
 from fedlab.clients.server_tensors import ReceivedTensors
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, MissingStateError, Trained, WorkRequest
-from fedlab.config import Config
-from fedlab.data.federated import FederatedData
 from fedlab.data.holdings import Holdings
 from fedlab.data.samples import Samples
 from fedlab.engine.memory import data_allowance
 from fedlab.errors import CheckpointError, FedLabError
-from fedlab.method import ClientState, EvaluationContext, Method, Plan
+from fedlab.method import ClientState, EvaluationContext, Plan
 from fedlab.method.assets import Holding
 from fedlab.method.exchange import Exchange, Exchanges
+from fedlab.method.timing import Timings, added
 from fedlab.privacy import DPSGD
 from fedlab.privacy.poisson import Calibration
 from fedlab.probes import client_sums
@@ -42,40 +40,6 @@ from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.checkpoint import NETWORK, START
-
-
-@dataclass(frozen=True)
-class ClientSetup:
-    """All a worker process needs to serve clients, but its device, which each machine chooses; picklable.
-
-    Args:
-        components: what both sides work with.
-        federated: data of all clients.
-        state_root: where this machine keeps the states of its clients.
-        cache_root: where results that outlive runs are kept.
-        preflight: one batch, nothing kept.
-        client: the only client that is served, on a node of a deployment; None where messages name the client.
-        asset_paths: where this machine has the files of assets, by name; None takes the configuration's.
-    """
-
-    components: Components
-    federated: FederatedData
-    state_root: Path
-    cache_root: Path
-    preflight: bool = False
-    client: int | None = None
-    asset_paths: Mapping[str, str] | None = None
-
-    @property
-    def config(self) -> Config:
-        """The run's configuration."""
-        return self.components.config
-
-    @property
-    def method(self) -> Method:
-        """The method object."""
-        return self.components.method
-
 
 RECEIVED = "received"
 """Folder of the server's tensors, beside the clients' states."""
@@ -202,7 +166,27 @@ class ClientRuntime:
             sums = self.method.evaluate(context)
         count = len(next(iter(context.data.values()), ()))
         values = self.method.evaluation_values(sums, self.task) if count else {}
-        return Evaluated(sums, values, count, context.timings)
+        held, number, timings = self._validate(client, request, version)
+        return Evaluated(sums, values, count, added([context.timings, timings]), held, number)
+
+    def _validate(
+        self, client: int, request: WorkRequest, version: int | None
+    ) -> tuple[Mapping[str, np.ndarray], int, Timings]:
+        """Statistics of a client's validation samples, their number, and what the method has measured."""
+        config = self.setup.config
+        if config.data.validation is None or not config.evaluation.validation:
+            return {}, 0, {}
+        # a context and networks of its own, because evaluation may change both
+        context = self._evaluation(client, request, version, "validation")
+        count = len(next(iter(context.data.values()), ()))
+        if not count:
+            return {}, 0, {}
+        try:
+            with torch.no_grad(), self._draws(client, request.instructions, "validation"):
+                return self.method.evaluate(context), count, context.timings
+        except Exception as error:
+            error.add_note("on the validation samples of a client; evaluation.validation: false leaves them out")
+            raise
 
     def probe(
         self, client: int, request: WorkRequest, version: int | None, fitted: Mapping[str, np.ndarray] | None
@@ -222,8 +206,14 @@ class ClientRuntime:
         with self._draws(client, request.instructions, "probe"):
             return client_sums(self.setup.components.probes, self.method, context, fitted)
 
-    def _evaluation(self, client: int, request: WorkRequest, version: int | None) -> EvaluationContext:
-        """A client's samples, with the networks in the state in which they are evaluated."""
+    def _evaluation(
+        self,
+        client: int,
+        request: WorkRequest,
+        version: int | None,
+        part: Literal["test", "validation"] = "test",
+    ) -> EvaluationContext:
+        """A part of a client's samples, with the networks in the state in which they are evaluated."""
         instructions, state = request.instructions, self._own_state(client, request.instructions, version)
         exchange = self.enter(instructions.plan)
         _, starts = self._receive(client, instructions, request.shared)
@@ -231,13 +221,14 @@ class ClientRuntime:
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
         return EvaluationContext(
-            data=self._columns(data.test),
+            data=self._columns(data.test if part == "test" else data.validation),
             train_data=lambda: self._columns(data.train),
             validation=lambda: self._columns(data.validation),
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
             scope=("client", client),
-            **self._work(client, instructions, lambda: data.fingerprint),
+            # what a method caches of the test samples is not that of others
+            **self._work(client, instructions, lambda: data.fingerprint + ("" if part == "test" else part)),
         )
 
     def _contributes(self, trainer: LocalTrainer, exchange: Exchange, group: str) -> bool:

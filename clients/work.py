@@ -106,9 +106,13 @@ class Evaluated:
         values: metric values computed from them; empty without test samples.
         count: number of test samples.
         timings: what the method has measured: seconds and how often, by name.
+        validation: the same statistics of the client's validation samples; empty if there are none.
+        validated: number of validation samples.
     """
 
     sums: Mapping[str, np.ndarray]
     values: Mapping[str, float]
     count: int
     timings: Timings = field(default_factory=dict)
+    validation: Mapping[str, np.ndarray] = field(default_factory=dict)
+    validated: int = 0

@@ -11,6 +11,7 @@ prepare()
 refuse_foreign_install()
 
 if TYPE_CHECKING:
+    from fedlab.callbacks import Callback as Callback
     from fedlab.config import Config as Config
     from fedlab.data.adapters import as_dataset as as_dataset
     from fedlab.data.samples import Dataset as Dataset
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # imported on first use: `import fedlab` in a worker or a shell completion must not pay for flwr and the data stack
 _PUBLIC = {
+    "Callback": "fedlab.callbacks",
     "Config": "fedlab.config",
     "Dataset": "fedlab.data.samples",
     "FedLabError": "fedlab.errors",

@@ -64,6 +64,7 @@ def examine(deep: bool = False) -> Iterator[Finding]:
         "shm": shared_memory,
         "folders": folders,
         "data": bundled_data,
+        "trackers": trackers,
         "telemetry": telemetry,
     }
     if deep:
@@ -263,6 +264,18 @@ def bundled_data() -> Iterator[Finding]:
         yield Finding("fail", "fonts", f"matplotlib has only {fonts} fonts", "pip install --force-reinstall matplotlib")
     else:
         yield Finding("ok", "fonts", f"{fonts} fonts of matplotlib")
+
+
+def trackers() -> Iterator[Finding]:
+    """Which trackers can be named in a configuration; a missing one is no fault, because no run needs it."""
+    from fedlab.tracking.trackers import TRACKERS
+
+    packages = {"mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb"}
+    found = {name: importlib.util.find_spec(packages[name]) for name in packages}
+    missing = [name for name, spec in found.items() if spec is None or spec.origin is None]
+    ready = ", ".join(name for name in TRACKERS.names() if name not in missing)
+    told = "".join(f"; {name}: pip install '{DISTRIBUTION}[{name}]'" for name in missing if name != "tensorboard")
+    yield Finding("ok", "trackers", f"{ready}{told}")
 
 
 def telemetry() -> Iterator[Finding]:

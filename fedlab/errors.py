@@ -127,6 +127,24 @@ class ClientError(FedLabError):
         return type(self), (self.client, self.round, self.phase, self.reason, self.name)
 
 
+class CallbackError(FedLabError):
+    """A hook of a callback failed.
+
+    Args:
+        name: the callback's class and configuration key.
+        hook: the hook.
+        when: in which round, in words.
+        reason: the callback's own traceback.
+    """
+
+    def __init__(self, name: str, hook: str, when: str, reason: str) -> None:
+        self.name, self.hook, self.when, self.reason = name, hook, when, reason
+        super().__init__(f"the callback {name} failed in {hook}() {when}:\n{reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        return type(self), (self.name, self.hook, self.when, self.reason)
+
+
 class RefusedError(FedLabError):
     """Nodes of a deployment cannot take part in a run.
 

@@ -163,5 +163,7 @@ KINDS = (
     ComponentKind("compressions", "exchange.compression", "fedlab.protocol.compression:COMPRESSORS", ("compressors",)),
     ComponentKind("probes", "probes", "fedlab.probes:PROBES"),
     ComponentKind("privacy", "privacy", "fedlab.privacy:PRIVACY", ("privacies",)),
+    ComponentKind("callbacks", "callbacks", "fedlab.callbacks:CALLBACKS"),
+    ComponentKind("trackers", "tracking.trackers", "fedlab.tracking.trackers:TRACKERS"),
 )
 """All kinds, in the order in which they are listed. A new kind has to be added here and nowhere else."""

@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedlab.assembly import Assembly
+from fedlab.callbacks import check_callbacks, make_callbacks
 from fedlab.config.modules import search
 from fedlab.data.normalize import denormalizer
 from fedlab.engine.cgroup import free_memory
@@ -27,6 +28,7 @@ from fedlab.server.setup import ServerSetup
 from fedlab.server.strategies import check_participants, make_strategy
 from fedlab.tracking.recording import open_session
 from fedlab.tracking.stream import StreamSink
+from fedlab.tracking.trackers import check_trackers, make_trackers
 
 app = ServerApp()
 
@@ -39,6 +41,8 @@ def main(grid: Grid, context: Context) -> None:
     search([*config.modules, Path.cwd()])
     settle_process(config.engine.threads)
     components, strategy = Assembly(config).components(), make_strategy(config.federation.strategy)
+    callbacks, trackers = make_callbacks(config), make_trackers(config.tracking)
+    warnings = [*check_callbacks(config, callbacks), *check_trackers(trackers)]
     rules = make_rules(config, make_sampler(config.federation.sampler, config.seed))
     device = choose_device(config.engine.device)
     use_deterministic_kernels(device)
@@ -57,8 +61,9 @@ def main(grid: Grid, context: Context) -> None:
                 model=model,
                 resumed=begun.resumed,
                 display=StreamSink(),
+                trackers=trackers,
             ) as tracker:
-                for warning in told:
+                for warning in (*told, *(warnings if begun.start is None else ())):
                     tracker.emit("warning", message=warning)
                 setup = ServerSetup(
                     components=components,
@@ -68,6 +73,7 @@ def main(grid: Grid, context: Context) -> None:
                     tracker=tracker,
                     folder=folder,
                     denormalize=denormalizer(config.data),
+                    callbacks=callbacks,
                     expected_clients=submitted.expected or len(held.names),
                     client_names=held.names,
                     members={client: held.names[client] for client in begun.members},

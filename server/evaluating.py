@@ -12,7 +12,18 @@ from torch import Tensor, nn
 from fedlab.method import Plan, Task
 from fedlab.protocol.instructions import Instructions
 from fedlab.server.contexts import Contexts
-from fedlab.server.evaluation import NOTHING, Evaluation, evaluated_clients, evaluation_of, on_server, readable
+from fedlab.server.evaluation import (
+    HELD_BACK,
+    NOTHING,
+    TEST,
+    Evaluation,
+    Part,
+    evaluated_clients,
+    evaluation_of,
+    on_server,
+    readable,
+    with_validation,
+)
 from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import with_tests
@@ -87,20 +98,22 @@ class Evaluator:
             messages: as `messages` made them.
             instructions: for the clients.
         """
-        values: dict[int, Mapping[str, float]] = {}
+        values: dict[Part, dict[int, Mapping[str, float]]] = {TEST: {}, HELD_BACK: {}}
 
         def judge(replies: Sequence[Message]) -> Mapping[int, str]:
-            read, unread = readable(self._method, self._task, replies)
-            values.update({self._directory.client(reply.metadata.src_node_id): found for reply, found in read})
-            return unread
+            wrong: dict[int, str] = {}
+            for part, found in values.items():
+                read, unread = readable(self._method, self._task, replies, part)
+                found.update({self._directory.client(reply.metadata.src_node_id): one for reply, one in read})
+                wrong |= unread
+            return wrong
 
         answers = self._delivery.carry(messages, instructions, "evaluate", judge=judge).answers
         self._tally.timings(round, "evaluate", answers)
         replies = with_tests(answers)
-        own, directory = self._strategy.evaluation(round, replies), self._directory
-        profiles = directory.profiles(directory.client(reply.metadata.src_node_id) for reply in replies)
-        measured = [values[profile.client] for profile in profiles]
-        evaluation = evaluation_of(self._method, self._task, profiles, replies, measured)
+        own = self._strategy.evaluation(round, replies)
+        evaluation = self._of(TEST, replies, values[TEST])
+        evaluation = with_validation(evaluation, self._of(HELD_BACK, answers, values[HELD_BACK]))
         if self._method.overrides("server_evaluate"):
             context = self._contexts.work(round, plan)
             with self._contexts.draws(round, "evaluate"):
@@ -110,6 +123,13 @@ class Evaluator:
         evaluation = replace(evaluation, strategy=own)
         self._tally.evaluation(round, evaluation, len(messages))
         return evaluation
+
+    def _of(self, part: Part, replies: Sequence[Message], values: Mapping[int, Mapping[str, float]]) -> Evaluation:
+        """The evaluation on a part of the samples, of those clients that have any."""
+        found = {self._directory.client(reply.metadata.src_node_id): reply for reply in replies if part.count(reply)}
+        profiles = self._directory.profiles(found)
+        measured = [values[profile.client] for profile in profiles]
+        return evaluation_of(self._method, self._task, profiles, list(found.values()), measured, part)
 
     def before(self, arrays: Mapping[str, Tensor], instructions: Instructions) -> Evaluation:
         """What probes measure before round 1, for comparison with what is learned.

@@ -14,10 +14,20 @@ from flwr.app import Message
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Task
-from fedlab.protocol.messages import NUM_EXAMPLES, array_record, required, to_numpy
+from fedlab.protocol.messages import (
+    METRICS,
+    NUM_EXAMPLES,
+    SUMS,
+    VALIDATED,
+    VALIDATION,
+    array_record,
+    metric_record,
+    required,
+    to_numpy,
+)
 from fedlab.seeding import numpy_generator
 from fedlab.server.messaging.profiles import Profile
-from fedlab.server.messaging.replies import metrics_of
+from fedlab.server.messaging.replies import scalars
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.basis import TEST_SAMPLES
 from fedlab.tracking.left_out import LeftOut
@@ -38,6 +48,9 @@ class Evaluation:
         samples: how many things the values of each client stand on, by client name.
         unit: what these are, in the plural.
         server_samples: sizes of the sets that the server holds, by name, where something was measured on them.
+        validation: unweighted means over the clients that may train, on their validation samples.
+        validation_pooled: values of all these validation samples together.
+        validation_basis: numbers of these ``clients`` and ``samples``; empty if there are no validation samples.
     """
 
     clients: Mapping[str, Mapping[str, float]]
@@ -50,14 +63,18 @@ class Evaluation:
     samples: Mapping[str, int] = field(default_factory=dict)
     unit: str = TEST_SAMPLES
     server_samples: Mapping[str, int] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    validation_pooled: Mapping[str, float] = field(default_factory=dict)
+    validation_basis: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
         """Whether nothing was measured anywhere."""
-        return not any((*self.clients.values(), self.server, self.strategy))
+        return not any((*self.clients.values(), self.server, self.strategy, self.validation))
 
     def as_event(self) -> dict[str, Any]:
-        """Fields of the ``evaluation`` event."""
+        """Fields of the ``evaluation`` event; those on validation samples only if there are any."""
+        held = ("validation", "validation_pooled", "validation_basis") if self.validation_basis else ()
         return {
             "clients": self.clients,
             "mean": self.mean,
@@ -69,6 +86,7 @@ class Evaluation:
             "samples": self.samples,
             "unit": self.unit,
             "server_samples": self.server_samples,
+            **{name: getattr(self, name) for name in held},
         }
 
 
@@ -193,15 +211,44 @@ def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                 )
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the clients' samples on which they evaluate.
+
+    Args:
+        done: what a client has done with these samples, for error messages.
+        counted: key of the record of a reply with their number.
+        summed: key of the record with the statistics.
+    """
+
+    done: str
+    counted: str
+    summed: str
+
+    def count(self, reply: Message) -> int:
+        """The number of samples; 0 without the record."""
+        record = metric_record(reply.content, self.counted)
+        return 0 if record is None else int(scalars(record).get(NUM_EXAMPLES, 0))
+
+    def sums(self, reply: Message) -> dict[str, np.ndarray]:
+        """The statistics."""
+        return to_numpy(required(array_record, reply.content, self.summed))
+
+
+TEST = Part("tested", METRICS, SUMS)
+HELD_BACK = Part("validated", VALIDATED, VALIDATION)
+
+
 def readable(
-    method: Method, task: Task, replies: Sequence[Message]
+    method: Method, task: Task, replies: Sequence[Message], part: Part = TEST
 ) -> tuple[list[tuple[Message, Mapping[str, float]]], dict[int, str]]:
-    """Compute the metric values of each client that has test samples.
+    """Compute the metric values of each client that has samples.
 
     Args:
         method: knows what its statistics mean.
         task: facts about the job.
         replies: to an evaluation.
+        part: which of the clients' samples count.
 
     Returns:
         The replies with their metric values, and what is wrong with those of which none can be computed, by position.
@@ -209,14 +256,14 @@ def readable(
     found: list[tuple[Message, Mapping[str, float]]] = []
     unread: dict[int, str] = {}
     for place, reply in enumerate(replies):
-        count = metrics_of(reply)[NUM_EXAMPLES]
+        count = part.count(reply)
         if not count:
             continue
-        sums = to_numpy(required(array_record, reply.content, "sums"))
+        sums = part.sums(reply)
         # what the metrics of FedLab call the samples that they have seen
         seen = [values for name, values in sums.items() if name.endswith("examples") and values.size == 1]
         if not all(0 <= values.item() <= count for values in seen):
-            unread[place] = "the sums stand for another number of samples than the client says it has tested"
+            unread[place] = f"the sums stand for another number of samples than the client says it has {part.done}"
             continue
         try:
             found.append((reply, method.evaluation_values(sums, task)))
@@ -232,6 +279,7 @@ def evaluation_of(
     profiles: Sequence[Profile],
     replies: Sequence[Message],
     values: Sequence[Mapping[str, float]],
+    part: Part = TEST,
 ) -> Evaluation:
     """The evaluation that follows from the clients' replies.
 
@@ -241,14 +289,26 @@ def evaluation_of(
         profiles: whose the replies are.
         replies: one for each profile.
         values: metric values of each.
+        part: which of the clients' samples count.
     """
     held, samples = {}, {}
     for profile, reply in zip(profiles, replies, strict=True):
-        held[profile.name] = to_numpy(required(array_record, reply.content, "sums"))
-        samples[profile.name] = int(metrics_of(reply)[NUM_EXAMPLES])
+        held[profile.name], samples[profile.name] = part.sums(reply), part.count(reply)
     unseen = [profile.name for profile in profiles if profile.unseen]
     measured = {profile.name: found for profile, found in zip(profiles, values, strict=True)}
     return merge_evaluations(method, task, held, unseen, samples, measured)
+
+
+def with_validation(evaluation: Evaluation, held: Evaluation) -> Evaluation:
+    """The evaluation with what was measured on the validation samples of the clients that may train.
+
+    Args:
+        evaluation: on test samples.
+        held: on validation samples.
+    """
+    counts = [count for name, count in held.samples.items() if name not in held.unseen_clients]
+    basis = {"clients": len(counts), "samples": sum(counts)} if counts else {}
+    return replace(evaluation, validation=held.mean, validation_pooled=held.pooled, validation_basis=basis)
 
 
 def on_server(

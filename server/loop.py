@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -16,14 +15,15 @@ from torch import Tensor
 from fedlab.assembly import build_networks, make_task
 from fedlab.config import TrainingConfig
 from fedlab.engine.grids.base import SimulationGrid
-from fedlab.method import Plan, ServerContext
+from fedlab.method import Plan
 from fedlab.method.exchange import Exchanges, lasting, personalized
 from fedlab.protocol.instructions import Instructions
+from fedlab.server.callbacks import CallbackRunner
 from fedlab.server.checkpoints import Checkpoints
 from fedlab.server.contexts import Contexts
 from fedlab.server.evaluating import Evaluator
 from fedlab.server.evaluation import Evaluation
-from fedlab.server.ledger import Ledger, account, payload_bytes
+from fedlab.server.ledger import Ledger, payload_bytes
 from fedlab.server.messaging.asked import Delivered
 from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import ClientDirectory
@@ -35,6 +35,7 @@ from fedlab.server.participation.devices import ClientWork, planned, upload_byte
 from fedlab.server.participation.selection import ClientSelector, Selection
 from fedlab.server.privacy import CentralMechanism, ExampleAccount, check_networks, make_account
 from fedlab.server.records import RunWriter
+from fedlab.server.reporting import Reporter
 from fedlab.server.resuming import check_task
 from fedlab.server.setup import ServerSetup
 from fedlab.server.snapshot import Checkpoint, restore
@@ -83,7 +84,9 @@ class FederatedLoop:
             selector=ClientSelector(setup.rules, self._examples),
             watch=Watch(self.task.num_classes),
             account=make_account(setup, len(self.participants)),
+            callbacks=CallbackRunner(setup, state),
         )
+        self.reporter = Reporter(setup.tracker, self.state, directory, config.federation.rounds)
         self.selection = Selection()
         self.contexts = Contexts(setup, self.task, self.networks, self.state, directory, self.device)
         self.state.assets = directory.same_assets(self.contexts.holding)
@@ -104,8 +107,6 @@ class FederatedLoop:
         )
         self.uploads = upload_bytes(self.networks, components.chain)
         self._frozen: dict[tuple[str, ...], str] = {}
-        self._seconds: dict[str, float] = {}
-        self._current = (0, "profile")
         if isinstance(grid, SimulationGrid):
             grid.measure_by(lambda kind, client: self._num_batches(kind, client) if kind in MEASURED else 1.0)
 
@@ -137,20 +138,22 @@ class FederatedLoop:
         else:
             check_task(start, self.task, self.state.assets)
             restore(self.state, start, self.device)
-        first, last = (1 if start is None else start.round + 1), min(until or rounds, rounds)
-        began = time.perf_counter()  # preparation says nothing about the time the rounds take
-        for round in range(first, last + 1):
-            self._seconds = {}
-            self._round(round, first, began)
-            self.checkpoints.after(round, round == last)
-            self.writer.figures_after(round, self.contexts.figures)
-        if last == rounds:
-            self.writer.finish(rounds, self.contexts.figures)
-
-    def progress(self, done: int, total: int) -> None:
-        """The engine reports how far the present phase is."""
-        round, phase = self._current
-        self.tracker.emit("progress", round=round, phase=phase, done=done, total=total)
+        done, last, callbacks = (
+            (0 if start is None else start.round),
+            min(until or rounds, rounds),
+            self.state.callbacks,
+        )
+        callbacks.run_start(done)
+        self.reporter.start(done + 1)
+        while done < last and callbacks.stopped is None:
+            done += 1
+            self._round(done)
+            self.checkpoints.after(done, done == last or callbacks.stopped is not None)
+            self.writer.figures_after(done, self.contexts.figures)
+        if done == rounds or callbacks.stopped is not None:
+            callbacks.run_end(done)
+            self.writer.finish(done, self.contexts.figures)
+            self.tracker.stopped = None if callbacks.stopped is None else asdict(callbacks.stopped)
 
     def _prepare(self) -> None:
         """The work before round 1: the clients' answers to one query, then the server's own preparation."""
@@ -159,7 +162,7 @@ class FederatedLoop:
         if self.method.overrides("prepare"):
             content = RecordDict()
             messages = [Message(content, self.directory.node(client), "query.prepare") for client in self.participants]
-            with self._phase(0, "prepare", len(messages)):
+            with self.reporter.phase(0, "prepare", len(messages)):
                 answers = self.delivery.carry(messages, self._instructions(0, plan, ()), "prepare").answers
                 self.tally.timings(0, "prepare", answers)
                 results = self._results(answers)
@@ -168,12 +171,14 @@ class FederatedLoop:
                 ledger.received(client, {"results": payload_bytes(sent)})
             self.tracker.emit("ledger", round=0, rows=ledger.rows())
             self.tracker.emit("prepared", bytes_down=0, bytes_up=ledger.up)
-        with self._phase(0, "server", 0), self.contexts.draws(0, "prepare"):
+        with self.reporter.phase(0, "server", 0), self.contexts.draws(0, "prepare"):
             context = self.contexts.work(0, plan, results=results)
             self.method.server_prepare(context)
         self.tally.heard(context, "server")
 
-    def _round(self, round: int, first: int, began: float) -> None:
+    def _round(self, round: int) -> None:
+        self.reporter.start_round()
+        self.state.callbacks.round_start(round)
         # step 1: the method plans the round, and what it exchanges
         plan = self._plan(round)
         self._enter(plan)
@@ -182,14 +187,14 @@ class FederatedLoop:
         told, messages = self._compose(round, before)
         self.tally.composed(round, len(messages), self.selection.left_out)
         # step 3: they are delivered, and the clients train
-        with self._phase(round, "train", len(messages)):
+        with self.reporter.phase(round, "train", len(messages)):
             delivered = self._carry(messages, round, plan)
             metrics = self._client_metrics(round, delivered.answers)
             self.tally.training(round, delivered.answers)
             self.tally.timings(round, "train", delivered.answers)
             results = self._results(delivered.answers)
         # step 4: the strategy makes the new state of their sum, then the method does its own work on the server
-        with self._phase(round, "server", 0):
+        with self.reporter.phase(round, "server", 0):
             server = self.contexts.work(round, plan, before, results)
             if messages or self._mechanism:  # a round in which nobody takes part changes nothing, but noise must come
                 self._aggregate(told, delivered)
@@ -199,9 +204,14 @@ class FederatedLoop:
         # step 5: evaluation, on the clients and on the server
         evaluation = self._evaluate(round, plan) if self._evaluates(round) else None
         # step 6: the record
-        self._record(round, server, metrics, delivered, results, (time.perf_counter() - began) / (round - first + 1))
-        if evaluation is not None:
-            self.tracker.emit("evaluation", round=round, **evaluation.as_event())
+        record = self.reporter.round(
+            round, self.exchange, delivered, results, metrics, server.metrics, self.selection.seconds
+        )
+        # step 7: the callbacks, of which one may end the run; a last round is always evaluated
+        measured = None if evaluation is None else self._measured(round, record, evaluation)
+        self.state.callbacks.round_end(round, record, measured)
+        if evaluation is None and self.state.callbacks.stopped is not None:
+            self._measured(round, record, self._evaluate(round, plan))
 
     # what goes out
 
@@ -300,7 +310,7 @@ class FederatedLoop:
         return [profile.train for profile in self.directory.profiles(clients)]
 
     def _num_batches(self, kind: str, client: int) -> float:
-        training = self.stages.training(self._plan(self._current[0]))
+        training = self.stages.training(self._plan(self.reporter.current[0]))
         return num_batches(kind, self.directory.profile(client), training, self.config.evaluation.batch_size)
 
     def _work(self, training: TrainingConfig, held: Iterable[str], client: int) -> ClientWork:
@@ -338,14 +348,22 @@ class FederatedLoop:
     # evaluation
 
     def _evaluates(self, round: int) -> bool:
-        return round % self.config.evaluation.every == 0 or round == self.config.federation.rounds
+        last = round == self.config.federation.rounds or self.state.callbacks.stopped is not None
+        return last or round % self.config.evaluation.every == 0
 
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
         arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
         messages = self.evaluator.messages(round, arrays)
         instructions = self._instructions(round, plan, self._state_sent_once())
-        with self._phase(round, "evaluate", len(messages)):
+        with self.reporter.phase(round, "evaluate", len(messages)):
             return self.evaluator.evaluate(round, plan, arrays, messages, instructions)
+
+    def _measured(self, round: int, record: Mapping[str, Any], evaluation: Evaluation) -> dict[str, Any]:
+        """Tell of an evaluation, and return what was told."""
+        fields = {"round": round, **evaluation.as_event()}
+        self.tracker.emit("evaluation", **fields)
+        self.state.callbacks.evaluated(round, record, fields)
+        return fields
 
     def _probe(self) -> None:
         """Measure before round 1 what the features contain.
@@ -353,48 +371,6 @@ class FederatedLoop:
         State that is sent once travels like all other state here, because its sending is counted in round 1.
         """
         arrays = {name: self.state.network[name].clone() for name in (*self.exchange.down, *self.exchange.once)}
-        with self._phase(0, "evaluate", 0):
+        with self.reporter.phase(0, "evaluate", 0):
             found = self.evaluator.before(arrays, self._instructions(0, self._plan(1), ()))
         self.tracker.emit("probed", round=0, **found.as_event())
-
-    # records
-
-    def _record(
-        self,
-        round: int,
-        server: ServerContext,
-        metrics: Mapping[str, float],
-        delivered: Delivered,
-        results: Results,
-        pace: float,
-    ) -> None:
-        """Tell the tracker of a round; `pace` is the seconds that a round has taken so far."""
-        state, rounds = self.state, self.config.federation.rounds
-        received = {client: payload_bytes(sent) for client, sent in results.items()}
-        ledger = account(self.exchange, state.shared, self.directory, delivered, state.strategy.extra_bytes(), received)
-        self.tracker.emit("ledger", round=round, rows=ledger.rows())
-        self.tracker.emit(
-            "round",
-            round=round,
-            rounds=rounds,
-            clients=[self.directory.client(reply.metadata.src_node_id) for reply in delivered.answers],
-            train=metrics,
-            server=server.metrics,
-            bytes_down=ledger.down,
-            bytes_up=ledger.up,
-            bytes=ledger.groups(),
-            raw_up=ledger.raw_up(),
-            seconds=dict(self._seconds),
-            **state.selector.virtual(self.selection.seconds),
-            eta_seconds=pace * (rounds - round),
-            **({"privacy": state.account.spent(round)} if state.account else {}),
-        )
-
-    @contextmanager
-    def _phase(self, round: int, phase: str, total: int) -> Iterator[None]:
-        began, self._current = time.perf_counter(), (round, phase)
-        self.tracker.emit("phase_start", round=round, phase=phase, total=total)
-        yield
-        seconds = time.perf_counter() - began
-        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
-        self.tracker.emit("phase_end", round=round, phase=phase, seconds=seconds)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
 from torch import Tensor, nn
 
+from fedlab.callbacks import ConfiguredCallback
 from fedlab.errors import FedLabError
 from fedlab.method import FigureContext, ImageGrid, Method, save_picture, save_sheet
 from fedlab.server.setup import ServerSetup
@@ -37,10 +38,19 @@ class RunWriter:
         tracker: where events go.
         rounds: rounds of the whole run.
         every: rounds from one set of pictures to the next, see ``tracking.figures_every``.
+        callbacks: callbacks of the run, which may leave artifacts too.
     """
 
-    def __init__(self, method: Method, folder: RunFolder, tracker: Tracker, rounds: int, every: int = 0) -> None:
-        self._method, self._folder, self._tracker = method, folder, tracker
+    def __init__(
+        self,
+        method: Method,
+        folder: RunFolder,
+        tracker: Tracker,
+        rounds: int,
+        every: int = 0,
+        callbacks: Sequence[ConfiguredCallback] = (),
+    ) -> None:
+        self._method, self._folder, self._tracker, self._callbacks = method, folder, tracker, callbacks
         self._rounds, self._drawn, self._every = rounds, 0, every
         self._latest: int | None = None
 
@@ -49,7 +59,7 @@ class RunWriter:
         """The writer of a run that is being carried out."""
         config = setup.config
         every = config.tracking.figures_every
-        return cls(setup.method, setup.folder, setup.tracker, config.federation.rounds, every)
+        return cls(setup.method, setup.folder, setup.tracker, config.federation.rounds, every, setup.callbacks)
 
     def figures_after(self, round: int, look: Callable[[int], FigureContext]) -> None:
         """Draw the method's pictures if they are due: after the first and the last round, and as often as asked.
@@ -62,12 +72,13 @@ class RunWriter:
             self.figures(round, look)
 
     def finish(self, round: int, look: Callable[[int], FigureContext]) -> None:
-        """Write the method's artifacts after the last round, and draw its pictures unless that is done.
+        """Write artifacts of the method and of callbacks after the last round, and draw pictures unless that is done.
 
         Args:
             round: the round.
             look: makes the context of a round's pictures.
         """
+        self._rounds = round  # a run may have been stopped early
         if self._latest != round:  # a run may have been killed after its last checkpoint
             self.figures(round, look)
         self._artifacts(round, look)
@@ -92,11 +103,18 @@ class RunWriter:
                     self._tracker.emit("figure", name=name, round=round, path=self._relative(path), **words)
 
     def _artifacts(self, round: int, look: Callable[[int], FigureContext]) -> None:
-        if not self._method.overrides("artifacts"):
-            return
-        who = f"{type(self._method).__name__}.artifacts()"
-        with self._warning_of(f"no artifacts after round {round}: {who} failed"):
-            for name, content in self._method.artifacts(look(round)).items():
+        if self._method.overrides("artifacts"):
+            who = f"{type(self._method).__name__}.artifacts()"
+            self._keep(f"no artifacts after round {round}: {who} failed", lambda: self._method.artifacts(look(round)))
+        for one in self._callbacks:
+            self._keep(f"no artifacts of the callback {one.name}: artifacts() failed", one.callback.artifacts)
+
+    def _keep(
+        self, failed: str, make: Callable[[], Mapping[str, Mapping[str, Tensor] | ImageGrid | nn.Module]]
+    ) -> None:
+        """Write artifacts; `failed` is the warning if they cannot be made."""
+        with self._warning_of(failed):
+            for name, content in make().items():
                 with self._warning_of(f"the artifact {name!r} could not be written"):
                     self._tracker.emit("artifact", name=name, path=self._relative(self._artifact(str(name), content)))
 

@@ -93,6 +93,10 @@ def resumption(folder: RunFolder, rounds: int, states: StateStore | None = None,
         break
     if start is not None and (then := start.meta.get("configuration")) is not None:
         check_unchanged(folder, then)
+    if start is not None and start.stopped is not None and ended:
+        expected = f"a run that was not stopped early; a callback has ended this one after round {start.stopped}"
+        fix = "to train on, start a new run without the callback, with these weights as init"
+        raise CheckpointError("run", str(folder.path), expected, fix)
     if start is not None and (start.round > rounds or (ended and start.round == rounds)):
         expected = f"rounds left to do, but all {start.round} are done"
         again = shlex.join(["fedlab", "report", "--redraw", str(folder.path)])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedlab.assembly import Components
+from fedlab.callbacks import ConfiguredCallback
 from fedlab.clients.state import StateStore
 from fedlab.config import Config
 from fedlab.method import Method
@@ -37,6 +38,7 @@ class ServerSetup:
         cache: results that outlive runs; None keeps nothing.
         client_states: states of the simulated clients on this machine; None in a deployment.
         client_test: their test columns; None likewise.
+        callbacks: follow the run, in the order in which they are called.
         profiles: makes a simulated client's profile; None where clients must be asked.
         holds_out: whether any client may be one that never trains; a deployment finds out by asking.
         asset_paths: where the server has the files of assets, by name; None takes the configuration's.
@@ -57,6 +59,7 @@ class ServerSetup:
     cache: ResultCache | None = None
     client_states: StateStore | None = None
     client_test: Callable[[int], Mapping[str, Tensor]] | None = None
+    callbacks: Sequence[ConfiguredCallback] = ()
     profiles: Callable[[int], Profile] | None = None
     holds_out: bool = True
     asset_paths: Mapping[str, str] | None = None

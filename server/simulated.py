@@ -36,4 +36,4 @@ class SimulatedServer:
     def progress(self, done: int, total: int) -> None:
         """The engine's word on how far the present phase is; before the first phase nobody wants to know."""
         if self._loop is not None:
-            self._loop.progress(done, total)
+            self._loop.reporter.progress(done, total)

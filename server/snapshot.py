@@ -18,7 +18,7 @@ from fedlab.server.messaging.shared import SharedTensors, members, ranges, state
 from fedlab.server.state import ServerState
 from fedlab.storage.checkpoint import NETWORK
 
-SHARED, PRIVATE, STRATEGY, FLIGHT = "shared/", "server/", "strategy/", "flight/"
+SHARED, PRIVATE, STRATEGY, FLIGHT, CALLBACK = "shared/", "server/", "strategy/", "flight/", "callback/"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Checkpoint:
             known &= set(self.meta["shared"]["versions"]) == set(self.part(SHARED))
             SharedTensors().restore({}, self.meta["shared"])
             tuple(map(int, self.meta["checkpoints"]))
+            known &= isinstance(self.meta.get("callbacks", {}), dict) and self.stopped in (None, self.round)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             known, reason = False, f" ({type(error).__name__}: {error})"
         else:
@@ -57,6 +58,12 @@ class Checkpoint:
     def round(self) -> int:
         """Rounds finished."""
         return int(self.meta["round"])
+
+    @property
+    def stopped(self) -> int | None:
+        """The round after which a callback has ended the run early; None if none has."""
+        found = self.meta.get("callbacks", {}).get("stopped")
+        return None if found is None else int(found["round"])
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below a prefix, without it."""
@@ -113,6 +120,9 @@ def snapshot(state: ServerState) -> Snapshot:
         "watch": state.watch.book(),
         "checkpoints": list(state.checkpoints),
     }
+    tensors |= {f"{CALLBACK}{name}": value for name, value in state.callbacks.tensors().items()}
+    if book := state.callbacks.book():
+        facts["callbacks"] = book
     if state.assets:
         facts["assets"] = dict(state.assets)
     if state.account is not None:
@@ -153,6 +163,7 @@ def restore(state: ServerState, start: Checkpoint, device: torch.device) -> None
     state.strategy.restore({name: value.numpy() for name, value in start.part(STRATEGY).items()})
     state.selector.restore(start.meta["participation"])
     state.watch.restore(start.meta.get("watch", {}))
+    state.callbacks.restore(start.meta.get("callbacks", {}), start.part(CALLBACK))
     if state.account is not None:
         state.account.restore(start.meta["privacy"])
     if state.flights is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedlab.server.callbacks import CallbackRunner
 from fedlab.server.flights import Flights
 from fedlab.server.messaging.shared import SharedTensors
 from fedlab.server.participation.selection import ClientSelector
@@ -25,6 +26,7 @@ class ServerState:
         strategy: aggregation rule, which may keep arrays.
         selector: chooses clients; keeps the virtual clock and what it has learned of the clients.
         watch: looks for divergence; keeps what earlier evaluations have shown.
+        callbacks: calls the run's callbacks; keeps their state and what they have asked for.
         account: of the privacy spent; None where no guarantee is configured.
         assets: hash of each asset that a participant holds, by name.
         flights: clients at work in asynchronous training; None in synchronous training.
@@ -40,6 +42,7 @@ class ServerState:
     strategy: RoundStrategy
     selector: ClientSelector
     watch: Watch
+    callbacks: CallbackRunner
     account: Account | None = None
     assets: Mapping[str, str] = field(default_factory=dict)
     flights: Flights | None = None

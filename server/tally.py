@@ -120,6 +120,7 @@ class Tally:
             why = f"configure_evaluate of the strategy {self._strategy.name} gave no messages"
             self.tell(round, LeftOut("evaluations on clients", 1, why, 1))
         scopes = {"mean": evaluation.mean, "pooled": evaluation.pooled, "server": evaluation.server}
+        scopes |= {"validation": evaluation.validation}
         self.tell(round, *uncomputed(evaluation.clients, scopes))
         for message in self._watch.see(evaluation.pooled):
             self.alarm(round, message)

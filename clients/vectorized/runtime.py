@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.runtime import ClientRuntime
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.vectorized.training import Fitted, VectorizedClients, counts_steps
 from fedlab.clients.work import LocalWork, MissingSharedError, WorkRequest

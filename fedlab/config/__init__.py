@@ -16,6 +16,7 @@ from fedlab.config.federation import (
     AvailabilityConfig,
     DevicesConfig,
     FederationConfig,
+    StopConfig,
     TrainingConfig,
 )
 from fedlab.config.sections import (
@@ -48,6 +49,7 @@ __all__ = [
     "Positive",
     "ProperFraction",
     "Section",
+    "StopConfig",
     "TrackingConfig",
     "TrainingConfig",
     "Vectorize",

@@ -91,6 +91,29 @@ class AsynchronousConfig(Section):
     server_lr: float = Field(default=1.0, gt=0, description="learning rate of the server, η_g")
 
 
+class StopConfig(Section):
+    """When a run ends before its last round: when a metric of the clients' validation samples no longer improves."""
+
+    metric: str = Field(
+        min_length=1, description="metric that is watched, as the evaluation on the clients' validation samples has it"
+    )
+    patience: Positive = Field(
+        default=5, description="number of evaluations in a row without an improvement after which the run ends"
+    )
+    minimum: float = Field(default=0.0, ge=0, description="smallest change of the metric that counts as an improvement")
+    over: Literal["mean", "pooled"] = Field(
+        default="mean",
+        description="mean: the mean over the clients; pooled: the value of all their validation samples together",
+    )
+    better: Literal["higher", "lower"] | None = Field(
+        default=None, description="which values of the metric are better; default: as its name tells"
+    )
+    keep_best: bool = Field(
+        default=True,
+        description="keep the weights of the best evaluation and write them as artifacts when the run ends",
+    )
+
+
 class FederationConfig(Section):
     """Rounds, participation and aggregation."""
 
@@ -111,6 +134,11 @@ class FederationConfig(Section):
     availability: AvailabilityConfig | None = Field(
         default=None,
         description="when each client can be chosen by the sampler; default: every client in every round",
+    )
+    stop: StopConfig | None = Field(
+        default=None,
+        description="end the run when a metric of the clients' validation samples (data.validation) no longer "
+        "improves; default: the run does all its rounds",
     )
     devices: DevicesConfig | None = Field(
         default=None, description="the clients' devices, for the virtual clock; default: there is no virtual clock"

@@ -127,8 +127,8 @@ def load_reference(reference: str, key: str) -> Any:
             key,
             reference,
             "a class that can be imported by its name: this one was defined in a program itself or inside a function",
-            "give it in Python again: fedlab.run(config, method=…) or strategy=…, and the same of fedlab.resume; or "
-            "move it into a module",
+            "give it in Python again: fedlab.run(config, method=…), strategy=… or callbacks=[…], and the same of "
+            "fedlab.resume; or move it into a module",
         )
     try:
         value: Any = importlib.import_module(module_name)

@@ -17,7 +17,7 @@ from fedlab.errors import CheckpointError, ConfigErrors
 from fedlab.storage import renamed
 from fedlab.storage.plain import read_plain
 from fedlab.storage.runfolder import RunFolder, write_atomic
-from fedlab.storage.secrets import is_secret, tree_without_login
+from fedlab.storage.secrets import is_secret, tree_redacted
 
 _ANYWHERE = ("tracking", "modules")
 """Sections that say where a run writes and finds its code, and nothing about its result."""
@@ -27,14 +27,14 @@ _HEAD = b"# sha256 "
 
 
 def record_config(folder: RunFolder, config: Config) -> None:
-    """Write a run's configuration and its copy. Passwords in addresses below ``tracking`` and ``engine`` are left out.
+    """Write a run's configuration and its copy. Passwords and tokens below ``tracking`` and ``engine`` are left out.
 
     Args:
         folder: the run folder.
         config: the configuration.
     """
     tree = config.model_dump(mode="json")
-    hidden = {**tree, **{name: tree_without_login(tree[name]) for name in ("tracking", "engine")}}
+    hidden = {**tree, **{name: tree_redacted(tree[name]) for name in ("tracking", "engine")}}
     text = dump_yaml(hidden).encode()
     copy = _HEAD + hashlib.sha256(text).hexdigest().encode() + b"\n" + text
     if folder.copy.is_file() and folder.copy.read_bytes() != copy:

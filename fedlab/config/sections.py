@@ -122,6 +122,10 @@ class EvaluationConfig(Section):
         description="number or share of the clients that are evaluated; they are drawn once, among the clients with "
         "test samples, and the same share of the unseen clients is evaluated; default: all clients",
     )
+    validation: bool = Field(
+        default=True,
+        description="evaluate on the clients' validation samples as well, if data.validation holds any back",
+    )
     batch_size: Positive = Field(default=256, description="samples in a batch of evaluation")
 
 
@@ -179,14 +183,19 @@ class TrackingConfig(Section):
         description="live: progress that is redrawn in place; plain: progress as lines; quiet: none; auto: live on a "
         "terminal, otherwise plain",
     )
-    tensorboard: bool = Field(default=True, description="write the metrics for TensorBoard too")
+    tensorboard: bool = Field(default=True, description="short for a tracker {name: tensorboard}")
+    trackers: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="where metrics and pictures are sent while the run goes on, beside the files of the run folder; "
+        "see `fedlab list trackers`",
+    )
     report: bool = Field(
         default=True,
         description="write the report at the end of the run, which takes seconds; `fedlab report` writes it later",
     )
     mlflow: UriOrPath | None = Field(
         default=None,
-        description="tracking URI of MLflow, to which the metrics are sent too; needs the extra fedlab-sim[mlflow]",
+        description="short for a tracker {name: mlflow, uri: …}: the tracking URI of MLflow",
     )
     checkpoint_every: Positive = Field(
         default=10, description="number of rounds from one checkpoint to the next; the last round always has one"
@@ -227,6 +236,10 @@ class Config(Section):
         default=(),
         description="simple models that are fitted to the method's features before round 1 and at every evaluation, to "
         "measure what the features contain; see `fedlab list probes`",
+    )
+    callbacks: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="objects that follow the run on the server and may end it early; see `fedlab list callbacks`",
     )
     engine: EngineConfig = EngineConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -8,6 +8,7 @@ from fedlab.config import Component, Config, EngineConfig
 from fedlab.data.sources.sites import NAME, own_data_settings
 from fedlab.experiment.checks import resolve
 from fedlab.probes import check_set_names
+from fedlab.tracking.trackers import make_trackers
 
 
 def prepared(config: Config, *, simulate_partition: bool = False) -> Config:
@@ -24,8 +25,10 @@ def prepared(config: Config, *, simulate_partition: bool = False) -> Config:
         ConfigErrors: the configuration is wrong.
         ConfigError: the partition divides a source, and `simulate_partition` is not set.
     """
-    # this machine only submits: its own devices and folders do not matter
-    tracking = config.tracking.model_copy(update={"folder": tempfile.gettempdir()})
+    # this machine only submits: its own devices, folders and packages of trackers do not matter
+    make_trackers(config.tracking)
+    elsewhere = {"folder": tempfile.gettempdir(), "trackers": (), "mlflow": None, "tensorboard": False}
+    tracking = config.tracking.model_copy(update=elsewhere)
     resolved = resolve(config.model_copy(update={"engine": EngineConfig(name="inline"), "tracking": tracking}))
     if simulate_partition:
         return config  # the server, which loads the data, checks what is asked of its sets

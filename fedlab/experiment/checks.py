@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fedlab.assembly import Assembly, Components, make_task
+from fedlab.callbacks import Callback, ConfiguredCallback, check_callbacks, make_callbacks
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.holdings import Holdings
@@ -37,6 +38,7 @@ from fedlab.server.strategies import Strategy, check_participants, make_strategy
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.left_out import LeftOut
 from fedlab.tracking.recording import check_tracking
+from fedlab.tracking.trackers import RunTracker, check_trackers, make_trackers
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Resolved:
         rules: the sampler, and all else that decides which clients take part in a round.
         placement: the device, the number of workers and their share of a GPU.
         device: the device on which this process computes.
+        callbacks: what follows the run on the server.
+        trackers: where numbers and pictures are sent.
         warnings: settings that work, but are probably not intended, as sentences.
     """
 
@@ -63,6 +67,8 @@ class Resolved:
     rules: Rules
     placement: Placement
     device: torch.device
+    callbacks: Sequence[ConfiguredCallback]
+    trackers: Sequence[RunTracker]
     warnings: Sequence[str]
 
     @property
@@ -78,6 +84,7 @@ def resolve(
     strategy: Strategy | None = None,
     network: GivenNetwork | None = None,
     sampler: Sampler | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Resolved:
     """Make every component of a configuration, and check that they fit each other and this machine.
 
@@ -87,6 +94,7 @@ def resolve(
         strategy: a strategy object that replaces ``config.federation.strategy``.
         network: what replaces ``config.model``.
         sampler: a sampler object that replaces ``config.federation.sampler``.
+        callbacks: callback objects that replace as many of the last ``config.callbacks``.
 
     Raises:
         ConfigErrors: all errors that were found.
@@ -111,6 +119,10 @@ def resolve(
     placement = attempt(lambda: check_engine(config.engine))
     device = None if placement is None else attempt(lambda: choose_device(config.engine.device))
     warnings = list(attempt(lambda: check_tracking(config.tracking)) or [])
+    trackers = attempt(lambda: make_trackers(config.tracking))
+    warnings += attempt(lambda: check_trackers(trackers or ())) or []
+    followers = attempt(lambda: make_callbacks(config, callbacks))
+    warnings += attempt(lambda: check_callbacks(config, followers or ())) or []
     if chosen is not None:
         warnings += attempt(lambda: chosen.check(config)) or []
         if chosen.own_model and network is not None:
@@ -130,7 +142,9 @@ def resolve(
     assert rules is not None
     assert placement is not None
     assert device is not None
-    return Resolved(components, source, steps, drifts, rule, rules, placement, device, warnings)
+    assert trackers is not None
+    assert followers is not None
+    return Resolved(components, source, steps, drifts, rule, rules, placement, device, followers, trackers, warnings)
 
 
 def _refuse_network(network: GivenNetwork, method: Method) -> None:

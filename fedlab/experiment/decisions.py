@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fedlab.assembly import Components
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal
 from fedlab.clients.work import WorkRequest

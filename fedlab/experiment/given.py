@@ -1,15 +1,18 @@
-"""Records what a run was given in Python: a method, a strategy, a sampler, a model or data.
+"""Records what a run was given in Python: a method, a strategy, a sampler, a model, data or callbacks.
 
 A run that is resumed has to be given the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from fedlab.callbacks import Callback
+from fedlab.callbacks.configured import described as described_callback
+from fedlab.callbacks.configured import takes_settings
 from fedlab.config import Component, Config, Section, parse
 from fedlab.config.overrides import Change, Overrides, changes, plain
 from fedlab.config.walk import within
@@ -37,6 +40,7 @@ class GivenParts:
         model: an `nn.Module`, a factory of one, or the name of a model, with settings if it is a mapping.
         data: whatever `fedlab.as_dataset` accepts.
         overrides: changes to the configuration.
+        callbacks: callbacks, objects or classes, beside those of the configuration.
     """
 
     method: Any = None
@@ -45,6 +49,7 @@ class GivenParts:
     model: Any = None
     data: Any = field(default=None, repr=False)
     overrides: Overrides = ()
+    callbacks: Sequence[Callback | type[Callback]] = ()
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -210,6 +215,49 @@ def record_sampler(config: Config, sampler: Sampler, *, made: bool, resumed: boo
         _same("federation.sampler", component, config.federation.sampler)
         return config
     return config.model_copy(update={"federation": config.federation.model_copy(update={"sampler": component})})
+
+
+def given_callbacks(callbacks: Sequence[Callback | type[Callback]]) -> list[Callback]:
+    """Callback objects of what was given in Python: objects, or classes that are made with their default settings.
+
+    Raises:
+        ConfigError: something else was given, or a class cannot be made like this.
+    """
+    made = []
+    for index, one in enumerate(callbacks):
+        key, found = f"callbacks[{index}]", one
+        if isinstance(found, type) and issubclass(found, Callback):
+            if not takes_settings(found):
+                raise ConfigError(key, one, "an object of this class, which needs arguments", "make one and give it")
+            found = found(parse(found.Settings, {}, key))
+        if not isinstance(found, Callback):
+            raise ConfigError(key, one, "a fedlab.Callback, object or class", "derive it from fedlab.Callback")
+        made.append(found)
+    return made
+
+
+def record_callbacks(config: Config, callbacks: Sequence[Callback], *, resumed: bool) -> Config:
+    """Return the configuration with the classes and the settings of the given callbacks at the end of ``callbacks``.
+
+    Args:
+        config: the configuration.
+        callbacks: the callbacks that were given in Python.
+        resumed: whether the configuration is that of a run that is resumed; it is then returned as it is.
+
+    Raises:
+        ConfigError: a run that is resumed began with other callbacks.
+    """
+    components = [described_callback(one, reference(one)) for one in callbacks]
+    if not resumed:
+        return config.model_copy(update={"callbacks": (*config.callbacks, *components)})
+    last = config.callbacks[len(config.callbacks) - len(components) :]
+    if len(last) < len(components):
+        expected = f"at most {len(config.callbacks)}, with which the run began"
+        raise ConfigError("callbacks", f"{len(components)} callbacks", expected, "give the same as to fedlab.run")
+    first = len(config.callbacks) - len(components)
+    for index, (component, begun) in enumerate(zip(components, last, strict=True), start=first):
+        _same(f"callbacks.{index}", component, begun)
+    return config
 
 
 def _same(key: str, given: Component, recorded: Component) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config, parse
 from fedlab.data.federated import FederatedData
 from fedlab.engine import fitting, started
@@ -21,7 +21,15 @@ from fedlab.experiment.components import complete, located
 from fedlab.experiment.configuration import recorded
 from fedlab.experiment.decisions import tune
 from fedlab.experiment.fits import check_network, missing_column
-from fedlab.experiment.given import GivenParts, record_data, record_method, record_sampler, record_strategy
+from fedlab.experiment.given import (
+    GivenParts,
+    given_callbacks,
+    record_callbacks,
+    record_data,
+    record_method,
+    record_sampler,
+    record_strategy,
+)
 from fedlab.method import Method
 from fedlab.probes import check_sets
 from fedlab.server.participation.samplers import make_sampler
@@ -109,7 +117,16 @@ def ready(config: Config, given: GivenParts | None = None, begun: Config | None 
     network = given.network(config, resumed=goes_on)
     if given.dataset is not None:
         config = record_data(config, given.dataset, resumed=goes_on, asked=given.overrides)
-    resolved = resolve(recorded(complete(config)), method=chosen, strategy=rule, network=network, sampler=sampler)
+    followers = given_callbacks(given.callbacks)
+    config = record_callbacks(config, followers, resumed=goes_on)
+    resolved = resolve(
+        recorded(complete(config)),
+        method=chosen,
+        strategy=rule,
+        network=network,
+        sampler=sampler,
+        callbacks=followers,
+    )
     if begun is not None:
         check_rounds(resolved.components.privacy, begun.federation.rounds, config.federation.rounds)
     federated = check_data(resolved, given.dataset)

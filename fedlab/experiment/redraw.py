@@ -51,7 +51,10 @@ def redraw(path: str | Path, method: Method | None = None, data: Dataset | None 
         raise CheckpointError("run", str(run.path), "a simulated run", fix)
     check_unchanged(run.folder)
     checkpoint = Checkpoint(*load_checkpoint(run.checkpoint))
-    resolved = resolve(run.config, method=run.method, network=run.network)
+    # what follows a run is not needed, and a callback that was given in Python is not here
+    quiet = {"tracking": run.config.tracking.model_copy(update={"trackers": (), "mlflow": None})}
+    config = run.config.model_copy(update={"callbacks": (), **quiet})
+    resolved = resolve(config, method=run.method, network=run.network)
     federated = check_data(resolved, data)
     if (fingerprint := federated.partition.fingerprint) != checkpoint.meta["data"]:
         raise CheckpointError(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fedlab.assembly import server_holding
-from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.runtime import ClientRuntime
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.work import Trained, WorkRequest
 from fedlab.config import TrainingConfig
 from fedlab.data.federated import FederatedData

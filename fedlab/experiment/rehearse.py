@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.stand_in import Wanted

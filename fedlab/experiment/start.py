@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fedlab.callbacks import Callback
 from fedlab.clients.app import ClientAppFactory
 from fedlab.clients.runtime import RECEIVED
 from fedlab.clients.server_tensors import ReceivedTensors
@@ -63,6 +64,7 @@ def run(
     sampler: Sampler | type[Sampler] | None = None,
     model: Model | None = None,
     data: object = None,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     overrides: Overrides = (),
     until: int | None = None,
     command: str | None = None,
@@ -82,6 +84,7 @@ def run(
             with settings as a mapping with ``name``. The run records class, number of parameters and a hash.
         data: samples of your own instead of ``config.data.source``, in any form that `fedlab.as_dataset` accepts; the
             run records their name and fingerprint.
+        callbacks: callbacks of your own, objects or classes, which are called after those of the configuration.
         overrides: changes to the configuration, as ``{"training.lr": 0.1}``, ``{"training": {"lr": 0.1}}`` or
             ``["training.lr=0.1"]``.
         until: stop after this round; `resume` goes on.
@@ -91,7 +94,7 @@ def run(
         InputError, ConfigErrors: something is wrong with the input; no worker was started.
         ClientError: a client failed.
     """
-    given = GivenParts(method, strategy, sampler, model, data, overrides)
+    given = GivenParts(method, strategy, sampler, model, data, overrides, callbacks)
     job = ready(configure(config, given.changes, given=given.replaced), given)
     tracking = job.config.tracking
     with ending_signals(), job.placed() as job:
@@ -111,6 +114,7 @@ def resume(
     sampler: Sampler | type[Sampler] | None = None,
     model: Model | None = None,
     data: object = None,
+    callbacks: Sequence[Callback | type[Callback]] = (),
     overrides: Overrides = (),
     command: str | None = None,
 ) -> Run:
@@ -127,6 +131,7 @@ def resume(
         sampler: as given to `run`.
         model: as given to `run`.
         data: as given to `run`.
+        callbacks: as given to `run`; those that the configuration can make again may be left out, all together.
         overrides: changes below ``engine`` and ``tracking`` that do not change results.
         command: how this was started.
 
@@ -160,7 +165,7 @@ def resume(
             )
     if rounds is not None:
         asked.append(("federation.rounds", rounds))
-    given = GivenParts(method, strategy, sampler, model, data)
+    given = GivenParts(method, strategy, sampler, model, data, callbacks=callbacks)
     job = ready(configure(run.config, asked), given, begun=run.config)
     last = job.config.federation.rounds
     ended = run_status(run.history) == "completed"
@@ -219,6 +224,7 @@ def _execute(
                 command=command,
                 code=code_of(config),
                 resumed=None if resumed is None else (start.round if start is not None else 0),
+                trackers=resolved.trackers,
             ) as tracker,
         ):
             for warning in (*(resumed or ()), *(job.warnings if start is None else ())):
@@ -240,6 +246,7 @@ def _execute(
                 data_fingerprint=federated.partition.fingerprint,
                 cache=ResultCache(setup.cache_root, lambda: federated.server_fingerprint, config.seed, device),
                 client_states=StateStore(setup.state_root),
+                callbacks=resolved.callbacks,
                 profiles=known_profiles(federated, job.method),
                 holds_out=bool(federated.unseen),
                 client_test=lambda client: on_device(federated.client(client).test, device),

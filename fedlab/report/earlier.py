@@ -18,6 +18,8 @@ _WORDS = {
     "unseen": "mean of unseen",
     "server": "server’s data",
     "strategy": "strategy’s own",
+    "validation": "mean on validation samples",
+    "validation_pooled": "pooled validation samples",
 }
 
 

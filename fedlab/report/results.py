@@ -14,6 +14,13 @@ from fedlab.tracking.basis import basis, singular
 
 _SPREAD_CLIENTS = 12
 
+_APART = {
+    "unseen": "Mean of unseen",
+    "strategy": "Strategy’s own",
+    "validation": "Validation mean",
+    "validation_pooled": "Validation pooled",
+}
+
 Values = Mapping[str, Any]
 
 
@@ -46,11 +53,12 @@ class _Results:
         columns = ["Client", *(["Domain"] if self.with_domain else []), *map(metric_label, self.metrics)]
         note = f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
         apart = " Unseen clients never train and are included in neither." if self.unseen else ""
+        held = " Validation: the samples that clients hold back from training." if self.event.get("validation") else ""
         return Table(
             [*columns, *([unit[:1].upper() + unit[1:]] if self.tests else [])],
             list(self._clients()),
             [*self._summary(), *self._spread()],
-            note + apart,
+            note + apart + held,
             text_columns=int(self.with_domain),
         )
 
@@ -67,7 +75,7 @@ class _Results:
         if self.trained or not self.unseen:
             yield self._row("Unweighted mean", self.event["mean"], pooled if self.counted else None)
             yield self._row("Pooled", self.event["pooled"], pooled)
-        for scope, label in (("unseen", "Mean of unseen"), ("strategy", "Strategy’s own")):
+        for scope, label in _APART.items():
             if self.event.get(scope):
                 yield self._row(label, self.event[scope], basis(self.event, scope).samples)
 

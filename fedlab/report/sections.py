@@ -16,6 +16,7 @@ from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.notes import SKEW, TRAINED
 from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import RunRecord, main_metric
+from fedlab.report.validation import validation_curve
 from fedlab.report.values import (
     human_bytes,
     is_number,
@@ -100,6 +101,7 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Drift", " → ".join(component(drift) for drift in record.setting("data", "drift") or [])),
         ("Seed", _told(start.get("seed", record.setting("seed")))),
         ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),
+        ("Stopped early", _early(record)),
         ("Clients", f"{start['clients']:,}" if is_number(start.get("clients")) else ""),
         ("Strategy", str(start.get("strategy") or component(record.setting("federation", "strategy")))),
         ("Model", str(start.get("model") or component(record.setting("model")))),
@@ -108,6 +110,12 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Started", moment(start.get("time"))),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def _early(record: RunRecord) -> str:
+    """Why a callback has ended the run before its last round."""
+    early = record.history.stopped
+    return f"after round {early['round']}: {early['reason']} ({early['by']})" if early else ""
 
 
 def _told(value: Any) -> str:
@@ -168,6 +176,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
             ),
             many,
         )
+        yield from validation_curve(record, metric, f"validation-{_slug(metric)}")
     yield from _server_curves(record)
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")

@@ -88,6 +88,8 @@ def _evaluation(history: History) -> list[Table]:
     summary = [("unweighted mean", "mean"), ("pooled", "pooled")] if event["mean"] or not event.get("unseen") else []
     summary += [("mean of unseen", "unseen")] if event.get("unseen") else []
     summary += [("strategy's own", "strategy")] if event.get("strategy") else []
+    summary += [("validation mean", "validation")] if event.get("validation") else []
+    summary += [("validation pooled", "validation_pooled")] if event.get("validation_pooled") else []
     for name, scope in summary:
         cells = (metric_value(metric, event[scope].get(metric)) for metric in metrics)
         table.add_row(name, *cells, *stand(scope), style="bold")
@@ -174,6 +176,8 @@ def _status(history: History) -> list[Text]:
     planned = history.start.get("rounds")
     line.append(f", {history.last_round}")
     line.append(f" of {plural(planned, 'round')}" if planned else " rounds")
+    if early := history.stopped:
+        line.append(f", stopped early: {early['reason']} ({early['by']})")
     if status == "failed" and history.end.get("error"):
         line.append(f"\n{history.end['error']}")
     return [line]

@@ -236,8 +236,9 @@ def _reached(run: Run) -> int:
 
 
 def _complete(run: Run) -> bool:
-    """Whether a run did all of its rounds; one that was asked to stop earlier is also recorded as completed."""
-    return run_status(run.history) == "completed" and run.history.last_round == run.config.federation.rounds
+    """Whether a run did all its rounds, or those until a callback ended it; `until` is recorded as completed, too."""
+    whole = run.history.last_round == run.config.federation.rounds or bool(run.history.stopped)
+    return run_status(run.history) == "completed" and whole
 
 
 def with_dotted(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-TEST_SAMPLES = "test samples"
+TEST_SAMPLES, VALIDATION_SAMPLES = "test samples", "validation samples"
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,14 @@ def basis(event: Mapping[str, Any], scope: str = "mean", metric: str | None = No
 
     Args:
         event: of an evaluation.
-        scope: ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` of the others, ``strategy`` of all;
-            or a client's name.
+        scope: ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` of the others, ``strategy`` of all,
+            ``validation`` and ``validation_pooled`` of those with validation samples; or a client's name.
         metric: count only clients that have this metric; None counts all that were evaluated.
     """
+    if scope.startswith("validation") and (counts := event.get("validation_basis")):
+        unit = str(event.get("unit") or TEST_SAMPLES)
+        told = VALIDATION_SAMPLES if unit == TEST_SAMPLES else unit
+        return Basis(int(counts["clients"]), int(counts["samples"]), told)
     clients, unseen = event.get("clients") or {}, set(event.get("unseen_clients") or ())
     groups = {
         "mean": [name for name in clients if name not in unseen],

@@ -63,6 +63,7 @@ class Standing:
         self.losses = ""
         self.metric, self.value, self.measured = "", 0.0, Basis(0, None)
         self.best: tuple[float, int] | None = None
+        self.held: float | None = None  # the same metric on validation samples
         self.alarms: set[str] = set()
         self._left: dict[tuple[str, str, bool], LeftOut] = {}
         self._told: dict[tuple[str, str, bool], float] = {}
@@ -93,11 +94,14 @@ class Standing:
                 scope = "mean" if event["mean"] or not event.get("unseen") else "unseen"
                 metric = headline(event[scope])
                 self._evaluated(event["round"], event[scope], basis(event, scope, metric))
+                self.held = event.get("validation", {}).get(metric)
             case "warning" if event.get("level") == ALARM:
                 self.alarms.add(event["message"])
             case "run_end":
                 took = human_seconds(event["seconds"], rough=True)
                 self.outcome = f"{event['status']} after {took}{with_alarms(len(self.alarms))}"
+                if early := event.get("stopped"):
+                    self.outcome += f", stopped early after round {early['round']} of {self.rounds}: {early['reason']}"
                 if event["error"]:
                     self.outcome += f": {event['error'].splitlines()[0]}"
 
@@ -158,7 +162,8 @@ class Standing:
         there_is = self.best is not None and self.best[0] != self.value
         best = f", best {self.best[0]:.3f} in round {self.best[1]}" if self.best and there_is else ""
         amount = f", {self.measured.amount}" if self.measured.amount else ""
-        return f"{self.metric} {self.value:.3f} (mean of {self.measured.who}{amount}{best})"
+        held = "" if self.held is None else f", validation {self.held:.3f}"
+        return f"{self.metric} {self.value:.3f} (mean of {self.measured.who}{amount}{best}){held}"
 
     def time_text(self, now: float) -> str:
         """Elapsed and remaining time; before the first round has ended, the time that remains in the phase."""

@@ -18,7 +18,7 @@ from fedlab.tracking.tracker import ALARM, Event
 if TYPE_CHECKING:
     import pandas
 
-SCOPES = ("mean", "pooled", "unseen", "server", "strategy")
+SCOPES = ("mean", "pooled", "unseen", "server", "strategy", "validation", "validation_pooled")
 """Parts of an evaluation beside the single clients."""
 _EXAMPLES = 4  # of damaged lines
 
@@ -68,6 +68,12 @@ class History:
         """The fields of ``run_end``; empty if the run was killed or is still running."""
         found = self.of("run_end")
         return found[-1] if found else {}
+
+    @property
+    def stopped(self) -> Event:
+        """Who has ended the run early, when and why (``by, round, reason``); empty if nobody has."""
+        found = self.end.get("stopped")
+        return found if isinstance(found, dict) else {}
 
     @property
     def rounds(self) -> list[Event]:

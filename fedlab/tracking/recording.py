@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,11 +30,11 @@ from fedlab.tracking import Event, History, Sink, Tracker
 from fedlab.tracking.console import make_console
 from fedlab.tracking.jsonl import JsonlSink, jsonl_line
 from fedlab.tracking.ledger import LedgerSink, rewind_ledger
-from fedlab.tracking.mlflow import MlflowSink, check_mlflow
 from fedlab.tracking.signals import ending_signals
 from fedlab.tracking.table import CsvSink
-from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
 from fedlab.tracking.timeline import TimelineSink
+from fedlab.tracking.trackers import RunTracker, TrackedRun, make_trackers
+from fedlab.tracking.trackers.configured import unrecorded
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def open_session(
     resumed: int | None = None,
     code: Mapping[str, str] | None = None,
     display: Sink | None = None,
+    trackers: Sequence[RunTracker] | None = None,
 ) -> Iterator[Tracker]:
     """A context that writes what is known before the run, gives the run's tracker, and records how the run ended.
 
@@ -68,6 +70,7 @@ def open_session(
             preparation before round 1.
         code: hash of the code that makes it, by module; default: FedLab's own.
         display: what shows the progress; default: the console that ``tracking.console`` asks for.
+        trackers: where numbers and pictures are sent; default: those of the configuration, which are made here.
     """
     record_config(folder, config)
     told: list[str] = []
@@ -75,7 +78,8 @@ def open_session(
         write_atomic(folder.environment, json.dumps(environment(command, code), indent=1))
     if resumed is not None:
         told = _rewind(folder, resumed)
-    displays, missing = _displays(config, folder, resumed, display)
+    used = make_trackers(config.tracking) if trackers is None else trackers
+    displays, missing = _displays(TrackedRun(folder, config, resumed), display, used)
     tracker = Tracker([JsonlSink(folder.events), CsvSink(folder.metrics), LedgerSink(folder.ledger)], displays)
     command = None if command is None else redacted(command)
     began = time.perf_counter()
@@ -115,18 +119,15 @@ def open_session(
 
 
 def check_tracking(tracking: TrackingConfig) -> list[str]:
-    """Check that the packages for tracking are installed and that all folders can be written to.
+    """Check that the folders for tracking can be written to.
 
     Returns:
-        Warnings if the cache cannot be used or a tracking server does not answer; the run continues without them.
+        A warning if the cache cannot be used; the run continues without it.
 
     Raises:
-        ConfigError: a package is missing, MLflow cannot use its address, or the runs' folder cannot be written to.
+        ConfigError: the runs' folder cannot be written to.
         MachineError: no temporary folder can be written to.
     """
-    if tracking.tensorboard:
-        check_tensorboard()
-    warnings = check_mlflow(tracking.mlflow) if tracking.mlflow is not None else []
     if reason := why_unwritable(Path(tracking.folder)):
         raise ConfigError("tracking.folder", tracking.folder, "a folder that can be written to", reason)
     try:
@@ -135,9 +136,8 @@ def check_tracking(tracking: TrackingConfig) -> list[str]:
         fix = "free some room, or set TMPDIR to a folder that can be written to"
         raise MachineError("TMPDIR", os.environ.get("TMPDIR"), "a temporary folder", fix) from error
     cache = cache_folder(tracking.cache)
-    if reason := why_unwritable(cache):
-        warnings.append(f"tracking.cache = {cache}: nothing is kept there for later runs, as {reason}")
-    return warnings
+    reason = why_unwritable(cache)
+    return [f"tracking.cache = {cache}: nothing is kept there for later runs, as {reason}"] if reason else []
 
 
 def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
@@ -187,14 +187,12 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
     }
 
 
-def _displays(
-    config: Config, folder: RunFolder, resumed: int | None, display: Sink | None
-) -> tuple[list[Sink], list[str]]:
+def _displays(run: TrackedRun, display: Sink | None, trackers: Sequence[RunTracker]) -> tuple[list[Sink], list[str]]:
     """The displays, and warnings about those that cannot be used; a broken display must not end a run.
 
-    The console comes first, so that the terminal is released before MLflow may keep the user waiting.
+    The console comes first, so that the terminal is released before a tracker may keep the user waiting.
     """
-    tracking, displays, missing = config.tracking, list[Sink](), list[str]()
+    displays, missing = list[Sink](), list[str]()
 
     def add(make: Callable[[], Sink | None], without: str) -> None:
         try:
@@ -204,13 +202,19 @@ def _displays(
         else:
             displays.extend([] if made is None else [made])
 
-    add(lambda: display or make_console(tracking.console), "the progress is not shown")
-    add(lambda: TimelineSink(folder.timeline), "no timeline is written")
-    if tracking.tensorboard:
-        add(lambda: TensorBoardSink(folder.tensorboard, folder.path, resumed), "nothing is written for TensorBoard")
-    if (uri := tracking.mlflow) is not None:
-        add(lambda: MlflowSink(uri, config, folder.path), "nothing is sent to MLflow")
+    add(lambda: display or make_console(run.config.tracking.console), "the progress is not shown")
+    add(lambda: TimelineSink(run.folder.timeline), "no timeline is written")
+    for tracker in trackers:
+        if hidden := unrecorded(tracker):
+            missing.append(hidden)
+        else:
+            add(partial(_opened, tracker, run), tracker.without)
     return displays, missing
+
+
+def _opened(tracker: RunTracker, run: TrackedRun) -> RunTracker:
+    tracker.open(run)
+    return tracker
 
 
 def _rewind(folder: RunFolder, round: int) -> list[str]:
@@ -254,4 +258,5 @@ def _lacking(folder: RunFolder, events: Sequence[Event], booked: Mapping[int, tu
 
 
 def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
-    tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error)
+    early = {} if tracker.stopped is None else {"stopped": tracker.stopped}
+    tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error, **early)

@@ -21,21 +21,24 @@ event                 fields
 ``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, raw_up, seconds,
                       eta_seconds``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy, samples, unit,
-                      server_samples``
+                      server_samples``, and with validation samples ``validation, validation_pooled, validation_basis``
 ``probed``            the same fields, of the probes before round 1: ``round`` is 0
 ``timing``            ``round, phase, where, name, seconds, count, participants``: wall time that the method measured by
                       ``ctx.timed(name)``, in all and how often, ``where``: on the ``clients`` or on the ``server``
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
-``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``
+``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``, and ``stopped`` if a callback
+                      has ended the run early: ``round, by, reason``
 ====================  ====================================================================================
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are
 payload bytes of training traffic, by exchange group in ``bytes``; the models sent for evaluation are not counted.
 ``raw_up`` has, by group, what uploads were before compression; it is empty where nothing is compressed.
 ``mean`` and ``pooled`` are of the clients that may train, ``unseen`` is the mean over those held out, named in
-``unseen_clients``; ``clients`` has the values of both. ``samples`` says how many ``unit`` (test samples, queries) the
+``unseen_clients``; ``clients`` has the values of both. ``validation`` and ``validation_pooled`` are the mean and the
+pooled values on validation samples, of the clients that may train; ``validation_basis`` has the numbers of these
+``clients`` and ``samples``. ``samples`` says how many ``unit`` (test samples, queries) the
 values of each client stand on, ``server_samples`` how large the server's sets are. With `federation.devices` a
 ``round`` has ``virtual`` too:
 ``round_seconds`` and ``total``, the simulated seconds.
@@ -79,10 +82,14 @@ class Tracker:
     Args:
         essential: sinks whose failure ends the run.
         others: sinks that are dropped with a warning when they fail, because a broken display must not end a run.
+
+    Attributes:
+        stopped: who has ended the run early, when and why, as the event ``run_end`` has it; None if nobody has.
     """
 
     def __init__(self, essential: Sequence[Sink] = (), others: Sequence[Sink] = ()) -> None:
         self._essential, self._others = list(essential), list(others)
+        self.stopped: Mapping[str, Any] | None = None
 
     def emit(self, event: str, **fields: Any) -> None:
         """Publish one event; arrays and numpy scalars become plain values, NaN and infinity become None."""

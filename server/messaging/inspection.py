@@ -31,6 +31,8 @@ from fedlab.protocol.messages import (
     STATE,
     SUMS,
     TIMING,
+    VALIDATED,
+    VALIDATION,
     WITHHELD,
     NdArray,
     array_record,
@@ -47,7 +49,7 @@ _WORK = frozenset({ARRAYS, METRICS, EXTRAS, ENCODED, ENCODING, SENT, WITHHELD, S
 DECLARED = {
     "prepare": _WORK - {ARRAYS, ENCODED, ENCODING},
     "train": _WORK,
-    "evaluate": frozenset({SUMS, METRICS, TIMING}),
+    "evaluate": frozenset({SUMS, METRICS, TIMING, VALIDATION, VALIDATED}),
     "probe": frozenset({SUMS}),
 }
 """The records that a client may send in each phase. `MISSING` takes the place of all of them."""
@@ -192,7 +194,10 @@ class Expected:
         if self.training is not None:
             self.training.check(sent, content)
         if self.phase in ("evaluate", "probe"):
-            _check_sums(content)
+            _check_sums(content, SUMS)
+        if VALIDATION in content or VALIDATED in content:
+            _check_sums(content, VALIDATION)
+            _check_number(content, VALIDATED, None)
         if self.phase != "probe":
             check_examples(content, self.examples.get(client))
             _check_timings(content)
@@ -266,22 +271,26 @@ def check_examples(content: RecordDict, most: int | None) -> None:
     Raises:
         FedLabError: it is missing, no whole number, negative, or larger than `most`.
     """
-    number = required(metric_record, content, METRICS).get(NUM_EXAMPLES)
+    _check_number(content, METRICS, most)
+
+
+def _check_number(content: RecordDict, key: str, most: int | None) -> None:
+    number = required(metric_record, content, key).get(NUM_EXAMPLES)
     if not isinstance(number, int | float) or not (number >= 0 and float(number).is_integer() and number <= _MOST):
         raise FedLabError(f"the metric {NUM_EXAMPLES!r} is missing or no whole number ≥ 0")
     if most is not None and number > most:
         raise FedLabError(f"the metric {NUM_EXAMPLES!r} is larger than the number that the client's profile states")
 
 
-def _check_sums(content: RecordDict) -> None:
+def _check_sums(content: RecordDict, key: str) -> None:
     """Check the sums that a client has counted on its samples."""
-    record = required(array_record, content, SUMS)
+    record = required(array_record, content, key)
     sums = to_numpy(record)
     for name, values in sums.items():
         if values.dtype.kind not in "fiub":
             raise FedLabError(f"the sum {shown(name)} comes as {values.dtype}, expected numbers")
     if not all(isinstance(array, NdArray) for array in record.values()):
-        content[SUMS] = to_record(sums)
+        content[key] = to_record(sums)
 
 
 def _check_facts(content: RecordDict) -> None:

@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from flwr.app import Message
 
-from fedlab.protocol.messages import EXTRAS, METRICS, NUM_EXAMPLES, SUMS, array_record, metric_record, to_numpy
+from fedlab.protocol.messages import (
+    EXTRAS,
+    METRICS,
+    NUM_EXAMPLES,
+    SUMS,
+    VALIDATION,
+    array_record,
+    metric_record,
+    to_numpy,
+)
 from fedlab.server.messaging.inspection import shown
 
 Arrays = Mapping[str, np.ndarray]
@@ -32,11 +41,14 @@ def odd_replies(phase: str, replies: Sequence[Message], names: Sequence[str]) ->
     """
     if phase not in ("evaluate", "probe"):
         return _odd(_held(replies, EXTRAS), names, "result", "", _form)
-    sums = _held(replies, SUMS)
+    sums, held = _held(replies, SUMS), _held(replies, VALIDATION)
     odd = _odd_names([None if _empty(reply) else found for reply, found in zip(replies, sums, strict=True)])
+    odd |= _odd_names([found or None for found in held])
     if phase == "probe":  # a client without samples of a set has no sums of the probes on it
         odd = {}
-    unlike = {**_odd(sums, names, "sum", "", _finiteness), **_odd(sums, names, "sum", "the shape ", _shape)}
+    unlike: dict[int, str] = {}
+    for found, what in ((held, "sum on validation samples"), (sums, "sum")):
+        unlike |= {**_odd(found, names, what, "", _finiteness), **_odd(found, names, what, "the shape ", _shape)}
     return {**unlike, **odd}
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     ("storage",),
     ("config",),
     ("registry", "method"),
-    ("models", "privacy", "probes", "protocol"),
+    ("callbacks", "models", "privacy", "probes", "protocol"),
     ("engine",),
     ("tracking",),
     ("data", "report"),
@@ -57,7 +57,7 @@ METHOD_MAY_KNOW = {"fedlab.storage.hashing"}  # reads nothing, writes nothing
 # each costs a second or more, so what needs one imports it when it needs it
 HEAVY = {
     "datasets", "dp_accounting", "flwr_datasets", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn",
-    "sklearn", "tensorboard", "torchmetrics", "transformers", "trimesh",
+    "sklearn", "tensorboard", "torchmetrics", "transformers", "trimesh", "wandb",
 }  # fmt: skip
 
 

@@ -93,6 +93,8 @@ GUARDS: dict[str, tuple[str, str]] = {
     "clients/state.py": (RUN, "safetensors behind a hash of the content"),
     "fedlab/tracking/history.py": (RUN, "JSON lines, plain values only"),
     "fedlab/tracking/ledger.py": (RUN, "CSV, numbers only"),
+    "fedlab/tracking/trackers/wide.py": (RUN, "CSV, texts that are written back as they were"),
+    "fedlab/callbacks/configured.py": (OWN, "JSON that was made from the same value one call before"),
     "fedlab/tracking/timeline.py": (RUN, "JSON, plain values only"),
     "fedlab/tracking/stream.py": (WIRE, "JSON of a line that the run's own server has printed, plain values only"),
     "fedlab/deployment/flower.py": (OWN, "JSON that Flower's own command has printed"),

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedlab.clients.app import _deployed_runtime, app
 from fedlab.clients.deployed import setup_from_context
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config, parse
 from fedlab.config.node import read_node
 from fedlab.data.federated import FederatedData

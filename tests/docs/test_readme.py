@@ -103,8 +103,8 @@ class Section:
     def _do(self, step: Step) -> str:
         if step.kind == "text":
             return self.outputs[-1]
-        if step.kind == "yaml":
-            name = re.match(r"# (\S+\.yaml)\n", step.text)
+        name = re.match(r"# (\S+\.(?:yaml|py))\n", step.text)  # a module of the user's own is a file, too
+        if name is not None or step.kind == "yaml":
             assert name is not None, f"a YAML block starts with its file's name:\n{step.text}"
             (self.folder / name[1]).write_text(step.text, encoding="utf-8")
             return ""

@@ -20,7 +20,7 @@ from fedlab.engine import cluster, machine
 from fedlab.errors import ConfigErrors, DiskFullError, MachineError
 from fedlab.experiment.checks import resolve
 from fedlab.storage.runfolder import telling_full_disk, why_unwritable, write_atomic
-from fedlab.tracking import mlflow
+from fedlab.tracking.trackers import mlflow
 from tests.forks import Forks
 
 MakeConfig = Callable[..., Config]

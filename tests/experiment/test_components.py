@@ -19,9 +19,11 @@ from fedlab.studies.plan import _essence
 
 MINIMAL: dict[str, Any] = {"method": "supervised", "data": {"source": "digits"}}
 COMPONENTS = [(key, name) for key, registry in REGISTRIES.items() for name in registry.names()]
+MANY = ("data.partition", "data.drift", "exchange.compression", "probes", "callbacks", "tracking.trackers")
 NEEDED: dict[str, Any] = {
     "path": "x", "clients": 2, "images": 4, "rounds": 2, "sources": {"a": "digits"}, "classes": 2, "each": 2,
     "sites": {"a": "digits"}, "corruptions": ["fog"], "fraction": 0.5, "client_learning_rate": 0.1, "seconds": 1.0,
+    "metric": "loss", "uri": "x",
 }  # fmt: skip
 
 
@@ -38,7 +40,7 @@ def needed(kind: type[BaseModel], name: str) -> dict[str, Any]:
 
 
 def with_component(key: str, component: dict[str, Any]) -> dict[str, Any]:
-    many = key in ("data.partition", "data.drift", "exchange.compression", "probes")
+    many = key in MANY
     raw = apply_overrides(MINIMAL, [])
     *sections, last = key.split(".")
     here = raw
@@ -126,8 +128,7 @@ def test_every_default_component_takes_a_dotted_override() -> None:
     for key in REGISTRIES:
         field_default = _listed(parse(Config, MINIMAL), key)
         for index, component in enumerate(field_default):
-            many = key in ("data.partition", "data.drift", "exchange.compression")
-            place = f"{key}.{index}" if many else key
+            place = f"{key}.{index}" if key in MANY else key
             changed = parse(Config, apply_overrides(MINIMAL, [f"{place}.some_setting=1"]))
             assert _listed(changed, key)[index] == Component(name=component.name, **component.settings, some_setting=1)
 

@@ -15,6 +15,7 @@ import pytest
 
 import fedlab
 import fedlab.assembly
+import fedlab.callbacks
 import fedlab.data.partition.drift
 import fedlab.data.partition.partition
 import fedlab.data.sources
@@ -27,6 +28,7 @@ import fedlab.server.participation.availability
 import fedlab.server.participation.samplers
 import fedlab.server.participation.selection
 import fedlab.server.strategies
+import fedlab.tracking.trackers
 from fedlab.assembly import Assembly, Stages
 from fedlab.config import Config, TrainingConfig, parse
 from fedlab.errors import ConfigErrors
@@ -46,6 +48,8 @@ MAKERS: tuple[Callable[..., Any], ...] = (
     fedlab.server.participation.selection.make_rules,
     fedlab.engine.placement.check_engine,
     fedlab.engine.device.choose_device,
+    fedlab.callbacks.make_callbacks,
+    fedlab.tracking.trackers.make_trackers,
 )
 
 
@@ -76,7 +80,14 @@ def raw(tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each maker is called, whichever module calls it under whatever name."""
-    for package in ("fedlab.experiment", "fedlab.engine", "fedlab.clients", "fedlab.server", "fedlab.report"):
+    for package in (
+        "fedlab.experiment",
+        "fedlab.engine",
+        "fedlab.clients",
+        "fedlab.server",
+        "fedlab.report",
+        "fedlab.tracking",
+    ):
         for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             importlib.import_module(found.name)
     counted: Counter[str] = Counter()

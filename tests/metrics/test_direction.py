@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fedlab.assembly import METHODS
-from fedlab.clients.runtime import ClientRuntime, ClientSetup
+from fedlab.clients.runtime import ClientRuntime
+from fedlab.clients.setup import ClientSetup
 from fedlab.experiment.checks import check_data, resolve
 from fedlab.experiment.rehearsal import preflight
 from fedlab.experiment.start import configure

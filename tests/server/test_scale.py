@@ -21,7 +21,7 @@ from torch import nn
 import fedlab
 from fedlab.assembly import Assembly
 from fedlab.clients.app import ClientAppFactory
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.config import Config
 from fedlab.data.federated import FederatedData
 from fedlab.data.partition.naming import Joined, Numbered, Prefixed, Repeated

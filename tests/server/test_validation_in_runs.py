@@ -45,6 +45,7 @@ def test_hooks_find_them(tmp_path: Path) -> None:
             "validation": 0.25,
         },
         "federation": {"rounds": 1},
+        "evaluation": {"validation": False},  # it would call the hook once more
         "engine": {"name": "inline"},
         "tracking": {"console": "quiet", "tensorboard": False, "folder": str(tmp_path)},
     }

@@ -16,7 +16,7 @@ from fedlab.method import ClientState
 from fedlab.report import write_report
 from fedlab.storage.runfolder import write_atomic
 from fedlab.storage.secrets import HIDDEN, is_secret, known_variables, redacted, tree_redacted, tree_without_login
-from fedlab.tracking import mlflow
+from fedlab.tracking.trackers import mlflow
 
 TINY: dict[str, Any] = {
     "method": "supervised",

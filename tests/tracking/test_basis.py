@@ -30,6 +30,13 @@ def test_each_scope_counts_its_clients(scope: str, metric: str | None, words: st
     assert str(basis(EVENT, scope, metric)) == words
 
 
+def test_validation_samples_have_a_count_of_their_own() -> None:
+    event = {**EVENT, "validation_basis": {"clients": 3, "samples": 40}}
+    assert str(basis(event, "validation")) == str(basis(event, "validation_pooled")) == "40 queries of 3 clients"
+    assert str(basis({**event, "unit": "test samples"}, "validation")) == "40 validation samples of 3 clients"
+    assert basis(event, "mean").samples == 1200
+
+
 def test_records_of_older_versions_say_how_many_clients() -> None:
     assert str(basis({"clients": EVENT["clients"]})) == "3 clients"
     assert server_basis({}) == ""

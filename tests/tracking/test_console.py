@@ -119,6 +119,19 @@ def test_alarms_are_told_as_such_and_counted_at_the_end(event: MakeEvent) -> Non
     assert lines == ["alarm: collapse", "completed after 9.0 s, with 1 alarm"]
 
 
+def test_an_early_end_is_told_with_its_reason(event: MakeEvent, stream: Stream) -> None:
+    stopped = {"round": 2, "by": "EarlyStopping (federation.stop)", "reason": "validation loss did not improve"}
+    end = event("run_end", 9, status="completed", seconds=9.0, error="", stopped=stopped)
+    told = "completed after 9.0 s, stopped early after round 2 of 2: validation loss did not improve"
+    assert plain_lines([stream[0], end])[-1] == told
+
+
+def test_the_value_on_validation_samples_stands_beside_that_on_test_samples(stream: Stream) -> None:
+    first = {**stream[-2], "validation": {"accuracy": 0.75, "loss": 1.0}}
+    assert "accuracy 0.625 (mean of 2 clients), validation 0.750" in plain_lines([first])[-1]
+    assert "validation" not in plain_lines([first, {**stream[-2], "round": 3}])[-1]
+
+
 def test_the_best_is_the_least_where_less_is_better_and_nothing_where_nobody_knows(stream: Stream) -> None:
     first = {**stream[-2], "round": 2, "mean": {"masked_l1": 0.3}}
     assert "best 0.300 in round 2" in plain_lines([first, {**first, "round": 3, "mean": {"masked_l1": 0.5}}])[-1]

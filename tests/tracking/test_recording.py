@@ -182,8 +182,8 @@ def test_a_display_that_does_not_even_open_costs_a_warning(tmp_path: Path, monke
     def broken(*_: Any) -> None:
         raise OSError("no such terminal")
 
-    for name in ("make_console", "TimelineSink", "TensorBoardSink"):
-        monkeypatch.setattr(f"fedlab.tracking.recording.{name}", broken)
+    for name in ("recording.make_console", "recording.TimelineSink", "trackers.tensorboard.TensorBoard.open"):
+        monkeypatch.setattr(f"fedlab.tracking.{name}", broken)
     folder = new_folder(tmp_path)
     with open_session(make_config(tmp_path, tensorboard=True), folder, engine="inline", workers=1):
         pass

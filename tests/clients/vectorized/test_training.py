@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import fedlab
 from fedlab.assembly import Assembly
-from fedlab.clients.runtime import ClientSetup
+from fedlab.clients.setup import ClientSetup
 from fedlab.clients.vectorized.dropout import SeparateDropout
 from fedlab.clients.vectorized.runtime import VectorizedRuntime
 from fedlab.clients.vectorized.training import refusal

@@ -15,12 +15,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic import Field
+
 from fedlab.config import Config
 from fedlab.config.yamltree import dump_yaml
 from fedlab.errors import ConfigError
-from fedlab.storage.secrets import HIDDEN, redacted, tree_redacted, without_login
-from fedlab.tracking.table import Row, rows
+from fedlab.storage.paths import UriOrPath
+from fedlab.storage.secrets import redacted, tree_redacted, without_login
+from fedlab.tracking.quantiles import readable_rows
+from fedlab.tracking.table import Row
 from fedlab.tracking.tracker import Event
+from fedlab.tracking.trackers.base import NumberSettings, RunTracker, TrackedRun
 
 EXPERIMENT = "fedlab"
 _STATUS = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -36,8 +41,12 @@ _DEFAULTS = {
 }
 
 
-def check_mlflow(uri: str) -> list[str]:
+def check_mlflow(uri: str, key: str = "tracking.mlflow") -> list[str]:
     """Check that MLflow is there and can use an address.
+
+    Args:
+        uri: tracking URI of MLflow.
+        key: configuration key of the address, for errors.
 
     Returns:
         A warning if the server does not answer; the run then continues without MLflow.
@@ -48,25 +57,18 @@ def check_mlflow(uri: str) -> list[str]:
     found = importlib.util.find_spec("mlflow")
     if found is None or found.origin is None:  # a mere folder of that name has no origin
         raise ConfigError(
-            "tracking.mlflow",
+            key,
             without_login(uri),
             "the package mlflow, which is not installed",
-            "pip install 'fedlab-sim[mlflow]', or leave tracking.mlflow out",
+            f"pip install 'fedlab-sim[mlflow]', or leave {key.removesuffix('.uri')} out",
         )
     shown = without_login(uri)
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else ""  # mysql+pymysql://…
     known = _SCHEMES | {plugin.name for plugin in importlib.metadata.entry_points(group="mlflow.tracking_store")}
     if scheme not in known and not Path(uri).is_absolute():
-        raise ConfigError(
-            "tracking.mlflow", shown, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}"
-        )
-    if f"://{HIDDEN}@" in uri:
-        return [
-            f"nothing is sent to MLflow: the name and password in tracking.mlflow = {uri} were not recorded; give them "
-            "again by --set tracking.mlflow=…, or by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        ]
+        raise ConfigError(key, shown, "a tracking URI that MLflow can use", f"it begins with one of {sorted(known)}")
     reason = _unreachable(uri) if scheme in ("http", "https") else ""
-    return [f"nothing is sent to MLflow: tracking.mlflow = {shown} does not answer: {reason}"] if reason else []
+    return [f"nothing is sent to MLflow: {key} = {shown} does not answer: {reason}"] if reason else []
 
 
 def _unreachable(uri: str) -> str:
@@ -85,47 +87,70 @@ def _unreachable(uri: str) -> str:
         return str(error) or type(error).__name__
 
 
-class MlflowSink:
-    """Records one MLflow run in the experiment ``fedlab``, or in the one that ``MLFLOW_EXPERIMENT_NAME`` names.
+class MLflowSettings(NumberSettings):
+    """Settings of the tracker for MLflow."""
 
-    Args:
-        uri: MLflow tracking URI, such as ``http://host:5000`` or ``sqlite:///mlflow.db``.
-        config: the configuration, whose values become the run's parameters.
-        root: the run folder: names the run; paths of figures start from it.
+    uri: UriOrPath = Field(
+        description="tracking URI of MLflow, such as http://host:5000 or sqlite:///mlflow.db; needs the extra "
+        "fedlab-sim[mlflow]"
+    )
 
-    Raises:
-        ConfigError: MLflow is missing, or cannot use `uri`.
+
+class MLflow(RunTracker):
+    """Sends the metrics, pictures and configuration of a run to an MLflow tracking server or database.
+
+    They make one MLflow run in the experiment ``fedlab``, or in the one that ``MLFLOW_EXPERIMENT_NAME`` names. A run
+    that is resumed makes a second one.
     """
 
-    def __init__(self, uri: str, config: Config, root: Path) -> None:
-        for warning in check_mlflow(uri):
-            raise ConfigError("tracking.mlflow", without_login(uri), "a server that answers", warning)
+    Settings = MLflowSettings
+    settings: MLflowSettings
+
+    variables = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+
+    @property
+    def without(self) -> str:
+        return "nothing is sent to MLflow"
+
+    @property
+    def _place(self) -> str:
+        return self.key if self.key == "tracking.mlflow" else f"{self.key}.uri"
+
+    def check(self) -> list[str]:
+        return check_mlflow(self.settings.uri, self._place)
+
+    def open(self, run: TrackedRun) -> None:
+        """Make the MLflow run.
+
+        Raises:
+            ConfigError: MLflow is missing, does not answer, or cannot use the address.
+        """
+        uri, key = self.settings.uri, self._place
+        for warning in self.check():
+            raise ConfigError(key, without_login(uri), "a server that answers", warning)
         for variable, value in _DEFAULTS.items():
             os.environ.setdefault(variable, value)
         from mlflow.tracking import MlflowClient
 
-        self._root = root
+        self._root = run.folder.path
         try:
             self._client = MlflowClient(tracking_uri=uri)
-            self._run = self._client.create_run(self._experiment(), run_name=root.name).info.run_id
-            self._describe(config)
+            self._run = self._client.create_run(self._experiment(), run_name=self._root.name).info.run_id
+            self._describe(run.config)
         except Exception as error:  # each of MLflow's stores raises exceptions of its own
             reason = redacted(" ".join(str(error).split()))
-            raise ConfigError(
-                "tracking.mlflow", without_login(uri), "a tracking URI that MLflow can use", reason
-            ) from error
+            raise ConfigError(key, without_login(uri), "a tracking URI that MLflow can use", reason) from error
 
     def write(self, event: Event) -> None:
-        self._log(list(rows(event)), int(event["time"] * 1000))
+        self._log(list(readable_rows(event, self.settings.most_clients)), int(event["time"] * 1000))
         if event["event"] == "figure":
             self._client.log_artifact(self._run, str(self._root / event["path"]), "figures")
         elif event["event"] == "run_end":
             if event["error"]:
                 self._client.set_tag(self._run, "error", event["error"])
+            if early := event.get("stopped"):
+                self._client.set_tag(self._run, "stopped", f"after round {early['round']}: {early['reason']}")
             self._client.set_terminated(self._run, _STATUS[event["status"]])
-
-    def close(self) -> None:
-        pass
 
     def _describe(self, config: Config) -> None:
         from mlflow.entities import Param

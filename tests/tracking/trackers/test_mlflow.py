@@ -10,9 +10,17 @@ import pytest
 
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError
-from fedlab.tracking.mlflow import MlflowSink, check_mlflow, flatten
+from fedlab.storage.runfolder import RunFolder
+from fedlab.tracking.trackers import TrackedRun
+from fedlab.tracking.trackers.mlflow import MLflow, check_mlflow, flatten
 
 Stream = list[dict[str, Any]]
+
+
+def opened(uri: str, config: Config, root: Path) -> MLflow:
+    tracker = MLflow(MLflow.Settings(uri=uri), "tracking.mlflow")
+    tracker.open(TrackedRun(RunFolder(root), config))
+    return tracker
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def test_a_run_arrives_whole(
 
     monkeypatch.chdir(tmp_path)  # MLflow puts the artifacts of a database's runs into ./mlruns
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    sink = MlflowSink(uri, config, root)
+    sink = opened(uri, config, root)
     for event in stream:
         sink.write(event)
     sink.close()
@@ -89,7 +97,7 @@ def test_how_a_run_ended_is_recorded(
 
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    sink = MlflowSink(uri, config, root)
+    sink = opened(uri, config, root)
     sink.write({**stream[-1], "status": status, "error": "ValueError: x"})
     (run,) = MlflowClient(uri).search_runs([MlflowClient(uri).get_experiment_by_name("fedlab").experiment_id])
     assert (run.info.status, run.data.tags["error"]) == (recorded, "ValueError: x")
@@ -98,4 +106,4 @@ def test_how_a_run_ended_is_recorded(
 def test_a_uri_mlflow_cannot_use_is_refused(root: Path, config: Config) -> None:
     pytest.importorskip("mlflow")
     with pytest.raises(ConfigError, match=r"tracking\.mlflow = 'nonsense://x'"):
-        MlflowSink("nonsense://x", config, root)
+        opened("nonsense://x", config, root)

@@ -10,15 +10,20 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fedlab.config import Config, parse
 from fedlab.errors import ConfigError
+from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking.table import rows
-from fedlab.tracking.tensorboard import TensorBoardSink, check_tensorboard
+from fedlab.tracking.trackers import TrackedRun
+from fedlab.tracking.trackers.tensorboard import TensorBoard
 
 Stream = list[dict[str, Any]]
 
 
 def test_scalars_and_pictures_come_back_from_the_event_file(root: Path, stream: Stream) -> None:
-    sink = TensorBoardSink(root / "tensorboard", root)
+    config = parse(Config, {"method": "supervised", "data": {"source": "digits"}})
+    sink = TensorBoard(TensorBoard.Settings(), "tracking.tensorboard")
+    sink.open(TrackedRun(RunFolder(root), config))
     for event in stream:
         sink.write(event)
     board = EventAccumulator(str(root / "tensorboard")).Reload()  # before close: nothing waits in a buffer
@@ -38,5 +43,6 @@ def test_scalars_and_pictures_come_back_from_the_event_file(root: Path, stream: 
 
 def test_a_missing_package_is_an_error_that_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tracker = TensorBoard(TensorBoard.Settings(), "tracking.tensorboard")
     with pytest.raises(ConfigError, match=r"tracking\.tensorboard.*\n.*\n.*pip install tensorboard"):
-        check_tensorboard()
+        tracker.check()
