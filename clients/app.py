@@ -39,6 +39,7 @@ from fedlab.protocol.messages import (
     MISSING,
     NO_CLIENT,
     NUM_EXAMPLES,
+    PERSONALIZED,
     REDUCE,
     SPENT,
     STATE,
@@ -149,6 +150,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
             return _missing(message, missing)
         metrics = MetricRecord({**answer.values, NUM_EXAMPLES: answer.count})
         content = RecordDict({SUMS: to_record(answer.sums), METRICS: metrics})
+        if answer.personalized:
+            content[PERSONALIZED] = to_record(answer.personalized)
         _attach_timings(content, answer.timings)
         return Message(content, reply_to=message)
 

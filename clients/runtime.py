@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
 from fedlab.clients.local_state import LocalState, Starts
 from fedlab.clients.privacy.clipping import clipped
-from fedlab.clients.privacy.dp_sgd import PrivateTrainer
-from fedlab.clients.server_tensors import ReceivedTensors
+from fedlab.clients.privacy.dp_sgd import PrivateTrainer, calibration_of
+from fedlab.clients.server_tensors import ReceivedTensors, copy_received
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.clients.work import Evaluated, LocalWork, MissingSharedError, MissingStateError, Trained, WorkRequest
@@ -35,8 +34,6 @@ from fedlab.errors import CheckpointError, FedLabError
 from fedlab.method import ClientState, EvaluationContext, Method, Plan
 from fedlab.method.assets import Holding
 from fedlab.method.exchange import Exchange, Exchanges
-from fedlab.privacy import DPSGD
-from fedlab.privacy.poisson import Calibration
 from fedlab.probes import client_sums
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
@@ -94,6 +91,7 @@ class ClientRuntime:
         self.device, data = device, setup.federated
         described = (data.columns, data.class_names, data.num_clients, data.vocabulary)
         self.task = make_task(config, *described, setup.asset_paths)
+        setup.components.augment.check(self.task.columns)
         self.assets = make_assets(setup.components, self.task, device, setup.cache_root)
         self.holdings = Holdings(config.data, data.partition.names, self.assets.names)
         if setup.client is not None:  # a simulation has checked it for all clients
@@ -102,7 +100,7 @@ class ClientRuntime:
         self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain, self._stages = setup.components.chain, setup.components.stages
-        self._calibration = self._calibrate()
+        self._calibration = calibration_of(setup.components)
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
@@ -202,7 +200,26 @@ class ClientRuntime:
             sums = self.method.evaluate(context)
         count = len(next(iter(context.data.values()), ()))
         values = self.method.evaluation_values(sums, self.task) if count else {}
-        return Evaluated(sums, values, count, context.timings)
+        asked = count and self.setup.config.evaluation.personalized
+        own = self._evaluate_after_training(client, request, version) if asked else {}
+        return Evaluated(sums, values, count, context.timings, own)
+
+    def _evaluate_after_training(
+        self, client: int, request: WorkRequest, version: int | None
+    ) -> Mapping[str, np.ndarray]:
+        """The statistics of a client's test samples after local training from the received state; nothing is kept.
+
+        The training is that of a round, without the client's part of a federated algorithm.
+        """
+        instructions, state = request.instructions, self._own_state(client, request.instructions, version)
+        exchange = self.enter(instructions.plan)
+        tensors, starts = self._receive(client, instructions, request.shared)
+        self._load(exchange, request.arrays, state, starts)
+        with self._draws(client, instructions, "personalize"):
+            self.method.fit(self._trainer(client, instructions, state, exchange, tensors))
+        context = self._evaluation_context(client, instructions, state)
+        with torch.no_grad(), self._draws(client, instructions, "evaluate"):
+            return self.method.evaluate(context)
 
     def probe(
         self, client: int, request: WorkRequest, version: int | None, fitted: Mapping[str, np.ndarray] | None
@@ -228,6 +245,9 @@ class ClientRuntime:
         exchange = self.enter(instructions.plan)
         _, starts = self._receive(client, instructions, request.shared)
         self._load(exchange, request.arrays, state, starts)
+        return self._evaluation_context(client, instructions, state)
+
+    def _evaluation_context(self, client: int, instructions: Instructions, state: ClientState) -> EvaluationContext:
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
         return EvaluationContext(
@@ -236,7 +256,7 @@ class ClientRuntime:
             validation=lambda: self._columns(data.validation),
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
-            scope=("client", client),
+            client=client,
             **self._work(client, instructions, lambda: data.fingerprint),
         )
 
@@ -274,6 +294,7 @@ class ClientRuntime:
             evaluating=exchange.fixed_roles,
             max_steps=instructions.steps.get(str(client)),
             validation=lambda: self._columns(data.validation),
+            augment=self.setup.components.augment or None,
             **self._work(client, instructions, lambda: data.fingerprint),
         )
 
@@ -294,15 +315,6 @@ class ClientRuntime:
             "preflight": self.setup.preflight,
             "holding": self.holding(client),
         }
-
-    def _calibrate(self) -> Calibration | None:
-        """The noise of local steps, where examples are to be private."""
-        privacy, rounds = self.setup.components.privacy, self.setup.config.federation.rounds
-        if not isinstance(privacy, DPSGD):
-            return None
-        plans = (self.method.plan(round, rounds) for round in range(1, rounds + 1))
-        stages = Counter(self._stages.training(plan) for plan in plans)
-        return Calibration(privacy.settings, stages)
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
         averaged = set(exchange.up)
@@ -334,9 +346,9 @@ class ClientRuntime:
         if missing := sorted(set(exchange.down) - arrays.keys()):
             raise FedLabError(f"the server sent no array {missing[0]!r}, which this stage of the method needs")
         for name in exchange.down:
-            _copy(name, self._live[name], arrays[name])
+            copy_received(name, self._live[name], arrays[name])
         for name in arrays.keys() & set(exchange.once):  # only before round 1, where nothing is kept yet
-            _copy(name, self._live[name], arrays[name])
+            copy_received(name, self._live[name], arrays[name])
             self._held_once.pop(name, None)
         self._local.load(exchange.local, state, starts)
 
@@ -386,15 +398,3 @@ class ClientRuntime:
         saved = instructions.round if instructions.saved is None else instructions.saved
         self.store.save(client, saved, state, version, instructions.keep_for)
         return saved
-
-
-def _copy(name: str, target: Tensor, source: np.ndarray) -> None:
-    if source.shape != tuple(target.shape):  # NumPy would repeat a smaller array to fit
-        raise FedLabError(
-            f"the server sent {name!r} of shape {source.shape}, the network's is {tuple(target.shape)}: every "
-            "participant must build the same networks"
-        )
-    if target.device.type == "cpu":
-        np.copyto(target.numpy(), source)  # torch warns about the read-only arrays of the object store
-    else:
-        target.copy_(torch.from_numpy(np.array(source)))

@@ -106,9 +106,12 @@ class Evaluated:
         values: metric values computed from them; empty without test samples.
         count: number of test samples.
         timings: what the method has measured: seconds and how often, by name.
+        personalized: the same statistics after local training on the client's own samples; empty unless
+            ``evaluation.personalized`` asks for them.
     """
 
     sums: Mapping[str, np.ndarray]
     values: Mapping[str, float]
     count: int
     timings: Timings = field(default_factory=dict)
+    personalized: Mapping[str, np.ndarray] = field(default_factory=dict)

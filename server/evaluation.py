@@ -14,7 +14,9 @@ from flwr.app import Message
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Task
-from fedlab.protocol.messages import NUM_EXAMPLES, array_record, required, to_numpy
+from fedlab.metrics.classification import MOST_CLASSES, confusion_in
+from fedlab.metrics.direction import AFTER_TRAINING
+from fedlab.protocol.messages import NUM_EXAMPLES, PERSONALIZED, SUMS, array_record, required, to_numpy
 from fedlab.seeding import numpy_generator
 from fedlab.server.messaging.profiles import Profile
 from fedlab.server.messaging.replies import metrics_of
@@ -38,6 +40,10 @@ class Evaluation:
         samples: how many things the values of each client stand on, by client name.
         unit: what these are, in the plural.
         server_samples: sizes of the sets that the server holds, by name, where something was measured on them.
+        per_class: ``samples`` and ``correct``, which count the test samples of each class and those of them that are
+            classified correctly, over the clients that may train; empty if the method measures no classification.
+        confusion: those test samples by label (row) and prediction (column); empty if there are more classes than
+            `fedlab.metrics.classification.MOST_CLASSES`.
     """
 
     clients: Mapping[str, Mapping[str, float]]
@@ -50,6 +56,8 @@ class Evaluation:
     samples: Mapping[str, int] = field(default_factory=dict)
     unit: str = TEST_SAMPLES
     server_samples: Mapping[str, int] = field(default_factory=dict)
+    per_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    confusion: Sequence[Sequence[int]] = ()
 
     @property
     def empty(self) -> bool:
@@ -69,6 +77,8 @@ class Evaluation:
             "samples": self.samples,
             "unit": self.unit,
             "server_samples": self.server_samples,
+            "per_class": self.per_class,
+            "confusion": self.confusion,
         }
 
 
@@ -126,17 +136,27 @@ def unevaluated(config: Config, clients: int, unseen: Collection[int], tests: Ca
 
 
 def check_evaluation(config: Config, strategy: object) -> None:
-    """Refuse ``evaluation.clients`` with a strategy that chooses the clients itself.
+    """Refuse what cannot be evaluated, or must not be.
 
     Raises:
-        ConfigError: one of Flower's strategies, which choose clients by themselves.
+        ConfigError: ``evaluation.clients`` with one of Flower's strategies, which choose clients by themselves; or
+            ``evaluation.personalized`` with differential privacy.
     """
-    if config.evaluation.clients is not None and not isinstance(strategy, AveragingStrategy):
+    evaluation = config.evaluation
+    if evaluation.clients is not None and not isinstance(strategy, AveragingStrategy):
         raise ConfigError(
             "evaluation.clients",
-            config.evaluation.clients,
+            evaluation.clients,
             "one of FedLab's own strategies, because Flower's strategies choose the clients themselves",
             "remove it and set federation.strategy.fraction_evaluate",
+        )
+    if evaluation.personalized and config.privacy is not None:
+        raise ConfigError(
+            "evaluation.personalized",
+            True,
+            "false with differential privacy: a client's metrics after local training tell of its training samples, and "
+            "no noise is added to them",
+            "remove it or the section privacy",
         )
 
 
@@ -147,6 +167,7 @@ def merge_evaluations(
     unseen: Collection[str] = (),
     samples: Mapping[str, int] | None = None,
     values: Mapping[str, Mapping[str, float]] | None = None,
+    personalized: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Evaluation:
     """Compute the metric values of every client, their mean, and the pooled values.
 
@@ -157,26 +178,46 @@ def merge_evaluations(
         unseen: names of the clients held out from training, which count in neither mean nor pooled values.
         samples: test samples of the clients in `held`, by name.
         values: metric values of the clients in `held`, by name; None computes them here.
+        personalized: statistics of the same clients after their own local training, by name; their pooled values are
+            added under names that begin with ``personalized_``.
 
     Raises:
         FedLabError: statistics of one name have different shapes, so that they cannot be added up.
     """
     _refuse_other_shapes(held)
+    _refuse_other_shapes(personalized or {})
     if values is None:
         values = {client: method.evaluation_values(statistics, task) for client, statistics in held.items()}
-    total: dict[str, np.ndarray] = {}
-    for client, statistics in held.items():
-        for name, own in statistics.items() if client not in unseen else ():
-            total[name] = total[name] + own if name in total else own
+    total = _added(held, unseen)
+    pooled = method.evaluation_values(total, task) if total else {}
+    if adapted := _added(personalized or {}, unseen):
+        pooled = {**pooled, **after_training(method.evaluation_values(adapted, task))}
+    matrix = confusion_in(total, task.num_classes)
     return Evaluation(
         clients=values,
         mean=_means([of for client, of in values.items() if client not in unseen]),
-        pooled=method.evaluation_values(total, task) if total else {},
+        pooled=pooled,
         unseen=_means([of for client, of in values.items() if client in unseen]),
         unseen_clients=[client for client in values if client in unseen],
         samples={client: method.evaluation_count(held[client], count) for client, count in (samples or {}).items()},
         unit=method.evaluation_unit,
+        per_class={} if matrix is None else {"samples": matrix.sum(1).tolist(), "correct": matrix.diagonal().tolist()},
+        confusion=() if matrix is None or len(matrix) > MOST_CLASSES else matrix.tolist(),
     )
+
+
+def after_training(values: Mapping[str, float]) -> dict[str, float]:
+    """Metric values under the names that they have after a client's own local training."""
+    return {f"{AFTER_TRAINING}{name}": value for name, value in values.items()}
+
+
+def _added(held: Mapping[str, Mapping[str, np.ndarray]], unseen: Collection[str]) -> dict[str, np.ndarray]:
+    """The sums of the clients' statistics, without those of unseen clients."""
+    total: dict[str, np.ndarray] = {}
+    for client, statistics in held.items():
+        for name, own in statistics.items() if client not in unseen else ():
+            total[name] = total[name] + own if name in total else own
+    return total
 
 
 def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -212,18 +253,26 @@ def readable(
         count = metrics_of(reply)[NUM_EXAMPLES]
         if not count:
             continue
-        sums = to_numpy(required(array_record, reply.content, "sums"))
+        sums, adapted = sums_of(reply, SUMS), sums_of(reply, PERSONALIZED)
         # what the metrics of FedLab call the samples that they have seen
-        seen = [values for name, values in sums.items() if name.endswith("examples") and values.size == 1]
+        every = [*sums.items(), *adapted.items()]
+        seen = [values for name, values in every if name.endswith("examples") and values.size == 1]
         if not all(0 <= values.item() <= count for values in seen):
             unread[place] = "the sums stand for another number of samples than the client says it has tested"
             continue
         try:
-            found.append((reply, method.evaluation_values(sums, task)))
+            after = after_training(method.evaluation_values(adapted, task)) if adapted else {}
+            found.append((reply, {**method.evaluation_values(sums, task), **after}))
         except Exception as problem:  # the sums come from elsewhere, and it is their client's fault if they do not fit
             told = f": {problem}" if isinstance(problem, FedLabError) else ""
             unread[place] = f"no metric can be computed from the sums ({type(problem).__name__}{told})"
     return found, unread
+
+
+def sums_of(reply: Message, key: str) -> dict[str, np.ndarray]:
+    """The sums that a client has sent under a key; empty if it has sent none."""
+    record = array_record(reply.content, key)
+    return {} if record is None else to_numpy(record)
 
 
 def evaluation_of(
@@ -242,13 +291,15 @@ def evaluation_of(
         replies: one for each profile.
         values: metric values of each.
     """
-    held, samples = {}, {}
+    held, samples, personalized = {}, {}, {}
     for profile, reply in zip(profiles, replies, strict=True):
-        held[profile.name] = to_numpy(required(array_record, reply.content, "sums"))
+        held[profile.name] = to_numpy(required(array_record, reply.content, SUMS))
         samples[profile.name] = int(metrics_of(reply)[NUM_EXAMPLES])
+        if adapted := sums_of(reply, PERSONALIZED):
+            personalized[profile.name] = adapted
     unseen = [profile.name for profile in profiles if profile.unseen]
     measured = {profile.name: found for profile, found in zip(profiles, values, strict=True)}
-    return merge_evaluations(method, task, held, unseen, samples, measured)
+    return merge_evaluations(method, task, held, unseen, samples, measured, personalized)
 
 
 def on_server(

@@ -74,6 +74,11 @@ class DataConfig(Section):
         description="share of its training samples that each client holds back as validation samples, on which it "
         "never trains; or {share, by, seed}",
     )
+    augment: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="random changes of the images in training batches, in this order, for methods that train on them, "
+        "such as supervised; see `fedlab list augmentations`",
+    )
 
     holds: dict[str, AssetNames] = Field(
         default={},
@@ -122,6 +127,11 @@ class EvaluationConfig(Section):
         "test samples, and the same share of the unseen clients is evaluated; default: all clients",
     )
     batch_size: Positive = Field(default=256, description="samples in a batch of evaluation")
+    personalized: bool = Field(
+        default=False,
+        description="evaluate each client a second time, after local training on its own samples; the weights of this "
+        "training are neither kept nor sent",
+    )
 
 
 class EngineConfig(Section):

@@ -26,6 +26,7 @@ from fedlab.protocol.messages import (
     METRICS,
     MISSING,
     NUM_EXAMPLES,
+    PERSONALIZED,
     REDUCE,
     SPENT,
     STATE,
@@ -47,7 +48,7 @@ _WORK = frozenset({ARRAYS, METRICS, EXTRAS, ENCODED, ENCODING, SENT, WITHHELD, S
 DECLARED = {
     "prepare": _WORK - {ARRAYS, ENCODED, ENCODING},
     "train": _WORK,
-    "evaluate": frozenset({SUMS, METRICS, TIMING}),
+    "evaluate": frozenset({SUMS, PERSONALIZED, METRICS, TIMING}),
     "probe": frozenset({SUMS}),
 }
 """The records that a client may send in each phase. `MISSING` takes the place of all of them."""
@@ -192,7 +193,9 @@ class Expected:
         if self.training is not None:
             self.training.check(sent, content)
         if self.phase in ("evaluate", "probe"):
-            _check_sums(content)
+            _check_sums(content, SUMS)
+        if PERSONALIZED in content:
+            _check_sums(content, PERSONALIZED)
         if self.phase != "probe":
             check_examples(content, self.examples.get(client))
             _check_timings(content)
@@ -273,15 +276,15 @@ def check_examples(content: RecordDict, most: int | None) -> None:
         raise FedLabError(f"the metric {NUM_EXAMPLES!r} is larger than the number that the client's profile states")
 
 
-def _check_sums(content: RecordDict) -> None:
-    """Check the sums that a client has counted on its samples."""
-    record = required(array_record, content, SUMS)
+def _check_sums(content: RecordDict, key: str) -> None:
+    """Check the sums in the record `key`, which a client has counted on its samples."""
+    record = required(array_record, content, key)
     sums = to_numpy(record)
     for name, values in sums.items():
         if values.dtype.kind not in "fiub":
             raise FedLabError(f"the sum {shown(name)} comes as {values.dtype}, expected numbers")
     if not all(isinstance(array, NdArray) for array in record.values()):
-        content[SUMS] = to_record(sums)
+        content[key] = to_record(sums)
 
 
 def _check_facts(content: RecordDict) -> None:

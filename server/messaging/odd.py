@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from flwr.app import Message
 
-from fedlab.protocol.messages import EXTRAS, METRICS, NUM_EXAMPLES, SUMS, array_record, metric_record, to_numpy
+from fedlab.protocol.messages import (
+    EXTRAS,
+    METRICS,
+    NUM_EXAMPLES,
+    PERSONALIZED,
+    SUMS,
+    array_record,
+    metric_record,
+    to_numpy,
+)
 from fedlab.server.messaging.inspection import shown
 
 Arrays = Mapping[str, np.ndarray]
@@ -32,7 +41,11 @@ def odd_replies(phase: str, replies: Sequence[Message], names: Sequence[str]) ->
     """
     if phase not in ("evaluate", "probe"):
         return _odd(_held(replies, EXTRAS), names, "result", "", _form)
-    sums = _held(replies, SUMS)
+    after = _held(replies, PERSONALIZED)
+    sums: list[Arrays] = [
+        {**own, **{f"{PERSONALIZED} {name}": values for name, values in adapted.items()}}
+        for own, adapted in zip(_held(replies, SUMS), after, strict=True)
+    ]
     odd = _odd_names([None if _empty(reply) else found for reply, found in zip(replies, sums, strict=True)])
     if phase == "probe":  # a client without samples of a set has no sums of the probes on it
         odd = {}

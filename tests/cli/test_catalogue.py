@@ -65,7 +65,8 @@ def test_an_unknown_kind_is_refused(cli: Cli) -> None:
 @pytest.mark.parametrize("key", [*REGISTRIES, "engine"])
 def test_every_kind_is_listed_under_the_word_of_the_configuration(cli: Cli, key: str) -> None:
     word = key.rpartition(".")[2]
-    plural = {"privacy": "privacy", "strategy": "strategies", "probes": "probes"}.get(word, f"{word}s")
+    irregular = {"privacy": "privacy", "strategy": "strategies", "probes": "probes", "augment": "augmentations"}
+    plural = irregular.get(word, f"{word}s")
     listed = [cli("list", name).stdout for name in (word, plural, key)]
     assert len(set(listed)) == 1
     assert listed[0].split()[0] == plural

@@ -38,7 +38,7 @@ def needed(kind: type[BaseModel], name: str) -> dict[str, Any]:
 
 
 def with_component(key: str, component: dict[str, Any]) -> dict[str, Any]:
-    many = key in ("data.partition", "data.drift", "exchange.compression", "probes")
+    many = key in ("data.partition", "data.drift", "data.augment", "exchange.compression", "probes")
     raw = apply_overrides(MINIMAL, [])
     *sections, last = key.split(".")
     here = raw
