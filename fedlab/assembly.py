@@ -106,7 +106,7 @@ class Components:
     chain: Chain
     stages: Stages
     probes: Sequence[ConfiguredProbe] = ()
-    augment: Augment = Augment()
+    augment: Augment = field(default_factory=Augment)
     shelf: Shelf = field(default_factory=Shelf)
 
     def with_config(self, config: Config) -> Components:

@@ -154,8 +154,8 @@ def check_evaluation(config: Config, strategy: object) -> None:
         raise ConfigError(
             "evaluation.personalized",
             True,
-            "false with differential privacy: a client's metrics after local training tell of its training samples, and "
-            "no noise is added to them",
+            "false with differential privacy: a client's metrics after local training tell of its training samples, "
+            "and no noise is added to them",
             "remove it or the section privacy",
         )
 

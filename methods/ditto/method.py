@@ -38,8 +38,8 @@ class DittoSettings(Section):
     lam: float = Field(
         default=1.0,
         ge=0,
-        description="weight λ of the proximal term; 0 trains a personal model that knows nothing of the others, and the "
-        "larger it is, the closer the personal model stays to the global one",
+        description="weight λ of the proximal term; 0 trains a personal model that knows nothing of the others, and "
+        "the larger it is, the closer the personal model stays to the global one",
     )
 
 
@@ -60,11 +60,12 @@ class Ditto(Method[DittoSettings]):
 
     def check(self, config: Any) -> list[str]:
         together = config.training.clip_norm is not None and config.training.clip == "global"
+        clipped = (
+            "training.clip_norm limits the gradients of both models together; training.clip = tensor keeps them apart"
+        )
         warnings = {
             "method.lam = 0: the personal models learn nothing of the other clients": self.settings.lam == 0,
-            "training.clip_norm limits the gradients of both models together; training.clip = tensor keeps them apart": (
-                together
-            ),
+            clipped: together,
         }
         return [text for text, holds in warnings.items() if holds]
 

@@ -47,13 +47,13 @@ class FedProtoSettings(Section):
     lam: float = Field(default=1.0, ge=0, description="weight of the distance to the prototypes, λ")
     models: tuple[ComponentField, ...] = Field(
         default=(),
-        description="models of the clients, in turn: client i has number i modulo their count; their features must have "
-        "the same length; default: every client has the run's model",
+        description="models of the clients, in turn: client i has number i modulo their count; their features must "
+        "have the same length; default: every client has the run's model",
     )
     predict: Literal["head", "prototypes"] = Field(
         default="head",
-        description="head: a client predicts with its own head; prototypes: the class of the nearest prototype, of those "
-        "that it received in its last round",
+        description="head: a client predicts with its own head; prototypes: the class of the nearest prototype, of "
+        "those that it received in its last round",
     )
 
 

@@ -60,8 +60,7 @@ def prototype_distance(features: Tensor, labels: Tensor, prototypes: Tensor, kno
 def nearest_prototype_logits(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
     """Negative squared distances from the prototypes, (n, K), so that the nearest one has the largest logit.
 
-    A class without a prototype gets a logit that is smaller than all others by 1, because an infinite one would make the
-    loss infinite.
+    A class without a prototype gets a logit below all others by 1: an infinite one would make the loss infinite.
 
     Args:
         features: (n, d).

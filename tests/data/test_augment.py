@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,10 +149,13 @@ def test_draws_differ_between_clients_steps_and_rounds_and_not_between_runs(star
     stopped = start(crop, until=1)
     resumed = fedlab.resume(stopped.path)
     assert weights(resumed) == weights(first)
+    gray = np.full((64, 8, 8), 0.5, np.float32)  # of alike images, so that batches differ in their draws alone
+    data = fedlab.from_arrays(gray, np.arange(64) % 2, gray[:8], np.arange(8) % 2)
     Watching.trained, Watching.tested = [], []
-    start("data.augment=[{name: erase, probability: 1}]", "model=logistic", method=Watching)
-    covered = [tuple((batch == -1).flatten(1).sum(1).tolist()) for batch in Watching.trained if len(batch) > 10]
-    assert len(set(covered)) == len(covered)
+    start("data.augment=[{name: erase, probability: 1}]", "model=logistic", method=Watching, data=data)
+    batches = [batch for batch in Watching.trained if len(batch) == 16]
+    assert len(batches) >= 8  # two rounds of two clients with two steps each
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(batches[-8:], 2))
 
 
 def test_dp_sgd_trains_on_augmented_images_too(start: Callable[..., fedlab.Run]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ class Majority(Supervised):
 
 def test_the_values_are_those_of_the_model_after_the_clients_own_training(start: Start) -> None:
     class Counting(Majority):
-        labels: list[tuple[list[int], list[int]]] = []
+        labels: ClassVar[list[tuple[list[int], list[int]]]] = []
 
         def evaluate(self, ctx: Any) -> Any:
             if not ctx.preflight:
@@ -97,9 +97,9 @@ def test_nothing_of_it_is_kept(start: Start) -> None:
 def test_without_a_step_both_are_the_same(start: Start) -> None:
     found = start(ON, "training.lr=0.1", "federation.rounds=1", method=Idle).metrics
     for scope in ("mean", "pooled"):
-        assert {f"personalized_{name}": value for name, value in found[scope].items() if "personalized" not in name} == (
-            values(found, scope)
-        )
+        assert {
+            f"personalized_{name}": value for name, value in found[scope].items() if "personalized" not in name
+        } == (values(found, scope))
 
 
 class Idle(Supervised):

@@ -119,7 +119,7 @@ def test_a_federation_without_public_samples_is_refused(run: Start) -> None:
 def test_scores_travel_every_round_and_public_samples_once(run: Start) -> None:
     done = run("method={name: fedmd, private_passes: 1}", SKEWED, HELD, "federation.rounds=3")
     rounds = done.history.rounds
-    public, scores = 50 * 3 * 28 * 28 * 4 + 50 * 8 + 50 * 8, 50 * 10 * 4
+    public, scores = 50 * 3 * 16 * 16 * 4 + 50 * 8 + 50 * 8, 50 * 10 * 4
     assert [r["bytes"]["results"]["up"] for r in rounds] == [4 * scores] * 3
     assert [r["bytes"]["shared"]["down"] for r in rounds] == [4 * public, 4 * (scores + 50 * 8), 4 * scores]
     assert all(set(r["bytes"]) == {"results", "shared"} for r in rounds)

@@ -77,7 +77,7 @@ def test_a_class_that_nobody_holds_in_a_round_keeps_its_prototype(bench: Callabl
 
 def test_only_prototypes_travel_and_the_distance_begins_in_round_two(run: Start) -> None:
     done = run("method={name: fedproto}", SKEWED)
-    (width,) = {8 * 7 * 7}
+    width = 8 * 4 * 4
     rounds = done.history.rounds
     assert all(set(r["bytes"]) <= {"shared", "results"} for r in rounds)
     assert rounds[0]["bytes"].get("shared", {"down": 0})["down"] == 0
