@@ -142,7 +142,7 @@ def _heat_map(matrix: np.ndarray, found: ByClass) -> Markup:
             _numbers(axes, matrix, shares)
         bar = figure.colorbar(picture, ax=axes, shrink=0.85)
         bar.set_label("share of the class (%)")
-        bar.outline.set_edgecolor(GRID)  # type: ignore[operator]  # matplotlib's stub has a Spine's method as a property
+        bar.outline.set_edgecolor(GRID)
         right = 100 * found.correct.sum() / max(1, found.samples.sum())
         alt = f"Confusion matrix of {count} classes after round {found.round}; {right:.1f} % are on the diagonal."
         return inline_svg(figure, "confusion", alt)
