@@ -18,7 +18,7 @@ def class_means(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The classes (c,), ascending, and their means (c, d).
     """
-    classes, members = labels.unique(return_inverse=True)
+    classes, members = torch.unique(labels, return_inverse=True)
     sums = features.new_zeros(len(classes), features.shape[1]).index_add_(0, members, features)
     return classes, sums / members.bincount(minlength=len(classes))[:, None]
 
