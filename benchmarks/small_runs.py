@@ -89,6 +89,7 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "training": {OPTIMIZER: "adamw", "lr": 0.003, "batch_size": 8, "local_steps": 2, "schedule": "cosine"},
     },
+    "ditto": {"method": {"lam": 0.5}, "model": _MODEL, "data": _DIGITS, "training": _TRAINING},
     "fedlgd": {
         "method": {
             "ipc_local": 3, "ipc_global": 2, "warmup_steps": 2, "dm_steps": 2, "gm_steps": 2, "real_batch": 4,
@@ -98,6 +99,23 @@ METHODS: dict[str, dict[str, Any]] = {
         "data": _DIGITS,
         "training": _TRAINING,
     },
+    # models of two widths, and rounds before and after there is a consensus
+    "fedmd": {
+        "method": {
+            "models": [_MODEL, {**_MODEL, "width": 4}], "private_passes": 1, "subset": 20, "public_passes": 1,
+        },
+        "model": _MODEL,
+        "data": {**_DIGITS, "held": {"public": {"share": 0.2}}},
+        "training": _TRAINING,
+        "federation": {"rounds": 3},
+    },
+    "fedproto": {
+        "method": {"models": [_MODEL, {**_MODEL, "norm": "group"}], "predict": "prototypes"},
+        "model": _MODEL,
+        "data": _DIGITS,
+        "training": _TRAINING,
+    },
+    "fedrep": {"method": {"head_passes": 2}, "model": _MODEL, "data": _DIGITS, "training": _TRAINING},
     "lgvit": {
         "method": {
             "patch": 2, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2, "init_std": 0.2, "exits": [1, 2],

@@ -40,6 +40,7 @@ from fedlab.protocol.messages import (
     MISSING,
     NO_CLIENT,
     NUM_EXAMPLES,
+    PERSONALIZED,
     REDUCE,
     SPENT,
     STATE,
@@ -155,6 +156,8 @@ def serve(app: ClientApp, runtime_for: Callable[[Context], ClientRuntime]) -> Cl
         if answer.validated:
             content[VALIDATION] = to_record(answer.validation)
             content[VALIDATED] = MetricRecord({NUM_EXAMPLES: answer.validated})
+        if answer.personalized:
+            content[PERSONALIZED] = to_record(answer.personalized)
         _attach_timings(content, answer.timings)
         return Message(content, reply_to=message)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,8 +18,8 @@ from fedlab.clients.corrections import Start, requested
 from fedlab.clients.device_data import ResidentData
 from fedlab.clients.local_state import LocalState, Starts
 from fedlab.clients.privacy.clipping import clipped
-from fedlab.clients.privacy.dp_sgd import PrivateTrainer
-from fedlab.clients.server_tensors import ReceivedTensors
+from fedlab.clients.privacy.dp_sgd import PrivateTrainer, calibration_of
+from fedlab.clients.server_tensors import ReceivedTensors, copy_received
 from fedlab.clients.setup import ClientSetup
 from fedlab.clients.state import StateStore
 from fedlab.clients.trainer import LocalTrainer
@@ -33,8 +32,6 @@ from fedlab.method import ClientState, EvaluationContext, Plan
 from fedlab.method.assets import Holding
 from fedlab.method.exchange import Exchange, Exchanges
 from fedlab.method.timing import Timings, added
-from fedlab.privacy import DPSGD
-from fedlab.privacy.poisson import Calibration
 from fedlab.probes import client_sums
 from fedlab.protocol.instructions import Instructions
 from fedlab.seeding import global_generators
@@ -58,6 +55,7 @@ class ClientRuntime:
         self.device, data = device, setup.federated
         described = (data.columns, data.class_names, data.num_clients, data.vocabulary)
         self.task = make_task(config, *described, setup.asset_paths, setup.components.network)
+        setup.components.augment.check(self.task.columns)
         self.assets = make_assets(setup.components, self.task, device, setup.cache_root)
         self.holdings = Holdings(config.data, data.partition.names, self.assets.names)
         if setup.client is not None:  # a simulation has checked it for all clients
@@ -66,7 +64,7 @@ class ClientRuntime:
         self.networks = adapt(built, config.training)
         self.exchanges = Exchanges(self.networks, self.method, config.exchange.local)
         self._chain, self._stages = setup.components.chain, setup.components.stages
-        self._calibration = self._calibrate()
+        self._calibration = calibration_of(setup.components)
         self._parameters = frozenset(name for name, _ in self.networks.named_parameters())
         self.store = StateStore(setup.state_root, self.device)
         self.received = ReceivedTensors(setup.state_root / RECEIVED, self.device)
@@ -166,8 +164,13 @@ class ClientRuntime:
             sums = self.method.evaluate(context)
         count = len(next(iter(context.data.values()), ()))
         values = self.method.evaluation_values(sums, self.task) if count else {}
+        adapted: Mapping[str, np.ndarray] = {}
+        if count and self.setup.config.evaluation.personalized:
+            context_after = self._evaluation(client, request, version, trained=True)
+            with torch.no_grad(), self._draws(client, request.instructions, "evaluate"):
+                adapted = self.method.evaluate(context_after)
         held, number, timings = self._validate(client, request, version)
-        return Evaluated(sums, values, count, added([context.timings, timings]), held, number)
+        return Evaluated(sums, values, count, added([context.timings, timings]), held, number, adapted)
 
     def _validate(
         self, client: int, request: WorkRequest, version: int | None
@@ -212,12 +215,20 @@ class ClientRuntime:
         request: WorkRequest,
         version: int | None,
         part: Literal["test", "validation"] = "test",
+        trained: bool = False,
     ) -> EvaluationContext:
-        """A part of a client's samples, with the networks in the state in which they are evaluated."""
+        """A part of a client's samples, with the networks in the state in which they are evaluated.
+
+        Where this is to be the state after local training, the client trains as in a round, without its part of a
+        federated algorithm, and nothing of it is kept.
+        """
         instructions, state = request.instructions, self._own_state(client, request.instructions, version)
         exchange = self.enter(instructions.plan)
-        _, starts = self._receive(client, instructions, request.shared)
+        tensors, starts = self._receive(client, instructions, request.shared)
         self._load(exchange, request.arrays, state, starts)
+        if trained:
+            with self._draws(client, instructions, "personalize"):
+                self.method.fit(self._trainer(client, instructions, state, exchange, tensors))
         self.networks.eval()
         data = self.setup.federated.client(client, instructions.round)
         return EvaluationContext(
@@ -226,7 +237,7 @@ class ClientRuntime:
             validation=lambda: self._columns(data.validation),
             state=state,
             batch_size=self.setup.config.evaluation.batch_size,
-            scope=("client", client),
+            client=client,
             # what a method caches of the test samples is not that of others
             **self._work(client, instructions, lambda: data.fingerprint + ("" if part == "test" else part)),
         )
@@ -265,6 +276,7 @@ class ClientRuntime:
             evaluating=exchange.fixed_roles,
             max_steps=instructions.steps.get(str(client)),
             validation=lambda: self._columns(data.validation),
+            augment=self.setup.components.augment or None,
             **self._work(client, instructions, lambda: data.fingerprint),
         )
 
@@ -285,15 +297,6 @@ class ClientRuntime:
             "preflight": self.setup.preflight,
             "holding": self.holding(client),
         }
-
-    def _calibrate(self) -> Calibration | None:
-        """The noise of local steps, where examples are to be private."""
-        privacy, rounds = self.setup.components.privacy, self.setup.config.federation.rounds
-        if not isinstance(privacy, DPSGD):
-            return None
-        plans = (self.method.plan(round, rounds) for round in range(1, rounds + 1))
-        stages = Counter(self._stages.training(plan) for plan in plans)
-        return Calibration(privacy.settings, stages)
 
     def _averaged_parameters(self, exchange: Exchange) -> dict[str, Tensor]:
         averaged = set(exchange.up)
@@ -325,9 +328,9 @@ class ClientRuntime:
         if missing := sorted(set(exchange.down) - arrays.keys()):
             raise FedLabError(f"the server sent no array {missing[0]!r}, which this stage of the method needs")
         for name in exchange.down:
-            _copy(name, self._live[name], arrays[name])
+            copy_received(name, self._live[name], arrays[name])
         for name in arrays.keys() & set(exchange.once):  # only before round 1, where nothing is kept yet
-            _copy(name, self._live[name], arrays[name])
+            copy_received(name, self._live[name], arrays[name])
             self._held_once.pop(name, None)
         self._local.load(exchange.local, state, starts)
 
@@ -377,15 +380,3 @@ class ClientRuntime:
         saved = instructions.round if instructions.saved is None else instructions.saved
         self.store.save(client, saved, state, version, instructions.keep_for)
         return saved
-
-
-def _copy(name: str, target: Tensor, source: np.ndarray) -> None:
-    if source.shape != tuple(target.shape):  # NumPy would repeat a smaller array to fit
-        raise FedLabError(
-            f"the server sent {name!r} of shape {source.shape}, the network's is {tuple(target.shape)}: every "
-            "participant must build the same networks"
-        )
-    if target.device.type == "cpu":
-        np.copyto(target.numpy(), source)  # torch warns about the read-only arrays of the object store
-    else:
-        target.copy_(torch.from_numpy(np.array(source)))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.errors import FedLabError
 from fedlab.storage.plain import read_plain
 from fedlab.storage.runfolder import write_atomic
 from fedlab.storage.sealed import DamagedFileError, sealed, unsealed
@@ -74,3 +75,25 @@ class ReceivedTensors:
         # the folder is named by a hash, because names contain dots and slashes
         folder = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         return self._root / folder / f"{version:06d}.safetensors"
+
+
+def copy_received(name: str, target: Tensor, source: np.ndarray) -> None:
+    """Copy an array that the server sent into network state, on any device.
+
+    Args:
+        name: of the state, for the message.
+        target: the state, which is changed in place.
+        source: of the same shape.
+
+    Raises:
+        FedLabError: the shapes differ.
+    """
+    if source.shape != tuple(target.shape):  # NumPy would repeat a smaller array to fit
+        raise FedLabError(
+            f"the server sent {name!r} of shape {source.shape}, the network's is {tuple(target.shape)}: every "
+            "participant must build the same networks"
+        )
+    if target.device.type == "cpu":
+        np.copyto(target.numpy(), source)  # torch warns about the read-only arrays of the object store
+    else:
+        target.copy_(torch.from_numpy(np.array(source)))

@@ -52,6 +52,7 @@ class LocalTrainer(FitContext):
         max_steps: largest number of batches over all calls of `batches`; None sets no limit. Schedules of the learning
             rate do not depend on it.
         validation: returns the columns of the training samples that the client holds back.
+        augment: changes the images of training batches at random; None leaves them as they are.
         work: the arguments of `WorkContext`, except ``scope``.
 
     The attribute ``correction`` is the client's part of a federated algorithm; None is plain local training. The
@@ -73,10 +74,11 @@ class LocalTrainer(FitContext):
         evaluating: Sequence[str] = (),
         max_steps: int | None = None,
         validation: Callable[[], Mapping[str, Tensor]] = dict,
+        augment: Callable[[Batch, torch.Generator], Batch] | None = None,
         **work: Any,
     ) -> None:
         super().__init__(scope=("client", client), **work)
-        self._validation = validation
+        self._validation, self._augment = validation, augment
         self.method, self.data, self.state, self.shared = method, data, state, shared
         self.client, self.client_name, self.examples, self._fingerprint = client, client_name, examples, fingerprint
         self.scratch = {}
@@ -173,6 +175,7 @@ class LocalTrainer(FitContext):
                     return
                 self._left -= 1
                 batch: Batch = {name: values[indices.to(values.device)] for name, values in columns.items()}
+                batch = self._augmented(batch, call, index)
                 if spec.collate is not None:
                     batch = spec.collate(batch, generator)
                 self.effort.batches += 1
@@ -184,6 +187,11 @@ class LocalTrainer(FitContext):
                 self.effort.missing += max(0, (per_round if limit is None else limit) - index)
                 self.effort.reason = _why_none(columns, spec.sampler is None)
                 return
+
+    def _augmented(self, batch: Batch, call: int, index: int) -> Batch:
+        # a generator of its own, so that the batches are the same with and without augmentation
+        augment = self._augment
+        return batch if augment is None else augment(batch, self.generator("augment", call, index))
 
     def _step(self, epoch: int, index: int, per_round: int) -> Step:
         return Step(

@@ -108,6 +108,8 @@ class Evaluated:
         timings: what the method has measured: seconds and how often, by name.
         validation: the same statistics of the client's validation samples; empty if there are none.
         validated: number of validation samples.
+        personalized: the same statistics after local training on the client's own samples; empty unless
+            ``evaluation.personalized`` asks for them.
     """
 
     sums: Mapping[str, np.ndarray]
@@ -116,3 +118,4 @@ class Evaluated:
     timings: Timings = field(default_factory=dict)
     validation: Mapping[str, np.ndarray] = field(default_factory=dict)
     validated: int = 0
+    personalized: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from torch import nn
 
 import fedlab.methods
 from fedlab.config import Component, Config, TrainingConfig, parse
+from fedlab.data.augment import Augment, make_augment
 from fedlab.data.holdings import Holdings
 from fedlab.data.normalize import overall_statistics
 from fedlab.errors import ConfigError, ConfigErrors, InputError
@@ -96,6 +97,7 @@ class Components:
         chain: the steps that compress the clients' updates.
         stages: the section ``training`` by plan.
         probes: the probes of the method's features.
+        augment: the random changes of the images in training batches.
         shelf: the assets that have been built in this process.
         network: what was given in Python in place of the run's model; None if the configuration names it.
     """
@@ -106,6 +108,7 @@ class Components:
     chain: Chain
     stages: Stages
     probes: Sequence[ConfiguredProbe] = ()
+    augment: Augment = field(default_factory=Augment)
     shelf: Shelf = field(default_factory=Shelf)
     network: GivenNetwork | None = None
 
@@ -133,6 +136,7 @@ class Assembly:
         self.privacy = self.attempt(lambda: make_privacy(config.privacy))
         parts = type(self.method).feature_parts if self.method is not None else None
         self.probes = self.attempt(lambda: make_probes(config.probes, parts, config.data.held))
+        self.augment = self.attempt(lambda: make_augment(config.data, self.method))
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """Call `work` and return its result; None if it raised an error about the user's input, which is collected."""
@@ -150,10 +154,12 @@ class Assembly:
         Raises:
             ConfigErrors: all collected errors, if there are any.
         """
-        if self.errors or self.method is None or self.chain is None or self.probes is None:
+        if self.errors or self.method is None or self.chain is None or self.probes is None or self.augment is None:
             raise ConfigErrors(self.errors)
         stages = Stages(self.config.training, self.method)
-        return Components(self.config, self.method, self.privacy, self.chain, stages, self.probes, network=self.network)
+        return Components(
+            self.config, self.method, self.privacy, self.chain, stages, self.probes, self.augment, network=self.network
+        )
 
 
 def make_task(

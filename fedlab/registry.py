@@ -159,6 +159,7 @@ KINDS = (
         "partitions", "data.partition", "fedlab.data.partition.partition:PARTITIONERS", ("partitioners", "steps")
     ),
     ComponentKind("drifts", "data.drift", "fedlab.data.partition.drift:DRIFTS"),
+    ComponentKind("augmentations", "data.augment", "fedlab.data.augment:AUGMENTATIONS", ("augments",)),
     ComponentKind("samplers", "federation.sampler", "fedlab.server.participation.samplers:SAMPLERS"),
     ComponentKind("compressions", "exchange.compression", "fedlab.protocol.compression:COMPRESSORS", ("compressors",)),
     ComponentKind("probes", "probes", "fedlab.probes:PROBES"),

@@ -12,18 +12,8 @@ from torch import Tensor, nn
 from fedlab.method import Plan, Task
 from fedlab.protocol.instructions import Instructions
 from fedlab.server.contexts import Contexts
-from fedlab.server.evaluation import (
-    HELD_BACK,
-    NOTHING,
-    TEST,
-    Evaluation,
-    Part,
-    evaluated_clients,
-    evaluation_of,
-    on_server,
-    readable,
-    with_validation,
-)
+from fedlab.server.counted import HELD_BACK, TEST, Part, evaluation_of, readable
+from fedlab.server.evaluation import NOTHING, Evaluation, evaluated_clients, on_server, with_validation
 from fedlab.server.messaging.delivery import Delivery
 from fedlab.server.messaging.directory import ClientDirectory
 from fedlab.server.messaging.replies import with_tests

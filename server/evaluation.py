@@ -9,25 +9,13 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
 
 from fedlab.config import Config
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.method import Method, Task
-from fedlab.protocol.messages import (
-    METRICS,
-    NUM_EXAMPLES,
-    SUMS,
-    VALIDATED,
-    VALIDATION,
-    array_record,
-    metric_record,
-    required,
-    to_numpy,
-)
+from fedlab.metrics.classification import MOST_CLASSES, confusion_in
+from fedlab.metrics.direction import AFTER_TRAINING
 from fedlab.seeding import numpy_generator
-from fedlab.server.messaging.profiles import Profile
-from fedlab.server.messaging.replies import scalars
 from fedlab.server.strategies.average import AveragingStrategy
 from fedlab.tracking.basis import TEST_SAMPLES
 from fedlab.tracking.left_out import LeftOut
@@ -51,6 +39,10 @@ class Evaluation:
         validation: unweighted means over the clients that may train, on their validation samples.
         validation_pooled: values of all these validation samples together.
         validation_basis: numbers of these ``clients`` and ``samples``; empty if there are no validation samples.
+        per_class: ``samples`` and ``correct``, which count the test samples of each class and those of them that are
+            classified correctly, over the clients that may train; empty if the method measures no classification.
+        confusion: those test samples by label (row) and prediction (column); empty if there are more classes than
+            `fedlab.metrics.classification.MOST_CLASSES`.
     """
 
     clients: Mapping[str, Mapping[str, float]]
@@ -66,6 +58,8 @@ class Evaluation:
     validation: Mapping[str, float] = field(default_factory=dict)
     validation_pooled: Mapping[str, float] = field(default_factory=dict)
     validation_basis: Mapping[str, int] = field(default_factory=dict)
+    per_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    confusion: Sequence[Sequence[int]] = ()
 
     @property
     def empty(self) -> bool:
@@ -87,6 +81,8 @@ class Evaluation:
             "unit": self.unit,
             "server_samples": self.server_samples,
             **{name: getattr(self, name) for name in held},
+            "per_class": self.per_class,
+            "confusion": self.confusion,
         }
 
 
@@ -144,17 +140,27 @@ def unevaluated(config: Config, clients: int, unseen: Collection[int], tests: Ca
 
 
 def check_evaluation(config: Config, strategy: object) -> None:
-    """Refuse ``evaluation.clients`` with a strategy that chooses the clients itself.
+    """Refuse what cannot be evaluated, or must not be.
 
     Raises:
-        ConfigError: one of Flower's strategies, which choose clients by themselves.
+        ConfigError: ``evaluation.clients`` with one of Flower's strategies, which choose clients by themselves; or
+            ``evaluation.personalized`` with differential privacy.
     """
-    if config.evaluation.clients is not None and not isinstance(strategy, AveragingStrategy):
+    evaluation = config.evaluation
+    if evaluation.clients is not None and not isinstance(strategy, AveragingStrategy):
         raise ConfigError(
             "evaluation.clients",
-            config.evaluation.clients,
+            evaluation.clients,
             "one of FedLab's own strategies, because Flower's strategies choose the clients themselves",
             "remove it and set federation.strategy.fraction_evaluate",
+        )
+    if evaluation.personalized and config.privacy is not None:
+        raise ConfigError(
+            "evaluation.personalized",
+            True,
+            "false with differential privacy: a client's metrics after local training tell of its training samples, "
+            "and no noise is added to them",
+            "remove it or the section privacy",
         )
 
 
@@ -165,6 +171,7 @@ def merge_evaluations(
     unseen: Collection[str] = (),
     samples: Mapping[str, int] | None = None,
     values: Mapping[str, Mapping[str, float]] | None = None,
+    personalized: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> Evaluation:
     """Compute the metric values of every client, their mean, and the pooled values.
 
@@ -175,26 +182,46 @@ def merge_evaluations(
         unseen: names of the clients held out from training, which count in neither mean nor pooled values.
         samples: test samples of the clients in `held`, by name.
         values: metric values of the clients in `held`, by name; None computes them here.
+        personalized: statistics of the same clients after their own local training, by name; their pooled values are
+            added under names that begin with ``personalized_``.
 
     Raises:
         FedLabError: statistics of one name have different shapes, so that they cannot be added up.
     """
     _refuse_other_shapes(held)
+    _refuse_other_shapes(personalized or {})
     if values is None:
         values = {client: method.evaluation_values(statistics, task) for client, statistics in held.items()}
-    total: dict[str, np.ndarray] = {}
-    for client, statistics in held.items():
-        for name, own in statistics.items() if client not in unseen else ():
-            total[name] = total[name] + own if name in total else own
+    total = _added(held, unseen)
+    pooled = method.evaluation_values(total, task) if total else {}
+    if adapted := _added(personalized or {}, unseen):
+        pooled = {**pooled, **after_training(method.evaluation_values(adapted, task))}
+    matrix = confusion_in(total, task.num_classes)
     return Evaluation(
         clients=values,
         mean=_means([of for client, of in values.items() if client not in unseen]),
-        pooled=method.evaluation_values(total, task) if total else {},
+        pooled=pooled,
         unseen=_means([of for client, of in values.items() if client in unseen]),
         unseen_clients=[client for client in values if client in unseen],
         samples={client: method.evaluation_count(held[client], count) for client, count in (samples or {}).items()},
         unit=method.evaluation_unit,
+        per_class={} if matrix is None else {"samples": matrix.sum(1).tolist(), "correct": matrix.diagonal().tolist()},
+        confusion=() if matrix is None or len(matrix) > MOST_CLASSES else matrix.tolist(),
     )
+
+
+def after_training(values: Mapping[str, float]) -> dict[str, float]:
+    """Metric values under the names that they have after a client's own local training."""
+    return {f"{AFTER_TRAINING}{name}": value for name, value in values.items()}
+
+
+def _added(held: Mapping[str, Mapping[str, np.ndarray]], unseen: Collection[str]) -> dict[str, np.ndarray]:
+    """The sums of the clients' statistics, without those of unseen clients."""
+    total: dict[str, np.ndarray] = {}
+    for client, statistics in held.items():
+        for name, own in statistics.items() if client not in unseen else ():
+            total[name] = total[name] + own if name in total else own
+    return total
 
 
 def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -209,94 +236,6 @@ def _refuse_other_shapes(held: Mapping[str, Mapping[str, np.ndarray]]) -> None:
                     f"that of client {other!r} has {shape}: Method.evaluate must return equal shapes on every client, "
                     "whatever samples it holds"
                 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the clients' samples on which they evaluate.
-
-    Args:
-        done: what a client has done with these samples, for error messages.
-        counted: key of the record of a reply with their number.
-        summed: key of the record with the statistics.
-    """
-
-    done: str
-    counted: str
-    summed: str
-
-    def count(self, reply: Message) -> int:
-        """The number of samples; 0 without the record."""
-        record = metric_record(reply.content, self.counted)
-        return 0 if record is None else int(scalars(record).get(NUM_EXAMPLES, 0))
-
-    def sums(self, reply: Message) -> dict[str, np.ndarray]:
-        """The statistics."""
-        return to_numpy(required(array_record, reply.content, self.summed))
-
-
-TEST = Part("tested", METRICS, SUMS)
-HELD_BACK = Part("validated", VALIDATED, VALIDATION)
-
-
-def readable(
-    method: Method, task: Task, replies: Sequence[Message], part: Part = TEST
-) -> tuple[list[tuple[Message, Mapping[str, float]]], dict[int, str]]:
-    """Compute the metric values of each client that has samples.
-
-    Args:
-        method: knows what its statistics mean.
-        task: facts about the job.
-        replies: to an evaluation.
-        part: which of the clients' samples count.
-
-    Returns:
-        The replies with their metric values, and what is wrong with those of which none can be computed, by position.
-    """
-    found: list[tuple[Message, Mapping[str, float]]] = []
-    unread: dict[int, str] = {}
-    for place, reply in enumerate(replies):
-        count = part.count(reply)
-        if not count:
-            continue
-        sums = part.sums(reply)
-        # what the metrics of FedLab call the samples that they have seen
-        seen = [values for name, values in sums.items() if name.endswith("examples") and values.size == 1]
-        if not all(0 <= values.item() <= count for values in seen):
-            unread[place] = f"the sums stand for another number of samples than the client says it has {part.done}"
-            continue
-        try:
-            found.append((reply, method.evaluation_values(sums, task)))
-        except Exception as problem:  # the sums come from elsewhere, and it is their client's fault if they do not fit
-            told = f": {problem}" if isinstance(problem, FedLabError) else ""
-            unread[place] = f"no metric can be computed from the sums ({type(problem).__name__}{told})"
-    return found, unread
-
-
-def evaluation_of(
-    method: Method,
-    task: Task,
-    profiles: Sequence[Profile],
-    replies: Sequence[Message],
-    values: Sequence[Mapping[str, float]],
-    part: Part = TEST,
-) -> Evaluation:
-    """The evaluation that follows from the clients' replies.
-
-    Args:
-        method: knows what its statistics mean.
-        task: facts about the job.
-        profiles: whose the replies are.
-        replies: one for each profile.
-        values: metric values of each.
-        part: which of the clients' samples count.
-    """
-    held, samples = {}, {}
-    for profile, reply in zip(profiles, replies, strict=True):
-        held[profile.name], samples[profile.name] = part.sums(reply), part.count(reply)
-    unseen = [profile.name for profile in profiles if profile.unseen]
-    measured = {profile.name: found for profile, found in zip(profiles, values, strict=True)}
-    return merge_evaluations(method, task, held, unseen, samples, measured)
 
 
 def with_validation(evaluation: Evaluation, held: Evaluation) -> Evaluation:

@@ -240,8 +240,7 @@ class FederatedLoop:
 
     def _held(self) -> list[str]:
         """Shared tensors that a client must hold to train in this round."""
-        others = (name for name in self.state.shared if state_in(name) is None)
-        return [*others, *self._state_sent_once()]
+        return [*(name for name in self.state.shared if state_in(name) is None), *self._state_sent_once()]
 
     def _instructions(self, round: int, plan: Plan, held: Iterable[str]) -> Instructions:
         """The instructions of a phase in which clients must hold the shared tensors `held`."""
@@ -354,7 +353,8 @@ class FederatedLoop:
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
         arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
         messages = self.evaluator.messages(round, arrays)
-        instructions = self._instructions(round, plan, self._state_sent_once())
+        held = self._held() if self.config.evaluation.personalized else self._state_sent_once()
+        instructions = self._instructions(round, plan, held)
         with self.reporter.phase(round, "evaluate", len(messages)):
             return self.evaluator.evaluate(round, plan, arrays, messages, instructions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab.assembly import Components
 from fedlab.clients.functional import MethodLoss
 from fedlab.clients.trainer import LocalTrainer
 from fedlab.errors import FedLabError
 from fedlab.method import Batch, NotFiniteError, Optimizer, Step
-from fedlab.privacy import WITHIN
+from fedlab.privacy import DPSGD, WITHIN
 from fedlab.privacy.gradients import clipped_sum
 from fedlab.privacy.poisson import Calibration, local_steps, sampling_rate, steps_per_epoch
 from fedlab.protocol.effort import NO_SAMPLES
@@ -70,6 +72,7 @@ class PrivateTrainer(LocalTrainer):
             self._left -= 1
             chosen = self._drawn(count, index)
             batch: Batch = {name: values[chosen.to(values.device)] for name, values in columns.items()}
+            batch = self._augmented(batch, 0, index)
             self.effort.batches += 1
             yield batch, self._step(index // steps_per_epoch(training, count), index, planned)
 
@@ -115,3 +118,18 @@ class PrivateTrainer(LocalTrainer):
     @property
     def _who(self) -> str:
         return type(self.method).__name__
+
+
+def calibration_of(components: Components) -> Calibration | None:
+    """The noise of local steps, if a run keeps examples private; None otherwise.
+
+    Args:
+        components: of the run.
+    """
+    config, method, privacy = components.config, components.method, components.privacy
+    if not isinstance(privacy, DPSGD):
+        return None
+    rounds = config.federation.rounds
+    plans = (method.plan(round, rounds) for round in range(1, rounds + 1))
+    stages = Counter(components.stages.training(plan) for plan in plans)
+    return Calibration(privacy.settings, stages)

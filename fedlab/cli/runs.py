@@ -18,6 +18,7 @@ def show(path: RunPath) -> None:
     from rich.console import Console
 
     from fedlab.experiment.result import load
+    from fedlab.report.confusion import lowest_classes
     from fedlab.report.record import RunRecord
     from fedlab.report.tables import result_table
 
@@ -31,6 +32,8 @@ def show(path: RunPath) -> None:
     if command := run.history.start.get("command"):
         typer.echo(f"command: {command}")
     Console().print(result_table(run.history))
+    if classes := lowest_classes(run.history):
+        typer.echo(f"{'classes':<12} {classes}")
     for warning in run.history.warnings:
         typer.echo(f"{'alarm' if warning in run.history.alarms else 'warning'}: {warning}")
     for left in run.history.left_out:

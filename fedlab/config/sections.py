@@ -75,6 +75,11 @@ class DataConfig(Section):
         description="share of its training samples that each client holds back as validation samples, on which it "
         "never trains; or {share, by, seed}",
     )
+    augment: tuple[ComponentField, ...] = Field(
+        default=(),
+        description="random changes of the images in training batches, in this order, for methods that train on them, "
+        "such as supervised; see `fedlab list augmentations`",
+    )
 
     holds: dict[str, AssetNames] = Field(
         default={},
@@ -127,6 +132,11 @@ class EvaluationConfig(Section):
         description="evaluate on the clients' validation samples as well, if data.validation holds any back",
     )
     batch_size: Positive = Field(default=256, description="samples in a batch of evaluation")
+    personalized: bool = Field(
+        default=False,
+        description="evaluate each client a second time, after local training on its own samples; the weights of this "
+        "training are neither kept nor sent",
+    )
 
 
 class EngineConfig(Section):

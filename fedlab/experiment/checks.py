@@ -161,12 +161,14 @@ def check_data(resolved: Resolved, dataset: Dataset | None = None) -> FederatedD
 
     Raises:
         DataError: the data is missing, unreadable or unusable, or the partition is impossible.
-        ConfigError: ``data.mean`` or ``data.std`` does not fit the data.
+        ConfigError: ``data.mean``, ``data.std`` or ``data.augment`` does not fit the data.
     """
     config = resolved.config
     if dataset is None:
         dataset = samples_of(resolved.source, config.data.source.name, config.seed)
-    return FederatedData(dataset, config.data, config.seed, steps=resolved.steps, drifts=resolved.drifts)
+    federated = FederatedData(dataset, config.data, config.seed, steps=resolved.steps, drifts=resolved.drifts)
+    resolved.components.augment.check(federated.columns)
+    return federated
 
 
 def check_population(resolved: Resolved, clients: int, unseen: Collection[int]) -> None:

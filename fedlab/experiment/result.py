@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from fedlab.experiment.given import GivenParts
 from fedlab.experiment.prediction import predict
 from fedlab.method import Method, Task
 from fedlab.models import GivenNetwork
+from fedlab.report.confusion import by_class
 from fedlab.report.record import RunRecord
 from fedlab.server.snapshot import Checkpoint
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
@@ -66,6 +68,32 @@ class Run:
         Before the first evaluation it is empty, and looking up a key raises a `NotEvaluatedError`.
         """
         return self.history.evaluations[-1] if self.history.evaluations else NoEvaluation(self.path, self.config)
+
+    @property
+    def per_class(self) -> Mapping[str, float | None]:
+        """The share of each class's test samples that the last evaluation found classified correctly, by class name.
+
+        The samples are those of all clients that may train. The value is None for a class without any, and the mapping
+        is empty if the method does not measure classification.
+
+        Raises:
+            NotEvaluatedError: there was no evaluation yet.
+        """
+        found = by_class(self.history) if self.metrics["clients"] is not None else None
+        return {} if found is None else found.accuracy
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """The test samples of the last evaluation by label (row) and prediction (column), (K, K) int64.
+
+        The samples and the order of the classes are those of `per_class`. The array is (0, 0) if the method does not
+        measure classification, or if there are more than 100 classes.
+
+        Raises:
+            NotEvaluatedError: there was no evaluation yet.
+        """
+        found = by_class(self.history) if self.metrics["clients"] is not None else None
+        return np.zeros((0, 0), np.int64) if found is None or found.confusion is None else found.confusion
 
     @property
     def paths(self) -> dict[str, Path]:

@@ -93,6 +93,9 @@ class Method(ABC, Generic[S]):
     ``step.shared``. Such a loss does not branch on the value of a tensor, logs nothing, leaves nothing in
     ``step.scratch`` and uses neither the step counters nor assets. Clients can then be trained as one batch
     (``engine.vectorize``). A subclass does not inherit the promise."""
+    augments: ClassVar[bool] = False
+    """Whether the images of training batches are changed as ``data.augment`` says. A method that makes views of its own
+    leaves it at False, and a configuration with ``data.augment`` is then refused."""
 
     def __init__(self, settings: S | None = None) -> None:
         self.settings: S = settings if settings is not None else cast(S, self.Settings())

@@ -20,8 +20,9 @@ class EvaluationContext(WorkContext):
         train_data: returns the client's training columns, for probes and nearest neighbors.
         state: the tensors that the client keeps from round to round; changes made here are not saved.
         batch_size: samples in a batch of evaluation.
+        client: the client's id, from 0.
         validation: returns the columns of the training samples that the client holds back.
-        **work: the arguments of `WorkContext`.
+        **work: all other arguments of `WorkContext`, except ``scope``.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class EvaluationContext(WorkContext):
         train_data: Callable[[], Mapping[str, Tensor]],
         state: Mapping[str, Tensor],
         batch_size: int,
+        client: int,
         validation: Callable[[], Mapping[str, Tensor]] = dict,
         **work: Any,
     ) -> None:
-        super().__init__(**work)
+        super().__init__(scope=("client", client), **work)
         self.data, self.train_data, self.state, self.batch_size = data, train_data, state, batch_size
+        self.client = client
         self._validation = validation
 
     @property

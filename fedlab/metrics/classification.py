@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _GRID = 2.0**20
+MOST_CLASSES = 100
+"""Whole confusion matrices are recorded up to so many classes; with more, only each class's samples and hits are."""
 
 
 class Classification:
@@ -88,3 +90,19 @@ class Classification:
             "f1_macro": float((2 * hits[counts] / (actual + predicted)[counts]).mean()),
             "loss": float(self._loss_sum / examples),
         }
+
+
+def confusion_in(sums: Mapping[str, np.ndarray], num_classes: int) -> np.ndarray | None:
+    """The confusion matrix among the sums of an evaluation, (K, K) int64: row = label, column = prediction.
+
+    Args:
+        sums: statistics by name, such as `Classification.state` returns.
+        num_classes: K.
+
+    Returns:
+        None if the sums hold none of K classes, as those of a segmentation do not.
+    """
+    found = np.asarray(sums.get("confusion", ()))
+    if "examples" not in sums or found.shape != (num_classes, num_classes):
+        return None
+    return found.astype(np.int64)

@@ -19,6 +19,8 @@ _LOW = {
 # what is said about a metric rather than measured: of two numbers none is better
 _NEITHER = {"std", "minus", "strength", "attention"}
 _PROBE = "probe_"  # the scores of probes are called after the probe
+AFTER_TRAINING = "personalized_"
+"""Beginning of the names of metrics that clients have measured after local training on their own samples."""
 
 
 def best_of(name: str) -> Any:

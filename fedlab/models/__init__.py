@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlab.models.base import FeatureClassifier, feature_classifier, headless, seeded_init
+from fedlab.models.base import FeatureClassifier, check_features, feature_classifier, headless, seeded_init
 from fedlab.models.given import GivenNetwork
 from fedlab.models.registry import MODELS, build_model, check_model, is_default_model
 
@@ -11,6 +11,7 @@ __all__ = [
     "FeatureClassifier",
     "GivenNetwork",
     "build_model",
+    "check_features",
     "check_model",
     "feature_classifier",
     "headless",

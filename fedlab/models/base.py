@@ -105,6 +105,26 @@ def feature_classifier(model: nn.Module) -> FeatureClassifier:
     return cast(FeatureClassifier, model)
 
 
+def check_features(model: nn.Module, name: str) -> None:
+    """Refuse a model whose features and head cannot be used apart.
+
+    Args:
+        model: of the registry.
+        name: its name, for the message.
+
+    Raises:
+        ConfigError: no ``features``, ``feature_dim`` and ``head``, see `FeatureClassifier`.
+    """
+    lacking = [part for part in ("features", "feature_dim", "head") if not hasattr(model, part)]
+    if lacking:
+        raise ConfigError(
+            "model.name",
+            name,
+            f"a model with features(), feature_dim and head: it lacks {', '.join(lacking)}",
+            "choose another model, or see fedlab.models.FeatureClassifier",
+        )
+
+
 def headless(model: nn.Module, name: str) -> tuple[nn.Module, int]:
     """`model` without its classification head, for a method that puts its own on the features; changed in place.
 
@@ -118,13 +138,6 @@ def headless(model: nn.Module, name: str) -> tuple[nn.Module, int]:
     Raises:
         ConfigError: no ``features``, ``feature_dim`` and ``head``, see `FeatureClassifier`.
     """
-    lacking = [part for part in ("features", "feature_dim", "head") if not hasattr(model, part)]
-    if lacking:
-        raise ConfigError(
-            "model.name",
-            name,
-            f"a model with features(), feature_dim and head: it lacks {', '.join(lacking)}",
-            "choose another model, or see fedlab.models.FeatureClassifier",
-        )
+    check_features(model, name)
     model.head = nn.Identity()
     return model, feature_classifier(model).feature_dim

@@ -12,7 +12,9 @@ from markupsafe import Markup
 
 from fedlab.errors import DiskFullError
 from fedlab.report import costs, sections
+from fedlab.report.confusion import classes_section
 from fedlab.report.earlier import before_table, earlier_table
+from fedlab.report.personalized import personalized_curves
 from fedlab.report.privacy import privacy
 from fedlab.report.record import RunRecord
 from fedlab.report.results import results_table
@@ -106,7 +108,8 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "held": part("results on the server’s data", sections.server_table),
         "before": part("results before round 1", before_table),
         "earlier": part("results of earlier rounds", earlier_table),
-        "curves": part("curves", lambda r: list(sections.curves(r))),
+        "curves": part("curves", lambda r: [*sections.curves(r), *personalized_curves(r)]),
+        "by_class": part("results by class", classes_section),
         "privacy": part("privacy", privacy),
         "partition": part("partition", sections.partition),
         "pictures": part("pictures", sections.pictures),

@@ -9,7 +9,15 @@ from typing import Any
 
 from fedlab.metrics.direction import ranked
 
-_NAMES = {"f1_macro": "F1 (macro)", "auroc": "AUROC", "map": "mAP", "miou": "mIoU", "rmse": "RMSE", "mae": "MAE"}
+_NAMES = {
+    "f1_macro": "F1 (macro)",
+    "personalized_f1_macro": "Personalized F1 (macro)",
+    "auroc": "AUROC",
+    "map": "mAP",
+    "miou": "mIoU",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
 
 
 def metric_names(values: Iterable[Mapping[str, Any]]) -> list[str]:

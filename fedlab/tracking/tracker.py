@@ -21,7 +21,8 @@ event                 fields
 ``round``             ``round, rounds, clients, train, server, bytes_down, bytes_up, bytes, raw_up, seconds,
                       eta_seconds``
 ``evaluation``        ``round, clients, mean, pooled, unseen, unseen_clients, server, strategy, samples, unit,
-                      server_samples``, and with validation samples ``validation, validation_pooled, validation_basis``
+                      server_samples, per_class, confusion``, and with validation samples ``validation,
+                      validation_pooled, validation_basis``
 ``probed``            the same fields, of the probes before round 1: ``round`` is 0
 ``timing``            ``round, phase, where, name, seconds, count, participants``: wall time that the method measured by
                       ``ctx.timed(name)``, in all and how often, ``where``: on the ``clients`` or on the ``server``
@@ -42,6 +43,8 @@ pooled values on validation samples, of the clients that may train; ``validation
 values of each client stand on, ``server_samples`` how large the server's sets are. With `federation.devices` a
 ``round`` has ``virtual`` too:
 ``round_seconds`` and ``total``, the simulated seconds.
+``per_class`` counts the test samples of each class and those classified correctly, and ``confusion`` all of them by
+label and prediction, if there are at most 100 classes.
 """
 
 from __future__ import annotations

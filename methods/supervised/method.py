@@ -22,6 +22,7 @@ class Supervised(Method):
     learns_from = "labels only: the baseline, FedAvg"
     per_example_loss = True
     functional_loss = True
+    augments = True
 
     def build(self, task: Task) -> dict[str, nn.Module]:
         return {"model": task.model()}

@@ -26,6 +26,7 @@ from fedlab.protocol.messages import (
     METRICS,
     MISSING,
     NUM_EXAMPLES,
+    PERSONALIZED,
     REDUCE,
     SPENT,
     STATE,
@@ -49,7 +50,7 @@ _WORK = frozenset({ARRAYS, METRICS, EXTRAS, ENCODED, ENCODING, SENT, WITHHELD, S
 DECLARED = {
     "prepare": _WORK - {ARRAYS, ENCODED, ENCODING},
     "train": _WORK,
-    "evaluate": frozenset({SUMS, METRICS, TIMING, VALIDATION, VALIDATED}),
+    "evaluate": frozenset({SUMS, PERSONALIZED, METRICS, TIMING, VALIDATION, VALIDATED}),
     "probe": frozenset({SUMS}),
 }
 """The records that a client may send in each phase. `MISSING` takes the place of all of them."""
@@ -198,6 +199,8 @@ class Expected:
         if VALIDATION in content or VALIDATED in content:
             _check_sums(content, VALIDATION)
             _check_number(content, VALIDATED, None)
+        if PERSONALIZED in content:
+            _check_sums(content, PERSONALIZED)
         if self.phase != "probe":
             check_examples(content, self.examples.get(client))
             _check_timings(content)
@@ -283,7 +286,7 @@ def _check_number(content: RecordDict, key: str, most: int | None) -> None:
 
 
 def _check_sums(content: RecordDict, key: str) -> None:
-    """Check the sums that a client has counted on its samples."""
+    """Check the sums in the record `key`, which a client has counted on its samples."""
     record = required(array_record, content, key)
     sums = to_numpy(record)
     for name, values in sums.items():

@@ -12,6 +12,7 @@ from fedlab.protocol.messages import (
     EXTRAS,
     METRICS,
     NUM_EXAMPLES,
+    PERSONALIZED,
     SUMS,
     VALIDATION,
     array_record,
@@ -41,7 +42,11 @@ def odd_replies(phase: str, replies: Sequence[Message], names: Sequence[str]) ->
     """
     if phase not in ("evaluate", "probe"):
         return _odd(_held(replies, EXTRAS), names, "result", "", _form)
-    sums, held = _held(replies, SUMS), _held(replies, VALIDATION)
+    after, held = _held(replies, PERSONALIZED), _held(replies, VALIDATION)
+    sums: list[Arrays] = [
+        {**own, **{f"{PERSONALIZED} {name}": values for name, values in adapted.items()}}
+        for own, adapted in zip(_held(replies, SUMS), after, strict=True)
+    ]
     odd = _odd_names([None if _empty(reply) else found for reply, found in zip(replies, sums, strict=True)])
     odd |= _odd_names([found or None for found in held])
     if phase == "probe":  # a client without samples of a set has no sums of the probes on it

@@ -66,7 +66,7 @@ def test_an_unknown_kind_is_refused(cli: Cli) -> None:
 def test_every_kind_is_listed_under_the_word_of_the_configuration(cli: Cli, key: str) -> None:
     word = key.rpartition(".")[2]
     same = {name: name for name in ("privacy", "probes", "callbacks", "trackers")}
-    plural = {**same, "strategy": "strategies"}.get(word, f"{word}s")
+    plural = {**same, "strategy": "strategies", "augment": "augmentations"}.get(word, f"{word}s")
     listed = [cli("list", name).stdout for name in (word, plural, key)]
     assert len(set(listed)) == 1
     assert listed[0].split()[0] == plural

@@ -19,7 +19,15 @@ from fedlab.studies.plan import _essence
 
 MINIMAL: dict[str, Any] = {"method": "supervised", "data": {"source": "digits"}}
 COMPONENTS = [(key, name) for key, registry in REGISTRIES.items() for name in registry.names()]
-MANY = ("data.partition", "data.drift", "exchange.compression", "probes", "callbacks", "tracking.trackers")
+MANY = (
+    "data.partition",
+    "data.drift",
+    "data.augment",
+    "exchange.compression",
+    "probes",
+    "callbacks",
+    "tracking.trackers",
+)
 NEEDED: dict[str, Any] = {
     "path": "x", "clients": 2, "images": 4, "rounds": 2, "sources": {"a": "digits"}, "classes": 2, "each": 2,
     "sites": {"a": "digits"}, "corruptions": ["fog"], "fraction": 0.5, "client_learning_rate": 0.1, "seconds": 1.0,

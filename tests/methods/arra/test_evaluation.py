@@ -92,9 +92,7 @@ def test_clients_measure_the_loss_per_predicted_token(lab: Made) -> None:
 
     one = lab(llm={"width": 16, "hidden": 24, "blocks": 1, "heads": 2, "dropout": 0.0})
     nn.init.zeros_(one.llm.model.get_output_embeddings().weight)
-    context = EvaluationContext(
-        data=one.samples(5), train_data=dict, state={}, batch_size=2, scope=("client", 0), **one._work(1)
-    )
+    context = EvaluationContext(data=one.samples(5), train_data=dict, state={}, batch_size=2, client=0, **one._work(1))
     sums = evaluation.token_sums(context)
     assert float(sums["tokens"]) == 5 * 17
     assert evaluation.token_values(sums)["ar_loss"] == pytest.approx(math.log(one.layout.size), rel=1e-5)

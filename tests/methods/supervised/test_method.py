@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,17 @@ def test_it_learns_the_digits(run: Callable[..., fedlab.Run]) -> None:
 def test_the_packaged_configuration_is_the_ceiling_of_fedlgds(run: Callable[..., fedlab.Run]) -> None:
     real, distilled = configure("supervised"), configure("fedlgd")
     assert (real.model, real.data, real.training) == (distilled.model, distilled.data, distilled.training)
+
+
+def test_validation_samples_are_left_out_of_training(run: Callable[..., fedlab.Run]) -> None:
+    """A fifth of the 50 samples of each client is held back."""
+    done = run("method={name: supervised}", "data.validation=0.2", "federation.rounds=1", "evaluation.every=1")
+    whole = run("method={name: supervised}", "federation.rounds=1", "evaluation.every=1")
+    held, everything = (
+        {client["name"]: sum(client["train"]) for client in json.loads(one.folder.partition.read_text())["clients"]}
+        for one in (done, whole)
+    )
+    assert set(everything.values()) == {50}
+    assert set(held.values()) == {40}
+    assert done.metrics["samples"] == whole.metrics["samples"]
+    assert done.metrics["clients"] != whole.metrics["clients"]
