@@ -2,89 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedlab.metrics.direction import best_of
-from fedlab.report.blocks import Chart, Pictures, Shot, Table
+from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.notes import SKEW, TRAINED
-from fedlab.report.privacy import privacy_figure
-from fedlab.report.record import RunRecord, main_metric
+from fedlab.report.record import RunRecord, claims, main_metric
+from fedlab.report.units import Measured, unit_tables
 from fedlab.report.values import (
-    human_bytes,
     is_number,
     is_share,
     metric_label,
     metric_names,
     metric_phrase,
-    metric_value,
     moment,
     number,
-    plural,
-    words,
 )
 from fedlab.storage.secrets import known_variables, redacted
-from fedlab.tracking.basis import Basis, basis, server_basis
-from fedlab.tracking.durations import human_seconds
+from fedlab.tracking.basis import server_basis
 
 _ACCURACIES = "accuracies"
-
-
-def headline(record: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, value, remark) of the figures at the top of the report."""
-    figures: list[tuple[str, str, str]] = []
-    metric = main_metric(record.history)
-    if metric and record.evaluations:
-        mean = record.metric_over_rounds(metric, "mean")
-        pooled = record.metric_over_rounds(metric, "pooled")
-        last = max(record.evaluations)
-        event = record.evaluations[last]
-        stands = {scope: basis(event, scope, metric) for scope in ("mean", "pooled", "unseen")}
-        name = metric_phrase(metric)
-        if last in mean:
-            remark = f"over {stands['mean'].who if stands['mean'].amount else 'clients'}{_with(stands['mean'])}"
-            figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"{remark}, after round {last}"))
-        unseen = record.metric_over_rounds(metric, "unseen")
-        if last in unseen:
-            apart = stands["unseen"]
-            who = "1 client that never trains" if apart.clients == 1 else f"{apart.clients:,} clients that never train"
-            remark = f"mean over {who}{_with(apart)}"
-            figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), remark))
-        if last in pooled:
-            remark = f"over all {stands['pooled'].amount or stands['pooled'].unit}"
-            figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), remark))
-        better = best_of(metric)
-        if better and len(mean) > 1:
-            best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
-            remark = f"round {best}, chosen on test data{_with(basis(record.evaluations[best], 'mean', metric))}"
-            figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
-    spent = privacy_figure(record)
-    if spent is not None:
-        figures.append(spent)
-    if record.rounds:
-        down, up = record.bytes_total()
-        figures.append(("Sent to clients", human_bytes(down), "in all rounds"))
-        figures.append(("Sent to server", human_bytes(up), "in all rounds"))
-    seconds = record.wall_seconds()
-    if seconds is not None:
-        figures.append(("Wall time", human_seconds(seconds), _engine(record)))
-    return figures
-
-
-def _with(stands: Basis) -> str:
-    return f", {stands.amount}" if stands.amount else ""
-
-
-def _engine(record: RunRecord) -> str:
-    start = record.history.start
-    workers = start.get("workers")
-    return f"{start.get('engine', '')} engine" + (f", {plural(workers, 'worker')}" if workers else "")
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -134,12 +75,21 @@ def data_source(record: RunRecord) -> str:
     return component(source)
 
 
-def server_table(record: RunRecord) -> Table | None:
-    """What the method measured on the server's own data at the last evaluation."""
-    values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
-    rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
-    held = server_basis(record.evaluations[max(record.evaluations)]) if rows else ""
-    return Table(("On the server’s data", "Value"), rows, note=f"Measured on {held}." if held else "") if rows else None
+def server_tables(record: RunRecord) -> list[Table]:
+    """What the method measured on the server's own data at the last evaluation, by unit."""
+    if not record.evaluations:
+        return []
+    event = record.evaluations[max(record.evaluations)]
+    values = event.get("server") or {}
+    held = server_basis(event)
+    found = [Measured(metric, float(values[metric])) for metric in _claimed_first(record, metric_names([values]))]
+    return unit_tables(found, "On the server’s data", note=f"Measured on {held}." if held else "")
+
+
+def _claimed_first(record: RunRecord, metrics: Sequence[str]) -> list[str]:
+    """Metrics on the server's data, those of the method's claim first."""
+    claimed = [metric for metric, scope in claims(record.history) if scope == "server" and metric in metrics]
+    return list(dict.fromkeys([*claimed, *metrics]))
 
 
 def curves(record: RunRecord) -> Iterator[Chart]:
@@ -159,7 +109,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
         yield Chart(
             f"Test {label}",
             lines_chart(
-                f"test-{_slug(metric)}",
+                f"test-{slug(metric)}",
                 series,
                 ylabel=f"test {label}" + (" (%)" if is_share(metric) else ""),
                 percent=is_share(metric),
@@ -174,14 +124,15 @@ def curves(record: RunRecord) -> Iterator[Chart]:
         logged.pop("seconds", None)
         note = TRAINED if side == "train" else "Logged by the server."
         for stem, group in _families(logged).items():
-            svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
+            svg = lines_chart(f"{side}-{slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
             yield Chart(f"{who}: {stem}", svg, note)
 
 
 def _server_curves(record: RunRecord) -> Iterator[Chart]:
     """Metrics on the server's own data: all accuracies in one chart, every other metric in a chart of its own."""
     groups: dict[str, dict[str, Mapping[int, float]]] = {}
-    for metric in metric_names([event.get("server", {}) for event in record.evaluations.values()]):
+    measured = metric_names([event.get("server", {}) for event in record.evaluations.values()])
+    for metric in _claimed_first(record, measured):
         points = record.metric_over_rounds(metric, "server")
         if len(points) > 1:  # a single value is in the table
             group = _ACCURACIES if is_share(metric) else metric_phrase(metric)
@@ -189,7 +140,7 @@ def _server_curves(record: RunRecord) -> Iterator[Chart]:
     for label, series in groups.items():
         percent = label == _ACCURACIES
         svg = lines_chart(
-            f"held-{_slug(label)}",
+            f"held-{slug(label)}",
             series,
             ylabel=label + (" (%)" if percent else ""),
             percent=percent,
@@ -206,7 +157,7 @@ def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, 
     return families
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     """A name that is safe in an HTML id: letters and digits are kept, other characters become their codes."""
     return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
@@ -244,40 +195,6 @@ def partition(record: RunRecord) -> tuple[Chart, Table] | None:
 
 def _three(*values: float) -> str:
     return " / ".join(f"{value:,.0f}" for value in values)
-
-
-def pictures(record: RunRecord) -> list[Pictures]:
-    """The method's figures by name."""
-    events: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for event in record.history.of("figure"):
-        events[event["name"]][event["round"]] = event
-    groups = []
-    for name, by_round in events.items():
-        shots = [
-            Shot(_when(round, record), event["title"] or words(name), source)
-            for round, event in sorted(by_round.items())
-            if (source := _picture(record.folder.path, event["path"]))
-        ]
-        if shots:
-            groups.append(Pictures(words(name), next(iter(by_round.values()))["caption"], shots))
-    return groups
-
-
-def _when(round: int, record: RunRecord) -> str:
-    if round == 0:
-        return "Before round 1"
-    return f"After round {round}" + (", the last" if round == record.rounds_planned and round > 1 else "")
-
-
-def _picture(folder: Path, name: str) -> str | None:
-    """A PNG of this run as data URI; a path that leads out of the folder is not followed."""
-    path = folder / name
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        return None
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def left_out(record: RunRecord) -> Table | None:

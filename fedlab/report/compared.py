@@ -1,0 +1,145 @@
+"""One HTML page about several runs: their results, curves in common charts, and pictures of the same name side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+
+from fedlab.report.blocks import Chart, Pictures, Shot, Table
+from fedlab.report.charts import compared_chart
+from fedlab.report.pictures import last_pictures
+from fedlab.report.record import SERVER, RunRecord, claims
+from fedlab.report.sections import slug
+from fedlab.report.spread import Spread, curve
+from fedlab.report.templates import fill
+from fedlab.report.values import is_share, metric_label, metric_phrase, plural
+
+_WORDS = 24  # characters of what sets a run apart that a chart has room for
+_UNLABELED = "Which letter stands for which runs is said in the table above."
+Rows = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs that differ only in the seed, as one side of a comparison.
+
+    Args:
+        letter: its name.
+        words: what sets it apart from the others.
+        records: the runs, by seed.
+    """
+
+    letter: str
+    words: str
+    records: Mapping[int, RunRecord]
+
+    def over_rounds(self, metric: str) -> dict[int, Spread]:
+        """Mean and deviation of the runs in every round that any of them evaluated."""
+        curves = [curve(record, metric) for record in self.records.values()]
+        return {
+            round: Spread.of(points.get(round) for points in curves) for round in sorted({r for c in curves for r in c})
+        }
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the page shows.
+
+    Args:
+        sides: the sides, in the order of their letters.
+        metrics: those of the tables, with `SERVER` before those on the server's data.
+        results: header and one row for each side.
+        settings: header and one row for each side: the keys that differ.
+        runs: header and one row for each run.
+        notes: sentences about the runs.
+    """
+
+    sides: Sequence[Side]
+    metrics: Sequence[str]
+    results: Rows
+    settings: Rows
+    runs: Rows
+    notes: Sequence[str] = ()
+
+    def page(self) -> str:
+        """The page as HTML, which needs no other files."""
+        content = {
+            "title": f"{plural(sum(len(side.records) for side in self.sides), 'run')} compared",
+            "settings": _table(self.settings, 1, of_text=True) if len(self.settings[0]) > 1 else None,
+            "results": _table(self.results, 1),
+            "runs": _table(self.runs, 1, of_text=True),
+            "notes": [note for note in self.notes if note],
+            "alarms": list(self._alarms()),
+            "curves": list(self._curves()),
+            "pictures": list(self._pictures()),
+        }
+        return fill("compared.html.j2", content)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What charts call each side: letter and words if there is room for all, else the letter."""
+        short = all(len(side.words) <= _WORDS for side in self.sides)
+        return {side.letter: f"{side.letter} {side.words}".strip() if short else side.letter for side in self.sides}
+
+    def _alarms(self) -> Iterator[str]:
+        for side in self.sides:
+            for seed, record in side.records.items():
+                for alarm in record.history.alarms:
+                    yield f"{side.letter}, seed {seed}: {alarm}"
+
+    def _curves(self) -> Iterator[Chart]:
+        """The metrics of the tables, then the loss and those of the methods' claims, as far as they were measured."""
+        histories = [record.history for side in self.sides for record in side.records.values()]
+        claimed = [(SERVER if s == "server" else "") + m for history in histories for m, s in claims(history)]
+        labels, span = self.labels, (1, max(1, *(record.span[1] for s in self.sides for record in s.records.values())))
+        long = any(side.words for side in self.sides) and labels == {side.letter: side.letter for side in self.sides}
+        several = any(len(side.records) > 1 for side in self.sides)
+        for metric in dict.fromkeys([*self.metrics, *claimed, "loss"]):
+            lines = {labels[side.letter]: side.over_rounds(metric) for side in self.sides}
+            lines = {label: points for label, points in lines.items() if points}
+            if not lines:
+                continue
+            name, share = metric.removeprefix(SERVER), is_share(metric.removeprefix(SERVER))
+            where = "the server’s data" if metric.startswith(SERVER) else "test samples, mean over clients"
+            svg = compared_chart(
+                f"compared-{slug(metric)}",
+                lines,
+                ylabel=metric_phrase(name) + (" (%)" if share else ""),
+                span=span,
+                percent=share,
+            )
+            lacking = [side.letter for side in self.sides if labels[side.letter] not in lines]
+            notes = [
+                "Band: ± sample standard deviation over the seeds." if several else "",
+                f"Not measured: {', '.join(lacking)}." if lacking else "",
+                _UNLABELED if long else "",
+            ]
+            yield Chart(f"{metric_label(name)}, {where}", svg, " ".join(filter(None, notes)))
+
+    def _pictures(self) -> Iterator[Pictures]:
+        """The last picture of every name, one for each side that has it: that of its first seed."""
+        drawn = [
+            (side, *next(iter(side.records.items())), last_pictures(next(iter(side.records.values()))))
+            for side in self.sides
+            if side.records
+        ]
+        for name in dict.fromkeys(name for *_, pictures in drawn for name in pictures):
+            having = [(side, seed, pictures[name]) for side, seed, _, pictures in drawn if name in pictures]
+            shots = []
+            for side, seed, one in having:
+                words = side.words if self.labels[side.letter] != side.letter else ""
+                parts = [f"{side.letter} {words}".strip(), f"seed {seed}", one.shots[0].when.lower()]
+                shots.append(Shot(" · ".join(parts), f"{side.letter}: {one.shots[0].title}", one.shots[0].source))
+            lacking = [side.letter for side, *_, pictures in drawn if name not in pictures]
+            captions = list(dict.fromkeys(one.caption for *_, one in having if one.caption))
+            captions += [f"Not drawn by: {', '.join(lacking)}."] if lacking else []
+            yield Pictures(having[0][2].title, " ".join(captions), shots)
+
+
+def _table(rows: Rows, words: int, *, of_text: bool = False) -> Table:
+    """A table of rows whose first `words` columns hold words; all of them do `of_text`."""
+    head = [name or "Runs" for name in rows[0]]
+    return Table(head, [list(row) for row in rows[1:]], text_columns=len(head) if of_text else words - 1)
+
+
