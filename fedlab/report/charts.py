@@ -21,6 +21,7 @@ Points = Mapping[int, float]
 _MARKERS = "os^DvPX*"
 _STROKES = ("-", "--", ":", "-.")
 _SIZE = (5.6, 3.3)
+_LEGEND = 72  # characters of a line of a legend
 _LABEL_GAP = 0.072  # a line of text as a share of the axes' height
 _MOST_MARKERS = 40
 
@@ -136,8 +137,12 @@ def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit
             axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
             axes.yaxis.set_major_locator(MaxNLocator(5 if len(panels) == 1 else 3))
         _rounds_axis(drawn[-1], (first, last))
-        keys = [Patch(color=colors[part], label=shorten(part)) for part in parts]
-        figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
+        names = [shorten(part, 40) for part in parts]
+        ncols = max(1, min(4, len(names), _LEGEND // (max(map(len, names), default=0) + 5)))
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.19 * (-(-len(names) // ncols) - 1))
+        keys = [Patch(color=colors[part]) for part in parts]
+        figure.legend(keys, names, loc="outside upper left", ncols=ncols, handlelength=1.0)
         what = " and ".join(panel for panel in panels if panel) or "Amounts"
         return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
 

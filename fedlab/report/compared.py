@@ -10,7 +10,7 @@ from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import compared_chart
 from fedlab.report.pictures import last_pictures
 from fedlab.report.record import SERVER, RunRecord, claims
-from fedlab.report.sections import slug
+from fedlab.report.svg import slug
 from fedlab.report.spread import Spread, curve
 from fedlab.report.templates import fill
 from fedlab.report.values import is_share, metric_label, metric_phrase, plural

@@ -15,6 +15,7 @@ _FEW, _SOME = 30, 120
 _MANY_CLASSES = 20
 _FEW_DOMAINS = 8
 _STRIP_CELLS = 24
+_LEGEND = 88  # characters of a line of a legend
 # told apart by color-blind readers too: Petroff 2021, arXiv 2107.02270
 PALETTE = (
     "#3f90da",
@@ -79,7 +80,7 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     axes.set_xlabel("training samples")
     axes.spines[["top", "right"]].set_visible(False)
     # labels of their own would be left out where they start with an underscore
-    names = [shorten(name) for name in summary["classes"]]
+    names = [wrapped(name, 24) for name in summary["classes"]]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     axes.legend(bars, names, title="class", fontsize=7, title_fontsize=8, frameon=False, **place)
 
@@ -117,12 +118,14 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
     if not few:
         axes.set_ylabel(f"{len(names)} domains", fontsize=8)
     else:
-        keys = [Patch(color=palette(index), label=shorten(name)) for index, name in enumerate(names)]
+        keys, labels = [Patch(color=palette(index)) for index in range(len(names))], [wrapped(n, 24) for n in names]
+        longest = max(len(line) for label in labels for line in label.split("\n"))
         figure.legend(
-            handles=keys,
+            keys,
+            labels,
             title="domain",
             loc="outside lower center",
-            ncols=5,
+            ncols=max(1, min(5, _LEGEND // (longest + 5))),
             fontsize=7,
             title_fontsize=8,
             frameon=False,

@@ -22,10 +22,13 @@ from fedlab.report.values import (
     moment,
     number,
 )
+from fedlab.report.svg import slug as _slug
 from fedlab.storage.secrets import known_variables, redacted
 from fedlab.tracking.basis import server_basis
+from fedlab.tracking.left_out import LeftOut
 
 _ACCURACIES = "accuracies"
+_EXAMPLES = 4  # of what was left out
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -109,7 +112,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
         yield Chart(
             f"Test {label}",
             lines_chart(
-                f"test-{slug(metric)}",
+                f"test-{_slug(metric)}",
                 series,
                 ylabel=f"test {label}" + (" (%)" if is_share(metric) else ""),
                 percent=is_share(metric),
@@ -124,7 +127,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
         logged.pop("seconds", None)
         note = TRAINED if side == "train" else "Logged by the server."
         for stem, group in _families(logged).items():
-            svg = lines_chart(f"{side}-{slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
+            svg = lines_chart(f"{side}-{_slug(stem)}", group, ylabel=f"{stem} (as logged)", span=record.span)
             yield Chart(f"{who}: {stem}", svg, note)
 
 
@@ -140,7 +143,7 @@ def _server_curves(record: RunRecord) -> Iterator[Chart]:
     for label, series in groups.items():
         percent = label == _ACCURACIES
         svg = lines_chart(
-            f"held-{slug(label)}",
+            f"held-{_slug(label)}",
             series,
             ylabel=label + (" (%)" if percent else ""),
             percent=percent,
@@ -155,11 +158,6 @@ def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, 
     for name, points in logged.items():
         families[name.removesuffix("_first").removesuffix("_last")][name] = points
     return families
-
-
-def slug(name: str) -> str:
-    """A name that is safe in an HTML id: letters and digits are kept, other characters become their codes."""
-    return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
 
 _LABEL_SKEW = {
@@ -201,11 +199,17 @@ def left_out(record: RunRecord) -> Table | None:
     """What was there and was not used."""
     found = record.history.left_out
     rows = [
-        [left.what, left.why, left.fix, f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
+        [left.what, left.why, left.fix, _examples(left), f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
         for left in found
     ]
     note = "Of: how many there were in the rounds in which some of them were left out."
-    return Table(("What", "Why", "What to do", "Left out", "Of"), rows, note=note, text_columns=2) if rows else None
+    return Table(("What", "Why", "What to do", "Such as", "Left out", "Of"), rows, note=note, text_columns=3) if rows else None
+
+
+def _examples(left: LeftOut) -> str:
+    """Names of some things that were left out, in full."""
+    shown = left.examples[:_EXAMPLES]
+    return ", ".join([*shown, *(["…"] if shown and left.count > len(shown) else [])])
 
 
 def repeat(record: RunRecord) -> dict[str, Any]:

@@ -106,4 +106,4 @@ _TIMES = (("h", 3600.0, 2.0), ("min", 60.0, 5.0), ("s", 1.0, 1.0), ("ms", 1e-3, 
 
 
 def _three(value: float) -> str:
-    return f"{value:,.{_digits(value)}f}" if value == 0 or value >= 1 else f"{value:.3g}"
+    return f"{value:,.{_digits(value)}f}" if value == 0 or value >= 1 else f"{value:#.3g}"

@@ -195,8 +195,8 @@ class _Maker:
 
 def validated(run: Run) -> Mapping[str, Any]:
     """The metrics of a run's last evaluation on validation samples: means over the clients; empty if there are none."""
-    found = (run.history.evaluations or [{}])[-1].get("validation") or {}
-    return found.get("mean") or {}
+    found: Mapping[str, Any] = (run.history.evaluations or [{}])[-1].get("validation") or {}
+    return found
 
 
 def _number(axis: str, value: Any) -> Choice:
@@ -273,6 +273,11 @@ def _identity(spec: SweepSpec, base: Mapping[str, Any], seeds: Sequence[int]) ->
 
 
 def _refuse_unknown_objective(run: Run, objective: str) -> None:
+    if not validated(run):
+        raise FedLabError(
+            f"a run without metrics on validation samples: {run.path}\n  to do:    set evaluation.validation: true, and choose a "
+            "method that evaluates on its clients"
+        )
     known = metric_names([validated(run)])
     if known and objective not in known:
         expected = f"a metric of the clients' validation samples: {', '.join(known)} ({run.path})"

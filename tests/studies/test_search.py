@@ -73,7 +73,7 @@ class Runs:
             {"event": "run_start", "seed": config.seed, "rounds": 1, "method": "supervised"},
             {"event": "round", "round": 1, "bytes_down": 1, "bytes_up": 1, "clients": [], "bytes": {}},
             {"event": "evaluation", "round": 1, "clients": {"a": tests}, "mean": tests, "pooled": tests,
-             "validation": {"mean": value, "pooled": {}}},
+             "validation": value},
             {"event": "run_end", "status": "completed", "seconds": 1.0},
         ]  # fmt: skip
         folder.events.write_text("".join(json.dumps(event) + "\n" for event in events))
