@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import cost_chart, stacked_chart
-from fedlab.report.record import RunRecord, main_metric
+from fedlab.report.record import RunRecord, claims, main_metric
 from fedlab.report.values import byte_cells, byte_unit, is_share, metric_phrase, time_cells, words
 
 
@@ -97,24 +97,25 @@ def _traffic(record: RunRecord, sent: Mapping[str, Mapping[str, Mapping[int, flo
 
 def _cost(record: RunRecord, before: float) -> Iterator[Chart]:
     """The metric against the traffic so far, the usual way to compare the cost of federated methods."""
-    metric = main_metric(record.history)
-    mean = record.metric_over_rounds(metric, "mean") if metric else {}
+    claimed = [name for name, scope in claims(record.history) if scope == "server"]
+    metric, scope = (claimed[0], "server") if claimed else (main_metric(record.history), "mean")
+    values = record.metric_over_rounds(metric, scope) if metric else {}
     spent, points = before, []
     for round, event in record.rounds.items():
         spent += event["bytes_down"] + event["bytes_up"]
-        if round in mean:
-            points.append((spent, mean[round]))
+        if round in values:
+            points.append((spent, values[round]))
     if metric and len(points) > 1 and spent:
         unit, factor = byte_unit(spent)
-        label = metric_phrase(metric)
+        label = f"mean test {metric_phrase(metric)}" if scope == "mean" else f"{metric_phrase(metric)}, server’s data"
         svg = cost_chart(
             "cost",
             [(count / factor, value) for count, value in points],
             xlabel=f"payload so far, down and up ({unit})",
-            ylabel=f"mean test {label}" + (" (%)" if is_share(metric) else ""),
+            ylabel=label + (" (%)" if is_share(metric) else ""),
             percent=is_share(metric),
         )
-        yield Chart(f"Mean test {label} against traffic", svg)
+        yield Chart(f"{label[:1].upper()}{label[1:]} against traffic", svg)
 
 
 def measured(record: RunRecord) -> Table | None:

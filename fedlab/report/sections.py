@@ -22,6 +22,7 @@ from fedlab.report.values import (
     moment,
     number,
 )
+from fedlab.report.svg import SERIES
 from fedlab.report.svg import slug as _slug
 from fedlab.storage.secrets import known_variables, redacted
 from fedlab.tracking.basis import server_basis
@@ -96,7 +97,13 @@ def _claimed_first(record: RunRecord, metrics: Sequence[str]) -> list[str]:
 
 
 def curves(record: RunRecord) -> Iterator[Chart]:
-    """Evaluation metrics by client, then what clients and server logged."""
+    """Evaluation metrics by client, those on the server's data, and what clients and server logged.
+
+    Where the method's claim is about the server's data, its metrics come first.
+    """
+    on_server = list(_server_curves(record))
+    leading = any(scope == "server" for _, scope in claims(record.history))
+    yield from on_server if leading else ()
     names = list(dict.fromkeys(name for event in record.evaluations.values() for name in event["clients"]))
     first = main_metric(record.history)
     shown = [first] if first else []
@@ -121,7 +128,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
             ),
             many,
         )
-    yield from _server_curves(record)
+    yield from () if leading else on_server
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")
         logged.pop("seconds", None)
@@ -132,7 +139,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
 
 
 def _server_curves(record: RunRecord) -> Iterator[Chart]:
-    """Metrics on the server's own data: all accuracies in one chart, every other metric in a chart of its own."""
+    """Metrics on the server's own data: accuracies share charts, every other metric has a chart of its own."""
     groups: dict[str, dict[str, Mapping[int, float]]] = {}
     measured = metric_names([event.get("server", {}) for event in record.evaluations.values()])
     for metric in _claimed_first(record, measured):
@@ -140,10 +147,16 @@ def _server_curves(record: RunRecord) -> Iterator[Chart]:
         if len(points) > 1:  # a single value is in the table
             group = _ACCURACIES if is_share(metric) else metric_phrase(metric)
             groups.setdefault(group, {})[metric_label(metric)] = points
-    for label, series in groups.items():
+    most = len(SERIES)
+    parts = [
+        (label, dict(list(series.items())[start : start + most]))
+        for label, series in groups.items()
+        for start in range(0, len(series), most)
+    ]
+    for number, (label, series) in enumerate(parts):
         percent = label == _ACCURACIES
         svg = lines_chart(
-            f"held-{_slug(label)}",
+            f"held-{number}-{_slug(label)}",
             series,
             ylabel=label + (" (%)" if percent else ""),
             percent=percent,
