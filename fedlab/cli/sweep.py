@@ -28,8 +28,8 @@ def sweep(
         list[str] | None,
         typer.Option(
             metavar="KEY=V,V,…",
-            help="Values of a key, e.g. training.lr=0.01,0.1 or federation.strategy=fedavg,scaffold; with --optuna also "
-            "a range: float(0,1), log(1e-4,1e-1), int(1,5) or logint(8,256). May be given several times; then all "
+            help="Values of a key, e.g. training.lr=0.01,0.1 or federation.strategy=fedavg,scaffold; with --optuna "
+            "also a range: float(0,1), log(1e-4,1e-1), int(1,5) or logint(8,256). May be given several times; then all "
             "combinations are run.",
         ),
     ] = None,
@@ -40,8 +40,8 @@ def sweep(
             "--optuna",
             metavar="N",
             min=1,
-            help="Let Optuna choose N combinations, instead of running all. It compares them on the clients' validation "
-            "samples (data.validation).",
+            help="Let Optuna choose N combinations, instead of running all. It compares them on the clients' "
+            "validation samples (data.validation).",
         ),
     ] = None,
     objective: Annotated[
@@ -72,9 +72,9 @@ def sweep(
 ) -> None:
     """Run a configuration with several settings and seeds, and tabulate mean ± standard deviation.
 
-    The remaining time is shown before each run. To see the rounds of each run too, add --set tracking.console=plain and
-    --jobs 1. Finished runs in the folder are not repeated, and an interrupted run continues from its last checkpoint. So
-    after an interruption, give the same command again.
+    The remaining time is shown before each run. To see the rounds of each run too, add --set tracking.console=plain
+    and --jobs 1. Finished runs in the folder are not repeated, and an interrupted run continues from its last
+    checkpoint. So after an interruption, give the same command again.
     """
     from fedlab.errors import ConfigError
     from fedlab.studies.spec import load_spec

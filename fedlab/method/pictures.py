@@ -384,7 +384,7 @@ def _reduced(images: Tensor) -> Tensor:
 
 
 def _fitting(text: str, most: int) -> str:
-    """A label of at most so many characters. Both ends are kept, because names often differ in their last characters."""
+    """A label of at most so many characters. Both ends are kept, because names often differ at their ends."""
     kept = (most - 1) // 2
     return text if len(text) <= most else f"{text[: most - 1 - kept]}…{text[-kept:]}"
 

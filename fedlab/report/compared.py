@@ -1,17 +1,16 @@
-"""One HTML page about several runs: their results, curves in common charts, and pictures of the same name side by side."""
+"""One HTML page about several runs: results, curves in common charts, and pictures of the same name side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-
 from fedlab.report.blocks import Chart, Pictures, Shot, Table
 from fedlab.report.charts import compared_chart
 from fedlab.report.pictures import last_pictures
 from fedlab.report.record import SERVER, RunRecord, claims
-from fedlab.report.svg import slug
 from fedlab.report.spread import Spread, curve
+from fedlab.report.svg import slug
 from fedlab.report.templates import fill
 from fedlab.report.values import is_share, metric_label, metric_phrase, plural
 
@@ -141,5 +140,3 @@ def _table(rows: Rows, words: int, *, of_text: bool = False) -> Table:
     """A table of rows whose first `words` columns hold words; all of them do `of_text`."""
     head = [name or "Runs" for name in rows[0]]
     return Table(head, [list(row) for row in rows[1:]], text_columns=len(head) if of_text else words - 1)
-
-

@@ -44,7 +44,9 @@ def _events(record: RunRecord) -> Mapping[str, dict[int, Event]]:
 
 def _shot(record: RunRecord, event: Event) -> Shot | None:
     source = _picture(record.folder.path, event["path"])
-    return None if source is None else Shot(_when(event["round"], record), event["title"] or words(event["name"]), source)
+    return (
+        None if source is None else Shot(_when(event["round"], record), event["title"] or words(event["name"]), source)
+    )
 
 
 def _when(round: int, record: RunRecord) -> str:

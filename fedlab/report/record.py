@@ -52,7 +52,7 @@ def main_metric(history: History) -> str | None:
 def main_metrics(histories: Iterable[History]) -> tuple[str, ...]:
     """The metrics to show first for several runs, each once, because methods measure different things.
 
-    Where a method's claim is about the server's data, the first metric of it comes first, with `SERVER` before its name.
+    Where a method's claim is about the server's data, its first metric comes first, with `SERVER` before its name.
     """
     found: list[str] = []
     for history in histories:

@@ -12,6 +12,8 @@ from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.notes import SKEW, TRAINED
 from fedlab.report.record import RunRecord, claims, main_metric
+from fedlab.report.svg import SERIES
+from fedlab.report.svg import slug as _slug
 from fedlab.report.units import Measured, unit_tables
 from fedlab.report.values import (
     is_number,
@@ -22,8 +24,6 @@ from fedlab.report.values import (
     moment,
     number,
 )
-from fedlab.report.svg import SERIES
-from fedlab.report.svg import slug as _slug
 from fedlab.storage.secrets import known_variables, redacted
 from fedlab.tracking.basis import server_basis
 from fedlab.tracking.left_out import LeftOut
@@ -153,10 +153,10 @@ def _server_curves(record: RunRecord) -> Iterator[Chart]:
         for label, series in groups.items()
         for start in range(0, len(series), most)
     ]
-    for number, (label, series) in enumerate(parts):
+    for place, (label, series) in enumerate(parts):
         percent = label == _ACCURACIES
         svg = lines_chart(
-            f"held-{number}-{_slug(label)}",
+            f"held-{place}-{_slug(label)}",
             series,
             ylabel=label + (" (%)" if percent else ""),
             percent=percent,
@@ -212,11 +212,22 @@ def left_out(record: RunRecord) -> Table | None:
     """What was there and was not used."""
     found = record.history.left_out
     rows = [
-        [left.what, left.why, left.fix, _examples(left), f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
+        [
+            left.what,
+            left.why,
+            left.fix,
+            _examples(left),
+            f"{left.count:,.10g}",
+            "–" if left.total is None else f"{left.total:,.10g}",
+        ]
         for left in found
     ]
     note = "Of: how many there were in the rounds in which some of them were left out."
-    return Table(("What", "Why", "What to do", "Such as", "Left out", "Of"), rows, note=note, text_columns=3) if rows else None
+    return (
+        Table(("What", "Why", "What to do", "Such as", "Left out", "Of"), rows, note=note, text_columns=3)
+        if rows
+        else None
+    )
 
 
 def _examples(left: LeftOut) -> str:

@@ -42,7 +42,8 @@ def unit_tables(
     groups = [[one for one in found if is_share(one.metric)], [one for one in found if not is_share(one.metric)]]
     for share, rows in zip((True, False), groups, strict=True):
         cells = [
-            (metric_label(r.metric), *r.of, f"{100 * r.value:.1f}" if share else number(r.value), *r.behind) for r in rows
+            (metric_label(r.metric), *r.of, f"{100 * r.value:.1f}" if share else number(r.value), *r.behind)
+            for r in rows
         ]
         if cells:
             head = (title, *of, "Value (%)" if share else "Value", *behind)

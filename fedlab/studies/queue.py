@@ -69,7 +69,9 @@ class RunQueue:
                     continue
                 announce(f"{ahead.title(key)}{ahead.left()}")
                 if key not in ahead.todo:
-                    self._done(key, ahead.done[key], f"already done{_by_other_code(ahead.done[key])}", announce, inspect)
+                    self._done(
+                        key, ahead.done[key], f"already done{_by_other_code(ahead.done[key])}", announce, inspect
+                    )
                     continue
                 seconds = self._here(key, ahead, keep_going, command, announce, inspect)
                 if jobs is None and seconds is not None:
@@ -134,7 +136,9 @@ class RunQueue:
     def _done(self, key: Key, run: Run, words: str, announce: Announce, inspect: Inspect) -> None:
         point, seed = key
         self.results[point][seed] = run
-        self.results[point] = dict(sorted(self.results[point].items(), key=lambda item: self.plan.place[point, item[0]]))
+        self.results[point] = dict(
+            sorted(self.results[point].items(), key=lambda item: self.plan.place[point, item[0]])
+        )
         announce(f"{words}: {run.path}")
         inspect(run)
 

@@ -38,9 +38,9 @@ def search(
 ) -> Found:
     """Let Optuna choose points of a sweep, and write what was found, even if the search is interrupted.
 
-    The first ten trials are drawn at random, independently of each other. Later ones are chosen by Optuna's TPE sampler,
-    as many at a time as `jobs` says when the search begins, or one at a time if `jobs` is None. That number is recorded
-    and stays, because the choices depend on it. A trial whose run fails is counted and not repeated.
+    The first ten trials are drawn at random, independently of each other. Later ones are chosen by Optuna's TPE
+    sampler, as many at a time as `jobs` says when the search begins, or one at a time if `jobs` is None. That number is
+    recorded and stays, because the choices depend on it. A trial whose run fails is counted and not repeated.
 
     Args:
         spec: the sweep; ``spec.trials`` says how many trials there are to be, with those of earlier calls.
@@ -132,7 +132,9 @@ class _Maker:
             first.setdefault(_same(point), question.number)
             if (why := self._past.why(question)) is not None:
                 failed[question.number] = why
-        new = {number: point for number, point in asked.items() if first[_same(point)] == number and number not in failed}
+        new = {
+            number: point for number, point in asked.items() if first[_same(point)] == number and number not in failed
+        }
         for number, point in new.items():
             self._announce(f"trial {number}: {point.name}")
         plan, refused = self._plan(new)
@@ -246,7 +248,9 @@ def _check(
     """
     if best_of(spec.objective) is None:
         fix = "e.g. --objective accuracy or --objective loss"
-        raise ConfigError("--objective", spec.objective, "a metric whose name tells whether more or less is better", fix)
+        raise ConfigError(
+            "--objective", spec.objective, "a metric whose name tells whether more or less is better", fix
+        )
     points = {point.name: partial(spec.placed, base, point.changes) for point in corners}
     plan = RunPlan.make(points, seeds[:1], folder)
     if any(config.data.validation is None for config in plan.configs.values()):
@@ -275,8 +279,8 @@ def _identity(spec: SweepSpec, base: Mapping[str, Any], seeds: Sequence[int]) ->
 def _refuse_unknown_objective(run: Run, objective: str) -> None:
     if not validated(run):
         raise FedLabError(
-            f"a run without metrics on validation samples: {run.path}\n  to do:    set evaluation.validation: true, and choose a "
-            "method that evaluates on its clients"
+            f"a run without metrics on validation samples: {run.path}\n"
+            "  to do:    set evaluation.validation: true, and choose a method that evaluates on its clients"
         )
     known = metric_names([validated(run)])
     if known and objective not in known:

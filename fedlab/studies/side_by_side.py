@@ -122,9 +122,7 @@ class _Worker:
         heard: receives each line of its answers, and None when they end.
     """
 
-    def __init__(
-        self, command: Sequence[str], log: Path, heard: queue.SimpleQueue[tuple[_Worker, str | None]]
-    ) -> None:
+    def __init__(self, command: Sequence[str], log: Path, heard: queue.SimpleQueue[tuple[_Worker, str | None]]) -> None:
         self.key: Key | None = None
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)

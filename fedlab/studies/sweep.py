@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, did_you_mean
 from fedlab.experiment.result import Run
@@ -174,7 +175,9 @@ def sweep(
         Exception: whatever a run raises, unless `keep_going`.
     """
     if spec.trials is not None:
-        raise ConfigError("trials", spec.trials, "a sweep over all of the grid", "`fedlab.studies.search.search` has Optuna choose")
+        raise ConfigError(
+            "trials", spec.trials, "a sweep over all of the grid", "`fedlab.studies.search.search` has Optuna choose"
+        )
     base = base_of(spec, folder, overrides, quiet)
     points = {point.name: partial(spec.placed, base, point.changes) for point in spec.points}
     if len(points) < len(spec.points):
@@ -203,5 +206,3 @@ def _refuse_unknown_metrics(run: Run, metrics: Sequence[str]) -> None:
         if known and metric not in known:
             expected = f"a metric of the runs: {', '.join(known)} ({run.path})"
             raise ConfigError("--metric", metric, expected, did_you_mean(metric, known))
-
-

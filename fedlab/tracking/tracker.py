@@ -13,9 +13,8 @@ event                 fields
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
 ``progress``          ``round, phase, done, total``: not kept in the file
 ``phase_end``         ``round, phase, seconds``
-``federation``        ``title, paper, headline, clients, parameters, device, input_shape, classes``: what the method says of
-                      itself, ``headline`` the metrics of its claim with the part of an evaluation that holds them, and
-                      facts about the job
+``federation``        ``title, paper, headline, clients, parameters, device, input_shape, classes``: the method's title,
+                      paper, and metrics of its claim with the part of an evaluation that holds them
 ``work``              ``spans``: of worker, client, kind, begin and seconds; not kept here but in ``timeline.json``
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
@@ -30,8 +29,8 @@ event                 fields
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
-``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``, and ``traceback`` where the error is
-                      none of FedLab's own
+``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``; ``traceback`` of an error that
+                      is none of FedLab's own
 ====================  ====================================================================================
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are

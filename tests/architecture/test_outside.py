@@ -84,7 +84,10 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/studies/acceptance.py": (FILES, "read_yaml(), then the strict model of an experiment"),
     "fedlab/studies/spec.py": (FILES, "read_yaml(), then the strict model of a sweep"),
     "fedlab/studies/side_by_side.py": (OWN, "JSON lines of FedLab's own worker"),
-    "fedlab/studies/worker.py": (OWN, "JSON lines of the process that started it, then the strict model of a configuration"),
+    "fedlab/studies/worker.py": (
+        OWN,
+        "JSON lines of the process that started it, then the strict model of a configuration",
+    ),
     "fedlab/studies/optuna_study.py": (RUN, "JSON of a study, plain values only"),
     "server/resuming.py": (RUN, "JSON of this process's own configurations, which are compared key by key"),
     "server/deployed_folder.py": (RUN, "JSON; the token is compared with what was submitted"),

@@ -110,9 +110,7 @@ def test_compare_prints_what_differs_and_whether_weights_are_equal(cli: Cli, tin
     assert "a file that can be written" in refused.stderr
 
 
-def test_a_search_without_optuna_says_how_to_install_it(
-    cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_without_optuna_says_how_to_install_it(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedlab.studies.optuna_study.importlib.util.find_spec", lambda name: None)
     done = cli("sweep", tiny, "--over", "training.lr=log(0.01,1)", "--optuna", "2")
     assert done.exit_code == 2

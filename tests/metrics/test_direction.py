@@ -135,7 +135,15 @@ def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have
 
 
 def test_numbers_in_names_are_sorted_by_their_values_behind_the_names_without() -> None:
-    names = ["accuracy@0.5", "accuracy@0.25", "final_accuracy", "exit_10_accuracy", "exit_2_accuracy", "f1_label", "map"]
+    names = [
+        "accuracy@0.5",
+        "accuracy@0.25",
+        "final_accuracy",
+        "exit_10_accuracy",
+        "exit_2_accuracy",
+        "f1_label",
+        "map",
+    ]
     assert ranked(names) == [
         "f1_label",
         "final_accuracy",

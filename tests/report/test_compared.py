@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,9 +56,7 @@ def test_the_curves_of_all_runs_are_in_one_chart_with_their_names(
 @pytest.mark.usefixtures("drawn_charts")
 def test_where_much_differs_letters_stand_in_the_charts(make_run: Callable[..., Path], tmp_path: Path) -> None:
     long = "lr=0.1, strategy=scaffold, batch_size=64, partition.0.alpha=0.1"
-    page = read(
-        compared(side("A", long, make_run("a", **QUICK)), side("B", "lr=1", make_run("b", **QUICK))), tmp_path
-    )
+    page = read(compared(side("A", long, make_run("a", **QUICK)), side("B", "lr=1", make_run("b", **QUICK))), tmp_path)
     curves = page.sections["curves"]
     assert {"A", "B"} <= set(curves)
     assert not any("lr=" in text for text in curves)
@@ -88,7 +87,9 @@ def test_alarms_and_notes_stand_on_the_page(make_run: Callable[..., Path], tmp_p
     bad = make_run("b", **QUICK)
     with (bad / "events.jsonl").open("a") as file:
         file.write(json.dumps({"event": "warning", "message": "<b>collapsed</b>", "level": "alarm", "round": 1}) + "\n")
-    page = read(compared(side("A", "", make_run("a", **QUICK)), side("B", "", bad), notes=["equal weights", ""]), tmp_path)
+    page = read(
+        compared(side("A", "", make_run("a", **QUICK)), side("B", "", bad), notes=["equal weights", ""]), tmp_path
+    )
     assert "B, seed 0: <b>collapsed</b>" in page.text("Alarms")
     assert "equal weights" in page.text("settings")
     assert not page.all("b")
@@ -108,8 +109,8 @@ def test_a_band_of_one_deviation_is_drawn_in_the_unit_of_the_axis() -> None:
 def test_many_names_beside_the_curves_do_not_overlap() -> None:
     heights, size = [0.5] * 20, 0.05
     placed = _apart(heights, [size] * 20)
-    gaps = [after - before for before, after in zip(placed, placed[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(placed)]
     assert min(gaps) == pytest.approx(size)
-    assert 0 <= min(placed)
+    assert min(placed) >= 0
     assert max(placed) <= 1.0 + 1e-9
     assert _apart([0.2, 0.21, 0.9], [0.1, 0.2, 0.1]) == pytest.approx([0.2, 0.35, 0.9]), "half of each size between two"

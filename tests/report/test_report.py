@@ -87,7 +87,9 @@ def test_domains_are_shown_where_they_say_more_than_names(plain: Any, make_run: 
 
 def test_bytes_are_told_by_group_round_and_client(plain: Any) -> None:
     communication = plain.text("communication")
-    assert "Group | Down (MB) | Up (MB) | Down per round (MB) | Up per round (MB) | Down per client (kB)" in communication
+    assert (
+        "Group | Down (MB) | Up (MB) | Down per round (MB) | Up per round (MB) | Down per client (kB)" in communication
+    )
     assert "model | 4.00 | 2.00 | 1.00 | 0.500 | 333 | 167" in communication
     assert "query before round 1 | 0.00 | 0.00125 | – | – | – | –" in communication
     assert "Total | 4.00 | 2.00 | 1.00 | 0.500 | 333 | 167" in communication

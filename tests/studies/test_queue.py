@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -30,7 +30,7 @@ BASE: dict[str, Any] = {
 class Turns:
     """Stands in for `Workers`: the run that was started last is over first."""
 
-    counts: list[int] = []
+    counts: ClassVar[list[int]] = []
 
     def __init__(self, count: int, logs: Path) -> None:
         self.counts.append(count)
