@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fedlab.metrics.direction import best_of
 from fedlab.report.privacy import privacy_figure
 from fedlab.report.record import RunRecord, claims, main_metric
-from fedlab.report.values import human_bytes, metric_phrase, metric_value, plural
+from fedlab.report.values import human_bytes, metric_label, metric_phrase, metric_value, plural
 from fedlab.tracking.basis import Basis, basis, server_basis
 from fedlab.tracking.durations import human_seconds
 
@@ -42,8 +42,7 @@ def _claimed(record: RunRecord) -> Iterator[Figure]:
         last = max(found)
         held = server_basis(record.evaluations[last])
         remark = f"on the server’s data{f', {held}' if held else ''}, after round {last}"
-        label = metric_phrase(metric)
-        yield label[:1].upper() + label[1:], metric_value(metric, found[last]), remark
+        yield metric_label(metric), metric_value(metric, found[last]), remark
 
 
 def _clients(record: RunRecord) -> Iterator[Figure]:

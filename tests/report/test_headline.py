@@ -38,18 +38,18 @@ def test_the_servers_metrics_of_the_claim_come_before_those_of_the_clients(make_
     path = claiming(make_run(metrics=("mAP",), held={"mAP": 0.25, "rank1": 0.5, "purity": 0.75}, **QUICK),
                     ["mAP", "server"], ["rank1", "server"])  # fmt: skip
     found = figures(path)
-    assert [*found][:3] == ["MAP", "Rank1", "Mean mAP"]
-    assert found["MAP"] == ("0.250", "on the server’s data, after round 4")
+    assert [*found][:3] == ["mAP", "Rank1", "Mean mAP"]
+    assert found["mAP"] == ("0.250", "on the server’s data, after round 4")
     assert found["Mean mAP"][0] == "0.220"
     page = Page(write_report(path))
-    assert page.text("Headline figures").startswith("MAP | 0.250 | on the server’s data")
-    assert "On the server’s data | Value | MAP | 0.250 | Rank1 | 0.500 | Purity | 0.750" in page.text("results")
+    assert page.text("Headline figures").startswith("mAP | 0.250 | on the server’s data")
+    assert "On the server’s data | Value | mAP | 0.250 | Rank1 | 0.500 | Purity | 0.750" in page.text("results")
 
 
 def test_without_a_claim_the_clients_come_first(make_run: Callable[..., Path]) -> None:
     found = figures(make_run(held={"mAP": 0.25}, **QUICK))
     assert next(iter(found)) == "Mean accuracy"
-    assert "MAP" not in found
+    assert "mAP" not in found
 
 
 def test_a_claim_about_the_clients_chooses_their_metric(make_run: Callable[..., Path]) -> None:
@@ -70,7 +70,7 @@ def test_several_runs_are_compared_by_the_server_and_by_the_clients(make_run: Ca
 def test_the_last_value_that_was_measured_is_told_with_its_round(make_run: Callable[..., Path]) -> None:
     path = make_run(held={"mAP": 0.25}, **QUICK)
     claiming(path, ["mAP", "server"], drop=lambda event: event["round"] > 2)
-    assert figures(path)["MAP"] == ("0.250", "on the server’s data, after round 2")
+    assert figures(path)["mAP"] == ("0.250", "on the server’s data, after round 2")
 
 
 @pytest.mark.parametrize("named", [["mAP"], "mAP", [["mAP", "nowhere"]], [["other", "server"]], [[]], [7], None])

@@ -50,7 +50,7 @@ def test_percent_and_other_numbers_are_in_tables_of_their_own() -> None:
         ("Metric", "Of", "Value (%)", "Round"),
         [("Probe accuracy", "pooled", "25.0", "4")],
     )
-    assert (second.columns, second.rows) == (("Metric", "Of", "Value", "Round"), [("MAP", "mean", "0.500", "3")])
+    assert (second.columns, second.rows) == (("Metric", "Of", "Value", "Round"), [("mAP", "mean", "0.500", "3")])
     assert (first.note, second.note) == ("", "A note.")
     assert [table.note for table in unit_tables(found[1:], "Metric", note="A note.")] == ["A note."]
     assert unit_tables([], "Metric") == []
