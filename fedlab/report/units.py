@@ -29,7 +29,7 @@ class Measured:
 def unit_tables(
     found: Sequence[Measured], title: str, *, of: Sequence[str] = (), behind: Sequence[str] = (), note: str = ""
 ) -> list[Table]:
-    """One table of shares in percent and one of all other values, as far as there are any.
+    """One table of shares in percent and one of all other values, as far as there are any, the first value's first.
 
     Args:
         found: the values, in the order of their rows.
@@ -38,15 +38,14 @@ def unit_tables(
         behind: headings of the cells behind it.
         note: explanation below the last table.
     """
-    tables = []
-    groups = [[one for one in found if is_share(one.metric)], [one for one in found if not is_share(one.metric)]]
-    for share, rows in zip((True, False), groups, strict=True):
+    tables: list[Table] = []
+    kinds = list(dict.fromkeys(is_share(one.metric) for one in found))
+    for share in kinds:
+        rows = [one for one in found if is_share(one.metric) is share]
         cells = [
             (metric_label(r.metric), *r.of, f"{100 * r.value:.1f}" if share else number(r.value), *r.behind)
             for r in rows
         ]
-        if cells:
-            head = (title, *of, "Value (%)" if share else "Value", *behind)
-            last = not (share and groups[1])
-            tables.append(Table(head, cells, note=note if last else "", text_columns=len(of)))
+        head = (title, *of, "Value (%)" if share else "Value", *behind)
+        tables.append(Table(head, cells, note=note if share is kinds[-1] else "", text_columns=len(of)))
     return tables

@@ -81,7 +81,7 @@ class Comparison:
         for group in self.groups:
             for seed, record in group.records.items():
                 rounds = f"{len(record.rounds)} of {record.rounds_planned}"
-                status = "no end recorded" if record.status == "open" else record.status
+                status: str = "no end recorded" if record.status == "open" else record.status
                 if alarms := record.history.alarms:
                     status = f"{status}, with {plural(len(alarms), 'alarm')}"
                 weights = self.weights.get((group.name, seed), "–")

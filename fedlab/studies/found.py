@@ -129,8 +129,9 @@ class Found:
 
     def numbers(self) -> list[list[object]]:
         """The table in plain numbers, with the run folders and why trials failed."""
-        head = ["trial", *self.spec.axes, f"validation_{self.spec.objective}_mean", "std", "n", "failed", "runs"]
-        rows: list[list[object]] = [head]
+        rows: list[list[object]] = [
+            ["trial", *self.spec.axes, f"validation_{self.spec.objective}_mean", "std", "n", "failed", "runs"]
+        ]
         for trial in self.trials:
             spread = trial.spread
             exact = [c.changes[c.axis] if c.axis in self.spec.ranges else c.label for c in trial.point.choices]

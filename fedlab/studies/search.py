@@ -158,7 +158,7 @@ class _Maker:
         """A trial whose runs have been made."""
         name = _name(number)
         runs = queue.results.get(name, {})
-        values = {seed: validated(run).get(self._spec.objective) for seed, run in runs.items()}
+        values: dict[int, Any] = {seed: validated(run).get(self._spec.objective) for seed, run in runs.items()}
         good = {seed: float(value) for seed, value in values.items() if is_number(value)}
         whys = [queue.failures[name, seed] for seed in self._seeds if (name, seed) in queue.failures]
         lacking = [seed for seed in values if seed not in good]

@@ -45,13 +45,13 @@ def test_seconds_of_a_column_have_one_unit(values: list[float | None], unit: str
 
 def test_percent_and_other_numbers_are_in_tables_of_their_own() -> None:
     found = [Measured("mAP", 0.5, ("mean",), ("3",)), Measured("probe_accuracy", 0.25, ("pooled",), ("4",))]
-    first, second = unit_tables(found, "Metric", of=("Of",), behind=("Round",), note="A note.")
+    second, first = unit_tables(found, "Metric", of=("Of",), behind=("Round",), note="A note.")
     assert (first.columns, first.rows) == (
         ("Metric", "Of", "Value (%)", "Round"),
         [("Probe accuracy", "pooled", "25.0", "4")],
     )
     assert (second.columns, second.rows) == (("Metric", "Of", "Value", "Round"), [("mAP", "mean", "0.500", "3")])
-    assert (first.note, second.note) == ("", "A note.")
+    assert (second.note, first.note) == ("", "A note.")
     assert [table.note for table in unit_tables(found[1:], "Metric", note="A note.")] == ["A note."]
     assert unit_tables([], "Metric") == []
 
