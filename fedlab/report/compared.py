@@ -14,8 +14,8 @@ from fedlab.report.svg import slug
 from fedlab.report.templates import fill
 from fedlab.report.values import is_share, metric_label, metric_phrase, plural
 
-_WORDS = 24  # characters of what sets a run apart that a chart has room for
-_UNLABELED = "Which letter stands for which runs is said in the table above."
+LONGEST = 24
+"""Characters of what sets a run apart that a chart has room for."""
 Rows = Sequence[Sequence[str]]
 
 
@@ -25,7 +25,7 @@ class Side:
 
     Args:
         letter: its name.
-        words: what sets it apart from the others.
+        words: what sets it apart from the others, in short; "" where a few words do not tell.
         records: the runs, by seed.
     """
 
@@ -65,9 +65,9 @@ class Compared:
         """The page as HTML, which needs no other files."""
         content = {
             "title": f"{plural(sum(len(side.records) for side in self.sides), 'run')} compared",
-            "settings": _table(self.settings, 1, of_text=True) if len(self.settings[0]) > 1 else None,
-            "results": _table(self.results, 1),
-            "runs": _table(self.runs, 1, of_text=True),
+            "settings": _table(self.settings, of_text=True) if len(self.settings[0]) > 1 else None,
+            "results": _table(self.results),
+            "runs": _table(self.runs, of_text=True),
             "notes": [note for note in self.notes if note],
             "alarms": list(self._alarms()),
             "curves": list(self._curves()),
@@ -77,9 +77,8 @@ class Compared:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What charts call each side: letter and words if there is room for all, else the letter."""
-        short = all(len(side.words) <= _WORDS for side in self.sides)
-        return {side.letter: f"{side.letter} {side.words}".strip() if short else side.letter for side in self.sides}
+        """What charts call each side: letter and words."""
+        return {side.letter: f"{side.letter} {side.words}".strip() for side in self.sides}
 
     def _alarms(self) -> Iterator[str]:
         for side in self.sides:
@@ -92,7 +91,6 @@ class Compared:
         histories = [record.history for side in self.sides for record in side.records.values()]
         claimed = [(SERVER if s == "server" else "") + m for history in histories for m, s in claims(history)]
         labels, span = self.labels, (1, max(1, *(record.span[1] for s in self.sides for record in s.records.values())))
-        long = any(side.words for side in self.sides) and labels == {side.letter: side.letter for side in self.sides}
         several = any(len(side.records) > 1 for side in self.sides)
         for metric in dict.fromkeys([*self.metrics, *claimed, "loss"]):
             lines = {labels[side.letter]: side.over_rounds(metric) for side in self.sides}
@@ -112,7 +110,6 @@ class Compared:
             notes = [
                 "Band: ± sample standard deviation over the seeds." if several else "",
                 f"Not measured: {', '.join(lacking)}." if lacking else "",
-                _UNLABELED if long else "",
             ]
             yield Chart(f"{metric_label(name)}, {where}", svg, " ".join(filter(None, notes)))
 
@@ -127,8 +124,7 @@ class Compared:
             having = [(side, seed, pictures[name]) for side, seed, _, pictures in drawn if name in pictures]
             shots = []
             for side, seed, one in having:
-                words = side.words if self.labels[side.letter] != side.letter else ""
-                parts = [f"{side.letter} {words}".strip(), f"seed {seed}", one.shots[0].when.lower()]
+                parts = [self.labels[side.letter], f"seed {seed}", one.shots[0].when.lower()]
                 shots.append(Shot(" · ".join(parts), f"{side.letter}: {one.shots[0].title}", one.shots[0].source))
             lacking = [side.letter for side, *_, pictures in drawn if name not in pictures]
             captions = list(dict.fromkeys(one.caption for *_, one in having if one.caption))
@@ -136,7 +132,7 @@ class Compared:
             yield Pictures(having[0][2].title, " ".join(captions), shots)
 
 
-def _table(rows: Rows, words: int, *, of_text: bool = False) -> Table:
-    """A table of rows whose first `words` columns hold words; all of them do `of_text`."""
-    head = [name or "Runs" for name in rows[0]]
-    return Table(head, [list(row) for row in rows[1:]], text_columns=len(head) if of_text else words - 1)
+def _table(rows: Rows, *, of_text: bool = False) -> Table:
+    """A table whose first row is its header; all cells hold words if `of_text`, else only those of the first column."""
+    head = [name or "letter" for name in rows[0]]
+    return Table(head, [list(row) for row in rows[1:]], text_columns=len(head) if of_text else 0)

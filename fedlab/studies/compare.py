@@ -14,7 +14,7 @@ from fedlab.config import Config, parse
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
 from fedlab.experiment.components import bare, complete
 from fedlab.report.bands import Line, bands_picture
-from fedlab.report.compared import Compared, Side
+from fedlab.report.compared import LONGEST, Compared, Side
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import RunRecord, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
@@ -149,21 +149,34 @@ class Comparison:
     def _short_keys(self) -> dict[str, str]:
         """The keys that differ, each with as few of its last parts as tell it from the others.
 
-        A ``name`` is that of what it belongs to: ``model.name`` is ``model``.
+        A ``name`` is that of what it belongs to: ``model.name`` is ``model``. None begins with a place in a list.
         """
         parts = {key: key.removesuffix(".name").split(".") for key in self.differing}
         found = {}
         for key, words in parts.items():
-            tails = (".".join(words[-count:]) for count in range(1, len(words) + 1))
+            tails = (".".join(words[place:]) for place in reversed(range(len(words))) if not words[place].isdecimal())
             others = [".".join(other) for one, other in parts.items() if one != key]
             found[key] = next((t for t in tails if not any(f".{o}".endswith(f".{t}") for o in others)), key)
         return found
+
+    def _telling(self, group: RunGroup) -> str:
+        """`words`, or where those of any group are long, the one value that tells all groups apart, if one does."""
+        if all(len(self.words(one)) <= LONGEST for one in self.groups):
+            return self.words(group)
+        for key, short in self._short_keys.items():
+            told = {one.name: f"{short}={one.settings.get(key, _NOT_SET)}" for one in self.groups}
+            if len(set(told.values())) == len(told) and max(map(len, told.values())) <= LONGEST:
+                return told[group.name]
+        return ""
 
     def picture(self, metric: str) -> bytes:
         """Curves and final values as PNG."""
         short = all(len(self.describe(group)) <= _LABEL for group in self.groups)  # else the tables tell
         lines = [
-            Line(self.describe(g) if short else g.name, [curve(record, metric) for record in g.records.values()])
+            Line(
+                self.describe(g) if short else f"{g.name} {self._telling(g)}".strip(),
+                [curve(record, metric) for record in g.records.values()],
+            )
             for g in self.groups
         ]
         return bands_picture({"": lines}, metric)
@@ -186,10 +199,11 @@ class Comparison:
     def page(self) -> str:
         """An HTML page that needs no other files: tables, curves in common charts, pictures side by side."""
         settings, results = self.settings(), self.results()
+        results[0] = ["runs" if len(self.groups) > _MOST_COLUMNS else "result", *results[0][1:]]
         if len(self.groups) > _MOST_COLUMNS:
             settings = [[*column] for column in zip(*settings, strict=True)]
         return Compared(
-            [Side(group.name, self.words(group), group.records) for group in self.groups],
+            [Side(group.name, self._telling(group), group.records) for group in self.groups],
             self.metrics,
             results,
             settings if self.differing else [[""]],
