@@ -74,7 +74,8 @@ def compared_chart(
 
     Args:
         name: unique on the page.
-        lines: by label, mean and deviation by round. Beyond eight, the strokes change as well as the colors.
+        lines: by label, mean and deviation by round. A label has its place's color, also in charts where others have no
+            values. Beyond eight, the strokes change as well.
         ylabel: quantity and unit.
         span: first and last round of the axis.
         percent: values are shares.
@@ -82,13 +83,15 @@ def compared_chart(
     from matplotlib.figure import Figure
 
     scale = 100.0 if percent else 1.0
-    height = max(_SIZE[1], 1.0 + 0.22 * len(lines))
+    height = max(_SIZE[1], 1.0 + 0.22 * sum(map(bool, lines.values())))
     with page_style():
         figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         axes = figure.add_subplot()
         labels = []
         for index, (label, points) in enumerate(lines.items()):
             known = {round: spread for round, spread in points.items() if spread.mean is not None}
+            if not known:
+                continue
             rounds, color = list(known), SERIES[index % len(SERIES)]
             means = np.array([scale * (spread.mean or 0.0) for spread in known.values()])
             width = np.array([scale * (spread.std or 0.0) for spread in known.values()])

@@ -94,8 +94,7 @@ class Compared:
         several = any(len(side.records) > 1 for side in self.sides)
         for metric in dict.fromkeys([*self.metrics, *claimed, "loss"]):
             lines = {labels[side.letter]: side.over_rounds(metric) for side in self.sides}
-            lines = {label: points for label, points in lines.items() if points}
-            if not lines:
+            if not any(lines.values()):
                 continue
             name, share = metric.removeprefix(SERVER), is_share(metric.removeprefix(SERVER))
             where = "the server’s data" if metric.startswith(SERVER) else "test samples, mean over clients"
@@ -106,7 +105,7 @@ class Compared:
                 span=span,
                 percent=share,
             )
-            lacking = [side.letter for side in self.sides if labels[side.letter] not in lines]
+            lacking = [side.letter for side in self.sides if not lines[labels[side.letter]]]
             notes = [
                 "Band: ± sample standard deviation over the seeds." if several else "",
                 f"Not measured: {', '.join(lacking)}." if lacking else "",

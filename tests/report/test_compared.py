@@ -98,9 +98,13 @@ def lines(values: Mapping[str, float]) -> dict[str, dict[int, Spread]]:
 
 @pytest.mark.usefixtures("drawn_charts")
 def test_a_band_of_one_deviation_is_drawn_in_the_unit_of_the_axis() -> None:
-    svg = str(compared_chart("c", lines({"A": 0.5, "B": 0.25}), ylabel="accuracy (%)", span=(1, 2), percent=True))
+    some = {**lines({"A": 0.5}), "none": {}, **lines({"B": 0.25})}
+    svg = str(compared_chart("c", some, ylabel="accuracy (%)", span=(1, 2), percent=True))
     assert "at the end: A 50, B 25." in svg
     assert "opacity: 0.15" in svg
+    assert "--series-0" in svg
+    assert "--series-1" not in svg, "the color of a run without values is not given to another"
+    assert "--series-2" in svg
 
 
 def test_many_names_beside_the_curves_do_not_overlap() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,10 +16,10 @@ import fedlab
 from fedlab.errors import RunFailedError
 from fedlab.studies.spec import load_spec
 from fedlab.studies.sweep import sweep
+from tests.forks import Forks
 
 pytestmark = pytest.mark.programs
 
-MAIN = "from fedlab.cli.main import main; main()"
 SLEEP = "__import__('time').sleep(600)"
 METHOD = """
 from fedlab.methods.supervised.method import Supervised
@@ -84,32 +83,34 @@ def test_a_run_that_fails_is_told_with_its_reason_and_its_output(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on(tmp_path: Path, sent: signal.Signals) -> None:
+def test_a_sweep_that_is_ended_leaves_no_process_and_goes_on(
+    tmp_path: Path, forks: Forks, sent: signal.Signals
+) -> None:
     slow = METHOD.format(when="step.round == 2 and not __import__('pathlib').Path('go').exists()", what=SLEEP)
     (tmp_path / "own.py").write_text(slow)
-    file = write_sweep(tmp_path, method={"name": "own:Mine"})
-    command = [sys.executable, "-c", MAIN, "sweep", file, "--jobs", "2", "--folder", tmp_path / "out"]
+    file, out = write_sweep(tmp_path, method={"name": "own:Mine"}), tmp_path / "out"
+    command = [Path(sys.executable).parent / "fedlab", "sweep", file, "--jobs", "2", "--folder", out]
     with (tmp_path / "output").open("w") as output:
-        program = subprocess.Popen(
-            [*map(str, command)], cwd=tmp_path, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        while len(list((tmp_path / "out").glob("runs/*/*/checkpoints/round_000001/checkpoint.json"))) < 2:
-            assert program.poll() is None, (tmp_path / "output").read_text()
+        program = forks.start(command, cwd=tmp_path, out=output, err=output)
+        while len(list(out.glob("runs/*/*/checkpoints/round_000001/checkpoint.json"))) < 2:
+            assert program.lives(), (tmp_path / "output").read_text()
             time.sleep(0.05)
         os.kill(program.pid, sent)
         status = program.wait()
-    begun = {path.parent for path in (tmp_path / "out").glob("runs/*/*/config.yaml")}
+    begun = {path.parent for path in out.glob("runs/*/*/config.yaml")}
     assert len(begun) == 2
-    statuses = [fedlab.load(path).history.end.get("status") for path in begun]
     if sent != signal.SIGKILL:
         assert status == 130
-        assert statuses == ["interrupted"] * 2
         assert "give the same command again to continue" in (tmp_path / "output").read_text()
-    else:
-        while [fedlab.load(path).history.end.get("status") for path in begun] != ["interrupted"] * 2:
-            time.sleep(0.05)
+    while [ending(path) for path in begun] != ["interrupted"] * 2:
+        assert sent == signal.SIGKILL, "nobody waited for the runs to record their end"
+        time.sleep(0.05)
     (tmp_path / "go").touch()
-    done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forks.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("continuing after round 1") == 2
-    assert {path.parent for path in (tmp_path / "out").glob("runs/*/*/config.yaml")} > begun
+    assert {path.parent for path in out.glob("runs/*/*/config.yaml")} > begun
+
+
+def ending(path: Path) -> str | None:
+    return fedlab.load(path).history.end.get("status")
