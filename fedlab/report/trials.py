@@ -70,7 +70,7 @@ def trials_picture(values: Sequence[float | None], axes: Sequence[Axis], metric:
         if failed:
             low = first.get_ylim()[0]
             first.plot(failed, [low] * len(failed), "x", color="#717581", label="failed", clip_on=False)
-        first.legend(fontsize=8, frameon=False)
+        first.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
         first.set_xlabel("trial", fontsize=9)
         first.xaxis.set_major_locator(MaxNLocator(integer=True))
         first.set_ylabel(f"validation {metric_phrase(metric)}{' (%)' if scale > 1 else ''}", fontsize=9)
@@ -86,6 +86,8 @@ def trials_picture(values: Sequence[float | None], axes: Sequence[Axis], metric:
 
 
 def _along(panel: Any, axis: Axis, done: Sequence[tuple[int, float]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     numbers = all(isinstance(value, int | float) for value in axis.tried)
     labels = list(dict.fromkeys(map(str, axis.tried)))
     for place, value in done:
@@ -93,11 +95,15 @@ def _along(panel: Any, axis: Axis, done: Sequence[tuple[int, float]]) -> None:
         at = tried if numbers else labels.index(str(tried))
         panel.plot([at], [value], "o", color=PALETTE[0], markersize=4)
     if not numbers:
+        panel.set_xlim(-0.5, len(labels) - 0.5)
         panel.set_xticks(range(len(labels)), [shorten(label, 18) for label in labels], fontsize=8)
         if max(map(len, labels)) * len(labels) > 30:
-            panel.tick_params(axis="x", rotation=30)
+            for text in panel.get_xticklabels():
+                text.set(rotation=30, ha="right")
     elif axis.log:
         panel.set_xscale("log")
+    elif all(isinstance(value, int) for value in axis.tried):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel(shorten(axis.name, 44), fontsize=9)
 
 
