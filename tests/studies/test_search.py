@@ -18,9 +18,11 @@ from fedlab.config.recorded import record_config
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment.result import Run, load
 from fedlab.storage.runfolder import RunFolder
+from fedlab.studies import queue
 from fedlab.studies.found import JOURNAL, Found
 from fedlab.studies.search import search
 from fedlab.studies.spec import SweepSpec, load_spec
+from tests.studies.test_queue import Turns
 
 optuna = pytest.importorskip("optuna")
 
@@ -110,6 +112,9 @@ def test_the_best_trial_is_that_of_the_best_mean_over_the_seeds(tmp_path: Path, 
         rows = list(csv.DictReader(file))
     assert [float(row["training.lr"]) for row in rows] == rates
     assert [float(row["validation_accuracy_mean"]) for row in rows] == pytest.approx(means)
+    study = optuna.load_study(study_name="fedlab", storage=journal(tmp_path))
+    assert study.direction == optuna.study.StudyDirection.MAXIMIZE
+    assert [trial.value for trial in study.trials] == pytest.approx(means)
     text = (tmp_path / "trials.md").read_text()
     assert f"best: {found.best.name} (" in text
     assert "accuracy, mean over clients (%): 12.3" in text
@@ -145,7 +150,7 @@ def test_the_seed_of_the_search_and_nothing_else_makes_other_choices(tmp_path: P
     assert tried(search(spec(trials=3, search_seed=1), tmp_path / "c")) != first
 
 
-@pytest.mark.parametrize("stop", [3, 11, 13])
+@pytest.mark.parametrize("stop", [3, 12])
 def test_a_search_that_was_stopped_goes_on_with_the_same_trials(
     tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -167,6 +172,20 @@ def test_a_search_that_was_stopped_goes_on_with_the_same_trials(
     assert len(runs.made) == 2 * count, "no run is made twice"
     assert [trial.values for trial in done.trials] == [trial.values for trial in whole.trials]
     assert done.table() == whole.table()
+
+
+def test_how_many_trials_are_chosen_at_a_time_is_a_property_of_the_search(
+    tmp_path: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "Workers", Turns)
+    monkeypatch.setattr(Turns, "counts", [])
+    together = tried(search(spec(trials=18), tmp_path / "together", jobs=4))
+    alone = tried(search(spec(trials=18), tmp_path / "alone"))
+    assert together[:11] == alone[:11]
+    assert together[11:14] != alone[11:14], "they were chosen before trial 10 was over"
+    search(spec(trials=10), tmp_path / "begun", jobs=4)
+    assert tried(search(spec(trials=18), tmp_path / "begun", jobs=None)) == together
+    assert set(Turns.counts) == {4}
 
 
 def test_more_trials_are_added_to_those_that_are_there(tmp_path: Path, runs: Runs) -> None:
