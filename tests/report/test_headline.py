@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fedlab.report import write_report
 from fedlab.report.headline import headline
 from fedlab.report.record import RunRecord, claims, main_metric, main_metrics
+from fedlab.report.tables import result_table
 from fedlab.tracking import History
 from tests.report.pages import Page
 
@@ -79,3 +82,10 @@ def test_claims_that_say_nothing_are_passed_over(make_run: Callable[..., Path], 
     claiming(path, *(named if isinstance(named, Sequence) else [named]))
     assert claims(History.from_jsonl(path / "events.jsonl")) == []
     assert next(iter(figures(path))) == "Mean accuracy"
+
+
+def test_a_terminal_shows_the_claim_first(make_run: Callable[..., Path]) -> None:
+    path = claiming(make_run(held={"purity": 0.75, "rank1": 0.5, "mAP": 0.25}, **QUICK), ["rank1", "server"])
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(result_table(History.from_jsonl(path / "events.jsonl")))
+    assert "server   rank1 0.500, mAP 0.250, purity 0.750" in shown.getvalue()
