@@ -162,6 +162,22 @@ class RefusedError(FedLabError):
         return type(self), (self.refusals, self.fix)
 
 
+class RunFailedError(FedLabError):
+    """A run of a study failed in a process of its own.
+
+    Args:
+        run: the run, in words.
+        reason: why it failed.
+    """
+
+    def __init__(self, run: str, reason: str) -> None:
+        self.run, self.reason = run, reason
+        super().__init__(f"{run} failed: {reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.run, self.reason)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known words, or the whole list where none is close."""
     choices = sorted(set(known))

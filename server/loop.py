@@ -121,8 +121,7 @@ class FederatedLoop:
         rounds = self.config.federation.rounds
         self.tracker.emit(
             "federation",
-            title=self.method.title,
-            paper=self.method.paper,
+            **self.method.about(),
             clients=self.task.num_clients,
             parameters=sum(p.numel() for p in self.networks.parameters()),
             device=str(self.device),

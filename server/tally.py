@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Message
 
 from fedlab.config import Config, TrainingConfig
+from fedlab.data.holdings import Holdings
 from fedlab.method import ServerContext
 from fedlab.method.timing import Timings, added
 from fedlab.protocol.effort import NO_SAMPLES, NOT_FULL, Effort
@@ -47,7 +48,7 @@ class Tally:
     def __init__(self, setup: ServerSetup, directory: ClientDirectory, strategy: RoundStrategy, watch: Watch) -> None:
         self._tracker, self._directory, self._method = setup.tracker, directory, setup.method
         self._stages, self._loss = setup.components.stages, f"{type(setup.method).__name__}.loss()"
-        self._strategy = strategy
+        self._strategy, self._data = strategy, setup.config.data
         self._watch = watch
         self._alarmed: set[str] = set()
         self._told = False  # that an evaluation measured nothing
@@ -121,9 +122,15 @@ class Tally:
             self.tell(round, LeftOut("evaluations on clients", 1, why, 1))
         scopes = {"mean": evaluation.mean, "pooled": evaluation.pooled, "server": evaluation.server}
         scopes |= {"validation": evaluation.validation}
-        self.tell(round, *uncomputed(evaluation.clients, scopes))
+        self.tell(round, *uncomputed(evaluation.clients, scopes, self._not_held(evaluation.clients)))
         for message in self._watch.see(evaluation.pooled):
             self.alarm(round, message)
+
+    def _not_held(self, clients: Iterable[str]) -> dict[str, set[str]]:
+        """By client name, the assets that some other client holds and this one does not, as far as the server knows."""
+        names, assets = list(clients), {asset for held in self._data.holds.values() for asset in held}
+        holdings = Holdings(self._data, names, sorted(assets))
+        return {name: assets - {*holdings.of(place)} for place, name in enumerate(names)}
 
     def training(self, round: int, answers: Sequence[Message]) -> None:
         """Count the steps that clients did not take; an alarm where nobody took one."""
@@ -175,15 +182,25 @@ def dropped_rest(training: TrainingConfig, examples: Mapping[str, int]) -> LeftO
     )
 
 
-def uncomputed(clients: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]) -> list[LeftOut]:
+def uncomputed(
+    clients: Mapping[str, Mapping[str, Any]],
+    others: Mapping[str, Mapping[str, Any]],
+    not_held: Mapping[str, Collection[str]] | None = None,
+) -> list[LeftOut]:
     """Count the metric values that an evaluation should have and does not have.
 
     Args:
         clients: metric values of every client with test samples, by its name.
         others: values that stand for no single client, by what they are: ``mean``, ``pooled``, ``server``.
+        not_held: by client name, assets of the method that the client does not hold. A metric whose name contains that
+            of an asset, as ``exit_4_accuracy`` does, is a metric of the asset.
     """
     wanted = {metric for values in clients.values() for metric in values}
-    missing = [f"{metric} of {name}" for name, values in clients.items() for metric in sorted(wanted - set(values))]
+    missing, apart = list[str](), list[str]()
+    for name, values in clients.items():
+        for metric in sorted(wanted - set(values)):
+            of_unheld = any(f"_{asset}_" in f"_{metric}_" for asset in (not_held or {}).get(name, ()))
+            (apart if of_unheld else missing).append(f"{metric} of {name}")
     infinite = [
         f"{metric} of {name}"
         for name, values in {**clients, **others}.items()
@@ -191,8 +208,10 @@ def uncomputed(clients: Mapping[str, Mapping[str, Any]], others: Mapping[str, Ma
         if not math.isfinite(value)
     ]
     total = len(wanted) * len(clients)
-    gone = "these clients' test samples do not allow to compute them, so that means are over the other clients"
+    unable = "these clients' test samples do not allow to compute them, so that means are over the other clients"
+    unheld = "they are of assets that these clients do not hold (data.holds), so that means are over those that do"
     return [
-        LeftOut("metric values of clients", len(missing), gone, total, examples=tuple(missing[:_NAMED])),
+        LeftOut("metric values of clients", len(missing), unable, total, examples=tuple(missing[:_NAMED])),
+        LeftOut("metric values of clients", len(apart), unheld, total, examples=tuple(apart[:_NAMED]), wanted=True),
         LeftOut("metric values", len(infinite), "they are NaN or infinite", examples=tuple(infinite[:_NAMED])),
     ]

@@ -19,6 +19,15 @@ def compare(
             help="Folder to write compare.md, compare.csv and the curves to.", show_default="nothing is written"
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="HTML file to write, with curves in common charts and the runs' pictures side by side; it needs no "
+            "other files.",
+            show_default="nothing is written",
+        ),
+    ] = None,
 ) -> None:
     """Compare runs: the keys that differ, the results side by side, and whether the weights are bitwise equal.
 
@@ -49,3 +58,8 @@ def compare(
             raise ConfigError("--out", str(out), "a folder that can be written to", str(error)) from error
         for path in written:
             typer.echo(f"written: {path}")
+    if html is not None:
+        try:
+            typer.echo(f"written: {found.write_page(html)}")
+        except OSError as error:
+            raise ConfigError("--html", str(html), "a file that can be written", str(error)) from error

@@ -80,6 +80,11 @@ class Method(ABC, Generic[S]):
     own_model: ClassVar[str] = ""
     """Name of the network of a method that never calls ``task.model()``, because it builds a network of its own. It is
     shown in place of ``model.name``, which such a method ignores. Empty for all other methods."""
+    headline: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Metrics that the paper's claim is about, the most important first, each with the part of an evaluation that holds
+    it: ``server`` for the server's own data, or ``mean`` for the mean over the clients. Reports, comparisons and sweeps
+    show them first, where a run has them. Without any, they show the clients' accuracy or the metric that takes its
+    place."""
     evaluation_unit: ClassVar[str] = "test samples"
     """The things that `evaluation_count` counts, as a plural noun."""
     feature_parts: ClassVar[tuple[str, ...]] = ("model",)
@@ -359,6 +364,11 @@ class Method(ABC, Generic[S]):
     def promises(cls, promise: Promise) -> bool:
         """Whether this class itself makes a promise about its `loss`. A promise of a base class does not count."""
         return bool(vars(cls).get(promise, False))
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """Return what the record of a run says of the method: its title, its paper, and the metrics of its claim."""
+        return {"title": cls.title, "paper": cls.paper, "headline": cls.headline}
 
     def overrides(self, hook: str) -> bool:
         """Whether this method's class replaces a hook of `Method`, given by name."""

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
 
 _DPI, _FONT = 120, 9
-_LONGEST = 32  # characters of a label; a longer one is cut
+_LONGEST = 44  # characters of a label; of a longer one both ends are kept
 _CELL, _LARGEST = 56, 80  # pixels of an image's longer side: the size to scale to, and the largest that is drawn
-_WIDEST = 60  # characters of a bar's name; a longer one is cut
+_WIDEST = 60  # characters of a bar's name
 _LOOKS = {"good": "#2a7f4f", "bad": "#c0392b", "plain": "#9aa5b1"}
 _LINE, _PAD = 24, 8  # pixels: height of a line of text, and distance between neighbors
 
@@ -118,7 +118,7 @@ def heatmaps(
             if row == 0 and column < len(column_labels):
                 place.set_title(column_labels[column], fontsize=_FONT, parse_math=False)
             if column == 0 and row < len(row_labels):
-                place.set_ylabel(row_labels[row][:_LONGEST], fontsize=_FONT, parse_math=False)
+                place.set_ylabel(_fitting(row_labels[row], 32), fontsize=_FONT, parse_math=False)
     return Plot(figure, title, caption)
 
 
@@ -263,7 +263,7 @@ def images_with_bars(
 
 
 def _draw_bars(chart: Any, bars: Sequence[Bar], size: float) -> Any:
-    names = [bar.name if len(bar.name) <= _WIDEST else f"{bar.name[: _WIDEST - 1]}…" for bar in bars]
+    names = [_fitting(bar.name, _WIDEST) for bar in bars]
     drawn = chart.barh(range(len(bars)), [bar.value for bar in bars], height=0.7, color=[_LOOKS[b.look] for b in bars])
     for place, bar in enumerate(bars):
         if bar.mark is not None:
@@ -344,8 +344,7 @@ def _figure_of(grid: ImageGrid) -> Figure:
         figure = Figure(dpi=_DPI)
 
         def write(text: str, size: float = _FONT) -> Text:
-            shown = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-            return figure.text(0, 0, shown, fontsize=size, parse_math=False, va="center")
+            return figure.text(0, 0, _fitting(text, _LONGEST), fontsize=size, parse_math=False, va="center")
 
         title = figure.text(0, 0, grid.title, fontsize=_FONT + 1, parse_math=False, va="center")
         beside = [write(name) for name in grid.row_labels[:rows]]
@@ -382,6 +381,12 @@ def _reduced(images: Tensor) -> Tensor:
         return images
     height, width = (max(1, round(length * _LARGEST / side)) for length in images.shape[2:])
     return F.interpolate(images.detach().float(), size=(height, width), mode="area")
+
+
+def _fitting(text: str, most: int) -> str:
+    """A label of at most so many characters. Both ends are kept, because names often differ at their ends."""
+    kept = (most - 1) // 2
+    return text if len(text) <= most else f"{text[: most - 1 - kept]}…{text[-kept:]}"
 
 
 def _width(text: Text) -> int:

@@ -18,6 +18,8 @@ _LOW = {
 }  # fmt: skip
 # what is said about a metric rather than measured: of two numbers none is better
 _NEITHER = {"std", "minus", "strength", "attention"}
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+_NUMBERED = re.compile(r"(?<![fl])\d")  # the numbers of F1, L1 and L2 belong to their names
 _PROBE = "probe_"  # the scores of probes are called after the probe
 AFTER_TRAINING = "personalized_"
 """Beginning of the names of metrics that clients have measured after local training on their own samples."""
@@ -39,18 +41,26 @@ def _told(name: str) -> Any:
     return max if words & _HIGH or any(_RANK.fullmatch(word) for word in words) else None
 
 
+def natural(name: str) -> list[str | float]:
+    """A key that sorts names by the numbers in them: ``rank5`` before ``rank10``."""
+    return [float(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(name))]
+
+
 def ranked(names: Iterable[str]) -> list[str]:
     """Metrics in the order to show them: accuracy, others for which more is better, then less, the rest, losses.
 
-    The scores of probes are among the rest, behind what the method itself measures.
+    The scores of probes are among the rest, behind what the method itself measures. Within each kind, names with a
+    number, such as ``exit_4_accuracy``, come last, in the order of the number.
     """
 
-    def rank(name: str) -> tuple[int, str]:
+    def rank(name: str) -> tuple[int, bool, list[str | float]]:
         if name in _FIRST:
-            return _FIRST.index(name), name
-        if name.endswith("loss"):
-            return len(_FIRST) + 3, name
-        return len(_FIRST) + {max: 0, min: 1}.get(_told(name), 2), name
+            place = _FIRST.index(name)
+        elif name.endswith("loss"):
+            place = len(_FIRST) + 3
+        else:
+            place = len(_FIRST) + {max: 0, min: 1}.get(_told(name), 2)
+        return place, bool(_NUMBERED.search(name)), natural(name)
 
     return sorted(set(names), key=rank)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedlab.report.partition import PALETTE, shorten
-from fedlab.report.spread import SERVER, Spread
+from fedlab.report.record import SERVER
+from fedlab.report.spread import Spread
 from fedlab.report.values import is_share, metric_phrase
 
 if TYPE_CHECKING:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
-from fedlab.report.partition import plot_partition, shorten
+from fedlab.report.partition import plot_partition, shorten, wrapped
+from fedlab.report.spread import Spread
 from fedlab.report.svg import INK, SERIES, inline_svg, page_style
 
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 Points = Mapping[int, float]
 _MARKERS = "os^DvPX*"
+_STROKES = ("-", "--", ":", "-.")
 _SIZE = (5.6, 3.3)
+_LEGEND = 72  # characters of a line of a legend
 _LABEL_GAP = 0.072  # a line of text as a share of the axes' height
 _MOST_MARKERS = 40
 
@@ -63,6 +67,48 @@ def lines_chart(
         return inline_svg(figure, name, f"{ylabel} over rounds; at the end: {ends}.")
 
 
+def compared_chart(
+    name: str, lines: Mapping[str, Mapping[int, Spread]], *, ylabel: str, span: tuple[int, int], percent: bool = False
+) -> Markup:
+    """Curves of several runs, each with its name at its end and a band of ± one standard deviation over seeds.
+
+    Args:
+        name: unique on the page.
+        lines: by label, mean and deviation by round. A label has its place's color, also in charts where others have no
+            values. Beyond eight, the strokes change as well.
+        ylabel: quantity and unit.
+        span: first and last round of the axis.
+        percent: values are shares.
+    """
+    from matplotlib.figure import Figure
+
+    scale = 100.0 if percent else 1.0
+    height = max(_SIZE[1], 1.0 + 0.22 * sum(map(bool, lines.values())))
+    with page_style():
+        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+        axes = figure.add_subplot()
+        labels = []
+        for index, (label, points) in enumerate(lines.items()):
+            known = {round: spread for round, spread in points.items() if spread.mean is not None}
+            if not known:
+                continue
+            rounds, color = list(known), SERIES[index % len(SERIES)]
+            means = np.array([scale * (spread.mean or 0.0) for spread in known.values()])
+            width = np.array([scale * (spread.std or 0.0) for spread in known.values()])
+            stroke = _STROKES[index // len(SERIES) % len(_STROKES)]
+            look = _marker(_MARKERS[index % len(_MARKERS)], len(rounds))
+            axes.plot(rounds, means, color=color, linestyle=stroke, **look)
+            if width.any():
+                axes.fill_between(rounds, means - width, means + width, color=color, alpha=0.15, linewidth=0)
+            labels.append((label, float(means[-1]), color))
+        axes.set_ylabel(shorten(ylabel, 48))
+        _rounds_axis(axes, span)
+        axes.margins(y=0.08)
+        _end_labels(axes, labels, gap=0.22 / (height - 0.7))
+        ends = ", ".join(f"{label} {value:.4g}" for label, value, _ in labels)
+        return inline_svg(figure, name, f"{ylabel} over rounds; at the end: {ends}.")
+
+
 def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit: str, factor: float = 1.0) -> Markup:
     """Amounts per round, stacked by part, with one chart for each of `panels` below each other.
 
@@ -94,8 +140,12 @@ def stacked_chart(name: str, panels: Mapping[str, Mapping[str, Points]], *, unit
             axes.set_ylabel(f"{panel}\n({unit})" if panel else unit)
             axes.yaxis.set_major_locator(MaxNLocator(5 if len(panels) == 1 else 3))
         _rounds_axis(drawn[-1], (first, last))
-        keys = [Patch(color=colors[part], label=shorten(part)) for part in parts]
-        figure.legend(handles=keys, loc="outside upper left", ncols=min(4, len(keys)), handlelength=1.0)
+        names = [shorten(part, 40) for part in parts]
+        ncols = max(1, min(4, len(names), _LEGEND // (max(map(len, names), default=0) + 5)))
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.19 * (-(-len(names) // ncols) - 1))
+        keys = [Patch(color=colors[part]) for part in parts]
+        figure.legend(keys, names, loc="outside upper left", ncols=ncols, handlelength=1.0)
         what = " and ".join(panel for panel in panels if panel) or "Amounts"
         return inline_svg(figure, name, f"{what} per round in {unit}, stacked by {', '.join(parts)}.")
 
@@ -184,14 +234,15 @@ def _rounds_axis(axes: Axes, span: tuple[int, int]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
-    """Names beside the lines' ends, moved apart where they would overlap."""
+def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]], gap: float = _LABEL_GAP) -> None:
+    """Names beside the lines' ends, in one or two lines, moved apart where they would overlap."""
     low, high = axes.get_ylim()
-    ordered = sorted(labels, key=lambda label: label[1])
-    heights = _apart([(value - low) / ((high - low) or 1.0) for _, value, _ in ordered], _LABEL_GAP)
+    ordered = sorted(((wrapped(label), value, color) for label, value, color in labels), key=lambda label: label[1])
+    lines = [label.count("\n") + 1 for label, _, _ in ordered]
+    heights = _apart([(value - low) / ((high - low) or 1.0) for _, value, _ in ordered], [gap * n for n in lines])
     for (label, _, color), height in zip(ordered, heights, strict=True):
         axes.annotate(
-            shorten(label, 18),
+            label,
             (1.02, height),
             xycoords="axes fraction",
             color=color,
@@ -202,13 +253,19 @@ def _end_labels(axes: Axes, labels: Sequence[tuple[str, float, str]]) -> None:
         )
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights, each at least `gap` above the one before, moved as little as simple means allow."""
+def _apart(heights: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Middles of labels in ascending order, moved as little as simple means allow so that none overlaps the next.
+
+    Args:
+        heights: where each label belongs.
+        sizes: how high each is.
+    """
+    gaps = [(below + above) / 2 for below, above in itertools.pairwise(sizes)]
     placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else max(height, 0.0))
-    ceiling = max(1.0, gap * (len(placed) - 1))
+    for index, height in enumerate(heights):
+        placed.append(max(height, placed[-1] + gaps[index - 1]) if placed else max(height, 0.0))
+    ceiling = max(1.0, sum(gaps))
     for index in range(len(placed) - 1, -1, -1):
         placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - gap
+        ceiling = placed[index] - (gaps[index - 1] if index else 0.0)
     return placed

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import cost_chart, stacked_chart
-from fedlab.report.record import RunRecord, main_metric
-from fedlab.report.values import byte_unit, human_bytes, is_share, metric_phrase, words
-from fedlab.tracking.durations import human_seconds
+from fedlab.report.record import RunRecord, claims, main_metric
+from fedlab.report.values import byte_cells, byte_unit, is_share, metric_phrase, time_cells, words
 
 
 def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
@@ -23,35 +22,56 @@ def communication(record: RunRecord) -> tuple[Table, list[Chart]] | None:
         for way in ("down", "up")
     }
     rounds, turns = len(record.rounds), sum(len(event["clients"]) for event in record.rounds.values())
+    raw, once = _raw_up(record), record.query_bytes()
 
-    raw = _raw_up(record)
+    def figures(down: float, up: float, before: float, query: tuple[float, float] = (0, 0)) -> list[float | None]:
+        """In all, per round, per client in a round, and before compression."""
+        shared = [count / turns if turns else None for count in (down, up)]
+        told = [down + query[0], up + query[1], down / rounds, up / rounds, *shared]
+        return [*told, before + query[1]] if raw else told
+
+    totals = {group: (sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups}
+    rows = {group: figures(*total, raw.get(group, 0)) for group, total in totals.items()}
     width = 7 if raw else 6
-
-    def row(name: str, down: float, up: float, before: float, once: tuple[float, float] = (0, 0)) -> list[str]:
-        cells = [human_bytes(down + once[0]), human_bytes(up + once[1])]
-        cells += [human_bytes(down / rounds), human_bytes(up / rounds)]
-        cells += [human_bytes(down / turns), human_bytes(up / turns)] if turns else ["–", "–"]
-        return cells_of(name, [*cells, human_bytes(before + once[1])] if raw else cells)
-
-    def cells_of(name: str, cells: list[str]) -> list[str]:
-        return [name, *cells, *["–"] * (width - len(cells))]
-
-    totals = [(sum(sent["down"][group].values()), sum(sent["up"][group].values())) for group in groups]
-    rows = [row(group, *total, raw.get(group, 0)) for group, total in zip(groups, totals, strict=True)]
-    once = record.query_bytes()
     if any(once):
-        rows.append(cells_of("query before round 1", [human_bytes(count) for count in once]))
+        rows["query before round 1"] = [*once, *[None] * (width - 2)]
+    whole = [sum(total[way] for total in totals.values()) for way in (0, 1)]
+    rows["Total"] = figures(whole[0], whole[1], sum(raw.values()), once)
+    columns, cells = _in_units(list(rows.values()))
+    named = [[name, *row] for name, row in zip(rows, cells, strict=True)]
     table = Table(
-        (
-            *("Group", "Down", "Up", "Down per round", "Up per round", "Down per client", "Up per client"),
-            *(("Up before compression",) if raw else ()),
-        ),
-        rows,
-        [row("Total", sum(down for down, _ in totals), sum(up for _, up in totals), sum(raw.values()), once)],
+        ("Group", *columns),
+        named[:-1],
+        named[-1:],
         "Bytes of the training messages, down to the clients and up to the server. Models that are sent for evaluation "
         "are not counted. “Per client” is the mean for one client in one round.",
     )
     return table, [*_traffic(record, sent), *_cost(record, sum(once))]
+
+
+_WAYS = (
+    ("Down", "Up"),
+    ("Down per round", "Up per round"),
+    ("Down per client", "Up per client"),
+    ("Up before compression",),
+)
+"""Columns of the table of bytes; those of a pair have one unit."""
+
+
+def _in_units(rows: Sequence[Sequence[float | None]]) -> tuple[list[str], list[list[str]]]:
+    """Headings with their units, and the cells of all rows."""
+    columns, cells, place = list[str](), [list[str]() for _ in rows], 0
+    for names in _WAYS:
+        span = slice(place, place + len(names))
+        values = [value for row in rows for value in row[span]]
+        if not values:
+            break
+        unit, told = byte_cells(values)
+        columns += [f"{name} ({unit})" for name in names]
+        for number, line in enumerate(cells):
+            line += told[number * len(names) : (number + 1) * len(names)]
+        place += len(names)
+    return columns, cells
 
 
 def _raw_up(record: RunRecord) -> dict[str, int]:
@@ -77,24 +97,25 @@ def _traffic(record: RunRecord, sent: Mapping[str, Mapping[str, Mapping[int, flo
 
 def _cost(record: RunRecord, before: float) -> Iterator[Chart]:
     """The metric against the traffic so far, the usual way to compare the cost of federated methods."""
-    metric = main_metric(record.history)
-    mean = record.metric_over_rounds(metric, "mean") if metric else {}
+    claimed = [name for name, scope in claims(record.history) if scope == "server"]
+    metric, scope = (claimed[0], "server") if claimed else (main_metric(record.history), "mean")
+    values = record.metric_over_rounds(metric, scope) if metric else {}
     spent, points = before, []
     for round, event in record.rounds.items():
         spent += event["bytes_down"] + event["bytes_up"]
-        if round in mean:
-            points.append((spent, mean[round]))
+        if round in values:
+            points.append((spent, values[round]))
     if metric and len(points) > 1 and spent:
         unit, factor = byte_unit(spent)
-        label = metric_phrase(metric)
+        label = f"mean test {metric_phrase(metric)}" if scope == "mean" else f"{metric_phrase(metric)}, server’s data"
         svg = cost_chart(
             "cost",
             [(count / factor, value) for count, value in points],
             xlabel=f"payload so far, down and up ({unit})",
-            ylabel=f"mean test {label}" + (" (%)" if is_share(metric) else ""),
+            ylabel=label + (" (%)" if is_share(metric) else ""),
             percent=is_share(metric),
         )
-        yield Chart(f"Mean test {label} against traffic", svg)
+        yield Chart(f"{label[:1].upper()}{label[1:]} against traffic", svg)
 
 
 def measured(record: RunRecord) -> Table | None:
@@ -102,12 +123,14 @@ def measured(record: RunRecord) -> Table | None:
     found = record.history.timings()
     if not found:
         return None
+    unit, each = time_cells([seconds / (count or 1) for seconds, count in found.values()])
+    whole, in_all = time_cells([seconds for seconds, _ in found.values()])
     rows = [
-        [name, where, f"{count}", human_seconds(seconds / (count or 1)), human_seconds(seconds)]
-        for (name, where), (seconds, count) in found.items()
+        [name, where, f"{count:,}", one, every]
+        for ((name, where), (_, count)), one, every in zip(found.items(), each, in_all, strict=True)
     ]
     note = "Wall times that the method measures. They differ from run to run and from machine to machine."
-    return Table(("What", "Where", "Times", "Each", "In all"), rows, note=note, text_columns=1)
+    return Table(("What", "Where", "Times", f"Each ({unit})", f"In all ({whole})"), rows, note=note, text_columns=1)
 
 
 def times(record: RunRecord) -> tuple[Table, Chart | None] | None:
@@ -118,8 +141,10 @@ def times(record: RunRecord) -> tuple[Table, Chart | None] | None:
     whole = record.wall_seconds() or sum(phases.values())
     rest = whole - sum(phases.values())
     spent = {**phases, **({"other (start, pictures, files)": rest} if rest > 0.001 * whole else {})}
-    rows = [[words(name), human_seconds(s), f"{100 * s / (whole or 1):.1f} %"] for name, s in spent.items()]
-    table = Table(("Phase", "Time", "Share"), rows, [["Whole run", human_seconds(whole), "100.0 %"]])
+    unit, cells = time_cells([*spent.values(), whole])
+    shares = [f"{100 * seconds / (whole or 1):.1f}" for seconds in spent.values()]
+    rows = [[words(name), cell, share] for name, cell, share in zip(spent, cells[:-1], shares, strict=True)]
+    table = Table(("Phase", f"Time ({unit})", "Share (%)"), rows, [["Whole run", cells[-1], "100.0"]])
     by_phase: dict[str, dict[int, float]] = defaultdict(dict)
     for round, event in record.rounds.items():
         for phase, seconds in event["seconds"].items():

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from fedlab.metrics.direction import ranked
 from fedlab.report.blocks import Table
 from fedlab.report.record import RunRecord
-from fedlab.report.values import is_number, metric_label, metric_value
+from fedlab.report.units import Measured, unit_tables
+from fedlab.report.values import is_number
 from fedlab.tracking import SCOPES, Event
 
 MEAN = "unweighted mean"
@@ -60,22 +61,23 @@ def earlier_values(evaluations: Iterable[Event]) -> list[Earlier]:
     ]
 
 
-def earlier_table(record: RunRecord) -> Table | None:
-    """What earlier evaluations measured and the last one did not."""
-    found = earlier_values(record.evaluations.values())
-    rows = [(metric_label(e.metric), e.scope, metric_value(e.metric, e.value), f"{e.round:,}") for e in found]
+def earlier_tables(record: RunRecord) -> list[Table]:
+    """What earlier evaluations measured and the last one did not, by unit."""
+    found = [
+        Measured(e.metric, e.value, (e.scope,), (f"{e.round:,}",)) for e in earlier_values(record.evaluations.values())
+    ]
     note = "The last value of each metric that earlier stages measured and the last evaluation did not."
-    return Table(("Earlier metric", "Of", "Value", "After round"), rows, note=note, text_columns=1) if rows else None
+    return unit_tables(found, "Earlier metric", of=("Of",), behind=("After round",), note=note)
 
 
-def before_table(record: RunRecord) -> Table | None:
-    """What probes measured before round 1."""
-    found = record.history.probed
-    rows = [
-        (metric_label(metric), _WORDS[scope], metric_value(metric, values[metric]))
+def before_tables(record: RunRecord) -> list[Table]:
+    """What probes measured before round 1, by unit."""
+    probed = record.history.probed
+    found = [
+        Measured(metric, float(values[metric]), (_WORDS[scope],))
         for scope in SCOPES
-        for values in [found.get(scope, {})]
+        for values in [probed.get(scope, {})]
         for metric in ranked(name for name, value in values.items() if is_number(value))
     ]
     note = "The features before training, for comparison with those that were learned."
-    return Table(("Before round 1", "Of", "Value"), rows, note=note, text_columns=1) if rows else None
+    return unit_tables(found, "Before round 1", of=("Of",), note=note)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from markupsafe import Markup
-
 from fedlab.errors import DiskFullError
 from fedlab.report import costs, sections
 from fedlab.report.confusion import classes_section
-from fedlab.report.earlier import before_table, earlier_table
+from fedlab.report.earlier import before_tables, earlier_tables
+from fedlab.report.headline import headline
 from fedlab.report.personalized import personalized_curves
+from fedlab.report.pictures import pictures
 from fedlab.report.privacy import privacy
 from fedlab.report.record import RunRecord
 from fedlab.report.results import results_table
+from fedlab.report.templates import fill
 from fedlab.report.values import moment, plural
 from fedlab.storage.runfolder import RunFolder, set_aside, write_atomic
 
@@ -59,13 +59,7 @@ def write_report(path: Path) -> Path:
 
 def render(record: RunRecord) -> str:
     """The report as HTML."""
-    from jinja2 import Environment, StrictUndefined
-
-    here = importlib.resources.files(__package__)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
-    style = Markup((here / "style.css").read_text(encoding="utf-8"))  # ours, and CSS knows no entities
-    return template.render(style=style, **_content(record))
+    return fill("page.html.j2", _content(record))
 
 
 def _subtitle(record: RunRecord) -> str:
@@ -98,21 +92,22 @@ def _content(record: RunRecord) -> dict[str, Any]:
         "alarms": record.history.alarms,
         "with_alarms": f", with {plural(len(record.history.alarms), 'alarm')}" if record.history.alarms else "",
         "error": str(record.history.end.get("error") or "") if record.status == "failed" else "",
+        "traceback": str(record.history.end.get("traceback") or "") if record.status == "failed" else "",
         "last_event": moment(events[-1].get("time")) if events else "",
         "rounds_done": part("rounds", lambda r: max(r.rounds, default=0)) or 0,
         "rounds_planned": part("rounds", lambda r: r.rounds_planned),
         "facts": part("settings", sections.facts),
-        "headline": part("headline figures", sections.headline),
+        "headline": part("headline figures", headline),
         "last_round": part("evaluations", lambda r: max(r.evaluations, default=0)) or 0,
         "results": part("results", results_table),
-        "held": part("results on the server’s data", sections.server_table),
-        "before": part("results before round 1", before_table),
-        "earlier": part("results of earlier rounds", earlier_table),
+        "held": part("results on the server’s data", sections.server_tables),
+        "before": part("results before round 1", before_tables),
+        "earlier": part("results of earlier rounds", earlier_tables),
         "curves": part("curves", lambda r: [*sections.curves(r), *personalized_curves(r)]),
         "by_class": part("results by class", classes_section),
         "privacy": part("privacy", privacy),
         "partition": part("partition", sections.partition),
-        "pictures": part("pictures", sections.pictures),
+        "pictures": part("pictures", pictures),
         "communication": part("communication", costs.communication),
         "times": part("time", costs.times),
         "measured": part("measured times", costs.measured),

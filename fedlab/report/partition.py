@@ -15,6 +15,7 @@ _FEW, _SOME = 30, 120
 _MANY_CLASSES = 20
 _FEW_DOMAINS = 8
 _STRIP_CELLS = 24
+_LEGEND = 88  # characters of a line of a legend
 # told apart by color-blind readers too: Petroff 2021, arXiv 2107.02270
 PALETTE = (
     "#3f90da",
@@ -79,7 +80,7 @@ def _bars(axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     axes.set_xlabel("training samples")
     axes.spines[["top", "right"]].set_visible(False)
     # labels of their own would be left out where they start with an underscore
-    names = [shorten(name) for name in summary["classes"]]
+    names = [wrapped(name, 24) for name in summary["classes"]]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
     axes.legend(bars, names, title="class", fontsize=7, title_fontsize=8, frameon=False, **place)
 
@@ -117,12 +118,14 @@ def _domain_strip(figure: Figure, axes: Axes, summary: dict[str, Any], order: np
     if not few:
         axes.set_ylabel(f"{len(names)} domains", fontsize=8)
     else:
-        keys = [Patch(color=palette(index), label=shorten(name)) for index, name in enumerate(names)]
+        keys, labels = [Patch(color=palette(index)) for index in range(len(names))], [wrapped(n, 24) for n in names]
+        longest = max(len(line) for label in labels for line in label.split("\n"))
         figure.legend(
-            handles=keys,
+            keys,
+            labels,
             title="domain",
             loc="outside lower center",
-            ncols=5,
+            ncols=max(1, min(5, _LEGEND // (longest + 5))),
             fontsize=7,
             title_fontsize=8,
             frameon=False,
@@ -139,7 +142,7 @@ def plot_drift(summary: dict[str, Any]) -> Figure:
 
     moments = summary["drift"]
     shares = [_shares(np.array(moment["train"])) for moment in moments]
-    order, most = _order(np.array(moments[0]["train"])), max(float(share.max()) for share in shares)
+    order, most = _order(np.array(moments[0]["train"])), _brightest(np.concatenate(shares))
     clients = len(order)
     height = float(np.clip(1.6 + 0.22 * min(clients, _SOME), 2.4, 16)) if clients <= _SOME else 5
     figure = Figure(figsize=(9, height), layout="constrained")
@@ -154,7 +157,7 @@ def plot_drift(summary: dict[str, Any]) -> Figure:
         first.set_yticks(np.arange(clients), [shorten(_label(client)) for client in summary["clients"]], fontsize=7)
     else:
         first.set_ylabel(f"{clients:,} clients, by their most frequent class in round {moments[0]['round']}")
-    figure.colorbar(picture, ax=figure.axes).set_label("share of the client's samples", fontsize=8)
+    _color_bar(figure, picture, figure.axes, np.concatenate(shares), most)
     return figure
 
 
@@ -171,12 +174,30 @@ def _class_axis(axes: Axes, classes: list[str], most: int) -> None:
     axes.set_xlabel("class")
 
 
+def _brightest(shares: np.ndarray) -> float:
+    """The share that gets the brightest color.
+
+    A client with a single sample has all of its samples in one class. If few clients are like that, a scale up to their
+    share would leave all others dark, so it ends where nine of ten clients have their largest share.
+    """
+    largest = shares.max(axis=1)
+    most, usual = float(largest.max()), float(np.quantile(largest[largest > 0], 0.9)) if largest.any() else 0.0
+    return usual if most > 1.25 * usual > 0 else most or 1.0
+
+
+def _color_bar(figure: Figure, picture: Any, axes: Any, shares: np.ndarray, most: float) -> None:
+    above = float(shares.max()) > most
+    bar = figure.colorbar(picture, ax=axes, extend="max" if above else "neither")
+    more = f" (pointed end: up to {shares.max():.2g})" if above else ""
+    bar.set_label(f"share of the client's samples{more}", fontsize=8)
+
+
 def _matrix(figure: Figure, axes: Axes, summary: dict[str, Any], counts: np.ndarray) -> None:
     many = len(counts) > _SOME
     shares = _shares(counts[_order(counts)])
-    picture = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=shares.max(), interpolation="nearest")
-    bar = figure.colorbar(picture, ax=axes)
-    bar.set_label("share of the client's samples", fontsize=8)
+    most = _brightest(shares)
+    picture = axes.imshow(shares, aspect="auto", cmap="viridis", vmin=0, vmax=most, interpolation="nearest")
+    _color_bar(figure, picture, axes, shares, most)
     _class_axis(axes, summary["classes"], 50)
     if many:
         axes.set_ylabel(f"{len(counts):,} clients, by their most frequent class")
@@ -192,6 +213,20 @@ def shorten(label: str, most: int = 24) -> str:
     kept = (most - 1) // 2
     text = label if len(label) <= most else f"{label[: most - 1 - kept]}…{label[-kept:]}"
     return text.replace("$", r"\$")
+
+
+def wrapped(label: str, width: int = 20, most: int = 2) -> str:
+    """A label in at most so many lines, broken at spaces and separators; what does not fit is cut in the middle.
+
+    ``$`` is escaped as in `shorten`.
+    """
+    lines, rest = list[str](), label
+    while len(rest) > width and len(lines) < most - 1:
+        breaks = [place + 1 for place, char in enumerate(rest[:width]) if char in " _-./,="]
+        at = max((place for place in breaks if place > width // 3), default=width)
+        lines.append(rest[:at].rstrip())
+        rest = rest[at:]
+    return "\n".join([shorten(line, width) for line in (*lines, rest)])
 
 
 def _label(client: dict[str, Any]) -> str:

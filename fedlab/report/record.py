@@ -30,15 +30,36 @@ def run_status(history: History) -> Status:
     return status if status in ("completed", "failed", "interrupted") else "open"
 
 
+SERVER = "server."
+"""Before the name of a metric on the server's own data, where it stands among those of the clients."""
+
+
+def claims(history: History) -> list[tuple[str, str]]:
+    """Metrics that the method names as those of its claim and that the run has measured, with their scope."""
+    named = history.start.get("headline") or ()
+    pairs = [(str(one[0]), str(one[1])) for one in named if isinstance(one, list | tuple) and len(one) == 2]
+    values = {scope: [event.get(scope) or {} for event in history.evaluations] for _, scope in pairs}
+    return [(m, scope) for m, scope in pairs if any(is_number(found.get(m)) for found in values[scope])]
+
+
 def main_metric(history: History) -> str | None:
-    """The metric to show first: the accuracy if there is one."""
+    """The metric of the clients to show first: that of the method's claim, else the accuracy if there is one."""
+    claimed = [metric for metric, scope in claims(history) if scope != "server"]
     names = metric_names(values for event in history.evaluations for values in _scopes(event))
-    return names[0] if names else None
+    return next(iter([*claimed, *names]), None)
 
 
 def main_metrics(histories: Iterable[History]) -> tuple[str, ...]:
-    """The metrics to show first for several runs, each once, because methods measure different things."""
-    return tuple(dict.fromkeys(metric for history in histories if (metric := main_metric(history)) is not None))
+    """The metrics to show first for several runs, each once, because methods measure different things.
+
+    Where a method's claim is about the server's data, its first metric comes first, with `SERVER` before its name.
+    """
+    found: list[str] = []
+    for history in histories:
+        found += [SERVER + metric for metric, scope in claims(history) if scope == "server"][:1]
+        metric = main_metric(history)
+        found += [] if metric is None else [metric]
+    return tuple(dict.fromkeys(found))
 
 
 def _scopes(evaluation: Event) -> list[Mapping[str, Any]]:

@@ -2,90 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fedlab.metrics.direction import best_of
-from fedlab.report.blocks import Chart, Pictures, Shot, Table
+from fedlab.report.blocks import Chart, Table
 from fedlab.report.charts import lines_chart, partition_chart
 from fedlab.report.earlier import MEAN, earlier_values
 from fedlab.report.notes import SKEW, TRAINED
-from fedlab.report.privacy import privacy_figure
-from fedlab.report.record import RunRecord, main_metric
+from fedlab.report.record import RunRecord, claims, main_metric
+from fedlab.report.svg import SERIES
+from fedlab.report.svg import slug as _slug
+from fedlab.report.units import Measured, unit_tables
 from fedlab.report.validation import validation_curve
 from fedlab.report.values import (
-    human_bytes,
     is_number,
     is_share,
     metric_label,
     metric_names,
     metric_phrase,
-    metric_value,
     moment,
     number,
-    plural,
-    words,
 )
 from fedlab.storage.secrets import known_variables, redacted
-from fedlab.tracking.basis import Basis, basis, server_basis
-from fedlab.tracking.durations import human_seconds
+from fedlab.tracking.basis import server_basis
+from fedlab.tracking.left_out import LeftOut
 
 _ACCURACIES = "accuracies"
-
-
-def headline(record: RunRecord) -> list[tuple[str, str, str]]:
-    """(name, value, remark) of the figures at the top of the report."""
-    figures: list[tuple[str, str, str]] = []
-    metric = main_metric(record.history)
-    if metric and record.evaluations:
-        mean = record.metric_over_rounds(metric, "mean")
-        pooled = record.metric_over_rounds(metric, "pooled")
-        last = max(record.evaluations)
-        event = record.evaluations[last]
-        stands = {scope: basis(event, scope, metric) for scope in ("mean", "pooled", "unseen")}
-        name = metric_phrase(metric)
-        if last in mean:
-            remark = f"over {stands['mean'].who if stands['mean'].amount else 'clients'}{_with(stands['mean'])}"
-            figures.append((f"Mean {name}", metric_value(metric, mean[last]), f"{remark}, after round {last}"))
-        unseen = record.metric_over_rounds(metric, "unseen")
-        if last in unseen:
-            apart = stands["unseen"]
-            who = "1 client that never trains" if apart.clients == 1 else f"{apart.clients:,} clients that never train"
-            remark = f"mean over {who}{_with(apart)}"
-            figures.append((f"Unseen {name}", metric_value(metric, unseen[last]), remark))
-        if last in pooled:
-            remark = f"over all {stands['pooled'].amount or stands['pooled'].unit}"
-            figures.append((f"Pooled {name}", metric_value(metric, pooled[last]), remark))
-        better = best_of(metric)
-        if better and len(mean) > 1:
-            best = better(mean, key=lambda round: (mean[round], -round) if better is max else (mean[round], round))
-            remark = f"round {best}, chosen on test data{_with(basis(record.evaluations[best], 'mean', metric))}"
-            figures.append((f"Best mean {name}", metric_value(metric, mean[best]), remark))
-    spent = privacy_figure(record)
-    if spent is not None:
-        figures.append(spent)
-    if record.rounds:
-        down, up = record.bytes_total()
-        figures.append(("Sent to clients", human_bytes(down), "in all rounds"))
-        figures.append(("Sent to server", human_bytes(up), "in all rounds"))
-    seconds = record.wall_seconds()
-    if seconds is not None:
-        figures.append(("Wall time", human_seconds(seconds), _engine(record)))
-    return figures
-
-
-def _with(stands: Basis) -> str:
-    return f", {stands.amount}" if stands.amount else ""
-
-
-def _engine(record: RunRecord) -> str:
-    start = record.history.start
-    workers = start.get("workers")
-    return f"{start.get('engine', '')} engine" + (f", {plural(workers, 'worker')}" if workers else "")
+_EXAMPLES = 4  # of what was left out
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
@@ -142,16 +87,31 @@ def data_source(record: RunRecord) -> str:
     return component(source)
 
 
-def server_table(record: RunRecord) -> Table | None:
-    """What the method measured on the server's own data at the last evaluation."""
-    values = record.evaluations[max(record.evaluations)].get("server", {}) if record.evaluations else {}
-    rows = [(metric_label(metric), metric_value(metric, values[metric])) for metric in metric_names([values])]
-    held = server_basis(record.evaluations[max(record.evaluations)]) if rows else ""
-    return Table(("On the server’s data", "Value"), rows, note=f"Measured on {held}." if held else "") if rows else None
+def server_tables(record: RunRecord) -> list[Table]:
+    """What the method measured on the server's own data at the last evaluation, by unit."""
+    if not record.evaluations:
+        return []
+    event = record.evaluations[max(record.evaluations)]
+    values = event.get("server") or {}
+    held = server_basis(event)
+    found = [Measured(metric, float(values[metric])) for metric in _claimed_first(record, metric_names([values]))]
+    return unit_tables(found, "On the server’s data", note=f"Measured on {held}." if held else "")
+
+
+def _claimed_first(record: RunRecord, metrics: Sequence[str]) -> list[str]:
+    """Metrics on the server's data, those of the method's claim first."""
+    claimed = [metric for metric, scope in claims(record.history) if scope == "server" and metric in metrics]
+    return list(dict.fromkeys([*claimed, *metrics]))
 
 
 def curves(record: RunRecord) -> Iterator[Chart]:
-    """Evaluation metrics by client, then what clients and server logged."""
+    """Evaluation metrics by client, those on the server's data, and what clients and server logged.
+
+    Where the method's claim is about the server's data, its metrics come first.
+    """
+    on_server = list(_server_curves(record))
+    leading = any(scope == "server" for _, scope in claims(record.history))
+    yield from on_server if leading else ()
     names = list(dict.fromkeys(name for event in record.evaluations.values() for name in event["clients"]))
     first = main_metric(record.history)
     shown = [first] if first else []
@@ -177,7 +137,7 @@ def curves(record: RunRecord) -> Iterator[Chart]:
             many,
         )
         yield from validation_curve(record, metric, f"validation-{_slug(metric)}")
-    yield from _server_curves(record)
+    yield from () if leading else on_server
     for side, who in (("train", "Training"), ("server", "Server")):
         logged = record.logged("train" if side == "train" else "server")
         logged.pop("seconds", None)
@@ -188,17 +148,24 @@ def curves(record: RunRecord) -> Iterator[Chart]:
 
 
 def _server_curves(record: RunRecord) -> Iterator[Chart]:
-    """Metrics on the server's own data: all accuracies in one chart, every other metric in a chart of its own."""
+    """Metrics on the server's own data: accuracies share charts, every other metric has a chart of its own."""
     groups: dict[str, dict[str, Mapping[int, float]]] = {}
-    for metric in metric_names([event.get("server", {}) for event in record.evaluations.values()]):
+    measured = metric_names([event.get("server", {}) for event in record.evaluations.values()])
+    for metric in _claimed_first(record, measured):
         points = record.metric_over_rounds(metric, "server")
         if len(points) > 1:  # a single value is in the table
             group = _ACCURACIES if is_share(metric) else metric_phrase(metric)
             groups.setdefault(group, {})[metric_label(metric)] = points
-    for label, series in groups.items():
+    most = len(SERIES)
+    parts = [
+        (label, dict(list(series.items())[start : start + most]))
+        for label, series in groups.items()
+        for start in range(0, len(series), most)
+    ]
+    for place, (label, series) in enumerate(parts):
         percent = label == _ACCURACIES
         svg = lines_chart(
-            f"held-{_slug(label)}",
+            f"held-{place}-{_slug(label)}",
             series,
             ylabel=label + (" (%)" if percent else ""),
             percent=percent,
@@ -213,11 +180,6 @@ def _families(logged: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, 
     for name, points in logged.items():
         families[name.removesuffix("_first").removesuffix("_last")][name] = points
     return families
-
-
-def _slug(name: str) -> str:
-    """A name that is safe in an HTML id: letters and digits are kept, other characters become their codes."""
-    return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)
 
 
 _LABEL_SKEW = {
@@ -255,49 +217,32 @@ def _three(*values: float) -> str:
     return " / ".join(f"{value:,.0f}" for value in values)
 
 
-def pictures(record: RunRecord) -> list[Pictures]:
-    """The method's figures by name."""
-    events: dict[str, dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for event in record.history.of("figure"):
-        events[event["name"]][event["round"]] = event
-    groups = []
-    for name, by_round in events.items():
-        shots = [
-            Shot(_when(round, record), event["title"] or words(name), source)
-            for round, event in sorted(by_round.items())
-            if (source := _picture(record.folder.path, event["path"]))
-        ]
-        if shots:
-            groups.append(Pictures(words(name), next(iter(by_round.values()))["caption"], shots))
-    return groups
-
-
-def _when(round: int, record: RunRecord) -> str:
-    if round == 0:
-        return "Before round 1"
-    return f"After round {round}" + (", the last" if round == record.rounds_planned and round > 1 else "")
-
-
-def _picture(folder: Path, name: str) -> str | None:
-    """A PNG of this run as data URI; a path that leads out of the folder is not followed."""
-    path = folder / name
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        return None
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return None
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
 def left_out(record: RunRecord) -> Table | None:
     """What was there and was not used."""
     found = record.history.left_out
     rows = [
-        [left.what, left.why, left.fix, f"{left.count:,.10g}", "–" if left.total is None else f"{left.total:,.10g}"]
+        [
+            left.what,
+            left.why,
+            left.fix,
+            _examples(left),
+            f"{left.count:,.10g}",
+            "–" if left.total is None else f"{left.total:,.10g}",
+        ]
         for left in found
     ]
     note = "Of: how many there were in the rounds in which some of them were left out."
-    return Table(("What", "Why", "What to do", "Left out", "Of"), rows, note=note, text_columns=2) if rows else None
+    return (
+        Table(("What", "Why", "What to do", "Such as", "Left out", "Of"), rows, note=note, text_columns=3)
+        if rows
+        else None
+    )
+
+
+def _examples(left: LeftOut) -> str:
+    """Names of some things that were left out, in full."""
+    shown = left.examples[:_EXAMPLES]
+    return ", ".join([*shown, *(["…"] if shown and left.count > len(shown) else [])])
 
 
 def repeat(record: RunRecord) -> dict[str, Any]:

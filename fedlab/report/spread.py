@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedlab.metrics.direction import best_of
-from fedlab.report.record import RunRecord
+from fedlab.report.record import SERVER, RunRecord
 from fedlab.report.values import (
     human_bytes,
     is_number,
@@ -21,7 +21,6 @@ from fedlab.tracking import Event
 from fedlab.tracking.basis import alike, basis, server_basis
 from fedlab.tracking.durations import human_seconds
 
-SERVER = "server."
 _ON_SERVER = (("server", "server's data"),)
 _ON_CLIENTS = (("clients", "mean over clients"), ("pooled", "pooled"), ("worst", "worst client"))
 

@@ -88,3 +88,8 @@ def inline_svg(figure: Figure, name: str, alt: str) -> Markup:
     head = Markup('<svg class="chart" viewBox="{}" role="img" aria-label="{}">').format(view, alt)
     # matplotlib has escaped every text inside
     return head + Markup(text[text.index(">") + 1 :].strip())
+
+
+def slug(name: str) -> str:
+    """A name that is safe in an HTML id: letters and digits are kept, other characters become their codes."""
+    return "".join(char if char.isascii() and char.isalnum() else f"_{ord(char):x}" for char in name)

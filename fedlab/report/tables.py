@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fedlab.report.earlier import earlier_values
-from fedlab.report.record import run_status
+from fedlab.report.record import claims, run_status
 from fedlab.report.values import human_bytes, metric_names, metric_phrase, metric_value, plural
 from fedlab.tracking import History
 from fedlab.tracking.basis import basis, server_basis
@@ -101,7 +101,9 @@ def _server(history: History) -> list[Text]:
     from rich.text import Text
 
     values = history.evaluations[-1].get("server", {}) if history.evaluations else {}
-    shown = [f"{metric_phrase(metric)} {metric_value(metric, values[metric])}" for metric in metric_names([values])]
+    claimed = [metric for metric, scope in claims(history) if scope == "server" and metric in values]
+    metrics = dict.fromkeys([*claimed, *metric_names([values])])
+    shown = [f"{metric_phrase(metric)} {metric_value(metric, values[metric])}" for metric in metrics]
     held = server_basis(history.evaluations[-1]) if shown else ""
     return [Text("server   " + ", ".join(shown) + (f" (on {held})" if held else ""))] if shown else []
 

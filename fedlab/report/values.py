@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -94,3 +94,24 @@ def moment(time: Any) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 round``, ``1,000 rounds``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def byte_cells(values: Sequence[float | None]) -> tuple[str, list[str]]:
+    """A column of byte counts in one unit, that of the largest: the unit, and three digits of each; None is a dash."""
+    unit, factor = byte_unit(max((value for value in values if value is not None), default=0.0))
+    return unit, ["–" if value is None else _three(value / factor) for value in values]
+
+
+def time_cells(values: Sequence[float | None]) -> tuple[str, list[str]]:
+    """A column of seconds in one unit, that of the largest: the unit, and three digits of each; None is a dash."""
+    largest = max((value for value in values if value is not None), default=0.0)
+    unit, size, _ = next((one for one in _TIMES if largest >= one[1] * one[2]), _TIMES[-1])
+    return unit, ["–" if value is None else _three(value / size) for value in values]
+
+
+_TIMES = (("h", 3600.0, 2.0), ("min", 60.0, 5.0), ("s", 1.0, 1.0), ("ms", 1e-3, 1.0))
+"""Units with their seconds, and how many of them there must be."""
+
+
+def _three(value: float) -> str:
+    return f"{value:,.{_digits(value)}f}" if value == 0 or value >= 1 else f"{value:#.3g}"

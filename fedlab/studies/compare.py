@@ -14,9 +14,11 @@ from fedlab.config import Config, parse
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
 from fedlab.experiment.components import bare, complete
 from fedlab.report.bands import Line, bands_picture
+from fedlab.report.compared import LONGEST, Compared, Side
 from fedlab.report.grids import to_csv, to_markdown
 from fedlab.report.record import RunRecord, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
+from fedlab.report.values import plural
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 from fedlab.storage.hashing import hash_tensors
 from fedlab.storage.runfolder import write_atomic
@@ -24,6 +26,7 @@ from fedlab.studies.plan import folder_name
 
 _NOT_SET = "not set"
 _MOST_COLUMNS = 5
+_LABEL = 44  # characters of a name that the picture has room for
 _DATA = "data (fingerprint)"
 
 
@@ -78,7 +81,9 @@ class Comparison:
         for group in self.groups:
             for seed, record in group.records.items():
                 rounds = f"{len(record.rounds)} of {record.rounds_planned}"
-                status = "no end recorded" if record.status == "open" else record.status
+                status: str = "no end recorded" if record.status == "open" else record.status
+                if alarms := record.history.alarms:
+                    status = f"{status}, with {plural(len(alarms), 'alarm')}"
                 weights = self.weights.get((group.name, seed), "–")
                 rows.append([group.name, str(record.folder.path), str(seed), status, rounds, weights[:12]])
         return rows
@@ -131,14 +136,49 @@ class Comparison:
             return ""
         return f"made by different versions of the code: {'; '.join(', '.join(runs) for runs in made.values())}"
 
+    def words(self, group: RunGroup) -> str:
+        """The values in which the group differs, or the name of its run if the configurations do not differ."""
+        told = ", ".join(f"{short}={group.settings.get(key, _NOT_SET)}" for key, short in self._short_keys.items())
+        return told or next(iter(group.records.values())).folder.path.name
+
     def describe(self, group: RunGroup) -> str:
         """The name of the group and the values in which it differs."""
-        told = ", ".join(f"{key.rpartition('.')[2]}={group.settings.get(key, _NOT_SET)}" for key in self.differing)
-        return f"{group.name}: {told or next(iter(group.records.values())).folder.path.name}"
+        return f"{group.name}: {self.words(group)}"
+
+    @cached_property
+    def _short_keys(self) -> dict[str, str]:
+        """The keys that differ, each with as few of its last parts as tell it from the others.
+
+        A ``name`` is that of what it belongs to: ``model.name`` is ``model``. None begins with a place in a list.
+        """
+        parts = {key: key.removesuffix(".name").split(".") for key in self.differing}
+        found = {}
+        for key, words in parts.items():
+            tails = (".".join(words[place:]) for place in reversed(range(len(words))) if not words[place].isdecimal())
+            others = [".".join(other) for one, other in parts.items() if one != key]
+            found[key] = next((t for t in tails if not any(f".{o}".endswith(f".{t}") for o in others)), key)
+        return found
+
+    def _telling(self, group: RunGroup) -> str:
+        """`words`, or where those of any group are long, the one value that tells all groups apart, if one does."""
+        if all(len(self.words(one)) <= LONGEST for one in self.groups):
+            return self.words(group)
+        for key, short in self._short_keys.items():
+            told = {one.name: f"{short}={one.settings.get(key, _NOT_SET)}" for one in self.groups}
+            if len(set(told.values())) == len(told) and max(map(len, told.values())) <= LONGEST:
+                return told[group.name]
+        return ""
 
     def picture(self, metric: str) -> bytes:
         """Curves and final values as PNG."""
-        lines = [Line(self.describe(g), [curve(record, metric) for record in g.records.values()]) for g in self.groups]
+        short = all(len(self.describe(group)) <= _LABEL for group in self.groups)  # else the tables tell
+        lines = [
+            Line(
+                self.describe(g) if short else f"{g.name} {self._telling(g)}".strip(),
+                [curve(record, metric) for record in g.records.values()],
+            )
+            for g in self.groups
+        ]
         return bands_picture({"": lines}, metric)
 
     def to_markdown(self) -> str:
@@ -155,6 +195,26 @@ class Comparison:
         for name, content in contents.items():
             write_atomic(folder / name, content)
         return [folder / name for name in contents]
+
+    def page(self) -> str:
+        """An HTML page that needs no other files: tables, curves in common charts, pictures side by side."""
+        settings, results = self.settings(), self.results()
+        results[0] = ["runs" if len(self.groups) > _MOST_COLUMNS else "result", *results[0][1:]]
+        if len(self.groups) > _MOST_COLUMNS:
+            settings = [[*column] for column in zip(*settings, strict=True)]
+        return Compared(
+            [Side(group.name, self._telling(group), group.records) for group in self.groups],
+            self.metrics,
+            results,
+            settings if self.differing else [[""]],
+            self.runs(),
+            [self.equal_weights(), self.other_code()],
+        ).page()
+
+    def write_page(self, path: Path) -> Path:
+        """Write `page` into a file, and return its path."""
+        write_atomic(path, self.page())
+        return path
 
     def _numbers(self) -> list[list[object]]:
         told = quantities(self.metrics)

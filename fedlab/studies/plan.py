@@ -1,12 +1,11 @@
-"""Makes many runs one after the other; all are checked beforehand, and finished ones are not repeated."""
+"""Plans many runs, all of which are checked beforehand, and makes one of them; a finished one is not repeated."""
 
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +16,13 @@ from fedlab.data.sources import load_source
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment.checks import check_data, check_population, resolve
 from fedlab.experiment.components import complete
-from fedlab.experiment.configuration import code_of
 from fedlab.experiment.result import Run, load
 from fedlab.experiment.start import configure, resume, run
-from fedlab.report.record import RunRecord, run_status
+from fedlab.report.record import run_status
 from fedlab.storage.checkpoint import latest_checkpoint
 from fedlab.storage.names import file_name
 from fedlab.storage.unusable import warn_once
 from fedlab.storage.weights import check_weights
-from fedlab.tracking.durations import human_seconds
 
 Results = Mapping[str, Mapping[int, Run]]  # by point and seed
 Key = tuple[str, int]
@@ -60,10 +57,17 @@ class RunPlan:
     Args:
         configs: by point and seed, in the order in which they run.
         data: facts about their present data, by point and seed.
+        folder: the folder of the study, below which the runs lie.
     """
 
     configs: Mapping[Key, Config]
     data: Mapping[Key, Registered] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @cached_property
+    def place(self) -> Mapping[Key, int]:
+        """Positions of the runs, from 0, in the order in which they run."""
+        return {key: place for place, key in enumerate(self.configs)}
 
     @classmethod
     def make(
@@ -103,76 +107,7 @@ class RunPlan:
                         problems.setdefault(str(single), (single, {}))[1][name] = None
         if problems:
             raise ConfigErrors([_attributed(e, list(names), len(points), kind) for e, names in problems.values()])
-        return cls(configs, data)
-
-
-@dataclass
-class RunQueue:
-    """A plan that is carried out; its contents are valid even after an exception.
-
-    Args:
-        plan: what to run.
-        results: runs by point and seed.
-        failures: why runs failed, by point and seed.
-    """
-
-    plan: RunPlan
-    results: dict[str, dict[int, Run]] = field(default_factory=dict)
-    failures: dict[Key, str] = field(default_factory=dict)
-
-    def run(
-        self,
-        *,
-        keep_going: bool = False,
-        command: str | None = None,
-        announce: Callable[[str], None] = lambda text: None,
-        inspect: Callable[[Run], None] = lambda run: None,
-    ) -> None:
-        """Make the runs that are not finished in the folder; interrupted ones continue from their last checkpoint.
-
-        Args:
-            keep_going: continue with the other runs when one fails.
-            command: how to repeat it, recorded in every run.
-            announce: called with a line when a run starts and when it ends.
-            inspect: called with every finished run; its exceptions end the queue.
-
-        Raises:
-            Exception: whatever a run raises, unless `keep_going`.
-            KeyboardInterrupt: with a note that says how to continue.
-        """
-        configs = self.plan.configs
-        self.results = {point: {} for point, _ in configs}
-        before = {key: finished(config, self.plan.data.get(key)) for key, config in configs.items()}
-        ahead = [key for key, done in before.items() if done is None]
-        spent: dict[Key, float] = {}
-        for position, ((point, seed), config) in enumerate(configs.items(), start=1):
-            announce(f"{point}, seed {seed} ({position} of {len(configs)}){_left(ahead, spent)}")
-            done = before[point, seed]
-            if done is None and (old := finished(config)) is not None:
-                announce(f"repeated, because the data has changed since {old.path}, which is kept")
-            began = time.perf_counter()
-            try:
-                self.results[point][seed] = done or _made(config, command, announce)
-            except KeyboardInterrupt as stop:
-                stop.add_note(self._how_to_go_on())
-                raise
-            except Exception as error:
-                if not keep_going:
-                    error.add_note(self._how_to_go_on())
-                    raise
-                self.failures[point, seed] = _reason(error)
-                announce(f"failed: {self.failures[point, seed]}")
-            else:
-                path = self.results[point][seed].path
-                announce(f"already done{_by_other_code(done)}: {path}" if done else f"done: {path}")
-                inspect(self.results[point][seed])
-            if not done:
-                ahead.remove((point, seed))
-                spent[point, seed] = time.perf_counter() - began
-
-    def _how_to_go_on(self) -> str:
-        done = sum(len(runs) for runs in self.results.values())
-        return f"{done} of {len(self.plan.configs)} runs are done and kept; give the same command again to continue"
+        return cls(configs, data, folder)
 
 
 def finished(config: Config, data: Registered | None = None) -> Run | None:
@@ -190,11 +125,6 @@ def _alike(run: Run, config: Config, data: Registered | None) -> bool:
     return data is None or recorded is None or data.same(recorded, config)
 
 
-def _by_other_code(run: Run) -> str:
-    made = RunRecord(run.folder, run.history).code
-    return " (by another version of the code)" if made and made != code_of(run.config) else ""
-
-
 def _equal(config: Config) -> Iterator[Run]:
     """Runs of an equal configuration in the run's folder, the newest first."""
     for path in sorted(Path(config.tracking.folder).glob("*/config.yaml"), reverse=True):
@@ -210,7 +140,7 @@ def _equal(config: Config) -> Iterator[Run]:
             yield found
 
 
-def _made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
+def made(config: Config, command: str | None, announce: Callable[[str], None]) -> Run:
     """Make the run; an interrupted one continues from its last checkpoint, with exactly the same result."""
     where = {
         f"{part}.{key}": value
@@ -328,19 +258,8 @@ def _attributed(error: InputError, names: Sequence[str], points: int, kind: str)
     return type(error)(f"{kind} {names[0]}{more}: {error.key}", error.value, error.expected, error.fix)
 
 
-def _left(to_run: Sequence[Key], spent: Mapping[Key, float]) -> str:
-    """The time that the remaining runs will take, estimated from other seeds of the same point, or from all runs."""
-    if not spent:
-        return ""
-    overall = statistics.fmean(spent.values())
-    own = {
-        point: statistics.fmean(seconds for (other, _), seconds in spent.items() if other == point)
-        for point, _ in spent
-    }
-    return f", about {human_seconds(sum(own.get(point, overall) for point, _ in to_run))} left"
-
-
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a run failed, with the notes that were added."""
     text = str(error) if isinstance(error, FedLabError) else f"{type(error).__name__}: {error}"
     return "\n".join([text, *getattr(error, "__notes__", [])])
 

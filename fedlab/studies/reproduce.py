@@ -15,7 +15,8 @@ from fedlab.storage.runfolder import write_atomic
 from fedlab.studies.acceptance import Acceptance
 from fedlab.studies.gates import LOCAL_ONLY
 from fedlab.studies.outcome import Outcome, judge
-from fedlab.studies.plan import Results, RunPlan, RunQueue, made_before, with_own_cache
+from fedlab.studies.plan import Results, RunPlan, made_before, with_own_cache
+from fedlab.studies.queue import RunQueue
 
 
 def reproduce(

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _PACKAGES = ("fedlab-sim", "flwr", "ray", "torch", "numpy", "flwr-datasets", "datasets", "safetensors", "scikit-learn")
 _NAMED = 5  # rounds in a warning
+_TRACED = 60  # lines of a traceback
 _AGAIN = ("run_start", "vectorize")  # events that stay of a run which begins again; all others come again
 
 
@@ -108,8 +110,9 @@ def open_session(
             if isinstance(problem, FedLabError):
                 problem.in_run = True
             error = "" if stopped else f"{type(problem).__name__}: {problem}"
+            trace = "" if stopped or isinstance(problem, FedLabError) else _trace(problem)
             try:
-                _end(tracker, "interrupted" if stopped else "failed", began, error)
+                _end(tracker, "interrupted" if stopped else "failed", began, error, trace)
             except (OSError, DiskFullError) as second:  # the run's own error is the one to show
                 log.warning("the end of the run could not be recorded: %s", str(second).splitlines()[0])
             except Exception:
@@ -257,6 +260,19 @@ def _lacking(folder: RunFolder, events: Sequence[Event], booked: Mapping[int, tu
     return [f"{folder.ledger.name} is damaged: its rows of round {rounds} do not add up to the bytes of the round"]
 
 
-def _end(tracker: Tracker, status: str, began: float, error: str = "") -> None:
+def _trace(problem: BaseException) -> str:
+    """The traceback of an error that is none of FedLab's own, whose message would not say where it happened.
+
+    Of a long one, the first and the last lines are kept.
+    """
+    lines = "".join(traceback.format_exception(problem)).rstrip().splitlines()
+    left = len(lines) - _TRACED
+    if left > 0:
+        lines[_TRACED // 2 : -_TRACED // 2] = [f"  … {left} more lines …"]
+    return "\n".join(lines)
+
+
+def _end(tracker: Tracker, status: str, began: float, error: str = "", trace: str = "") -> None:
     early = {} if tracker.stopped is None else {"stopped": tracker.stopped}
-    tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error, **early)
+    more = {"traceback": trace} if trace else {}
+    tracker.emit("run_end", status=status, seconds=time.perf_counter() - began, error=error, **early, **more)

@@ -13,7 +13,8 @@ event                 fields
 ``phase_start``       ``round, phase, total``: ``total`` clients take part, 0 where the server works alone
 ``progress``          ``round, phase, done, total``: not kept in the file
 ``phase_end``         ``round, phase, seconds``
-``federation``        ``title, paper, clients, parameters, device, input_shape, classes``: the method's title and paper
+``federation``        ``title, paper, headline, clients, parameters, device, input_shape, classes``: the method's title,
+                      paper, and metrics of its claim with the part of an evaluation that holds them
 ``work``              ``spans``: of worker, client, kind, begin and seconds; not kept here but in ``timeline.json``
 ``prepared``          ``bytes_down, bytes_up``: of the query before round 1
 ``client``            ``round, client, metrics``
@@ -29,8 +30,8 @@ event                 fields
 ``figure``            ``name, round, path, title, caption``
 ``artifact``          ``name, path``
 ``checkpoint``        ``round, path``
-``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``, and ``stopped`` if a callback
-                      has ended the run early: ``round, by, reason``
+``run_end``           ``status`` (completed | failed | interrupted), ``seconds, error``; ``stopped`` if a callback has
+                      ended the run early: ``round, by, reason``; ``traceback`` of an error that is none of FedLab's own
 ====================  ====================================================================================
 
 Phases are ``preflight``, ``prepare``, ``train``, ``server`` and ``evaluate``; round 0 is before the first. Bytes are

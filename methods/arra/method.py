@@ -60,6 +60,7 @@ class ARRA(Method[ARRASettings]):
     """Text-to-image generation by an autoregressive language model, aligned with a vision model."""
 
     title, paper = "ARRA", "Xie et al. 2025, arXiv 2503.07334"
+    headline = (("alignment_error", "server"),)
     modality, own_model = "images with captions", "causal language model"
     learns_from = "the global vector of a frozen image encoder, which early states of a language model learn to tell"
     Settings, feature_parts = ARRASettings, ("llm", "encoder")

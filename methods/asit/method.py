@@ -72,6 +72,7 @@ class ASiT(Method[ASiTSettings]):
 
     title = "ASiT"
     paper = "Atito et al. 2022, arXiv 2211.13189"
+    headline = (("probe_accuracy", "server"),)
     modality = "sounds"
     learns_from = "corrupted spectrograms that they restore, and a teacher that is a moving average of the student"
     own_model = "ViT with reconstruction head"

@@ -59,6 +59,7 @@ class DCGLR(Method[DCGLRSettings]):
     """Self-supervised features of point clouds, by distillation from whole to part and by contrast."""
 
     title, paper = "DCGLR", "Fu et al. 2022, arXiv 2202.04241"
+    headline = (("svm_accuracy", "server"),)
     modality, own_model = "point clouds", "point encoder with prototypes"
     learns_from = "parts of shapes that are to agree with the whole, and other shapes that are to differ"
     Settings, feature_parts = DCGLRSettings, ("teacher", "student")

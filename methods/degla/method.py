@@ -73,6 +73,7 @@ class DeGLA(Method[DeGLASettings]):
 
     title = "DeGLA"
     paper = "Hu et al. 2025, arXiv 2504.16801"
+    headline = (("accuracy", "server"),)
     modality = "images with captions"
     learns_from = "captions that were made false, and a teacher that is a moving average of the student"
     own_model = "CLIP"

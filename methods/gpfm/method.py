@@ -59,6 +59,7 @@ class GPFM(Method[GPFMSettings]):
     """Self-distillation with prototypes, unified with distillation from several frozen experts."""
 
     title, paper = "GPFM", "Ma et al. 2024, arXiv 2407.18449"
+    headline = (("accuracy_label", "server"), ("cosine", "mean"))
     own_model = "ViT with a prototype head and a head for each expert"
     learns_from = "a teacher that is a moving average of the student, and frozen experts that some clients hold"
     Settings, feature_parts = GPFMSettings, ("teacher", "student")

@@ -70,6 +70,7 @@ class HybridDistill(Method[HybridSettings]):
 
     title = "Hybrid Distillation"
     paper = "Shi et al. 2023, arXiv 2306.15876"
+    headline = (("relation_distance", "server"), ("feature_distance", "server"))
     learns_from = "token relations of one frozen teacher and features of another, on the patches that are not redundant"
     own_model = "ViT with two teachers"
     feature_parts = ("student", *TEACHERS)

@@ -58,6 +58,7 @@ class MMC(ZeroShot):
 
     title = "MMC"
     paper = "Wu et al. 2023, arXiv 2308.11448"
+    headline = (("miou", "server"), ("auroc", "server"))
     learns_from = "masked pictures that they restore, and a teacher that is a moving average of the student"
     own_model = "ViT with reconstruction, patch and contrast heads"
 

@@ -69,6 +69,7 @@ class PAT(Method[PATSettings]):
 
     title = "PAT"
     paper = "Ni et al. 2023, arXiv 2308.03322"
+    headline = (("mAP", "server"), ("rank1", "server"))
     modality = "pictures of people"
     learns_from = "parts of the picture that resemble those of other people"
     own_model = "ViT with part tokens"

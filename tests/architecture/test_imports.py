@@ -56,7 +56,7 @@ METHOD_MAY_KNOW = {"fedlab.storage.hashing"}  # reads nothing, writes nothing
 
 # each costs a second or more, so what needs one imports it when it needs it
 HEAVY = {
-    "datasets", "dp_accounting", "flwr_datasets", "matplotlib", "mlflow", "mlxtend", "pandas", "seaborn",
+    "datasets", "dp_accounting", "flwr_datasets", "matplotlib", "mlflow", "mlxtend", "optuna", "pandas", "seaborn",
     "sklearn", "tensorboard", "torchmetrics", "transformers", "trimesh", "wandb",
 }  # fmt: skip
 

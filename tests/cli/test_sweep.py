@@ -49,6 +49,13 @@ def test_a_sweep_file_is_run_with_mappings_as_values(cli: Cli, tiny: Path, tmp_p
         (["--over", "training.lr=0.1", "--seeds", "a"], "whole numbers"),
         (["--over", "training.lr=0.1", "--set", "training.lr=1"], "does not vary itself"),
         (["--over", "training.lr=[1"], "separated by commas"),
+        (["--over", "training.lr=log(1e-3,1)"], "needs trials (--optuna N)"),
+        (["--over", "training.lr=log(1,1e-3)", "--optuna", "2"], "a lower bound below the upper one"),
+        (["--over", "training.lr=log(1e-3,1)", "--optuna", "2"], "add --set data.validation=0.2"),
+        (["--optuna", "2", "--seeds", "0,1"], "a key to vary"),
+        (["--over", "training.lr=1,2", "--objective", "loss"], "add --optuna N"),
+        (["--over", "training.lr=1,2", "--optuna", "2", "--metric", "loss"], "--objective names the metric"),
+        (["--over", "training.lr=1,2", "--jobs", "0"], "--jobs"),
     ],
 )
 def test_wrong_words_are_explained_before_anything_runs(
@@ -95,3 +102,16 @@ def test_compare_prints_what_differs_and_whether_weights_are_equal(cli: Cli, tin
     assert cli("compare", runs[0]).exit_code == 2
     (tmp_path / "file").write_text("")
     assert cli("compare", *runs, "--out", tmp_path / "file").exit_code == 2
+    page = cli("compare", *runs, "--html", tmp_path / "page.html")
+    assert f"written: {tmp_path / 'page.html'}" in page.stdout.replace("\n", "")
+    assert "3 runs compared" in (tmp_path / "page.html").read_text()
+    refused = cli("compare", *runs, "--html", tmp_path)
+    assert refused.exit_code == 2
+    assert "a file that can be written" in refused.stderr
+
+
+def test_a_search_without_optuna_says_how_to_install_it(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlab.studies.optuna_study.importlib.util.find_spec", lambda name: None)
+    done = cli("sweep", tiny, "--over", "training.lr=log(0.01,1)", "--optuna", "2")
+    assert done.exit_code == 2
+    assert "pip install 'fedlab-sim[optuna]'" in done.stderr

@@ -74,6 +74,7 @@ def test_contributing_names_every_hook_of_a_method() -> None:
         "paper",
         "modality",
         "learns_from",
+        "about",
         "overrides",
         "promises",
     }

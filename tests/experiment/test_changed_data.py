@@ -19,7 +19,8 @@ from fedlab.experiment.result import Run
 from fedlab.report.record import RunRecord
 from fedlab.studies.compare import compare
 from fedlab.studies.plan import Registered, finished
-from fedlab.studies.sweep import SweepSpec, sweep
+from fedlab.studies.spec import SweepSpec
+from fedlab.studies.sweep import sweep
 
 
 def save(file: Path, shift: int) -> None:

@@ -145,3 +145,12 @@ def test_a_proximal_term_composes_with_it_and_pulls_only_what_is_trained(runs: R
     ]
     for state in frozenset.intersection(*map(frozenset, fixed)):
         assert torch.equal(after[f"{NETWORK}{state}"], before[f"{NETWORK}{state}"]), state
+
+
+def test_the_metrics_of_its_claim_are_measured(runs: Runs, name: str) -> None:
+    run = runs.reference(name)
+    method = type(make_method(run.config.method))
+    for metric, scope in method.headline:
+        assert scope in ("server", "mean"), f"{metric}: a report shows {scope!r} nowhere"
+        assert metric in run.metrics[scope], f"{metric} is none of {', '.join(run.metrics[scope])}"
+    assert run.history.start["headline"] == [list(pair) for pair in method.headline]

@@ -133,3 +133,25 @@ def test_every_metric_of_a_registered_method_has_a_direction_or_is_known_to_have
     # DeGLA's means over the kinds of a family, and its control without the image, are named by the data's kinds
     assert {m for m in unknown - NEUTRAL if not m.startswith(("mean_", "text_only_"))} == set()
     assert best_of(headline(found)) is not None
+
+
+def test_numbers_in_names_are_sorted_by_their_values_behind_the_names_without() -> None:
+    names = [
+        "accuracy@0.5",
+        "accuracy@0.25",
+        "final_accuracy",
+        "exit_10_accuracy",
+        "exit_2_accuracy",
+        "f1_label",
+        "map",
+    ]
+    assert ranked(names) == [
+        "f1_label",
+        "final_accuracy",
+        "map",
+        "accuracy@0.25",
+        "accuracy@0.5",
+        "exit_2_accuracy",
+        "exit_10_accuracy",
+    ]
+    assert ranked(["rank10", "rank5", "mAP", "rank1"]) == ["mAP", "rank1", "rank5", "rank10"]

@@ -87,16 +87,20 @@ def test_domains_are_shown_where_they_say_more_than_names(plain: Any, make_run: 
 
 def test_bytes_are_told_by_group_round_and_client(plain: Any) -> None:
     communication = plain.text("communication")
-    assert "model | 4.00 MB | 2.00 MB | 1.00 MB | 500 kB | 333 kB | 167 kB" in communication
-    assert "query before round 1 | 0 B | 1.25 kB | – | – | – | –" in communication
-    assert "Total | 4.00 MB | 2.00 MB | 1.00 MB | 500 kB | 333 kB | 167 kB" in communication
+    assert (
+        "Group | Down (MB) | Up (MB) | Down per round (MB) | Up per round (MB) | Down per client (kB)" in communication
+    )
+    assert "model | 4.00 | 2.00 | 1.00 | 0.500 | 333 | 167" in communication
+    assert "query before round 1 | 0.00 | 0.00125 | – | – | – | –" in communication
+    assert "Total | 4.00 | 2.00 | 1.00 | 0.500 | 333 | 167" in communication
 
 
 def test_seconds_add_up_to_the_whole_run(plain: Any) -> None:
     time = plain.text("time")
-    assert "Train | 8.00 s | 10.7 %" in time
-    assert "Other (start, pictures, files) | 1 min 04 s | 84.7 %" in time  # 75 − 0.5 − 4 · 2.75 s
-    assert "Whole run | 1 min 15 s | 100.0 %" in time
+    assert "Phase | Time (s) | Share (%)" in time
+    assert "Train | 8.00 | 10.7" in time
+    assert "Other (start, pictures, files) | 63.5 | 84.7" in time  # 75 − 0.5 − 4 · 2.75 s
+    assert "Whole run | 75.0 | 100.0" in time
 
 
 def test_every_curve_has_its_axes_named(plain: Any) -> None:
@@ -146,7 +150,7 @@ def test_metrics_of_other_tasks_take_the_place_of_accuracy(make_run: Callable[..
 def test_what_the_server_measures_on_its_own_data_is_shown(make_run: Callable[..., Path]) -> None:
     path = make_run(held={"probe_accuracy": 0.452, "knn_accuracy": 0.381, "collapse_alarm": 0.0})
     page = report(path)
-    assert "Probe accuracy | 45.2 %" in page.text("results")
+    assert "Value (%) | Knn accuracy | 38.1 | Probe accuracy | 45.2" in page.text("results")
     assert "Collapse alarm | 0.000" in page.text("results")
     assert "Server’s data: accuracies" in page.text("curves")
     shown = io.StringIO()

@@ -19,7 +19,7 @@ from fedlab.experiment.components import REGISTRIES, settings_of
 from fedlab.experiment.configuration import configure, load_config
 from fedlab.storage.paths import PathKind
 from fedlab.studies.acceptance import load_acceptance
-from fedlab.studies.sweep import load_spec
+from fedlab.studies.spec import load_spec
 
 MINIMAL: dict[str, Any] = {"method": "supervised", "data": {"source": "digits"}}
 SPEAKS_OF_A_PLACE = re.compile(r"\b(path|file|folder|csv|hub name|run folder)s?\b")

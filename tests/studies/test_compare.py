@@ -201,3 +201,26 @@ def test_the_worst_client_is_the_one_with_the_largest_loss(made: Callable[..., P
     clients = fedlab.load(made("a0")).metrics["clients"].values()
     assert quantity("loss_worst").of(record) == max(client["loss"] for client in clients)
     assert quantity("accuracy_worst").of(record) == min(client["accuracy"] for client in clients)
+
+
+def test_where_much_differs_one_key_that_tells_all_apart_names_the_curves(
+    made: Callable[..., Path], tmp_path: Path
+) -> None:
+    much = ["federation.strategy={name: fedprox, mu: 0.25}", "training.batch_size=16", "training.local_epochs=2"]
+    found = compare([made("a0"), made("much", "training.lr=0.5", *much), made("more", "training.lr=0.25", *much)])
+    assert len(found.words(found.groups[0])) > 24
+    assert [found._telling(group) for group in found.groups] == ["lr=0.01", "lr=0.5", "lr=0.25"]
+    page = found.write_page(tmp_path / "page.html").read_text()
+    assert "3 runs compared" in page
+    assert "federation.strategy.settings.mu" in page or "federation.strategy.mu" in page
+    same = compare([made("much"), made("twin", "training.lr=0.5", *much), made("a0")])
+    assert [same._telling(group) for group in same.groups] == ["", "", ""], "two of them do not differ in any key"
+
+
+def test_keys_are_named_by_as_few_parts_as_tell_them_apart(made: Callable[..., Path]) -> None:
+    found = compare([made("a0"), made("two", "data.partition=[{name: iid, clients: 2}]", "model.name=convnet")])
+    assert found._short_keys == {
+        "model.name": "model",
+        "data.partition.0.name": "partition.0",
+        "data.partition.0.clients": "clients",
+    }

@@ -19,7 +19,8 @@ from fedlab.config import parse
 from fedlab.errors import CheckpointError, ConfigErrors, FedLabError, InputError
 from fedlab.experiment.result import Run
 from fedlab.studies.plan import folder_name
-from fedlab.studies.sweep import SweepSpec, load_spec, sweep
+from fedlab.studies.spec import SweepSpec, load_spec
+from fedlab.studies.sweep import sweep
 from tests.forks import Forks
 
 BASE: dict[str, Any] = {
@@ -257,7 +258,8 @@ import signal
 import sys
 from pathlib import Path
 from fedlab.server.records import RunWriter
-from fedlab.studies.sweep import load_spec, sweep
+from fedlab.studies.spec import load_spec
+from fedlab.studies.sweep import sweep
 
 write = RunWriter.checkpoint
 

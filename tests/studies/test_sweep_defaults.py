@@ -13,7 +13,8 @@ from fedlab.errors import InputError
 from fedlab.report.record import main_metric
 from fedlab.report.values import number
 from fedlab.studies.compare import compare
-from fedlab.studies.sweep import SweepSpec, sweep
+from fedlab.studies.spec import SweepSpec
+from fedlab.studies.sweep import sweep
 
 BASE: dict[str, Any] = {
     "method": "supervised",

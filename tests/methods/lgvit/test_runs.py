@@ -109,6 +109,10 @@ def test_an_exit_is_averaged_over_the_clients_that_hold_it(lgvit: Start, referen
     weak, strong = clients["0"], clients["1"]
     assert "exit_3_accuracy" in strong
     assert "exit_3_accuracy" not in weak
+    reasons = {left.why for left in run.history.left_out if left.what == "metric values of clients"}
+    assert reasons == {
+        "they are of assets that these clients do not hold (data.holds), so that means are over those that do"
+    }
     assert weak["left_at_3"] == weak["left_at_5"] == 0
     assert "exit_5_accuracy" in run.metrics["pooled"]
     nobody = lgvit("data.holds={'*': [exit_2]}")
