@@ -22,15 +22,19 @@ if TYPE_CHECKING:
     from fedlab.experiment.start import resume as resume
     from fedlab.experiment.start import run as run
     from fedlab.method import Method as Method
+    from fedlab.studies.compare import Comparison as Comparison
+    from fedlab.studies.compare import compare as compare
 
 # imported on first use: `import fedlab` in a worker or a shell completion must not pay for flwr and the data stack
 _PUBLIC = {
+    "Comparison": "fedlab.studies.compare",
     "Config": "fedlab.config",
     "Dataset": "fedlab.data.samples",
     "FedLabError": "fedlab.errors",
     "Method": "fedlab.method",
     "Run": "fedlab.experiment.result",
     "Samples": "fedlab.data.samples",
+    "compare": "fedlab.studies.compare",
     "from_arrays": "fedlab.data.sources.arrays",
     "load": "fedlab.experiment.result",
     "load_config": "fedlab.experiment.configuration",

@@ -19,9 +19,11 @@ from fedlab.errors import CheckpointError
 from fedlab.experiment.evaluated import NoEvaluation
 from fedlab.method import Method, Task
 from fedlab.report.record import RunRecord
+from fedlab.report.tables import result_table
 from fedlab.storage.checkpoint import latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
+from fedlab.tracking.notebook import to_html
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ class Run:
         prefix = "network/"
         networks.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return networks.eval()
+
+    def _repr_html_(self) -> str:
+        """The last results, bytes, seconds and how the run ended, as a notebook shows them."""
+        found = result_table(History.from_jsonl(self.folder.events))
+        report = [f"report   {self.folder.report}"] if self.folder.report.exists() else []
+        return to_html([*found.renderables, f"folder   {self.path}", *report])
 
 
 def load(path: str | Path, method: Method | None = None) -> Run:
