@@ -19,6 +19,7 @@ import sources
 from markdown import Markdown
 from markdown.extensions import Extension
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -32,6 +33,7 @@ _pages: dict[str, str] = {}
 """Place of a file or folder in the repository → its page, or its copy, on the site."""
 
 
+@event_priority(50)  # before the plugins, which take their settings then
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Name the pages that mkdocs.yml leaves open, and read Markdown and Python as they are written here."""
     named = set(_named(config.nav))
