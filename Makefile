@@ -84,7 +84,7 @@ readme: $(VENV)/.installed-dev ## run the README's commands and the notebooks, a
 		-k 'text or tables or notebook_runs' -n 0 --update-readme $(ARGS)
 
 site: $(VENV)/.installed-dev ## build the documentation into site/, and fail on warnings and on links that lead nowhere
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)

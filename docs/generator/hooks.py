@@ -24,7 +24,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docker/README.md", "benchmarks/RESULTS.md", "benchmarks/NOTES.md")
+OUTSIDE = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docker/README.md",
+    "benchmarks/RESULTS.md",
+    "benchmarks/NOTES.md",
+)
 PICTURES = (".png", ".svg", ".jpg")
 MAPPED = ("clients", "server", "methods")  # folders that are imported below fedlab, see setup.py
 
@@ -107,7 +114,11 @@ def _replaced(nav: Any, lists: dict[str, list[str]]) -> Any:
         return {title: _replaced(entry, lists) for title, entry in nav.items()}
     if not isinstance(nav, list):
         return nav
-    return [part for entry in nav for part in (lists.get(entry, [entry]) if isinstance(entry, str) else [_replaced(entry, lists)])]
+    return [
+        part
+        for entry in nav
+        for part in (lists.get(entry, [entry]) if isinstance(entry, str) else [_replaced(entry, lists)])
+    ]
 
 
 def _package(folder: Path) -> str:
@@ -122,7 +133,7 @@ def _package(folder: Path) -> str:
 class _ShortIndents(Extension):
     """Parts of a list item may be indented by two or three spaces, as on GitHub, and not by four only."""
 
-    def extendMarkdown(self, md: Markdown) -> None:
+    def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802  # the name that Markdown calls
         md.tab_length = 2
 
 

@@ -66,15 +66,18 @@ _STRATEGY = (
 )
 _DISTILL = "Mathematics that methods share: pure functions and small modules, each with its source."
 _BLOCKS = "Parts that several methods share and that know the hooks of a method."
-_ERRORS = "The errors that FedLab raises on purpose. They name a key and its value, and say what was expected and what to do."
+_ERRORS = (
+    "The errors that FedLab raises on purpose. They name a key and its value, and say what was expected and what to do."
+)
 _COMPONENTS = (
     "What a configuration can name, and the settings of each. A component is written as "
     "`{name: dirichlet, clients: 10, alpha: 0.3}`, or as its name alone if its settings have defaults. "
     "`fedlab list` shows the same names, and those of packages that you have installed."
 )
 _CONFIGURATION = (
-    "Every key, with its type, its default and its meaning. `fedlab config show CONFIG --describe` shows the same with the "
-    "values of your own configuration. The settings of components, such as `method`, are on [their own page](components.md)."
+    "Every key, with its type, its default and its meaning. `fedlab config show CONFIG --describe` shows the same with "
+    "the values of your own configuration. The settings of components, such as `method`, are on "
+    "[their own page](components.md)."
 )
 
 
@@ -146,8 +149,10 @@ def _api(title: str, about: str, names: list[str] | tuple[str, ...]) -> str:
 
 def _interfaces() -> str:
     about = "What components of your own are made of, besides methods and strategies."
-    parts = [f"## {title}\n\n" + "\n\n".join(f"::: {name}\n    options:\n      heading_level: 3" for name in names)
-             for title, names in _INTERFACES.items()]
+    parts = [
+        f"## {title}\n\n" + "\n\n".join(f"::: {name}\n    options:\n      heading_level: 3" for name in names)
+        for title, names in _INTERFACES.items()
+    ]
     return "\n\n".join(["# Other interfaces", about, *parts]) + "\n"
 
 

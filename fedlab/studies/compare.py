@@ -154,7 +154,11 @@ class Comparison:
         """The tables and curves, as a notebook shows them."""
         same = "the configurations do not differ, except in the seed"
         settings = to_table("Keys that differ", self.settings()) if self.differing else same
-        tables = [to_table("Runs", self.runs()), settings, to_table("Results, with the difference to A", self.results())]
+        tables = [
+            to_table("Runs", self.runs()),
+            settings,
+            to_table("Results, with the difference to A", self.results()),
+        ]
         curves = (picture_html(self.picture(metric), f"{metric} over the rounds") for metric in self.metrics)
         return to_html([*tables, *filter(None, [self.equal_weights(), self.other_code()])]) + "".join(curves)
 

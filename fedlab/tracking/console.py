@@ -285,7 +285,10 @@ class NotebookConsole:
             sys.stderr.write(f"{line}\n")
         if event["event"] == "run_start":
             self._handle = self._show(self._line(event["time"]), raw=True, display_id=True)
-        elif self._handle is not None and (event["event"] == "run_end" or event["time"] >= self._drawn + _SETTLED):
+        elif self._handle is None:
+            return
+        elif event["event"] in ("phase_start", "run_end") or event["time"] >= self._drawn + _SETTLED:
+            # a phase may last for minutes in which nothing else happens, so that its start must not be left out
             self._handle.update(self._line(event["time"]), raw=True)
 
     def close(self) -> None:

@@ -18,7 +18,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("site"))
 
 
-@pytest.mark.parametrize("page", ["index.html", "reference/fedlab.html", "tutorial/first_run.html", "methods/moon/index.html"])
+@pytest.mark.parametrize(
+    "page", ["index.html", "reference/fedlab.html", "tutorial/first_run.html", "methods/moon/index.html"]
+)
 def test_a_page_needs_nothing_but_its_own_files(browser: Any, site: Path, page: str) -> None:
     browser.open(site / page)
     assert all(url.startswith(("file:", "about:", "blob:")) for url in browser.requests())

@@ -20,7 +20,12 @@ from fedlab.studies.rehearsed import comparison_table, rehearsals_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *ROOT.glob("methods/*/README.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *ROOT.glob("methods/*/README.md"),
+]
 DEMO = re.compile(
     r"mean accuracy ([\d.]+) % over the five\s+clients \((.+?)\), ([\d.]+) MB sent down and ([\d.]+) MB\s+up", re.DOTALL
 )

@@ -77,7 +77,9 @@ def test_a_notebook_becomes_texts_code_and_what_it_prints(tmp_path: Path) -> Non
     )
     page = NOTEBOOKS.page(path)
     assert page == "# Title\ntext\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n"
-    assert NOTEBOOKS.with_download(page, "x.ipynb").startswith("# Title\n\n*This page is a notebook: [download it](x.ipynb)")
+    assert NOTEBOOKS.with_download(page, "x.ipynb").startswith(
+        "# Title\n\n*This page is a notebook: [download it](x.ipynb)"
+    )
 
 
 def test_a_file_and_a_folder_have_pages(tmp_path: Path) -> None:

@@ -225,7 +225,9 @@ def test_a_notebook_has_one_line_that_is_updated_in_place(
     for entry in (*stream[:-1], event("warning", 7, message="careful <b>"), stream[-1]):
         sink.write(entry)
     sink.close()
-    assert [bundle["text/plain"] for bundle in cell.displayed] == ["fedlgd · fedavg · convnet · seed 3  preparing  0.0 s"]
+    assert [bundle["text/plain"] for bundle in cell.displayed] == [
+        "fedlgd · fedavg · convnet · seed 3  preparing  0.0 s"
+    ]
     assert "fedlgd · fedavg · convnet · seed 3  round 1/2  training 2 clients  2.0 s" in [
         bundle["text/plain"] for bundle in cell.updates
     ]

@@ -56,10 +56,13 @@ def write(kind: Kind, name: str, folder: Path) -> list[Path]:
         The files, in the order in which a reader should look at them.
 
     Raises:
-        ConfigError: the name cannot be one, something of that name is there already, or the folder cannot be written to.
+        ConfigError: the name cannot be one, something of that name is there already, or the folder cannot be written
+            to.
     """
     _check_name(name)
-    texts = {folder / place.format(name=name): _filled(template, kind, name) for place, template in _FILES[kind].items()}
+    texts = {
+        folder / place.format(name=name): _filled(template, kind, name) for place, template in _FILES[kind].items()
+    }
     for path, text in texts.items():
         if path.suffix == ".py":
             _check_module(name, path, text)
@@ -84,7 +87,9 @@ def _filled(template: str, kind: Kind, name: str) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
     )
     module, data = (f"{name}_method", f"{name}_data") if kind == "project" else (name, "")
     return environment.get_template(template).render(
