@@ -137,17 +137,20 @@ class _ShortIndents(Extension):
         md.tab_length = 2
 
 
-_ITEM = re.compile(r"( *)([-*]|\d+\.) ")
+_ITEM = re.compile(r"([-*]|\d+\.) ")
 
 
 def _spaced(markdown: str) -> str:
-    """A blank line before each list that follows a paragraph, without which Python's Markdown sees no list."""
-    lines, before, fenced = [], "", False
+    """A blank line before each item that follows a paragraph, without which Python's Markdown sees no item."""
+    lines, before, fenced, parted = list[str](), "", False, False
     for line in markdown.splitlines():
         fenced ^= line.lstrip().startswith("```")
-        begins = _ITEM.match(line) and before.strip() and not before.startswith(" ") and not _ITEM.match(before)
-        if begins and not fenced and not (line.startswith(" ") or before.lstrip().startswith("```")):
+        item = not fenced and _ITEM.match(line) is not None
+        follows = before.strip() and not _ITEM.match(before) and not before.lstrip().startswith("```")
+        if item and follows and (parted or not before.startswith(" ")):
             lines.append("")
+        # whether the text since the last item is in several blocks, the last of which would swallow this item
+        parted = not item and (parted or not line.strip())
         lines.append(line)
         before = line
     return "\n".join(lines) + "\n"

@@ -46,7 +46,7 @@ def pages() -> dict[str, str]:
         "reference/cli.md": "\n\n".join(["# Command line", *_commands(typer.main.get_command(app), "fedlab")]) + "\n",
         "reference/configuration.md": _configuration(),
         "reference/components.md": "\n\n".join(["# Components", _COMPONENTS, *_components()]) + "\n",
-        "reference/fedlab.md": _api("fedlab", _FEDLAB, [f"fedlab.{name}" for name in fedlab.__all__]),
+        "reference/fedlab.md": _api("fedlab", _FEDLAB, [f"fedlab.{name}" for name in _functions_first()]),
         "reference/method.md": _api(
             "fedlab.method", _METHOD, [f"fedlab.method.{name}" for name in fedlab.method.__all__]
         ),
@@ -154,6 +154,11 @@ def _interfaces() -> str:
         for title, names in _INTERFACES.items()
     ]
     return "\n\n".join(["# Other interfaces", about, *parts]) + "\n"
+
+
+def _functions_first() -> list[str]:
+    """The public names; functions come first, because they are what a user calls."""
+    return sorted(fedlab.__all__, key=lambda name: (name[0].isupper(), name))
 
 
 def _modules(package: object) -> Iterator[str]:

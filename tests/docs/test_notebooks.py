@@ -75,7 +75,7 @@ def test_a_notebook_runs_from_top_to_bottom(
             if cell.cell_type == "code":
                 text = renewed(printed(before), printed(cell))
                 before.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
-        path.write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(nbformat.writes(shown) + "\n", encoding="utf-8")
         return
     wrong = {
         index: differing
