@@ -146,7 +146,7 @@ def _spaced(markdown: str) -> str:
     for line in markdown.splitlines():
         fenced ^= line.lstrip().startswith("```")
         item = not fenced and _ITEM.match(line) is not None
-        follows = before.strip() and not _ITEM.match(before) and not before.lstrip().startswith("```")
+        follows = before.strip() and not _ITEM.match(before)
         if item and follows and (parted or not before.startswith(" ")):
             lines.append("")
         # whether the text since the last item is in several blocks, the last of which would swallow this item

@@ -153,10 +153,10 @@ class Comparison:
     def _repr_html_(self) -> str:
         """The tables and curves, as a notebook shows them."""
         same = "the configurations do not differ, except in the seed"
-        settings = to_table("Keys that differ", self.settings()) if self.differing else same
+        keys = to_table("Keys that differ", self.settings(), left=1 + len(self.groups)) if self.differing else same
         tables = [
-            to_table("Runs", self.runs()),
-            settings,
+            to_table("Runs", self.runs(), left=2),
+            keys,
             to_table("Results, with the difference to A", self.results()),
         ]
         curves = (picture_html(self.picture(metric), f"{metric} over the rounds") for metric in self.metrics)
