@@ -49,7 +49,7 @@ def reference(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
     for name, field in kind.model_fields.items():
         key, inner = f"{prefix}{field.alias or name}", _section_in(field.annotation)
         default = _UNSET if field.is_required() else field.get_default(call_default_factory=True)
-        if inner is not None and inner is field.annotation:
+        if inner is not None and isinstance(field.annotation, type):
             yield from reference(inner, f"{key}.")
             continue
         type_text = _type(schema["properties"][field.alias or name], schema.get("$defs", {}))

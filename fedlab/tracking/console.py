@@ -298,7 +298,7 @@ class NotebookConsole:
         """The line as HTML and, for frontends without it, as plain text."""
         standing, self._drawn = self._standing, now
         if standing.outcome:
-            parts = (standing.title, standing.outcome, standing.score)
+            parts: tuple[str, ...] = (standing.title, standing.outcome, standing.score)
         else:
             parts = (standing.title, standing.round_text, standing.phase_text, standing.score, standing.time_text(now))
         text = "  ".join(part for part in parts if part)
