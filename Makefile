@@ -22,7 +22,7 @@ ARGS ?=
 BUILD ?=
 
 .PHONY: help demo test test-programs test-slow test-browser test-deployment test-docker test-drill image compose mutation lint format typecheck \
-	readme reproduce bench doctor wheel hooks clean distclean
+	readme site reproduce bench doctor wheel hooks clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,8 +79,12 @@ typecheck: $(VENV)/.installed-dev ## check the types of the built wheel
 	$(PIP) install --quiet --no-deps --no-index --target .typing/site .typing/dist/*.whl
 	cd .typing/site && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p fedlab
 
-readme: $(VENV)/.installed-dev ## run the README's commands and write their outputs into it anew
-	$(BIN)/python -m pytest tests/docs/test_readme.py tests/docs/test_readme_facts.py -k 'text or tables' -n 0 --update-readme $(ARGS)
+readme: $(VENV)/.installed-dev ## run the README's commands and the notebooks, and write their outputs into them anew
+	$(BIN)/python -m pytest tests/docs/test_readme.py tests/docs/test_readme_facts.py tests/docs/test_notebooks.py \
+		-k 'text or tables or notebook_runs' -n 0 --update-readme $(ARGS)
+
+site: $(VENV)/.installed-dev ## build the documentation into site/, and fail on warnings and on links that lead nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reproduce: $(VENV)/.installed ## run FedLGD's acceptance experiment over its seeds and compare with what is required
 	$(BIN)/fedlab reproduce fedlgd $(ARGS)
@@ -102,7 +106,7 @@ hooks: $(VENV)/.installed-dev ## run the checks of .pre-commit-config.yaml befor
 	$(BIN)/pre-commit install
 
 clean: ## remove what was built, keep .venv and runs/
-	rm -rf build dist .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf build dist site .typing .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv too

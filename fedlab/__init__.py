@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from fedlab.experiment.start import resume as resume
     from fedlab.experiment.start import run as run
     from fedlab.method import Method as Method
+    from fedlab.studies.compare import Comparison as Comparison
+    from fedlab.studies.compare import compare as compare
 
 # imported on first use: `import fedlab` in a worker or a shell completion must not pay for flwr and the data stack
 _PUBLIC = {
     "Callback": "fedlab.callbacks",
+    "Comparison": "fedlab.studies.compare",
     "Config": "fedlab.config",
     "Dataset": "fedlab.data.samples",
     "FedLabError": "fedlab.errors",
@@ -35,6 +38,7 @@ _PUBLIC = {
     "Run": "fedlab.experiment.result",
     "Samples": "fedlab.data.samples",
     "as_dataset": "fedlab.data.adapters",
+    "compare": "fedlab.studies.compare",
     "from_arrays": "fedlab.data.sources.arrays",
     "load": "fedlab.experiment.result",
     "load_config": "fedlab.experiment.configuration",

@@ -22,7 +22,10 @@ Names = Annotated[
 Python = Annotated[
     str,
     typer.Option(
-        "--python", metavar="PATH", help="The Python on the machines in whose environment FedLab is installed."
+        "--python",
+        metavar="PATH",
+        help="The Python on the machines in whose environment FedLab is installed.",
+        show_default="the path of the Python that runs this command",
     ),
 ]
 

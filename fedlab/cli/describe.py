@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from rich.text import Text
@@ -16,6 +16,7 @@ from fedlab.experiment.components import REGISTRIES
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _UNSET = object()
+_BELOW = ".NAME"  # stands for the names in a mapping
 Row = tuple[str, str, str, str, str]
 
 
@@ -35,6 +36,37 @@ def describe(config: Config) -> Iterator[Row]:
     Where a value is wrong, the meaning begins with what is wrong about it.
     """
     yield from _section(type(config), config, "")
+
+
+def reference(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of every key of a section, and of those sections in it that need not be given.
+
+    Args:
+        kind: the class of the section, or the settings of a component.
+        prefix: what stands before its keys, such as ``engine.``.
+    """
+    schema = kind.model_json_schema()
+    for name, field in kind.model_fields.items():
+        key, inner = f"{prefix}{field.alias or name}", _section_in(field.annotation)
+        default = _UNSET if field.is_required() else field.get_default(call_default_factory=True)
+        if inner is not None and isinstance(field.annotation, type):
+            yield from reference(inner, f"{key}.")
+            continue
+        type_text = _type(schema["properties"][field.alias or name], schema.get("$defs", {}))
+        yield key, type_text, _text(default), field.description or ""
+        if inner is not None:
+            yield from reference(inner, f"{key}{_BELOW if _is_mapping(field.annotation) else ''}.")
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key may hold, directly or in a mapping; components are none, because they have their own."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return None if issubclass(annotation, Component) else annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return get_origin(annotation) is dict
 
 
 def _section(

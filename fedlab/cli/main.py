@@ -16,6 +16,7 @@ from fedlab.cli.deploy import submit
 from fedlab.cli.doctor import doctor
 from fedlab.cli.failures import Commands
 from fedlab.cli.help import Command
+from fedlab.cli.new import new_app
 from fedlab.cli.partition import partition
 from fedlab.cli.probe import probe
 from fedlab.cli.rehearse import rehearse
@@ -66,6 +67,7 @@ app.command(cls=Command)(probe)
 app.command(cls=Command)(sweep)
 app.command(cls=Command)(compare)
 app.command(cls=Command)(partition)
+app.add_typer(new_app, name="new")
 app.add_typer(config_app, name="config")
 app.command(cls=Command)(rehearse)
 app.command(cls=Command)(reproduce)

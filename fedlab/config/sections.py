@@ -191,7 +191,7 @@ class TrackingConfig(Section):
     console: Literal["auto", "live", "plain", "quiet"] = Field(
         default="auto",
         description="live: progress that is redrawn in place; plain: progress as lines; quiet: none; auto: live on a "
-        "terminal, otherwise plain",
+        "terminal and in a notebook, otherwise plain",
     )
     tensorboard: bool = Field(default=True, description="short for a tracker {name: tensorboard}")
     trackers: tuple[ComponentField, ...] = Field(

@@ -15,6 +15,9 @@ from fedlab.data.files.pixels import float_advice
 from fedlab.data.files.spelling import is_text, printable
 from fedlab.errors import DataError
 from fedlab.tracking.left_out import LeftOut
+from fedlab.tracking.notebook import to_html
+
+_MOST_NAMES = 20
 
 
 def on_device(samples: Samples, device: torch.device) -> dict[str, Tensor]:
@@ -162,6 +165,38 @@ class Dataset:
         words = (self.vocabulary,) if self.vocabulary else ()
         text = repr((self.train.fingerprint, self.test.fingerprint, held, *words))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def _repr_html_(self) -> str:
+        """Samples, columns, classes and what was left out, as a notebook shows them."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("", "samples", "classes", "columns", title=Text(self.name))
+        table.columns[1].justify = table.columns[2].justify = "right"
+        for split, samples in {"train": self.train, "test": self.test, **self.server}.items():
+            columns = ", ".join(map(_described, samples.columns.items()))
+            table.add_row(Text(split), f"{len(samples):,}", f"{samples.num_classes:,}", Text(columns))
+        named = {
+            "classes": self.train.class_names,
+            "domains": self.train.domain_names if len(self.train.domain_names) > 1 else (),
+            "owners": self.train.group_names,
+            "sites": self.sites,
+        }
+        lines = [f"{kind}: {_listed(names)}" for kind, names in named.items() if names]
+        told = [*(left.notice for left in self.left_out), *(f"warning: {warning}" for warning in self.warnings)]
+        return to_html([table, *lines, *told])
+
+
+def _described(column: tuple[str, np.ndarray]) -> str:
+    """``image 3×32×32 uint8``."""
+    name, values = column
+    return " ".join(filter(None, [name, "×".join(map(str, values.shape[1:])), str(values.dtype)]))
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """The first names, and how many there are more."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _check_names(dataset: Dataset) -> None:

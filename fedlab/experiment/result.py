@@ -25,10 +25,12 @@ from fedlab.method import Method, Task
 from fedlab.models import GivenNetwork
 from fedlab.report.confusion import by_class
 from fedlab.report.record import RunRecord
+from fedlab.report.tables import result_table
 from fedlab.server.snapshot import Checkpoint
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking import History
+from fedlab.tracking.notebook import to_html
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,12 @@ class Run:
             reason = " ".join(str(error).split())
             raise ConfigError("model", self.network.title, expected, reason) from error
         return networks.eval()
+
+    def _repr_html_(self) -> str:
+        """The last results, bytes, seconds and how the run ended, as a notebook shows them."""
+        found = result_table(History.from_jsonl(self.folder.events))
+        report = [f"report   {self.folder.report}"] if self.folder.report.exists() else []
+        return to_html([*found.renderables, f"folder   {self.path}", *report])
 
     def predict(self, samples: Any, *, domain: str | Sequence[str] | None = None, batch_size: int = 256) -> Tensor:
         """What the method predicts for samples with the networks of `model`, such as logits (n, K) of classes.

@@ -13,9 +13,10 @@ from typing import Any
 from fedlab.config import Config, parse
 from fedlab.errors import CheckpointError, ConfigError, ConfigErrors, did_you_mean
 from fedlab.experiment.components import bare, complete
+from fedlab.experiment.result import Run
 from fedlab.report.bands import Line, bands_picture
 from fedlab.report.compared import LONGEST, Compared, Side
-from fedlab.report.grids import to_csv, to_markdown
+from fedlab.report.grids import to_csv, to_markdown, to_table
 from fedlab.report.record import RunRecord, main_metrics
 from fedlab.report.spread import Spread, curve, known_metrics, quantities, shown_on
 from fedlab.report.values import plural
@@ -23,6 +24,7 @@ from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoin
 from fedlab.storage.hashing import hash_tensors
 from fedlab.storage.runfolder import write_atomic
 from fedlab.studies.plan import folder_name
+from fedlab.tracking.notebook import picture_html, to_html
 
 _NOT_SET = "not set"
 _MOST_COLUMNS = 5
@@ -188,6 +190,18 @@ class Comparison:
         parts += [*to_markdown(self.settings()), ""] if self.differing else []
         return "\n".join([*parts, *to_markdown(self.results())]) + "\n"
 
+    def _repr_html_(self) -> str:
+        """The tables and curves, as a notebook shows them."""
+        same = "the configurations do not differ, except in the seed"
+        keys = to_table("Keys that differ", self.settings(), left=1 + len(self.groups)) if self.differing else same
+        tables = [
+            to_table("Runs", self.runs(), left=2),
+            keys,
+            to_table("Results, with the difference to A", self.results()),
+        ]
+        curves = (picture_html(self.picture(metric), f"{metric} over the rounds") for metric in self.metrics)
+        return to_html([*tables, *filter(None, [self.equal_weights(), self.other_code()])]) + "".join(curves)
+
     def write(self, folder: Path) -> list[Path]:
         """Write ``compare.md``, ``compare.csv`` and a picture per metric; returns their paths."""
         contents: dict[str, str | bytes] = {"compare.md": self.to_markdown(), "compare.csv": to_csv(self._numbers())}
@@ -229,21 +243,22 @@ class Comparison:
         return rows
 
 
-def compare(paths: Sequence[str | Path], metrics: Sequence[str] = ()) -> Comparison:
+def compare(runs: Sequence[str | Path | Run], metrics: Sequence[str] = ()) -> Comparison:
     """Compare runs, finished or not.
 
     Args:
-        paths: run folders.
+        runs: two or more runs, or their folders.
         metrics: metrics to show besides bytes and seconds; default: those that the runs' reports show first.
 
     Raises:
         CheckpointError: a path is no run folder, or its configuration cannot be read.
         ConfigError: fewer than two runs, or a metric that none of them has.
     """
-    places = list(dict.fromkeys(Path(path).resolve() for path in paths))
+    paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]
+    places = list(dict.fromkeys(path.resolve() for path in paths))
     if len(places) < 2:
         raise ConfigError("RUN", [*map(str, paths)], "two or more different runs", "`fedlab show` shows a single run")
-    records = [RunRecord.open(path) for path in dict.fromkeys(map(Path, paths))]
+    records = [RunRecord.open(path) for path in dict.fromkeys(paths)]
     for record in records:
         if not record.config:
             raise CheckpointError("run", str(record.folder.path), "a run whose config.yaml can be read")

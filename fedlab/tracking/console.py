@@ -1,13 +1,13 @@
 """Progress of a run on the standard error stream, so that the standard output only has results.
 
-On a terminal, one display is redrawn in place. Log files and notebooks get a line now and then.
+On a terminal, one display is redrawn in place, and in a notebook one line. Log files get a line now and then.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,9 +20,11 @@ from fedlab.metrics.direction import best_of, headline
 from fedlab.tracking.basis import Basis, basis
 from fedlab.tracking.durations import human_seconds
 from fedlab.tracking.left_out import LeftOut
+from fedlab.tracking.notebook import progress_html
 from fedlab.tracking.tracker import ALARM, Event, Sink
 
 _LINE_EVERY = 20.0  # seconds of silence after which a log gets a line
+_SETTLED = 0.2  # seconds that a line in a notebook stays at least, so that it can be read
 _MOST_LOSSES = 3
 _PHASES = {
     "preflight": "trying one client on one batch",
@@ -38,16 +40,18 @@ def make_console(mode: str, console: Console | None = None) -> Sink | None:
     """The display for ``tracking.console``; None for ``quiet``.
 
     Args:
-        mode: ``auto`` redraws on a terminal and writes lines elsewhere; ``live`` redraws even if no terminal is
-            detected, as in some containers, but not in notebooks; ``plain`` always writes lines.
+        mode: ``auto`` redraws on a terminal and in a notebook, and writes lines elsewhere; ``live`` redraws even if no
+            terminal is detected, as in some containers; ``plain`` always writes lines.
         console: where the progress is written; default: standard error.
     """
     if mode == "quiet":
         return None
     console = console or Console(stderr=True, force_terminal=True if mode == "live" else None)
+    if console.is_jupyter and mode != "plain":
+        return NotebookConsole()
     # FORCE_COLOR makes rich take any file for a terminal
     redraws = mode == "live" or (mode == "auto" and console.file.isatty())
-    if redraws and console.is_interactive and not console.is_jupyter:
+    if redraws and console.is_interactive:
         return LiveConsole(console)
     return PlainConsole(console)
 
@@ -262,6 +266,48 @@ class LiveConsole:
         table.add_row("losses", Text(standing.losses or "–"))
         table.add_row("result", Text(standing.score or "–", style="green"))
         return table
+
+
+class NotebookConsole:
+    """One line below a notebook's cell that is updated in place; warnings go to the cell's standard error stream.
+
+    Args:
+        show: IPython's function `display`; default: that of the running notebook.
+    """
+
+    def __init__(self, show: Callable[..., Any] | None = None) -> None:
+        if show is None:
+            import IPython.display
+
+            show = IPython.display.display
+        self._show, self._standing = show, Standing()
+        self._handle: Any = None
+        self._drawn = 0.0
+
+    def write(self, event: Event) -> None:
+        self._standing.update(event)
+        for line in self._standing.messages(event):
+            sys.stderr.write(f"{line}\n")
+        if event["event"] == "run_start":
+            self._handle = self._show(self._line(event["time"]), raw=True, display_id=True)
+        elif self._handle is None:
+            return
+        elif event["event"] in ("phase_start", "run_end") or event["time"] >= self._drawn + _SETTLED:
+            # a phase may last for minutes in which nothing else happens, so that its start must not be left out
+            self._handle.update(self._line(event["time"]), raw=True)
+
+    def close(self) -> None:
+        pass
+
+    def _line(self, now: float) -> dict[str, str]:
+        """The line as HTML and, for frontends without it, as plain text."""
+        standing, self._drawn = self._standing, now
+        if standing.outcome:
+            parts: tuple[str, ...] = (standing.title, standing.outcome, standing.score)
+        else:
+            parts = (standing.title, standing.round_text, standing.phase_text, standing.score, standing.time_text(now))
+        text = "  ".join(part for part in parts if part)
+        return {"text/plain": text, "text/html": progress_html(standing.finished, standing.rounds, text)}
 
 
 def _bar(done: int, total: int, text: str) -> Table:

@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST = 400
 
@@ -53,3 +55,10 @@ def test_every_test_marker_is_declared_and_has_a_make_target() -> None:
     promised = {target for marker in markers for target in re.findall(r"make ([a-z-]+)", marker)}
     assert promised
     assert not {target for target in promised if not re.search(rf"^{target}:", makefile, re.MULTILINE)}
+
+
+def test_the_citation_names_the_version_and_the_license_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])

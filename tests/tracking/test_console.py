@@ -4,13 +4,14 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fedlab.metrics.direction import headline
-from fedlab.tracking.console import LiveConsole, PlainConsole, make_console
+from fedlab.tracking.console import LiveConsole, NotebookConsole, PlainConsole, make_console
 from fedlab.tracking.durations import human_seconds
 from fedlab.tracking.left_out import LeftOut
 
@@ -202,11 +203,70 @@ def test_the_display_fits_where_it_goes(
     assert type(make_console(mode, Console(file=file(), _environ=os.environ))) is expected
 
 
-def test_live_is_forced_where_no_terminal_is_seen_but_not_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_is_forced_where_no_terminal_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert type(make_console("live")) is LiveConsole
     notebook = Console(file=io.StringIO(), force_terminal=True, force_jupyter=True)
-    assert type(make_console("live", notebook)) is PlainConsole
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=SimpleNamespace(display=print)))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=print))
+    kinds = [type(make_console(mode, notebook)) for mode in ("auto", "live", "plain", "quiet")]
+    assert kinds == [NotebookConsole, NotebookConsole, PlainConsole, type(None)]
+
+
+class Cell:
+    """The output of a notebook's cell: what was displayed, and what it became."""
+
+    def __init__(self) -> None:
+        self.displayed, self.updates = list[dict[str, str]](), list[dict[str, str]]()
+
+    def display(self, bundle: dict[str, str], *, raw: bool, display_id: bool) -> Cell:
+        assert raw
+        assert display_id
+        self.displayed.append(bundle)
+        return self
+
+    def update(self, bundle: dict[str, str], *, raw: bool) -> None:
+        assert raw
+        self.updates.append(bundle)
+
+
+def test_a_notebook_has_one_line_that_is_updated_in_place(
+    stream: Stream, event: MakeEvent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = Cell()
+    sink = NotebookConsole(cell.display)
+    for entry in (*stream[:-1], event("warning", 7, message="careful <b>"), stream[-1]):
+        sink.write(entry)
+    sink.close()
+    assert [bundle["text/plain"] for bundle in cell.displayed] == [
+        "fedlgd · fedavg · convnet · seed 3  preparing  0.0 s"
+    ]
+    assert "fedlgd · fedavg · convnet · seed 3  round 1/2  training 2 clients  2.0 s" in [
+        bundle["text/plain"] for bundle in cell.updates
+    ]
+    last = cell.updates[-1]
+    end = "fedlgd · fedavg · convnet · seed 3  completed after 7.5 s  accuracy 0.625 (mean of 2 clients)"
+    assert last["text/plain"] == end
+    assert f'<progress value="2" max="2"></progress> {end}' in last["text/html"]
+    assert capsys.readouterr() == ("", "warning: careful <b>\n")
+
+
+def test_a_notebook_is_not_flooded(stream: Stream, event: MakeEvent) -> None:
+    cell = Cell()
+    sink = NotebookConsole(cell.display)
+    begin = event("phase_start", 10, round=1, phase="train", total=1000)
+    many = [event("progress", 10 + n / 100, round=1, phase="train", done=n, total=1000) for n in range(1, 1000)]
+    for entry in (stream[0], begin, *many):
+        sink.write(entry)
+    assert 45 < len(cell.updates) <= 51  # of ten seconds
+
+
+def test_the_end_of_a_run_is_shown_however_soon_it_comes(stream: Stream) -> None:
+    cell = Cell()
+    sink = NotebookConsole(cell.display)
+    for entry in (stream[0], {**stream[-1], "time": stream[0]["time"] + 0.01}):
+        sink.write(entry)
+    assert "completed" in cell.updates[-1]["text/plain"]
 
 
 def test_progress_goes_to_standard_error(stream: Stream, capsys: pytest.CaptureFixture[str]) -> None:
