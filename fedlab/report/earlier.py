@@ -75,5 +75,5 @@ def before_table(record: RunRecord) -> Table | None:
         for values in [found.get(scope, {})]
         for metric in ranked(name for name, value in values.items() if is_number(value))
     ]
-    note = "The features before training, for comparison with those that were learned."
+    note = "Measured before training, for comparison with what was learned."
     return Table(("Before round 1", "Of", "Value"), rows, note=note, text_columns=1) if rows else None

@@ -150,7 +150,8 @@ class RunRecord:
     @property
     def rounds_planned(self) -> int:
         """Number of rounds that was asked for; 0 if unknown."""
-        return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or 0)
+        told = max((int(event.get("rounds") or 0) for event in self.history.rounds), default=0)  # of a Flower app
+        return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or told)
 
     @property
     def span(self) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fedlab.config import Config
+from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.yamltree import dump_yaml
 from fedlab.errors import ConfigError
 from fedlab.storage.secrets import HIDDEN, redacted, tree_redacted, without_login
@@ -97,7 +98,7 @@ class MlflowSink:
         ConfigError: MLflow is missing, or cannot use `uri`.
     """
 
-    def __init__(self, uri: str, config: Config, root: Path) -> None:
+    def __init__(self, uri: str, config: Config | FlowerAppConfig, root: Path) -> None:
         for warning in check_mlflow(uri):
             raise ConfigError("tracking.mlflow", without_login(uri), "a server that answers", warning)
         for variable, value in _DEFAULTS.items():
@@ -127,7 +128,7 @@ class MlflowSink:
     def close(self) -> None:
         pass
 
-    def _describe(self, config: Config) -> None:
+    def _describe(self, config: Config | FlowerAppConfig) -> None:
         from mlflow.entities import Param
 
         told = tree_redacted(config.model_dump(mode="json"))

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from fedlab.config import Config, TrackingConfig
+from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.recorded import record_config
 from fedlab.engine.machine import cores, installed_version
 from fedlab.errors import ClientError, ConfigError, DiskFullError, FedLabError, MachineError
@@ -44,7 +45,7 @@ _AGAIN = ("run_start", "vectorize")  # events that stay of a run which begins ag
 
 @contextmanager
 def open_session(
-    config: Config,
+    config: Config | FlowerAppConfig,
     folder: RunFolder,
     *,
     engine: str,
@@ -83,11 +84,8 @@ def open_session(
         tracker.emit(
             "run_start",
             folder=str(folder.path),
-            method=config.method.name,
-            strategy=config.federation.strategy.name,
-            model=model or config.model.name,
+            **_described(config, model),
             seed=config.seed,
-            rounds=config.federation.rounds,
             engine=engine,
             workers=workers,
             command=command,
@@ -187,8 +185,21 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
     }
 
 
+def _described(config: Config | FlowerAppConfig, model: str | None) -> dict[str, object]:
+    """Fields of ``run_start``: what is run."""
+    if isinstance(config, FlowerAppConfig):
+        app = config.flower_app
+        return {"method": app.name, "strategy": app.serverapp, "model": app.clientapp, "rounds": config.rounds}
+    return {
+        "method": config.method.name,
+        "strategy": config.federation.strategy.name,
+        "model": model or config.model.name,
+        "rounds": config.federation.rounds,
+    }
+
+
 def _displays(
-    config: Config, folder: RunFolder, resumed: int | None, display: Sink | None
+    config: Config | FlowerAppConfig, folder: RunFolder, resumed: int | None, display: Sink | None
 ) -> tuple[list[Sink], list[str]]:
     """The displays, and warnings about those that cannot be used; a broken display must not end a run.
 
