@@ -17,7 +17,7 @@ set -euo pipefail
 
 # a port of this job's own, so that two jobs that share a machine do not meet
 port=$((20000 + SLURM_JOB_ID % 20000))
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 address="$head:$port"
 cpus=${SLURM_CPUS_PER_TASK:-1}
 

@@ -37,7 +37,7 @@ RunConfig = Annotated[
         "--run-config",
         "-c",
         metavar="KEY=VALUE…",
-        help="Values of a Flower app's own keys, as for `flwr run`: pairs in quotes with spaces between, or a TOML file.",
+        help="Values of a Flower app's own keys, as for `flwr run`: quoted pairs with spaces between, or a TOML file.",
     ),
 ]
 
@@ -61,7 +61,8 @@ def app_of(source: str | None, flower_app: Path | None) -> str | Path | None:
         return flower_app
     if source is None:
         fix = "e.g. fedlab run fedlgd; `fedlab list methods` names the methods"
-        raise ConfigError("METHOD|CONFIG", UNSET, "a method's name, a YAML file, or --flower-app FOLDER is required", fix)
+        expected = "a method's name, a YAML file, or --flower-app FOLDER is required"
+        raise ConfigError("METHOD|CONFIG", UNSET, expected, fix)
     return source if _is_recorded_app(source) else None
 
 

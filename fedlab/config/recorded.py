@@ -56,7 +56,8 @@ def recorded_config(folder: RunFolder) -> Config:
         raw = read_yaml(folder.config)
         if is_flower_app(raw):
             expected = "a run of a method; this one is of a Flower app, which makes its networks and rounds itself"
-            fix = f"`fedlab show` and `fedlab report` read it; to run it again: fedlab run {shlex.quote(str(folder.config))}"
+            again = shlex.join(["fedlab", "run", str(folder.config)])
+            fix = f"`fedlab show` and `fedlab report` read it; to run it again: {again}"
             raise CheckpointError("run", str(folder.path), expected, fix)
         return parse(Config, renamed.configuration(raw))
     except ConfigErrors as several:

@@ -151,8 +151,8 @@ class ClientAppLoader:
 class SeededApp(ClientApp):
     """A client app before each of whose messages the global generators are seeded.
 
-    What a client draws then depends on the run's seed, the client, the type of the message and its round, and neither on
-    the worker nor on what ran there before.
+    What a client draws then depends on the run's seed, the client, the type of the message and its round, not on the
+    worker or on what ran there before.
 
     Args:
         app: the client app.

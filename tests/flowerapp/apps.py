@@ -87,7 +87,8 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    return Message(RecordDict({{"answer": ConfigRecord({{"client": context.node_config["partition-id"]}})}}), reply_to=message)
+    answer = ConfigRecord({{"client": context.node_config["partition-id"]}})
+    return Message(RecordDict({{"answer": answer}}), reply_to=message)
 '''
 
 TASK = """
@@ -95,10 +96,10 @@ import numpy as np
 
 
 def step(values, client, seen, rate):
-    return values + np.float32((client + 1) * seen * rate)
+    return np.asarray(values + np.float32((client + 1) * seen * rate))
 """
 
-SERVER = '''
+SERVER = """
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
@@ -130,7 +131,7 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=on_server,
     )
     np.savez("final.npz", *result.arrays.to_numpy_ndarrays())
-'''
+"""
 
 Write = Callable[..., Path]
 

@@ -13,7 +13,7 @@ from fedlab.errors import ClientError
 
 Write, Run = Callable[..., Path], Callable[..., Any]
 
-CLIENT = '''
+CLIENT = """
 import numpy as np
 from flwr.client import ClientApp, NumPyClient
 from flwr.common import Context
@@ -41,9 +41,9 @@ def client_fn(context: Context):
 
 
 app = ClientApp(client_fn)
-'''
+"""
 
-SERVER = '''
+SERVER = """
 from flwr.common import Context
 from flwr.server import ServerApp, ServerAppComponents, ServerConfig
 from flwr.server.strategy import FedAvg
@@ -54,16 +54,21 @@ def mean(metrics):
     return {{"accuracy": sum(count * values["accuracy"] for count, values in metrics) / total}}
 
 
+def measure(number, parameters, config):
+    return float(parameters[1][0]), {{"zeros": float(parameters[0].sum())}}
+
+
 def server_fn(context: Context):
     strategy = FedAvg(
         evaluate_metrics_aggregation_fn=mean,
-        evaluate_fn=lambda number, parameters, config: (float(parameters[1][0]), {{"zeros": float(parameters[0].sum())}}),
+        evaluate_fn=measure,
     )
-    return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=context.run_config["num-server-rounds"]))
+    config = ServerConfig(num_rounds=context.run_config["num-server-rounds"])
+    return ServerAppComponents(strategy=strategy, config=config)
 
 
 app = ServerApp(server_fn=server_fn)
-'''
+"""
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_the_error_of_a_client_ends_the_run_although_the_older_loop_swallows_it(
 
 def test_a_client_without_parameters_is_no_error_of_the_engine(write_app: Write, run_app: Run) -> None:
     """Flower then sends an array without any bytes, both ways."""
-    client = CLIENT.replace("        return [np.zeros((2, 2), np.float32), np.ones(3, np.float32)]", "        return []")
+    client = CLIENT.replace("return [np.zeros((2, 2), np.float32), np.ones(3, np.float32)]", "return []")
     client = client.replace("values + np.float32(self.client + 1) for values in parameters", "np.ones(3, np.float32)")
     server = SERVER.replace("        evaluate_fn=", "        # evaluate_fn=")
     run = run_app(write_app(package="empty_app", client_app=client, server_app=server))

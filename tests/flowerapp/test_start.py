@@ -12,6 +12,7 @@ import pytest
 
 from fedlab.errors import CheckpointError, ClientError
 from fedlab.flowerapp.loading import FlowerAppError
+from tests.flowerapp.apps import TASK
 from tests.forks import Forks
 
 Write, Run = Callable[..., Path], Callable[..., Any]
@@ -45,7 +46,7 @@ def test_the_record_has_rounds_clients_and_what_strategy_and_server_measured(wri
     assert rounds[0]["bytes"] == {"arrays": {"down": payload, "up": payload}}
     assert set(rounds[0]["seconds"]) == {"train", "server", "evaluate"}
     first, last = run.history.evaluations
-    assert last["clients"]["client 3"] == {"accuracy": 0.75, "total": 6 * 15 + 16}
+    assert last["clients"]["client 3"] == {"accuracy": 0.75, "total": 6 * 15 + 16, "modded": 1}
     assert (last["mean"]["accuracy"], last["strategy"]["accuracy"]) == (0.375, 0.375)
     assert (first["server"], last["server"]) == ({"first": 6.0}, {"first": 16.0})
     assert run.history.probed["server"] == {"first": 1.0}
@@ -91,7 +92,9 @@ def test_the_seed_decides_what_is_drawn_and_the_state_of_the_generators_outside_
 
 
 def test_the_error_of_a_client_ends_the_run_with_its_traceback(write_app: Write, run_app: Run) -> None:
-    with pytest.raises(ClientError, match=r"client 2 failed in round 1, phase train(.|\n)*client 2 has no data") as told:
+    with pytest.raises(
+        ClientError, match=r"client 2 failed in round 1, phase train(.|\n)*client 2 has no data"
+    ) as told:
         run_app(write_app(), run_config={"misbehave": "raise"})
     (path,) = Path("runs").iterdir()
     assert f"run folder: {path.absolute()}" in told.value.__notes__[0]
@@ -151,14 +154,14 @@ def main(grid, context):
     if ends == "completed":
         assert run_app(write_app(server_app=server)).history.end["status"] == ends
         return
-    with pytest.raises(FlowerAppError, match="which ended the program(.|\n)*SystemExit: 3"):
+    with pytest.raises(FlowerAppError, match=r"which ended the program(.|\n)*SystemExit: 3"):
         run_app(write_app(server_app=server))
 
 
 def test_two_apps_with_modules_of_one_name_do_not_meet(write_app: Write, run_app: Run) -> None:
     one = write_app(package="twin_app")
     values = run_app(one).arrays
-    (one / "twin_app" / "task.py").write_text("def step(values, client, seen, rate):\n    return values + 1\n")
+    (one / "twin_app" / "task.py").write_text(TASK.replace("(client + 1) * seen * rate", "1"))
     changed = run_app(one)
     assert [array.tolist() for array in changed.arrays.values()] == [[[2.0] * 3] * 2, 3.0]
     assert [array.tolist() for array in values.values()] != [array.tolist() for array in changed.arrays.values()]
