@@ -44,7 +44,9 @@ class _Results:
         """The table."""
         unit = basis(self.event).unit
         columns = ["Client", *(["Domain"] if self.with_domain else []), *map(metric_label, self.metrics)]
-        note = f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
+        note = "Mean: every client has equal weight."
+        if self.event["pooled"]:
+            note += f" Pooled: every {singular(unit)} has equal weight."
         apart = " Unseen clients never train and are included in neither." if self.unseen else ""
         return Table(
             [*columns, *([unit[:1].upper() + unit[1:]] if self.tests else [])],
@@ -66,7 +68,8 @@ class _Results:
         pooled = sum(count for name, count in self.tests.items() if name in self.trained)
         if self.trained or not self.unseen:
             yield self._row("Unweighted mean", self.event["mean"], pooled if self.counted else None)
-            yield self._row("Pooled", self.event["pooled"], pooled)
+            if self.event["pooled"]:  # a Flower app sums nothing up over samples
+                yield self._row("Pooled", self.event["pooled"], pooled)
         for scope, label in (("unseen", "Mean of unseen"), ("strategy", "Strategy’s own")):
             if self.event.get(scope):
                 yield self._row(label, self.event[scope], basis(self.event, scope).samples)

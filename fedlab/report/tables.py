@@ -85,7 +85,8 @@ def _evaluation(history: History) -> list[Table]:
     if len(rows) < len(clients):
         table.add_row(Text(f"… {plural(len(clients) - len(rows), 'client')} more, see the report", style="dim"))
     table.add_section()
-    summary = [("unweighted mean", "mean"), ("pooled", "pooled")] if event["mean"] or not event.get("unseen") else []
+    summary = [("unweighted mean", "mean")] if event["mean"] or not event.get("unseen") else []
+    summary += [("pooled", "pooled")] if summary and event["pooled"] else []
     summary += [("mean of unseen", "unseen")] if event.get("unseen") else []
     summary += [("strategy's own", "strategy")] if event.get("strategy") else []
     for name, scope in summary:

@@ -87,7 +87,7 @@ class Standing:
                 self.done = self.total
             case "round":
                 self.finished, self.ends = event["round"], event["time"] + event["eta_seconds"]
-                self.rounds = event.get("rounds", self.rounds)
+                self.rounds = self.rounds or event["rounds"]  # a Flower app may say it only now
                 sides = (_losses(side, event[side]) for side in ("train", "server"))
                 self.losses = "  ".join(part for part in (*sides, guarantee(event.get("privacy"))) if part)
             case "evaluation":
