@@ -28,6 +28,7 @@ _PHASES = {
     "preflight": "trying one client on one batch",
     "launch": "starting workers",
     "prepare": "querying",
+    "query": "querying",
     "train": "training",
     "server": "aggregating, server update",
     "evaluate": "evaluating",
