@@ -173,6 +173,7 @@ def _status(history: History) -> list[Text]:
     if status != "open":
         line.append(f" after {human_seconds(history.end['seconds'])}")
     planned = history.start.get("rounds")
+    planned = planned and max(planned, history.last_round)
     line.append(f", {history.last_round}")
     line.append(f" of {plural(planned, 'round')}" if planned else " rounds")
     if status == "failed" and history.end.get("error"):
