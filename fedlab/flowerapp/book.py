@@ -223,7 +223,7 @@ class RoundBook:
         else:
             if self._first + number < now and phase == TRAIN and self._phase != TRAIN:
                 self._first = now  # the app counts anew
-            number = max(self._first + number, now)
+            number += self._first
         if number > now:
             self._close()
             self._open = _Round(number)
@@ -231,9 +231,10 @@ class RoundBook:
     def _take(self, phase: str, client: int, reply: Message) -> None:
         here = self._open
         if reply.has_error():
-            here.failed.setdefault(phase, {})[client] = reply.error.reason
+            reason = reply.error.reason or f"error {reply.error.code} of Flower, without a reason"
+            here.failed.setdefault(phase, {})[client] = reason
             if not self._skip and self.failure is None:
-                self.failure = ClientError(client, here.number, phase, reply.error.reason)
+                self.failure = ClientError(client, here.number, phase, reason)
             return
         metrics = merged_metrics(reply.content)
         count = metrics.pop(NUM_EXAMPLES, None)

@@ -30,7 +30,7 @@ def listening(book: RoundBook) -> Iterator[None]:
     Args:
         book: the record.
     """
-    legacy = flwr.server.compat.app
+    legacy: Any = flwr.server.compat.app
     with ExitStack() as stack:
         for kind in _kinds(Strategy):
             if "start" in vars(kind):
@@ -57,8 +57,11 @@ def _start(original: Call, book: RoundBook) -> Call:
             given["evaluate_fn"] = _told(evaluate, book, book.measured)
         first = given.get("initial_arrays")
         book.begun(int(given.get("num_rounds") or 0), first if isinstance(first, ArrayRecord) else None)
-        listeners = {"aggregate_train": lambda number, found: book.trained(number, *found)}
-        with _methods(self, book, {**listeners, "aggregate_evaluate": book.tested}):
+        listeners: dict[str, Call] = {
+            "aggregate_train": lambda number, found: book.trained(number, *found),
+            "aggregate_evaluate": book.tested,
+        }
+        with _methods(self, book, listeners):
             result = original(*bound.args, **bound.kwargs)
         book.check()
         if isinstance(last := getattr(result, "arrays", None), ArrayRecord) and len(last):
@@ -82,7 +85,7 @@ def _run_fl(original: Call, book: RoundBook) -> Call:
     @functools.wraps(original)
     def run_fl(server: Any, config: Any) -> Any:
         book.begun(int(config.num_rounds), None)
-        listeners = {
+        listeners: dict[str, Call] = {
             "aggregate_fit": trained,
             "aggregate_evaluate": functools.partial(measured, book.tested),
             "evaluate": functools.partial(measured, book.measured),
