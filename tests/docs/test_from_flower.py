@@ -45,7 +45,7 @@ def test_the_study_runs_both_ways_and_learns_as_well(tmp_path: Path, forks: Fork
     found = [history.evaluations[-1]["mean"]["accuracy"] for history in (app, study)]
     assert [len(history.rounds) for history in (app, study)] == [3, 3]
     assert [len(history.evaluations[-1]["clients"]) for history in (app, study)] == [10, 10]
-    assert min(found) > 0.8
+    assert min(found) > 0.7
     assert abs(found[0] - found[1]) < 0.1
 
 
