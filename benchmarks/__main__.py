@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.bars import (
+    APP,
     BARE,
     BARE_2,
     FEW,
@@ -52,20 +53,22 @@ CONTENDERS = {
     RAY_1: Contender(RAY_1, "ours", ("1",)),
     RAY_2: Contender(RAY_2, "ours", ("2",)),
     STOCK: Contender(STOCK, "stock"),
+    APP: Contender(APP, "flower_app", ("2",)),
     FEW: Contender(FEW, "ours", ("2", "10")),
     MANY: Contender(MANY, "ours", ("2", "1000")),
     MOST: Contender(MOST, "ours", ("2", "100000")),
 }
 _LIBRARIES = {"PyTorch": "torch", "Flower": "flwr", "Ray": "ray"}
 _ECHOES = (INLINE, RAY_2, STOCK)
+_SMALL_ECHOES = (*_ECHOES, APP)  # the app's strategy holds all replies at once, which takes memory
 
 
 def workloads(folder: str) -> dict[Work, tuple[str, ...]]:
     """Workloads and who takes part in them."""
     return {
-        Work(TRAIN, folder, rounds=4, heats=5): (BARE, BARE_2, TURNS, INLINE, RAY_1, RAY_2, STOCK, PFL),
-        Work(SMALL, folder, payload=1_000): _ECHOES,
-        Work(MIDDLE, folder, payload=MODEL): _ECHOES,
+        Work(TRAIN, folder, rounds=4, heats=5): (BARE, BARE_2, TURNS, INLINE, RAY_1, RAY_2, STOCK, APP, PFL),
+        Work(SMALL, folder, payload=1_000): _SMALL_ECHOES,
+        Work(MIDDLE, folder, payload=MODEL): _SMALL_ECHOES,
         Work(LARGE, folder, payload=10_000_000): _ECHOES,
         # as many clients as show what a further one costs, and few enough for 24 GB with all three contenders started
         Work(HUGE, folder, clients=8, cohort=4, rounds=4, payload=86_000_000): _ECHOES,

@@ -11,6 +11,7 @@ from benchmarks.contest import Result
 
 INLINE, RAY_1, RAY_2 = "FedLab inline", "FedLab ray, 1 worker", "FedLab ray, 2 workers"
 BARE, BARE_2, STOCK, PFL = "bare PyTorch loop", "two bare loops at once", "Flower simulation", "pfl-research"
+APP = "the same Flower app on FedLab ray, 2 workers"
 TURNS = "FedLab inline and the bare loop in one process"
 TRAIN, SMALL, MIDDLE, LARGE, HUGE = "train", "empty-4KB", "empty-6.5MB", "empty-40MB", "empty-344MB"
 WHOLE = "empty-all"
@@ -97,10 +98,22 @@ BARS = (
         "CPU of stock Flower over FedLab ray, 2 workers", TRAIN, (STOCK, RAY_2), lambda r: cpu_ratio(r, STOCK, RAY_2),
     ),
     Bar(
+        "CPU of stock Flower over the same Flower app on FedLab ray, 2 workers", TRAIN, (STOCK, APP),
+        lambda r: cpu_ratio(r, STOCK, APP),
+    ),
+    Bar(
+        "wall time of stock Flower over the same Flower app on FedLab ray, 2 workers", TRAIN, (STOCK, APP),
+        lambda r: wall_ratio(r, STOCK, APP), wall=True,
+    ),
+    Bar(
         "empty round, 50 of 1,000 clients, 6.5 MB", MIDDLE, (RAY_2,), lambda r: median(r[RAY_2].wall), 0.25, unit=" s",
         wall=True,
     ),
     Bar("the same, stock Flower over FedLab", MIDDLE, (STOCK, RAY_2), lambda r: wall_ratio(r, STOCK, RAY_2), wall=True),
+    Bar(
+        "the same, stock Flower over the same Flower app on FedLab", MIDDLE, (STOCK, APP),
+        lambda r: wall_ratio(r, STOCK, APP), wall=True,
+    ),
     Bar(
         "empty round, 1,000 of 1,000 clients, 6.5 MB", WHOLE, (RAY_2,), lambda r: median(r[RAY_2].wall), 2.5,
         unit=" s", wall=True,

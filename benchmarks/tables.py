@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.bars import (
+    APP,
     BARE,
     BARE_2,
     INLINE,
@@ -26,8 +27,8 @@ from benchmarks.contest import Result
 from benchmarks.store import Measured
 from benchmarks.work import Work
 
-ORDER = (BARE, BARE_2, INLINE, RAY_1, RAY_2, STOCK, PFL)
-_TWO_CORES = (BARE_2, RAY_2, STOCK)
+ORDER = (BARE, BARE_2, INLINE, RAY_1, RAY_2, STOCK, APP, PFL)
+_TWO_CORES = (BARE_2, RAY_2, STOCK, APP)
 """Contenders that work on two cores at once."""
 BEGIN, END = "<!-- written by make bench -->", "<!-- end -->"
 
@@ -127,6 +128,7 @@ def _color(name: str) -> str:
         RAY_1: "#219ebc",
         RAY_2: "#023047",
         STOCK: "#fb8500",
+        APP: "#8d5a97",
     }.get(name, "#ffb703")
 
 

@@ -20,7 +20,7 @@ from benchmarks.work import Work
 
 WORKERS = 2
 WORK = "BENCHMARK_WORK"
-"""Environment variable that tells the workers what to do."""
+"""Environment variable that tells server and workers what to do."""
 
 
 app = ClientApp()
@@ -61,17 +61,21 @@ class Paced(FedAvg):
         return super().configure_train(server_round, arrays, config, grid) if self._pace.tick() else []
 
 
+server = ServerApp()
+
+
+@server.main()
+def serve(grid: Grid, context: Context) -> None:
+    """The server: federated averaging, a round each time it is its turn."""
+    work = Work.from_json(os.environ[WORK])
+    model = nn.ParameterList([torch.zeros(work.payload)]) if work.payload else simple_cnn()
+    strategy = Paced(Pace(work.rounds), work)
+    strategy.start(grid, ArrayRecord(OrderedDict(model.state_dict())), num_rounds=work.rounds + 1)
+
+
 def main(work: Work) -> None:
     """The simulation."""
     os.environ[WORK] = work.to_json()
-    server = ServerApp()
-
-    @server.main()
-    def serve(grid: Grid, context: Context) -> None:
-        model = nn.ParameterList([torch.zeros(work.payload)]) if work.payload else simple_cnn()
-        strategy = Paced(Pace(work.rounds), work)
-        strategy.start(grid, ArrayRecord(OrderedDict(model.state_dict())), num_rounds=work.rounds + 1)
-
     run_simulation(
         server,
         app,

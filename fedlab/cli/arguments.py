@@ -28,15 +28,14 @@ def _methods(incomplete: str) -> list[str]:
     return [m.name for m in pkgutil.iter_modules(fedlab.methods.__path__) if m.name.startswith(incomplete)]
 
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="METHOD|CONFIG",
-        help="A method's name (see `fedlab list methods`) or a YAML file.",
-        autocompletion=_methods,
-        show_default=False,
-    ),
-]
+_SOURCE = typer.Argument(
+    metavar="METHOD|CONFIG",
+    help="A method's name (see `fedlab list methods`) or a YAML file.",
+    autocompletion=_methods,
+    show_default=False,
+)
+Source = Annotated[str, _SOURCE]
+OptionalSource = Annotated[str | None, _SOURCE]
 Sets = Annotated[
     list[str] | None,
     typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from fedlab.experiment.result import Run
+    from fedlab.flowerapp.start import FlowerAppRun
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
 
@@ -17,14 +18,20 @@ def show(path: RunPath) -> None:
     """Print how a run was configured, its results, and where its files are."""
     from rich.console import Console
 
+    from fedlab.cli.flowerapp import show_app
+    from fedlab.config.flowerapp import is_flower_app
     from fedlab.experiment.result import load
     from fedlab.report.confusion import lowest_classes
     from fedlab.report.record import RunRecord
     from fedlab.report.tables import result_table
 
+    record = RunRecord.open(path)
+    if is_flower_app(record.config):
+        show_app(record)
+        return
     run = load(path)
     config = run.config
-    for change in RunRecord(run.folder, run.history).changes:
+    for change in record.changes:
         typer.echo(f"warning: {change}")
     model = run.history.start.get("model", config.model.name)
     parts = (config.method.name, model, config.federation.strategy.name, f"seed {config.seed}")
@@ -73,7 +80,7 @@ def report(
         typer.echo("no browser was found: open the address above", err=True)
 
 
-def report_line(run: Run) -> str:
+def report_line(run: Run | FlowerAppRun) -> str:
     """Where the report of a run is, or how to write it if the configuration leaves it out."""
     if run.config.tracking.report:
         return f"report: {run.folder.report.resolve().as_uri()}"

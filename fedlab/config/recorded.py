@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from fedlab.config.flowerapp import FlowerAppConfig, is_flower_app
 from fedlab.config.sections import LARGEST, Config, parse, read_yaml
 from fedlab.config.yamltree import dump_yaml, load_yaml
 from fedlab.errors import CheckpointError, ConfigErrors
@@ -26,7 +28,7 @@ _ELSEWHERE = {"data": ("source",), "federation": ("timeout", "min_clients", "rep
 _HEAD = b"# sha256 "
 
 
-def record_config(folder: RunFolder, config: Config) -> None:
+def record_config(folder: RunFolder, config: Config | FlowerAppConfig) -> None:
     """Write a run's configuration and its copy. Passwords and tokens below ``tracking`` and ``engine`` are left out.
 
     Args:
@@ -47,10 +49,17 @@ def recorded_config(folder: RunFolder) -> Config:
     """The configuration that ``config.yaml`` in a run folder holds, in today's words.
 
     Raises:
+        CheckpointError: the run is one of a Flower app.
         ConfigErrors: it cannot be read or is not valid, because it was changed or another version wrote it.
     """
     try:
-        return parse(Config, renamed.configuration(read_yaml(folder.config)))
+        raw = read_yaml(folder.config)
+        if is_flower_app(raw):
+            expected = "a run of a method; this one is of a Flower app, which makes its networks and rounds itself"
+            again = shlex.join(["fedlab", "run", str(folder.config)])
+            fix = f"`fedlab show` and `fedlab report` read it; to run it again: {again}"
+            raise CheckpointError("run", str(folder.path), expected, fix)
+        return parse(Config, renamed.configuration(raw))
     except ConfigErrors as several:
         copy = _copy(folder)
         if copy is None or not _is_valid(copy):

@@ -184,6 +184,7 @@ def connected(
     Raises:
         MachineError: Ray does not start, has no room for a single worker, or a machine lacks what the run needs.
     """
+    global _watch
     ours = connect(workers * threads, address)
     try:
         try:
@@ -192,6 +193,8 @@ def connected(
         except ray.exceptions.RayError as error:
             raise broken(error) from error
         if ours and leave:
+            stop_watching()
+            _watch = None  # what ends now has not died
             ray.shutdown()
         yield room
     finally:

@@ -291,7 +291,10 @@ def _taken(
 
 
 def _decoded(array: Array) -> Array:
-    if array.stype == "numpy.ndarray":
-        return NdArray(decoded(array) if not isinstance(array, NdArray) else array.numpy())
+    if isinstance(array, NdArray):
+        return NdArray(array.numpy())
+    # Flower's older interface sends an array without any bytes where it has no arrays at all
+    if array.stype == "numpy.ndarray" and array.data:
+        return NdArray(decoded(array))
     # bytes in a format of the user's own; the new Array lacks caches that cannot be pickled
     return Array(array.dtype, array.shape, array.stype, array.data)

@@ -219,8 +219,9 @@ def requested_reduction(content: RecordDict) -> Reduction | None:
     Raises:
         FedLabError: the request cannot be read.
     """
-    config = config_record(content, CONFIG)
-    return None if config is None or REDUCE not in config else Reduction.from_json(str(config[REDUCE]))
+    config = content.get(CONFIG)  # a message of somebody else's app may have any record of that name
+    asked = config.get(REDUCE) if isinstance(config, ConfigRecord) else None
+    return None if asked is None else Reduction.from_json(str(asked))
 
 
 def client_weight(content: RecordDict, reduction: Reduction) -> float:

@@ -79,5 +79,5 @@ def before_tables(record: RunRecord) -> list[Table]:
         for values in [probed.get(scope, {})]
         for metric in ranked(name for name, value in values.items() if is_number(value))
     ]
-    note = "The features before training, for comparison with those that were learned."
+    note = "Measured before training, for comparison with what was learned."
     return unit_tables(found, "Before round 1", of=("Of",), note=note)

@@ -171,7 +171,10 @@ class RunRecord:
     @property
     def rounds_planned(self) -> int:
         """Number of rounds that was asked for; 0 if unknown."""
-        return int(self.history.start.get("rounds") or self.setting("federation", "rounds") or 0)
+        # a Flower app may say it in its rounds only, and may do more than the key says from which it was taken
+        told = max((int(event.get("rounds") or 0) for event in self.history.rounds), default=0)
+        planned = int(self.history.start.get("rounds") or self.setting("federation", "rounds") or told)
+        return planned and max(planned, self.history.last_round)
 
     @property
     def span(self) -> tuple[int, int]:

@@ -51,7 +51,9 @@ class _Results:
         """The table."""
         unit = basis(self.event).unit
         columns = ["Client", *(["Domain"] if self.with_domain else []), *map(metric_label, self.metrics)]
-        note = f"Mean: every client has equal weight. Pooled: every {singular(unit)} has equal weight."
+        note = "Mean: every client has equal weight."
+        if self.event["pooled"]:
+            note += f" Pooled: every {singular(unit)} has equal weight."
         apart = " Unseen clients never train and are included in neither." if self.unseen else ""
         held = " Validation: the samples that clients hold back from training." if self.event.get("validation") else ""
         return Table(
@@ -74,7 +76,8 @@ class _Results:
         pooled = sum(count for name, count in self.tests.items() if name in self.trained)
         if self.trained or not self.unseen:
             yield self._row("Unweighted mean", self.event["mean"], pooled if self.counted else None)
-            yield self._row("Pooled", self.event["pooled"], pooled)
+            if self.event["pooled"]:  # a Flower app sums nothing up over samples
+                yield self._row("Pooled", self.event["pooled"], pooled)
         for scope, label in _APART.items():
             if self.event.get(scope):
                 yield self._row(label, self.event[scope], basis(self.event, scope).samples)

@@ -39,7 +39,11 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     parts = record.setting("data", "partition") or []
     done, planned = len(record.rounds), record.rounds_planned
     shape = start.get("input_shape")
+    app = record.setting("flower_app") or {}
+    server, client = ("ServerApp", "ClientApp") if app else ("Strategy", "Model")
     found = [
+        ("Folder of the app", str(app.get("path", ""))),
+        ("Run config", component(app.get("run_config"))),
         ("Data", data_source(record)),
         ("Partition", " → ".join(component(part) for part in parts)),
         ("Held back", "; ".join(map(str, record.partition.get("held", ())))),
@@ -48,8 +52,8 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
         ("Rounds", f"{done:,} of {planned:,}" if planned else f"{done:,}"),
         ("Stopped early", _early(record)),
         ("Clients", f"{start['clients']:,}" if is_number(start.get("clients")) else ""),
-        ("Strategy", str(start.get("strategy") or component(record.setting("federation", "strategy")))),
-        ("Model", str(start.get("model") or component(record.setting("model")))),
+        (server, str(start.get("strategy") or component(record.setting("federation", "strategy")))),
+        (client, str(start.get("model") or component(record.setting("model")))),
         ("Parameters", f"{start['parameters']:,}" if is_number(start.get("parameters")) else ""),
         ("Input", " × ".join(str(side) for side in shape) if shape else ""),
         ("Started", moment(start.get("time"))),

@@ -85,7 +85,8 @@ def _evaluation(history: History) -> list[Table]:
     if len(rows) < len(clients):
         table.add_row(Text(f"… {plural(len(clients) - len(rows), 'client')} more, see the report", style="dim"))
     table.add_section()
-    summary = [("unweighted mean", "mean"), ("pooled", "pooled")] if event["mean"] or not event.get("unseen") else []
+    summary = [("unweighted mean", "mean")] if event["mean"] or not event.get("unseen") else []
+    summary += [("pooled", "pooled")] if summary and event["pooled"] else []
     summary += [("mean of unseen", "unseen")] if event.get("unseen") else []
     summary += [("strategy's own", "strategy")] if event.get("strategy") else []
     summary += [("validation mean", "validation")] if event.get("validation") else []
@@ -176,6 +177,7 @@ def _status(history: History) -> list[Text]:
     if status != "open":
         line.append(f" after {human_seconds(history.end['seconds'])}")
     planned = history.start.get("rounds")
+    planned = planned and max(planned, history.last_round)
     line.append(f", {history.last_round}")
     line.append(f" of {plural(planned, 'round')}" if planned else " rounds")
     if early := history.stopped:

@@ -30,6 +30,7 @@ _PHASES = {
     "preflight": "trying one client on one batch",
     "launch": "starting workers",
     "prepare": "querying",
+    "query": "querying",
     "train": "training",
     "server": "aggregating, server update",
     "evaluate": "evaluating",
@@ -92,6 +93,7 @@ class Standing:
                 self.done = self.total
             case "round":
                 self.finished, self.ends = event["round"], event["time"] + event["eta_seconds"]
+                self.rounds = self.rounds or event["rounds"]  # a Flower app may say it only now
                 sides = (_losses(side, event[side]) for side in ("train", "server"))
                 self.losses = "  ".join(part for part in (*sides, guarantee(event.get("privacy"))) if part)
             case "evaluation":
@@ -147,8 +149,10 @@ class Standing:
 
     @property
     def round_text(self) -> str:
-        """``round 3/40``; ``preparing`` before the first round."""
-        return f"round {self.round}/{self.rounds}" if self.round else "preparing"
+        """``round 3/40``, ``round 3`` if nobody knows how many there will be; ``preparing`` before the first round."""
+        if not self.round:
+            return "preparing"
+        return f"round {self.round}/{self.rounds}" if self.rounds else f"round {self.round}"
 
     @property
     def phase_text(self) -> str:
@@ -204,7 +208,8 @@ class PlainConsole:
         standing, due = self._standing, event["time"] - self._last >= _LINE_EVERY
         match event["event"]:
             case "run_start":
-                return f"{standing.title} · {standing.rounds} rounds → {standing.folder}"
+                rounds = f" · {standing.rounds} rounds" if standing.rounds else ""
+                return f"{standing.title}{rounds} → {standing.folder}"
             case "phase_start" if due or event["round"] <= 1:
                 return f"{standing.round_text}  {standing.phase_text}"
             case "progress" if due:

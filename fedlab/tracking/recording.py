@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from fedlab.config import Config, TrackingConfig
+from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.recorded import record_config
 from fedlab.engine.machine import cores, installed_version
 from fedlab.errors import ClientError, ConfigError, DiskFullError, FedLabError, MachineError
@@ -47,7 +48,7 @@ _AGAIN = ("run_start", "vectorize")  # events that stay of a run which begins ag
 
 @contextmanager
 def open_session(
-    config: Config,
+    config: Config | FlowerAppConfig,
     folder: RunFolder,
     *,
     engine: str,
@@ -89,11 +90,8 @@ def open_session(
         tracker.emit(
             "run_start",
             folder=str(folder.path),
-            method=config.method.name,
-            strategy=config.federation.strategy.name,
-            model=model or config.model.name,
+            **_described(config, model),
             seed=config.seed,
-            rounds=config.federation.rounds,
             engine=engine,
             workers=workers,
             command=command,
@@ -187,6 +185,19 @@ def environment(command: str | None = None, code: Mapping[str, str] | None = Non
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: installed_version(name) for name in _PACKAGES},
         "variables": known_variables(os.environ),
+    }
+
+
+def _described(config: Config | FlowerAppConfig, model: str | None) -> dict[str, object]:
+    """Fields of ``run_start``: what is run."""
+    if isinstance(config, FlowerAppConfig):
+        app = config.flower_app
+        return {"method": app.name, "strategy": app.serverapp, "model": app.clientapp, "rounds": config.rounds}
+    return {
+        "method": config.method.name,
+        "strategy": config.federation.strategy.name,
+        "model": model or config.model.name,
+        "rounds": config.federation.rounds,
     }
 
 

@@ -29,7 +29,7 @@ LAYERS = (
     ("clients",),
     ("server",),
     ("experiment",),
-    ("studies", "deployment", "doctor"),
+    ("studies", "deployment", "doctor", "flowerapp"),
     ("cli",),
 )
 RANK = {part: rank for rank, row in enumerate(LAYERS) for part in row}
@@ -42,7 +42,7 @@ SERVER_MAY_KNOW = {"fedlab.clients.state"}
 
 FLOWER_ALLOWED = (
     "fedlab.clients.app", "fedlab.clients.resident.*", "fedlab.clients.sent", "fedlab.server", "fedlab.server.*",
-    "fedlab.engine", "fedlab.engine.*", "fedlab.protocol.*",
+    "fedlab.engine", "fedlab.engine.*", "fedlab.protocol.*", "fedlab.flowerapp.*",
 )  # fmt: skip
 
 # pure computation: a method reads no file, starts nothing, prints nothing

@@ -153,3 +153,34 @@ def test_a_round_is_divided_between_timed_calls_and_the_rest(
     assert not taken.tick()
     lines = [json.loads(line.partition(" ")[2]) for line in capsys.readouterr().out.splitlines()]
     assert [line["parts"] for line in lines[1:]] == [{"FedLab": 7.5, "bare": 3.0}, {"FedLab": 15.0, "bare": 6.0}]
+
+
+def test_the_flower_app_is_trained_by_fedlab_too(
+    work: Any, turns: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.contenders import stock
+    from benchmarks.contenders.bare import simple_cnn
+    from benchmarks.contenders.flower_app import main
+    from benchmarks.pace import MARK
+
+    monkeypatch.delenv(stock.WORK, raising=False)
+    starts: list[Any] = []
+    monkeypatch.setattr(stock, "simple_cnn", lambda: starts.append(simple_cnn()) or starts[-1])
+    run = main(work, "inline")
+    assert [len(event["clients"]) for event in run.history.rounds] == [work.cohort] * work.rounds
+    reports = [json.loads(line[len(MARK) :]) for line in capsys.readouterr().out.splitlines() if line.startswith(MARK)]
+    assert [set(report) for report in reports] == [{"ready"}, *[{*reports[1]}] * work.rounds]
+    before = starts[0].state_dict()  # the server's, from which all begin
+    assert run.arrays.keys() == before.keys()
+    assert not any(torch.equal(torch.from_numpy(values), before[name]) for name, values in run.arrays.items())
+
+
+def test_the_flower_app_echoes_what_it_gets(tmp_path: Path, turns: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.contenders import stock
+    from benchmarks.contenders.flower_app import main
+    from benchmarks.work import Work
+
+    monkeypatch.delenv(stock.WORK, raising=False)
+    run = main(Work("empty", str(tmp_path), clients=4, cohort=2, rounds=2, payload=5), "inline")
+    assert [values.tolist() for values in run.arrays.values()] == [[0.0] * 5]
+    assert [event["bytes_up"] for event in run.history.rounds] == [2 * 5 * 4] * 2

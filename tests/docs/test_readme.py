@@ -25,7 +25,8 @@ from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-FRAGMENTS = ("architecture", "communication", "gpu", "participation")  # pages that tests of their own look at
+# pages that tests of their own look at
+FRAGMENTS = ("architecture", "communication", "from-flower", "gpu", "installation", "participation")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COLUMNS = 120
 

@@ -58,3 +58,21 @@ def test_a_program_that_cannot_end_is_ended_after_its_end_was_recorded(
     assert left.wait(1800)
     assert happened == ["Ray's raylet has died (signal 9)", 1]
     assert "fedlab resume RUN" in capsys.readouterr().err
+
+
+def test_a_ray_that_was_only_looked_at_may_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's simulation starts a Ray of its own; the one before it ends by our own hand."""
+    from fedlab.engine import cluster
+
+    process, ended = Process(), list[object]()
+    watch = RayWatch({"raylet": process})
+    monkeypatch.setattr(cluster, "_watch", None)
+    monkeypatch.setattr(cluster, "connect", lambda *asked: setattr(cluster, "_watch", watch) or True)
+    monkeypatch.setattr(cluster, "_room", lambda *asked: 1)
+    monkeypatch.setattr(cluster.members, "check_members", lambda *asked: None)
+    monkeypatch.setattr(cluster, "disconnect", lambda: ended.append("disconnected"))
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: setattr(process, "status", 0) or ended.append("shut down"))
+    with cluster.connected(1, 1, 0.0, None, leave=True):
+        assert cluster.lost() == ""
+        assert watch._done.is_set()  # or it would end this program in a few seconds
+    assert ended == ["shut down", "disconnected"]

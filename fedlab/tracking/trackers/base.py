@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from fedlab.config import Config, Section
+from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.storage.runfolder import RunFolder
 from fedlab.tracking.tracker import Event
 
@@ -40,7 +41,7 @@ class TrackedRun:
     """
 
     folder: RunFolder
-    config: Config
+    config: Config | FlowerAppConfig
     resumed: int | None = None
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field
 
 from fedlab.config import Config
+from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.yamltree import dump_yaml
 from fedlab.errors import ConfigError
 from fedlab.storage.paths import UriOrPath
@@ -152,7 +153,7 @@ class MLflow(RunTracker):
                 self._client.set_tag(self._run, "stopped", f"after round {early['round']}: {early['reason']}")
             self._client.set_terminated(self._run, _STATUS[event["status"]])
 
-    def _describe(self, config: Config) -> None:
+    def _describe(self, config: Config | FlowerAppConfig) -> None:
         from mlflow.entities import Param
 
         told = tree_redacted(config.model_dump(mode="json"))

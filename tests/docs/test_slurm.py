@@ -1,0 +1,138 @@
+"""The job script for Slurm: it is carried out with programs that stand in for those of Slurm, Ray and FedLab."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "examples" / "slurm.sh"
+
+# Each writes down how it was called. srun runs what it is given, and a Ray that has started waits to be ended.
+STAND_INS = {
+    "scontrol": 'printf "node1\\nnode2\\nnode3\\n"',
+    "srun": 'while [[ "$1" == --* ]]; do shift; done; exec "$@"',
+    "python": """
+[ "${FAILS:-}" = ray ] && exit 1
+[[ " $* " == *" --head "* ]] && count=1 || count=$((SLURM_JOB_NUM_NODES - 1))
+for ((i = 0; i < count; i++)); do echo " 1 node_$i" >> "$PLACE/nodes"; done
+trap 'echo "ray ended" >> "$PLACE/calls"; exit 0' TERM
+while :; do sleep 0.02; done""",
+    "ray": 'cat "$PLACE/nodes"',
+    "sleep": '[ "$1" = 2 ] && exec /bin/sleep 0.02; exec /bin/sleep "$1"',
+    "fedlab": """
+[ "${FAILS:-}" = hang ] || exit "${CODE:-0}"
+trap 'echo "run told to end" >> "$PLACE/calls"; /bin/sleep 0.1; exit 130' TERM
+touch "$PLACE/began"
+while :; do sleep 0.02; done""",
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (tmp_path / "nodes").touch()
+    for name, text in STAND_INS.items():
+        note = "" if name in ("sleep", "ray") else f'echo "{name} $*" >> "$PLACE/calls"\n'
+        (folder / name).write_text(f"#!/bin/bash\n{note}{text}\n")
+        (folder / name).chmod(0o755)
+    return tmp_path
+
+
+def start(place: Path, *arguments: str, nodes: int = 3, **variables: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "PLACE": str(place),
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NODELIST": "node[1-3]",
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_CPUS_PER_TASK": "8",
+        **variables,
+    }
+    return subprocess.Popen(
+        ["bash", SCRIPT, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def calls(place: Path) -> list[str]:
+    return (place / "calls").read_text().splitlines()
+
+
+def test_ray_is_started_on_all_machines_before_the_run_and_ended_after_it(place: Path) -> None:
+    job = start(place, "fedlgd", "--name", "two words")
+    out, _ = job.communicate()
+    assert job.returncode == 0, out
+    found = [call for call in calls(place) if not call.startswith(("srun", "scontrol", "ray"))]
+    address = f"node1:{20000 + 12345}"
+    assert found == [
+        f"python -m fedlab.engine.host start --head --port={20000 + 12345} --num-cpus=8 --block",
+        f"python -m fedlab.engine.host start --address={address} --num-cpus=8 --block",
+        f"fedlab run fedlgd --name two words --plain --set engine.name=ray --set engine.address={address}",
+    ]
+    steps = [call for call in calls(place) if call.startswith("srun")]
+    assert "--nodes=1 --ntasks=1 --overlap --nodelist=node1" in steps[0]
+    assert "--nodes=2 --ntasks=2 --overlap --exclude=node1" in steps[1]
+    while calls(place).count("ray ended") < 2:
+        time.sleep(0.02)
+
+
+def test_one_machine_needs_no_others(place: Path) -> None:
+    job = start(place, "fedlgd", nodes=1)
+    job.communicate()
+    assert job.returncode == 0
+    assert len([call for call in calls(place) if call.startswith("srun")]) == 1
+
+
+def test_the_exit_code_is_that_of_the_run(place: Path) -> None:
+    job = start(place, "fedlgd", nodes=1, CODE="2")
+    job.communicate()
+    assert job.returncode == 2
+
+
+def test_the_signal_of_slurm_ends_the_run_in_good_order(place: Path) -> None:
+    job = start(place, "fedlgd", nodes=1, FAILS="hang")
+    while not (place / "began").exists():
+        assert job.poll() is None
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    job.communicate()
+    assert job.returncode == 130
+    assert calls(place).count("run told to end") == 1
+
+
+def test_a_ray_that_does_not_start_ends_the_job(place: Path) -> None:
+    job = start(place, "fedlgd", FAILS="ray")
+    out, _ = job.communicate()
+    assert job.returncode == 1
+    assert "Ray did not start on 1 machines" in out
+    assert not [call for call in calls(place) if call.startswith("fedlab")]
+
+
+def test_the_options_of_the_script_are_slurms_and_the_page_shows_how_to_submit_it() -> None:
+    options = re.findall(r"^#SBATCH (--[\w-]+)", SCRIPT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"--nodes", "--ntasks-per-node", "--cpus-per-task", "--time", "--signal"} <= set(options)
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert "examples/slurm.sh fedlgd" in page
+    assert f"({os.path.relpath(SCRIPT, ROOT / 'docs')})" in page
+
+
+def test_the_program_that_starts_ray_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from fedlab.engine import host
+
+    called: list[list[str]] = []
+    monkeypatch.setattr(
+        host.subprocess, "run", lambda command, check: called.append(command) or SimpleNamespace(returncode=0)
+    )
+    assert host.main(["start", "--head", "--port=1", "--block"]) == 0
+    assert called[0][3:6] == ["start", "--head", "--port=1"]
+    assert {"--block", "--disable-usage-stats", "--include-dashboard"} <= set(called[0])
