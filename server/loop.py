@@ -346,8 +346,7 @@ class FederatedLoop:
     # evaluation
 
     def _evaluates(self, round: int) -> bool:
-        last = round == self.config.federation.rounds or self.state.callbacks.stopped is not None
-        return last or round % self.config.evaluation.every == 0
+        return round % self.config.evaluation.every == 0 or round == self.config.federation.rounds
 
     def _evaluate(self, round: int, plan: Plan) -> Evaluation:
         arrays = {name: self.state.network[name].clone() for name in self.exchange.down}
