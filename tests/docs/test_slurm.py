@@ -113,7 +113,7 @@ def test_a_ray_that_does_not_start_ends_the_job(place: Path) -> None:
     job = start(place, "fedlgd", FAILS="ray")
     out, _ = job.communicate()
     assert job.returncode == 1
-    assert "Ray did not start on 1 machines" in out
+    assert "Ray did not start on 1 of the job's machines" in out
     assert not [call for call in calls(place) if call.startswith("fedlab")]
 
 
