@@ -28,7 +28,7 @@ trap 'kill "${steps[@]}" 2>/dev/null || true' EXIT
 started() { # waits until Ray has so many machines
     until [ "$(ray status --address="$address" 2>/dev/null | grep -c ' node_')" -ge "$1" ]; do
         for step in "${steps[@]}"; do
-            kill -0 "$step" 2>/dev/null || { echo "Ray did not start on $1 machines" >&2; exit 1; }
+            kill -0 "$step" 2>/dev/null || { echo "Ray did not start on $1 of the job's machines" >&2; exit 1; }
         done
         sleep 2
     done

@@ -8,6 +8,7 @@ that this user has started on the machine. The exit code is that of Ray's own co
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     # the environment, in which Ray's reports of its use are off, is what importing fedlab has made of it
     quiet = ["--disable-usage-stats", "--include-dashboard", "false"] if "--head" in options else []
-    return subprocess.run([*_RAY, command, *options, *quiet], check=False).returncode
+    child = subprocess.Popen([*_RAY, command, *options, *quiet])
+    # with --block Ray's command lives as long as its processes: who ends this program ends them
+    before = signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
+    try:
+        return child.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -142,9 +142,8 @@ def test_a_machine_tells_of_itself(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_machine_starts_ray_without_reports_of_its_use(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
-    monkeypatch.setattr(
-        "subprocess.run", lambda command, check: commands.append(command) or type("Done", (), {"returncode": 3})
-    )
+    started = type("Started", (), {"wait": lambda self: 3})
+    monkeypatch.setattr("subprocess.Popen", lambda command: commands.append(command) or started())
     assert host.main(["start", "--head", "--port", "7000"]) == 3
     assert host.main(["start", "--address", "a:7000"]) == 3
     assert commands[0][3:] == [

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_a_ray_that_does_not_start_ends_the_job(place: Path) -> None:
     job = start(place, "fedlgd", FAILS="ray")
     out, _ = job.communicate()
     assert job.returncode == 1
-    assert "Ray did not start on 1 machines" in out
+    assert "Ray did not start on 1 of the job's machines" in out
     assert not [call for call in calls(place) if call.startswith("fedlab")]
 
 
@@ -124,15 +125,19 @@ def test_the_options_of_the_script_are_slurms_and_the_page_shows_how_to_submit_i
     assert f"({os.path.relpath(SCRIPT, ROOT / 'docs')})" in page
 
 
-def test_the_program_that_starts_ray_passes_its_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    from fedlab.engine import host
-
-    called: list[list[str]] = []
-    monkeypatch.setattr(
-        host.subprocess, "run", lambda command, check: called.append(command) or SimpleNamespace(returncode=0)
+def test_what_starts_ray_passes_options_and_the_end_on(tmp_path: Path) -> None:
+    """A step of Slurm ends by a signal, after which no process of Ray may be left."""
+    program = tmp_path / "program.py"
+    ray = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(' '.join(sys.argv)); time.sleep(600)"
+    program.write_text(
+        "import sys\nfrom fedlab.engine import host\n"
+        f"host._RAY = (sys.executable, '-c', {ray!r}, {str(tmp_path / 'ray')!r})\n"
+        "sys.exit(host.main(['start', '--head', '--block']))\n"
     )
-    assert host.main(["start", "--head", "--port=1", "--block"]) == 0
-    assert called[0][3:6] == ["start", "--head", "--port=1"]
-    assert {"--block", "--disable-usage-stats", "--include-dashboard"} <= set(called[0])
+    job = subprocess.Popen([sys.executable, program])
+    while not (tmp_path / "ray").exists() or not (tmp_path / "ray").read_text():
+        assert job.poll() is None
+        time.sleep(0.02)
+    assert "start --head --block --disable-usage-stats --include-dashboard false" in (tmp_path / "ray").read_text()
+    job.terminate()
+    assert job.wait() == -signal.SIGTERM & 0xFF
