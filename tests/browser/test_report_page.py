@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from fedlab.report import write_report
+from fedlab.report.compared import Compared, Side
+from fedlab.report.record import RunRecord
 from tests.conftest import charts
 
 pytestmark = pytest.mark.browser
@@ -34,10 +36,22 @@ def pages(make_run: Callable[..., Path]) -> dict[str, Path]:
         "bare": make_run(rounds=0, end=None, pictures=False),
     }
     with charts(drawn=True):
-        return {name: write_report(path) for name, path in made.items()}
+        written = {name: write_report(path) for name, path in made.items()}
+        written["compared"] = made["whole"].with_name("compared.html")
+        written["compared"].write_text(compared(made["whole"], made["failed"]), encoding="utf-8")
+        return written
 
 
-NAMES = ("whole", "failed", "many", "hostile", "bare")
+def compared(*paths: Path) -> str:
+    """The page of a comparison of a dozen runs whose curves end where those of others do."""
+    records = [RunRecord.open(path) for path in paths]
+    sides = [Side(letter, f"strategy=fedprox-{letter}", {0: records[i % 2]}) for i, letter in enumerate("ABCDEFGHIJKL")]
+    letters = [side.letter for side in sides]
+    rows = [["", LONG, *letters], *([letter, *letters, LONG] for letter in letters)]
+    return Compared(sides, ("accuracy",), rows, rows, rows, [LONG]).page()
+
+
+NAMES = ("whole", "failed", "many", "hostile", "bare", "compared")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,7 +93,7 @@ def test_no_chart_is_clipped_by_its_card(browser: Any, pages: dict[str, Path], w
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_labels_of_lines_do_not_overlap(browser: Any, pages: dict[str, Path], width: int) -> None:
-    for name in ("whole", "many"):
+    for name in ("whole", "many", "compared"):
         browser.open(pages[name], width=width)
         overlaps = """return [...document.querySelectorAll('#curves svg.chart')].flatMap(svg => {
             const found = [...svg.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);

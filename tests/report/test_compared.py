@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 
 from fedlab.report.charts import _apart, compared_chart
 from fedlab.report.compared import Compared, Side
@@ -97,11 +98,20 @@ def lines(values: Mapping[str, float]) -> dict[str, dict[int, Spread]]:
 
 
 @pytest.mark.usefixtures("drawn_charts")
-def test_a_band_of_one_deviation_is_drawn_in_the_unit_of_the_axis() -> None:
+def test_a_band_of_one_deviation_is_drawn_in_the_unit_of_the_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    bands: list[tuple[list[float], list[float]]] = []
+    usual = Axes.fill_between
+
+    def seen(axes: Axes, rounds: Any, low: Any, high: Any, **look: Any) -> Any:
+        bands.append((list(low), list(high)))
+        return usual(axes, rounds, low, high, **look)
+
+    monkeypatch.setattr(Axes, "fill_between", seen)
     some = {**lines({"A": 0.5}), "none": {}, **lines({"B": 0.25})}
     svg = str(compared_chart("c", some, ylabel="accuracy (%)", span=(1, 2), percent=True))
     assert "at the end: A 50, B 25." in svg
-    assert "opacity: 0.15" in svg
+    assert [low for low, _ in bands] == [pytest.approx([49, 50]), pytest.approx([24, 25])]
+    assert [high for _, high in bands] == [pytest.approx([51, 50]), pytest.approx([26, 25])]
     assert "--series-0" in svg
     assert "--series-1" not in svg, "the color of a run without values is not given to another"
     assert "--series-2" in svg

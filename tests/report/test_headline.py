@@ -76,6 +76,17 @@ def test_the_last_value_that_was_measured_is_told_with_its_round(make_run: Calla
     assert figures(path)["mAP"] == ("0.250", "on the server’s data, after round 2")
 
 
+def test_a_metric_of_the_clients_that_a_later_stage_does_not_measure_stays(make_run: Callable[..., Path]) -> None:
+    path = make_run(metrics=("accuracy",), **QUICK)
+    events = [json.loads(line) for line in (path / "events.jsonl").read_text().splitlines()]
+    for event in events:
+        if event["event"] == "evaluation" and event["round"] > 2:
+            for values in (event["mean"], event["pooled"], *event["clients"].values()):
+                values["masked_l1"] = values.pop("accuracy")
+    (path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert figures(path)["Mean accuracy"] == ("16.0 %", "over clients, after round 2")
+
+
 @pytest.mark.parametrize("named", [["mAP"], "mAP", [["mAP", "nowhere"]], [["other", "server"]], [[]], [7], None])
 def test_claims_that_say_nothing_are_passed_over(make_run: Callable[..., Path], named: Any) -> None:
     path = make_run(held={"mAP": 0.25}, **QUICK)
