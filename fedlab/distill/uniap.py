@@ -90,8 +90,8 @@ class _Graph(NamedTuple):
 def uniap(maps: Tensor, pooling: Pooling | None = None) -> Regions:
     """The regions of images at all layers of instance and of semantic pooling.
 
-    In layer t, pairs of regions that touch and whose similarity is at least τ_t merge, with everything that is connected
-    by such pairs. Semantic pooling then does the same once for all pairs of an image, touching or not, of at least
+    In layer t, pairs of regions that touch and whose similarity is at least τ_t merge, with everything that such pairs
+    connect. Semantic pooling then does the same once for all pairs of an image, touching or not, of at least
     `min_size` tokens. Its result is returned, and layer t + 1 goes on from the instances.
 
     Args:
@@ -262,6 +262,6 @@ def _first_of_each(regions: Regions) -> Tensor:
     """Numbers of the regions, rising, without those whose image, kind and mask another one before them has."""
     kinds = torch.stack([regions.images, regions.semantic.long()], dim=1).numpy(force=True)
     bits = np.packbits(regions.masks.numpy(force=True), axis=1)
-    keys = np.concatenate([np.ascontiguousarray(kinds).view(np.uint8).reshape(len(kinds), -1), bits], axis=1)
+    keys = np.concatenate([np.ascontiguousarray(kinds).view(np.uint8), bits], axis=1)
     _, places = np.unique(keys, axis=0, return_index=True)
     return torch.as_tensor(np.sort(places), device=regions.images.device)

@@ -54,8 +54,8 @@ class Contingency:
         return found
 
     def compute(self) -> dict[str, float]:
-        """``miou``, ``miou_present`` and ``pixel_accuracy`` of `Segmentation`; positions of clusters without a class are
-        of none. Empty without positions.
+        """``miou``, ``miou_present`` and ``pixel_accuracy`` of `Segmentation`; a cluster without a class is of
+        none. Empty without positions.
         """
         of, classes = self.classes_of(), self.table.shape[1]
         confusion = np.zeros((classes, classes + 1), np.int64)

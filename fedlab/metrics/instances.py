@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -30,7 +31,7 @@ def ious(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
         masks: (q, …) truth values.
         truths: (m, …) truth values, of the same size.
     """
-    a, b = (values.reshape(len(values), -1).astype(np.float64) for values in (masks, truths))
+    a, b = (v.reshape(len(v), math.prod(v.shape[1:])).astype(np.float64) for v in (masks, truths))
     common = a @ b.T
     union = a.sum(1)[:, None] + b.sum(1) - common
     result: np.ndarray = common / np.maximum(union, 1)

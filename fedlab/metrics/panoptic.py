@@ -41,7 +41,9 @@ class PanopticQuality:
         """
         q, m = len(clusters), len(classes)
         # one more row and column for what belongs to no segment
-        cells = np.bincount((segments.ravel() % (q + 1)) * (m + 1) + truths.ravel() % (m + 1), minlength=(q + 1) * (m + 1))
+        cells = np.bincount(
+            (segments.ravel() % (q + 1)) * (m + 1) + truths.ravel() % (m + 1), minlength=(q + 1) * (m + 1)
+        )
         common = cells.reshape(q + 1, m + 1)
         known, sizes = common[:, :m], common[:, :m].sum(axis=0)
         areas = known.sum(axis=1)[:q]

@@ -72,10 +72,9 @@ class MaskDecoder(nn.Module):
         self.levels = nn.Embedding(_ATTENDED, width)
         self.places: Any = parts.Mask2FormerSinePositionEmbedding(width // 2, normalize=True)
         self.decoder: Any = parts.Mask2FormerMaskedAttentionDecoder(config)
-        # what transformers does to every module of its own models
+        # as transformers does it with its own models: first the inner modules, whose owners then draw some anew
         model: Any = parts.Mask2FormerPreTrainedModel(config)
-        for module in self.modules():
-            model._init_weights(module)
+        self.apply(model._init_weights)
 
     def forward(self, pyramid: Sequence[Tensor], queries: Tensor, positions: Tensor) -> Decoded:
         """Masks of images.
@@ -88,7 +87,9 @@ class MaskDecoder(nn.Module):
         made = self.pixels(list(pyramid), return_dict=True)
         maps = made.multi_scale_features
         places = [self.places(m.shape, m.device, m.dtype).flatten(2).permute(2, 0, 1) for m in maps]
-        seen = [(m.flatten(2) + level[:, None]).permute(2, 0, 1) for m, level in zip(maps, self.levels.weight, strict=True)]
+        seen = [
+            (m.flatten(2) + level[:, None]).permute(2, 0, 1) for m, level in zip(maps, self.levels.weight, strict=True)
+        ]
         count = len(maps[0])
         found = self.decoder(
             inputs_embeds=queries[:, None].expand(-1, count, -1),

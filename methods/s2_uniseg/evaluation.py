@@ -89,9 +89,7 @@ class Agreement(NamedTuple):
 
 
 @torch.no_grad()
-def agreement(
-    s: S2UniSegSettings, networks: nn.ModuleDict, images: Tensor, generator: torch.Generator
-) -> Agreement:
+def agreement(s: S2UniSegSettings, networks: nn.ModuleDict, images: Tensor, generator: torch.Generator) -> Agreement:
     """The agreement on crops of images (n, C, H, W) in [0, 1], drawn as in training."""
     batch = training_views(s, {"image": images}, generator)
     student, teacher = network(networks, "student", Student), network(networks, "teacher", Teacher)

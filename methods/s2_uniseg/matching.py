@@ -37,7 +37,7 @@ class Pairs(NamedTuple):
 
 @torch.no_grad()
 def regions_of(s: S2UniSegSettings, pyramid: Pyramid) -> Regions:
-    """What UniAP finds in the finest maps of features; without semantic pooling, instances for both kinds of queries."""
+    """What UniAP finds in the finest maps; without semantic pooling, the instances, for both kinds of queries."""
     maps, side = pyramid[0].float(), s.pooling.side
     size = (min(side, maps.shape[2]), min(side, maps.shape[3]))
     if maps.shape[2:] != size:

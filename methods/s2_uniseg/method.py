@@ -8,7 +8,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
 
     every round, every client, for every batch of images:
         δ crops of each image                                                       batch_spec → training_views
-        F ← teacher's encoder(whole images); regions, V ← UniAP(F)                  loss → regions_of, fedlab.distill.uniap
+        F ← teacher's encoder(whole images); regions, V ← UniAP(F)                  loss → regions_of
         masks, queries ← student's decoder(student's encoder(crops))                loss → Student.decode
         crop the regions; match [INS] with instances, [SEM] with semantic regions   loss → matched
         L_Q = H(p, s) of matched pairs, p = softmax((t(V) − c) / τ_t)               loss

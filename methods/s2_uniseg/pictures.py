@@ -39,9 +39,10 @@ def segmented(ctx: FigureContext, s: S2UniSegSettings) -> dict[str, Picture]:
             torch.cat(list(rows.values())),
             columns=len(shown),
             title=f"Regions {ctx.when}",
-            caption="Held-out images, evenly chosen. Pixels that belong to no object, or to no mask that was found, are "
-            "as they are. A color says which instance of an image a pixel belongs to; in the last row, which of the "
-            "prototypes it is assigned to, in all images alike." + shown_of(len(shown), len(columns["image"]), "images"),
+            caption="Held-out images, evenly chosen. Pixels of no object, or of no mask that was found, are as they "
+            "are. A color says which instance of an image a pixel belongs to; in the last row, which of the "
+            "prototypes it is assigned to, in all images alike."
+            + shown_of(len(shown), len(columns["image"]), "images"),
             row_labels=tuple(rows),
         )
     }

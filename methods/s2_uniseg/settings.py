@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedlab.blocks.teacher import EmaTeacher
-from fedlab.config import HubPath, Positive, Section
+from fedlab.config import Positive, Section
+from fedlab.config.sections import HubPath
 from fedlab.distill.schedules import cosine
 from fedlab.distill.uniap import Pooling
 from fedlab.errors import ConfigError

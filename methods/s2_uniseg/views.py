@@ -24,7 +24,7 @@ def check_images(s: S2UniSegSettings, task: Task) -> int:
     Raises:
         DataError: no images, images whose sides do not divide, or another number of channels than the statistics have.
     """
-    dtype, shape = task.columns.get("image", ("", ()))
+    _, shape = task.columns.get("image", ("", ()))
     if len(shape) != 3:
         raise DataError("data.source", sorted(task.columns), "images in a column 'image'", "use another source")
     channels, height, width = shape
@@ -78,8 +78,10 @@ def whole_views(count: int, like: Tensor) -> Views:
 
 def cropped_masks(masks: Tensor, views: Views, view: int, size: tuple[int, int]) -> Tensor:
     """Masks (m, rows, columns) of one image in one of the views of it, by nearest neighbor, (m, *size) truth values."""
-    one = Views(views.boxes[view].expand(len(masks), 4), views.flips[view].expand(len(masks)))
-    return take_views(masks[:, None].float(), one, size, "nearest")[:, 0] > 0.5
+    if not len(masks):
+        return masks.new_zeros(0, *size)
+    one = Views(views.boxes[view : view + 1], views.flips[view : view + 1])
+    return take_views(masks[None].float(), one, size, "nearest")[0] > 0.5
 
 
 def enlarged(masks: Tensor, size: tuple[int, int]) -> Tensor:

@@ -222,6 +222,12 @@ def test_no_mask_is_returned_twice() -> None:
     torch.testing.assert_close(found.features.norm(dim=1), torch.ones(len(found.features)))
 
 
+def test_without_a_region_that_is_large_enough_there_are_none() -> None:
+    found = uniap(orthonormal(squares()), Pooling(min_size=300))
+    assert [len(values) for values in found] == [0] * 5
+    assert found.masks.shape[1:] == (16, 16)
+
+
 def test_gradients_neither_reach_nor_leave_it() -> None:
     found = uniap(orthonormal(squares()).requires_grad_())
     assert not found.features.requires_grad

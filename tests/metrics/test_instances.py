@@ -20,8 +20,8 @@ def part(rows: slice, columns: slice) -> np.ndarray:
 
 
 def judged(masks: list[np.ndarray], scores: list[float], instances: np.ndarray | None = None) -> dict[str, float]:
-    metric = MaskAP()
-    metric.update(np.array(masks).reshape(-1, 4, 8), np.array(scores), image() if instances is None else instances)
+    metric, truth = MaskAP(), image() if instances is None else instances
+    metric.update(np.array(masks, bool).reshape(-1, 4, 8), np.array(scores), truth)
     return metric.compute()
 
 

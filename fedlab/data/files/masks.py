@@ -161,7 +161,9 @@ def classes_of_instances(listed: Path, masks: Sequence[np.ndarray], divisor: int
     table = read_classes(listed) if listed.is_file() else ClassTable(tuple(map(str, range(top + 1))))
     if top >= len(table.names):
         expected = f"classes below {len(table.names)}, which classes.txt lists"
-        raise DataError(_KEY, f"{listed.parent}: class {top}", expected, "check data.source.class_divisor, or add the class")
+        raise DataError(
+            _KEY, f"{listed.parent}: class {top}", expected, "check data.source.class_divisor, or add the class"
+        )
     return table
 
 

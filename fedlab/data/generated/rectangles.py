@@ -62,7 +62,7 @@ def draw_rectangles(backgrounds: np.ndarray, noise: float, rng: np.random.Genera
 
 
 def _layout(steps: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of the rectangles on a grid of steps, (steps, steps) int16; a layout that leaves no room is drawn anew."""
+    """Numbers of the rectangles on a grid of steps, (steps, steps) int16; without room it is drawn anew."""
     while True:
         grid = np.zeros((steps, steps), np.int16)
         placed = 0

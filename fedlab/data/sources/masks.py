@@ -77,8 +77,8 @@ class MasksSettings(Section):
         default=None,
         ge=2,
         description="of instances whose masks say the classes too: a value of at least this number, such as 1000 in "
-        "Cityscapes' instanceIds, is class · this number + number of the object, and a smaller one is the class of pixels "
-        "without an object. The classes become the column mask",
+        "Cityscapes' instanceIds, is class · this number + number of the object, and a smaller one is the class of "
+        "pixels without an object. The classes become the column mask",
     )
     image_suffix: str = Field(
         default="",

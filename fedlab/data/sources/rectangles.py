@@ -35,9 +35,7 @@ class RectangleSource(MadeSource[RectanglesSettings]):
         s = self.settings
         drawn = seed_of(s.data_seed, seed)
         held = {"test": self._samples("server test", s.server_test, drawn)} if s.server_test else {}
-        return Dataset(
-            "rectangles", self._samples("train", s.train, drawn), self._samples("test", s.test, drawn), held
-        )
+        return Dataset("rectangles", self._samples("train", s.train, drawn), self._samples("test", s.test, drawn), held)
 
     def _samples(self, split: str, count: int, seed: int) -> Samples:
         rng = numpy_generator(seed, "rectangles", split)

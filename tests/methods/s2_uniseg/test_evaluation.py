@@ -37,8 +37,9 @@ def found(instances: np.ndarray, codes: np.ndarray, **changes: Any) -> Found:
     clusters = np.array([codes[mask][0] for mask in masks])
     every = np.unique(codes)
     made = {
-        "instances": masks, "scores": np.linspace(0.6, 0.9, len(masks)), "segments": np.searchsorted(numbers, instances),
-        "clusters": clusters, "semantics": codes[None] == every[:, None, None], "codes": codes, "pooled": masks,
+        "instances": masks, "scores": np.linspace(0.6, 0.9, len(masks)),
+        "segments": np.searchsorted(numbers, instances), "clusters": clusters,
+        "semantics": codes[None] == every[:, None, None], "codes": codes, "pooled": masks,
     }  # fmt: skip
     return Found(**{**made, **changes})
 
@@ -154,7 +155,9 @@ def test_the_teachers_encoder_and_the_students_decoder_are_deployed(lab: Made) -
     with torch.no_grad():
         one.networks["student"].queries.add_(1)  # type: ignore[operator, union-attr]  # it is a Student
     other = found_in(one.method.settings, one.networks, images, size)
-    assert not np.array_equal(other[0].semantics, before[0].semantics) or not np.array_equal(other[0].codes, before[0].codes)
+    assert not np.array_equal(other[0].semantics, before[0].semantics) or not np.array_equal(
+        other[0].codes, before[0].codes
+    )
 
 
 def test_pooled_masks_are_the_instances_of_each_image(lab: Made) -> None:
@@ -230,4 +233,3 @@ def test_smaller_masks_are_painted_over_larger_ones() -> None:
     masks[0, 0, 1:3], masks[1, 0, :3] = True, True
     assert painted(masks).tolist() == [[0, 1, 1, -1]]
     assert painted(masks[:0]).tolist() == [[-1] * 4]
-

@@ -293,7 +293,9 @@ def test_centers_follow_the_mean_of_all_regions_of_their_kind_after_the_loss(lab
     centers = Centers(lab(center_momentum=0.75).method.settings)
     logits, semantic = torch.randn(5, 10), torch.tensor([False, True, False, False, True])
     centers.update(logits, semantic)
-    torch.testing.assert_close(centers.values, 0.25 * torch.stack([logits[~semantic].mean(0), logits[semantic].mean(0)]))
+    torch.testing.assert_close(
+        centers.values, 0.25 * torch.stack([logits[~semantic].mean(0), logits[semantic].mean(0)])
+    )
     before = centers.values.clone()
     centers.update(logits[:1], semantic[:1])
     assert torch.equal(centers.values[1], before[1]), "no region of the kind, no move"
