@@ -106,7 +106,8 @@ class S2UniSeg(Segmenting):
             τ_t = linear(step.global_step, int(s.temperature_warmup * step.total_steps), *s.teacher_temperature)
             rows = pairs.regions
             p = targets_of(t[rows], regions.semantic[rows], network(networks, "centers", Centers).values, τ_t)
-            logits = student.logits(made.queries[-1][pairs.views, pairs.queries])
+            frozen = step.global_step < int(s.freeze_prototypes * step.total_steps)
+            logits = student.logits(made.queries[-1][pairs.views, pairs.queries], frozen=frozen)
             terms["l_q"] = s.query_weight * prototype_cross_entropy(p, logits, s.student_temperature)
             step.log("target_entropy", float(entropy(p).mean()) / math.log(s.prototypes))
         if s.mask_weight or s.dice_weight:

@@ -132,9 +132,9 @@ class Teacher(nn.Module):
         """The maps at the decoder's width, (n, D, rows, columns) each."""
         return tuple(self.project(maps.movedim(1, 3)).movedim(3, 1) for maps in pyramid)
 
-    def logits(self, queries: Tensor) -> Tensor:
-        """Queries (…, D) → cosines with the prototypes (…, K)."""
-        found: Tensor = self.head(queries).logits
+    def logits(self, queries: Tensor, *, frozen: bool = False) -> Tensor:
+        """Queries (…, D) → cosines with the prototypes (…, K); `frozen` prototypes get no gradient."""
+        found: Tensor = self.head(queries, frozen=frozen).logits
         return found
 
     def codes(self, features: Tensor) -> Tensor:

@@ -133,6 +133,9 @@ class S2UniSegSettings(Section):
     # schedules, over the steps of all rounds; training.lr is the peak
     warmup: Share = Field(default=0.0625, description="share of the steps in which the learning rate rises linearly")
     temperature_warmup: Share = Field(default=0.3, description="share of the steps in which τ_t rises")
+    freeze_prototypes: Share = Field(
+        default=0.01, description="share of the steps in which prototypes are not trained, at the start"
+    )
     final_lr: float = Field(default=1e-6, ge=0, description="learning rate at the end of its cosine schedule")
     weight_decay: Range = Field(
         default=(0.04, 0.4), description="weight decay at the start and at the end, along a cosine; not on vectors"

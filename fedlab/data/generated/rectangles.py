@@ -14,7 +14,7 @@ COLORS = {
     "red": (0.85, 0.15, 0.15), "green": (0.15, 0.75, 0.2), "blue": (0.2, 0.25, 0.9), "yellow": (0.9, 0.85, 0.15),
     "violet": (0.65, 0.2, 0.8), "cyan": (0.15, 0.8, 0.85),
 }  # fmt: skip
-BACKGROUNDS = {"dark": (0.1, 0.1, 0.1), "gray": (0.45, 0.45, 0.45), "light": (0.9, 0.9, 0.9)}
+BACKGROUNDS = {"dark": (0.1, 0.1, 0.1), "light": (0.9, 0.9, 0.9)}
 OBJECTS = 4
 _SIDES = (3, 6)  # smallest and largest side in steps
 _GAP = 1  # steps between two rectangles

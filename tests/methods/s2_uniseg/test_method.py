@@ -117,7 +117,7 @@ def known(monkeypatch: pytest.MonkeyPatch, one: Lab, t: Tensor, s: Tensor, pairs
     monkeypatch.setattr(module, "regions_of", lambda settings, pyramid: found)
     monkeypatch.setattr(module, "matched", lambda *arguments: pairs)
     monkeypatch.setattr(Teacher, "codes", lambda self, features: t)
-    monkeypatch.setattr(Student, "logits", lambda self, queries: s)
+    monkeypatch.setattr(Student, "logits", lambda self, queries, *, frozen=False: s)
 
 
 def pairs_of(*rows: int) -> Pairs:
@@ -195,12 +195,21 @@ def test_terms_of_weight_zero_are_not_there(lab: Made) -> None:
 def test_gradients_reach_all_of_the_student_and_nothing_of_the_teacher(lab: Made) -> None:
     for settings in ({}, {"backbone": VIT}):
         one = lab(**settings)
-        torch.stack(list(one.loss().values())).sum().backward()
+        torch.stack(list(one.loss(step=one.step(50)).values())).sum().backward()
         found = {name for name, p in one.networks.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert not {name for name in found if not name.startswith("student.")}
         for part in ("project", "head.mlp", "head.prototypes", "queries", "kinds", "adapter.out", "decoder.decoder"):
             assert any(name.startswith(f"student.{part}") for name in found), part
         assert any(name.startswith("student.backbone") for name in found) == bool(settings)
+
+
+def test_prototypes_rest_at_the_start(lab: Made) -> None:
+    one = lab(freeze_prototypes=0.25)
+    prototypes: Any = one.networks["student"].head.prototypes  # type: ignore[union-attr]  # it is a Student
+    for at, rests in ((0, True), (24, True), (25, False)):
+        one.networks.zero_grad()
+        one.loss(step=one.step(at))["l_q"].backward()
+        assert (prototypes.weight.grad is None) == rests, at
 
 
 def test_a_batch_without_regions_is_skipped(lab: Made, monkeypatch: pytest.MonkeyPatch) -> None:
