@@ -138,9 +138,12 @@ class Judgement:
         """Count the classes of which several objects are there, and those that one [SEM] query shows as a whole."""
         of = np.array([_most(classes[truth]) for truth in truths], np.int64)
         for kind in np.unique(of[of >= 0]):
-            if (of == kind).sum() > 1:
-                together = truths[of == kind].any(axis=0)
-                self._joined += [1, int(ious(masks, together[None]).max(initial=0.0) >= _HALF)]
+            if (members := of == kind).sum() > 1:
+                together = truths[members].any(axis=0)
+                parts = [masks[:, truth].mean(axis=1) for truth in truths[members]]
+                # the largest of the objects may be more than half of them all
+                whole = (ious(masks, together[None])[:, 0] >= _HALF) & (np.array(parts) >= _HALF).all(axis=0)
+                self._joined += [1, int(whole.any())]
 
     def state(self) -> dict[str, np.ndarray]:
         """Sums to be merged by addition, all int64."""

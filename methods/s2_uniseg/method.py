@@ -66,6 +66,9 @@ class S2UniSeg(Segmenting):
         frozen = () if self.settings.backbone.trained else (Group("backbone", ("backbone",), "once"),)
         return (Group("student", ("student",)), *ema(self.settings).groups(), *frozen)
 
+    def server_update(self, ctx: ServerContext) -> None:
+        ema(self.settings).server_update(ctx)
+
     # a client's round
 
     def batch_spec(self, plan: Plan) -> BatchSpec:
@@ -86,6 +89,10 @@ class S2UniSeg(Segmenting):
     def fit(self, ctx: FitContext) -> None:
         ema(self.settings).begin(ctx)
         ctx.train()
+
+    def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
+        """The number of steps, by which the server moves the teacher."""
+        return ema(self.settings).result(ctx)
 
     def loss(self, networks: nn.ModuleDict, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L = L_Q + w_m L_bce + w_d L_dice over matched pairs (§3.3); a term of weight 0 is left out."""
@@ -120,12 +127,6 @@ class S2UniSeg(Segmenting):
     def after_step(self, networks: nn.ModuleDict, step: Step) -> None:
         network(networks, "centers", Centers).update(*step.scratch.pop("taught"))
         ema(self.settings).after_step(networks, step)
-
-    def client_result(self, ctx: FitContext) -> dict[str, Tensor]:
-        return ema(self.settings).result(ctx)
-
-    def server_update(self, ctx: ServerContext) -> None:
-        ema(self.settings).server_update(ctx)
 
 
 METHOD = S2UniSeg

@@ -95,10 +95,11 @@ class ViewSettings(Section):
     flip: bool = Field(default=False, description="mirror crops left and right with probability 1/2")
     color: bool = Field(default=True, description="change the colors of crops and blur them, as in DINO")
     mean: tuple[float, ...] = Field(
-        default=(0.485, 0.456, 0.406), description="subtracted from each channel; default: of ImageNet"
+        default=(0.485, 0.456, 0.406),
+        description="subtracted from each channel of crops and of whole images; default: the means of ImageNet",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(0.229, 0.224, 0.225), description="by which each channel is then divided; default: of ImageNet"
+        default=(0.229, 0.224, 0.225), description="by which each channel is divided after that; default: of ImageNet"
     )
 
 

@@ -78,13 +78,16 @@ def test_classes_without_objects_have_semantic_figures_alone(lab: Made) -> None:
 
 
 def test_equal_objects_are_joined_by_one_semantic_mask_or_not(lab: Made) -> None:
-    """Half of the pair is an IoU of ½, which counts; less does not."""
+    """A mask of one of the two has an IoU of ½ with both, and does not join them; neither does a mask of everything."""
     instances, classes = scene()
-    half, less = (classes == 1) & (instances == 1), (classes == 1) & (instances == 1)
-    less[0, 0] = False
-    for mask, joined in ((classes == 1, 1), (half, 1), (less, 0)):
+    one, most, half = instances == 1, classes == 1, classes == 1
+    most = most & ~((instances == 2) & (np.arange(SIDE) > 6))
+    half = half & ~((instances == 2) & (np.arange(SIDE) > 5))
+    for mask, joined in ((classes == 1, 1), (most, 1), (half, 0), (one, 0), (np.ones_like(one), 0)):
         seen = found(instances, classes, semantics=mask[None])
         assert judged(lab, seen, instances, classes)["joined"] == joined
+    apart = found(instances, classes, semantics=np.stack([instances == 1, instances == 2]))
+    assert judged(lab, apart, instances, classes)["joined"] == 0
 
 
 def test_void_pixels_count_nowhere(lab: Made) -> None:
