@@ -114,7 +114,7 @@ def uniap(maps: Tensor, pooling: Pooling | None = None) -> Regions:
             found += [_large(graph, layer, False, p), _large(semantic, layer, True, p)]
     together = Regions(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     once = together.chosen(_first_of_each(together))
-    return once._replace(masks=once.masks.unflatten(1, size))
+    return once._replace(masks=once.masks.reshape(len(once.masks), *size))
 
 
 def similarity(tokens: Tensor, features: Tensor, masks: Tensor, feature_weight: float = 0.6) -> Tensor:
@@ -177,7 +177,7 @@ def _similarities(tokens: Tensor, graph: _Graph, pairs: Tensor, feature_weight: 
     """S of pairs of regions (2, P), (P,); see `similarity`."""
     profiles = _times(graph.sums, graph.images, tokens.transpose(1, 2)) / graph.sizes[:, None]
     cosines = (graph.features[pairs[0]] * graph.features[pairs[1]]).sum(1)
-    parts = pairs.split(max(1, _LARGEST // tokens.shape[1]), dim=1)
+    parts = torch.split(pairs, max(1, _LARGEST // tokens.shape[1]), dim=1)
     apart = torch.cat([(profiles[first] - profiles[second]).abs().mean(1) for first, second in parts])
     return feature_weight * cosines + (1 - feature_weight) * (1 - apart)
 

@@ -21,7 +21,8 @@ def objects_of(instances: np.ndarray) -> np.ndarray:
         instances: (h, w) numbers of objects, 0 for background and −1 for void.
     """
     numbers = np.unique(instances[instances > 0])
-    return instances[None] == numbers[:, None, None]
+    masks: np.ndarray = instances[None] == numbers[:, None, None]
+    return masks
 
 
 def ious(masks: np.ndarray, truths: np.ndarray) -> np.ndarray:
