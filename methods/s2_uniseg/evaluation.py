@@ -104,8 +104,9 @@ def agreement(s: S2UniSegSettings, networks: nn.ModuleDict, images: Tensor, gene
     crossed = -p.double() @ F.log_softmax(logits / s.student_temperature, dim=1).double().T
     others = (owners[:, None] != owners) & (kinds[:, None] == kinds)
     overlap = dice((made.masks[-1][pairs.views, pairs.queries].float() > 0).float(), pairs.masks)
-    sums = [overlap.sum(), len(pairs), crossed.diagonal().sum(), crossed[others].sum(), others.sum()]
-    return Agreement(np.array([float(value) for value in sums]), t, regions.semantic)
+    sums = (overlap.sum(), crossed.diagonal().sum(), crossed[others].sum(), others.sum())
+    dices, matching, mismatched, count = (float(value) for value in sums)
+    return Agreement(np.array([dices, len(pairs), matching, mismatched, count]), t, regions.semantic)
 
 
 class Seen:
@@ -175,10 +176,10 @@ def server_values(ctx: ServerContext, s: S2UniSegSettings) -> dict[str, float]:
         return {}
     measured, found = _measured(ctx, s)
     for name, start in sorted(ctx.private.items()):
-        kind = name.removeprefix(_START)
-        if kind in measured:
-            measured |= {name: float(start), f"{kind}_gain": measured[kind] - float(start)}
-    logits, semantic = (torch.cat([part[place] for part in found]) for place in (1, 2))
+        metric = name.removeprefix(_START)
+        if metric in measured:
+            measured |= {name: float(start), f"{metric}_gain": measured[metric] - float(start)}
+    logits, semantic = torch.cat([part.logits for part in found]), torch.cat([part.semantic for part in found])
     centers, collapsed = _centers(s, ctx.networks, logits, semantic), False
     for kind, word in enumerate(KINDS):
         rows = logits[semantic == bool(kind)]

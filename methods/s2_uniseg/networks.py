@@ -44,7 +44,8 @@ class ViTMaps(nn.Module):
         """(n, C, H, W) → (n, d, H / (shrink · patch), W / (shrink · patch))."""
         small = _sized(images, (images.shape[2] // self.shrink, images.shape[3] // self.shrink))
         grid = (small.shape[2] // self.vit.patch, small.shape[3] // self.vit.patch)
-        return self.vit(small)[:, 1:].transpose(1, 2).unflatten(2, grid)
+        tokens: Tensor = self.vit(small)[:, 1:]
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 class Cosines(nn.Module):
