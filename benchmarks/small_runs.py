@@ -212,6 +212,22 @@ METHODS: dict[str, dict[str, Any]] = {
         },
         "training": {OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 16},
     },
+    "s2_uniseg": {
+        "method": {
+            "backbone": {"kind": "cosines", "trained": False, "patch": 4, "width": 12},
+            "decoder": {
+                "instances": 4, "semantics": 3, "width": 32, "heads": 2, "layers": 1, "pixel_layers": 1,
+                "feedforward": 16, "pixel_feedforward": 16,
+            },
+            "views": {"crops": 1, "scale": [0.25, 0.6], "size": 32, "color": False, "mean": [0.0], "std": [1.0]},
+            "adapter_width": 4, "head_widths": [16, 8], "prototypes": 10, "init_std": 0.2, "momentum": 0.9, "timed": 1,
+        },
+        "data": {
+            "source": {"name": "rectangles", "train": 12, "test": 6, "server_test": 4},
+            "mean": [0.0], "std": [1.0], "partition": [{"name": "iid", "clients": 2}],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.002, "batch_size": 4, "local_steps": 2, "clip_norm": 1.0},
+    },
     "supervised": {"model": _MODEL, "data": _DIGITS, "training": {**_TRAINING, OPTIMIZER: "adam", "lr": 0.002}},
     "transkd": {
         "method": {

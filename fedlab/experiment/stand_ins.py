@@ -30,6 +30,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "facebook/vit-mae-base": {"model_type": "vit_mae"},
     "facebook/deit-base-patch16-224": {"model_type": "vit"},
     "facebook/deit-base-distilled-patch16-224": {"model_type": "deit"},
+    "facebook/dino-vitb8": {"model_type": "vit", "patch_size": 8},
 }  # fmt: skip
 """Kinds of published checkpoints, and what their sizes differ in from the defaults of their classes in transformers."""
 

@@ -186,6 +186,7 @@ GENERATED = {
     "silhouettes",
     "faces",
     "tiles",
+    "rectangles",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

@@ -29,6 +29,8 @@ NEUTRAL = {
     *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
       for name in ("nmi", "attention_distance", "attention_spread")),
     "alignment_spread",
+    *(f"{name}_{kind}" for name in ("target_entropy", "marginal_entropy", "center_norm")
+      for kind in ("instance", "semantic")),
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -38,6 +40,7 @@ FEWER = {
     "sounds": {"train": 400, "test": 32, "probe": 40},
     "faces": {"pretrain": 40, "train": 40, "test": 20, "server": 10},
     "tiles": {"train": 200, "test": 32, "probe": 48, "server_test": 32},
+    "rectangles": {"train": 24, "test": 6, "server_test": 4},
 }
 QUICKER = {"gpfm": ["method.experts.nuclei.steps=1", "method.experts.stroma.steps=1"]}
 
@@ -54,6 +57,9 @@ QUICKER = {"gpfm": ["method.experts.nuclei.steps=1", "method.experts.stroma.step
         "probe_knn",
         "speedup@0.9",
         "tpr_at_fpr1",
+        "ap",
+        "uniap_ar",
+        "start_joined",
     ],
 )
 def test_more_is_better(name: str) -> None:

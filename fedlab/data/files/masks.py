@@ -138,6 +138,35 @@ def read_instances(
     return mask if size is None else nearest(mask, size)
 
 
+def split_instances(values: np.ndarray, divisor: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of instances, and classes, of masks that hold both, as the instanceIds of Cityscapes do.
+
+    A value of at least the divisor is class · divisor + number of the object; a smaller one is the class of pixels
+    without an object; −1 is neither. Without a divisor all values are numbers of instances, and classes are the same.
+    """
+    if divisor is None:
+        return values, values
+    things = values >= divisor
+    classes = np.where(things, values // divisor, values).astype(np.int64)
+    return np.where(things, values, np.minimum(values, 0)), classes
+
+
+def classes_of_instances(listed: Path, masks: Sequence[np.ndarray], divisor: int) -> ClassTable:
+    """The classes of masks that hold instances too: those of the file `listed`, or else numbered up to the highest.
+
+    Raises:
+        DataError: a class that the file does not list.
+    """
+    top = max(int(split_instances(mask, divisor)[1].max()) for mask in masks)
+    table = read_classes(listed) if listed.is_file() else ClassTable(tuple(map(str, range(top + 1))))
+    if top >= len(table.names):
+        expected = f"classes below {len(table.names)}, which classes.txt lists"
+        raise DataError(
+            _KEY, f"{listed.parent}: class {top}", expected, "check data.source.class_divisor, or add the class"
+        )
+    return table
+
+
 def _check_values(values: np.ndarray, path: Path, what: str, expected: tuple[int, int] | None) -> None:
     if values.ndim != 2 or values.dtype.kind not in "iub":
         kind = f"{path}: {values.dtype}, shape {values.shape}"

@@ -38,6 +38,7 @@ SOURCES = Registry(
         "faces_folder": "fedlab.data.sources.faces_folder:FacesFolder",
         "tiles": "fedlab.data.sources.tiles:TileSource",
         "points": "fedlab.data.sources.points:Points",
+        "rectangles": "fedlab.data.sources.rectangles:RectangleSource",
     },
     "fedlab.sources",
 )

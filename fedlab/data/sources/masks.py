@@ -17,10 +17,12 @@ from fedlab.data.files.listing import Listing
 from fedlab.data.files.masks import (
     UNLABELED,
     ClassTable,
+    classes_of_instances,
     dominant_class,
     read_classes,
     read_instances,
     read_mask,
+    split_instances,
 )
 from fedlab.data.files.reading import Gathered, read_each
 from fedlab.data.files.spelling import one_form
@@ -71,6 +73,13 @@ class MasksSettings(Section):
     background: str | None = Field(
         default=None, description="class that is ignored when an image is labeled by the class that covers most of it"
     )
+    class_divisor: int | None = Field(
+        default=None,
+        ge=2,
+        description="of instances whose masks say the classes too: a value of at least this number, such as 1000 in "
+        "Cityscapes' instanceIds, is class · this number + number of the object, and a smaller one is the class of "
+        "pixels without an object. The classes become the column mask",
+    )
     image_suffix: str = Field(
         default="",
         description="ending of the images' names that is removed before images and masks are matched by name",
@@ -117,6 +126,9 @@ class Masks:
     Settings = MasksSettings
 
     def __init__(self, settings: MasksSettings) -> None:
+        if settings.class_divisor and settings.contents == "classes":
+            fix = "leave it out, or set data.source.contents: instances"
+            raise DataError("data.source.class_divisor", settings.class_divisor, "masks of instances", fix)
         self.settings = settings
         self.root = Path(settings.path).expanduser()
 
@@ -141,6 +153,9 @@ class Masks:
             {name: self._read(pairs, table, at) for name, pairs in parts.items()} for parts in (splits, sets)
         )
         at.broken.settle()
+        if self.settings.class_divisor:
+            masks = [mask for _, part in (*read.values(), *held_read.values()) for mask in part]
+            table = classes_of_instances(self.root / "classes.txt", masks, self.settings.class_divisor)
         samples = {split: self._samples(pairs, read[split], table, domains, at) for split, pairs in splits.items()}
         if self.settings.contents == "classes":
             self._check_labels(samples)
@@ -164,7 +179,7 @@ class Masks:
             raise DataError("data.source.size", None, "a size, because the images that would say it are not here", fix)
         height, width = s.size
         small = (-(-height // s.stride), -(-width // s.stride))
-        classes = () if s.contents == "instances" else wanted.class_names
+        classes = () if s.contents == "instances" and not s.class_divisor else wanted.class_names
 
         def columns(split: str) -> dict[str, np.ndarray]:
             draws = Draws(wanted, split)
@@ -174,9 +189,9 @@ class Masks:
             blocks = draws.whole(len(classes) or _OBJECTS, *(-(-side // _BLOCK) for side in small))
             mask = blocks.repeat(_BLOCK, 1).repeat(_BLOCK, 2)[:, : small[0], : small[1]]
             made = {"image": image, "domain": owner, "group": owner}
-            if not classes:
-                return {**made, "instances": mask.astype(np.int32)}
-            return {**made, "mask": mask, "label": dominant_class(mask, len(classes))}
+            if s.contents == "instances":
+                made["instances"] = mask.astype(np.int32)
+            return {**made, **({"mask": mask, "label": dominant_class(mask, len(classes))} if classes else {})}
 
         return united(self.root.name, wanted, {split: columns(split) for split in (*_SPLITS, *wanted.held)}, classes)
 
@@ -358,8 +373,8 @@ class Masks:
         at.pixels += marked.size
         columns = {"image": np.stack(images)}
         if self.settings.contents == "instances":
-            columns["instances"] = stacked
-        else:
+            columns["instances"], stacked = split_instances(stacked, self.settings.class_divisor)
+        if table.names:
             columns |= {"mask": stacked, "label": dominant_class(stacked, len(table.names), skipped)}
         if not domains:
             return Samples(columns, table.names)

@@ -109,3 +109,26 @@ def test_a_mask_of_another_size_or_kind_is_named(tmp_path: Path) -> None:
     (root / "test" / "masks" / "a.png").unlink()
     with pytest.raises(DataError, match="one number of an instance per pixel"):
         load(root)
+
+
+@pytest.mark.parametrize("listed", [None, "ground\nwall\nperson\ncar\n"])
+def test_masks_may_hold_classes_too_as_those_of_cityscapes(tmp_path: Path, listed: str | None) -> None:
+    """Class 3 with the objects 0 and 7, and class 1 without objects."""
+    numbers = np.repeat(np.repeat(np.array([[3000, 3007], [1, 255]], np.uint16), 4, axis=0), 4, axis=1)
+    root = folder(tmp_path, Image.fromarray(numbers))
+    if listed:
+        (root / "classes.txt").write_text(listed, encoding="utf-8")
+    train = load(root, class_divisor=1000).train
+    assert train["instances"][0, ::4, ::4].tolist() == [[3000, 3007], [0, -1]]
+    assert train["mask"][0, ::4, ::4].tolist() == [[3, 3], [1, -1]]
+    assert train["label"].tolist() == [3, 3]
+    assert train.class_names == (tuple(listed.split()) if listed else ("0", "1", "2", "3"))
+
+
+def test_a_divisor_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path, Image.fromarray(NUMBERS.astype(np.uint8)))
+    (root / "classes.txt").write_text("ground\nwall\n", encoding="utf-8")
+    with pytest.raises(DataError, match="classes below 2"):
+        load(root, class_divisor=1000)
+    with pytest.raises(DataError, match="masks of instances"):
+        load_source(Component(name="masks", path=str(root), class_divisor=1000), 0)
