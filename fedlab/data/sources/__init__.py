@@ -38,6 +38,8 @@ SOURCES = Registry(
         "faces_folder": "fedlab.data.sources.faces_folder:FacesFolder",
         "tiles": "fedlab.data.sources.tiles:TileSource",
         "points": "fedlab.data.sources.points:Points",
+        "edited_scenes": "fedlab.data.sources.edited_scenes:EditedScenes",
+        "composed": "fedlab.data.sources.composed:Composed",
     },
     "fedlab.sources",
 )
