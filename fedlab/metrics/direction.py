@@ -8,8 +8,8 @@ from typing import Any
 
 _FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
 _HIGH = {
-    "accuracy", "auroc", "cosine", "dice", "f1", "gain", "iou", "kappa", "map", "mcc", "miou", "precision", "psnr",
-    "purity", "recall", "retention", "sensitivity", "specificity", "speedup", "ssim", "tpr",
+    "accuracy", "auroc", "cosine", "dice", "f1", "gain", "iou", "kappa", "map", "margin", "mcc", "miou", "precision",
+    "psnr", "purity", "recall", "retention", "sensitivity", "specificity", "speedup", "ssim", "tpr",
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {

@@ -27,7 +27,7 @@ NEUTRAL = {
     "accuracy_minus_final",
     *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
       for name in ("nmi", "attention_distance", "attention_spread")),
-    "alignment_spread",
+    "alignment_spread", "match_own", "match_other",
 }  # fmt: skip
 
 # as few samples as a batch needs, by source: what is measured has the same names for any number of them
@@ -36,6 +36,7 @@ FEWER = {
     "scenes": {"train": 64, "test": 16, "teacher": 16, "server_test": 8},
     "sounds": {"train": 400, "test": 32, "probe": 40},
     "faces": {"pretrain": 40, "train": 40, "test": 20, "server": 10},
+    "edited_scenes": {"train": 96, "test": 48, "references": 1},
     "tiles": {"train": 200, "test": 32, "probe": 48, "server_test": 32},
 }
 QUICKER = {"gpfm": ["method.experts.nuclei.steps=1", "method.experts.stroma.steps=1"]}
