@@ -102,6 +102,8 @@ def losses(vl: Blip, drawn: Captioned) -> dict[str, Tensor]:
     import torch
     from torch.nn import functional as F
 
+    from fedlab.models.blip import Sentence
+
     meaning, attributes = torch.from_numpy(drawn.meaning), torch.from_numpy(drawn.attributes)
     true = ((meaning[:, None] == attributes[None]) | (meaning[:, None] < 0)).all(dim=2)  # text × image
     seen = vl.look(torch.from_numpy(drawn.images).float() / 255)
@@ -117,7 +119,7 @@ def losses(vl: Blip, drawn: Captioned) -> dict[str, Tensor]:
         text = torch.multinomial(weights.T.softmax(dim=1), 1)[:, 0]
     own = torch.arange(len(true))
     pairs = torch.stack([torch.cat([own, own, text]), torch.cat([own, image, own])])
-    asked = type(sentence)(sentence.embeddings[pairs[0]], sentence.mask[pairs[0]])
+    asked = Sentence(sentence.embeddings[pairs[0]], sentence.mask[pairs[0]])
     matching = F.cross_entropy(vl.match(asked, seen.tokens[pairs[1]]), true[pairs[0], pairs[1]].long())
     return {"contrast": contrast / 2, "matching": matching}
 

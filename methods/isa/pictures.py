@@ -37,7 +37,7 @@ def _retrieved(ctx: FigureContext, s: ISASettings) -> dict[str, Picture]:
     order = similarity.masked_fill(~_ranked(chosen, gallery, similarity), -torch.inf).argsort(dim=1, descending=True)
     found = order[:, :_FOUND]
     right = (found[..., None] == chosen["targets"][:, None]).any(dim=2).tolist()
-    texts = [" / ".join(decode(ids.tolist(), ctx.task.vocabulary) for ids in wordings) for wordings in chosen["text"]]
+    texts = [_told(wordings, ctx.task.vocabulary) for wordings in chosen["text"]]
     nearest = _nearest_words(vl, sentence, ctx.task.vocabulary)
     composed = "; ".join(f"{row}: {words}, then “{text}”" for row, (words, text) in enumerate(zip(nearest, texts), 1))
     grid = ranked_images(
@@ -62,6 +62,11 @@ def _ranked(queries: Mapping[str, Tensor], gallery: Mapping[str, Tensor], simila
     if "label" in gallery:
         ranked &= gallery["label"][None] == queries["label"][:, None]
     return ranked
+
+
+def _told(wordings: Tensor, vocabulary: tuple[str, ...]) -> str:
+    """The different wordings (V, M) of a text."""
+    return " / ".join(dict.fromkeys(decode(ids.tolist(), vocabulary) for ids in wordings))
 
 
 def _nearest_words(vl: Blip, sentence: Tensor, vocabulary: tuple[str, ...]) -> list[str]:

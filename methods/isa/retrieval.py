@@ -147,8 +147,8 @@ def server_values(ctx: ServerContext, s: ISASettings) -> dict[str, float]:
         return compose(vl, sentence, batch["text"])
 
     metric = _measured(ctx, encode)
-    values, names = {}, ctx.task.class_names
-    values |= metric.compute(names if len(names) == metric.kinds > 1 else ())
+    names = ctx.task.class_names
+    values = metric.compute(names if len(names) == metric.kinds > 1 else ())
     if metric.skipped:
         values["skipped_queries"] = float(metric.skipped)
     return values | _beside(values, ctx.private.get(CONTROLS))
