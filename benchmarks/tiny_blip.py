@@ -6,8 +6,8 @@ half of them end with such an edit, and words are left out at random, so that te
 BLIP is (Li et al. 2022, arXiv 2201.12086): image-text contrast and image-text matching with hard negatives; several
 captions of a batch may be true of an image. There is no language modeling.
 
-The score is that of the word oracle: Recall@1 of true captions of the reference, followed by the edit, among pictures of
-which none was trained on. Below 95 % nothing is written. It takes four to six minutes on one core.
+The score is that of the word oracle: Recall@1 of true captions of the reference, followed by the edit, among pictures
+of which none was trained on. Below 95 % nothing is written. It takes four to six minutes on one core.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def train(steps: int = STEPS, seed: int = 0, every: int = 200) -> Blip:
         torch.nn.utils.clip_grad_norm_(vl.parameters(), 1.0)
         optimizer.step()
         if not (step + 1) % every:
-            told = ", ".join(f"{name} {float(value):.3f}" for name, value in terms.items())
+            told = ", ".join(f"{name} {value.item():.3f}" for name, value in terms.items())
             print(f"step {step + 1}: {told}, oracle {100 * oracle(vl):.1f} %", flush=True)
     return vl.eval()
 

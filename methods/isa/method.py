@@ -10,7 +10,7 @@ The algorithm, in the order in which it runs, and the hook that does each line::
     before round 1, the server:  index ← E_V(gallery), for all rounds                        server_prepare
     every client, once:          v, H ← E_V(its photos, which have no text)                  fit → kept_by_client
     every round, every client, for every batch of photos x, v and H:
-        j(i) ← a photo like i, drawn with exp(v_i · v_j / τ)                                 batch_spec → _with_negatives
+        j(i) ← a photo like i, drawn with exp(v_i · v_j / τ)                                 batch_spec
         S ← learner(φ(x));  u ← E_T([CLS] S [SEP])                                           loss
         L_GCD = −mean_i log softmax_j(u_i · v_j / τ)[i]                                      loss
         L_LAR = ½ (−log E_M(S_i | H_i) − log(1 − E_M(S_i | H_j(i))))                         loss

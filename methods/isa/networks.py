@@ -114,7 +114,12 @@ class TokenLearner(nn.Module):
         attention = {"dropout": s.dropout, "batch_first": True}
         self.itself = nn.MultiheadAttention(features, s.heads, **attention)
         self.image = nn.MultiheadAttention(features, s.heads, **attention)
-        hidden = [nn.Linear(features, 4 * features), nn.GELU(), nn.Dropout(s.dropout), nn.Linear(4 * features, features)]
+        hidden = [
+            nn.Linear(features, 4 * features),
+            nn.GELU(),
+            nn.Dropout(s.dropout),
+            nn.Linear(4 * features, features),
+        ]
         self.forward_part = nn.Sequential(*hidden)
         self.norms = nn.ModuleList(nn.LayerNorm(features) for _ in range(3))
         self.out = nn.Linear(features, width)

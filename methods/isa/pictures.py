@@ -39,7 +39,8 @@ def _retrieved(ctx: FigureContext, s: ISASettings) -> dict[str, Picture]:
     right = (found[..., None] == chosen["targets"][:, None]).any(dim=2).tolist()
     texts = [_told(wordings, ctx.task.vocabulary) for wordings in chosen["text"]]
     nearest = _nearest_words(vl, sentence, ctx.task.vocabulary)
-    composed = "; ".join(f"{row}: {words}, then “{text}”" for row, (words, text) in enumerate(zip(nearest, texts), 1))
+    said = [f"{words}, then “{text}”" for words, text in zip(nearest, texts, strict=True)]
+    composed = "; ".join(f"{row}: {one}" for row, one in enumerate(said, 1))
     grid = ranked_images(
         ctx.denormalize(references),
         [ctx.denormalize(gallery["image"][row]) for row in found],
@@ -65,8 +66,8 @@ def _ranked(queries: Mapping[str, Tensor], gallery: Mapping[str, Tensor], simila
 
 
 def _told(wordings: Tensor, vocabulary: tuple[str, ...]) -> str:
-    """The different wordings (V, M) of a text."""
-    return " / ".join(dict.fromkeys(decode(ids.tolist(), vocabulary) for ids in wordings))
+    """All wordings (V, M) of a text."""
+    return " / ".join(filter(None, (decode(ids.tolist(), vocabulary) for ids in wordings)))
 
 
 def _nearest_words(vl: Blip, sentence: Tensor, vocabulary: tuple[str, ...]) -> list[str]:

@@ -48,12 +48,14 @@ def learn(s: ISASettings, networks: nn.ModuleDict, images: Tensor, tokens: Tenso
 
 
 def compose(vl: Blip, sentence: Tensor, text: Tensor) -> Tensor:
-    """u of sentences (n, L, d_w) followed by the words of texts (n, V, M): the mean over the V wordings, (n, d).
+    """u of sentences (n, L, d_w) followed by the words of texts (n, V, M): the mean over the wordings, (n, d).
 
-    Vectors have length 1 before and after the mean, as in SEARLE's evaluation of FashionIQ.
+    Vectors have length 1 before and after the mean, as in SEARLE's evaluation of FashionIQ. Rows of padding, which fill
+    up texts with fewer wordings, do not count.
     """
-    wordings = [vl.read(vl.sentence(sentence, ids)) for ids in text.unbind(dim=1)]
-    return F.normalize(torch.stack(wordings).mean(dim=0), dim=1)
+    there = (text != vl.pad).any(dim=2, keepdim=True)
+    wordings = torch.stack([vl.read(vl.sentence(sentence, ids)) for ids in text.unbind(dim=1)], dim=1)
+    return F.normalize((wordings * there).sum(dim=1), dim=1)
 
 
 def prepare(ctx: ServerContext, s: ISASettings) -> None:
@@ -85,7 +87,9 @@ def _check_length(ctx: ServerContext, s: ISASettings) -> None:
     tokens = 1 if s.learner.kind == "pooled" else s.learner.tokens
     longest = max(int((queries[name] != vl.pad).sum(dim=-1).max()) for name in ("text", "oracle") if name in queries)
     if tokens + longest > vl.positions:
-        expected = f"at most {vl.positions - longest}, since a text takes {longest} of the model's {vl.positions} places"
+        expected = (
+            f"at most {vl.positions - longest}, since a text takes {longest} of the model's {vl.positions} places"
+        )
         raise ConfigError("method.learner.tokens", tokens, expected, "or shorten the texts by data.source.length")
 
 
@@ -127,7 +131,7 @@ def _measured(ctx: ServerContext, encode: Encode) -> ComposedRetrieval:
             vectors @ index.T,
             batch["targets"],
             removed=batch.get("removed"),
-            group=batch.get("group"),
+            group=batch.get("members"),
             kind=batch.get("label"),
             gallery_kind=ctx.data[GALLERY].get("label"),
         )

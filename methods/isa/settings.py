@@ -22,8 +22,8 @@ class VLSettings(Section):
 
     pretrained: HubPath | None = Field(
         default=None,
-        description="BLIP for image-text retrieval of transformers, a hub name or a folder; default: the small one that "
-        "comes with FedLab, which knows the pictures and words of the source edited_scenes",
+        description="BLIP for image-text retrieval of transformers, a hub name or a folder; default: the small one "
+        "that comes with FedLab, which knows the pictures and words of the source edited_scenes",
     )
 
 

@@ -22,7 +22,9 @@ def test_captions_say_what_is_true_after_their_edit() -> None:
         words = decode(drawn.text[row].tolist(), WORDS).split()
         told, _, new = (" ".join(words)).partition("but")
         edits += bool(new)
-        stated = {word for axis, value in enumerate(drawn.meaning[row]) if value >= 0 for word in [ATTRIBUTES[axis][value]]}
+        stated = {
+            word for axis, value in enumerate(drawn.meaning[row]) if value >= 0 for word in [ATTRIBUTES[axis][value]]
+        }
         if new:
             (value,) = new.split()
             assert value in stated

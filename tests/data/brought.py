@@ -179,7 +179,8 @@ def composed(root: Path) -> Brought:
     files = [picture(root / f"{CAFE}{i:02d}.png", 10 * i) for i in range(6)]
     files += [picture(root / "photos" / CLASSES[i % 2] / f"photo{i:02d}.png", 20 * i) for i in range(10)]
     lines = [
-        {"reference": files[i].name, "caption": "but red", "targets": [files[i + 1].name, files[5].name]} for i in range(4)
+        {"reference": files[i].name, "caption": "but red", "targets": [files[i + 1].name, files[5].name]}
+        for i in range(4)
     ]
     table = root / "queries.jsonl"
     table.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")

@@ -1,11 +1,11 @@
-"""Queries of composed retrieval from JSON files, in the layouts of FashionIQ, CIRR and CIRCO and in one of FedLab's own.
+"""Queries of composed retrieval from JSON files, as in FashionIQ, CIRR and CIRCO, or in a layout of FedLab's own.
 
 A query is a reference image and a text that says how the wanted image differs from it. As sample sets of the server:
 ``gallery`` has the columns ``image`` and, if there are several kinds of images, ``label`` (m,). ``queries`` has
-``reference`` (n,), the number of the reference in the gallery; ``text`` (n, V, L), one or more wordings of the text;
-``targets`` (n, T), numbers of the wanted images, the first one first, filled up with −1; and, where there are such,
-``removed`` (n, R), images that are not ranked; ``group`` (n, G), the images of a smaller choice; ``label`` (n,), the
-kind.
+``reference`` (n,), the number of the reference in the gallery; ``text`` (n, V, L), one or more wordings of the text,
+filled up with rows of zeros; ``targets`` (n, T), numbers of the wanted images, the first one first, filled up with −1;
+and, where there are such, ``removed`` (n, R), images that are not ranked; ``members`` (n, G), the images of the query's
+group; ``label`` (n,), the kind.
 """
 
 from __future__ import annotations

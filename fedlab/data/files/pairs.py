@@ -107,7 +107,6 @@ def _name(value: Any, where: str) -> str:
     return checked_name(str(value).strip(), where, "a name")
 
 
-
 def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]:
     by_kind = {GIVEN: raw} if isinstance(raw, list) else raw
     if not isinstance(by_kind, dict):

@@ -64,7 +64,7 @@ class ComposedSettings(Section):
 
 
 class Composed:
-    """Your own photos without text, with queries of composed retrieval in the layout of FashionIQ, CIRR, CIRCO or JSONL.
+    """Your own photos without text, and queries of composed retrieval as in FashionIQ, CIRR or CIRCO, or in JSONL.
 
     The server holds ``gallery`` and ``queries`` as `fedlab.data.files.composed` describes them.
     """
@@ -135,7 +135,7 @@ class Composed:
         if s.layout in ("cirr", "jsonl"):
             queries["removed"] = queries["reference"][:, None]
         if s.layout == "cirr":
-            queries["group"] = draws.whole(gallery.count, 6)
+            queries["members"] = draws.whole(gallery.count, 6)
         held = {"gallery": {"image": gallery.pictures(3, s.size, s.size)}, "queries": queries}
         if published:
             held["gallery"]["label"], held["queries"]["label"] = gallery.label(), draws.label()
@@ -179,8 +179,9 @@ class Composed:
     ) -> dict[str, Samples]:
         number = {name: place for place, name in enumerate(gallery)}
         wordings = max(len(query.wordings) for query in found.queries)
-        # a text with fewer wordings than others repeats one, which does not change the mean
-        texts = [query.wordings[place % len(query.wordings)] for query in found.queries for place in range(wordings)]
+        texts = [
+            text for query in found.queries for text in (*query.wordings, *[""] * (wordings - len(query.wordings)))
+        ]
         queries = {
             "reference": np.array([number[query.reference] for query in found.queries]),
             "text": tokens.encode(texts).reshape(len(found.queries), wordings, -1),
@@ -189,7 +190,7 @@ class Composed:
         if found.removes_reference:
             queries["removed"] = queries["reference"][:, None]
         if any(query.group for query in found.queries):
-            queries["group"] = _numbers([[number[name] for name in query.group] for query in found.queries])
+            queries["members"] = _numbers([[number[name] for name in query.group] for query in found.queries])
         pictures = {"image": self._images([entry.file for entry in gallery.values()], reader, broken)}
         if len(kinds) > 1:
             queries["label"] = np.array([kinds.index(query.kind) for query in found.queries])
@@ -248,6 +249,12 @@ def _without_gaps(found: Collection) -> tuple[Collection, list[LeftOut]]:
     return Collection(gallery, queries, found.photos, found.removes_reference, found.gaps), left_out
 
 
+def _numbers(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Rows of different lengths, filled up with −1, (n, longest)."""
+    longest = max(map(len, rows))
+    return np.array([[*row, *[-1] * (longest - len(row))] for row in rows], np.int64)
+
+
 def _known_words(queries: Sequence[Query], length: int) -> Tokens:
     """The words of the small BLIP as tokens.
 
@@ -266,7 +273,8 @@ def _known_words(queries: Sequence[Query], length: int) -> Tokens:
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         ids = np.zeros((len(texts), length), np.int64)
-        for row, text in enumerate(texts):
+        for row in (row for row, text in enumerate(texts) if text):
+            text = texts[row]
             found = [index[word] for word in ("[CLS]", *tokenize(text)[: length - 2], "[SEP]")]
             ids[row, : len(found)] = found
         return ids

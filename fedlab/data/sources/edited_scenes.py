@@ -58,8 +58,8 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
 
     Clients hold pictures without captions; their label, which no method needs, is the color. The server holds
     ``gallery`` and ``queries`` in the form of `fedlab.data.files.composed`: from each reference picture, one query for
-    every edit of one attribute (8 of them). A picture of the edited object is right; those of the reference's own object
-    are not ranked. Column ``oracle`` of the queries has the true words of the reference followed by those of the edit.
+    every edit of one attribute (8 of them). A picture of the edited object is right; those of the reference's own
+    object are not ranked. Column ``oracle`` of the queries has the true words of the reference, then those of the edit.
     """
 
     Settings = EditedScenesSettings

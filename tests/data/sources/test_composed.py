@@ -121,7 +121,7 @@ def test_cirr_removes_the_reference_and_has_groups(tmp_path: Path, bert: str) ->
     assert queries["reference"].tolist() == [4]
     assert queries["targets"].tolist() == [[1]]
     assert queries["removed"].tolist() == [[4]]
-    assert queries["group"].tolist() == [[0, 1, 2, 3, 4]]
+    assert queries["members"].tolist() == [[0, 1, 2, 3, 4]]
     assert (len(data.train), len(data.test)) == (3, 1)
     assert "domain" not in data.train.columns
 
@@ -189,10 +189,11 @@ def test_own_queries_need_no_checkpoint_if_the_small_model_knows_their_words(own
     data = load(own, photos=str(own.parent / "photos"))
     queries = data.server["queries"]
     assert shades(data) == [0, 10, 20, 30, 40]
-    assert texts(data) == [["but red"] * 2, ["but blue", "but a blue square"], ["but left"] * 2]
+    assert texts(data) == [["but red", ""], ["but blue", "but a blue square"], ["but left", ""]]
+    assert not queries["text"][0, 1].any()
     assert queries["targets"].tolist() == [[1, -1], [2, 3], [2, -1]]
     assert queries["removed"].tolist() == [[0], [1], [0]]
-    assert queries["group"].tolist() == [[-1, -1, -1], [-1, -1, -1], [1, 2, 4]]
+    assert queries["members"].tolist() == [[-1, -1, -1], [-1, -1, -1], [1, 2, 4]]
     assert data.vocabulary[1] == "[CLS]"
 
 
@@ -207,8 +208,11 @@ def test_test_photos_are_drawn_for_every_owner_and_are_no_training_photos(own: P
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"reference": "a.png", "caption": "but purple", "target": "b.png"}', r"(?s)'purple' is none.*BLIP checkpoint"),
-        ('{"reference": "a.png", "caption": "but red", "traget": "b.png"}', r"(?s)line 1 = traget.*target"),
+        (
+            '{"reference": "a.png", "caption": "but purple", "target": "b.png"}',
+            r"(?s)'purple' is none.*BLIP checkpoint",
+        ),
+        ('{"reference": "a.png", "caption": "but red", "traget": "b.png"}', r"(?s)line 1 = 'traget'.*target"),
         ('{"reference": "a.png", "caption": "but red"}', r"(?s)line 1.*either 'target' or 'targets'"),
         ('{"reference": "a.png", "caption": "but red", "targets": []}', r"(?s)line 1: targets.*at least one"),
         ('{"reference": "a.png", "caption": 3.5, "target": "b.png"}', r"(?s)line 1: caption = 3\.5.*text"),
