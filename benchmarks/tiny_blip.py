@@ -2,12 +2,13 @@
 
 ISA needs a frozen vision-language model whose text side can edit: that reads "a red square left but blue" as a blue
 square. Published models have this skill from the texts of the web. The small one gets it from captions that rules make:
-half of them end with such an edit, and words are left out at random, so that texts have all lengths. It is trained as
+more than half of them end with such an edit or with one to the opposite ("but mirrored"), and words are left out at
+random, so that texts have all lengths. It is trained as
 BLIP is (Li et al. 2022, arXiv 2201.12086): image-text contrast and image-text matching with hard negatives; several
 captions of a batch may be true of an image. There is no language modeling.
 
 The score is that of the word oracle: Recall@1 of true captions of the reference, followed by the edit, among pictures
-of which none was trained on. Below 95 % nothing is written. It takes two to three minutes on one core.
+of which none was trained on. Below 95 % nothing is written. It takes one to two minutes on one core.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
     from fedlab.models.blip import Blip
 
-STEPS, BATCH, RATE, WARMUP, TEMPERATURE = 1600, 64, 1.5e-3, 50, 0.07
+STEPS, BATCH, RATE, WARMUP, TEMPERATURE = 1000, 64, 1.5e-3, 50, 0.07
 WIDTH, LAYERS, HEADS, POSITIONS, DEVIATION = 64, 2, 4, 24, 0.1
-EDITED, LEFT_OUT, ARTICLE = 0.5, 0.25, 0.7
-"""Shares of captions with an edit, of words of the description that are left out, and of captions with an article."""
+EDITED, OPPOSITE, LEFT_OUT, ARTICLE = 0.6, 0.4, 0.25, 0.7
+"""Shares of captions with an edit, of edits to the opposite where there is one, of words of the description that are
+left out, and of captions with an article."""
 NEEDED = 0.95
 
 
@@ -51,22 +53,26 @@ class Captioned(NamedTuple):
 
 def draw(count: int, rng: np.random.Generator) -> Captioned:
     """Pictures, each with a caption that is true of it."""
-    from fedlab.data.generated.edits import ATTRIBUTES, draw_pictures, encoded, modifier, words_of
+    from fedlab.data.generated.edits import ATTRIBUTES, RELATIVE, draw_pictures, edited, encoded, modifier, words_of
 
     sizes = np.array([len(values) for values in ATTRIBUTES])
     described = rng.integers(0, sizes, (count, len(sizes)))
     rows, axis = np.arange(count), rng.integers(0, len(sizes), count)
     has_edit = rng.random(count) < EDITED
     new = (described[rows, axis] + rng.integers(1, sizes[axis])) % sizes[axis]
+    opposite = has_edit & (rng.random(count) < OPPOSITE) & np.isin(axis, list(RELATIVE))
     silent = rng.random(described.shape) < LEFT_OUT
     silent[rows, rng.integers(0, len(sizes), count)] &= has_edit  # a caption without an edit says something
+    silent[rows[opposite], axis[opposite]] = False  # nobody knows the opposite of what is not said
     said = np.where(silent, -1, described)
-    attributes, meaning = described.copy(), said.copy()
-    attributes[rows[has_edit], axis[has_edit]] = meaning[rows[has_edit], axis[has_edit]] = new[has_edit]
-    captions = []
+    attributes, meaning, captions = described.copy(), said.copy(), []
     for row in range(count):
         words = words_of(said[row].tolist(), bool(rng.random() < ARTICLE))
-        captions.append((*words, *modifier((int(axis[row]), int(new[row])))) if has_edit[row] else words)
+        if has_edit[row]:
+            edit = int(axis[row]), None if opposite[row] else int(new[row])
+            attributes[row], meaning[row] = edited(described[row].tolist(), edit), edited(said[row].tolist(), edit)
+            words = (*words, *modifier(edit))
+        captions.append(words)
     return Captioned(draw_pictures(attributes, rng), attributes, encoded(captions), meaning)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedlab.data.files.captions import decode
-from fedlab.data.generated.edits import ATTRIBUTES, WORDS
+from fedlab.data.generated.edits import ATTRIBUTES, RELATIVE, WORDS
 
 
 def test_captions_say_what_is_true_after_their_edit() -> None:
@@ -17,7 +17,7 @@ def test_captions_say_what_is_true_after_their_edit() -> None:
     said = drawn.meaning >= 0
     assert (drawn.meaning[said] == drawn.attributes[said]).all()
     assert said.any(axis=1).all()
-    edits = 0
+    edits = opposites = 0
     for row in range(200):
         words = decode(drawn.text[row].tolist(), WORDS).split()
         told, _, new = (" ".join(words)).partition("but")
@@ -27,14 +27,21 @@ def test_captions_say_what_is_true_after_their_edit() -> None:
         }
         if new:
             (value,) = new.split()
-            assert value in stated
-            axis = next(axis for axis, values in enumerate(ATTRIBUTES) if value in values)
-            assert value not in told.split()
-            others = set(told.split()) - {"a"} - set(ATTRIBUTES[axis])
-            assert stated == others | {value}
+            relative = {word: axis for axis, word in RELATIVE.items()}
+            axis = relative.get(value, next((a for a, values in enumerate(ATTRIBUTES) if value in values), -1))
+            before = set(told.split()) & set(ATTRIBUTES[axis])
+            (after,) = stated & set(ATTRIBUTES[axis])
+            assert {after} != before
+            assert value in (after, RELATIVE.get(axis))
+            if value in relative:
+                opposites += 1
+                (old,) = before
+                assert ATTRIBUTES[axis].index(old) == ATTRIBUTES[axis].index(after) ^ 1
+            assert stated == set(told.split()) - {"a"} - before | {after}
         else:
             assert set(words) - {"a"} == stated
-    assert 60 < edits < 140
+    assert 90 < edits < 150
+    assert opposites > 15
     assert len({int((row != 0).sum()) for row in drawn.text}) > 3
 
 

@@ -15,13 +15,16 @@ COLORS, SHAPES = tuple(PAINTS)[:4], FORMS[:3]
 PLACES = tuple(words[0] for words in RELATIONS)
 ATTRIBUTES = (COLORS, SHAPES, PLACES)
 """The values of each attribute of an object."""
-WORDS = ("[PAD]", "[CLS]", "[SEP]", "a", "but", *COLORS, *SHAPES, *PLACES)
+RELATIVE = {0: "inverted", 2: "mirrored"}
+"""What an edit is called that changes an attribute to its opposite, whatever it is: red and green, blue and yellow,
+left and right, above and below are opposites."""
+WORDS = ("[PAD]", "[CLS]", "[SEP]", "a", "but", *COLORS, *SHAPES, *PLACES, *RELATIVE.values())
 """All words of the captions, in the order of their numbers, which are those of the small BLIP in `fedlab.models`."""
 LENGTH = 8
 """Numbers in an encoded caption: ``[CLS] a red square left but blue [SEP]``."""
 _NUMBER = {word: number for number, word in enumerate(WORDS)}
-Edit = tuple[int, int]
-"""Number of an attribute, and number of its new value."""
+Edit = tuple[int, int | None]
+"""Number of an attribute, and number of its new value; None stands for the opposite of its value."""
 
 
 def all_objects() -> np.ndarray:
@@ -30,19 +33,25 @@ def all_objects() -> np.ndarray:
     return np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), axis=-1).reshape(-1, len(sizes))
 
 
-def edits_of(attributes: Sequence[int]) -> Iterator[Edit]:
-    """Every edit that changes one attribute of an object."""
+def named_edits(attributes: Sequence[int]) -> Iterator[Edit]:
+    """Every edit that changes one attribute of an object to a value that it names, such as "but blue"."""
     for axis, values in enumerate(ATTRIBUTES):
         for value in range(len(values)):
             if value != attributes[axis]:
                 yield axis, value
 
 
+def relative_edits() -> Iterator[Edit]:
+    """Every edit whose result depends on the object, such as "but mirrored"."""
+    for axis in RELATIVE:
+        yield axis, None
+
+
 def edited(attributes: Sequence[int], edit: Edit) -> tuple[int, ...]:
     """The attributes after an edit."""
-    changed = list(attributes)
-    changed[edit[0]] = edit[1]
-    return tuple(int(value) for value in changed)
+    changed, (axis, value) = [int(old) for old in attributes], edit
+    changed[axis] = changed[axis] ^ 1 if value is None else value
+    return tuple(changed)
 
 
 def words_of(attributes: Sequence[int], article: bool = True) -> Words:
@@ -52,8 +61,9 @@ def words_of(attributes: Sequence[int], article: bool = True) -> Words:
 
 
 def modifier(edit: Edit) -> Words:
-    """``but blue``."""
-    return "but", ATTRIBUTES[edit[0]][edit[1]]
+    """``but blue``, or ``but mirrored``."""
+    axis, value = edit
+    return "but", RELATIVE[axis] if value is None else ATTRIBUTES[axis][value]
 
 
 def encoded(captions: Sequence[Words]) -> np.ndarray:

@@ -47,7 +47,7 @@ class ComposedSettings(Section):
     )
     tokenizer: HubPath | None = Field(
         default=None,
-        description="hub name or folder of the tokenizer of a BLIP checkpoint; default: the 16 words of the small BLIP "
+        description="hub name or folder of the tokenizer of a BLIP checkpoint; default: the 18 words of the small BLIP "
         "that comes with FedLab",
     )
     length: Positive = Field(default=40, description="number of tokens of a text, with [CLS] and [SEP]")

@@ -1,7 +1,8 @@
-"""Generated pictures of one object, and queries that name an edit of it, such as "but blue"."""
+"""Generated pictures of one object, and queries that ask for an edit of it, such as "but blue" or "but mirrored"."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -12,12 +13,14 @@ from fedlab.data.generated.edits import (
     ATTRIBUTES,
     COLORS,
     WORDS,
+    Edit,
     all_objects,
     draw_pictures,
     edited,
-    edits_of,
     encoded,
     modifier,
+    named_edits,
+    relative_edits,
     words_of,
 )
 from fedlab.data.samples import Dataset, Samples
@@ -39,6 +42,11 @@ class EditedScenesSettings(Section):
     references: Positive = Field(
         default=3, description="number of pictures of each object from which queries start, at most gallery"
     )
+    edits: Literal["all", "named", "relative"] = Field(
+        default="all",
+        description="edits that queries ask for: named: of one attribute to a value, such as 'but blue'; relative: to "
+        "its opposite, 'but mirrored' and 'but inverted'; all: both",
+    )
     natural: Natural = Field(
         default="missing_color",
         description="what clients differ in, as domain and owner: the color, the shape or the place of the object, or "
@@ -58,8 +66,9 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
 
     Clients hold pictures without captions; their label, which no method needs, is the color. The server holds
     ``gallery`` and ``queries`` in the form of `fedlab.data.files.composed`: from each reference picture, one query for
-    every edit of one attribute (8 of them). A picture of the edited object is right; those of the reference's own
-    object are not ranked. Column ``oracle`` of the queries has the true words of the reference, then those of the edit.
+    every edit: 8 that name a new color, shape or place, and 2 for the opposite color or place. A picture of the edited
+    object is right. The reference itself is not ranked, but other pictures of its object are, so that a query has to
+    leave it. Column ``oracle`` of the queries has the true words of the reference, then those of the edit.
     """
 
     Settings = EditedScenesSettings
@@ -84,6 +93,10 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
         columns = {"image": draw_pictures(attributes, rng), "label": color, "domain": owner, "group": owner}
         return Samples(columns, COLORS, names, names)
 
+    def _edits(self, attributes: Sequence[int]) -> list[Edit]:
+        asked, named, relative = self.settings.edits, list(named_edits(attributes)), list(relative_edits())
+        return {"all": named + relative, "named": named, "relative": relative}[asked]
+
     def _retrieval(self, seed: int) -> dict[str, Samples]:
         s, every = self.settings, all_objects()
         of_object = {tuple(found): number for number, found in enumerate(every.tolist())}
@@ -92,7 +105,7 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
             (number, reference, edit)
             for number, found in enumerate(every.tolist())
             for reference in pictures[number, : s.references].tolist()
-            for edit in edits_of(found)
+            for edit in self._edits(found)
         ]
         sources = np.array([number for number, _, _ in asked])
         targets = np.array([of_object[edited(every[number].tolist(), edit)] for number, _, edit in asked])
@@ -102,7 +115,7 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
             "text": encoded([modifier(edit) for _, _, edit in asked])[:, None],
             "oracle": encoded([(*words_of(every[number].tolist()), *modifier(edit)) for number, _, edit in asked]),
             "targets": pictures[targets],
-            "removed": pictures[sources],
+            "removed": np.array([[reference] for _, reference, _ in asked]),
             "label": every[sources, 0],
         }
         return {

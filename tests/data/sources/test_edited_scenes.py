@@ -13,12 +13,14 @@ from fedlab.data.generated.edits import (
     ATTRIBUTES,
     COLORS,
     LENGTH,
+    RELATIVE,
     WORDS,
     all_objects,
     edited,
-    edits_of,
     encoded,
     modifier,
+    named_edits,
+    relative_edits,
     words_of,
 )
 from fedlab.data.samples import Dataset
@@ -38,8 +40,8 @@ def data() -> Dataset:
 def test_clients_have_pictures_and_the_server_has_every_edit(data: Dataset) -> None:
     assert data.train["image"].shape == (96, 3, 32, 32)
     assert "text" not in data.train.columns
-    assert {name: len(samples) for name, samples in data.server.items()} == {"gallery": 240, "queries": 1152}
-    assert data.server["queries"]["text"].shape == (1152, 1, LENGTH)
+    assert {name: len(samples) for name, samples in data.server.items()} == {"gallery": 240, "queries": 1440}
+    assert data.server["queries"]["text"].shape == (1440, 1, LENGTH)
     assert data.vocabulary == WORDS
 
 
@@ -55,17 +57,18 @@ def test_owners_can_have_one_value_of_an_attribute(natural: str, axis: int) -> N
     assert load(natural=natural).train.group_names == ATTRIBUTES[axis]
 
 
-def test_targets_are_the_edited_objects_and_the_references_own_are_not_ranked(data: Dataset) -> None:
+def test_targets_are_the_edited_objects_and_the_reference_is_not_ranked(data: Dataset) -> None:
     every, queries = all_objects(), data.server["queries"]
-    for row in range(0, 1152, 37):
+    for row in range(0, 1440, 37):
         source, target = every[queries["reference"][row] // 5], every[queries["targets"][row] // 5]
         assert (target == target[0]).all()
         assert int((source != target[0]).sum()) == 1
         axis = int(np.flatnonzero(source != target[0])[0])
         said = decode(queries["text"][row, 0].tolist(), data.vocabulary)
-        assert said == f"but {ATTRIBUTES[axis][target[0][axis]]}"
-        assert (every[queries["removed"][row] // 5] == source).all()
-        assert queries["reference"][row] in queries["removed"][row]
+        new = target[0][axis]
+        assert said in (f"but {ATTRIBUTES[axis][new]}", f"but {RELATIVE.get(axis)}")
+        assert said == f"but {ATTRIBUTES[axis][new]}" or new == source[axis] ^ 1
+        assert queries["removed"][row].tolist() == [queries["reference"][row]]
         assert queries["label"][row] == source[0]
         told = decode(queries["oracle"][row].tolist(), data.vocabulary)
         assert told == f"{' '.join(words_of(source.tolist()))} {said}"
@@ -92,9 +95,15 @@ def test_a_color_that_is_painted_is_the_color_of_the_label(data: Dataset) -> Non
 
 
 def test_edits_change_one_attribute() -> None:
-    found = list(edits_of((0, 1, 2)))
-    assert len(found) == 3 + 2 + 3
+    assert len(list(named_edits((0, 1, 2)))) == 3 + 2 + 3
+    assert [edited((0, 1, 2), edit) for edit in relative_edits()] == [(1, 1, 2), (0, 1, 3)]
+    assert [modifier(edit) for edit in relative_edits()] == [("but", "inverted"), ("but", "mirrored")]
     assert edited((0, 1, 2), (2, 0)) == (0, 1, 0)
     assert modifier((0, 2)) == ("but", "blue")
     assert words_of((0, -1, 3), article=False) == ("red", "below")
     assert encoded([("a", "red")]).tolist() == [[1, 3, 5, 2, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("edits", "count"), [("named", 8), ("relative", 2), ("all", 10)])
+def test_queries_can_ask_for_some_edits_only(edits: str, count: int) -> None:
+    assert len(load(edits=edits, references=1).server["queries"]) == 48 * count
