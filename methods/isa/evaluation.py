@@ -8,44 +8,46 @@ import numpy as np
 import torch
 
 from fedlab.method import EvaluationContext, network
-from fedlab.methods.isa.losses import contrastive_distillation, local_alignment
+from fedlab.methods.isa.losses import contrastive_distillation, hard_negatives, local_alignment
 from fedlab.methods.isa.retrieval import learn, look
 from fedlab.methods.isa.settings import ISASettings
 from fedlab.models.blip import Blip, match_probability
-
-_SUMS, _PAIRS = ("gcd_loss",), ("lar_loss", "match_own", "match_other")
 
 
 @torch.no_grad()
 def client_sums(ctx: EvaluationContext, s: ISASettings) -> dict[str, np.ndarray]:
     """Sums over a client's test images, in batches of ``evaluation.batch_size``.
 
-    The other image of a pair is the next one of the batch, so that all models are asked for the same pairs.
+    Other images are drawn as in training, from the vectors of the frozen encoder, so that models with equal seeds are
+    asked for the same pairs.
     """
-    vl, totals, counts = network(ctx.networks, "vl", Blip), np.zeros(len(_SUMS + _PAIRS)), np.zeros(2)
+    vl, generator = network(ctx.networks, "vl", Blip), ctx.generator("negatives")
+    own_sums, other_sums = np.zeros(4), np.zeros(3)
     for batch in ctx.batches():
-        images = batch["image"]
         with ctx.autocast():
-            seen = look(ctx.networks, images)
-            sentence = vl.sentence(learn(s, ctx.networks, images, seen.tokens).sentence)
-            own, other = vl.match(sentence, seen.tokens), vl.match(sentence, seen.tokens.roll(-1, dims=0))
+            seen = look(ctx.networks, batch["image"])
+            sentence = vl.sentence(learn(s, ctx.networks, batch["image"], seen.tokens).sentence)
             gcd = contrastive_distillation(vl.read(sentence), seen.vectors, s.temperature)
-        n, pairs = len(images), len(images) if len(images) > 1 else 0
-        found = [match_probability(logits).mean() for logits in (own, other)]
-        means = [float(value) for value in (gcd, local_alignment(own, other), *found)]
-        totals += np.array(means) * np.array([n, pairs, pairs, pairs])
-        counts += np.array([n, pairs])
-    return {"totals": totals, "counts": counts}
+            numbers, there = hard_negatives(seen.vectors, s.temperature, s.duplicates, generator)
+            own, other = vl.match(sentence, seen.tokens), vl.match(sentence, seen.tokens[numbers])
+        n, pairs, matched = len(there), int(there.sum()), match_probability(own)
+        aligned = local_alignment(own)
+        own_sums += n * np.array([float(gcd), float(aligned), float(matched.mean()), 1.0])
+        if pairs:
+            apart = 2 * local_alignment(own, other, there) - aligned
+            wrong = (match_probability(other) * there).sum() / pairs
+            other_sums += pairs * np.array([float(apart), float(wrong), 1.0])
+    return {"own": own_sums, "other": other_sums}
 
 
 def client_values(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """``gcd_loss`` and ``lar_loss`` on held-out images; ``match_own`` and ``match_other``, the mean probability that a
-    sentence matches its own and another image; ``match_margin``, their difference.
+    sentence matches its own image and a similar one; ``match_margin``, their difference.
     """
-    images, pairs = sums["counts"].tolist()
-    totals = dict(zip((*_SUMS, *_PAIRS), sums["totals"].tolist(), strict=True))
-    values = {name: totals[name] / images for name in _SUMS if images}
+    gcd, aligned, own, images = sums["own"].tolist()
+    apart, other, pairs = sums["other"].tolist()
+    values = {"gcd_loss": gcd / images, "match_own": own / images} if images else {}
     if pairs:
-        values |= {name: totals[name] / pairs for name in _PAIRS}
+        values |= {"lar_loss": (aligned / images + apart / pairs) / 2, "match_other": other / pairs}
         values["match_margin"] = values["match_own"] - values["match_other"]
     return values

@@ -17,8 +17,9 @@ from fedlab.experiment.start import method_folder
 from fedlab.method import ClientState, FigureContext
 from fedlab.method.exchange import Exchange
 from fedlab.methods.isa import pictures, retrieval
-from fedlab.methods.isa.losses import contrastive_distillation, local_alignment
+from fedlab.methods.isa.losses import contrastive_distillation, hard_negatives, local_alignment
 from fedlab.methods.isa.settings import ISASettings, check
+from fedlab.models.blip import match_probability
 from fedlab.storage.hashing import state_hash
 from tests.methods.isa.conftest import SMALL, Lab
 
@@ -143,7 +144,7 @@ def test_simpler_queries_are_measured_beside_those_of_isa(lab: Made) -> None:
     assert values["gain_over_mean"] == pytest.approx(values["recall@1"] - values["recall@1_mean_of_both"])
     assert values["gain_over_image"] == pytest.approx(values["recall@1"] - values["recall@1_image_only"])
     assert values["gain_over_text"] == pytest.approx(values["recall@1"] - values["recall@1_text_only"])
-    assert values["recall@1_chance"] == pytest.approx(2 / 94)
+    assert values["recall@1_chance"] == pytest.approx(2 / 95)
     assert {"queries, light encoder", "gallery, large encoder"} == ctx.timings.keys()
 
 
@@ -204,22 +205,24 @@ def test_texts_that_the_model_has_no_places_for_are_refused(lab: Made) -> None:
 def test_clients_measure_both_losses_on_their_test_photos(lab: Made) -> None:
     one = lab()
     data = one.photos(16)
-    sums = one.method.evaluate(one.evaluation(data))
-    values = one.method.evaluation_values(sums, one.task)
-    seen = retrieval.look(one.networks, data["image"])
-    found = {"gcd": 0.0, "lar": 0.0}
-    for start in (0, 8):
-        part = slice(start, start + 8)
+    ctx = one.evaluation(data)
+    values = one.method.evaluation_values(one.method.evaluate(ctx), one.task)
+    seen, generator = retrieval.look(one.networks, data["image"]), ctx.generator("negatives")
+    gcd, own, other = 0.0, list[torch.Tensor](), list[torch.Tensor]()
+    for part in (slice(0, 8), slice(8, 16)):
         sentence = one.vl.sentence(retrieval.learn(one.method.settings, one.networks, data["image"][part]).sentence)
-        tokens = seen.tokens[part]
-        found["gcd"] += float(contrastive_distillation(one.vl.read(sentence), seen.vectors[part], 0.07)) / 2
-        own, other = one.vl.match(sentence, tokens), one.vl.match(sentence, tokens.roll(-1, 0))
-        found["lar"] += float(local_alignment(own, other)) / 2
-    assert values["gcd_loss"] == pytest.approx(found["gcd"], rel=1e-4)
-    assert values["lar_loss"] == pytest.approx(found["lar"], rel=1e-4)
+        gcd += contrastive_distillation(one.vl.read(sentence), seen.vectors[part], 0.07).item() / 2
+        numbers, there = hard_negatives(seen.vectors[part], 0.07, one.method.settings.duplicates, generator)
+        assert bool(there.all())
+        own.append(one.vl.match(sentence, seen.tokens[part]).detach())
+        other.append(one.vl.match(sentence, seen.tokens[part][numbers]).detach())
+    assert values["gcd_loss"] == pytest.approx(gcd, rel=1e-4)
+    assert values["lar_loss"] == pytest.approx(local_alignment(torch.cat(own), torch.cat(other)).item(), rel=1e-4)
+    assert values["match_own"] == pytest.approx(match_probability(torch.cat(own)).mean().item(), rel=1e-4)
+    assert values["match_other"] == pytest.approx(match_probability(torch.cat(other)).mean().item(), rel=1e-3)
     assert values["match_margin"] == pytest.approx(values["match_own"] - values["match_other"])
     alone = one.method.evaluation_values(one.method.evaluate(one.evaluation(one.photos(1))), one.task)
-    assert set(alone) == {"gcd_loss"}
+    assert set(alone) == {"gcd_loss", "match_own"}
 
 
 def test_queries_do_not_depend_on_their_batch(lab: Made) -> None:

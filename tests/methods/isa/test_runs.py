@@ -103,5 +103,5 @@ def test_the_acceptance_experiment_gives_every_model_the_same_steps() -> None:
     spec = load_acceptance("isa")
     for arm in spec.arms:
         config = spec.config(arm, 0)
-        assert config.federation.rounds * (config.training.local_steps or 0) == 120, arm
+        assert config.federation.rounds * (config.training.local_steps or 0) == 160, arm
         assert config.data.source.model_dump()["data_seed"] is None
