@@ -116,6 +116,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "training": _TRAINING,
     },
     "fedrep": {"method": {"head_passes": 2}, "model": _MODEL, "data": _DIGITS, "training": _TRAINING},
+    "isa": {
+        "method": {"encoder": {"widths": [8, 12, 16]}, "learner": {"tokens": 2, "heads": 2}},
+        "data": {
+            "source": {"name": "edited_scenes", "train": 48, "test": 24, "gallery": 2, "references": 1},
+            "partition": ["natural"],
+        },
+        "training": {OPTIMIZER: "adamw", "lr": 0.003, "batch_size": 8, "local_steps": 2},
+    },
     "lgvit": {
         "method": {
             "patch": 2, "width": 16, "depth": 3, "heads": 2, "mlp_ratio": 2, "init_std": 0.2, "exits": [1, 2],

@@ -31,6 +31,10 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "facebook/deit-base-patch16-224": {"model_type": "vit"},
     "facebook/deit-base-distilled-patch16-224": {"model_type": "deit"},
     "facebook/dino-vitb8": {"model_type": "vit", "patch_size": 8},
+    "google/efficientnet-b0": {
+        "model_type": "efficientnet", "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280,
+        "image_size": 224, "dropout_rate": 0.2,
+    },
 }  # fmt: skip
 """Kinds of published checkpoints, and what their sizes differ in from the defaults of their classes in transformers."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 _FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
 _HIGH = {
-    "accuracy", "ap", "ap50", "ar", "auroc", "cosine", "dice", "f1", "gain", "iou", "joined", "kappa", "map", "mcc",
+    "accuracy", "ap", "ap50", "ar", "auroc", "cosine", "dice", "f1", "gain", "iou", "joined", "kappa", "map", "margin", "mcc",
     "miou", "pq", "precision", "psnr", "purity", "recall", "retention", "rq", "sensitivity", "specificity", "speedup",
     "sq", "ssim", "tpr",
 }  # fmt: skip

@@ -50,8 +50,9 @@ from fedlab.methods.arra.losses import alignment_loss, next_token_loss, z_loss
 from fedlab.methods.arra.pictures import extend_gallery, gallery
 from fedlab.methods.arra.preparation import precomputed, prepare
 from fedlab.methods.arra.settings import ARRASettings, check, check_task
-from fedlab.methods.arra.vision import ImageEncoder, Pixels, make_encoder
+from fedlab.methods.arra.vision import ImageEncoder, make_encoder
 from fedlab.models.image_codes import ImageCodes, JanusCodes, PatchCodes
+from fedlab.models.pixels import Pixels
 
 _DROPPED = "dropped"
 

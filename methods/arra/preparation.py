@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab.blocks.once import kept_by_client
 from fedlab.blocks.pretrain import train_on_server
 from fedlab.errors import ConfigError
 from fedlab.method import Batch, FitContext, ServerContext, network
@@ -73,18 +74,18 @@ def precomputed(ctx: FitContext, aligns: bool) -> dict[str, Tensor]:
     Codes and vectors are computed when they are first needed and kept in the client's state, from which nothing is
     sent. They are computed again only if the client has other samples.
     """
-    fingerprint = ctx.place(torch.tensor(list(ctx.fingerprint.encode()), dtype=torch.uint8))
-    if "samples" not in ctx.state or not torch.equal(ctx.state["samples"], fingerprint):
+
+    def compute() -> dict[str, Tensor]:
         tokenizer, encoder = (
             network(ctx.networks, "tokenizer", ImageCodes),
             network(ctx.networks, "encoder", ImageEncoder),
         )
         images, pixels = {"image": ctx.data["image"]}, ctx.networks["pixels"]
-        ctx.state["codes"] = ctx.computed(images, lambda batch: tokenizer.encode(pixels(batch["image"])))
+        made = {"codes": ctx.computed(images, lambda batch: tokenizer.encode(pixels(batch["image"])))}
         if aligns:
             with torch.no_grad():
                 target = ctx.computed(images, lambda batch: encoder.features(pixels(batch["image"])).float())
-            ctx.state["target"] = target
-        ctx.state["samples"] = fingerprint
-    names = ("codes", "target") if aligns else ("codes",)
-    return {"text": ctx.data["text"], **{name: ctx.state[name] for name in names}}
+            made["target"] = target
+        return made
+
+    return {"text": ctx.data["text"], **kept_by_client(ctx, compute)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,26 +14,6 @@ from fedlab.methods.arra.sequences import Layout
 from fedlab.methods.arra.settings import EncoderSettings
 
 _REDUCED = 4  # rows and columns of the feature map that the small encoder flattens
-
-
-class Pixels(nn.Module):
-    """Normalized images (n, C, H, W) → pixels in [0, 1], which encoders and the tokenizer take.
-
-    Args:
-        mean: what was subtracted from each channel, or from all.
-        std: what each channel was divided by after that.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(tuple(values)).reshape(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return (images * self.std + self.mean).clamp(0, 1)
 
 
 class ImageEncoder(nn.Module):

@@ -115,7 +115,7 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/deployment/processes.py": (FILES, "JSON of the project's own state"),
     "fedlab/deployment/supervisor.py": (FILES, "JSON of the project's own state"),
     "fedlab/deployment/runs.py": (FILES, "JSON of runs that were submitted from this folder"),
-    "fedlab/data/files/pairs.py": (FILES, "JSON lines; every value is checked"),
+    "fedlab/data/files/jsontext.py": (FILES, "JSON; who asks checks every value (pairs.py, composed.py)"),
     "fedlab/data/files/meshes.py": (FILES, "trimesh with a stated format; numpy with allow_pickle=False"),
     "fedlab/data/files/captions.py": (FILES, "transformers, which executes no code of a model"),
     "fedlab/data/files/regions.py": (
@@ -129,6 +129,8 @@ GUARDS: dict[str, tuple[str, str]] = {
     "fedlab/models/image_codes.py": (FILES, "transformers with safetensors"),
     "methods/arra/llm.py": (FILES, "transformers with safetensors"),
     "methods/arra/vision.py": (FILES, "transformers with safetensors"),
+    "methods/isa/networks.py": (FILES, "transformers with safetensors"),
+    "fedlab/models/blip.py": (FILES, "transformers with safetensors"),
     "fedlab/models/clip.py": (FILES, "transformers with safetensors"),
     "fedlab/models/pretrained.py": (FILES, "transformers with safetensors"),
     "fedlab/models/segformer.py": (FILES, "transformers with safetensors"),

@@ -175,10 +175,24 @@ def faces_folder(root: Path) -> Brought:
     return Brought(component, files, where, named=root / "test" / CAFE)
 
 
+def composed(root: Path) -> Brought:
+    files = [picture(root / f"{CAFE}{i:02d}.png", 10 * i) for i in range(6)]
+    files += [picture(root / "photos" / CLASSES[i % 2] / f"photo{i:02d}.png", 20 * i) for i in range(10)]
+    lines = [
+        {"reference": files[i].name, "caption": "but red", "targets": [files[i + 1].name, files[5].name]}
+        for i in range(4)
+    ]
+    table = root / "queries.jsonl"
+    table.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n", encoding="utf-8")
+    where = [root / "photos", *(root / "photos" / kind for kind in CLASSES)]
+    component = Component(name="composed", path=str(table), photos=str(root / "photos"), size=8, length=7)
+    return Brought(component, files, where, [table], named=root / "photos" / CAFE)
+
+
 BUILDERS: dict[str, Callable[[Path], Brought]] = {
     "folder": folder, "hub": hub, "union": union, "sites": sites, "masks": masks, "captions": captions,
     "audio_folder": audio_folder, "market": market, "npz": npz, "points": points,
-    "faces_folder": faces_folder,
+    "faces_folder": faces_folder, "composed": composed,
 }  # fmt: skip
 GENERATED = {
     "digits", "scenes", "shifted_digits", "handwritten", "shapecap", "sounds", "pedestrians", "materials", "shapes",
@@ -187,6 +201,7 @@ GENERATED = {
     "faces",
     "tiles",
     "rectangles",
+    "edited_scenes",
 }  # fmt: skip
 """Sources that make their samples and read nobody's files."""
 

@@ -96,6 +96,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ]
         owned = [{**line, "client": "ab"[i % 2]} if name == "pairs" else line for i, line in enumerate(lines)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, owned)), encoding="utf-8")
+    queries = [
+        {"reference": f"pictures/test/{'abc'[i % 3]}/{i}.png", "caption": "but red",
+         "target": f"pictures/test/{'abc'[(i + 1) % 3]}/{i + 1}.png"}
+        for i in range(12)
+    ]  # fmt: skip
+    (tmp_path / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)), encoding="utf-8")
     for folder in ("train", "test", "server/teacher", "server/test"):
         for domain in ("fog", "sun") if folder in ("train", "test") else ("all",):
             for index in range(3):

@@ -28,7 +28,7 @@ NEUTRAL = {
     "accuracy_minus_final",
     *(f"{role}{name}" for role in ("", "feature_teacher_", "relation_teacher_")
       for name in ("nmi", "attention_distance", "attention_spread")),
-    "alignment_spread",
+    "alignment_spread", "match_own", "match_other",
     *(f"{name}_{kind}" for name in ("target_entropy", "marginal_entropy", "center_norm")
       for kind in ("instance", "semantic")),
 }  # fmt: skip
@@ -39,6 +39,7 @@ FEWER = {
     "scenes": {"train": 64, "test": 16, "teacher": 16, "server_test": 8},
     "sounds": {"train": 400, "test": 32, "probe": 40},
     "faces": {"pretrain": 40, "train": 40, "test": 20, "server": 10},
+    "edited_scenes": {"train": 96, "test": 48, "references": 1},
     "tiles": {"train": 200, "test": 32, "probe": 48, "server_test": 32},
     "rectangles": {"train": 24, "test": 6, "server_test": 4},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.data.files.captions import tokenize
+from fedlab.data.files.jsontext import parse_json
 from fedlab.data.files.listing import Listing
-from fedlab.data.files.reading import read_each, reason
-from fedlab.data.files.spelling import checked_name, is_text, one_form
+from fedlab.data.files.reading import read_each
+from fedlab.data.files.spelling import checked_name, one_form
 from fedlab.data.files.text import lines_of, read_text
 from fedlab.errors import DataError, did_you_mean
 
@@ -82,17 +82,7 @@ def read_pairs(path: str, key: str) -> list[Pair]:
 
 
 def _pair(line: str, folder: Path, where: str, listing: Listing) -> Pair:
-    try:
-        raw: Any = json.loads(line, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise DataError(where, line, "a JSON object", reason(error)) from error
-    if not is_text(json.dumps(raw, ensure_ascii=False)):
-        raise DataError(
-            where,
-            ascii(line),
-            "whole characters",
-            "an escape such as \\ud83d is one half of a character: write both halves",
-        )
+    raw: Any = parse_json(line, where, line, "a JSON object")
     if not isinstance(raw, dict):
         raise DataError(where, line, "a JSON object", 'such as {"image": "a.png", "caption": "a red square"}')
     for name in raw:
@@ -115,14 +105,6 @@ def _name(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise DataError(where, value, "text or a whole number")
     return checked_name(str(value).strip(), where, "a name")
-
-
-def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys are different."""
-    found = dict(items)
-    if len(found) < len(items):
-        raise ValueError("a key that occurs twice")
-    return found
 
 
 def _negatives(raw: Any, caption: str, where: str) -> dict[str, tuple[str, ...]]:

@@ -39,6 +39,8 @@ SOURCES = Registry(
         "tiles": "fedlab.data.sources.tiles:TileSource",
         "points": "fedlab.data.sources.points:Points",
         "rectangles": "fedlab.data.sources.rectangles:RectangleSource",
+        "edited_scenes": "fedlab.data.sources.edited_scenes:EditedScenes",
+        "composed": "fedlab.data.sources.composed:Composed",
     },
     "fedlab.sources",
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedlab.methods.arra import evaluation
 from fedlab.methods.arra.sequences import Layout
-from fedlab.methods.arra.vision import Pixels, word_targets
+from fedlab.methods.arra.vision import word_targets
 from tests.methods.arra.conftest import Lab
 
 Made = Callable[..., Lab]
@@ -103,11 +103,3 @@ def test_words_of_a_caption_are_those_before_its_end() -> None:
     text = torch.tensor([[2, 4, 1, 0], [5, 1, 3, 3], [0, 0, 0, 0]])
     expected = [{2, 4}, {5}, set()]
     assert [set(row.nonzero().flatten().tolist()) for row in word_targets(text, layout, 6)] == expected
-
-
-def test_pixels_undo_the_normalization() -> None:
-    pixels = torch.rand(2, 3, 4, 4)
-    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
-    images = (pixels - mean[:, None, None]) / std[:, None, None]
-    assert torch.allclose(Pixels(mean.tolist(), std.tolist())(images), pixels, atol=1e-6)
-    assert torch.allclose(Pixels((0.5,), (0.5,))(2 * pixels - 1), pixels, atol=1e-6)
