@@ -9,8 +9,8 @@ from typing import Any
 _FIRST = ("accuracy", "balanced_accuracy", "f1_macro")
 _HIGH = {
     "accuracy", "ap", "ap50", "ar", "auroc", "cosine", "dice", "f1", "gain", "iou", "joined", "kappa", "map", "margin",
-    "mcc", "miou", "pq", "precision", "psnr", "purity", "recall", "retention", "rq", "sensitivity", "specificity", "speedup",
-    "sq", "ssim", "tpr",
+    "mcc", "miou", "pq", "precision", "psnr", "purity", "recall", "retention", "rq", "sensitivity", "specificity",
+    "speedup", "sq", "ssim", "tpr",
 }  # fmt: skip
 _RANK = re.compile(r"rank\d+")  # share of queries answered rightly by then, of cumulative matching curves
 _LOW = {
