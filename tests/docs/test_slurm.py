@@ -125,6 +125,7 @@ def test_the_options_of_the_script_are_slurms_and_the_page_shows_how_to_submit_i
     assert f"({os.path.relpath(SCRIPT, ROOT / 'docs')})" in page
 
 
+@pytest.mark.programs
 def test_what_starts_ray_passes_options_and_the_end_on(tmp_path: Path) -> None:
     """A step of Slurm ends by a signal, after which no process of Ray may be left."""
     program = tmp_path / "program.py"
