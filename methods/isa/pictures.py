@@ -72,9 +72,10 @@ def _told(wordings: Tensor, vocabulary: tuple[str, ...]) -> str:
 
 def _nearest_words(vl: Blip, sentence: Tensor, vocabulary: tuple[str, ...]) -> list[str]:
     """Sentences (n, L, d_w) as the words whose embeddings have the largest cosine with each token."""
-    words = F.normalize(vl.word_embeddings[: len(vocabulary)], dim=1)
+    said = [number for number, word in enumerate(vocabulary) if not word.startswith("[")]
+    words = F.normalize(vl.word_embeddings[said], dim=1)
     numbers = (F.normalize(sentence, dim=2) @ words.T).argmax(dim=2)
-    return ["·".join(vocabulary[number] for number in row) for row in numbers.tolist()]
+    return ["·".join(vocabulary[said[number]] for number in row) for row in numbers.tolist()]
 
 
 def _attention(ctx: FigureContext, s: ISASettings) -> dict[str, Picture]:
