@@ -69,7 +69,7 @@ def test_shorthand_options_set_their_keys_and_win_over_set(cli: Cli, tiny: Path,
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["run", "fedlgdd"], "did you mean 'fedlgd'?"),
+        (["run", "fedlgdd"], "did you mean 'fedlgd'"),
         (["run", "nowhere.yaml"], "a readable YAML file"),
         (["run", "broken.yaml"], "a valid YAML file"),
         (["run", "list.yaml"], "a YAML mapping at the top"),

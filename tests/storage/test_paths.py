@@ -35,6 +35,7 @@ NO_PLACES = {
     "fake": "names of folders below `path`",
     "unlabeled": "names of folders below `path`",
     "name": "the run folder's own name",
+    "group": "the name of a group of runs",
 }
 
 

@@ -123,14 +123,14 @@ def _as_name(text: str) -> str:
 
 def _check_module(name: str, path: Path, text: str) -> None:
     """Refuse a module that would take the place of another one, or whose class would be hidden by an import."""
-    if place := _taken(path):
-        expected = f"another name, because there is a module {path.stem!r} already: {place}"
-        raise ConfigError("NAME", name, expected, "a file of yours would hide it, or be hidden by it")
     tree = ast.parse(text)
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     if hidden := sorted(defined & set(_imported(tree))):
         expected = f"a name whose class is not called {hidden[0]}, because FedLab has a class of that name"
         raise ConfigError("NAME", name, expected, f"e.g. my_{name}")
+    if place := _taken(path):
+        expected = f"another name, because there is a module {path.stem!r} already: {place}"
+        raise ConfigError("NAME", name, expected, "a file of yours would hide it, or be hidden by it")
 
 
 def _taken(path: Path) -> str:
