@@ -34,6 +34,8 @@ _INTERFACES = {
     "Samplers": ("fedlab.server.participation.samplers.Sampler", "fedlab.server.participation.samplers.Known"),
     "Compressors": ("fedlab.protocol.compression.Compressor",),
     "Probes": ("fedlab.probes.base.Probe", "fedlab.probes.base.MergeableProbe"),
+    "Callbacks": ("fedlab.callbacks.Callback", "fedlab.callbacks.CallbackContext"),
+    "Trackers": ("fedlab.tracking.trackers.RunTracker", "fedlab.tracking.trackers.TrackedRun"),
     "Sinks of events": ("fedlab.tracking.tracker.Sink", "fedlab.tracking.tracker.Tracker"),
     "History of a run": ("fedlab.tracking.history.History",),
 }
