@@ -182,7 +182,7 @@ def test_instances_divide_the_tokens_are_connected_and_lie_in_those_of_the_next_
     from scipy.ndimage import label
 
     generator = torch.Generator().manual_seed(1)
-    smooth = F.interpolate(torch.randn(2, 6, 5, 5, generator=generator), size=(12, 12), mode="bilinear")
+    smooth = F.interpolate(torch.randn(2, 6, 4, 4, generator=generator), size=(9, 9), mode="bilinear")
     thresholds = (0.95, 0.9, 0.8, 0.6)
     layers = [uniap(smooth, Pooling(thresholds=thresholds[: n + 1], min_size=1)) for n in range(len(thresholds))]
     for image in range(2):
@@ -213,6 +213,17 @@ def test_a_batch_is_as_its_images_alone_in_any_order() -> None:
             assert torch.equal(alone.semantic, batch.semantic)
             torch.testing.assert_close(alone.features, batch.features, atol=1e-5, rtol=0)
     assert len(together.masks) == sum(len(uniap(maps[i : i + 1]).masks) for i in range(3))
+
+
+def test_an_image_in_which_nothing_merges_is_not_changed_by_others() -> None:
+    """Two tokens at ½ stay apart at 0.55. New features, which other images get, would be alike enough to merge."""
+    apart, alike = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    maps = torch.stack([apart, alike]).transpose(1, 2)[..., None]
+    found = uniap(maps, Pooling(thresholds=(0.6, 0.55), min_size=1))
+    first = found.chosen(found.images == 0)
+    assert sizes(first, 0, False) == [1, 1]
+    assert set(first.layers.tolist()) == {0}
+    torch.testing.assert_close(first.features[:2], apart)
 
 
 def test_no_mask_is_returned_twice() -> None:

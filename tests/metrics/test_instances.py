@@ -86,9 +86,19 @@ def test_void_pixels_belong_to_no_mask() -> None:
 
 
 def test_only_the_masks_with_the_highest_scores_count() -> None:
-    metric = MaskAP(most=1)
-    metric.update(np.stack([FIRST, SECOND]), np.array([0.5, 0.9]), image())
-    assert metric.compute()["ar"] == pytest.approx(0.5)
+    for masks, found in (([FIRST, SECOND], 0.5), ([FIRST, WRONG], 0)):
+        metric = MaskAP(most=1)
+        metric.update(np.stack(masks), np.array([0.5, 0.9]), image())
+        assert metric.compute()["ar"] == pytest.approx(found)
+
+
+def test_the_mask_with_the_highest_score_chooses_first() -> None:
+    """Three quarters of an object with the higher score take it from the whole, whatever their order."""
+    part_of_it = part(slice(0, 2), slice(0, 3))
+    for masks, scores in (([part_of_it, FIRST], [0.9, 0.5]), ([FIRST, part_of_it], [0.5, 0.9])):
+        assert judged(masks, scores)["ap50"] == pytest.approx(51 / 101)
+        # up to an IoU of 0.75 the first of the ranking is right, above that the second one
+        assert judged(masks, scores)["ap"] == pytest.approx((6 * 51 + 4 * 51 * 0.5) / 101 / 10)
 
 
 def test_merged_counts_are_those_of_all_images() -> None:
