@@ -75,8 +75,8 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
 
     def load(self, seed: int) -> Dataset:
         drawn = seed_of(self.settings.data_seed, seed)
-        parts = [self._pictures(split, count, drawn) for split, count in self._counts().items()]
-        return Dataset("edited_scenes", *parts, self._retrieval(drawn), WORDS)
+        train, test = (self._pictures(split, count, drawn) for split, count in self._counts().items())
+        return Dataset("edited_scenes", train, test, self._retrieval(drawn), WORDS)
 
     def _counts(self) -> dict[str, int]:
         return {"train": self.settings.train, "test": self.settings.test}
