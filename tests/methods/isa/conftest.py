@@ -94,7 +94,7 @@ class Lab:
     def evaluation(self, data: dict[str, Tensor]) -> EvaluationContext:
         self.networks.eval()
         return EvaluationContext(
-            data=data, train_data=dict, state={}, batch_size=8, scope=("client", 0), **self._work()
+            data=data, train_data=dict, state={}, batch_size=8, client=0, **self._work()
         )  # fmt: skip
 
     def _work(self) -> dict[str, Any]:
