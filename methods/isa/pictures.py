@@ -89,7 +89,7 @@ def _attention(ctx: FigureContext, s: ISASettings) -> dict[str, Picture]:
         return {}
     maps = attention_maps(
         ctx.denormalize(images),
-        attention.unflatten(2, (side, side)),
+        attention.reshape(*attention.shape[:2], side, side),
         tuple(f"token {number + 1}" for number in range(attention.shape[1])),
         title=f"Where the tokens of a sentence look {ctx.when}",
         caption="Attention of each token over the image, scaled to its largest value."

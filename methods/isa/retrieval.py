@@ -42,7 +42,7 @@ def learn(s: ISASettings, networks: nn.ModuleDict, images: Tensor, tokens: Tenso
         features = networks["encoder"](networks["pixels"](images))
     else:
         patches = (look(networks, images).tokens if tokens is None else tokens)[:, 1:]
-        features = patches.transpose(1, 2).unflatten(2, network(networks, "vl", Blip).grid)
+        features = patches.transpose(1, 2).reshape(*patches.shape[::2], *network(networks, "vl", Blip).grid)
     learned: Learned = networks["learner"](features)
     return learned
 
