@@ -74,12 +74,9 @@ class EditedScenes(MadeSource[EditedScenesSettings]):
     Settings = EditedScenesSettings
 
     def load(self, seed: int) -> Dataset:
-        drawn = seed_of(self.settings.data_seed, seed)
-        train, test = (self._pictures(split, count, drawn) for split, count in self._counts().items())
+        s, drawn = self.settings, seed_of(self.settings.data_seed, seed)
+        train, test = (self._pictures(split, count, drawn) for split, count in (("train", s.train), ("test", s.test)))
         return Dataset("edited_scenes", train, test, self._retrieval(drawn), WORDS)
-
-    def _counts(self) -> dict[str, int]:
-        return {"train": self.settings.train, "test": self.settings.test}
 
     def _pictures(self, split: str, count: int, seed: int) -> Samples:
         rng, every = numpy_generator(seed, "edited_scenes", split), all_objects()
