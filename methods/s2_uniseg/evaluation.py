@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fedlab.distill.collapse import target_figures
 from fedlab.distill.mask_matching import dice
+from fedlab.distill.precision import full_precision
 from fedlab.method import (
     Batch,
     EvaluationContext,
@@ -91,7 +92,8 @@ class Agreement(NamedTuple):
 @torch.no_grad()
 def agreement(s: S2UniSegSettings, networks: nn.ModuleDict, images: Tensor, generator: torch.Generator) -> Agreement:
     """The agreement on crops of images (n, C, H, W) in [0, 1], drawn as in training."""
-    batch = training_views(s, {"image": images}, generator)
+    with full_precision(images):  # changes of color are not made for half precision
+        batch = training_views(s, {"image": images}, generator)
     student, teacher = network(networks, "student", Student), network(networks, "teacher", Teacher)
     regions = regions_of(s, pyramid_of(networks, "teacher", batch["whole"]))
     t = teacher.codes(regions.features).float()

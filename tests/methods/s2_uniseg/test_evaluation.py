@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,11 +131,12 @@ def test_findings_of_known_masks(lab: Made) -> None:
     """Query 0 is small, 1 and 2 overlap, 3 shows nothing; 4 to 6 are [SEM]."""
     s = lab().method.settings
     masks = torch.zeros(7, SIDE, SIDE)
-    masks[0, 0, :3], masks[1, 2:5], masks[2, 4:7] = 0.9, 0.8, 0.6
+    masks[0, 0, :3], masks[1, 2:4], masks[2, 4:7] = 0.9, 0.95, 0.6
+    masks[1, 4] = 0.55  # less than query 2 claims, but a query with a higher score
     masks[4], masks[5, 4:] = 0.3, 0.7
     codes = torch.tensor([0, 0, 0, 0, 9, 3, 1])
     seen = _found(s, masks, masks, codes, torch.zeros(0, SIDE, SIDE, dtype=torch.bool))
-    assert seen.scores.tolist() == pytest.approx([0.8, 0.6])
+    assert seen.scores.tolist() == pytest.approx([(2 * 0.95 + 0.55) / 3, 0.6])
     assert seen.instances.sum(axis=(1, 2)).tolist() == [24, 24]
     assert seen.segments[:, 0].tolist() == [-1, -1, 0, 0, 0, 1, 1, -1]
     assert seen.codes[:, 0].tolist() == [9] * 4 + [3] * 4
@@ -211,6 +213,14 @@ def test_delta_h_of_codes_that_know_their_image(lab: Made, monkeypatch: pytest.M
     ).sums
     assert matching / pairs == pytest.approx(0, abs=1e-3)
     assert crossed / others == pytest.approx(10, abs=0.1)
+
+
+def test_sums_of_agreement_become_means_and_a_share_of_the_largest_entropy(lab: Made) -> None:
+    s = lab(prototypes=8).method.settings
+    sums = {**Judgement(s, 0).state(), "agreement": np.array([3.0, 4.0, 4 * np.log(8), 10.0, 2.0])}
+    task: Any = SimpleNamespace(num_classes=0, columns={})
+    measured = evaluation.values(s, sums, task)
+    assert measured == pytest.approx({"pseudo_dice": 0.75, "matched_h": 1.0, "delta_h": 5 - np.log(8)})
 
 
 @pytest.mark.parametrize("collapsed", [False, True])

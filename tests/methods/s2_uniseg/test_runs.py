@@ -104,7 +104,7 @@ def test_other_ways_to_keep_a_teacher(s2_uniseg: Start, reference: fedlab.Run, s
         ("method.views.color=true", "method.views.flip=true", "method.pooling.repeat=false",
          "method.pooling.mask_mean=true"),
         ("method.backbone={kind: vit, patch: 4, width: 12, depth: 1, heads: 2, size: 64}",
-         "training.precision=bfloat16"),
+         "training.precision=bfloat16", "method.views.color=true"),
     ],
 )  # fmt: skip
 def test_variants_train_and_are_measured(s2_uniseg: Start, changes: tuple[str, ...]) -> None:
