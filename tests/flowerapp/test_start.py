@@ -225,7 +225,7 @@ except BaseException:
 """
 
 
-@pytest.mark.slow  # Flower gives its own Ray a limited time to start, which a busy machine exceeds
+@pytest.mark.slow  # alone: Flower joins any Ray that runs here, such as that of another test, and fails
 def test_flowers_own_simulation_gives_the_same_arrays(write_app: Write, run_app: Run) -> None:
     folder = write_app()
     # Flower starts its server before all clients are registered; a query must reach all four
