@@ -38,6 +38,10 @@ def build_model(component: Component, input_shape: Sequence[int], num_classes: i
         ConfigError, ConfigErrors: unknown model or setting, or an input the model cannot take.
     """
     model, settings = _resolve(component)
+    if not input_shape and component.name in MODELS.builtin:
+        expected = "data with a column image or features, which this model takes"
+        fix = "call the column so, say which it is by fedlab.as_dataset(…, columns={…}), or give a model of your own"
+        raise ConfigError("model.name", component.name, expected, fix)
     network: nn.Module = model(settings, tuple(input_shape), num_classes)
     return network
 

@@ -187,3 +187,8 @@ def test_an_mlp_without_its_nonlinearity_would_be_a_linear_map() -> None:
     model = make("mlp", (5,), 3, hidden=[16]).eval()
     x = torch.randn(4, 5)
     assert not torch.allclose(model(x) + model(-x), 2 * model(torch.zeros(1, 5)), atol=1e-4)
+
+
+def test_a_model_of_the_registry_is_refused_where_no_column_says_what_a_sample_is() -> None:
+    with pytest.raises(ConfigError, match="image or features"):
+        build_model(Component(name="convnet"), (), 3)
