@@ -268,11 +268,10 @@ def bundled_data() -> Iterator[Finding]:
 
 def trackers() -> Iterator[Finding]:
     """Which trackers can be named in a configuration; a missing one is no fault, because no run needs it."""
+    from fedlab.engine.machine import is_installed
     from fedlab.tracking.trackers import TRACKERS
 
-    packages = {"mlflow": "mlflow", "tensorboard": "tensorboard", "wandb": "wandb"}
-    found = {name: importlib.util.find_spec(packages[name]) for name in packages}
-    missing = [name for name, spec in found.items() if spec is None or spec.origin is None]
+    missing = [name for name in ("mlflow", "tensorboard", "wandb") if not is_installed(name)]
     ready = ", ".join(name for name in TRACKERS.names() if name not in missing)
     told = "".join(f"; {name}: pip install '{DISTRIBUTION}[{name}]'" for name in missing if name != "tensorboard")
     yield Finding("ok", "trackers", f"{ready}{told}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import importlib.util
 import os
 import sys
 from functools import cache
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no type information
+from threadpoolctl import threadpool_limits
 
 from fedlab.engine.cgroup import cpu_quota
 from fedlab.engine.dynamo import postpone_compiler
@@ -95,6 +96,12 @@ def keep_freed_memory() -> None:
         if mallopt is not None:
             mallopt(_TRIM_THRESHOLD, _KEPT)
             mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported. It is not imported for that; a mere folder of its name does not count."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 @cache

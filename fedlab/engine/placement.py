@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 
 import torch
 
 from fedlab.config import EngineConfig
-from fedlab.engine.machine import cores, ray_folder
+from fedlab.engine.machine import cores, is_installed, ray_folder
 from fedlab.engine.memory import workers_that_fit
 from fedlab.errors import MachineError
 
@@ -37,7 +36,7 @@ def check_engine(config: EngineConfig) -> Placement:
     Raises:
         MachineError: a GPU is asked for and there is none, or Ray is not installed.
     """
-    if config.name in ("ray", "flower") and importlib.util.find_spec("ray") is None:
+    if config.name in ("ray", "flower") and not is_installed("ray"):
         raise MachineError(
             "engine.name", config.name, "the package ray", "pip install 'flwr[simulation]', or set engine.name: inline"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import warnings
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlab.engine.machine import is_installed
 from fedlab.errors import CheckpointError, ConfigError
 from fedlab.seeding import derive_seed
 from fedlab.studies.ranges import Range
@@ -184,7 +184,7 @@ def check_optuna() -> None:
     Raises:
         ConfigError: it is not.
     """
-    if importlib.util.find_spec("optuna") is None:
+    if not is_installed("optuna"):
         raise ConfigError("--optuna", "given", "the package optuna", "pip install 'fedlab-sim[optuna]'")
 
 

@@ -111,7 +111,7 @@ def test_compare_prints_what_differs_and_whether_weights_are_equal(cli: Cli, tin
 
 
 def test_a_search_without_optuna_says_how_to_install_it(cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedlab.studies.optuna_study.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = cli("sweep", tiny, "--over", "training.lr=log(0.01,1)", "--optuna", "2")
     assert done.exit_code == 2
     assert "pip install 'fedlab-sim[optuna]'" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import importlib.metadata
-import importlib.util
 import os
 import re
 import ssl
@@ -20,6 +19,7 @@ from pydantic import Field
 from fedlab.config import Config
 from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.yamltree import dump_yaml
+from fedlab.engine.machine import is_installed
 from fedlab.errors import ConfigError
 from fedlab.storage.paths import UriOrPath
 from fedlab.storage.secrets import redacted, tree_redacted, without_login
@@ -55,8 +55,7 @@ def check_mlflow(uri: str, key: str = "tracking.mlflow") -> list[str]:
     Raises:
         ConfigError: MLflow is missing, or has no store of this kind.
     """
-    found = importlib.util.find_spec("mlflow")
-    if found is None or found.origin is None:  # a mere folder of that name has no origin
+    if not is_installed("mlflow"):
         raise ConfigError(
             key,
             without_login(uri),

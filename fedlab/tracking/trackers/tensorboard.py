@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fedlab.engine.machine import is_installed
 from fedlab.errors import ConfigError
 from fedlab.tracking.quantiles import readable_rows
 from fedlab.tracking.tracker import Event
@@ -26,7 +26,7 @@ class TensorBoard(RunTracker):
         return "nothing is written for TensorBoard"
 
     def check(self) -> tuple[str, ...]:
-        if importlib.util.find_spec("tensorboard") is None:
+        if not is_installed("tensorboard"):
             fix = "pip install tensorboard, or set tracking.tensorboard: false"
             raise ConfigError(self.key, "tensorboard", "the package tensorboard", fix)
         return ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import netrc
 import os
 from collections import defaultdict
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from fedlab.engine.machine import is_installed
 from fedlab.errors import ConfigError
 from fedlab.storage.secrets import tree_redacted
 from fedlab.tracking.quantiles import readable_rows
@@ -59,12 +59,11 @@ class WeightsAndBiases(RunTracker):
         return str(self.settings.mode or os.environ.get("WANDB_MODE") or "online")
 
     def check(self) -> tuple[str, ...]:
-        found = importlib.util.find_spec("wandb")
-        if found is None or found.origin is None:  # a mere folder of that name has no origin
+        if not is_installed("wandb"):
             expected = "the package wandb, which is not installed"
             raise ConfigError(self.key, "wandb", expected, "pip install 'fedlab-sim[wandb]', or remove the tracker")
-        if self.mode == "online" and not _has_key():
-            expected = "an account of Weights & Biases, whose key is not here"
+        if self.mode == "online" and (unread := _unread_without_key()) is not None:
+            expected = "; ".join(["an account of Weights & Biases, whose key is not here", *unread])
             fix = "set WANDB_API_KEY, or run `wandb login`, or set mode: offline"
             raise ConfigError(f"{self.key}.mode", self.mode, expected, fix)
         return ()
@@ -122,15 +121,23 @@ class WeightsAndBiases(RunTracker):
             run.finish(exit_code=int(failed))
 
 
-def _has_key() -> bool:
-    """Whether there is a key of an account, as far as can be seen without asking the server."""
+def _unread_without_key() -> list[str] | None:
+    """None if there is a key of an account, as far as can be seen without asking the server.
+
+    Otherwise what could not be read where `wandb login` puts a key.
+    """
     if os.environ.get("WANDB_API_KEY"):
-        return True
+        return None
     host = urlsplit(os.environ.get("WANDB_BASE_URL", _HOST)).hostname or ""
-    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+    unread = []
+    for path in (Path(name).expanduser() for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc") if name):
         try:
-            if name and netrc.netrc(Path(name).expanduser()).authenticators(host) is not None:
-                return True
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return False
+            if netrc.netrc(path).authenticators(host) is not None:
+                return None
+        except FileNotFoundError:
+            pass  # most users have none of these files
+        except OSError as error:
+            unread.append(f"{path} cannot be read ({error.strerror})")
+        except netrc.NetrcParseError as error:
+            unread.append(f"{path} cannot be read from line {error.lineno}")  # its own words may quote a password
+    return unread

@@ -59,6 +59,14 @@ def test_online_needs_a_key_and_says_where_it_may_be(tmp_path: Path, monkeypatch
     assert tracker().check() == ()
 
 
+def test_a_damaged_file_of_logins_is_named_without_its_words(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\nlogin user passwort geheim\n")
+    with pytest.raises(ConfigError, match=r"\.netrc cannot be read from line 2") as caught:
+        tracker().check()
+    assert "geheim" not in str(caught.value)
+
+
 @pytest.fixture
 def config() -> Config:
     raw = {"method": "fedlgd", "data": {"source": "digits"}, "tracking": {"mlflow": "http://me:geheim@host"}}
