@@ -25,8 +25,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -60,6 +61,12 @@ class Fork:
     def lives(self) -> bool:
         """Whether it has not ended yet."""
         return not select.select([self._connection], [], [], 0)[0]
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait for something that it does, however long it takes on a busy machine; fails if it ends before."""
+        while not holds():
+            assert self.lives() or holds(), "the program has ended before"
+            time.sleep(0.05)
 
     def wait(self) -> int:
         """Wait for its end, and return the exit status as `subprocess` does."""

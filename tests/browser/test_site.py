@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.docs.built_site import build
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -32,10 +32,7 @@ def test_the_search_works_on_files(browser: Any, site: Path) -> None:
     browser.open(site / "index.html")
     browser.js("document.querySelector('[data-md-component=search-query]').focus()")
     browser.driver.switch_to.active_element.send_keys("scaffold")
-    until = time.monotonic() + 60
-    found: list[str] = []
-    while not found and time.monotonic() < until:
-        found = browser.js("return [...document.querySelectorAll('.md-search-result__link')].map(link => link.href)")
-        time.sleep(0.2)
-    assert any("algorithms.html" in link for link in found)
+    links = "return [...document.querySelectorAll('.md-search-result__link')].map(link => link.href)"
+    until(lambda: browser.js(links))
+    assert any("algorithms.html" in link for link in browser.js(links))
     assert browser.console() == []

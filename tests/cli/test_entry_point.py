@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,9 +68,7 @@ def test_ctrl_c_ends_a_run_with_130_and_leaves_its_report(tiny: Path, tmp_path: 
     events = tmp_path / "runs" / "long" / "events.jsonl"
     with told.open("w") as err:
         running = forks.start([program, "run", tiny, "--rounds", "10000", "--name", "long"], cwd=tmp_path, err=err)
-        while not (events.is_file() and '"event": "round"' in events.read_text()):
-            assert running.lives()
-            time.sleep(0.05)
+        running.until(lambda: events.is_file() and '"event": "round"' in events.read_text())
         os.kill(running.pid, signal.SIGINT)
         assert running.wait() == 130
     errors = told.read_text()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,9 +88,7 @@ def test_ctrl_c_ends_a_run_with_code_130_and_a_record(write_app: Write, forks: F
     program = Path("program.py")
     program.write_text("from fedlab.cli.main import main\nmain()\n")
     running = forks.start([program.absolute(), "run", "--flower-app", folder, "--name", "mine", *QUIET], cwd=Path.cwd())
-    while not Path("began").exists():
-        assert running.lives()
-        time.sleep(0.02)
+    running.until(Path("began").exists)
     os.kill(running.pid, signal.SIGINT)
     assert running.wait() == 130
     events = Path("runs/mine/events.jsonl").read_text().splitlines()

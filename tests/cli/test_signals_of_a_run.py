@@ -35,9 +35,7 @@ def test_a_run_that_is_told_to_end(signals: tuple[str, ...], tmp_path: Path, for
     program.write_text("from fedlab.cli.main import main\nmain()\n")
     running = forks.start([program, "run", "mine.yaml"], cwd=tmp_path)
     events = tmp_path / "runs" / "mine" / "events.jsonl"
-    while not (events.exists() and '"round": 2, "rounds"' in events.read_text()):
-        assert running.lives()
-        time.sleep(0.02)
+    running.until(lambda: events.exists() and '"round": 2, "rounds"' in events.read_text())
     for name in signals:
         if not running.lives():
             break
@@ -58,9 +56,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path, forks: Forks) -> None:
     with open(theirs, "w") as terminal:
         running = forks.start([program, "run", "mine.yaml"], cwd=tmp_path, out=terminal, err=terminal)
     events = tmp_path / "runs" / "mine" / "events.jsonl"
-    while not (events.exists() and '"round": 2, "rounds"' in events.read_text()):
-        assert running.lives()
-        time.sleep(0.02)
+    running.until(lambda: events.exists() and '"round": 2, "rounds"' in events.read_text())
     os.close(ours)
     os.kill(running.pid, signal.SIGHUP)
     assert running.wait() == 130
