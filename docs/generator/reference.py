@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from types import ModuleType
 
 import click
 import typer.main
@@ -56,7 +57,7 @@ def pages() -> dict[str, str]:
         "reference/interfaces.md": _interfaces(),
         "reference/distill.md": _api("fedlab.distill", _DISTILL, distill),
         "reference/blocks.md": _api("fedlab.blocks", _BLOCKS, blocks),
-        "reference/errors.md": _api("Errors", _ERRORS, [f"fedlab.errors.{name}" for name in _classes(fedlab.errors)]),
+        "reference/errors.md": _api("Errors", _ERRORS, [f"fedlab.errors.{name}" for name in _errors(fedlab.errors)]),
     }
 
 
@@ -163,13 +164,13 @@ def _functions_first() -> list[str]:
     return sorted(fedlab.__all__, key=lambda name: (name[0].isupper(), name))
 
 
-def _modules(package: object) -> Iterator[str]:
+def _modules(package: ModuleType) -> Iterator[str]:
     """The modules of a package by their full names."""
-    for module in pkgutil.iter_modules(package.__path__):  # type: ignore[attr-defined]  # a package has one
-        yield f"{package.__name__}.{module.name}"  # type: ignore[attr-defined]  # likewise
+    for module in pkgutil.iter_modules(package.__path__):
+        yield f"{package.__name__}.{module.name}"
 
 
-def _classes(module: object) -> list[str]:
-    """The public classes that a module defines, in the order of its file."""
-    found = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]  # type: ignore[attr-defined]  # a module has a name
+def _errors(module: ModuleType) -> list[str]:
+    """The classes of errors that a module defines, in the order of its file."""
+    found = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
     return [value.__name__ for value in found if issubclass(value, Exception)]

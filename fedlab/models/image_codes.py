@@ -63,7 +63,7 @@ class PatchCodes(ImageCodes):
             DataError: the images have fewer different patches than there are codes.
         """
         from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
+        from threadpoolctl import threadpool_limits
 
         patches = self._patches(pixels).flatten(0, 1).cpu()
         different = len(torch.unique(patches, dim=0))
