@@ -22,7 +22,7 @@ from fedlab.config import Component, Config, TrainingConfig, parse
 from fedlab.data.augment import Augment, make_augment
 from fedlab.data.holdings import Holdings
 from fedlab.data.normalize import overall_statistics
-from fedlab.errors import ConfigError, ConfigErrors, InputError
+from fedlab.errors import ConfigError, Mistakes
 from fedlab.method import Method, Plan, Task, WorkContext
 from fedlab.method.assets import Assets, Holding, Shelf
 from fedlab.method.columns import main_shape
@@ -128,8 +128,7 @@ class Assembly:
     """
 
     def __init__(self, config: Config, method: Method | None = None, network: GivenNetwork | None = None) -> None:
-        self.errors: list[InputError] = []
-        """The errors that were found so far."""
+        self._mistakes = Mistakes()
         self.config, self.network = config, network
         self.method = method or self.attempt(lambda: make_method(config.method))
         self.chain = self.attempt(lambda: make_chain(config.exchange.compression))
@@ -140,13 +139,10 @@ class Assembly:
 
     def attempt(self, work: Callable[[], T]) -> T | None:
         """Call `work` and return its result; None if it raised an error about the user's input, which is collected."""
-        try:
-            return work()
-        except ConfigErrors as several:
-            self.errors.extend(several.errors)
-        except InputError as error:
-            self.errors.append(error)
-        return None
+        made: T | None = None
+        with self._mistakes.collected():
+            made = work()
+        return made
 
     def components(self) -> Components:
         """The components.
@@ -154,8 +150,11 @@ class Assembly:
         Raises:
             ConfigErrors: all collected errors, if there are any.
         """
-        if self.errors or self.method is None or self.chain is None or self.probes is None or self.augment is None:
-            raise ConfigErrors(self.errors)
+        self._mistakes.settle()
+        assert self.method is not None  # what is None has left an error
+        assert self.chain is not None
+        assert self.probes is not None
+        assert self.augment is not None
         stages = Stages(self.config.training, self.method)
         return Components(
             self.config, self.method, self.privacy, self.chain, stages, self.probes, self.augment, network=self.network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -105,6 +106,36 @@ class ConfigErrors(FedLabError):
 
     def __reduce__(self) -> tuple[type, tuple[list[InputError]]]:
         return type(self), (self.errors,)
+
+
+class Mistakes:
+    """Collects errors about the user's input, so that all of them can be raised at once.
+
+    Attributes:
+        errors: those that were found so far, in their order.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[InputError] = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A context that ends at the first error about the user's input inside, which is collected."""
+        try:
+            yield
+        except ConfigErrors as several:
+            self.errors += several.errors
+        except InputError as error:
+            self.errors.append(error)
+
+    def settle(self) -> None:
+        """Raise what was collected.
+
+        Raises:
+            ConfigErrors: all errors, if there are any.
+        """
+        if self.errors:
+            raise ConfigErrors(self.errors)
 
 
 class ClientError(FedLabError):

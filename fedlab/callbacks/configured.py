@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlab.callbacks.base import Callback
 from fedlab.config import Component, Config
-from fedlab.errors import ConfigError, ConfigErrors, FedLabError, InputError
+from fedlab.errors import ConfigError, FedLabError, Mistakes
 from fedlab.registry import Registry
 
 CALLBACKS = Registry(
@@ -70,24 +70,20 @@ def make_callbacks(config: Config, given: Sequence[Callback] = ()) -> tuple[Conf
     Raises:
         ConfigErrors: callbacks are unknown, or their settings are wrong.
     """
-    errors: list[InputError] = []
-    made: list[ConfiguredCallback] = []
+    mistakes, made = Mistakes(), list[ConfiguredCallback]()
     named = config.callbacks[: len(config.callbacks) - len(given)]
     if config.federation.stop is not None:
         stop = Component(name="early_stopping", **config.federation.stop.model_dump())
         made.append(ConfiguredCallback(STOP, _made(stop, STOP)))
     for index, component in enumerate(named):
         key = f"callbacks.{index}"
-        try:
+        with mistakes.collected():
             made.append(ConfiguredCallback(key, _made(component, key)))
-        except ConfigErrors as several:
-            errors += several.errors
-        except InputError as error:
-            errors.append(error)
     made += [ConfiguredCallback(f"callbacks.{len(named) + index}", one) for index, one in enumerate(given)]
-    errors += [problem for one in made if (problem := _problem(one)) is not None]
-    if errors:
-        raise ConfigErrors(errors)
+    for one in made:
+        with mistakes.collected():
+            _check_state(one)
+    mistakes.settle()
     return tuple(made)
 
 
@@ -97,16 +93,11 @@ def check_callbacks(config: Config, callbacks: Sequence[ConfiguredCallback]) -> 
     Raises:
         ConfigErrors: some do not.
     """
-    errors, warnings = list[InputError](), list[str]()
+    mistakes, warnings = Mistakes(), list[str]()
     for one in callbacks:
-        try:
+        with mistakes.collected():
             warnings += one.callback.check(config, one.key)
-        except ConfigErrors as several:
-            errors += several.errors
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+    mistakes.settle()
     return warnings
 
 
@@ -149,19 +140,17 @@ def takes_settings(kind: type[Callback]) -> bool:
     return list(inspect.signature(kind).parameters) == ["settings"]
 
 
-def _problem(one: ConfiguredCallback) -> ConfigError | None:
-    """What is wrong with the state of a callback, found before a run starts and not at its first checkpoint."""
+def _check_state(one: ConfiguredCallback) -> None:
+    """Refuse a callback whose state no checkpoint could hold, before a run starts and not at its first checkpoint."""
     kind = type(one.callback)
     saves, loads = (getattr(kind, name) is not getattr(Callback, name) for name in ("state_dict", "load_state_dict"))
     if saves != loads:
-        return ConfigError(
-            one.key, kind.__name__, "a callback with both state_dict() and load_state_dict(), or neither"
-        )
+        raise ConfigError(one.key, kind.__name__, "a callback with both state_dict() and load_state_dict(), or neither")
     try:
         one.state()
     except FedLabError as error:
-        return ConfigError(one.key, kind.__name__, "a callback whose state can be written to a checkpoint", str(error))
-    return None
+        expected = "a callback whose state can be written to a checkpoint"
+        raise ConfigError(one.key, kind.__name__, expected, str(error)) from error
 
 
 def _survives(value: Any) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fedlab.config import Component
 from fedlab.config.held import HeldSet
-from fedlab.errors import ConfigError, ConfigErrors, DataError, InputError, did_you_mean
+from fedlab.errors import ConfigError, DataError, InputError, Mistakes, did_you_mean
 from fedlab.probes.base import Labels, MergeableProbe, Probe, ProbeSettings
 from fedlab.registry import Registry
 
@@ -79,26 +79,21 @@ def make_probes(
     Raises:
         ConfigErrors: every mistake that was found.
     """
-    errors: list[InputError] = []
-    made: list[tuple[str, str, Probe]] = []
+    mistakes, made = Mistakes(), list[tuple[str, str, Probe]]()
     for index, component in enumerate(components):
         key = f"probes.{index}"
-        try:
+        with mistakes.collected():
             found, settings = PROBES.configured(component, key)
             if not (issubclass(found, Probe) and isinstance(settings, ProbeSettings)):
                 expected = "a subclass of fedlab.probes.Probe, with Settings that are a subclass of ProbeSettings"
                 raise ConfigError(f"{key}.name", component.name, expected)
             probe = found(settings)
-            errors += _mistakes(key, probe, parts, held or {})
+            mistakes.errors += _mistakes(key, probe, parts, held or {})
             made.append((key, component.name.rpartition(":")[2], probe))
-        except ConfigErrors as several:
-            errors += several.errors
-        except InputError as error:
-            errors.append(error)
     first = parts[0] if parts else ""
     names, twice = _metrics(made, first)
-    if errors or twice:
-        raise ConfigErrors([*errors, *twice])
+    mistakes.errors += twice
+    mistakes.settle()
     return tuple(
         ConfiguredProbe(key, metric, probe.settings.part or first, probe)
         for (key, _, probe), metric in zip(made, names, strict=True)
@@ -172,20 +167,16 @@ def check_sets(
     Raises:
         ConfigErrors: every mistake that was found.
     """
-    errors: list[InputError] = []
+    mistakes = Mistakes()
     for one in probes:
-        if one.mergeable is not None:
-            if classes is not None and classes < 2:
+        with mistakes.collected():
+            if one.mergeable is None:
+                fit = None if one.settings.fit is None else _labels(one, "fit", sets)
+                one.probe.check(fit, _labels(one, "test", sets))
+            elif classes is not None and classes < 2:
                 fix = "choose a labeled source, or remove the probe"
-                errors.append(DataError(one.key, f"{classes} classes", "clients' data with at least two classes", fix))
-            continue
-        try:
-            fit = None if one.settings.fit is None else _labels(one, "fit", sets)
-            one.probe.check(fit, _labels(one, "test", sets))
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+                raise DataError(one.key, f"{classes} classes", "clients' data with at least two classes", fix)
+    mistakes.settle()
 
 
 def check_set_names(probes: Sequence[ConfiguredProbe], names: Collection[str]) -> None:
@@ -198,15 +189,12 @@ def check_set_names(probes: Sequence[ConfiguredProbe], names: Collection[str]) -
     Raises:
         ConfigErrors: every mistake that was found.
     """
-    errors: list[InputError] = []
+    mistakes = Mistakes()
     for one in probes:
         for side in ("fit", "test") if one.mergeable is None else ():
-            try:
+            with mistakes.collected():
                 _set_name(one, side, names)
-            except InputError as error:
-                errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+    mistakes.settle()
 
 
 def _set_name(one: ConfiguredProbe, side: str, names: Collection[str]) -> str | None:

@@ -9,7 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fedlab.errors import ConfigError, ConfigErrors, InputError, did_you_mean
+from fedlab.errors import ConfigError, Mistakes, did_you_mean
 from fedlab.storage.checkpoint import NETWORK, latest_checkpoint, load_checkpoint
 from fedlab.storage.plain import check_plain
 
@@ -50,14 +50,11 @@ def check_weights(init: Mapping[str, str]) -> None:
     Raises:
         ConfigErrors: a file, folder or checkpoint does not exist.
     """
-    errors: list[InputError] = []
+    mistakes = Mistakes()
     for role, source in init.items():
-        try:
+        with mistakes.collected():
             _read(role, source)
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+    mistakes.settle()
 
 
 def _read(role: str, source: str) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fedlab.config import Component, TrackingConfig
-from fedlab.errors import ConfigError, ConfigErrors, InputError
+from fedlab.errors import ConfigError, Mistakes
 from fedlab.registry import Registry
 from fedlab.storage.secrets import HIDDEN
 from fedlab.tracking.trackers.base import RunTracker
@@ -33,22 +33,15 @@ def make_trackers(tracking: TrackingConfig) -> tuple[RunTracker, ...]:
     Raises:
         ConfigErrors: trackers are unknown or named twice, or their settings are wrong.
     """
-    errors: list[InputError] = []
-    made: list[RunTracker] = []
-    seen: set[str] = set()
+    mistakes, made, seen = Mistakes(), list[RunTracker](), set[str]()
     for key, component in _components(tracking):
-        try:
+        with mistakes.collected():
             text = json.dumps(component.model_dump(mode="json"), sort_keys=True, default=str)
             if text in seen:
                 raise ConfigError(key, component.name, "each tracker once", "remove it")
             seen.add(text)
             made.append(_made(component, key))
-        except ConfigErrors as several:
-            errors += several.errors
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+    mistakes.settle()
     return tuple(made)
 
 
@@ -58,19 +51,12 @@ def check_trackers(trackers: Sequence[RunTracker]) -> list[str]:
     Raises:
         ConfigErrors: packages, logins or addresses are missing.
     """
-    errors, warnings = list[InputError](), list[str]()
+    mistakes, warnings = Mistakes(), list[str]()
     for tracker in trackers:
-        if hidden := unrecorded(tracker):
-            warnings.append(hidden)
-            continue
-        try:
-            warnings += tracker.check()
-        except ConfigErrors as several:
-            errors += several.errors
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        raise ConfigErrors(errors)
+        with mistakes.collected():
+            hidden = unrecorded(tracker)
+            warnings += [hidden] if hidden else tracker.check()
+    mistakes.settle()
     return warnings
 
 
