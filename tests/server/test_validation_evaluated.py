@@ -165,6 +165,17 @@ def not_finite(message: Message) -> None:
     message.content[VALIDATION] = to_record({n: v + np.nan for n, v in to_numpy(record, copy=True).items()})
 
 
+def spoiled(by: Callable[[Message], None]) -> Callable[[int, str, int, Message], str]:
+    """What becomes of messages: client 1 spoils what it says of its validation samples."""
+
+    def fate(client: int, kind: str, round: int, message: Message) -> str:
+        if (client, kind) == (1, "evaluate") and VALIDATION in message.content:
+            by(message)
+        return ""
+
+    return fate
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -182,13 +193,7 @@ def test_what_a_node_says_of_them_is_checked(
 ) -> None:
     config = small(data__validation=0.3, federation__rounds=1)
     nodes = deployment.submitted(config, 3)
-
-    def fate(client: int, kind: str, round: int, message: Message) -> str:
-        if (client, kind) == (1, "evaluate") and VALIDATION in message.content:
-            spoil(message)
-        return ""
-
-    nodes.fate = fate
+    nodes.fate = spoiled(by=spoil)
     run = deployment.serve(nodes)
     assert count(run, "what the client sent cannot be used") == 1
     assert any(re.search(told, text) for text in run.history.warnings)
@@ -199,12 +204,6 @@ def test_what_a_node_says_of_them_is_checked(
 def test_a_node_that_spoils_them_ends_a_run_that_skips_nobody(small: Settings, deployment: Deployment) -> None:
     config = small(data__validation=0.3, federation__rounds=1, federation__on_client_error="stop")
     nodes = deployment.submitted(config, 3)
-
-    def fate(client: int, kind: str, round: int, message: Message) -> str:
-        if (client, kind) == (1, "evaluate") and VALIDATION in message.content:
-            half(message)
-        return ""
-
-    nodes.fate = fate
+    nodes.fate = spoiled(by=half)
     with pytest.raises(ClientError, match="client 1 failed in round 1, phase evaluate"):
         deployment.serve(nodes)

@@ -200,7 +200,7 @@ def table_of_items(data: Any, key: str, columns: Mapping[str, str] | None = None
     title, names = type(data).__name__, getattr(data, "classes", None)
     try:
         count = len(data)
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, NotImplementedError) as error:  # the second is what iterable data sets of some libraries raise
         expected = "a data set with a length and items by number"
         raise DataError(key, title, expected, "collect an iterable data set: list(dataset) of (x, y)") from error
     found: dict[str, list[Any]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from fedlab.data.sources.sounds import Sounds, SoundsSettings
 from fedlab.errors import ConfigError, ConfigErrors, DataError
 from fedlab.methods.asit import evaluation
 from fedlab.methods.asit.method import ASiT
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 RUN: dict[str, Any] = {
@@ -57,15 +57,6 @@ def reference(asit: Start) -> fedlab.Run:
 def local(asit: Start) -> fedlab.Run:
     """Teachers are the clients' own."""
     return asit("method.teacher_sync=local")
-
-
-def weights(run: fedlab.Run, prefix: str = "") -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {n: v for n, v in tensors.items() if n.startswith(f"network/{prefix}")}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() != set() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def nbytes(run: fedlab.Run, prefix: str) -> int:

@@ -19,7 +19,7 @@ from fedlab.data.generated.negatives import KINDS
 from fedlab.method import EvaluationContext
 from fedlab.methods.degla import pictures
 from fedlab.methods.degla.method import DeGLA
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 TOWER = {"width": 16, "layers": 1, "heads": 2}
@@ -67,18 +67,9 @@ def reference(run: Start) -> fedlab.Run:
     return run()
 
 
-def weights(run: fedlab.Run, role: str = "") -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{role}")}
-
-
 def size(run: fedlab.Run, role: str, prefixes: tuple[str, ...] = ("",)) -> int:
     found = weights(run, role)
     return 4 * sum(v.numel() for n, v in found.items() if n.removeprefix(f"network/{role}.").startswith(prefixes))
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 # §6: what travels

@@ -14,7 +14,7 @@ from fedlab.clients.state import StateStore
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigErrors
 from fedlab.methods.ditto.method import Ditto, DittoSettings
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import weights
 from tests.methods.tiny import Tiny, client, step
 
 Start = Callable[..., fedlab.Run]
@@ -24,10 +24,6 @@ BASE = {"method": "ditto", "data": {"source": "digits"}}
 
 def ditto(lam: float) -> Ditto:
     return Ditto(DittoSettings(lam=lam))
-
-
-def weights(run: fedlab.Run) -> dict[str, Tensor]:
-    return {name: value for name, value in load_checkpoint(run.checkpoint)[0].items() if name.startswith("network/")}
 
 
 def test_the_terms_are_those_computed_by_hand() -> None:

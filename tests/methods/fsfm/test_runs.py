@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import fedlab
 from fedlab.assembly import make_method
@@ -20,8 +19,8 @@ from fedlab.methods.fsfm import finetuning
 from fedlab.methods.fsfm.evaluation import check_videos, labeled, pretraining, restored, restored_values, video_scores
 from fedlab.methods.fsfm.settings import FSFMSettings, check_columns
 from fedlab.metrics.verification import Verification
-from fedlab.storage.checkpoint import load_checkpoint
 from tests.methods.fsfm.conftest import SMALL, Lab
+from tests.methods.states import weights
 
 Start = Callable[..., fedlab.Run]
 Make = Callable[..., Lab]
@@ -35,11 +34,6 @@ def fsfm(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(fsfm: Start) -> fedlab.Run:
     return fsfm()
-
-
-def weights(run: fedlab.Run, prefix: str) -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{prefix}")}
 
 
 def sent(run: fedlab.Run, round: int) -> set[str]:

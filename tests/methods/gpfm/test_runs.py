@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import fedlab
 from fedlab.errors import ConfigError
 from fedlab.methods.gpfm import evaluation
 from fedlab.methods.gpfm.settings import GPFMSettings
 from fedlab.metrics.ranking import average_ranks
-from fedlab.storage.checkpoint import load_checkpoint
 from tests.methods.gpfm.conftest import SMALL
 from tests.methods.gpfm.test_experts import saved
+from tests.methods.states import weights
 
 Start = Callable[..., fedlab.Run]
 TASKS = {f"{few}accuracy_{name}" for few in ("", "few_") for name in ("nuclei", "stroma", "label")}
@@ -33,11 +32,6 @@ def run(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(run: Start) -> fedlab.Run:
     return run("method.tasks=[nuclei,stroma,label]", whole=True)
-
-
-def weights(run: fedlab.Run, prefix: str = "") -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{prefix}")}
 
 
 def nbytes(run: fedlab.Run, prefix: str) -> int:

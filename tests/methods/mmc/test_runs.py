@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 import fedlab
 from fedlab.assembly import make_method
@@ -21,8 +20,8 @@ from fedlab.methods.mmc import evaluation
 from fedlab.methods.mmc.evaluation import Judgement, pixel_tokens, teacher_tokens
 from fedlab.methods.mmc.views import fixed_view
 from fedlab.seeding import numpy_generator
-from fedlab.storage.checkpoint import load_checkpoint
 from tests.methods.mmc.conftest import SMALL, VIEWS, Lab
+from tests.methods.states import weights
 
 Start = Callable[..., fedlab.Run]
 
@@ -35,11 +34,6 @@ def mmc(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(mmc: Start) -> fedlab.Run:
     return mmc()
-
-
-def weights(run: fedlab.Run, prefix: str = "") -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{prefix}")}
 
 
 def nbytes(run: fedlab.Run, prefix: str) -> int:

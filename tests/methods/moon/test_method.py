@@ -21,7 +21,7 @@ from fedlab.method import Batch, ClientState, Method, Step, Task
 from fedlab.methods.moon.method import Moon
 from fedlab.methods.moon.networks import ProjectionNetwork
 from fedlab.models import headless
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 SKEWED = "data.partition=[{name: dirichlet, clients: 4, alpha: 0.1, min_samples: 2}]"
@@ -40,15 +40,6 @@ def lab(bench: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         )  # fmt: skip
 
     return make
-
-
-def weights(run: fedlab.Run) -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith("network/")}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 # the network

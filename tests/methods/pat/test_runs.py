@@ -18,7 +18,7 @@ from fedlab.errors import ConfigError, ConfigErrors
 from fedlab.method import Batch, FitContext, Step
 from fedlab.methods.pat.method import PAT
 from fedlab.metrics.chance import chance_precision
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 WIDTH, DEPTH, IDENTITIES = 12, 2, 3 * 6 + 3 * 2
@@ -52,15 +52,6 @@ def start(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(start: Start) -> fedlab.Run:
     return start()
-
-
-def weights(run: fedlab.Run) -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith("network/")}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 # what travels

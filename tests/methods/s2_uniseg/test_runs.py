@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 import fedlab
 from fedlab.assembly import make_method
 from fedlab.config import Config, parse
 from fedlab.errors import ConfigError, ConfigErrors, DataError
 from fedlab.methods.s2_uniseg.evaluation import UNIAP
-from fedlab.storage.checkpoint import load_checkpoint
 from tests.methods.s2_uniseg.conftest import METHOD, SMALL, VIT, Lab
+from tests.methods.states import weights
 
 Start = Callable[..., fedlab.Run]
 Made = Callable[..., Lab]
@@ -32,11 +32,6 @@ def s2_uniseg(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(s2_uniseg: Start) -> fedlab.Run:
     return s2_uniseg()
-
-
-def weights(run: fedlab.Run, prefix: str = "") -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{prefix}")}
 
 
 def nbytes(run: fedlab.Run, prefix: str) -> int:

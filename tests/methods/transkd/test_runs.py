@@ -18,7 +18,7 @@ from fedlab.clients.state import StateStore
 from fedlab.errors import ConfigError, FedLabError
 from fedlab.methods.transkd.method import TransKD
 from fedlab.models.segformer import SegFormer
-from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 CLIENTS = 2
@@ -53,16 +53,6 @@ def start(runner: Callable[..., Start]) -> Start:
 @pytest.fixture(scope="module")
 def reference(start: Start) -> fedlab.Run:
     return start()
-
-
-def weights(run: fedlab.Run, role: str = "") -> dict[str, Tensor]:
-    """Network state of the last checkpoint, that sent once included."""
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith(f"network/{role}")}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def size(run: fedlab.Run, role: str) -> int:

@@ -20,6 +20,7 @@ from fedlab.method import FigureContext, Step
 from fedlab.methods.vhl.generator import virtual_images
 from fedlab.methods.vhl.method import VHL
 from fedlab.storage.checkpoint import load_checkpoint
+from tests.methods.states import same, weights
 
 Start = Callable[..., fedlab.Run]
 SMALL = "method={name: vhl, images_per_class: 6}"
@@ -43,15 +44,6 @@ def lab(bench: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 def shared_images(run: fedlab.Run) -> Tensor:
     return load_checkpoint(run.checkpoint)[0]["shared/images"]
-
-
-def weights(run: fedlab.Run) -> dict[str, Tensor]:
-    tensors, _ = load_checkpoint(run.checkpoint)
-    return {name: value for name, value in tensors.items() if name.startswith("network/")}
-
-
-def same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def make(seed: int = 0, shape: tuple[int, int, int] = (3, 28, 28), classes: int = 10, per_class: int = 20) -> Tensor:
