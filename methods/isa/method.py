@@ -62,6 +62,7 @@ class ISA(Method[ISASettings]):
     """Zero-shot composed image retrieval, with a light network for queries and a frozen large one for the gallery."""
 
     title, paper = "ISA", "Du et al. 2024, arXiv 2403.01431"
+    headline = (("recall@1", "server"),)
     modality, own_model = "images, and texts that edit them", "light encoder and token learner"
     learns_from = "a frozen vision-language model, for which a light network learns to write photos as sentences"
     Settings, feature_parts = ISASettings, ("query", "gallery")

@@ -44,6 +44,7 @@ class S2UniSeg(Segmenting):
 
     title = "S2-UniSeg"
     paper = "Xu et al. 2025, arXiv 2508.06995"
+    headline = (("ap", "server"), ("region_recall", "server"))
     own_model = "Mask2Former on an adapted backbone"
     learns_from = "regions that are pooled from the features of a teacher, a moving average of the student's encoder"
 
