@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import resource
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from fedlab.config import Config
 from fedlab.engine.cgroup import free_memory
 from fedlab.engine.machine import cores
 from fedlab.engine.placement import check_engine
+from fedlab.engine.resident import peak_bytes
 from fedlab.studies.plan import Key
 
 COMMAND = (sys.executable, "-P", "-m", "fedlab.studies.worker")  # -P: the current folder must not hide a library
 _START_SECONDS = 10.0  # in which a process imports PyTorch and Flower, generously
-_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of what getrusage counts memory in
 
 
 class Told(NamedTuple):
@@ -196,8 +195,8 @@ def jobs_that_fit(configs: Sequence[Config], seconds: float) -> int:
     alone = any(c.engine.name != "inline" or check_engine(c.engine).device != "cpu" for c in configs)
     if alone or not configs:
         return 1
-    free, peak = free_memory(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-    room = len(configs) if free is None else free // peak
+    free = free_memory()
+    room = len(configs) if free is None else free // peak_bytes()
     jobs = max(1, min(cores() // max(config.engine.threads for config in configs), room, len(configs)))
     saved = seconds * len(configs) * (1 - 1 / jobs)
     return jobs if saved > _START_SECONDS else 1

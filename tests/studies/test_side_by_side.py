@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 import fedlab
 from fedlab.studies import side_by_side
 from fedlab.studies.side_by_side import Told, Workers, jobs_that_fit
+from tests.waiting import until
 
 ANSWER = """
 import json, sys
@@ -85,8 +85,7 @@ def test_runs_that_are_not_over_are_interrupted_and_waited_for(tmp_path: Path) -
     ended = tmp_path / "ended"
     with Workers(2, tmp_path / "logs", program(WAIT, ended)) as workers:
         workers.start(("a", 0), config(0), None)
-        while not Path(f"{ended}.begun").exists():
-            time.sleep(0.01)
+        until(Path(f"{ended}.begun").exists)
     assert ended.read_text() == "recorded"
 
 
@@ -94,9 +93,9 @@ def test_runs_that_are_not_over_are_interrupted_and_waited_for(tmp_path: Path) -
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Eight cores, and memory for six processes as large as this one."""
     monkeypatch.setattr(side_by_side, "cores", lambda: 8)
-    monkeypatch.setattr(side_by_side, "free_memory", lambda: 6_000_000 * side_by_side._UNIT)
-    usage = SimpleNamespace(ru_maxrss=1_000_000)
-    monkeypatch.setattr(side_by_side.resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(side_by_side, "free_memory", lambda: 6_000_000)
+    usage = SimpleNamespace(peak=1_000_000)
+    monkeypatch.setattr(side_by_side, "peak_bytes", lambda: usage.peak)
     return usage
 
 
@@ -108,9 +107,9 @@ def test_as_many_runs_as_cores_and_memory_have_room_for(machine: Any) -> None:
     assert jobs_that_fit(many(20), 60.0) == 6
     assert jobs_that_fit(many(3), 60.0) == 3
     assert jobs_that_fit(many(20, threads=2), 60.0) == 4
-    machine.ru_maxrss = 100_000
+    machine.peak = 100_000
     assert jobs_that_fit(many(20), 60.0) == 8
-    machine.ru_maxrss = 7_000_000
+    machine.peak = 7_000_000
     assert jobs_that_fit(many(20), 60.0) == 1
 
 
