@@ -137,11 +137,8 @@ class FederatedLoop:
         else:
             check_task(start, self.task, self.state.assets)
             restore(self.state, start, self.device)
-        done, last, callbacks = (
-            (0 if start is None else start.round),
-            min(until or rounds, rounds),
-            self.state.callbacks,
-        )
+        done, last = 0 if start is None else start.round, min(until or rounds, rounds)
+        callbacks = self.state.callbacks
         callbacks.run_start(done)
         self.reporter.start(done + 1)
         while done < last and callbacks.stopped is None:

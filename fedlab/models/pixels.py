@@ -9,14 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Pixels(nn.Module):
-    """Normalized images (n, C, H, W) → pixels in [0, 1].
-
-    Args:
-        mean: what was subtracted from each channel, or from all.
-        std: what each channel was divided by after that.
-    """
-
+class _Statistics(nn.Module):
     mean: Tensor
     std: Tensor
 
@@ -25,11 +18,20 @@ class Pixels(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(tuple(values)).reshape(1, -1, 1, 1), persistent=False)
 
+
+class Pixels(_Statistics):
+    """Normalized images (n, C, H, W) → pixels in [0, 1].
+
+    Args:
+        mean: what was subtracted from each channel, or from all.
+        std: what each channel was divided by after that.
+    """
+
     def forward(self, images: Tensor) -> Tensor:
         return (images * self.std + self.mean).clamp(0, 1)
 
 
-class Prepared(nn.Module):
+class Prepared(_Statistics):
     """Pixels (n, C, H, W) in [0, 1] → what a network takes: resized bicubically, then normalized.
 
     Args:
@@ -38,14 +40,9 @@ class Prepared(nn.Module):
         size: height and width; None leaves the images as large as they are.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, mean: Sequence[float], std: Sequence[float], size: int | None = None) -> None:
-        super().__init__()
+        super().__init__(mean, std)
         self.size = size
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(tuple(values)).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self.size is not None and pixels.shape[2:] != (self.size, self.size):
