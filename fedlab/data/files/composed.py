@@ -164,7 +164,7 @@ def _cirr(root: Path, key: str) -> Collection:
 def _circo(root: Path, key: str) -> Collection:
     """``annotations/val.json`` and the unlabeled images of COCO 2017."""
     info = root / _COCO / "annotations" / "image_info_unlabeled2017.json"
-    raw = _part(parse_json(read_text(info, key), key, str(info)), "images", f"{key}: {info.name}")
+    raw = _part(_json(info, key), "images", f"{key}: {info.name}")
     gallery: dict[str, Entry] = {}
 
     def image(row: int, item: Any) -> None:
@@ -214,23 +214,28 @@ _READERS: dict[Layout, Callable[[Path, str], Collection]] = {
 }
 
 
+def _json(file: Path, key: str) -> Any:
+    """What a file of JSON says."""
+    return parse_json(read_text(file, key), key, str(file))
+
+
 def _items(file: Path, key: str, read: Callable[[Any, str], Query]) -> list[Query]:
     """The queries of a file with a JSON list; all broken ones are told at once."""
     found: list[Query] = []
-    items = _list(parse_json(read_text(file, key), key, str(file)), f"{key}: {file.name}")
+    items = _list(_json(file, key), f"{key}: {file.name}")
     read_each(items, lambda row, raw: found.append(read(raw, f"{key}: {file.name}: query {row}")), "queries")
     return found
 
 
 def _names(file: Path, key: str) -> list[str]:
     """A JSON list of names."""
-    names = _list(parse_json(read_text(file, key), key, str(file)), f"{key}: {file.name}")
+    names = _list(_json(file, key), f"{key}: {file.name}")
     return [_as_text(name, f"{key}: {file.name}") for name in names]
 
 
 def _places(file: Path, root: Path, key: str) -> dict[str, Path]:
     """A JSON object of names and the places of their images below the root."""
-    raw = parse_json(read_text(file, key), key, str(file))
+    raw = _json(file, key)
     if not isinstance(raw, Mapping):
         raise DataError(f"{key}: {file.name}", type(raw).__name__, "names of images and their places")
     return {one_form(name): root / _as_text(place, f"{key}: {file.name}: {name}") for name, place in raw.items()}

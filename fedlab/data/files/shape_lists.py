@@ -6,10 +6,9 @@ from pathlib import Path
 
 from fedlab.data.files.listing import Listing
 from fedlab.data.files.meshes import UNREAD, is_shape
-from fedlab.data.files.reading import reading
 from fedlab.data.files.spelling import checked_name, one_form
+from fedlab.data.files.text import lines_of, read_text
 from fedlab.errors import DataError
-from fedlab.storage.plain import read_plain_text
 
 _KEY = "data.source.lists"
 _LARGEST = 100_000_000  # bytes; ShapeNet-55's list of 41,952 shapes has 2 million
@@ -30,8 +29,7 @@ def listed(lists: Path, folder: Path, listing: Listing) -> dict[str, list[tuple[
     seen: dict[str, str] = {}
     for split in ("train", "test"):
         path = lists / f"{split}.txt"
-        with reading(_KEY, str(path), "a text file with the name of one file on each line", "save it in UTF-8"):
-            lines = [line.strip() for line in read_plain_text(path, _LARGEST).splitlines()]
+        lines = [line.strip() for line in lines_of(read_text(path, _KEY, _LARGEST))]
         found[split] = [(folder / line, _class(line, path, number)) for number, line in enumerate(lines, 1) if line]
         for file, _ in found[split]:
             if file.name in seen:

@@ -12,14 +12,19 @@ from fedlab.storage.plain import read_plain
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_text(path: Path, key: str) -> str:
+def read_text(path: Path, key: str, most: int | None = None) -> str:
     """The content of a text file in UTF-8, without its byte-order mark.
 
+    Args:
+        path: the file.
+        key: configuration key that led here.
+        most: bytes that it may have; None allows any number.
+
     Raises:
-        DataError: no such file, or another encoding; the message says in which line, at which byte.
+        DataError: no such file, a larger one, or another encoding; the message says in which line, at which byte.
     """
     with reading(key, str(path), "a text file", "check that it is a plain file"):
-        content = read_plain(path)
+        content = read_plain(path, most)
     if content.startswith(_WIDE):
         raise DataError(key, str(path), "text in UTF-8: this file is UTF-16", "save it again with the encoding UTF-8")
     try:

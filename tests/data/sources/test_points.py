@@ -349,3 +349,14 @@ def test_a_file_that_is_no_cloud_is_named(shapenet55: Path, content: np.ndarray)
     np.save(shapenet55 / "shapenet_pc" / "03001627-9f.npy", content, allow_pickle=True)
     with pytest.raises(DataError, match=r"03001627-9f\.npy"):
         load_listed(shapenet55)
+
+
+def test_a_list_that_is_endless_or_in_another_encoding_is_named(
+    shapenet55: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shapenet55 / "ShapeNet-55" / "test.txt").write_bytes("03001627-9f.npy\nchäir-1.npy\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"test\.txt, line 2: byte 0xe4"):
+        load_listed(shapenet55)
+    monkeypatch.setattr("fedlab.data.files.shape_lists._LARGEST", 20)
+    with pytest.raises(DataError, match=r"has \d+ bytes; a file of this kind has at most 20"):
+        load_listed(shapenet55)
