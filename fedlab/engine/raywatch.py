@@ -90,7 +90,10 @@ class RayWatch:
         self._leave(1)
 
 
-ADVICE = "go on with `fedlab resume RUN`, with --engine inline if it happens again; `fedlab doctor --deep` tells more"
+ADVICE = (
+    "go on with `fedlab resume RUN` (start a Flower app again), with --engine inline if it happens again; "
+    "`fedlab doctor --deep` tells more"
+)
 
 
 def processes_of_ray() -> dict[str, Process]:

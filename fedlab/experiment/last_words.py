@@ -7,7 +7,6 @@ leave, that process writes how the run ended, and the report.
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 import time
@@ -38,16 +37,17 @@ _PATIENCE = 5.0  # seconds in which the system releases what a program held that
 
 
 @contextmanager
-def witnessed(folder: RunFolder, report: bool) -> Iterator[None]:
+def witnessed(folder: RunFolder, report: bool, then: str) -> Iterator[None]:
     """A context in which the end of the run is recorded even if this process is gone all at once.
 
     Args:
         folder: the run folder.
         report: whether the report is written then.
+        then: what the user is told to do.
     """
     try:
         witness = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _WAIT, str(folder.path.resolve()), str(int(report))],
+            [sys.executable, "-I", "-S", "-c", _WAIT, str(folder.path.resolve()), str(int(report)), then],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # what ends this process and its group must not end it
@@ -64,12 +64,13 @@ def witnessed(folder: RunFolder, report: bool) -> Iterator[None]:
             witness.wait()
 
 
-def record_end(path: Path, report: bool) -> str:
+def record_end(path: Path, report: bool, then: str) -> str:
     """Write that a run has failed, if nothing says how it ended.
 
     Args:
         path: the run folder.
         report: whether to write the report, too.
+        then: what the user is told to do.
 
     Returns:
         What the user should be told; empty if the run's end is known, nothing was recorded of it at all, or another
@@ -91,7 +92,7 @@ def record_end(path: Path, report: bool) -> str:
             time.sleep(0.05)
     if report:  # without the lock, so that the run can go on meanwhile
         report_quietly(folder)
-    return f"error: {REASON}\nrun folder: {path}\ngo on with: fedlab resume {shlex.quote(str(path))}\n"
+    return f"error: {REASON}\nrun folder: {path}\n{then}\n"
 
 
 def _write_end(folder: RunFolder, history: History) -> None:
@@ -106,7 +107,7 @@ def _write_end(folder: RunFolder, history: History) -> None:
 def main() -> None:
     """Entry point of the process that waited."""
     try:
-        told = record_end(Path(sys.argv[1]), sys.argv[2] == "1")
+        told = record_end(Path(sys.argv[1]), sys.argv[2] == "1", sys.argv[3])
     except (OSError, FedLabError) as error:
         told = f"error: {REASON}; its end could not be recorded: {str(error).splitlines()[0]}\n"
     sys.stderr.write(told)

@@ -6,9 +6,7 @@ import json
 import logging
 import shlex
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +27,11 @@ from fedlab.experiment.checks import left_out
 from fedlab.experiment.configuration import code_of
 from fedlab.experiment.configuration import configure as configure
 from fedlab.experiment.configuration import method_folder as method_folder
+from fedlab.experiment.ending import accounted, stuck_recorder
 from fedlab.experiment.given import GivenParts
 from fedlab.experiment.job import Job, ready
-from fedlab.experiment.last_words import witnessed
 from fedlab.experiment.result import Run, load
 from fedlab.method import Method
-from fedlab.report.page import report_quietly
 from fedlab.report.record import RunRecord, run_status
 from fedlab.server.messaging.profiles import known_profiles
 from fedlab.server.resuming import resumption
@@ -43,7 +40,7 @@ from fedlab.server.simulated import SimulatedServer
 from fedlab.server.snapshot import SHARED, Checkpoint
 from fedlab.storage.cache import ResultCache
 from fedlab.storage.runfolder import RunFolder, write_atomic
-from fedlab.tracking.recording import open_session, refuse_full_disk
+from fedlab.tracking.recording import open_session
 from fedlab.tracking.signals import ending_signals
 
 if TYPE_CHECKING:
@@ -206,27 +203,22 @@ def _execute(
     """
     config, resolved, federated = job.config, job.resolved, job.federated
     network = resolved.components.network
-    # with the inline engine nobody but the system ends this process, and the run then stays open
-    watched = nullcontext() if config.engine.name == "inline" else witnessed(folder, config.tracking.report)
     setup, device, placement = job.clients(folder.clients.resolve()), resolved.device, resolved.placement
-    try:
+    with accounted(config, folder):
         if resumed is None:
             facts = federated.facts(config.federation.rounds)
             write_atomic(folder.partition, json.dumps(facts, indent=1))
-        with (
-            watched,
-            open_session(
-                config,
-                folder,
-                engine=config.engine.name,
-                workers=placement.workers,
-                model=job.method.own_model or (None if network is None else network.title),
-                command=command,
-                code=code_of(config),
-                resumed=None if resumed is None else (start.round if start is not None else 0),
-                trackers=resolved.trackers,
-            ) as tracker,
-        ):
+        with open_session(
+            config,
+            folder,
+            engine=config.engine.name,
+            workers=placement.workers,
+            model=job.method.own_model or (None if network is None else network.title),
+            command=command,
+            code=code_of(config),
+            resumed=None if resumed is None else (start.round if start is not None else 0),
+            trackers=resolved.trackers,
+        ) as tracker:
             for warning in (*(resumed or ()), *(job.warnings if start is None else ())):
                 tracker.emit("warning", message=warning)
             for left in left_out(config, federated) if start is None else ():
@@ -252,12 +244,6 @@ def _execute(
                 client_test=lambda client: on_device(federated.client(client).test, device),
             )
             main = SimulatedServer(server, until, start)
-            began = time.perf_counter()
-
-            def stuck(reason: str) -> None:
-                tracker.emit("run_end", status="failed", seconds=time.perf_counter() - began, error=reason)
-                report_quietly(folder)
-
             fail_fast = config.federation.on_client_error == "stop"
             launch(
                 config.engine,
@@ -267,18 +253,10 @@ def _execute(
                 Listeners(
                     on_progress=main.progress,
                     on_work=lambda work: tracker.emit("work", spans=[[worker, *span] for worker, span in work]),
-                    on_stuck=stuck,
+                    on_stuck=stuck_recorder(folder, config.tracking.report, tracker),
                 ),
                 client_states=start.client_states() if start is not None else None,
             )
-    except BaseException as problem:
-        refuse_full_disk(problem, folder)
-        report = f", report: {folder.report}" if config.tracking.report else ""
-        problem.add_note(f"run folder: {folder.path}{report}")
-        raise
-    finally:
-        if config.tracking.report:
-            report_quietly(folder)
     return Run(folder, config, job.method, network)
 
 

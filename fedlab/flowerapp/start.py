@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.engine import Listeners, Placement, Simulation, check_engine, launch, started
 from fedlab.errors import FedLabError
+from fedlab.experiment.ending import accounted, stuck_recorder
 from fedlab.flowerapp.book import RoundBook
 from fedlab.flowerapp.configure import configure_app
 from fedlab.flowerapp.grid import RecordingGrid
@@ -25,7 +25,6 @@ from fedlab.flowerapp.loading import ClientAppLoader, FlowerAppError, importable
 from fedlab.flowerapp.project import Project, Value
 from fedlab.flowerapp.strategies import listening
 from fedlab.protocol.messages import to_numpy
-from fedlab.report.page import report_quietly
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.runfolder import RunFolder, write_atomic
 from fedlab.tracking import History, Tracker
@@ -120,53 +119,44 @@ def _execute(
 ) -> None:
     app = config.flower_app
     code = {"fedlab": code_fingerprint(), project.name: project.fingerprint()}
-    try:
-        with (
-            _logged(folder.path / LOG),
-            open_session(
-                config,
-                folder,
-                engine=config.engine.name,
-                workers=placement.workers,
-                command=command,
-                code=code,
-                trackers=trackers,
-            ) as tracker,
-        ):
-            for warning in warnings:
-                tracker.emit("warning", message=warning)
-            facts = {"title": f"Flower app {app.name}", "paper": "", "clients": app.clients}
-            skip = config.federation.on_client_error == "skip"
-            book = RoundBook(tracker, config.rounds, skip, {**facts, "device": placement.device})
-            began = time.perf_counter()
-
-            def stuck(reason: str) -> None:
-                tracker.emit("run_end", status="failed", seconds=time.perf_counter() - began, error=reason)
-                report_quietly(folder)
-
-            try:
-                launch(
-                    config.engine,
-                    placement,
-                    _Main(server, project, book),
-                    Simulation(
-                        ClientAppLoader(str(project.folder), app.clientapp, config.seed),
-                        app.clients,
-                        dict(app.run_config),
-                        fail_fast=not skip,
-                    ),
-                    Listeners(on_progress=book.progress, on_work=book.work, on_stuck=stuck),
-                )
-            finally:
-                book.close()
-                _save(book.arrays, folder, tracker)
-    except BaseException as problem:
-        report = f", report: {folder.report}" if config.tracking.report else ""
-        problem.add_note(f"run folder: {folder.path}{report}")
-        raise
-    finally:
-        if config.tracking.report:
-            report_quietly(folder)
+    with (
+        accounted(config, folder),
+        _logged(folder.path / LOG),
+        open_session(
+            config,
+            folder,
+            engine=config.engine.name,
+            workers=placement.workers,
+            command=command,
+            code=code,
+            trackers=trackers,
+        ) as tracker,
+    ):
+        for warning in warnings:
+            tracker.emit("warning", message=warning)
+        facts = {"title": f"Flower app {app.name}", "paper": "", "clients": app.clients}
+        skip = config.federation.on_client_error == "skip"
+        book = RoundBook(tracker, config.rounds, skip, {**facts, "device": placement.device})
+        try:
+            launch(
+                config.engine,
+                placement,
+                _Main(server, project, book),
+                Simulation(
+                    ClientAppLoader(str(project.folder), app.clientapp, config.seed),
+                    app.clients,
+                    dict(app.run_config),
+                    fail_fast=not skip,
+                ),
+                Listeners(
+                    on_progress=book.progress,
+                    on_work=book.work,
+                    on_stuck=stuck_recorder(folder, config.tracking.report, tracker),
+                ),
+            )
+        finally:
+            book.close()
+            _save(book.arrays, folder, tracker)
 
 
 class _Main:

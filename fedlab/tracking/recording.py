@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -23,10 +21,10 @@ from fedlab.config import Config, TrackingConfig
 from fedlab.config.flowerapp import FlowerAppConfig
 from fedlab.config.recorded import record_config
 from fedlab.engine.machine import cores, installed_version
-from fedlab.errors import ClientError, ConfigError, DiskFullError, FedLabError, MachineError
+from fedlab.errors import ConfigError, DiskFullError, FedLabError, MachineError
 from fedlab.storage.cache import code_fingerprint
 from fedlab.storage.paths import cache_folder
-from fedlab.storage.runfolder import RunFolder, is_full_disk, why_unwritable, write_atomic
+from fedlab.storage.runfolder import RunFolder, why_unwritable, write_atomic
 from fedlab.storage.secrets import known_variables, redacted
 from fedlab.tracking import Event, History, Sink, Tracker
 from fedlab.tracking.console import make_console
@@ -139,36 +137,6 @@ def check_tracking(tracking: TrackingConfig) -> list[str]:
     cache = cache_folder(tracking.cache)
     reason = why_unwritable(cache)
     return [f"tracking.cache = {cache}: nothing is kept there for later runs, as {reason}"] if reason else []
-
-
-def refuse_full_disk(problem: BaseException, folder: RunFolder) -> None:
-    """Raise an error with advice if a disk was full, here or, according to a client's traceback, in a worker.
-
-    Raises:
-        DiskFullError: a disk was full.
-    """
-    there = isinstance(problem, ClientError) and any(sign in problem.reason for sign in _FULL_THERE)
-    here = [error for error in _chain(problem) if isinstance(error, DiskFullError) or is_full_disk(error)]
-    if not (there or here):
-        return
-    named = Path(str(next((error.folder for error in here if isinstance(error, DiskFullError)), folder.path)))
-    if folder.config.is_file():
-        then = f"free some room, then go on with: fedlab resume {shlex.quote(str(folder.path))}"
-    else:
-        then = f"free some room, remove {folder.path}, in which nothing was written yet, and start the run again"
-    raise DiskFullError(folder.path if named.is_relative_to(folder.path) else named, then) from problem
-
-
-_FULL_THERE = (f"{DiskFullError.__name__}: ", os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-
-
-def _chain(problem: BaseException | None) -> Iterator[BaseException]:
-    """An error and those that caused it."""
-    seen: set[int] = set()
-    while problem is not None and id(problem) not in seen:
-        yield problem
-        seen.add(id(problem))
-        problem = problem.__cause__ or problem.__context__
 
 
 def environment(command: str | None = None, code: Mapping[str, str] | None = None) -> dict[str, object]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedlab.errors import CheckpointError, ClientError
+from fedlab.errors import CheckpointError, ClientError, DiskFullError
+from fedlab.experiment.last_words import REASON
 from fedlab.flowerapp.loading import FlowerAppError
+from fedlab.tracking import History
 from tests.flowerapp.apps import TASK
 
 Write, Run = Callable[..., Path], Callable[..., Any]
@@ -241,3 +246,35 @@ def test_flowers_own_simulation_gives_the_same_arrays(write_app: Write, run_app:
     theirs = np.load("final.npz")
     for number, values in enumerate(ours.arrays.values()):
         assert theirs[f"arr_{number}"].tobytes() == values.tobytes()
+
+
+def test_a_full_disk_is_told_with_what_to_do(write_app: Write, run_app: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedlab.flowerapp.grid import RecordingGrid
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RecordingGrid, "send_and_receive", full)
+    with pytest.raises(DiskFullError, match="free some room, then start the run again"):
+        run_app(write_app())
+
+
+KILLED = """
+import os, signal, sys
+from fedlab.engine.grids.ray import RayGrid
+from fedlab.flowerapp.start import run_app
+
+RayGrid.send_and_receive = RayGrid.push_messages = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+run_app(sys.argv[1], overrides=["engine.workers=1", "tracking.tensorboard=false", "tracking.console=quiet"])
+"""
+
+
+@pytest.mark.programs
+def test_a_program_that_is_killed_leaves_a_run_with_an_end(write_app: Write, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(write_app())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert "start the run again" in done.stderr, "no simulation, so nothing can go on"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert History.from_jsonl(folder / "events.jsonl").end["error"] == REASON
+    assert (folder / "report.html").is_file()
