@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pace import cpu_seconds, family, resident
-from fedlab.clients.resident.start import install
+from fedlab.clients.resident.programs import install
 from fedlab.config.node import ALLOW
 from fedlab.deployment import processes
 from fedlab.deployment.flower import LOOKS
@@ -71,7 +71,7 @@ class Way:
         server: reference of the ServerApp.
         client: reference of the ClientApp.
         variables: of the environment of all processes.
-        light: whether the process of a message starts without what it does not need.
+        light: whether FedLab's programs take the place of two of Flower's.
     """
 
     name: str

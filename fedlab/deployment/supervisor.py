@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from fedlab.clients.resident.start import install
+from fedlab.clients.resident.programs import install
 from fedlab.deployment import processes
 from fedlab.deployment.private import private_folder
 from fedlab.deployment.processes import PROGRAM, Program
