@@ -7,7 +7,6 @@ Then they are Flower's again, so that nodes without work ask the server no more 
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib import import_module
 from types import ModuleType
@@ -28,7 +27,7 @@ def main() -> None:
 
     loop = import_module(_LOOP)
     loop.time = with_short_pauses(time)  # type: ignore[attr-defined]
-    sys.exit(flower_supernode())
+    flower_supernode()
 
 
 def with_short_pauses(clock: ModuleType) -> ModuleType:

@@ -9,6 +9,7 @@ from fedlab.config.base import (
     Positive,
     ProperFraction,
     Section,
+    UnfitValue,
     Vectorize,
 )
 from fedlab.config.federation import (
@@ -52,6 +53,7 @@ __all__ = [
     "StopConfig",
     "TrackingConfig",
     "TrainingConfig",
+    "UnfitValue",
     "Vectorize",
     "apply_overrides",
     "load_config",

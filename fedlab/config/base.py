@@ -29,6 +29,21 @@ class Component(BaseModel):
         return dict(self.model_extra or {})
 
 
+class UnfitValue(ValueError):
+    """A value that does not suit other keys of its section; a section's model validator raises it.
+
+    Args:
+        key: the key in its section, dotted where it lies deeper.
+        value: its value.
+        expected: what would suit.
+        fix: what to do about it.
+    """
+
+    def __init__(self, key: str, value: object, expected: str, fix: str = "") -> None:
+        super().__init__(expected)
+        self.key, self.value, self.expected, self.fix = key, value, expected, fix
+
+
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fedlab.config.base import Fraction, ProperFraction, Section
+from fedlab.config.base import Fraction, ProperFraction, Section, UnfitValue
 
 By = Literal["sample", "group"]
 _BY = (
@@ -29,7 +29,9 @@ class HeldSet(Section):
     @model_validator(mode="after")
     def _something_is_left(self) -> HeldSet:
         if self.share == 1 and not self.keep:
-            raise ValueError("a share below 1, or keep: true, because the clients would have nothing left")
+            raise UnfitValue(
+                "share", self.share, "a share below 1, or keep: true, because the clients would have nothing left"
+            )
         return self
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedlab.config.base import UnfitValue
 from fedlab.errors import UNSET, ConfigError, InputError, did_you_mean
 
 _COMPONENT = "Component"  # `fedlab.config.base.Component`
@@ -26,7 +27,9 @@ def explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> li
     errors: dict[str, InputError] = {}
     for detail in details:
         location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
-        key = ".".join(str(part) for part in ((prefix,) if prefix else ()) + location) or "configuration"
+        raised = detail.get("ctx", {}).get("error")
+        inside = (raised.key,) if isinstance(raised, UnfitValue) else ()
+        key = ".".join(str(part) for part in (*([prefix] if prefix else []), *location, *inside)) or "configuration"
         error = _explain_one(section, detail, key, location)
         if key in errors and errors[key].expected != error.expected:
             error = ConfigError(key, error.value, f"{errors[key].expected}, or {error.expected}", error.fix)
@@ -57,6 +60,9 @@ def _explain_one(
         return ConfigError(key, value, "a name with settings" if component else "a mapping of keys to values", fix)
     if kind == "string_pattern_mismatch":
         return ConfigError(key, value, f"text that matches the pattern {detail['ctx']['pattern']}")
+    raised = detail.get("ctx", {}).get("error")
+    if isinstance(raised, UnfitValue):
+        return ConfigError(key, raised.value, raised.expected, raised.fix)
     expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return ConfigError(key, value, _PLAIN.get(kind, expected))
 

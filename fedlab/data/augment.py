@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fedlab.config import Component, DataConfig, Fraction, Positive, Section
+from fedlab.config import Component, DataConfig, Fraction, Positive, Section, UnfitValue
 from fedlab.distill.erasing import padded_crop, random_flip, random_rectangles
 from fedlab.distill.photometric import color_jitter, random_blur, random_grayscale, random_solarize
 from fedlab.distill.views import draw_views, take_views
@@ -158,7 +158,7 @@ class Blur(Augmentation):
         @model_validator(mode="after")
         def _ordered(self) -> Blur.Settings:
             if self.smallest > self.largest:
-                raise ValueError("a value of smallest that is not above largest")
+                raise UnfitValue("smallest", self.smallest, f"at most largest = {self.largest:g}")
             return self
 
     channels = (1, 3)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 
@@ -25,7 +25,7 @@ class TowerSettings(Section):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"a width that its heads divide: {self.width} is no multiple of {self.heads}")
+            raise UnfitValue("width", self.width, f"a multiple of heads = {self.heads}")
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.models.base import Norm, groups_fit, image_shape, norm_layer
 
 
@@ -50,9 +50,9 @@ class ConvNet(nn.Module):
         @model_validator(mode="after")
         def _fits(self) -> ConvNet.Settings:
             if len(self.widths) != self.depth:
-                raise ValueError(f"as many widths as blocks: depth is {self.depth}")
+                raise UnfitValue("width", self.width, f"as many widths as blocks: depth is {self.depth}")
             if not all(groups_fit(self.norm, width) for width in self.widths):
-                raise ValueError("a width divisible by four with norm = group")
+                raise UnfitValue("width", self.width, "a width divisible by four with norm = group")
             return self
 
     def __init__(self, settings: Settings, input_shape: tuple[int, int, int], num_classes: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.errors import ConfigError
 from fedlab.method import Task
 
@@ -35,7 +35,7 @@ class SegFormerSettings(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> SegFormerSettings:
         if any(width % heads for width, heads in zip(self.widths, self.heads, strict=True)):
-            raise ValueError(f"widths {self.widths} that are multiples of the heads {self.heads}")
+            raise UnfitValue("widths", self.widths, f"multiples of the heads {self.heads}")
         return self
 
 

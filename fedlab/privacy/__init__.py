@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Component, Positive, ProperFraction, Section
+from fedlab.config import Component, Positive, ProperFraction, Section, UnfitValue
 from fedlab.errors import ConfigError
 from fedlab.registry import Registry
 
@@ -57,7 +57,9 @@ class Central:
         def _noise_is_left_for_the_update(self) -> Central.Settings:
             count = self.adaptive.count_noise if self.adaptive else None
             if count is not None and 2 * count <= self.noise_multiplier:
-                raise ValueError("adaptive.count_noise above noise_multiplier / 2: the count alone would cost more")
+                raise UnfitValue(
+                    "adaptive.count_noise", count, "above noise_multiplier / 2: the count alone would cost more"
+                )
             return self
 
     def __init__(self, settings: Settings) -> None:
@@ -97,7 +99,7 @@ class DPSGD:
         @model_validator(mode="after")
         def _noise_is_known(self) -> DPSGD.Settings:
             if (self.noise_multiplier is None) == (self.target_epsilon is None):
-                raise ValueError("either noise_multiplier or target_epsilon")
+                raise UnfitValue("noise_multiplier", self.noise_multiplier, "either noise_multiplier or target_epsilon")
             return self
 
     def __init__(self, settings: Settings) -> None:

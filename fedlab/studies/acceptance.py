@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from fedlab.config import Config, Section, parse, read_yaml
+from fedlab.config import Config, Section, UnfitValue, parse, read_yaml
 from fedlab.errors import InputError, did_you_mean
 from fedlab.experiment.configuration import look_for_modules, placed
 from fedlab.experiment.start import method_folder
@@ -58,13 +58,13 @@ class Acceptance(Section):
         known = [*self.arms, *([LOCAL_ONLY] if self.local_only else [])]
         named = [("seeds_of", arm) for arm in self.seeds_of]
         named += [("local_only", self.local_only)] if self.local_only else []
-        named += [(f"gate {gate.name!r}", arm) for gate in self.gates for arm in gate.arms]
-        for who, arm in named:
+        named += [(f"gates.{number}", arm) for number, gate in enumerate(self.gates) for arm in gate.arms]
+        for key, arm in named:
             if arm not in known:
-                raise ValueError(f"{who} names no arm {arm!r}; {did_you_mean(arm, known)}")
-        for gate in self.gates:
+                raise UnfitValue(key, arm, "the name of an arm", did_you_mean(arm, known))
+        for number, gate in enumerate(self.gates):
             if getattr(gate, "arm", None) == LOCAL_ONLY:
-                raise ValueError(f"gate {gate.name!r} is about a single arm, and {LOCAL_ONLY!r} stands for several")
+                raise UnfitValue(f"gates.{number}.arm", LOCAL_ONLY, "a single arm; this name stands for several")
         return self
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)

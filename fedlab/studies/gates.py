@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fedlab.config import Section
+from fedlab.config import Section, UnfitValue
 from fedlab.metrics.direction import best_of
 from fedlab.metrics.ranking import average_ranks
 from fedlab.studies.plan import Results
@@ -24,6 +24,7 @@ Arms = Annotated[
     tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
 ]
 _CONFIDENCE = 0.9
+_NOT_LOWER = "mean or median with at_most, of which a lower confidence bound says nothing"
 _SCOPES = "mean over clients, all their tests pooled, server's data, unseen clients; or logged by clients or server"
 
 
@@ -148,9 +149,9 @@ class Bounded(MetricGate, ABC):
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         if self.at_least is None and self.at_most is None:
-            raise ValueError(f"gate {self.name!r} needs at_least or at_most")
+            raise UnfitValue("name", self.name, "a gate with at_least or at_most")
         if self.statistic == "lower" and self.at_most is not None:
-            raise ValueError(f"gate {self.name!r}: a lower confidence bound says nothing about at_most")
+            raise UnfitValue("statistic", self.statistic, _NOT_LOWER)
         return self
 
     @property
@@ -278,9 +279,11 @@ class RankGate(SeedsGate):
     def _can_be_ranked(self) -> Self:
         for metric in self.metrics:
             if best_of(metric) is None:
-                raise ValueError(f"gate {self.name!r}: whether more or less of {metric!r} is better is not known")
+                raise UnfitValue(
+                    "metrics", self.metrics, f"metrics of which is known whether more is better, unlike {metric}"
+                )
         if self.statistic == "lower":
-            raise ValueError(f"gate {self.name!r}: a lower confidence bound says nothing about at_most")
+            raise UnfitValue("statistic", self.statistic, _NOT_LOWER)
         return self
 
     @property

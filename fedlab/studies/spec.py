@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from fedlab.config import Section, apply_overrides, parse, read_yaml
+from fedlab.config import Section, UnfitValue, apply_overrides, parse, read_yaml
 from fedlab.config.walk import within
 from fedlab.config.yamltree import dump_yaml, load_yaml
 from fedlab.errors import UNSET, ConfigError
@@ -104,22 +104,25 @@ class SweepSpec(Section):
     @model_validator(mode="after")
     def _sound(self) -> SweepSpec:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("each seed once")
+            raise UnfitValue("seeds", self.seeds, "each seed once")
         for key, values in self.grid.items():
             if key in PLACED:
-                raise ValueError(f"no {key} in the grid: {PLACED[key]}")
+                raise UnfitValue(f"grid.{key}", values, "a key that runs of a sweep share", PLACED[key])
             if not values:
-                raise ValueError(f"at least one value of {key}")
+                raise UnfitValue(f"grid.{key}", values, "at least one value")
             if other := next((other for other in self.grid if below(key, other)), None):
-                raise ValueError(f"{key} or {other} in the grid, not both: one is part of the other")
+                raise UnfitValue(f"grid.{key}", values, f"this key or {other}, not both: one is part of the other")
             if isinstance(values, str):
                 if self.trials is None:
-                    raise ValueError(f"a list of values of {key}; a range such as {values} needs trials (--optuna N)")
-                Range.parse(values)
+                    raise UnfitValue(f"grid.{key}", values, "a list of values; a range needs trials (--optuna N)")
+                try:
+                    Range.parse(values)
+                except ValueError as error:
+                    raise UnfitValue(f"grid.{key}", values, str(error)) from None
                 continue
             twice = [label for label, count in Counter(c.label for c in self.axis(key)).items() if count > 1]
             if twice:
-                raise ValueError(f"each value of {key} once; {twice[0]} is there twice")
+                raise UnfitValue(f"grid.{key}", values, f"each value once; {twice[0]} is there twice")
         return self
 
     def placed(self, base: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 from fedlab.method import Task
@@ -30,7 +30,7 @@ class LLMSettings(Section):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % (2 * self.heads):
-            raise ValueError(f"a width that is an even multiple of heads: {self.width} is none of {self.heads}")
+            raise UnfitValue("width", self.width, f"an even multiple of heads = {self.heads}")
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedlab.config import ComponentField, Fraction, Positive, Section
+from fedlab.config import ComponentField, Fraction, Positive, Section, UnfitValue
 from fedlab.config.sections import HubPath
 from fedlab.distill.mixing import Mixing
 from fedlab.errors import ConfigError, ConfigErrors, InputError
@@ -40,7 +40,7 @@ class Squeeze(Section):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> Squeeze:
         if self.warmup_rounds > self.rounds:
-            raise ValueError("warmup_rounds of at most rounds")
+            raise UnfitValue("warmup_rounds", self.warmup_rounds, f"at most rounds = {self.rounds}")
         return self
 
 
@@ -141,9 +141,9 @@ class Post(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Post:
         if self.warmup_epochs > self.epochs:
-            raise ValueError("warmup_epochs of at most epochs")
+            raise UnfitValue("warmup_epochs", self.warmup_epochs, f"at most epochs = {self.epochs}")
         if self.labels == "hard" and self.relabel == "stored":
-            raise ValueError("soft labels where relabel is stored: there are no logits to store")
+            raise UnfitValue("labels", self.labels, "soft where relabel is stored: there are no logits to store")
         return self
 
 

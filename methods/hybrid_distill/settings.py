@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fedlab.blocks.stages import Stage, Stages
-from fedlab.config import Positive, Section, TrainingConfig, parse
+from fedlab.config import Positive, Section, TrainingConfig, UnfitValue, parse
 from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError, DataError
 from fedlab.method import Task
@@ -32,7 +32,7 @@ class Tower(Section):
     @model_validator(mode="after")
     def _divisible(self) -> Self:
         if self.width % self.heads:
-            raise ValueError(f"a width that its heads divide: {self.width} is no multiple of {self.heads}")
+            raise UnfitValue("width", self.width, f"a multiple of heads = {self.heads}")
         return self
 
 
@@ -81,7 +81,9 @@ class RelationTeacher(TeacherSettings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.decoder_width % 4 or self.decoder_width % self.decoder_heads:
-            raise ValueError(f"a decoder_width that 4 and decoder_heads divide, not {self.decoder_width}")
+            raise UnfitValue(
+                "decoder_width", self.decoder_width, f"a multiple of 4 and of decoder_heads = {self.decoder_heads}"
+            )
         return self
 
 

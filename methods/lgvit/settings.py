@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fedlab.config import Fraction, Positive, Section
+from fedlab.config import Fraction, Positive, Section, UnfitValue
 from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 
@@ -129,20 +129,26 @@ class LGViTSettings(Section):
     @model_validator(mode="after")
     def _exits_fit(self) -> LGViTSettings:
         if list(self.exits) != sorted(set(self.exits)) or self.exits[-1] >= self.depth:
-            raise ValueError(f"exits that rise and are below depth = {self.depth}, after which the network ends anyway")
+            raise UnfitValue(
+                "exits",
+                self.exits,
+                f"exits that rise and are below depth = {self.depth}, after which the network ends anyway",
+            )
         if not self.kinds and len(self.exits) not in LAYOUTS:
-            raise ValueError(f"kinds, one for each exit: the paper has none for {len(self.exits)} exits")
+            raise UnfitValue(
+                "kinds", self.kinds, f"kinds, one for each exit: the paper has none for {len(self.exits)} exits"
+            )
         if self.kinds and len(self.kinds) != len(self.exits):
-            raise ValueError(f"{len(self.exits)} kinds, one for each exit, and not {len(self.kinds)}")
+            raise UnfitValue("kinds", self.kinds, f"{len(self.exits)} kinds, one for each exit")
         return self
 
     @model_validator(mode="after")
     def _thresholds_fit(self) -> LGViTSettings:
         for key, value in (("threshold", self.limit), *(("curve", one) for one in self.curve)):
             if self.rule == "confidence" and value > 1:
-                raise ValueError(f"thresholds of at most 1 in `{key}`, and not {value:g}: confidence is a probability")
+                raise UnfitValue(key, value, "at most 1: confidence is a probability")
             if self.rule == "patience" and (value < 1 or value != int(value)):
-                raise ValueError(f"whole thresholds from 1 in `{key}`, and not {value:g}: patience counts exits")
+                raise UnfitValue(key, value, "a whole number from 1: patience counts exits")
         return self
 
     @property

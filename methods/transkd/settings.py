@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.config.sections import HubPath
 from fedlab.errors import ConfigError
 from fedlab.method import Task
@@ -77,11 +77,15 @@ class TransKDSettings(Section):
     @model_validator(mode="after")
     def _variant_has_its_stages(self) -> TransKDSettings:
         if self.variant == "gl" and self.pea not in ("all", 4):
-            raise ValueError("pea: all, or 4 with variant: gl, which mixes the embeddings of stage 4")
+            raise UnfitValue("pea", self.pea, "all, or 4 with variant: gl, which mixes the embeddings of stage 4")
         if self.variant == "ea" and self.pea != "all":
-            raise ValueError("pea: all with variant: ea, which assists the embeddings of all stages")
+            raise UnfitValue("pea", self.pea, "all with variant: ea, which assists the embeddings of all stages")
         if self.variant == "gl" and self.student.widths[3] % HEADS:
-            raise ValueError(f"student.widths that end in a multiple of {HEADS}, the heads of variant: gl")
+            raise UnfitValue(
+                "student.widths",
+                self.student.widths,
+                f"widths that end in a multiple of {HEADS}, the heads of variant: gl",
+            )
         return self
 
     @property

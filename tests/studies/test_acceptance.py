@@ -122,7 +122,10 @@ def test_fedlgds_experiment_is_that_of_its_specification() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"gates": [difference(1, left="quik")]}, "names no arm 'quik'; did you mean 'quick'?"),
+        (
+            {"gates": [difference(1, left="quik")]},
+            "gates.0 = 'quik'\n  expected: the name of an arm\n  to do:    did you mean 'quick'?",
+        ),
         ({"gates": [{"kind": "sum", "name": "x"}]}, "gates.0"),
         ({"gates": []}, "gates"),
         ({"seeds": []}, "seeds"),
@@ -283,7 +286,7 @@ def test_each_client_also_trains_alone_and_one_name_stands_for_all_of_these_arms
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"gates": [difference(1, minus="local_only")]}, "names no arm 'local_only'"),
+        ({"gates": [difference(1, minus="local_only")]}, "gates.0 = 'local_only'"),
         ({"local_only": "quik"}, "did you mean 'quick'"),
         (
             {"local_only": "quick", "gates": [{"kind": "trend", "name": "x", "arm": "local_only", "at_most": 1}]},

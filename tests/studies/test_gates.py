@@ -116,7 +116,7 @@ def experiment(**changes: Any) -> Acceptance:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"gates": [{"kind": "threshold", "name": "x", "arm": "good"}]}, "needs at_least or at_most"),
+        ({"gates": [{"kind": "threshold", "name": "x", "arm": "good"}]}, "a gate with at_least or at_most"),
         (
             {"gates": [{"kind": "difference", "name": "x", "left": ["good", "bat"], "minus": "bad", "at_least": 1}]},
             "bat",
@@ -164,7 +164,7 @@ def test_a_lower_bound_is_that_of_students_t() -> None:
     assert gate.required == "lower ≥ 1 points"
     one_seed: Any = {"a": {0: done(0.9)}, "b": {0: done(0.1)}}
     assert judge(gate, one_seed).word == "not judged"
-    with pytest.raises(ValueError, match="says nothing about at_most"):
+    with pytest.raises(ValueError, match="at_most, of which a lower confidence bound says nothing"):
         judged(runs, kind="threshold", arm="good", at_most=0.3, statistic="lower")
 
 
@@ -182,7 +182,7 @@ def test_ranks_are_averaged_over_metrics_with_ties_shared_and_losses_turned_roun
     assert judged(runs, arm="a", **rank) == (1.5, True)
     assert judged(runs, arm="b", **{**rank, "among": ["a", "c"]}) == (1.75, False)
     assert judged(runs, arm="c", **{**rank, "among": ["a", "b"]}) == (2.75, False)
-    for metric, told in (("purpose", "is not known"), ("accuracy", "says nothing")):
+    for metric, told in (("purpose", "is known whether"), ("accuracy", "says nothing")):
         wrong = {"statistic": "lower"} if metric == "accuracy" else {}
         with pytest.raises(ValueError, match=told):
             judged(runs, arm="a", **{**rank, "metrics": [metric], **wrong})

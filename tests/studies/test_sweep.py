@@ -104,15 +104,18 @@ def test_a_sweep_file_names_its_base_beside_itself_and_its_axes_can_be_replaced(
 @pytest.mark.parametrize(
     ("raw", "told"),
     [
-        ({"grid": {"training.lr": []}}, "at least one value of training.lr"),
+        ({"grid": {"training.lr": []}}, "grid.training.lr = ()\n  expected: at least one value"),
         ({"grid": {"training.lr": 3}}, "grid.training.lr"),
         ({"grid": {"training.lr": [0.1, 1e-1]}}, "0.1 is there twice"),
-        ({"grid": {"data": ["a"], "data.partition": ["b"]}}, "data or data.partition in the grid, not both"),
+        (
+            {"grid": {"data": ["a"], "data.partition": ["b"]}},
+            "grid.data = ('a',)\n  expected: this key or data.partition, not both",
+        ),
         ({"grid": {"seed": [1, 2]}}, "use seeds"),
         ({"grid": {"tracking.folder": ["a"]}}, "each run has its own"),
         ({"lisst": {}}, "did you mean 'list'?"),
         ({"list": {"a": 3}}, "list.a"),
-        ({"seeds": [1, 1]}, "each seed once"),
+        ({"seeds": [1, 1]}, "seeds = (1, 1)\n  expected: each seed once"),
         ({"seeds": ["x"]}, "seeds.0"),
     ],
 )

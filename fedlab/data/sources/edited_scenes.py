@@ -8,7 +8,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from fedlab.config import Positive, Section
+from fedlab.config import Positive, Section, UnfitValue
 from fedlab.data.generated.edits import (
     ATTRIBUTES,
     COLORS,
@@ -57,7 +57,9 @@ class EditedScenesSettings(Section):
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.references > self.gallery:
-            raise ValueError(f"references up to the {self.gallery} pictures of an object in the gallery")
+            raise UnfitValue(
+                "references", self.references, f"at most the {self.gallery} pictures of an object in the gallery"
+            )
         return self
 
 

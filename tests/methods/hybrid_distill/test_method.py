@@ -332,7 +332,7 @@ def test_features_are_of_all_patches_without_projector(lab: Made) -> None:
         ({"drop_blocks": "[0, 4]"}, "different blocks from 0 to 3"),
         ({"drop_blocks": "[2, 1]"}, "rising order"),
         ({"relation_heads": 7}, "a divisor of both widths"),
-        ({"student.width": 50}, "no multiple of 4"),
+        ({"student.width": 50}, r"student\.width = 50\n  expected: a multiple of heads = 4"),
         ({"projector": "identity", "student.width": 96}, "the widths are 96 and 32"),
         ({"feature_weight": 0, "relation_weight.smooth_l1": 0}, "a loss"),
         ({"feature_teacher.steps": 0}, "init.feature_teacher"),

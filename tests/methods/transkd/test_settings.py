@@ -110,8 +110,8 @@ def test_settings_without_effect_are_pointed_out(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variant": "gl", "pea": 2}, "pea: all, or 4 with variant: gl"),
-        ({"variant": "ea", "pea": "none"}, "pea: all with variant: ea"),
+        ({"variant": "gl", "pea": 2}, r"method\.pea = 2\n  expected: all, or 4 with variant: gl"),
+        ({"variant": "ea", "pea": "none"}, "expected: all with variant: ea"),
         ({"variant": "gl", "student": {**TINY, "widths": (8, 8, 8, 12)}}, "multiple of 8"),
         ({"student": {**TINY, "heads": (3, 1, 2, 2)}}, "multiples of the heads"),
         ({"variant": "both"}, "variant"),
