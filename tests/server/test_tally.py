@@ -22,6 +22,13 @@ def test_a_metric_of_an_asset_that_a_client_does_not_hold_is_not_blamed_on_its_s
     assert infinite.count == 0
 
 
+def test_the_name_of_an_asset_counts_as_a_whole() -> None:
+    """``exit_40`` is not ``exit_4``, which is what this client does not hold."""
+    clients = {"a": EXITS, "b": {"accuracy": 0.5, "exit_4_accuracy": 0.4}}
+    unable, unheld, _ = uncomputed(clients, {}, {"b": {"exit_4"}})
+    assert (unable.examples, unheld.count) == (("exit_40_accuracy of b",), 0)
+
+
 def test_without_assets_the_samples_are_the_reason() -> None:
     unable, unheld, _ = uncomputed({"a": EXITS, "b": {"accuracy": 0.1}}, {})
     assert (unable.count, unheld.count) == (2, 0)
