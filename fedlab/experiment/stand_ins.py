@@ -31,6 +31,11 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "facebook/deit-base-patch16-224": {"model_type": "vit"},
     "facebook/deit-base-distilled-patch16-224": {"model_type": "deit"},
     "facebook/dino-vitb8": {"model_type": "vit", "patch_size": 8},
+    "facebook/dinov2-base": {"model_type": "dinov2", "image_size": 518, "patch_size": 14},
+    "openai/clip-vit-large-patch14": {
+        "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+        "num_attention_heads": 16, "patch_size": 14, "projection_dim": 768,
+    },
     "google/efficientnet-b0": {
         "model_type": "efficientnet", "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280,
         "image_size": 224, "dropout_rate": 0.2,
@@ -38,6 +43,8 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """Kinds of published checkpoints, and what their sizes differ in from the defaults of their classes in transformers."""
 
+_OF_CLASSES = ("add_pooling_layer",)  # options of `from_pretrained` that a model's class takes
+_OF_MODELS = (*_OF_CLASSES, "dtype", "output_loading_info")  # and those that are about the model, not its description
 _DRAWS = 5  # times that a draw which is too small for one batch is made larger
 
 
@@ -98,9 +105,11 @@ def random_weights(config: Config) -> Iterator[list[str]]:
         yield replaced
         return
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-    from transformers import AutoConfig, PreTrainedModel
+    from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-    original, described = PreTrainedModel.__dict__["from_pretrained"], AutoConfig.__dict__["from_pretrained"]
+    kinds = (PreTrainedModel, AutoConfig, PreTrainedConfig)
+    before = {kind: kind.__dict__["from_pretrained"] for kind in kinds}
+    original, described, sized = before.values()
 
     def facts(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
         try:
@@ -109,7 +118,19 @@ def random_weights(config: Config) -> Iterator[list[str]]:
             published = dict(PUBLISHED.get(str(name), {}))
             if Path(str(name)).exists() or "model_type" not in published:
                 raise
-        return AutoConfig.for_model(**published)
+        found = AutoConfig.for_model(**published)
+        if not options.get("return_unused_kwargs"):
+            return found
+        return found, {option: options[option] for option in _OF_MODELS if option in options}
+
+    def sizes(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return sized.__func__(cls, name, *args, **options)
+        except OSError:
+            # a model that looks for its own description gets random weights with it
+            if Path(str(name)).exists() or options.get("return_unused_kwargs"):
+                raise
+        return cls(**_sizes(name))
 
     def from_pretrained(cls: Any, name: Any, *args: Any, **options: Any) -> Any:
         if torch.get_default_device().type != "meta":  # there, transformers refuses to load anything
@@ -121,19 +142,23 @@ def random_weights(config: Config) -> Iterator[list[str]]:
         told = f"weights {name}: random ones of a {cls.__name__}"
         if told not in replaced:
             replaced.append(told)
-        published = {key: value for key, value in PUBLISHED.get(str(name), {}).items() if key != "model_type"}
-        config = options.get("config") or cls.config_class(**published)
-        kept = {option: options[option] for option in ("add_pooling_layer",) if option in options}
+        config = options.get("config") or cls.config_class(**_sizes(name))
+        kept = {option: options[option] for option in _OF_CLASSES if option in options}
         model = cls(config, **kept)
         loading: dict[str, Any] = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": [], "error_msgs": []}
         return (model, loading) if options.get("output_loading_info") else model
 
-    PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # both are put back below
-    AutoConfig.from_pretrained = classmethod(facts)
+    for kind, replacement in zip(kinds, (from_pretrained, facts, sizes), strict=True):
+        kind.from_pretrained = classmethod(replacement)
     try:
         yield replaced
     finally:
-        PreTrainedModel.from_pretrained, AutoConfig.from_pretrained = original, described
+        for kind, function in before.items():
+            kind.from_pretrained = function
+
+
+def _sizes(name: object) -> dict[str, Any]:
+    return {key: value for key, value in PUBLISHED.get(str(name), {}).items() if key != "model_type"}
 
 
 def _names_checkpoints(config: Config) -> bool:

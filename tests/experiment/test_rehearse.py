@@ -166,7 +166,7 @@ def test_initial_weights_that_are_not_here_are_left_out(tmp_path: Path) -> None:
 
 
 def test_published_weights_that_are_not_here_are_random_ones_of_the_same_size(tmp_path: Path) -> None:
-    from transformers import PreTrainedModel, ViTConfig, ViTModel
+    from transformers import AutoModel, PreTrainedModel, ViTConfig, ViTModel
 
     vit = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16)
     names_one = configure("pat", ["method.pretrained=nobody/vit"])
@@ -179,14 +179,18 @@ def test_published_weights_that_are_not_here_are_random_ones_of_the_same_size(tm
             empty = ViTModel.from_pretrained("nobody/vit", config=vit)
         ViTModel(vit).save_pretrained(tmp_path / "mine")
         here = ViTModel.from_pretrained(str(tmp_path / "mine"))
+        described = AutoModel.from_pretrained("facebook/dino-vitb8", dtype=torch.float32)
+        sizes = [ViTConfig.from_pretrained(name).hidden_size for name in ("nobody/vit", str(tmp_path / "mine"))]
         (tmp_path / "broken").mkdir()
         with pytest.raises(OSError, match="broken"):
             ViTModel.from_pretrained(str(tmp_path / "broken"))
-    assert replaced == ["weights nobody/vit: random ones of a ViTModel"]
+    assert replaced == [f"weights {name}: random ones of a ViTModel" for name in ("nobody/vit", "facebook/dino-vitb8")]
+    assert described.config.patch_size == 8
     assert model.pooler is None
     assert loading["missing_keys"] == []
     assert empty.embeddings.cls_token.device.type == "meta"
     assert here.config.hidden_size == 8
+    assert sizes == [ViTConfig().hidden_size, 8], "a description alone is replaced, too"
     assert PreTrainedModel.__dict__["from_pretrained"] is before
     with random_weights(config()) as replaced:  # nothing names a checkpoint
         assert PreTrainedModel.__dict__["from_pretrained"] is before
