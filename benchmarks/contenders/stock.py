@@ -80,5 +80,9 @@ def main(work: Work) -> None:
         server,
         app,
         num_supernodes=work.clients,
-        backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": WORKERS}},
+        # without "local" Ray joins any cluster that somebody has started on this machine
+        backend_config={
+            "client_resources": {"num_cpus": 1},
+            "init_args": {"address": "local", "num_cpus": WORKERS},
+        },
     )
