@@ -16,7 +16,9 @@ import pytest
 import typer.main
 
 from fedlab.cli.main import app
-from fedlab.deployment import operate, runs, supervisor
+from fedlab.config import read_yaml
+from fedlab.config.yamltree import dump_yaml
+from fedlab.deployment import operate, processes, runs, supervisor
 from fedlab.deployment.flower import Connection, DeploymentError, Status
 from fedlab.deployment.project import Folder
 from fedlab.tracking.stream import StreamSink
@@ -129,6 +131,8 @@ def test_down_and_status_without_up(cli: Cli, folder: Folder) -> None:
 
 
 def test_a_run_without_up_is_not_submitted(cli: Cli, folder: Folder) -> None:
+    # somebody else's federation may listen on the usual port
+    folder.file.write_text(dump_yaml({**read_yaml(folder.file), "control_port": processes.free_ports(1)[0]}))
     done = cli("deploy", "run", "tiny.yaml")
     assert done.exit_code == 1
     assert "start it with `fedlab deploy up`" in done.stderr
