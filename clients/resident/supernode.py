@@ -26,7 +26,7 @@ def main() -> None:
     from flwr.supernode.cli import flower_supernode
 
     loop = import_module(_LOOP)
-    loop.time = with_short_pauses(time)  # type: ignore[attr-defined]
+    loop.time = with_short_pauses(time)  # type: ignore[attr-defined]  # a module, of which no name is declared
     flower_supernode()
 
 
@@ -36,8 +36,6 @@ def with_short_pauses(clock: ModuleType) -> ModuleType:
     Args:
         clock: the real one, or another with ``monotonic`` and ``sleep``.
     """
-    shortened = ModuleType(clock.__name__)
-    vars(shortened).update(vars(clock))
     worked = float("-inf")
 
     def sleep(seconds: float) -> None:
@@ -50,7 +48,8 @@ def with_short_pauses(clock: ModuleType) -> ModuleType:
         else:
             clock.sleep(seconds)
 
-    shortened.sleep = sleep  # type: ignore[attr-defined]
+    shortened = ModuleType(clock.__name__)
+    vars(shortened).update({**vars(clock), "sleep": sleep})
     return shortened
 
 

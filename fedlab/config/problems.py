@@ -28,9 +28,13 @@ def explain(section: type[BaseModel], details: Sequence[Any], prefix: str) -> li
     for detail in details:
         location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and _UNION_TAG.match(part)))
         raised = detail.get("ctx", {}).get("error")
-        inside = (raised.key,) if isinstance(raised, UnfitValue) else ()
-        key = ".".join(str(part) for part in (*([prefix] if prefix else []), *location, *inside)) or "configuration"
-        error = _explain_one(section, detail, key, location)
+        unfit = raised if isinstance(raised, UnfitValue) else None
+        parts = (*((prefix,) if prefix else ()), *location, *((unfit.key,) if unfit else ()))
+        key = ".".join(map(str, parts)) or "configuration"
+        if unfit:
+            error: InputError = ConfigError(key, unfit.value, unfit.expected, unfit.fix)
+        else:
+            error = _explain_one(section, detail, key, location)
         if key in errors and errors[key].expected != error.expected:
             error = ConfigError(key, error.value, f"{errors[key].expected}, or {error.expected}", error.fix)
         errors[key] = error
@@ -60,9 +64,6 @@ def _explain_one(
         return ConfigError(key, value, "a name with settings" if component else "a mapping of keys to values", fix)
     if kind == "string_pattern_mismatch":
         return ConfigError(key, value, f"text that matches the pattern {detail['ctx']['pattern']}")
-    raised = detail.get("ctx", {}).get("error")
-    if isinstance(raised, UnfitValue):
-        return ConfigError(key, raised.value, raised.expected, raised.fix)
     expected = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return ConfigError(key, value, _PLAIN.get(kind, expected))
 

@@ -40,7 +40,7 @@ def test_a_run_that_is_told_to_end(signals: tuple[str, ...], tmp_path: Path, for
         if not running.lives():
             break
         os.kill(running.pid, getattr(signal, name))
-        time.sleep(0.05)
+        time.sleep(0.05)  # signals of one kind that come at once are one; the run must end well however many it sees
     assert running.wait() == 130
     run = fedlab.load(tmp_path / "runs" / "mine")
     assert run.history.end["status"] == "interrupted"

@@ -20,9 +20,9 @@ import sys, time
 print("one", flush=True)
 sys.stdout.write("tw")
 sys.stdout.flush()
-time.sleep(0.01)
+time.sleep(0.01)  # so that the halves of the line may come apart; they belong together whether they do or not
 print("o\\nthree", flush=True)
-time.sleep(1e6)
+time.sleep(1e6)  # until it is ended
 """
 
 

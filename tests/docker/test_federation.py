@@ -27,7 +27,9 @@ CONFIG: dict[str, Any] = {
     "engine": {"device": "cpu"},
     "tracking": {"name": "contained", "tensorboard": False},
 }
-CUT_OFF = 15.0  # seconds; shorter than the minute after which Flower gives a node up, unless the machine is very busy
+# seconds; shorter than the minute after which Flower gives a node up. On a very busy machine it may do so all the same,
+# and then `finish` waits for the node and lets the run go on
+CUT_OFF = 15.0
 REACH = "import socket; socket.create_connection(('gateway', 8443), 5)"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 import fedlab as package
 from tests.data.site_folders import CLASSES, source, write_sites
+from tests.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 Called = Callable[..., str]
@@ -67,8 +67,7 @@ def projects(
 def test_sites_in_projects_of_their_own_give_the_result_of_the_simulation(
     projects: dict[str, Path], folders: dict[str, Path], docker: Called, fedlab: Called, tmp_path: Path
 ) -> None:
-    while fedlab(tmp_path, "deploy", "status").count("│ connected") < len(folders):
-        time.sleep(1.0)  # however long it takes on a busy machine
+    until(lambda: fedlab(tmp_path, "deploy", "status").count("│ connected") >= len(folders))
     fedlab(tmp_path, "deploy", "run", "study.yaml", "--plain")
     simulation = {**CONFIG, "data": {"source": source(folders), "partition": ["site"]}}
     (tmp_path / "simulation.yaml").write_text(json.dumps(simulation))

@@ -7,10 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "examples" / "slurm.sh"
@@ -81,8 +82,7 @@ def test_ray_is_started_on_all_machines_before_the_run_and_ended_after_it(place:
     steps = [call for call in calls(place) if call.startswith("srun")]
     assert "--nodes=1 --ntasks=1 --overlap --nodelist=node1" in steps[0]
     assert "--nodes=2 --ntasks=2 --overlap --exclude=node1" in steps[1]
-    while calls(place).count("ray ended") < 2:
-        time.sleep(0.02)
+    until(lambda: calls(place).count("ray ended") >= 2)
 
 
 def test_one_machine_needs_no_others(place: Path) -> None:
@@ -100,9 +100,8 @@ def test_the_exit_code_is_that_of_the_run(place: Path) -> None:
 
 def test_the_signal_of_slurm_ends_the_run_in_good_order(place: Path) -> None:
     job = start(place, "fedlgd", nodes=1, FAILS="hang")
-    while not (place / "began").exists():
-        assert job.poll() is None
-        time.sleep(0.02)
+    until(lambda: (place / "began").exists() or job.poll() is not None)
+    assert job.poll() is None
     job.send_signal(signal.SIGTERM)
     job.communicate()
     assert job.returncode == 130
@@ -129,6 +128,7 @@ def test_the_options_of_the_script_are_slurms_and_the_page_shows_how_to_submit_i
 def test_what_starts_ray_passes_options_and_the_end_on(tmp_path: Path) -> None:
     """A step of Slurm ends by a signal, after which no process of Ray may be left."""
     program = tmp_path / "program.py"
+    # a Ray that goes on until it is told to end
     ray = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(' '.join(sys.argv)); time.sleep(600)"
     program.write_text(
         "import sys\nfrom fedlab.engine import host\n"
@@ -136,9 +136,9 @@ def test_what_starts_ray_passes_options_and_the_end_on(tmp_path: Path) -> None:
         "sys.exit(host.main(['start', '--head', '--block']))\n"
     )
     job = subprocess.Popen([sys.executable, program])
-    while not (tmp_path / "ray").exists() or not (tmp_path / "ray").read_text():
-        assert job.poll() is None
-        time.sleep(0.02)
+    written = tmp_path / "ray"
+    until(lambda: (written.exists() and written.read_text()) or job.poll() is not None)
+    assert job.poll() is None
     assert "start --head --block --disable-usage-stats --include-dashboard false" in (tmp_path / "ray").read_text()
     job.terminate()
     assert job.wait() == -signal.SIGTERM & 0xFF
